@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all a newcomer needs; the rest is for those who change the code.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+RUN    := $(VENV)/bin
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, load it again (about 5 minutes)"
+	@echo "make test       run the whole suite"
+	@echo "make test-slow  run the tests that take minutes each"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     let ruff rewrite what it can"
+	@echo "make clean      remove $(VENV), runs/ and caches"
+
+# Made again whenever what it installs has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --output_dir runs/demo
+	$(RUN)/python examples/01_load_and_encode.py runs/demo
+
+test: $(VENV)/.installed
+	$(RUN)/python -m pytest
+
+test-slow: $(VENV)/.installed
+	$(RUN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+format: $(VENV)/.installed
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,309 @@
+"""Configuration of the Smooth InfoMax model family."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class SimConfig(PreTrainedConfig):
+    r"""Every number of Smooth InfoMax (SIM), Greedy InfoMax (GIM) and Contrastive Predictive Coding (CPC).
+
+    The three methods are settings of one model. The defaults are the LibriSpeech model of the SIM paper
+    (arXiv 2408.12936); `SimConfig.preset(name)` gives the others.
+
+    A *module* is a stack of convolutions with a loss of its own; the last module may be a GRU, the *context*.
+    A *frame* is one output position of a module.
+
+    Args:
+        sampling_rate: Samples a second of the waveform.
+        hidden_size: Channels of every convolution and of every latent.
+        context_size: Channels of the GRU that reads the last convolutional module; 0 leaves the GRU out.
+        conv_kernel: Kernel sizes, one list a module, in frames of the layer below.
+        conv_stride: Strides, in the shape of `conv_kernel`.
+        conv_padding: Zeros added at each end before each convolution, in the shape of `conv_kernel`.
+        use_batch_norm: Batch normalisation between each convolution and its ReLU.
+        batch_norm_eps: Added to the variance in batch normalisation.
+        batch_norm_momentum: Weight of the newest batch in the running statistics.
+        latent_distribution: "gaussian": a module gives a mean and a log-variance a frame. "deterministic": a point.
+        latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU itself.
+        sample_latents: Draw Gaussian latents while training; `False` uses their means ("SIM, mean").
+        shared_noise: Context and target of a module are one sample instead of two independent ones.
+        initial_log_variance: Bias of the log-variance head at initialisation; `None` as any other layer (the paper).
+        log_variance_clamp: Lowest and highest log-variance; `None` for no limits (the paper).
+        kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
+            number, or one a convolutional module. The default is 1e-3 as the authors' code weights it.
+        free_bits: Nats a dimension that the KL term leaves free (Kingma et al. 2016); 0 for none.
+        num_prediction_steps: Frames ahead that the context predicts (K).
+        num_negatives: Negatives a pair of context and target (N).
+        negatives: Frames of the batch that negatives come from: "any" (the paper), "not_positive" (any but the
+            target), "same_utterance", "other_utterances".
+        loss_window: Frames an utterance that enter the contrastive loss: one random window a step.
+        logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
+        gradient_isolation: No gradient passes from a module to the one below (GIM, SIM).
+        contrastive_modules: "all": a contrastive loss at every module. "context": at the GRU alone (CPC).
+        probe_module: Module that the classification heads read, counted from 0; negative counts from the last.
+        freeze_encoder: The classification heads train alone; the encoder stays in evaluation mode.
+
+    Example:
+        >>> from modeling_sim import SimConfig
+        >>> SimConfig.preset("sim", num_negatives=20).num_negatives
+        20
+    """
+
+    model_type = "sim"
+
+    sampling_rate: int = 16_000
+    hidden_size: int = 512
+    context_size: int = 256
+    conv_kernel: list[list[int]] | tuple[tuple[int, ...], ...] = ((10, 8), (4, 4), (4,))
+    conv_stride: list[list[int]] | tuple[tuple[int, ...], ...] = ((5, 4), (2, 2), (2,))
+    conv_padding: list[list[int]] | tuple[tuple[int, ...], ...] = ((2, 2), (2, 2), (1,))
+    use_batch_norm: bool = True
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.1
+    latent_distribution: Literal["gaussian", "deterministic"] = "gaussian"
+    latent_head: Literal["linear", "identity"] = "linear"
+    sample_latents: bool = True
+    shared_noise: bool = False
+    initial_log_variance: float | int | None = None
+    log_variance_clamp: list[float | int] | tuple[float | int, float | int] | None = None
+    kl_weight: float | int | list[float | int] | tuple[float | int, ...] = (2.0e-3, 5.0e-4, 2.5e-4)
+    free_bits: float | int = 0.0
+    num_prediction_steps: int = 10
+    num_negatives: int = 10
+    negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
+    loss_window: int = 128
+    logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
+    gradient_isolation: bool = True
+    contrastive_modules: Literal["all", "context"] = "all"
+    probe_module: int = -1
+    freeze_encoder: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # JSON knows lists alone: one form from the start, so that a config equals its saved self.
+        self.conv_kernel = [list(layers) for layers in self.conv_kernel]
+        self.conv_stride = [list(layers) for layers in self.conv_stride]
+        self.conv_padding = [list(layers) for layers in self.conv_padding]
+        if isinstance(self.kl_weight, tuple):
+            self.kl_weight = list(self.kl_weight)
+        if isinstance(self.log_variance_clamp, tuple):
+            self.log_variance_clamp = list(self.log_variance_clamp)
+        super().__post_init__(**kwargs)
+
+    # ------------------------------------------------------------------ validation
+
+    def validate_sizes(self) -> None:
+        """Counts are positive, rates are in range."""
+        for name in ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give a whole number of at least 1.")
+        if self.context_size < 0:
+            raise ValueError(f"`context_size` is {self.context_size}; give 0 for no context module, or its channels.")
+        if self.batch_norm_eps <= 0:
+            raise ValueError(f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0, as in 1e-5.")
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ValueError(f"`batch_norm_momentum` is {self.batch_norm_momentum}; it must be in (0, 1].")
+        if self.loss_window < 2:
+            raise ValueError(
+                f"`loss_window` is {self.loss_window}; a window needs at least 2 frames, a context and its target."
+            )
+
+    def validate_convolutions(self) -> None:
+        """Kernels, strides and paddings describe the same layers."""
+        if not self.conv_kernel or not all(self.conv_kernel):
+            raise ValueError("`conv_kernel` is empty or has an empty module; give one non-empty list a module.")
+        shape = [len(layers) for layers in self.conv_kernel]
+        for name in ("conv_stride", "conv_padding"):
+            if [len(layers) for layers in getattr(self, name)] != shape:
+                raise ValueError(
+                    f"`{name}` {getattr(self, name)} does not describe the same layers as `conv_kernel` "
+                    f"{self.conv_kernel}; give one list a module with {shape} entries."
+                )
+        for kernel, stride, padding in self._layers():
+            if kernel < 1 or stride < 1 or not 0 <= padding < kernel:
+                raise ValueError(
+                    f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride}, "
+                    f"padding {padding}; kernel and stride must be at least 1, and padding below the kernel."
+                )
+
+    def validate_latents(self) -> None:
+        """The latent's distribution, head and KL settings fit together."""
+        if self.latent_distribution == "gaussian" and self.latent_head == "identity":
+            raise ValueError(
+                "`latent_head` 'identity' gives one tensor, but `latent_distribution` 'gaussian' needs a mean and a "
+                "log-variance; set `latent_head` to 'linear' or `latent_distribution` to 'deterministic'."
+            )
+        if isinstance(self.kl_weight, list) and len(self.kl_weight) != self.num_conv_modules:
+            raise ValueError(
+                f"`kl_weight` has {len(self.kl_weight)} entries for {self.num_conv_modules} convolutional modules; "
+                "give one number, or one a module."
+            )
+        weights = self.kl_weight if isinstance(self.kl_weight, list) else [self.kl_weight]
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise ValueError(f"`kl_weight` is {self.kl_weight}; weights must be finite and not below 0.")
+        if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
+            raise ValueError(f"`free_bits` is {self.free_bits}; give nats a dimension, 0 for none.")
+        if self.log_variance_clamp is not None:
+            if len(self.log_variance_clamp) != 2 or self.log_variance_clamp[0] >= self.log_variance_clamp[1]:
+                raise ValueError(
+                    f"`log_variance_clamp` is {self.log_variance_clamp}; give the lowest and the highest log-variance, "
+                    "as in [-10, 10], or None."
+                )
+
+    def validate_objective(self) -> None:
+        """Every module is reached by some loss."""
+        if self.contrastive_modules == "context" and self.context_size == 0:
+            raise ValueError(
+                "`contrastive_modules` 'context' needs a context module; set `context_size` above 0 or "
+                "`contrastive_modules` to 'all'."
+            )
+        if self.contrastive_modules == "context" and self.gradient_isolation:
+            raise ValueError(
+                "`contrastive_modules` 'context' with `gradient_isolation` leaves the convolutional modules without a "
+                "contrastive loss; set `gradient_isolation` to False (CPC) or `contrastive_modules` to 'all' (GIM, SIM)."
+            )
+
+    def validate_probe_module(self) -> None:
+        """The probed module exists."""
+        if not -self.num_modules <= self.probe_module < self.num_modules:
+            raise ValueError(
+                f"`probe_module` is {self.probe_module}; the model has modules 0 to {self.num_modules - 1} "
+                "(or -1, -2, ... from the last)."
+            )
+
+    # ------------------------------------------------------------------ presets
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "SimConfig":
+        """Settings of a published model, or of a small one, by name.
+
+        Args:
+            name: One of `SimConfig.preset_names()`.
+            overrides: Fields to set differently.
+
+        Raises:
+            ValueError: The name is unknown, or an override is invalid.
+        """
+        if name not in _PRESETS:
+            raise ValueError(f"no preset {name!r}; choose one of {', '.join(_PRESETS)}.")
+        unknown = sorted(set(overrides) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"`SimConfig` has no field {', '.join(map(repr, unknown))}; see `help(SimConfig)`.")
+        return cls(**{**_PRESETS[name], **overrides})
+
+    @staticmethod
+    def preset_names() -> list[str]:
+        """Names that `preset` knows."""
+        return list(_PRESETS)
+
+    # ------------------------------------------------------------------ geometry
+
+    @property
+    def num_conv_modules(self) -> int:
+        """Convolutional modules."""
+        return len(self.conv_kernel)
+
+    @property
+    def num_modules(self) -> int:
+        """Modules, the context included."""
+        return self.num_conv_modules + (self.context_size > 0)
+
+    @property
+    def module_names(self) -> list[str]:
+        """Names for tables and pictures: "module 0", ..., "context"."""
+        names = [f"module {module}" for module in range(self.num_conv_modules)]
+        return names + ["context"] * (self.context_size > 0)
+
+    @property
+    def kl_weights(self) -> list[float]:
+        """KL weight of each convolutional module."""
+        if isinstance(self.kl_weight, (int, float)):
+            return [float(self.kl_weight)] * self.num_conv_modules
+        return [float(weight) for weight in self.kl_weight]
+
+    def hop_length(self, module: int = -1) -> int:
+        """Samples from one frame of a module to the next."""
+        return math.prod(stride for _, stride, _ in self._layers(module))
+
+    def frame_rate(self, module: int = -1) -> float:
+        """Frames a second of a module."""
+        return self.sampling_rate / self.hop_length(module)
+
+    def receptive_field(self, module: int = -1) -> int:
+        """Samples that one frame of a convolutional module sees; the context's is that of its input frame."""
+        size, hop = 1, 1
+        for kernel, stride, _ in self._layers(module):
+            size += (kernel - 1) * hop
+            hop *= stride
+        return size
+
+    def frame_centers(self, num_frames: int, module: int = -1) -> np.ndarray:
+        """Centres of a module's first frames, in samples, `(num_frames,)` float64.
+
+        Sample i lies between i and i + 1. A frame's centre is the middle of what its convolutions see, padding
+        included, so the first frames of a padded stack may lie before sample 0. A GRU sees everything up to its
+        frame and is given its input frame's centre.
+        """
+        start, hop = 0, 1
+        for _, stride, padding in self._layers(module):
+            start -= padding * hop
+            hop *= stride
+        return start + self.receptive_field(module) / 2 + hop * np.arange(num_frames, dtype=np.float64)
+
+    def num_frames(self, num_samples: Any, module: int = -1) -> Any:
+        """Frames that a module makes of a number of samples (an int, or a tensor of integers)."""
+        frames = num_samples
+        for kernel, stride, padding in self._layers(module):
+            frames = (frames + 2 * padding - kernel) // stride + 1
+        return frames
+
+    def _layers(self, module: int = -1) -> list[tuple[int, int, int]]:
+        """Kernel, stride and padding of every convolution up to and including a module."""
+        if not -self.num_modules <= module < self.num_modules:
+            raise ValueError(f"`module` is {module}; the model has modules 0 to {self.num_modules - 1}.")
+        last = min(module % self.num_modules, self.num_conv_modules - 1) + 1
+        return [
+            layer
+            for kernels, strides, paddings in zip(
+                self.conv_kernel[:last], self.conv_stride[:last], self.conv_padding[:last], strict=True
+            )
+            for layer in zip(kernels, strides, paddings, strict=True)
+        ]
+
+
+# Greedy InfoMax with SIM's modules, as its authors compare against: no distribution, no KL.
+_GIM: dict[str, Any] = {"latent_distribution": "deterministic", "kl_weight": 0.0}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "sim": {},
+    "sim-artificial": {"use_batch_norm": False, "kl_weight": (1.0e-2, 2.5e-3, 1.25e-3)},
+    "gim": _GIM,
+    # Löwe et al. 2019: a module a convolution, the ReLU's output is the latent, 12 steps ahead.
+    "gim-lowe": {
+        **_GIM,
+        "conv_kernel": ((10,), (8,), (4,), (4,), (4,)),
+        "conv_stride": ((5,), (4,), (2,), (2,), (2,)),
+        "conv_padding": ((2,), (2,), (2,), (2,), (1,)),
+        "use_batch_norm": False,
+        "latent_head": "identity",
+        "num_prediction_steps": 12,
+        "negatives": "any",
+    },
+    # van den Oord et al. 2018, with the linear head that the SIM authors keep in it.
+    "cpc": {
+        **_GIM,
+        "conv_kernel": ((10, 8, 4, 4, 4),),
+        "conv_stride": ((5, 4, 2, 2, 2),),
+        "conv_padding": ((2, 2, 2, 2, 1),),
+        "gradient_isolation": False,
+        "contrastive_modules": "context",
+    },
+    # A quarter of the width, for CPUs; the score is scaled so that training starts near chance.
+    "sim-small": {"hidden_size": 128, "context_size": 64},
+}
+
+__all__ = ["SimConfig"]
