@@ -1,0 +1,254 @@
+"""Batches of crops to train on, and of whole utterances to evaluate on.
+
+The training data is one endless *stream of positions*. Position n is the crop of epoch `n // len(dataset)` at place
+`n % len(dataset)` of that epoch's permutation of the data set, and which samples it holds depends on the seed, the
+epoch and the index of the utterance alone. So a batch never ends short but runs on into the next epoch, and a resumed
+run, another number of processes or of workers, or another batch size goes on in the same stream.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import SequenceFeatureExtractor
+
+from training.audio import AudioError, read_audio, resampled_length
+
+# Last words of the seeds, so that the draws below are independent of each other.
+_PERMUTATION, _START, _REPLACEMENT = 1, 2, 3
+_COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
+# Recordings tried in place of one that breaks, before the data set as a whole is given up.
+_ATTEMPTS = 10
+
+
+class _Place(NamedTuple):
+    """A position of the stream and what it points to."""
+
+    position: int
+    epoch: int
+    index: int
+
+
+def crop_batches(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    crop_samples: int,
+    batch_size: int,
+    seed: int,
+    start_position: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    on_bad_audio: Literal["raise", "skip"] = "raise",
+    columns: Sequence[str] = (),
+) -> DataLoader[dict[str, Any]]:
+    """Endless batches of random crops.
+
+    The loader belongs to one process and is not to be prepared or sharded again: in step s, counted from 0, process r
+    of P reads the positions `start_position + (s P + r) batch_size` and the `batch_size - 1` that follow. A run that
+    stopped after s steps goes on with `start_position` raised by `s P batch_size`.
+
+    A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
+    `position` and `index` (batch,) int64, `id` a list of strings, `num_replaced` an int, and `columns`. An utterance
+    shorter than the crop comes whole, padded with zeros that the mask excludes.
+
+    Args:
+        dataset: A corpus.
+        feature_extractor: Makes padded model inputs of waveforms; its `sampling_rate` is that of the crops.
+        crop_samples: Length of a crop, in samples at that rate.
+        batch_size: Crops a process and step.
+        seed: Seed of the order and of the crops.
+        start_position: Position of the stream that the first batch begins at.
+        process_index: This process.
+        num_processes: Processes that share the stream.
+        num_workers: Worker processes that read ahead; they change no sample.
+        pin_memory: Put batches in page-locked memory, for copies to a GPU.
+        on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
+            another utterance in its place, always the same one, and counts it in `num_replaced`.
+        columns: Further columns of the data set to pass on: numbers as tensors, all else as lists.
+
+    Raises:
+        ValueError: A count out of range.
+    """
+    for name, value, least in (
+        ("crop_samples", crop_samples, 1),
+        ("batch_size", batch_size, 1),
+        ("num_processes", num_processes, 1),
+        ("start_position", start_position, 0),
+        ("len(dataset)", len(dataset), 1),
+    ):
+        if value < least:
+            raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
+    if not 0 <= process_index < num_processes:
+        raise ValueError(f"`process_index` is {process_index}, but there are {num_processes} processes.")
+    crops = _Crops(
+        dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
+        crop_samples=crop_samples,
+        sampling_rate=feature_extractor.sampling_rate,
+        seed=seed,
+        skip_bad_audio=on_bad_audio == "skip",
+    )
+    places = _PlaceBatches(
+        len(dataset),
+        seed=seed,
+        first=start_position + process_index * batch_size,
+        size=batch_size,
+        step=num_processes * batch_size,
+    )
+    return DataLoader(
+        crops,
+        batch_sampler=places,
+        collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        # Without one of its own, the loader would draw from the global generator and disturb the trainer's.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def utterance_batches(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    batch_size: int = 8,
+    max_samples: int | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    columns: Sequence[str] = (),
+) -> DataLoader[dict[str, Any]]:
+    """Every utterance once and whole, in batches of similar lengths, shortest first.
+
+    A batch is a dict as that of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
+    the longest utterance of the batch.
+
+    Args:
+        dataset: A corpus.
+        feature_extractor: Makes padded model inputs of waveforms.
+        batch_size: Most utterances a batch.
+        max_samples: Most samples a batch, padding included, so that memory is bounded; an utterance that is longer
+            makes a batch of its own. `None` for no bound.
+        process_index: This process, which takes every `num_processes`-th batch.
+        num_processes: Processes that share the batches; some may get one batch more than others.
+        num_workers: Worker processes that read ahead.
+        columns: Further columns of the data set to pass on.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"`max_samples` is {max_samples}; give at least 1, or None for no bound.")
+    rate = feature_extractor.sampling_rate
+    lengths = [
+        resampled_length(num_samples, own_rate, rate)
+        for num_samples, own_rate in zip(dataset["num_samples"], dataset["sampling_rate"], strict=True)
+    ]
+    batches: list[list[int]] = [[]]
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+        # Sorted by length: this utterance is the longest so far, and the batch would be padded to it.
+        too_large = max_samples is not None and (len(batches[-1]) + 1) * lengths[index] > max_samples
+        if batches[-1] and (len(batches[-1]) == batch_size or too_large):
+            batches.append([])
+        batches[-1].append(index)
+    return DataLoader(
+        _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), sampling_rate=rate),
+        batch_sampler=batches[process_index::num_processes],
+        collate_fn=_Collate(feature_extractor, padding="longest"),
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+class _PlaceBatches(Sampler[list[_Place]]):
+    """Endless lists of places: `size` positions from `first` on, then `step` further, and so on."""
+
+    def __init__(self, length: int, *, seed: int, first: int, size: int, step: int) -> None:
+        self.length, self.seed, self.first, self.size, self.step = length, seed, first, size, step
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        @lru_cache(maxsize=2)  # a batch touches at most two epochs unless it is larger than the data set
+        def permutation(epoch: int) -> np.ndarray:
+            return np.random.default_rng([self.seed, epoch, _PERMUTATION]).permutation(self.length)
+
+        for first in itertools.count(self.first, self.step):
+            divided = (divmod(position, self.length) for position in range(first, first + self.size))
+            yield [
+                _Place(first + offset, epoch, int(permutation(epoch)[place]))
+                for offset, (epoch, place) in enumerate(divided)
+            ]
+
+
+class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
+    """The crop at a place of the stream."""
+
+    def __init__(
+        self, dataset: Dataset, *, crop_samples: int, sampling_rate: int, seed: int, skip_bad_audio: bool
+    ) -> None:
+        self.dataset, self.crop_samples, self.sampling_rate = dataset, crop_samples, sampling_rate
+        self.seed, self.skip_bad_audio = seed, skip_bad_audio
+
+    def __getitem__(self, place: _Place) -> dict[str, Any]:
+        index = place.index
+        replacements = np.random.default_rng([self.seed, place.epoch, place.index, _REPLACEMENT])
+        for attempt in range(_ATTEMPTS):
+            try:
+                return {**self._crop(place.epoch, index), "position": place.position, "num_replaced": min(attempt, 1)}
+            except AudioError:
+                if not self.skip_bad_audio or attempt == _ATTEMPTS - 1:
+                    raise
+                index = int(replacements.integers(len(self.dataset)))
+        raise AssertionError
+
+    def _crop(self, epoch: int, index: int) -> dict[str, Any]:
+        row = self.dataset[index]
+        length = resampled_length(row.pop("num_samples"), row.pop("sampling_rate"), self.sampling_rate)
+        # Uniform over every start that leaves a whole crop, the first and the last included.
+        starts = max(0, length - self.crop_samples) + 1
+        start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))
+        samples = read_audio(
+            row.pop("audio"), start=start, num_samples=self.crop_samples, sampling_rate=self.sampling_rate
+        )
+        return {**row, "samples": samples, "index": index}
+
+
+class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
+    """The utterance at an index, whole."""
+
+    def __init__(self, dataset: Dataset, *, sampling_rate: int) -> None:
+        self.dataset, self.sampling_rate = dataset, sampling_rate
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = {
+            name: value for name, value in self.dataset[index].items() if name not in ("num_samples", "sampling_rate")
+        }
+        return {**row, "samples": read_audio(row.pop("audio"), sampling_rate=self.sampling_rate), "index": index}
+
+
+class _Collate:
+    """Pads waveforms with the feature extractor and gathers the rest; a class, so that workers can be spawned."""
+
+    def __init__(self, feature_extractor: SequenceFeatureExtractor, **padding: Any) -> None:
+        self.feature_extractor, self.padding = feature_extractor, padding
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        batch: dict[str, Any] = dict(
+            self.feature_extractor(
+                columns.pop("samples"),
+                sampling_rate=self.feature_extractor.sampling_rate,
+                return_attention_mask=True,
+                return_tensors="pt",
+                **self.padding,
+            )
+        )
+        if "num_replaced" in columns:
+            batch["num_replaced"] = sum(columns.pop("num_replaced"))
+        for name, values in columns.items():
+            batch[name] = torch.tensor(values) if isinstance(values[0], (int, float)) else values
+        return batch

@@ -1,0 +1,78 @@
+"""Corpora of speech, each a `datasets.Dataset` with the columns of `training.corpora.contract`.
+
+A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are
+the corpus' settings.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from datasets import Dataset, IterableDataset
+
+from training.corpora.contract import CorpusInfo
+from training.corpora.scan import check_audio, check_streamed_audio
+
+_NAMES = ("artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables")
+
+
+def corpus_names() -> list[str]:
+    """Names that `load_corpus` knows."""
+    return list(_NAMES)
+
+
+def corpus_info(name: str) -> CorpusInfo:
+    """What a corpus says about itself: description, licence, Hub id."""
+    return _corpus(name).INFO
+
+
+def load_corpus(
+    name: str,
+    split: str = "train",
+    *,
+    on_bad_audio: Literal["raise", "skip"] = "raise",
+    bad_audio_list: str | Path | None = None,
+    **arguments: Any,
+) -> Dataset | IterableDataset:
+    """Load a split of a corpus and check the header of every recording.
+
+    Args:
+        name: One of `corpus_names()`.
+        split: "train", "test", or what else the corpus offers.
+        on_bad_audio: "raise" stops with a table of the recordings that cannot be used; "skip" leaves them out.
+        bad_audio_list: Under "skip", file that the recordings left out are written to, with reasons; `None` for none.
+        **arguments: Settings of the corpus: the keyword arguments of its `load`.
+
+    Raises:
+        ValueError: Unknown corpus, setting or split; the message names the nearest one.
+        BadAudioError: Recordings that cannot be used, under "raise".
+        FileNotFoundError: A folder or list that is not there.
+    """
+    load = _corpus(name).load
+    known = [argument for argument in inspect.signature(load).parameters if argument != "split"]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"corpus {name!r} has no setting {argument!r}{_nearest(argument, known)}")
+    if on_bad_audio not in ("raise", "skip"):
+        raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
+    dataset = load(split=split, **arguments)
+    if isinstance(dataset, IterableDataset):
+        return check_streamed_audio(dataset, on_bad_audio=on_bad_audio)
+    return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list)
+
+
+def _corpus(name: str) -> ModuleType:
+    if name not in _NAMES:
+        raise ValueError(f"there is no corpus {name!r}{_nearest(name, _NAMES)}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known word, and all of them."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return (f"; did you mean {match[0]!r}?" if match else ".") + f" Known: {', '.join(known)}."

@@ -1,0 +1,90 @@
+"""What every corpus gives: the columns, how they are built, and what a corpus says about itself.
+
+Columns of every corpus:
+
+| column | type | meaning |
+| --- | --- | --- |
+| `id` | string | unique within the corpus, all splits together |
+| `audio` | `Audio(decode=False)` | `{"path", "bytes"}`, decoded by `training.audio` |
+| `num_samples` | int | length at the file's own rate |
+| `sampling_rate` | int | the file's own rate, samples a second |
+| `speaker_id` | `ClassLabel` | one class "unknown" where the corpus does not name speakers |
+
+Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class a 10 ms frame, laid
+out as `training.corpora.alignments` says; it is null for an utterance without an alignment.
+The splits of a corpus share the class names of every label column.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+
+UNKNOWN_SPEAKER = "unknown"
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What a corpus says about itself.
+
+    Args:
+        description: One sentence.
+        license: SPDX identifier as the Hub writes it, or "other" with the reason in `description`.
+        hub_id: Data set id on the Hub, if it is there.
+        redistributable: Whether its audio may be passed on with a project or a checkpoint.
+    """
+
+    description: str
+    license: str
+    hub_id: str | None = None
+    redistributable: bool = True
+
+
+def make_dataset(
+    columns: Mapping[str, Any],
+    *,
+    labels: Mapping[str, Sequence[str]],
+    sequence_labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Dataset:
+    """Build a data set in memory, without decoding or encoding any audio.
+
+    Args:
+        columns: One sequence a column, all of one length. `audio` holds `{"path", "bytes"}` mappings. Label columns
+            hold class numbers or class names, `None` for no label.
+        labels: Class names of each `ClassLabel` column.
+        sequence_labels: Class names of each column that is a sequence of `ClassLabel`; its values are arrays.
+    """
+    arrays: dict[str, pa.Array] = {}
+    features = Features()
+    for name, values in columns.items():
+        if name == "audio":
+            storage = {"bytes": Value("binary"), "path": Value("string")}
+            arrays[name] = pa.array(
+                [{key: audio.get(key) for key in storage} for audio in values], type=Audio(decode=False).pa_type
+            )
+            features[name] = storage
+        elif name in labels:
+            arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())
+            features[name] = ClassLabel(names=list(labels[name]))
+        elif name in sequence_labels:
+            rows = [None if row is None else _numbers(row, sequence_labels[name]) for row in values]
+            arrays[name] = pa.array(rows, type=pa.list_(pa.int64()))
+            features[name] = List(ClassLabel(names=list(sequence_labels[name])))
+        else:
+            arrays[name] = pa.array(values)
+            features[name] = Features.from_arrow_schema(pa.schema({name: arrays[name].type}))[name]
+    dataset = Dataset.from_dict(arrays, features=features)
+    # Changes the type alone; giving it to `from_dict` would encode the audio, which needs torchcodec.
+    return dataset.cast_column("audio", Audio(decode=False))
+
+
+def _numbers(values: Any, names: Sequence[str]) -> Any:
+    """Class numbers of names; numbers and `None` pass."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        return values
+    numbers = {name: number for number, name in enumerate(names)}
+    return [numbers[value] if isinstance(value, str) else value for value in values]

@@ -1,0 +1,143 @@
+"""A look at every recording before a run starts: its header, its last sample, its id, the length of its labels."""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, IterableDataset
+
+from training.audio import AudioError, AudioHeader, audio_name, read_header, resampled_length
+from training.corpora.alignments import LABEL_RATE, num_label_frames
+
+_SHOWN = 20
+# soundfile releases the interpreter while it decodes, and a disk answers several requests at once.
+_THREADS = 8
+_CHUNK = 256
+
+
+class BadRecording(NamedTuple):
+    """A recording that cannot be used."""
+
+    id: str
+    file: str
+    reason: str
+
+
+class BadAudioError(ValueError):
+    """Some recordings of a corpus cannot be used.
+
+    Args:
+        recordings: All of them; the message shows the first 20 and counts the rest.
+        num_scanned: Recordings looked at.
+    """
+
+    def __init__(self, recordings: list[BadRecording], num_scanned: int) -> None:
+        self.recordings = recordings
+        super().__init__(
+            f"{len(recordings)} of {num_scanned} recordings cannot be used:\n{bad_audio_table(recordings)}\n"
+            "Repair or remove them, or leave them out with `on_bad_audio` 'skip'."
+        )
+
+
+def bad_audio_table(recordings: list[BadRecording]) -> str:
+    """The first 20 recordings with their reasons, one a line, and how many more there are."""
+    shown = recordings[:_SHOWN]
+    width = max(len(recording.id) for recording in shown)
+    lines = [f"  {recording.id:<{width}}  {recording.reason}" for recording in shown]
+    if len(recordings) > _SHOWN:
+        lines.append(f"  ... and {len(recordings) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def check_audio(dataset: Dataset, *, on_bad_audio: str = "raise", bad_audio_list: str | Path | None = None) -> Dataset:
+    """Fill in `num_samples` and `sampling_rate` from the headers and deal with what cannot be used.
+
+    A data set that has both columns was made by this program and is not looked at again.
+
+    Args:
+        dataset: Columns `id` and `audio`, and whatever labels.
+        on_bad_audio: "raise" or "skip".
+        bad_audio_list: Under "skip", the file to list what was left out in: id, file, reason, separated by tabs.
+
+    Raises:
+        BadAudioError: Under "raise", where any recording cannot be used.
+    """
+    if {"num_samples", "sampling_rate"} <= set(dataset.column_names):
+        return dataset
+    headers: list[AudioHeader | None] = []
+    bad: list[BadRecording] = []
+    seen: Counter[str] = Counter()
+    for row, header, problem in _scan(dataset):
+        seen[row["id"]] += 1
+        twice = f"{audio_name(row['audio'])}: a second recording of this id" if seen[row["id"]] > 1 else None
+        reason = problem or twice
+        if reason is not None:
+            bad.append(BadRecording(row["id"], audio_name(row["audio"]), reason))
+        headers.append(header if reason is None else None)
+    if bad and on_bad_audio == "raise":
+        raise BadAudioError(bad, len(headers))
+    if bad:
+        print(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
+        dataset = dataset.select([index for index, header in enumerate(headers) if header is not None])
+        if len(dataset) == 0:
+            raise BadAudioError(bad, len(headers))
+    if on_bad_audio == "skip" and bad_audio_list is not None:
+        _write_whole(Path(bad_audio_list), "".join("\t".join(recording) + "\n" for recording in bad))
+    good = [header for header in headers if header is not None]
+    dataset = dataset.add_column("num_samples", [header.num_samples for header in good])
+    return dataset.add_column("sampling_rate", [header.sampling_rate for header in good])
+
+
+def check_streamed_audio(dataset: IterableDataset, *, on_bad_audio: str = "raise") -> IterableDataset:
+    """The same for a stream, row by row as it passes."""
+
+    def complete(row: Mapping[str, Any]) -> dict[str, Any]:
+        header, reason = _look_at(row)
+        if reason is not None and on_bad_audio == "raise":
+            raise BadAudioError([BadRecording(row["id"], audio_name(row["audio"]), reason)], 1)
+        return {
+            "num_samples": header.num_samples if header else 0,
+            "sampling_rate": header.sampling_rate if header else 0,
+        }
+
+    return dataset.map(complete).filter(lambda row: row["num_samples"] > 0)
+
+
+def _scan(dataset: Dataset) -> Iterator[tuple[dict[str, Any], AudioHeader | None, str | None]]:
+    """Each row with its header, or with the reason why it cannot be used."""
+    columns = [name for name in ("id", "audio", "phones") if name in dataset.column_names]
+    rows = dataset.with_format(None).select_columns(columns)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows.select(range(start, min(start + _CHUNK, len(rows)))).to_list()
+            for row, (header, reason) in zip(chunk, threads.map(_look_at, chunk), strict=True):
+                yield row, header, reason
+
+
+def _look_at(row: Mapping[str, Any]) -> tuple[AudioHeader | None, str | None]:
+    try:
+        header = read_header(row["audio"])
+    except AudioError as error:
+        return None, str(error)
+    phones = row.get("phones")
+    if phones is not None:
+        expected = num_label_frames(resampled_length(header.num_samples, header.sampling_rate, LABEL_RATE))
+        if len(phones) != expected:
+            return None, (
+                f"{audio_name(row['audio'])}: {len(phones)} phone labels, but {header.num_samples} samples at "
+                f"{header.sampling_rate} Hz have {expected} frames of 10 ms"
+            )
+    return header, None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(temporary).replace(path)
