@@ -142,17 +142,15 @@ class SimConfig(PreTrainedConfig):
                 f"`kl_weight` has {len(self.kl_weight)} entries for {self.num_conv_modules} convolutional modules; "
                 "give one number, or one a module."
             )
-        weights = self.kl_weight if isinstance(self.kl_weight, list) else [self.kl_weight]
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+        if not all(math.isfinite(weight) and weight >= 0 for weight in self.kl_weights):
             raise ValueError(f"`kl_weight` is {self.kl_weight}; weights must be finite and not below 0.")
         if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
             raise ValueError(f"`free_bits` is {self.free_bits}; give nats a dimension, 0 for none.")
-        if self.log_variance_clamp is not None:
-            if len(self.log_variance_clamp) != 2 or self.log_variance_clamp[0] >= self.log_variance_clamp[1]:
-                raise ValueError(
-                    f"`log_variance_clamp` is {self.log_variance_clamp}; give the lowest and the highest log-variance, "
-                    "as in [-10, 10], or None."
-                )
+        clamp = self.log_variance_clamp
+        if clamp is not None and (len(clamp) != 2 or clamp[0] >= clamp[1]):
+            raise ValueError(
+                f"`log_variance_clamp` is {clamp}; give the lowest and the highest value, as in [-10, 10], or None."
+            )
 
     def validate_objective(self) -> None:
         """Every module is reached by some loss."""
@@ -164,7 +162,7 @@ class SimConfig(PreTrainedConfig):
         if self.contrastive_modules == "context" and self.gradient_isolation:
             raise ValueError(
                 "`contrastive_modules` 'context' with `gradient_isolation` leaves the convolutional modules without a "
-                "contrastive loss; set `gradient_isolation` to False (CPC) or `contrastive_modules` to 'all' (GIM, SIM)."
+                "contrastive loss; set `gradient_isolation` to False (CPC) or `contrastive_modules` to 'all'."
             )
 
     def validate_probe_module(self) -> None:

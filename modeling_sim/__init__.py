@@ -1,0 +1,60 @@
+"""Smooth InfoMax: Gaussian speech representations that can be read, on the Hugging Face stack.
+
+Importing this package is enough for `AutoModel.from_pretrained` and the other Auto classes to know its models.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+    AutoModelForPreTraining,
+)
+
+from modeling_sim.configuration_sim import SimConfig
+from modeling_sim.feature_extraction_sim import SimFeatureExtractor
+from modeling_sim.modeling_sim import (
+    SimForAudioFrameClassification,
+    SimForPreTraining,
+    SimForSequenceClassification,
+    SimModel,
+    SimPreTrainedModel,
+)
+from modeling_sim.objectives_sim import info_nce, kl_to_standard_normal
+
+__version__ = "0.1.0"
+
+_AUTO_CLASSES = {
+    AutoModel: SimModel,
+    AutoModelForPreTraining: SimForPreTraining,
+    AutoModelForAudioClassification: SimForSequenceClassification,
+    AutoModelForAudioFrameClassification: SimForAudioFrameClassification,
+}
+
+
+def _register() -> None:
+    """Tells transformers' Auto classes of the family, and what a saved folder must carry to load without it."""
+    AutoConfig.register(SimConfig.model_type, SimConfig, exist_ok=True)
+    AutoFeatureExtractor.register(SimConfig, SimFeatureExtractor, exist_ok=True)
+    SimConfig.register_for_auto_class("AutoConfig")
+    SimFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+    SimPreTrainedModel.auto_map = {"AutoConfig": "configuration_sim.SimConfig"}
+    for auto_class, model_class in _AUTO_CLASSES.items():
+        auto_class.register(SimConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)
+        SimPreTrainedModel.auto_map[auto_class.__name__] = f"modeling_sim.{model_class.__name__}"
+
+
+_register()
+
+__all__ = [
+    "SimConfig",
+    "SimFeatureExtractor",
+    "SimForAudioFrameClassification",
+    "SimForPreTraining",
+    "SimForSequenceClassification",
+    "SimModel",
+    "info_nce",
+    "kl_to_standard_normal",
+]

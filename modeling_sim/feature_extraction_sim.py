@@ -1,0 +1,172 @@
+"""Raw waveforms to batches for the Smooth InfoMax models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# A second axis this short holds channels, not samples.
+_MOST_CHANNELS = 8
+
+
+class SimFeatureExtractor(SequenceFeatureExtractor):
+    r"""Checks waveforms, pads them to a batch and marks what is audio.
+
+    Args:
+        feature_size: Values a sample; always 1, the name is transformers'.
+        sampling_rate: Samples a second that the model was trained on.
+        padding_value: Value of padded samples. The models mask padding, so it changes nothing.
+        do_normalize: Shift and scale each utterance to mean 0 and variance 1. Off by default: the paper's models
+            read audio as it is, in [-1, 1].
+        min_samples: Fewest samples an utterance may have; the default is the receptive field of one frame of the
+            published models.
+        return_attention_mask: Return the mask by default. The models need it for a padded batch.
+        kwargs: Of `SequenceFeatureExtractor`.
+
+    Example:
+        >>> import numpy as np
+        >>> from modeling_sim import SimFeatureExtractor
+        >>> waveform = np.zeros(16000, dtype=np.float32)
+        >>> batch = SimFeatureExtractor()(waveform, sampling_rate=16000, return_tensors="pt")
+        >>> batch["input_values"].shape
+        torch.Size([1, 16000])
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 16_000,
+        padding_value: float = 0.0,
+        do_normalize: bool = False,
+        min_samples: int = 465,
+        return_attention_mask: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.do_normalize = do_normalize
+        self.min_samples = min_samples
+        self.return_attention_mask = return_attention_mask
+
+    def __call__(
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        padding: bool | str = False,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Makes a batch of one or several waveforms.
+
+        Args:
+            raw_speech: One waveform (a numpy array or torch tensor `(samples,)`, or a list of numbers), or several
+                (a list of such, or one array `(utterances, samples)`). Floats in [-1, 1], or int16 or int32, which
+                are scaled to that range.
+            sampling_rate: Samples a second of `raw_speech`. Give it: a wrong rate cannot be seen in the samples.
+            padding: `True` or "longest": to the longest of the batch; "max_length": to `max_length`; `False`: none.
+            max_length: Samples to pad or truncate to.
+            truncation: Cut what is longer than `max_length`.
+            pad_to_multiple_of: Pad further, to a multiple of this many samples.
+            return_attention_mask: Override the extractor's default.
+            return_tensors: "pt" for torch tensors, "np" for numpy arrays.
+            kwargs: Ignored, as in transformers' extractors.
+
+        Returns:
+            `input_values` `(batch, samples)` float32 and `attention_mask` `(batch, samples)` int32, 1 for audio.
+
+        Raises:
+            ValueError: The rate is wrong, or a waveform is empty, stereo, not finite, or shorter than `min_samples`.
+            TypeError: Samples are neither floats nor int16 nor int32.
+        """
+        if sampling_rate is None:
+            logger.warning_once(
+                f"`sampling_rate` was not given: the audio is taken to have {self.sampling_rate} samples a second."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"`sampling_rate` is {sampling_rate}, but the model reads {self.sampling_rate} samples a second; "
+                f"resample the audio, for example with `soxr.resample(audio, {sampling_rate}, {self.sampling_rate})`."
+            )
+
+        waveforms = [self._check(waveform, place) for place, waveform in enumerate(_as_batch(raw_speech))]
+        if self.do_normalize:
+            waveforms = [_normalize(_truncate(waveform, max_length, truncation)) for waveform in waveforms]
+        return self.pad(
+            BatchFeature({"input_values": waveforms}),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=return_attention_mask,
+            return_tensors=return_tensors,
+        )
+
+    def _check(self, waveform: np.ndarray, place: int) -> np.ndarray:
+        """A waveform as float32 in [-1, 1], or an error that names its place in the batch."""
+        name = f"waveform {place} of `raw_speech`"
+        if waveform.ndim != 1:
+            raise ValueError(
+                f"{name} has shape {waveform.shape}; it must be mono, (samples,). Average the channels of stereo "
+                "audio first, for example with `audio.mean(axis=1)` where channels are the last axis."
+            )
+        if waveform.size == 0:
+            raise ValueError(f"{name} is empty; leave it out of the batch.")
+        if waveform.dtype in (np.int16, np.int32):
+            waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
+        elif not np.issubdtype(waveform.dtype, np.floating):
+            raise TypeError(f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], int16 or int32.")
+        if not np.isfinite(waveform).all():
+            raise ValueError(f"{name} has samples that are NaN or infinite; check how it was decoded.")
+        if len(waveform) < self.min_samples:
+            raise ValueError(
+                f"{name} has {len(waveform)} samples, fewer than the {self.min_samples} that one frame of the model "
+                "sees (`min_samples`); leave it out, or pad it with silence first."
+            )
+        return waveform.astype(np.float32, copy=False)
+
+
+def _as_batch(raw_speech: Any) -> list[np.ndarray]:
+    """One or several waveforms as a list of arrays."""
+    if hasattr(raw_speech, "detach"):  # a torch tensor
+        raw_speech = raw_speech.detach().cpu().numpy()
+    if isinstance(raw_speech, np.ndarray):
+        if raw_speech.ndim == 2 and raw_speech.shape[1] <= _MOST_CHANNELS < raw_speech.shape[0]:
+            return [raw_speech]  # (samples, channels), as soundfile reads it: one stereo waveform
+        return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
+    if not isinstance(raw_speech, Sequence):
+        raise TypeError(f"`raw_speech` is a {type(raw_speech).__name__}; give an array, a tensor, or a list of them.")
+    if len(raw_speech) == 0:
+        raise ValueError("`raw_speech` is empty; give at least one waveform.")
+    if np.ndim(raw_speech[0]) == 0:
+        return [_from_numbers(raw_speech)]
+    return [
+        waveform.detach().cpu().numpy() if hasattr(waveform, "detach") else _from_numbers(waveform)
+        for waveform in raw_speech
+    ]
+
+
+def _from_numbers(waveform: Any) -> np.ndarray:
+    """A list of numbers as an array; Python's own ints and floats become float32."""
+    return np.asarray(waveform, dtype=None if isinstance(waveform, np.ndarray) else np.float32)
+
+
+def _truncate(waveform: np.ndarray, max_length: int | None, truncation: bool) -> np.ndarray:
+    """What truncation leaves of a waveform, so that it is normalised by what the model sees of it."""
+    return waveform[:max_length] if truncation and max_length else waveform
+
+
+def _normalize(waveform: np.ndarray) -> np.ndarray:
+    """Mean 0 and variance 1; digital silence stays 0."""
+    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+
+
+__all__ = ["SimFeatureExtractor"]

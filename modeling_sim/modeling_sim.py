@@ -1,0 +1,840 @@
+"""Smooth InfoMax (SIM): Gaussian speech representations, one loss a module.
+
+Tensors are `(batch, frames, channels)` throughout, inside the convolutions too: a convolution is a matrix product on
+rows of frames, and no tensor changes its layout from the waveform to the loss.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_sim import SimConfig
+from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal
+
+# ---------------------------------------------------------------------- outputs
+
+
+@dataclass
+class SimModelOutput(ModelOutput):
+    """Output of `SimModel`. Padded frames are 0 in every tensor.
+
+    Args:
+        last_hidden_state: `(batch, frames, context_size)`, the context; without a context module the latents of the
+            last convolutional module, `(batch, frames, hidden_size)`.
+        hidden_states: With `output_hidden_states=True`, one `(batch, frames_m, channels)` a module, the context last:
+            what each module hands on. These are samples where latents are sampled, else means.
+        means: One `(batch, frames_m, hidden_size)` a convolutional module; the latents themselves if deterministic.
+        log_variances: As `means`; `None` if latents are deterministic.
+        frame_mask: `(batch, frames)` int64, 1 where a frame of `last_hidden_state` is real.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    means: tuple[torch.Tensor, ...] | None = None
+    log_variances: tuple[torch.Tensor, ...] | None = None
+    frame_mask: torch.Tensor | None = None
+
+
+@dataclass
+class SimForPreTrainingOutput(ModelOutput):
+    """Output of `SimForPreTraining`. Losses are 0-dim float32 tensors, tuples have one entry a module.
+
+    Args:
+        loss: Sum of `module_losses`.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module.
+        contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 at a module without a
+            contrastive loss.
+        contrastive_accuracies: Share of targets that score above all negatives; chance is `1 / (num_negatives + 1)`.
+            NaN at a module without a contrastive loss.
+        kl_losses: KL divergence to N(0, I) in nats a frame, one a convolutional module; 0 if deterministic.
+        last_hidden_state: As in `SimModelOutput`.
+        hidden_states: As in `SimModelOutput`.
+    """
+
+    loss: torch.Tensor | None = None
+    module_losses: tuple[torch.Tensor, ...] | None = None
+    contrastive_losses: tuple[torch.Tensor, ...] | None = None
+    contrastive_accuracies: tuple[torch.Tensor, ...] | None = None
+    kl_losses: tuple[torch.Tensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+class SimModuleOutput(NamedTuple):
+    """What one module makes of its input, with its loss; losses are 0-dim float32 tensors."""
+
+    loss: torch.Tensor
+    """`contrastive_loss + kl_weight * kl_loss`."""
+    contrastive_loss: torch.Tensor
+    """InfoNCE in nats; 0 at a module without one."""
+    contrastive_accuracy: torch.Tensor
+    """Share of targets that score above all negatives; NaN at a module without a contrastive loss."""
+    kl_loss: torch.Tensor
+    """KL divergence to N(0, I) in nats a frame; 0 if deterministic."""
+    hidden_state: torch.Tensor
+    """`(batch, frames, channels)`, what the module hands on."""
+    mean: torch.Tensor
+    """`(batch, frames, channels)`, the mean of the latents; of a context module its hidden state."""
+    lengths: torch.Tensor | None
+    """`(batch,)`, real frames of `hidden_state`; `None` where all are."""
+
+
+@dataclass
+class SimClassifierOutput(ModelOutput):
+    """Output of the classification heads.
+
+    Args:
+        loss: Cross-entropy, 0-dim, if labels were given.
+        logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before the softmax.
+        hidden_states: As in `SimModelOutput`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+# ---------------------------------------------------------------------- building blocks
+
+
+class _RowConvolution(torch.autograd.Function):
+    """A convolution along frames as matrix products on rows of one stride each.
+
+    A kernel spans `taps = ceil(kernel / stride)` strides. With the padded input cut into rows of one stride, output
+    frame t is the sum over taps of row t + tap times that tap's part of the kernel: `taps` products on shifted views
+    of one matrix, without the copies that unrolling the overlaps takes. The utterances of a batch form one matrix;
+    products that straddle two of them fall on rows past an utterance's last frame, which are dropped.
+
+    Autograd over the same products would fill a zero tensor of the input's size for each shifted view; here the
+    taps accumulate into one.
+    """
+
+    @staticmethod
+    def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, frames: int) -> torch.Tensor:
+        """`(batch, rows, stride * channels)`, enough rows for every frame and every input."""
+        batch, length, channels = hidden_states.shape
+        rows = max(frames + taps - 1, -(-(padding + length) // stride))
+        padded = F.pad(hidden_states, (0, 0, padding, rows * stride - length - padding))
+        return padded.reshape(batch, rows, stride * channels)
+
+    @staticmethod
+    def _tap_weights(weight: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
+        """`(taps, stride * in_channels, out_channels)`; a last tap that the kernel does not fill ends in zeros."""
+        out_channels, in_channels, kernel = weight.shape
+        weight = F.pad(weight, (0, taps * stride - kernel)).permute(2, 1, 0)
+        return weight.reshape(taps, stride * in_channels, out_channels)
+
+    @staticmethod
+    def forward(
+        hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+    ) -> torch.Tensor:
+        taps = -(-weight.shape[2] // stride)
+        frames = (hidden_states.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
+        rows = _RowConvolution._rows(hidden_states, taps, stride, padding, frames)
+        weights = _RowConvolution._tap_weights(weight, taps, stride)
+        matrix = rows.flatten(0, 1)
+        outputs = matrix.new_empty(rows.shape[0] * rows.shape[1], weight.shape[0])
+        products = len(outputs) - (taps - 1)
+        torch.addmm(bias, matrix[:products], weights[0], out=outputs[:products])
+        for tap in range(1, taps):
+            outputs[:products].addmm_(matrix[tap : tap + products], weights[tap])
+        return outputs.view(*rows.shape[:2], -1)[:, :frames]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        hidden_states, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.frames = output.shape[1]
+        # The input as it came: whoever made it saves it too, while a padded copy would be one more tensor.
+        ctx.save_for_backward(hidden_states, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_states, weight = ctx.saved_tensors
+        taps = -(-weight.shape[2] // ctx.stride)
+        rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
+        matrix = rows.flatten(0, 1)
+        products = len(matrix) - (taps - 1)
+        grads = F.pad(grad_outputs, (0, 0, 0, rows.shape[1] - ctx.frames)).flatten(0, 1)[:products]
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+
+        grad_input = grad_weight = grad_bias = None
+        if needs_input:
+            weights = _RowConvolution._tap_weights(weight, taps, ctx.stride)
+            grad_rows = torch.empty_like(matrix)
+            grad_rows[products:] = 0
+            torch.mm(grads, weights[0].T, out=grad_rows[:products])
+            for tap in range(1, taps):
+                grad_rows[tap : tap + products].addmm_(grads, weights[tap].T)
+            length = hidden_states.shape[1]
+            grad_input = grad_rows.view(rows.shape[0], -1, hidden_states.shape[2])[:, ctx.padding :][:, :length]
+        if needs_weight:
+            grad_taps = torch.stack([matrix[tap : tap + products].T @ grads for tap in range(taps)])
+            grad_weight = grad_taps.view(-1, weight.shape[1], weight.shape[0]).permute(2, 1, 0)[..., : weight.shape[2]]
+        if needs_bias:
+            grad_bias = grads.sum(0)
+        return grad_input, grad_weight, grad_bias, None, None
+
+
+class SimConv1d(nn.Conv1d):
+    """`nn.Conv1d` with its parameters, on `(batch, frames, channels)`."""
+
+    bias: nn.Parameter
+
+    def num_frames(self, length: Any) -> Any:
+        """Output frames for a number of input frames (an int, or a tensor of integers)."""
+        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        return (length + 2 * padding - kernel) // stride + 1
+
+    def patches(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What each output frame sees of a `(batch, samples, 1)` input, `(batch, frames, kernel)`."""
+        padding = int(self.padding[0])
+        return F.pad(waveform[..., 0], (padding, padding)).unfold(1, self.kernel_size[0], self.stride[0])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
+            return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(hidden_states.device.type):
+            dtype = torch.get_autocast_dtype(hidden_states.device.type)
+            hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
+        return _RowConvolution.apply(hidden_states, weight, bias, self.stride[0], int(self.padding[0]))
+
+
+class SimBatchNorm(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` on `(batch, frames, channels)`, with statistics of the real frames alone."""
+
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if frame_mask is None or not self.training:
+            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
+        values = hidden_states.float()
+        real = frame_mask[..., None].to(values.dtype)
+        count = real.sum()
+        mean = (values * real).sum(dim=(0, 1)) / count
+        variance = ((values - mean).square() * real).sum(dim=(0, 1)) / count
+        self.update_running_statistics(mean, variance, count)
+        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias.float(), values - mean, scale).to(hidden_states.dtype)
+
+    @torch.no_grad()
+    def update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor | int) -> None:
+        """Moves the running statistics towards a batch of `count` frames, `(channels,)` each."""
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+
+
+class SimConvLayer(nn.Module):
+    """Convolution, batch normalisation if any, ReLU."""
+
+    def __init__(self, config: SimConfig, in_channels: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.conv = SimConv1d(in_channels, config.hidden_size, kernel, stride, padding)
+        self.norm = (
+            SimBatchNorm(config.hidden_size, config.batch_norm_eps, config.batch_norm_momentum)
+            if config.use_batch_norm
+            else None
+        )
+
+    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        if self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
+            hidden_states = self._normalized_waveform(hidden_states)
+        else:
+            hidden_states = self.conv(hidden_states)
+            if self.norm is not None:
+                hidden_states = self.norm(hidden_states, frame_mask)
+        # In place: the layer's widest tensor is not needed before its ReLU.
+        hidden_states = F.relu(hidden_states, inplace=True)
+        # The next convolution must see zeros past the end, as it does for an utterance without padding.
+        return hidden_states if frame_mask is None else hidden_states * frame_mask[..., None]
+
+    def _normalized_waveform(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Convolution and training-mode batch normalisation of a `(batch, samples, 1)` waveform, in one product.
+
+        The first layer has the most frames and sees the fewest numbers. Its output is affine in a patch of some ten
+        samples, so its batch statistics follow from the mean and covariance of the patches, and normalising it is a
+        change of weights: the widest tensor of the model is written once and kept once.
+        """
+        patches = self.conv.patches(waveform)
+        with torch.autocast(waveform.device.type, enabled=False):
+            rows = patches.flatten(0, 1).float()
+            center = rows.mean(dim=0)
+            covariance = (rows - center).T @ (rows - center) / len(rows)
+            weight, bias = self.conv.weight[:, 0].float(), self.conv.bias.float()
+            mean = weight @ center + bias
+            variance = ((weight @ covariance) * weight).sum(dim=1)
+            self.norm.update_running_statistics(mean, variance, len(rows))
+            scale = self.norm.weight.float() * torch.rsqrt(variance + self.norm.eps)
+            weight, bias = scale[:, None] * weight, scale * (bias - mean) + self.norm.bias.float()
+        return F.linear(patches, weight.to(patches.dtype), bias.to(patches.dtype))
+
+
+class SimLatentHead(nn.Linear):
+    """Latents of a module from its last ReLU; for Gaussians mean and log-variance, in this order, in one product."""
+
+
+class SimConvModule(nn.Module):
+    """A stack of convolutions and the head that gives every frame its latent."""
+
+    def __init__(self, config: SimConfig, module: int) -> None:
+        super().__init__()
+        self.config = config
+        self.is_gaussian = config.latent_distribution == "gaussian"
+        channels = config.hidden_size
+        layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
+        self.layers = nn.ModuleList(
+            SimConvLayer(config, 1 if module == layer == 0 else channels, *sizes) for layer, sizes in enumerate(layers)
+        )
+        self.latent_head = (
+            SimLatentHead(channels, 2 * channels if self.is_gaussian else channels)
+            if config.latent_head == "linear"
+            else None
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Mean, log-variance and lengths of the frames of `hidden_states` `(batch, frames, channels)`.
+
+        `lengths` `(batch,)` are the real frames of each utterance, before and after; `None` where all are.
+        """
+        frame_mask = None
+        for layer in self.layers:
+            if lengths is not None:
+                lengths = layer.conv.num_frames(lengths).clamp(min=0)
+                frame_mask = _frame_mask(lengths, layer.conv.num_frames(hidden_states.shape[1]))
+            hidden_states = layer(hidden_states, frame_mask)
+        if self.latent_head is None:
+            return hidden_states, None, lengths
+        latents = self.latent_head(hidden_states)
+        if frame_mask is not None:
+            latents = latents * frame_mask[..., None]
+        if not self.is_gaussian:
+            return latents, None, lengths
+        mean, log_variance = latents.chunk(2, dim=-1)
+        if self.config.log_variance_clamp is not None:
+            log_variance = log_variance.clamp(*self.config.log_variance_clamp)
+        return mean, log_variance, lengths
+
+
+class SimPredictor(nn.Module):
+    """The W_k of a module's contrastive loss: `weight` is `(steps, channels, context_channels)`."""
+
+    def __init__(self, num_steps: int, channels: int, context_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_steps, channels, context_channels))
+
+
+def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+    """`(batch, frames)` bool, true at the first `lengths` frames."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def _sample_gaussian(mean: torch.Tensor, log_variance: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """A sample of N(mean, exp(log_variance)) in the dtype of `mean`; noise and exponential are float32."""
+    device = generator.device if generator is not None else mean.device
+    noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+    return torch.addcmul(mean.float(), noise, torch.exp(0.5 * log_variance.float())).to(mean.dtype)
+
+
+# ---------------------------------------------------------------------- models
+
+
+class SimPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation of the family."""
+
+    config: SimConfig
+    base_model_prefix = "sim"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    _no_split_modules = ["SimConvModule", "GRU"]
+    # Filled in by the package: which class a saved folder offers to each Auto class.
+    auto_map: dict[str, str] = {}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's own defaults, which the paper's models start from."""
+        if isinstance(module, (nn.Conv1d, nn.Linear)):
+            bound = 1 / math.sqrt(module.weight[0].numel())  # of the inputs that reach one output
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.GRU):
+            bound = 1 / math.sqrt(module.hidden_size)
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
+        elif isinstance(module, SimPredictor):
+            bound = 1 / math.sqrt(module.weight.shape[-1])
+            init.uniform_(module.weight, -bound, bound)
+        else:
+            super()._init_weights(module)
+        if (
+            isinstance(module, SimLatentHead)
+            and self.config.latent_distribution == "gaussian"
+            and self.config.initial_log_variance is not None
+            and not getattr(module.bias, "_is_hf_initialized", False)  # a slice loses the mark of a loaded parameter
+        ):
+            module.bias[self.config.hidden_size :] = float(self.config.initial_log_variance)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves as every model does; the folder's code then serves all Auto classes, not just the saved one."""
+        if self.auto_map:
+            self.config.auto_map = {**self.auto_map, **(getattr(self.config, "auto_map", None) or {})}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class SimModel(SimPreTrainedModel):
+    """The encoder: convolutional modules with Gaussian or deterministic latents, then a GRU context.
+
+    Nothing is detached here: gradients reach the waveform, so the model can be fine-tuned and attributed. Isolation
+    between modules belongs to the objective, in `SimForPreTraining`.
+    """
+
+    # A checkpoint of a model with a head holds the head's weights too.
+    _keys_to_ignore_on_load_unexpected = [r"^predictors\.", r"^classifier\."]
+
+    def __init__(self, config: SimConfig) -> None:
+        super().__init__(config)
+        self.conv_modules = nn.ModuleList(SimConvModule(config, module) for module in range(config.num_conv_modules))
+        self.context = (
+            nn.GRU(config.hidden_size, config.context_size, batch_first=True) if config.context_size else None
+        )
+        self.post_init()
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Any, module: int = -1) -> Any:
+        """Frames of a module for a number of samples; the name is the one transformers' tools look for."""
+        return self.config.num_frames(input_lengths, module)
+
+    def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
+        """Mask of a module's frames, `(batch, frames_m)` int64, from the samples' `(batch, samples)`."""
+        lengths = self.config.num_frames(attention_mask.sum(-1), module).clamp(min=0)
+        return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
+
+    def prepare_inputs(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The first module's input `(batch, samples, 1)`, zero where padded, and lengths `(batch,)` in samples.
+
+        Raises:
+            ValueError: `input_values` is not `(batch, samples)`, or too short for one frame of the last module.
+        """
+        if input_values.ndim != 2:
+            raise ValueError(f"`input_values` has shape {tuple(input_values.shape)}; it must be (batch, samples).")
+        if self.config.num_frames(input_values.shape[1]) < 1:
+            raise ValueError(
+                f"`input_values` has {input_values.shape[1]} samples, too few for one frame of the last module; "
+                f"give at least {self.config.receptive_field()} samples."
+            )
+        if attention_mask is None:
+            return input_values[..., None], None
+        if attention_mask.shape != input_values.shape:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
+                f"{tuple(input_values.shape)}; both must be (batch, samples)."
+            )
+        return (input_values * attention_mask.to(input_values.dtype))[..., None], attention_mask.sum(-1)
+
+    def encode_module(
+        self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Mean, log-variance (`None` if deterministic) and lengths of one module's frames.
+
+        Args:
+            module: From 0; the context comes last.
+            hidden_states: `(batch, frames, channels)`, what the module below hands on.
+            lengths: `(batch,)` real frames of `hidden_states`; `None` where all are.
+        """
+        if module < self.config.num_conv_modules:
+            return self.conv_modules[module](hidden_states, lengths)
+        # Padding follows the audio and a GRU runs forward, so no real frame sees any.
+        context, _ = self.context(hidden_states)
+        if lengths is not None:
+            context = context * _frame_mask(lengths, context.shape[1])[..., None]
+        return context, None, lengths
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        sample: bool | None = None,
+        generator: torch.Generator | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SimModelOutput:
+        """Encodes waveforms.
+
+        Args:
+            input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
+            attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
+            sample: Hand on samples of the latents (`True`) or their means (`False`). `None`: samples in training
+                mode, as far as the configuration's `sample_latents` says so, means in evaluation mode.
+            generator: Source of the noise; the global one if `None`.
+            output_hidden_states: Return `hidden_states`.
+            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if sample is None:
+            sample = self.training and self.config.sample_latents
+
+        hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
+        all_hidden_states: list[torch.Tensor] = []
+        means: list[torch.Tensor] = []
+        log_variances: list[torch.Tensor] = []
+        for module in range(self.config.num_modules):
+            mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
+            hidden_states = mean
+            if sample and log_variance is not None:
+                hidden_states = _sample_gaussian(mean, log_variance, generator)
+                if lengths is not None:
+                    hidden_states = hidden_states * _frame_mask(lengths, mean.shape[1])[..., None]
+            all_hidden_states.append(hidden_states)
+            if module < self.config.num_conv_modules:
+                means.append(mean)
+                if log_variance is not None:
+                    log_variances.append(log_variance)
+
+        batch, frames, _ = hidden_states.shape
+        frame_mask = (
+            torch.ones(batch, frames, dtype=torch.long, device=hidden_states.device)
+            if lengths is None
+            else _frame_mask(lengths, frames).long()
+        )
+        return SimModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            means=tuple(means),
+            log_variances=tuple(log_variances) or None,
+            frame_mask=frame_mask,
+        )
+
+
+class SimForPreTraining(SimPreTrainedModel):
+    """The encoder with the loss of every module.
+
+    `forward` sums the losses; one backward pass on the sum trains all modules, and no gradient crosses from one to
+    another unless `gradient_isolation` is off. `module_objective` gives one module's loss at a time, for training
+    that keeps a single module's activations.
+    """
+
+    def __init__(self, config: SimConfig) -> None:
+        super().__init__(config)
+        self.sim = SimModel(config)
+        self.predictors = nn.ModuleDict(
+            {
+                str(module): SimPredictor(
+                    config.num_prediction_steps,
+                    config.hidden_size,
+                    config.context_size if module == config.num_conv_modules else config.hidden_size,
+                )
+                for module in range(config.num_modules)
+                if self.is_contrastive(module)
+            }
+        )
+        self.post_init()
+
+    def is_contrastive(self, module: int) -> bool:
+        """Whether a module has a contrastive loss."""
+        return self.config.contrastive_modules == "all" or module == self.config.num_conv_modules
+
+    def module_parameters(self, module: int) -> list[nn.Parameter]:
+        """Parameters that a module's own loss trains: its layers and its predictor."""
+        layers = self.sim.conv_modules[module] if module < self.config.num_conv_modules else self.sim.context
+        predictor = [self.predictors[str(module)].weight] if self.is_contrastive(module) else []
+        return [*layers.parameters(), *predictor]
+
+    def module_objective(
+        self,
+        module: int,
+        hidden_states: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        sample: bool | None = None,
+        generator: torch.Generator | None = None,
+        kl_weight_scale: float = 1.0,
+    ) -> SimModuleOutput:
+        """Runs one module on what the module below hands on, and computes its loss.
+
+        With `gradient_isolation` the input is detached: backward on this loss reaches this module alone.
+
+        Args:
+            module: From 0; the context comes last.
+            hidden_states: `(batch, frames, channels)`; of `SimModel.prepare_inputs` for module 0.
+            lengths: `(batch,)` real frames of `hidden_states`; `None` where all are.
+            sample: As in `SimModel.forward`.
+            generator: Source of noise, window and negatives. `None`: the global one in training mode, a fixed one in
+                evaluation mode, so that the loss is a function of the batch alone.
+            kl_weight_scale: Factor on the module's KL weight, for a warm-up.
+        """
+        if sample is None:
+            sample = self.training and self.config.sample_latents
+        if generator is None and not self.training:
+            generator = torch.Generator().manual_seed(0)
+        inputs = hidden_states.detach() if self.config.gradient_isolation else hidden_states
+        mean, log_variance, lengths = self.sim.encode_module(module, inputs, lengths)
+        frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
+
+        hidden_state = mean
+        if sample and log_variance is not None:
+            hidden_state = _sample_gaussian(mean, log_variance, generator)
+            if frame_mask is not None:
+                hidden_state = hidden_state * frame_mask[..., None]
+
+        kl_loss = mean.new_zeros((), dtype=torch.float32)
+        loss = kl_loss
+        if log_variance is not None:
+            kl_loss = kl_to_standard_normal(mean, log_variance, frame_mask)
+            regularizer = (
+                kl_to_standard_normal(mean, log_variance, frame_mask, free_bits=self.config.free_bits)
+                if self.config.free_bits
+                else kl_loss
+            )
+            loss = kl_weight_scale * self.config.kl_weights[module] * regularizer
+
+        if not self.is_contrastive(module):
+            contrastive_loss, accuracy = torch.zeros_like(kl_loss), torch.full_like(kl_loss, torch.nan)
+        else:
+            # The context module predicts the latents it reads; a convolutional module predicts its own.
+            latents = inputs if module == self.config.num_conv_modules else hidden_state
+            contrastive_loss, accuracy = self._contrastive(
+                module, mean, log_variance if sample else None, latents, lengths, frame_mask, generator
+            )
+            loss = loss + contrastive_loss
+        return SimModuleOutput(
+            loss=loss,
+            contrastive_loss=contrastive_loss,
+            contrastive_accuracy=accuracy,
+            kl_loss=kl_loss,
+            hidden_state=hidden_state,
+            mean=mean,
+            lengths=lengths,
+        )
+
+    def _contrastive(
+        self,
+        module: int,
+        mean: torch.Tensor,
+        log_variance: torch.Tensor | None,
+        latents: torch.Tensor,
+        lengths: torch.Tensor | None,
+        frame_mask: torch.Tensor | None,
+        generator: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contrastive loss and accuracy on a window of each utterance; `log_variance` is `None` if not sampled."""
+        config = self.config
+        batch, frames, _ = mean.shape
+        window = min(config.loss_window, frames)
+        if lengths is None:
+            lengths = torch.full((batch,), frames, device=mean.device)
+        start = draw_window_start(lengths, window, generator)
+        window_frames = (start[:, None] + torch.arange(window, device=mean.device))[..., None]
+
+        def in_window(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.gather(1, window_frames.expand(-1, -1, tensor.shape[-1]))
+
+        if log_variance is None:
+            context = in_window(mean)
+        elif config.shared_noise:
+            context = in_window(latents)
+        else:  # a second sample of the same Gaussians, drawn where it is used
+            context = _sample_gaussian(in_window(mean), in_window(log_variance), generator)
+        return info_nce(
+            context,
+            latents,
+            self.predictors[str(module)].weight,
+            num_negatives=config.num_negatives,
+            window_start=start,
+            frame_mask=frame_mask,
+            negatives=config.negatives,
+            logit_scale=config.hidden_size**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
+            generator=generator,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        sample: bool | None = None,
+        generator: torch.Generator | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SimForPreTrainingOutput:
+        """Encodes waveforms and computes every module's loss.
+
+        Args:
+            input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
+            attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
+            sample: As in `SimModel.forward`.
+            generator: Source of noise, windows and negatives. `None`: the global one in training mode, a fixed one
+                in evaluation mode, so that the loss is a function of the batch alone.
+            output_hidden_states: Return `hidden_states`.
+            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+
+        Raises:
+            ValueError: A module has fewer than 2 frames, so nothing can be predicted.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if generator is None and not self.training:
+            generator = torch.Generator().manual_seed(0)
+        hidden_states, lengths = self.sim.prepare_inputs(input_values, attention_mask)
+        outputs: list[SimModuleOutput] = []
+        for module in range(self.config.num_modules):
+            outputs.append(self.module_objective(module, hidden_states, lengths, sample, generator))
+            hidden_states, lengths = outputs[-1].hidden_state, outputs[-1].lengths
+        module_losses = tuple(output.loss for output in outputs)
+        return SimForPreTrainingOutput(
+            loss=torch.stack(module_losses).sum(),
+            module_losses=module_losses,
+            contrastive_losses=tuple(output.contrastive_loss for output in outputs),
+            contrastive_accuracies=tuple(output.contrastive_accuracy for output in outputs),
+            kl_losses=tuple(output.kl_loss for output in outputs[: self.config.num_conv_modules]),
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(output.hidden_state for output in outputs) if output_hidden_states else None,
+        )
+
+
+class SimClassifier(SimPreTrainedModel):
+    """A linear classifier on the frames of one module, `config.probe_module`; base of the classification heads."""
+
+    def __init__(self, config: SimConfig) -> None:
+        super().__init__(config)
+        self.sim = SimModel(config)
+        self.probe_module = config.probe_module % config.num_modules
+        channels = config.context_size if self.probe_module == config.num_conv_modules else config.hidden_size
+        self.classifier = nn.Linear(channels, config.num_labels)
+        self.post_init()
+        if config.freeze_encoder:
+            self.freeze_encoder()
+        else:  # what lies above the probed module never gets a gradient
+            above = [*self.sim.conv_modules[self.probe_module + 1 :]]
+            if self.sim.context is not None and self.probe_module < config.num_conv_modules:
+                above.append(self.sim.context)
+            for module in above:
+                module.requires_grad_(requires_grad=False)
+
+    def freeze_encoder(self) -> None:
+        """Trains the classifier alone from here on: no gradient, and batch-norm statistics stay as they are."""
+        self.config.freeze_encoder = True
+        self.sim.requires_grad_(requires_grad=False)
+        self.sim.eval()
+
+    def train(self, mode: bool = True) -> "SimClassifier":
+        """As for every module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.sim.eval()
+        return self
+
+    def probed_frames(
+        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, output_hidden_states: bool | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
+        """Frames `(batch, frames, channels)` of the probed module, their mask if any, and hidden states if wanted."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            outputs = self.sim(input_values, attention_mask, output_hidden_states=True, return_dict=True)
+        frame_mask = None
+        if attention_mask is not None:
+            frame_mask = self.sim.get_frame_mask(attention_mask, self.probe_module)
+        hidden_states = outputs.hidden_states if output_hidden_states else None
+        return outputs.hidden_states[self.probe_module], frame_mask, hidden_states
+
+
+class SimForSequenceClassification(SimClassifier):
+    """One label an utterance: a linear layer on the mean of the real frames of one module."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SimClassifierOutput:
+        """Classifies utterances.
+
+        Args:
+            input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
+            attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
+            labels: `(batch,)` int64, in `[0, num_labels)`; -100 leaves an utterance out of the loss.
+            output_hidden_states: Return `hidden_states`.
+            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+        """
+        frames, frame_mask, hidden_states = self.probed_frames(input_values, attention_mask, output_hidden_states)
+        if frame_mask is None:
+            pooled = frames.mean(dim=1)
+        else:  # padded frames are 0
+            pooled = frames.sum(dim=1) / frame_mask.sum(dim=1, keepdim=True).clamp(min=1).to(frames.dtype)
+        logits = self.classifier(pooled)
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+
+class SimForAudioFrameClassification(SimClassifier):
+    """One label a frame: a linear layer on the frames of one module."""
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SimClassifierOutput:
+        """Classifies frames.
+
+        Args:
+            input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
+            attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
+            labels: `(batch, frames)` int64 for the probed module's frames (`config.num_frames(samples,
+                config.probe_module)` of them), in `[0, num_labels)`; -100 leaves a frame out of the loss, and so
+                does padding.
+            output_hidden_states: Return `hidden_states`.
+            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+
+        Raises:
+            ValueError: `labels` has another number of frames than the probed module.
+        """
+        frames, frame_mask, hidden_states = self.probed_frames(input_values, attention_mask, output_hidden_states)
+        logits = self.classifier(frames)
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise ValueError(
+                    f"`labels` has shape {tuple(labels.shape)}, but module {self.probe_module} makes "
+                    f"{tuple(logits.shape[:2])} (batch, frames) of this audio; place the labels on its frames by "
+                    "time, with `config.frame_centers`."
+                )
+            if frame_mask is not None:
+                labels = labels.masked_fill(frame_mask == 0, -100)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+
+__all__ = [
+    "SimClassifierOutput",
+    "SimForAudioFrameClassification",
+    "SimForPreTraining",
+    "SimForPreTrainingOutput",
+    "SimForSequenceClassification",
+    "SimModel",
+    "SimModelOutput",
+    "SimModuleOutput",
+    "SimPreTrainedModel",
+]

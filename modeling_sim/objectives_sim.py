@@ -1,0 +1,280 @@
+"""The two terms of the Smooth InfoMax loss, as pure functions of tensors."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
+
+
+class ContrastiveOutput(NamedTuple):
+    """Loss and accuracy of `info_nce`, 0-dim float32 tensors; the accuracy carries no gradient."""
+
+    loss: torch.Tensor
+    accuracy: torch.Tensor
+
+
+def info_nce(
+    context: torch.Tensor,
+    latents: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    num_negatives: int = 10,
+    window_start: torch.Tensor | None = None,
+    frame_mask: torch.Tensor | None = None,
+    negatives: NegativeSource = "any",
+    negative_frames: torch.Tensor | None = None,
+    logit_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> ContrastiveOutput:
+    r"""InfoNCE between a context and the latents of the frames that follow it (van den Oord et al. 2018).
+
+    For an anchor, frame t of an utterance, and a step k, the score of a candidate frame j is the bilinear
+    `score(j) = logit_scale * context_t^T W_k^T latents_j`, and the loss is the cross-entropy of picking the target
+    t + k among itself and the anchor's negatives. It is averaged over the valid anchors of each step, then over the
+    steps that have any. Anchors and targets lie in a window of each utterance, negatives in the whole batch; they
+    are drawn with replacement, once an anchor, and serve all of its steps. No tensor of all frames times negatives
+    is made.
+
+    Args:
+        context: `(batch, window, context_channels)`, the context of the window's frames.
+        latents: `(batch, frames, channels)`, the latents of whole utterances.
+        weight: `(steps, channels, context_channels)`, the predictor W_k of each step. A window of no more than
+            `steps` frames uses the steps that exist.
+        num_negatives: Negatives an anchor, at least 1.
+        window_start: `(batch,)`, the first frame of each utterance's window; `None` for frame 0.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are. Frames that are not real
+            are no anchors, no targets and no negatives.
+        negatives: Where negatives are drawn from. "any": all real frames of the batch, the target among them, as in
+            the SIM paper; "not_positive": all but the anchor's targets; "same_utterance"; "other_utterances".
+        negative_frames: `(batch, anchors, num_negatives)` int64, indices `utterance * frames + frame` to use
+            instead of drawing any; there are `window - 1` anchors.
+        logit_scale: Factor on the scores.
+        generator: Source of the draws; the global one if `None`.
+
+    Returns:
+        The loss, and the share of (anchor, step) pairs whose target scores highest; a tie counts as a guess, so that
+        a model that knows nothing has `1 / (num_negatives + 1)`. Logits and loss are float32 under any autocast.
+
+    Raises:
+        ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
+    """
+    batch, window, context_channels = context.shape
+    frames, channels = latents.shape[1:]
+    if len(latents) != batch or weight.shape[1:] != (channels, context_channels):
+        raise ValueError(
+            f"shapes disagree: `context` {tuple(context.shape)}, `latents` {tuple(latents.shape)}, `weight` "
+            f"{tuple(weight.shape)}; expected (batch, window, context_channels), (batch, frames, channels) and "
+            "(steps, channels, context_channels)."
+        )
+    if window > frames:
+        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
+    if window < 2:
+        raise ValueError(f"the window has {window} frame(s): no anchor has a target. Give longer audio.")
+    if num_negatives < 1:
+        raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
+
+    device = latents.device
+    anchors = window - 1  # the window's last frame has no target
+    steps = min(len(weight), anchors)
+    if window_start is None:
+        window_start = torch.zeros(batch, dtype=torch.long, device=device)
+    first_frame = torch.arange(batch, device=device) * frames + window_start
+    window_frames = first_frame[:, None] + torch.arange(window, device=device)  # (batch, window)
+
+    # A pair is valid if its target lies in the window and both of its frames are real.
+    anchor, step = torch.arange(anchors, device=device), torch.arange(1, steps + 1, device=device)
+    target = anchor[:, None] + step  # (anchors, steps)
+    valid = (target < window).expand(batch, -1, -1)
+    if frame_mask is not None:
+        real = frame_mask.reshape(-1)[window_frames] != 0
+        valid = valid & real[:, :anchors, None] & real[:, target.clamp(max=window - 1)]
+        _require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
+    pairs = valid.sum(dim=(0, 1))  # (steps,)
+
+    if negative_frames is None:
+        negative_frames = draw_negatives(
+            window_frames[:, :anchors], frames, len(weight), num_negatives, negatives, frame_mask, generator
+        )
+
+    predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
+    with torch.autocast(device.type, enabled=False):
+        predictions = predictions.float().unflatten(-1, (steps, channels))  # (batch, anchors, steps, channels)
+        candidates = latents.float().reshape(-1, channels)
+        targets = F.pad(F.embedding(window_frames[:, 1:], candidates), (0, 0, 0, steps - 1)).unfold(1, steps, 1)
+        positive = logit_scale * (predictions * targets.transpose(2, 3)).sum(dim=-1)  # (batch, anchors, steps)
+        # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
+        bank = F.embedding(negative_frames, candidates).flatten(0, 1)  # (batch * anchors, negatives, channels)
+        negative = logit_scale * (predictions.flatten(0, 1) @ bank.transpose(1, 2)).unflatten(0, (batch, anchors))
+
+        # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
+        losses = F.softplus(negative.logsumexp(dim=-1) - positive)
+        loss = _mean_of_steps(losses, valid, pairs)
+        with torch.no_grad():
+            highest = (negative <= positive[..., None]).all(dim=-1)
+            ties = (negative == positive[..., None]).sum(dim=-1)
+            accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
+    return ContrastiveOutput(loss, accuracy)
+
+
+def _mean_of_steps(values: torch.Tensor, valid: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """Mean over the valid anchors of each step, then over the steps that have some."""
+    sums = torch.where(valid, values, 0.0).sum(dim=(0, 1))
+    return (sums / pairs.clamp(min=1)).sum() / (pairs > 0).sum()
+
+
+def draw_negatives(
+    anchors: torch.Tensor,
+    frames: int,
+    num_steps: int,
+    num_negatives: int,
+    source: NegativeSource = "any",
+    frame_mask: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draws the negatives of every anchor uniformly from its source, with replacement.
+
+    Args:
+        anchors: `(batch, anchors)`, indices `utterance * frames + frame`.
+        frames: Frames an utterance, padding included.
+        num_steps: Targets an anchor, the frames that follow it; "not_positive" leaves them out.
+        num_negatives: Draws an anchor.
+        source: As in `info_nce`.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real.
+        generator: Source of the draws.
+
+    Returns:
+        `(batch, anchors, num_negatives)` indices `utterance * frames + frame`.
+
+    Raises:
+        ValueError: "other_utterances" with a single utterance.
+    """
+    batch, device = len(anchors), anchors.device
+    if source == "other_utterances" and batch == 1:
+        raise ValueError("`negatives` 'other_utterances' needs a batch of at least 2 utterances.")
+    if frame_mask is None:
+        frame_mask = torch.ones(batch, frames, dtype=torch.bool, device=device)
+
+    # Real frames first, in order: the r-th real frame of the batch is real_frames[r]. Every source is then a range
+    # of r with a hole in it, and no count has to leave the device.
+    real = frame_mask.reshape(-1) != 0
+    real_frames = torch.argsort(~real, stable=True)
+    rank = real.cumsum(0)  # real frames up to and including one
+    length = real.view(batch, frames).sum(1)[:, None]
+    utterance_start = length.cumsum(0) - length
+
+    low, size = torch.zeros_like(anchors), rank[-1].expand_as(anchors)
+    hole_start, hole = low, torch.zeros_like(anchors)
+    if source == "same_utterance":
+        low, size = utterance_start.expand_as(anchors), length.expand_as(anchors)
+    elif source == "other_utterances":
+        hole_start, hole = utterance_start.expand_as(anchors), length.expand_as(anchors)
+    elif source == "not_positive":
+        utterance_end = torch.arange(1, batch + 1, device=device)[:, None] * frames - 1
+        hole_start = rank[anchors]
+        hole = rank[torch.minimum(anchors + num_steps, utterance_end)] - hole_start
+
+    # 62 random bits modulo a count: the bias, below 1e-12, is out of sight. An anchor that is padding may have an
+    # empty source; its draws are never used.
+    drawing_device = generator.device if generator is not None else device
+    bits = torch.randint(2**62, (*anchors.shape, num_negatives), generator=generator, device=drawing_device)
+    draw = bits.to(device) % (size - hole).clamp(min=1)[..., None] + low[..., None]
+    draw = draw + hole[..., None] * (draw >= hole_start[..., None])
+    return real_frames[draw.clamp(max=len(real_frames) - 1)]
+
+
+def draw_window_start(lengths: torch.Tensor, window: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draws the first frame of a window for each utterance, uniformly over all places where the window fits.
+
+    Args:
+        lengths: `(batch,)`, real frames of each utterance.
+        window: Frames of the window; an utterance that is shorter starts at 0.
+        generator: Source of the draws.
+
+    Returns:
+        `(batch,)` int64.
+    """
+    drawing_device = generator.device if generator is not None else lengths.device
+    bits = torch.randint(2**62, lengths.shape, generator=generator, device=drawing_device).to(lengths.device)
+    return bits % (lengths - window + 1).clamp(min=1)
+
+
+def kl_to_standard_normal(
+    mean: torch.Tensor,
+    log_variance: torch.Tensor,
+    frame_mask: torch.Tensor | None = None,
+    *,
+    free_bits: float = 0.0,
+) -> torch.Tensor:
+    r"""KL divergence of N(mean, diag(exp(log_variance))) to N(0, I), in nats a frame (Kingma & Welling 2014).
+
+    It is summed over channels and averaged over the real frames of the batch, so that it depends neither on the
+    length of the audio nor on padding: `mean_frames sum_channels (mean^2 + exp(log_variance) - 1 - log_variance) / 2`.
+
+    Args:
+        mean: `(batch, frames, channels)`.
+        log_variance: As `mean`.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+        free_bits: Nats a channel, averaged over frames, below which the divergence counts as this constant and has
+            no gradient (Kingma et al. 2016).
+
+    Returns:
+        A 0-dim float32 tensor, computed in float32 under any autocast.
+    """
+    with torch.autocast(mean.device.type, enabled=False):
+        mean, log_variance = mean.float(), log_variance.float()
+        # expm1: a divergence near 0 would drown in the rounding of exp(log_variance) - 1
+        doubled = torch.addcmul(torch.expm1(log_variance) - log_variance, mean, mean)
+        if frame_mask is None:
+            per_channel = doubled.mean(dim=(0, 1))
+        else:
+            real = (frame_mask != 0).to(doubled.dtype)
+            per_channel = (doubled * real[..., None]).sum(dim=(0, 1)) / real.sum().clamp(min=1)
+        per_channel = 0.5 * per_channel
+        if free_bits > 0:
+            per_channel = per_channel.clamp(min=free_bits)
+        return per_channel.sum()
+
+
+def count_active_units(
+    mean: torch.Tensor, frame_mask: torch.Tensor | None = None, *, threshold: float = 0.01
+) -> torch.Tensor:
+    """Channels whose mean varies from frame to frame: variance above a threshold (Burda et al. 2016).
+
+    Args:
+        mean: `(batch, frames, channels)`, posterior means or deterministic latents.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+        threshold: Variance over frames above which a channel is active; 0.01 is the source's.
+
+    Returns:
+        A 0-dim int64 tensor.
+    """
+    mean = mean.detach().float()
+    if frame_mask is None:
+        variance = mean.var(dim=(0, 1), correction=0)
+    else:
+        real = (frame_mask != 0).to(mean.dtype)[..., None]
+        count = real.sum().clamp(min=1)
+        center = (mean * real).sum(dim=(0, 1)) / count
+        variance = ((mean - center).square() * real).sum(dim=(0, 1)) / count
+    return (variance > threshold).sum()
+
+
+def _require(condition: torch.Tensor, message: str) -> None:
+    """Raises if a 0-dim tensor is false; on an accelerator without making the host wait for it."""
+    if condition.device.type != "cpu":
+        torch._assert_async(condition, message)  # noqa: SLF001 - the only check that does not synchronise
+    elif not condition:
+        raise ValueError(message)
+
+
+__all__ = [
+    "ContrastiveOutput",
+    "NegativeSource",
+    "count_active_units",
+    "draw_negatives",
+    "draw_window_start",
+    "info_nce",
+    "kl_to_standard_normal",
+]
