@@ -6,7 +6,7 @@ rows of frames, and no tensor changes its layout from the waveform to the loss.
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +201,8 @@ class SimConv1d(nn.Conv1d):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
             return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
-        weight, bias = self.weight, self.bias
+        weight: torch.Tensor = self.weight
+        bias: torch.Tensor = self.bias
         if torch.is_autocast_enabled(hidden_states.device.type):
             dtype = torch.get_autocast_dtype(hidden_states.device.type)
             hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
@@ -311,7 +312,7 @@ class SimConvModule(nn.Module):
         `lengths` `(batch,)` are the real frames of each utterance, before and after; `None` where all are.
         """
         frame_mask = None
-        for layer in self.layers:
+        for layer in cast("list[SimConvLayer]", self.layers):
             if lengths is not None:
                 lengths = layer.conv.num_frames(lengths).clamp(min=0)
                 frame_mask = _frame_mask(lengths, layer.conv.num_frames(hidden_states.shape[1]))
@@ -456,7 +457,7 @@ class SimModel(SimPreTrainedModel):
             hidden_states: `(batch, frames, channels)`, what the module below hands on.
             lengths: `(batch,)` real frames of `hidden_states`; `None` where all are.
         """
-        if module < self.config.num_conv_modules:
+        if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
         # Padding follows the audio and a GRU runs forward, so no real frame sees any.
         context, _ = self.context(hidden_states)
@@ -552,9 +553,10 @@ class SimForPreTraining(SimPreTrainedModel):
 
     def module_parameters(self, module: int) -> list[nn.Parameter]:
         """Parameters that a module's own loss trains: its layers and its predictor."""
-        layers = self.sim.conv_modules[module] if module < self.config.num_conv_modules else self.sim.context
-        predictor = [self.predictors[str(module)].weight] if self.is_contrastive(module) else []
-        return [*layers.parameters(), *predictor]
+        parts = [self.sim.conv_modules[module] if module < self.config.num_conv_modules else self.sim.context]
+        if self.is_contrastive(module):
+            parts.append(self.predictors[str(module)])
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def module_objective(
         self,
@@ -653,7 +655,7 @@ class SimForPreTraining(SimPreTrainedModel):
         return info_nce(
             context,
             latents,
-            self.predictors[str(module)].weight,
+            self.predictors[str(module)].get_parameter("weight"),
             num_negatives=config.num_negatives,
             window_start=start,
             frame_mask=frame_mask,
@@ -715,7 +717,7 @@ class SimClassifier(SimPreTrainedModel):
         self.sim = SimModel(config)
         self.probe_module = config.probe_module % config.num_modules
         channels = config.context_size if self.probe_module == config.num_conv_modules else config.hidden_size
-        self.classifier = nn.Linear(channels, config.num_labels)
+        self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
         if config.freeze_encoder:
             self.freeze_encoder()
