@@ -15,7 +15,7 @@ out as `training.corpora.alignments` says; it is null for an utterance without a
 The splits of a corpus share the class names of every label column.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,9 @@ import pyarrow as pa
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 UNKNOWN_SPEAKER = "unknown"
+# How Arrow holds an `Audio` column. A stream's `audio` has this type: its values are the same, and giving a stream's
+# features as `Audio` would encode every value, which needs torchcodec.
+AUDIO_STORAGE = {"bytes": Value("binary"), "path": Value("string")}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,9 @@ def make_dataset(
     features = Features()
     for name, values in columns.items():
         if name == "audio":
-            storage = {"bytes": Value("binary"), "path": Value("string")}
-            arrays[name] = pa.array(
-                [{key: audio.get(key) for key in storage} for audio in values], type=Audio(decode=False).pa_type
-            )
-            features[name] = storage
+            rows = [{key: audio.get(key) for key in AUDIO_STORAGE} for audio in values]
+            arrays[name] = pa.array(rows, type=Audio(decode=False).pa_type)
+            features[name] = AUDIO_STORAGE
         elif name in labels:
             arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())
             features[name] = ClassLabel(names=list(labels[name]))
@@ -88,3 +89,44 @@ def _numbers(values: Any, names: Sequence[str]) -> Any:
         return values
     numbers = {name: number for number, name in enumerate(names)}
     return [numbers[value] if isinstance(value, str) else value for value in values]
+
+
+def replace_column(dataset: Dataset, name: str, values: Any, feature: Any) -> Dataset:
+    """A data set with a column of new values and type; unlike `map` and `cast` it copies no audio.
+
+    Args:
+        dataset: A data set, with or without this column.
+        name: The column.
+        values: One value a row, as Arrow stores them: class numbers for a `ClassLabel`.
+        feature: Type of the column.
+    """
+    if name in dataset.column_names:
+        dataset = dataset.remove_columns(name)
+    return dataset.add_column(name, values, feature=feature)
+
+
+def as_text(dataset: Dataset, name: str) -> Dataset:
+    """Turn a column of numbers into one of strings; nulls stay."""
+    if dataset.features[name] == Value("string"):
+        return dataset
+    texts = [None if value is None else str(value) for value in dataset[name]]
+    return replace_column(dataset, name, texts, Value("string"))
+
+
+def as_class_label(dataset: Dataset, name: str) -> Dataset:
+    """Turn a column of strings or numbers into a `ClassLabel` of its sorted distinct values; nulls stay.
+
+    Columns that are a `ClassLabel`, or a sequence of them, already are left as they are.
+    """
+    feature = dataset.features[name]
+    if isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel):
+        return dataset
+    values = [None if value is None else str(value) for value in dataset[name]]
+    names = class_names(values)
+    return replace_column(dataset, name, _numbers(values, names), ClassLabel(names=names))
+
+
+def class_names(values: Iterable[str | None]) -> list[str]:
+    """Sorted distinct values without nulls; whole numbers come first and in the numbers' order."""
+    distinct = {value for value in values if value is not None}
+    return sorted(distinct, key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))

@@ -1,15 +1,23 @@
-"""LibriSpeech (Panayotov et al. 2015): from a local tree in the corpus' own layout, or from the Hub."""
+"""LibriSpeech (Panayotov et al. 2015): from the Hub, or from a local tree in the corpus' own layout."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
 from training.corpora.alignments import read_alignments
-from training.corpora.contract import CorpusInfo, make_dataset
-from training.corpora.splits import read_id_list, test_share_of_each, whole_test_groups
+from training.corpora.contract import (
+    AUDIO_STORAGE,
+    CorpusInfo,
+    as_class_label,
+    as_text,
+    class_names,
+    make_dataset,
+    replace_column,
+)
+from training.corpora.hub import choose_columns, complete_stream, divide, divide_stream, open_source
+from training.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
     description="About 1000 hours of read English speech from LibriVox audiobooks.",
@@ -17,74 +25,85 @@ INFO = CorpusInfo(
     hub_id="openslr/librispeech_asr",
 )
 
+_SEXES = ["F", "M"]
+
 
 def load(
     *,
     split: str = "train",
-    data_dir: str | Path,
+    data_dir: str | Path | None = None,
+    dataset_id: str | Path = "openslr/librispeech_asr",
+    config: str = "clean",
+    revision: str | None = None,
+    streaming: bool = False,
     parts: str | None = None,
-    split_by: Literal["list", "utterance", "speaker"] | None = None,
+    split_by: SplitRule | None = None,
     lists: str | Path | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     alignments: str | Path | None = None,
-) -> Dataset:
+) -> Dataset | IterableDataset:
     """Load a split.
 
-    The split is "all", or "train" or "test" by one of three rules, the same for every source:
+    The split is "train" or "test" of the chosen parts by one of three rules, the same for the Hub and a local tree:
 
     - "list": the utterance ids in `train.txt` and `test.txt`, one a line, as in the CPC paper;
     - "utterance": a seeded share of every speaker's utterances is the test set;
     - "speaker": a seeded share of the speakers of either sex is the test set, so that no speaker is in both.
 
+    It may also be "all" of the parts, or parts by their own names ("train.100+train.360", "dev-clean"). The corpus' own
+    test part is `split="all", parts="test"` on the Hub.
+
+    Columns beside the contract's: `text`, `chapter_id` (string), `sex` (null on the Hub, which does not have it), and
+    `phones` where there are alignments.
+
     Args:
-        split: "train", "test" or "all".
+        split: As above.
         data_dir: Folder with the tree `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
-            archive in it.
-        parts: Parts such as "train-clean-100", several joined with "+"; `None` for all that are there.
-        split_by: The rule; `None` takes "list" where the lists are found, else "utterance".
+            archive in it. `None` reads the Hub.
+        dataset_id: Id on the Hub, or a folder with a copy of it.
+        config: On the Hub: "clean", "other" or "all".
+        revision: On the Hub: commit, branch or tag.
+        streaming: From the Hub: an `IterableDataset`. Its `speaker_id` is text, and of the rules it knows "list".
+        parts: What is divided, several joined with "+". `None`: all folders of a local tree; "train.100" on the Hub.
+        split_by: The rule; `None` takes "list" where the lists are, else "utterance".
         lists: Folder of `train.txt` and `test.txt`; `None` looks in `data_dir`.
         test_fraction: Share of the test set under "utterance" and "speaker".
         seed: Seed of the split under "utterance" and "speaker".
-        alignments: Phone alignments, a folder or a file; `None` looks for `alignments` in `data_dir`.
+        alignments: Phone alignments, a folder or a file that `training.corpora.alignments.read_alignments` reads;
+            `None` looks for a folder `alignments` in `data_dir`.
 
     Raises:
-        FileNotFoundError: `data_dir` or a file that was named is not there.
+        FileNotFoundError: `data_dir`, a list, or alignments that are not there.
         ValueError: An unknown split, part or rule.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
-    files = _find_files(root, parts)
-    speakers = {utterance: utterance.split("-")[0] for utterance in files}
-    sexes = _read_sexes(root)
-    ids = _choose_ids(
-        speakers,
-        sexes,
-        split=split,
-        split_by=split_by,
-        lists=lists,
-        data_dir=root,
-        test_fraction=test_fraction,
-        seed=seed,
-    )
-    transcripts = _read_transcripts({files[utterance].parent for utterance in ids if utterance in files})
-    columns: dict[str, Any] = {
-        "id": ids,
-        # An id that is only in a list has no file; the scan then says so under this name.
-        "audio": [{"path": str(files.get(utterance, root / f"{utterance}.flac"))} for utterance in ids],
-        "speaker_id": [speakers.get(utterance) for utterance in ids],
-        "chapter_id": [utterance.split("-")[1] for utterance in ids],
-        "sex": [sexes.get(speakers.get(utterance)) for utterance in ids],
-        "text": [transcripts.get(utterance) for utterance in ids],
-    }
-    labels = {"speaker_id": sorted(set(speakers.values()), key=_number), "sex": ["F", "M"]}
-    sequence_labels = {}
-    if alignments is not None or (root / "alignments").is_dir():
-        aligned = read_alignments(alignments or root / "alignments")
-        columns["phones"] = [aligned.labels.get(utterance) for utterance in ids]
-        sequence_labels["phones"] = aligned.names
-    return make_dataset(columns, labels=labels, sequence_labels=sequence_labels)
+    if split not in ("train", "test", "all"):
+        parts, split = split, "all"
+    if split_by is None:
+        found = lists is not None or (data_dir is not None and (Path(data_dir) / f"{split}.txt").is_file())
+        split_by = "list" if found else "utterance"
+    if data_dir is None:
+        source = open_source(dataset_id, config, parts or "train.100", revision=revision, streaming=streaming)
+        dataset = _from_hub(
+            source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed, name=dataset_id
+        )
+    else:
+        root = Path(data_dir)
+        if not root.is_dir():
+            raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
+        if streaming:
+            raise ValueError("`streaming` is for the Hub; a local tree is read as it is used already.")
+        if alignments is None and (root / "alignments").is_dir():
+            alignments = root / "alignments"
+        files = _find_files(root, parts)
+        speakers = {utterance: utterance.split("-")[0] for utterance in files}
+        sexes = _read_sexes(root)
+        lists = Path(lists) if lists else root
+        ids = split_ids(
+            speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed, strata=sexes
+        )
+        dataset = _from_files(root, files, sorted(ids), speakers, sexes)
+    return dataset if alignments is None else _with_phones(dataset, alignments)
 
 
 def _find_files(root: Path, parts: str | None) -> dict[str, Path]:
@@ -99,40 +118,44 @@ def _find_files(root: Path, parts: str | None) -> dict[str, Path]:
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 
-def _choose_ids(
-    speakers: dict[str, str],
-    sexes: dict[str, str],
-    *,
-    split: str,
-    split_by: str | None,
-    lists: str | Path | None,
-    data_dir: Path,
-    test_fraction: float,
-    seed: int,
-) -> list[str]:
-    """Ids of the split, in the order of the ids."""
-    if split == "all":
-        return list(speakers)
-    if split not in ("train", "test"):
-        raise ValueError(f"`split` is {split!r}; librispeech has 'train', 'test' and 'all'.")
-    list_file = Path(lists or data_dir) / f"{split}.txt"
-    if split_by is None:
-        split_by = "list" if lists is not None or list_file.is_file() else "utterance"
-    if split_by == "list":
-        if not list_file.is_file():
-            raise FileNotFoundError(f"{list_file}: no such list; give `lists`, or set `split_by` to 'utterance'")
-        return sorted(read_id_list(list_file))
-    if split_by == "utterance":
-        test = test_share_of_each(speakers, test_fraction, seed)
-    elif split_by == "speaker":
-        by_sex = defaultdict(set)
-        for speaker in speakers.values():
-            by_sex[sexes.get(speaker)].add(speaker)
-        test_speakers = set().union(*(whole_test_groups(group, test_fraction, seed) for group in by_sex.values()))
-        test = {utterance for utterance, speaker in speakers.items() if speaker in test_speakers}
-    else:
-        raise ValueError(f"`split_by` is {split_by!r}; choose 'list', 'utterance' or 'speaker'.")
-    return [utterance for utterance in speakers if (utterance in test) == (split == "test")]
+def _from_files(
+    root: Path, files: dict[str, Path], ids: list[str], speakers: dict[str, str], sexes: dict[str, str]
+) -> Dataset:
+    transcripts = _read_transcripts({files[utterance].parent for utterance in ids if utterance in files})
+    columns: dict[str, Any] = {
+        "id": ids,
+        # An id that only a list has gets a file that is not there, and the scan reports it.
+        "audio": [{"path": str(files.get(utterance, root / f"{utterance}.flac"))} for utterance in ids],
+        "speaker_id": [speakers.get(utterance) for utterance in ids],
+        "chapter_id": [files[utterance].parent.name if utterance in files else None for utterance in ids],
+        "sex": [sexes.get(speakers.get(utterance, "")) for utterance in ids],
+        "text": [transcripts.get(utterance) for utterance in ids],
+    }
+    return make_dataset(columns, labels={"speaker_id": class_names(speakers.values()), "sex": _SEXES})
+
+
+def _from_hub(
+    source: Dataset | IterableDataset, *, split: str, split_by: SplitRule, lists: Any, name: Any, **draw: Any
+) -> Dataset | IterableDataset:
+    """The columns of a local tree, from those on the Hub."""
+    same = {column: column for column in ("audio", "id", "speaker_id", "chapter_id", "text")}
+    source = choose_columns(source, same, str(name))
+    if isinstance(source, IterableDataset):
+        source = complete_stream(source.cast_column("chapter_id", Value("string")))
+        return divide_stream(source, split=split, split_by=split_by, lists=lists)
+    source = as_class_label(as_text(as_text(source, "id"), "chapter_id"), "speaker_id")
+    source = source.add_column("sex", [None] * len(source), feature=ClassLabel(names=_SEXES))
+    return source if split == "all" else divide(source, split=split, split_by=split_by, lists=lists, **draw)
+
+
+def _with_phones(dataset: Dataset | IterableDataset, alignments: str | Path) -> Dataset | IterableDataset:
+    """Add `phones` by utterance id."""
+    names, labels = read_alignments(alignments)
+    feature = List(ClassLabel(names=names))
+    if isinstance(dataset, IterableDataset):
+        features = Features({**dataset.features, "phones": feature, "audio": AUDIO_STORAGE})
+        return dataset.map(lambda row: {"phones": labels.get(row["id"])}, features=features)
+    return replace_column(dataset, "phones", [labels.get(utterance) for utterance in dataset["id"]], feature)
 
 
 def _read_sexes(root: Path) -> dict[str, str]:
@@ -154,8 +177,3 @@ def _read_transcripts(chapters: Iterable[Path]) -> dict[str, str]:
                 utterance, _, text = line.partition(" ")
                 transcripts[utterance] = text
     return transcripts
-
-
-def _number(speaker: str) -> tuple[int, str]:
-    """Sorts reader numbers as numbers."""
-    return (int(speaker), "") if speaker.isdigit() else (0, speaker)

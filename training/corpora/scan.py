@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 
 from training.audio import AudioError, AudioHeader, audio_name, read_header, resampled_length
 from training.corpora.alignments import LABEL_RATE, num_label_frames
+from training.corpora.contract import AUDIO_STORAGE
 
 _SHOWN = 20
 # soundfile releases the interpreter while it decodes, and a disk answers several requests at once.
@@ -80,31 +81,34 @@ def check_audio(dataset: Dataset, *, on_bad_audio: str = "raise", bad_audio_list
         headers.append(header if reason is None else None)
     if bad and on_bad_audio == "raise":
         raise BadAudioError(bad, len(headers))
+    # The columns come before the selection: adding one to a selection would copy the audio.
+    dataset = dataset.add_column("num_samples", [header.num_samples if header else 0 for header in headers])
+    dataset = dataset.add_column("sampling_rate", [header.sampling_rate if header else 0 for header in headers])
     if bad:
         print(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
-        dataset = dataset.select([index for index, header in enumerate(headers) if header is not None])
-        if len(dataset) == 0:
-            raise BadAudioError(bad, len(headers))
+        dataset = dataset.select([row for row, header in enumerate(headers) if header is not None])
+    if len(dataset) == 0:
+        raise BadAudioError(bad, len(headers))
     if on_bad_audio == "skip" and bad_audio_list is not None:
         _write_whole(Path(bad_audio_list), "".join("\t".join(recording) + "\n" for recording in bad))
-    good = [header for header in headers if header is not None]
-    dataset = dataset.add_column("num_samples", [header.num_samples for header in good])
-    return dataset.add_column("sampling_rate", [header.sampling_rate for header in good])
+    return dataset
 
 
 def check_streamed_audio(dataset: IterableDataset, *, on_bad_audio: str = "raise") -> IterableDataset:
-    """The same for a stream, row by row as it passes."""
+    """The same for a stream, row by row as it passes: "skip" passes over a bad row and prints its reason."""
 
-    def complete(row: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(row: Mapping[str, Any]) -> dict[str, int]:
         header, reason = _look_at(row)
         if reason is not None and on_bad_audio == "raise":
             raise BadAudioError([BadRecording(row["id"], audio_name(row["audio"]), reason)], 1)
-        return {
-            "num_samples": header.num_samples if header else 0,
-            "sampling_rate": header.sampling_rate if header else 0,
-        }
+        if header is None:
+            print(f"left out: {row['id']}  {reason}")
+            return {"num_samples": 0, "sampling_rate": 0}
+        return {"num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
 
-    return dataset.map(complete).filter(lambda row: row["num_samples"] > 0)
+    numbers = {"num_samples": Value("int64"), "sampling_rate": Value("int64")}
+    features = Features({**dataset.features, **numbers, "audio": AUDIO_STORAGE})
+    return dataset.map(complete, features=features).filter(lambda row: row["num_samples"] > 0)
 
 
 def _scan(dataset: Dataset) -> Iterator[tuple[dict[str, Any], AudioHeader | None, str | None]]:

@@ -1,58 +1,108 @@
-"""Rules that divide a corpus into a train and a test set; each is a function of its arguments alone."""
+"""Rules that divide a corpus into a train and a test set; each depends on its arguments alone."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+SplitRule = Literal["list", "utterance", "speaker"]
+
+
+def split_ids(
+    speakers: Mapping[str, str],
+    *,
+    split: str,
+    rule: SplitRule,
+    lists: Path | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    strata: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Ids of a split's utterances.
+
+    Args:
+        speakers: Speaker of every utterance id, in the order that the ids are to come in.
+        split: "train", "test", or "all".
+        rule: "list": the ids in `train.txt` or `test.txt`, which may be absent from `speakers`. "utterance": a seeded
+            share of every speaker's utterances is the test set. "speaker": a seeded share of the speakers is.
+        lists: Folder of `train.txt` and `test.txt`, for "list".
+        test_fraction: Share of the test set, in (0, 1), for the other rules.
+        seed: Seed of the draw, for the other rules.
+        strata: Stratum of every speaker (the sex), for "speaker": each gives its share of test speakers.
+
+    Raises:
+        ValueError: An unknown split or rule, or too few speakers for "speaker".
+        FileNotFoundError: A list that is not there.
+    """
+    if split == "all":
+        return list(speakers)
+    if split not in ("train", "test"):
+        raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
+    if rule == "list":
+        path = (lists or Path()) / f"{split}.txt"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such list; give `lists`, or set `split_by` to 'utterance'")
+        return read_id_list(path)
+    if rule == "utterance":
+        test = share_of_each(speakers, test_fraction, seed)
+    elif rule == "speaker":
+        groups = defaultdict(set)
+        for speaker in speakers.values():
+            groups[strata.get(speaker) if strata else None].add(speaker)
+        chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in groups.values()))
+        test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
+    else:
+        raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")
+    return [utterance for utterance in speakers if (utterance in test) == (split == "test")]
 
 
 def read_id_list(path: str | Path) -> list[str]:
     """Utterance ids, one a line; empty lines are passed over."""
-    return Path(path).read_text(encoding="utf-8").split()
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
-def test_share_of_each(groups: Mapping[str, str], test_fraction: float, seed: int) -> set[str]:
-    """Ids of a test set that takes a share of every group.
-
-    Which of a group's utterances are taken does not depend on the other groups.
+def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[str]:
+    """A share of every group's members, drawn so that it does not depend on the other groups.
 
     Args:
-        groups: Group (a speaker) of every utterance id.
-        test_fraction: Share, in (0, 1), rounded to whole utterances in each group.
+        groups: Group (the speaker) of every member (an utterance id).
+        fraction: Share, in (0, 1), rounded to whole members in each group.
         seed: Seed of the draw.
     """
-    _check_fraction(test_fraction)
+    _check_fraction(fraction)
     members = defaultdict(list)
-    for utterance, group in groups.items():
-        members[group].append(utterance)
-    test: set[str] = set()
-    for group, utterances in members.items():
-        generator = np.random.default_rng([seed, *group.encode()])
-        shuffled = generator.permutation(np.array(sorted(utterances), dtype=object))
-        test.update(shuffled[: round(test_fraction * len(shuffled))])
-    return test
+    for member, group in groups.items():
+        members[group].append(member)
+    share: set[str] = set()
+    for group, names in members.items():
+        order = np.random.default_rng([seed, *group.encode()]).permutation(len(names))
+        share.update(np.array(sorted(names), dtype=object)[order[: round(fraction * len(names))]])
+    return share
 
 
-def whole_test_groups(groups: Sequence[str], test_fraction: float, seed: int) -> set[str]:
-    """Groups (speakers, words) that make a test set which shares none with the train set: at least one, never all.
+def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """A share of the groups (speakers, words): at least one, never all.
 
     Args:
         groups: The groups, in any order, repeated or not.
-        test_fraction: Share of the groups, in (0, 1).
+        fraction: Share of the groups, in (0, 1).
         seed: Seed of the draw.
 
     Raises:
         ValueError: There is only one group.
     """
-    _check_fraction(test_fraction)
+    _check_fraction(fraction)
     distinct = sorted(set(groups))
     if len(distinct) < 2:
-        raise ValueError(f"a split without shared groups needs at least two, and there is only {distinct}")
-    number = min(max(1, round(test_fraction * len(distinct))), len(distinct) - 1)
-    return set(np.random.default_rng(seed).permutation(np.array(distinct, dtype=object))[:number])
+        raise ValueError(f"a split that shares no group needs two at least, and there is only {distinct}")
+    number = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    return {distinct[place] for place in order[:number]}
 
 
-def _check_fraction(test_fraction: float) -> None:
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"`test_fraction` is {test_fraction}; it must be in (0, 1), as in 0.2.")
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"`test_fraction` is {fraction}; it must be in (0, 1), as in 0.2.")
