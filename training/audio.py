@@ -111,6 +111,41 @@ def read_audio(
     return samples
 
 
+def log_mel(
+    samples: np.ndarray, *, sampling_rate: int = 16_000, num_mels: int = 80, window: int = 400, hop: int = 160
+) -> np.ndarray:
+    """Log-mel spectrum in dB, `(frames, num_mels)` float32, on the label frames of `training.corpora.alignments`.
+
+    Power spectra of Hann windows that never leave the signal, summed under triangles that are evenly spaced on the mel
+    scale from 20 Hz to half the sampling rate (mel = 2595 log10(1 + f / 700), O'Shaughnessy 1987). The floor is
+    -100 dB.
+
+    Args:
+        samples: Waveform, `(samples,)`.
+        sampling_rate: Its samples a second.
+        num_mels: Bands.
+        window: Samples of a window, 25 ms by default.
+        hop: Samples from one window to the next, 10 ms by default.
+
+    Raises:
+        ValueError: The waveform is shorter than a window.
+    """
+    if len(samples) < window:
+        raise ValueError(f"`samples` has {len(samples)} entries, fewer than the {window} of one window")
+    frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
+    size = 1 << (window - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), size)) ** 2 / window
+    edges = np.linspace(_mel(20), _mel(sampling_rate / 2), num_mels + 2)
+    places = _mel(np.fft.rfftfreq(size, 1 / sampling_rate))
+    rising = (places[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - places[:, None]) / (edges[2:] - edges[1:-1])
+    return (10 * np.log10(power @ np.maximum(0, np.minimum(rising, falling)) + 1e-10)).astype(np.float32)
+
+
+def _mel(frequency: Any) -> Any:
+    return 2595 * np.log10(1 + np.asarray(frequency) / 700)
+
+
 def _open(audio: Mapping[str, Any]) -> soundfile.SoundFile:
     """Open a recording, with every failure as an `AudioError`."""
     content, path = audio.get("bytes"), audio.get("path")

@@ -57,7 +57,8 @@ def crop_batches(
 
     A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
     `position` and `index` (batch,) int64, `id` a list of strings, `num_replaced` an int, and `columns`. An utterance
-    shorter than the crop comes whole, padded with zeros that the mask excludes.
+    shorter than the crop comes whole, padded with zeros that the mask excludes. One shorter even than the extractor's
+    `min_samples`, from which a model makes no frame, is first lengthened to it with silence that counts as audio.
 
     Args:
         dataset: A corpus.
@@ -86,12 +87,15 @@ def crop_batches(
     ):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
-    if not 0 <= process_index < num_processes:
-        raise ValueError(f"`process_index` is {process_index}, but there are {num_processes} processes.")
+    _check_process(process_index, num_processes)
+    if crop_samples < getattr(feature_extractor, "min_samples", 1):
+        raise ValueError(
+            f"`crop_samples` is {crop_samples}, fewer than the {feature_extractor.min_samples} that the model needs."
+        )
     crops = _Crops(
         dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
         crop_samples=crop_samples,
-        sampling_rate=feature_extractor.sampling_rate,
+        feature_extractor=feature_extractor,
         seed=seed,
         skip_bad_audio=on_bad_audio == "skip",
     )
@@ -140,6 +144,7 @@ def utterance_batches(
         num_workers: Worker processes that read ahead.
         columns: Further columns of the data set to pass on.
     """
+    _check_process(process_index, num_processes)
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it must be at least 1.")
     if max_samples is not None and max_samples < 1:
@@ -157,12 +162,17 @@ def utterance_batches(
             batches.append([])
         batches[-1].append(index)
     return DataLoader(
-        _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), sampling_rate=rate),
+        _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), feature_extractor),
         batch_sampler=batches[process_index::num_processes],
         collate_fn=_Collate(feature_extractor, padding="longest"),
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _check_process(process_index: int, num_processes: int) -> None:
+    if not 0 <= process_index < num_processes:
+        raise ValueError(f"`process_index` is {process_index}, but `num_processes` is {num_processes}.")
 
 
 class _PlaceBatches(Sampler[list[_Place]]):
@@ -188,9 +198,15 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
     """The crop at a place of the stream."""
 
     def __init__(
-        self, dataset: Dataset, *, crop_samples: int, sampling_rate: int, seed: int, skip_bad_audio: bool
+        self,
+        dataset: Dataset,
+        *,
+        crop_samples: int,
+        feature_extractor: SequenceFeatureExtractor,
+        seed: int,
+        skip_bad_audio: bool,
     ) -> None:
-        self.dataset, self.crop_samples, self.sampling_rate = dataset, crop_samples, sampling_rate
+        self.dataset, self.crop_samples, self.feature_extractor = dataset, crop_samples, feature_extractor
         self.seed, self.skip_bad_audio = seed, skip_bad_audio
 
     def __getitem__(self, place: _Place) -> dict[str, Any]:
@@ -207,27 +223,35 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
 
     def _crop(self, epoch: int, index: int) -> dict[str, Any]:
         row = self.dataset[index]
-        length = resampled_length(row.pop("num_samples"), row.pop("sampling_rate"), self.sampling_rate)
+        length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
         # Uniform over every start that leaves a whole crop, the first and the last included.
         starts = max(0, length - self.crop_samples) + 1
         start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))
-        samples = read_audio(
-            row.pop("audio"), start=start, num_samples=self.crop_samples, sampling_rate=self.sampling_rate
-        )
-        return {**row, "samples": samples, "index": index}
+        return {**_with_samples(row, self.feature_extractor, start, self.crop_samples), "index": index}
 
 
 class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
     """The utterance at an index, whole."""
 
-    def __init__(self, dataset: Dataset, *, sampling_rate: int) -> None:
-        self.dataset, self.sampling_rate = dataset, sampling_rate
+    def __init__(self, dataset: Dataset, feature_extractor: SequenceFeatureExtractor) -> None:
+        self.dataset, self.feature_extractor = dataset, feature_extractor
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = {
-            name: value for name, value in self.dataset[index].items() if name not in ("num_samples", "sampling_rate")
-        }
-        return {**row, "samples": read_audio(row.pop("audio"), sampling_rate=self.sampling_rate), "index": index}
+        return {**_with_samples(self.dataset[index], self.feature_extractor), "index": index}
+
+
+def _with_samples(
+    row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
+) -> dict[str, Any]:
+    """A row of the data set with `samples` instead of what they are read from."""
+    samples = read_audio(
+        row["audio"], start=start, num_samples=num_samples, sampling_rate=feature_extractor.sampling_rate
+    )
+    missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
+    if missing > 0:
+        samples = np.pad(samples, (0, missing))
+    kept = {name: value for name, value in row.items() if name not in ("audio", "num_samples", "sampling_rate")}
+    return {**kept, "samples": samples}
 
 
 class _Collate:

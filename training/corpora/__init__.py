@@ -30,12 +30,18 @@ def corpus_info(name: str) -> CorpusInfo:
     return _corpus(name).INFO
 
 
+def corpus_settings(name: str) -> list[str]:
+    """Names of a corpus' settings: the keyword arguments of its `load` beside the split."""
+    return [argument for argument in inspect.signature(_corpus(name).load).parameters if argument != "split"]
+
+
 def load_corpus(
     name: str,
     split: str = "train",
     *,
     on_bad_audio: Literal["raise", "skip"] = "raise",
     bad_audio_list: str | Path | None = None,
+    decode_all: bool = False,
     **arguments: Any,
 ) -> Dataset | IterableDataset:
     """Load a split of a corpus and check the header of every recording.
@@ -45,6 +51,7 @@ def load_corpus(
         split: "train", "test", or what else the corpus offers.
         on_bad_audio: "raise" stops with a table of the recordings that cannot be used; "skip" leaves them out.
         bad_audio_list: Under "skip", file that the recordings left out are written to, with reasons; `None` for none.
+        decode_all: Look at every sample, not at headers alone: slow, but then nothing breaks later.
         **arguments: Settings of the corpus: the keyword arguments of its `load`.
 
     Raises:
@@ -52,17 +59,16 @@ def load_corpus(
         BadAudioError: Recordings that cannot be used, under "raise".
         FileNotFoundError: A folder or list that is not there.
     """
-    load = _corpus(name).load
-    known = [argument for argument in inspect.signature(load).parameters if argument != "split"]
+    known = corpus_settings(name)
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"corpus {name!r} has no setting {argument!r}{_nearest(argument, known)}")
     if on_bad_audio not in ("raise", "skip"):
         raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
-    dataset = load(split=split, **arguments)
+    dataset = _corpus(name).load(split=split, **arguments)
     if isinstance(dataset, IterableDataset):
-        return check_streamed_audio(dataset, on_bad_audio=on_bad_audio)
-    return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list)
+        return check_streamed_audio(dataset, on_bad_audio=on_bad_audio, decode_all=decode_all)
+    return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 
 def _corpus(name: str) -> ModuleType:

@@ -197,7 +197,7 @@ def _save_whole(dataset: Dataset, folder: Path) -> None:
 def _make_split(settings: _Settings, split: str, size: int) -> Dataset:
     rows = [_make_utterance(settings, split, index) for index in range(size)]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-    speakers = [f"speaker{speaker}" for speaker in range(settings.num_speakers)]
+    speakers = [str(speaker) for speaker in range(settings.num_speakers)]
     labels = {"speaker_id": speakers}
     sequence_labels = {"phones": settings.phones}
     per_syllable = {
