@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, Sampler
 from transformers import SequenceFeatureExtractor
 
@@ -35,7 +35,7 @@ class _Place(NamedTuple):
 
 
 def crop_batches(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     feature_extractor: SequenceFeatureExtractor,
     *,
     crop_samples: int,
@@ -60,8 +60,12 @@ def crop_batches(
     shorter than the crop comes whole, padded with zeros that the mask excludes. One shorter even than the extractor's
     `min_samples`, from which a model makes no frame, is first lengthened to it with silence that counts as audio.
 
+    A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
+    `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the whole
+    stream and decodes its own share, a resumed run reads again what it passes over, and there is one worker at most.
+
     Args:
-        dataset: A corpus.
+        dataset: A corpus, or a stream of one.
         feature_extractor: Makes padded model inputs of waveforms; its `sampling_rate` is that of the crops.
         crop_samples: Length of a crop, in samples at that rate.
         batch_size: Crops a process and step.
@@ -72,26 +76,25 @@ def crop_batches(
         num_workers: Worker processes that read ahead; they change no sample.
         pin_memory: Put batches in page-locked memory, for copies to a GPU.
         on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
-            another utterance in its place, always the same one, and counts it in `num_replaced`.
+            another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
+            load it with `decode_all` to leave such recordings out.
         columns: Further columns of the data set to pass on: numbers as tensors, all else as lists.
 
     Raises:
         ValueError: A count out of range.
     """
+    streamed = isinstance(dataset, IterableDataset)
     for name, value, least in (
-        ("crop_samples", crop_samples, 1),
+        ("crop_samples", crop_samples, getattr(feature_extractor, "min_samples", 1)),
         ("batch_size", batch_size, 1),
-        ("num_processes", num_processes, 1),
         ("start_position", start_position, 0),
-        ("len(dataset)", len(dataset), 1),
+        ("len(dataset)", 1 if streamed else len(dataset), 1),
     ):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     _check_process(process_index, num_processes)
-    if crop_samples < getattr(feature_extractor, "min_samples", 1):
-        raise ValueError(
-            f"`crop_samples` is {crop_samples}, fewer than the {feature_extractor.min_samples} that the model needs."
-        )
+    if streamed and num_workers > 1:
+        raise ValueError(f"`num_workers` is {num_workers}; `datasets` divides a stream among workers, so give 0 or 1.")
     crops = _Crops(
         dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
         crop_samples=crop_samples,
@@ -99,16 +102,14 @@ def crop_batches(
         seed=seed,
         skip_bad_audio=on_bad_audio == "skip",
     )
-    places = _PlaceBatches(
-        len(dataset),
-        seed=seed,
-        first=start_position + process_index * batch_size,
-        size=batch_size,
-        step=num_processes * batch_size,
-    )
+    share = _Share(start_position + process_index * batch_size, batch_size, num_processes * batch_size)
+    source: dict[str, Any]
+    if streamed:
+        source = {"dataset": _StreamedCrops(crops, share), "batch_size": batch_size}
+    else:
+        source = {"dataset": crops, "batch_sampler": _PlaceBatches(len(dataset), seed, share)}
     return DataLoader(
-        crops,
-        batch_sampler=places,
+        **source,
         collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
         num_workers=num_workers,
         pin_memory=pin_memory,
@@ -175,23 +176,35 @@ def _check_process(process_index: int, num_processes: int) -> None:
         raise ValueError(f"`process_index` is {process_index}, but `num_processes` is {num_processes}.")
 
 
-class _PlaceBatches(Sampler[list[_Place]]):
-    """Endless lists of places: `size` positions from `first` on, then `step` further, and so on."""
+class _Share(NamedTuple):
+    """One process' part of the stream: `size` positions from `first` on, then again `step` further, and so on."""
 
-    def __init__(self, length: int, *, seed: int, first: int, size: int, step: int) -> None:
-        self.length, self.seed, self.first, self.size, self.step = length, seed, first, size, step
+    first: int
+    size: int
+    step: int
+
+    def has(self, position: int) -> bool:
+        """Whether a position is of this part."""
+        return position >= self.first and (position - self.first) % self.step < self.size
+
+
+class _PlaceBatches(Sampler[list[_Place]]):
+    """Endless batches of places in a map-style data set."""
+
+    def __init__(self, length: int, seed: int, share: _Share) -> None:
+        self.length, self.seed, self.share = length, seed, share
 
     def __iter__(self) -> Iterator[list[_Place]]:
-        @lru_cache(maxsize=2)  # a batch touches at most two epochs unless it is larger than the data set
+        @lru_cache(maxsize=2)  # a batch touches two epochs, unless it is larger than the data set
         def permutation(epoch: int) -> np.ndarray:
             return np.random.default_rng([self.seed, epoch, _PERMUTATION]).permutation(self.length)
 
-        for first in itertools.count(self.first, self.step):
-            divided = (divmod(position, self.length) for position in range(first, first + self.size))
-            yield [
-                _Place(first + offset, epoch, int(permutation(epoch)[place]))
-                for offset, (epoch, place) in enumerate(divided)
-            ]
+        def place(position: int) -> _Place:
+            epoch, rank = divmod(position, self.length)
+            return _Place(position, epoch, int(permutation(epoch)[rank]))
+
+        for first in itertools.count(self.share.first, self.share.step):
+            yield [place(position) for position in range(first, first + self.share.size)]
 
 
 class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
@@ -212,22 +225,43 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, place: _Place) -> dict[str, Any]:
         index = place.index
         replacements = np.random.default_rng([self.seed, place.epoch, place.index, _REPLACEMENT])
-        for attempt in range(_ATTEMPTS):
+        attempt = 0
+        while True:
             try:
-                return {**self._crop(place.epoch, index), "position": place.position, "num_replaced": min(attempt, 1)}
+                crop = self.crop(self.dataset[index], place.epoch, index)
             except AudioError:
-                if not self.skip_bad_audio or attempt == _ATTEMPTS - 1:
+                attempt += 1
+                if not self.skip_bad_audio or attempt == _ATTEMPTS:
                     raise
                 index = int(replacements.integers(len(self.dataset)))
-        raise AssertionError
+            else:
+                return {**crop, "position": place.position, "num_replaced": min(attempt, 1)}
 
-    def _crop(self, epoch: int, index: int) -> dict[str, Any]:
-        row = self.dataset[index]
+    def crop(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
+        """The crop of a row in an epoch."""
         length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
         # Uniform over every start that leaves a whole crop, the first and the last included.
         starts = max(0, length - self.crop_samples) + 1
         start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))
         return {**_with_samples(row, self.feature_extractor, start, self.crop_samples), "index": index}
+
+
+class _StreamedCrops(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The crops of one process' share of a stream, in order."""
+
+    def __init__(self, crops: _Crops, share: _Share) -> None:
+        self.crops, self.share = crops, share
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        position = 0
+        for epoch in itertools.count():
+            self.crops.dataset.set_epoch(epoch)
+            for index, row in enumerate(self.crops.dataset):
+                if self.share.has(position):
+                    yield {**self.crops.crop(row, epoch, index), "position": position, "num_replaced": 0}
+                position += 1
+            if position == 0:
+                raise ValueError("the stream holds no utterance")
 
 
 class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):

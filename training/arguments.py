@@ -1,0 +1,161 @@
+"""Settings of a run: dataclasses, filled from a YAML file and then from flags."""
+
+import difflib
+import sys
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from modeling_sim import SimConfig
+from training.corpora import corpus_names
+
+
+def _setting(default: Any, help_line: str) -> Any:
+    """A dataclass field with a help line; a default that is a dict or list is copied for each instance."""
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help_line})
+    return field(default=default, metadata={"help": help_line})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained."""
+
+    preset: str = _setting("sim-small", f"Model to start from: {', '.join(SimConfig.preset_names())}.")
+    model_settings: str = _setting(
+        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
+    )
+    init_from: str | None = _setting(
+        None, "Checkpoint, a folder or a Hub id, whose weights and configuration to go on from; replaces `preset`."
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained and evaluated on."""
+
+    corpus: str = _setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
+    data_dir: str | None = _setting(None, "Folder of the corpus, for those that are read from disk.")
+    corpus_settings: str = _setting("{}", "Further arguments of the corpus' loader, as YAML: '{num_train: 256}'.")
+    train_split: str = _setting("train", "Split to train on.")
+    eval_split: str = _setting("test", "Split to evaluate on.")
+    on_bad_audio: str = _setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
+    crop_samples: int = _setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
+    num_workers: int = _setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
+
+
+@dataclass
+class RunArguments:
+    """How it is trained."""
+
+    output_dir: str = _setting("runs/sim-small", "Folder for checkpoint, log, curves and results.")
+    overwrite_output_dir: bool = _setting(False, "Replace what an earlier run left in `output_dir`.")
+    seed: int = _setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
+    execution: str = _setting(
+        "per_module",
+        "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
+        "live at a time; 'joint': one backward pass on the summed loss. The gradients are the same.",
+    )
+    max_steps: int = _setting(300, "Optimiser steps.")
+    batch_size: int = _setting(16, "Crops a process and step.")
+    learning_rate: float = _setting(1.0e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = _setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
+    lr_scheduler_type: str = _setting("cosine", "Learning rate after warm-up: constant_with_warmup, linear or cosine.")
+    warmup_steps: int = _setting(20, "Steps over which the learning rate rises to its peak.")
+    max_grad_norm: float = _setting(0.0, "Largest norm of each module's gradient; 0 for no clipping.")
+    kl_warmup_steps: int = _setting(0, "Steps over which the KL weights rise from 0 to their value.")
+    logging_steps: int = _setting(10, "Steps between log lines; a line is the mean over them.")
+    eval_steps: int = _setting(0, "Steps between evaluations; 0 evaluates before the first step and after the last.")
+    eval_batch_size: int = _setting(16, "Whole utterances a batch in evaluation.")
+
+
+ArgumentClasses = (ModelArguments, DataArguments, RunArguments)
+# Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
+_MAPPINGS = ("model_settings", "corpus_settings")
+
+
+class _Parser(HfArgumentParser):
+    """As transformers', but an unknown flag is answered with the nearest known one."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0].split("=")[0]
+            message = f"unknown flag {flag}{nearest(flag, list(self._option_string_actions))}"
+        super().error(message)
+
+
+def parse_arguments(
+    description: str, argv: Sequence[str] | None = None
+) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """Reads the settings of a run: defaults, then the file of `--config`, then the other flags.
+
+    Args:
+        description: What the command does, for `--help`.
+        argv: Flags; those of the process if `None`.
+
+    Raises:
+        ValueError: A key of the file is unknown; the message names the nearest known one.
+        FileNotFoundError: The file, or the one it `extends`, is not there.
+        SystemExit: A flag is unknown or its value has the wrong type.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    first = ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    from_file = read_settings(first.parse_known_args(argv)[0].config)
+
+    parser = _Parser(ArgumentClasses, description=description, allow_abbrev=False)
+    parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
+    known = [setting.name for arguments in ArgumentClasses for setting in fields(arguments)]
+    for key in from_file:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in the settings file{nearest(key, known)}")
+    parser.set_defaults(**from_file)
+    parser.set_defaults(**dict.fromkeys(_MAPPINGS, "{}"))  # flags alone; the file's are added below
+    groups = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[: len(ArgumentClasses)]
+    for group in groups:
+        for name in _MAPPINGS:
+            if hasattr(group, name):
+                setattr(group, name, {**from_file.get(name, {}), **_mapping(name, getattr(group, name))})
+    return groups
+
+
+def read_settings(path: str | Path | None) -> dict[str, Any]:
+    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder."""
+    if path is None:
+        return {}
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`--config` is {path}, which is not a file.")
+    settings = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, not a {type(settings).__name__}.")
+    base = read_settings(path.parent / settings.pop("extends")) if "extends" in settings else {}
+    for name in _MAPPINGS:
+        if name in settings:
+            settings[name] = {**base.get(name, {}), **_mapping(name, settings[name])}
+    return {**base, **settings}
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """A setting that is a mapping, from YAML text or as read from a file."""
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` is {value!r}; give a mapping, as in '{{key: value}}'.")
+    return value
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of an error message that names the nearest known word, if one is near."""
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else "."
+
+
+def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
+    """All settings in one dict, as a settings file would hold them."""
+    return {name: value for group in groups for name, value in asdict(group).items()}

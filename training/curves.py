@@ -1,0 +1,124 @@
+"""Training curves: a picture of a run's log.
+
+python -m training.curves runs/sim-small
+"""
+
+import json
+import math
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from training.files import replacing
+from training.log import LOG_NAME
+
+CURVES_NAME = "curves.png"
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_GREY = "#666666"
+_PANELS = (
+    ("loss", "Loss (contrastive + weighted KL), nats"),
+    ("contrastive_accuracy", "Contrastive accuracy"),
+    ("kl", "KL to N(0, I), nats a frame"),
+    ("active_units", "Active units (variance of the mean > 0.01)"),
+)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in the order they were written.
+
+    Raises:
+        FileNotFoundError: There is no log.
+        ValueError: A line is not what the trainer writes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the output folder of a training run.")
+    lines = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+    return lines
+
+
+def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "") -> Figure:
+    """Loss, contrastive accuracy, KL and active units against the step, one line a module.
+
+    Args:
+        log: Lines of `read_log`. Training lines are drawn as curves, evaluations as dots.
+        num_negatives: Negatives a pair, for the accuracy of a guess, `1 / (num_negatives + 1)`.
+        title: Heading of the picture.
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained", dpi=120)
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(2, 2, sharex=True)
+    names = [module["name"] for module in log[0]["modules"]] if log else []
+    for axis, (quantity, label) in zip(axes.flat, _PANELS, strict=True):
+        for number, name in enumerate(names):
+            color = _COLORS[number % len(_COLORS)]
+            for split, style in (("train", {"linewidth": 1.6}), ("test", {"marker": "o", "linestyle": "none"})):
+                points = [
+                    (line["step"], line["modules"][number][quantity])
+                    for line in log
+                    if line["split"] == split and line["modules"][number][quantity] is not None
+                ]
+                # A deterministic latent has no KL, and a module without a loss has no accuracy.
+                if points and not (quantity == "kl" and not any(value for _, value in points)):
+                    axis.plot(
+                        *zip(*points, strict=True), color=color, label=name if split == "train" else None, **style
+                    )
+        axis.set_title(label, loc="left", fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if quantity == "contrastive_accuracy":
+            chance = 1 / (num_negatives + 1)
+            axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
+            axis.annotate(
+                f"chance {chance:.3f}", (1, chance), (0, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", fontsize=8, color=_GREY,
+            )  # fmt: skip
+            axis.set_ylim(0, 1)
+        elif axis.lines and quantity != "loss":
+            axis.set_ylim(bottom=0)
+        if not axis.lines:
+            axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=_GREY)
+    losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
+    if losses and max(losses) / min(losses) > 10:
+        axes[0, 0].set_yscale("log")
+    for axis in axes[1]:
+        axis.set_xlabel("step")
+    axes[0, 0].plot([], [], color=_GREY, marker="o", linestyle="none", label="held-out speech")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def write_curves(output_dir: str | Path) -> Path:
+    """Draws the curves of a run into its folder and returns the picture's path."""
+    output_dir = Path(output_dir)
+    log = read_log(output_dir / LOG_NAME)
+    if not log:
+        raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
+    chance = log[0]["chance"]
+    figure = draw_curves(log, num_negatives=math.ceil(1 / chance - 1 - 1e-6), title=log[0].get("title", ""))
+    path = output_dir / CURVES_NAME
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return path
+
+
+def main() -> None:
+    """Draws the curves of a run on demand."""
+    parser = ArgumentParser(description="Draw the training curves of a run from its log.")
+    parser.add_argument("output_dir", help="Output folder of a training run.")
+    print(write_curves(parser.parse_args().output_dir))
+
+
+if __name__ == "__main__":
+    main()
