@@ -49,6 +49,10 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
         **kwargs: Any,
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        if self.padding_side != "right":
+            raise ValueError(
+                f"`padding_side` is {self.padding_side!r}; the models read padding after the audio, 'right'."
+            )
         self.do_normalize = do_normalize
         self.min_samples = min_samples
         self.return_attention_mask = return_attention_mask
@@ -68,7 +72,7 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
         """Makes a batch of one or several waveforms.
 
         Args:
-            raw_speech: One waveform (a numpy array or torch tensor `(samples,)`, or a list of numbers), or several
+            raw_speech: One waveform (a numpy array or torch tensor `(samples,)`, or a list of floats), or several
                 (a list of such, or one array `(utterances, samples)`). Floats in [-1, 1], or int16 or int32, which
                 are scaled to that range.
             sampling_rate: Samples a second of `raw_speech`. Give it: a wrong rate cannot be seen in the samples.
@@ -84,7 +88,8 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
             `input_values` `(batch, samples)` float32 and `attention_mask` `(batch, samples)` int32, 1 for audio.
 
         Raises:
-            ValueError: The rate is wrong, or a waveform is empty, stereo, not finite, or shorter than `min_samples`.
+            ValueError: The rate is wrong, or a waveform is empty, stereo, not finite, or shorter than `min_samples`, or
+                truncation would make it so.
             TypeError: Samples are neither floats nor int16 nor int32.
         """
         if sampling_rate is None:
@@ -95,6 +100,11 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"`sampling_rate` is {sampling_rate}, but the model reads {self.sampling_rate} samples a second; "
                 f"resample the audio, for example with `soxr.resample(audio, {sampling_rate}, {self.sampling_rate})`."
+            )
+        if truncation and max_length is not None and max_length < self.min_samples:
+            raise ValueError(
+                f"`max_length` is {max_length}, fewer than the {self.min_samples} samples that one frame of the model "
+                "sees (`min_samples`); truncate to more."
             )
 
         waveforms = [self._check(waveform, place) for place, waveform in enumerate(_as_batch(raw_speech))]
@@ -123,7 +133,10 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
         if waveform.dtype in (np.int16, np.int32):
             waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
         elif not np.issubdtype(waveform.dtype, np.floating):
-            raise TypeError(f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], int16 or int32.")
+            raise TypeError(
+                f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. (A list of "
+                "whole numbers does not say what they are scaled by.)"
+            )
         if not np.isfinite(waveform).all():
             raise ValueError(f"{name} has samples that are NaN or infinite; check how it was decoded.")
         if len(waveform) < self.min_samples:
@@ -136,8 +149,8 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
 
 def _as_batch(raw_speech: Any) -> list[np.ndarray]:
     """One or several waveforms as a list of arrays."""
-    if hasattr(raw_speech, "detach"):  # a torch tensor
-        raw_speech = raw_speech.detach().cpu().numpy()
+    if hasattr(raw_speech, "detach"):
+        raw_speech = _to_array(raw_speech)
     if isinstance(raw_speech, np.ndarray):
         if raw_speech.ndim == 2 and raw_speech.shape[1] <= _MOST_CHANNELS < raw_speech.shape[0]:
             return [raw_speech]  # (samples, channels), as soundfile reads it: one stereo waveform
@@ -147,16 +160,16 @@ def _as_batch(raw_speech: Any) -> list[np.ndarray]:
     if len(raw_speech) == 0:
         raise ValueError("`raw_speech` is empty; give at least one waveform.")
     if np.ndim(raw_speech[0]) == 0:
-        return [_from_numbers(raw_speech)]
-    return [
-        waveform.detach().cpu().numpy() if hasattr(waveform, "detach") else _from_numbers(waveform)
-        for waveform in raw_speech
-    ]
+        return [_to_array(raw_speech)]
+    return [_to_array(waveform) for waveform in raw_speech]
 
 
-def _from_numbers(waveform: Any) -> np.ndarray:
-    """A list of numbers as an array; Python's own ints and floats become float32."""
-    return np.asarray(waveform, dtype=None if isinstance(waveform, np.ndarray) else np.float32)
+def _to_array(waveform: Any) -> np.ndarray:
+    """A torch tensor, an array or a list of numbers as an array; numpy has no bfloat16, so floats become float32."""
+    if hasattr(waveform, "detach"):
+        waveform = waveform.detach().cpu()
+        return (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+    return np.asarray(waveform)
 
 
 def _truncate(waveform: np.ndarray, max_length: int | None, truncation: bool) -> np.ndarray:

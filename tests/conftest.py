@@ -1,0 +1,51 @@
+"""What the tests share: tiny models, seeded inputs and the real speech beside the checkout."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_sim import SimConfig
+
+# Tiny tensors: a second thread costs more than it gives.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., SimConfig]:
+    """Makes a preset at a width that runs in milliseconds: `tiny_config("cpc", num_negatives=3)`."""
+
+    def make(preset: str = "sim", **overrides) -> SimConfig:
+        return SimConfig.preset(preset, **{"hidden_size": 16, "context_size": 8, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., torch.Tensor]:
+    """Makes standard normal noise that depends on its shape and seed alone: `noise(2, 4000, seed=1)`."""
+
+    def make(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def padded_batch(noise) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms of 3300, 2100 and 4001 samples in one batch, `(input_values, attention_mask)`; the padding is loud."""
+    lengths = torch.tensor([3300, 2100, 4001])
+    attention_mask = (torch.arange(4001) < lengths[:, None]).long()
+    return torch.where(attention_mask == 1, noise(3, 4001), 100 * noise(3, 4001, seed=1)), attention_mask
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of the real speech: `SIM_DATA_DIR`, else `shared/data` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SIM_DATA_DIR", default))
+    if not folder.is_dir():
+        pytest.skip("no real speech here; set SIM_DATA_DIR to the folder that holds `librispeech`")
+    return folder
