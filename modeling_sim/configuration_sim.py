@@ -146,6 +146,8 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(f"`kl_weight` is {self.kl_weight}; weights must be finite and not below 0.")
         if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
             raise ValueError(f"`free_bits` is {self.free_bits}; give nats a dimension, 0 for none.")
+        if self.initial_log_variance is not None and not math.isfinite(self.initial_log_variance):
+            raise ValueError(f"`initial_log_variance` is {self.initial_log_variance}; give a finite number, or None.")
         clamp = self.log_variance_clamp
         if clamp is not None and (len(clamp) != 2 or clamp[0] >= clamp[1]):
             raise ValueError(
@@ -188,7 +190,7 @@ class SimConfig(PreTrainedConfig):
         """
         if name not in _PRESETS:
             raise ValueError(f"no preset {name!r}; choose one of {', '.join(_PRESETS)}.")
-        unknown = sorted(set(overrides) - set(cls.__dataclass_fields__))
+        unknown = sorted(set(overrides) - set(cls.__dataclass_fields__) - {"num_labels"})  # a property of transformers
         if unknown:
             raise ValueError(f"`SimConfig` has no field {', '.join(map(repr, unknown))}; see `help(SimConfig)`.")
         return cls(**{**_PRESETS[name], **overrides})
@@ -256,7 +258,7 @@ class SimConfig(PreTrainedConfig):
         """Frames that a module makes of a number of samples (an int, or a tensor of integers)."""
         frames = num_samples
         for kernel, stride, padding in self._layers(module):
-            frames = (frames + 2 * padding - kernel) // stride + 1
+            frames = num_output_frames(frames, kernel, stride, padding)
         return frames
 
     def _layers(self, module: int = -1) -> list[tuple[int, int, int]]:
@@ -271,6 +273,15 @@ class SimConfig(PreTrainedConfig):
             )
             for layer in zip(kernels, strides, paddings, strict=True)
         ]
+
+
+def num_output_frames(length: Any, kernel: int, stride: int, padding: int) -> Any:
+    """Output frames of a convolution for a number of input frames (an int, or a tensor of integers).
+
+    An input without frames gives none, even where its padding alone would fill a kernel.
+    """
+    frames = (length + 2 * padding - kernel) // stride + 1
+    return frames * ((length > 0) & (frames > 0))
 
 
 # Greedy InfoMax with SIM's modules, as its authors compare against: no distribution, no KL.
@@ -300,8 +311,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "gradient_isolation": False,
         "contrastive_modules": "context",
     },
-    # A quarter of the width, for CPUs; the score is scaled so that training starts near chance.
+    # A quarter of the width, for CPUs.
     "sim-small": {"hidden_size": 128, "context_size": 64},
 }
 
-__all__ = ["SimConfig"]
+__all__ = ["SimConfig", "num_output_frames"]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_sim import SimConfig
+from .configuration_sim import SimConfig, num_output_frames
 from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal
 
 # ---------------------------------------------------------------------- outputs
@@ -190,8 +190,7 @@ class SimConv1d(nn.Conv1d):
 
     def num_frames(self, length: Any) -> Any:
         """Output frames for a number of input frames (an int, or a tensor of integers)."""
-        kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        return (length + 2 * padding - kernel) // stride + 1
+        return num_output_frames(length, self.kernel_size[0], self.stride[0], int(self.padding[0]))
 
     def patches(self, waveform: torch.Tensor) -> torch.Tensor:
         """What each output frame sees of a `(batch, samples, 1)` input, `(batch, frames, kernel)`."""
@@ -201,6 +200,8 @@ class SimConv1d(nn.Conv1d):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
             return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
+        if torch.compiler.is_compiling():  # `torch.export` too: a plain convolution has any length
+            return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
         weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
         if torch.is_autocast_enabled(hidden_states.device.type):
@@ -220,21 +221,22 @@ class SimBatchNorm(nn.BatchNorm1d):
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         if frame_mask is None or not self.training:
             return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
-        values = hidden_states.float()
+        values = _at_least_float32(hidden_states)
         real = frame_mask[..., None].to(values.dtype)
-        count = real.sum()
+        count = real.sum().clamp(min=1)
         mean = (values * real).sum(dim=(0, 1)) / count
         variance = ((values - mean).square() * real).sum(dim=(0, 1)) / count
         self.update_running_statistics(mean, variance, count)
-        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias.float(), values - mean, scale).to(hidden_states.dtype)
+        scale = self.weight.to(values.dtype) * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias.to(values.dtype), values - mean, scale).to(hidden_states.dtype)
 
     @torch.no_grad()
-    def update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor | int) -> None:
+    def update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
         """Moves the running statistics towards a batch of `count` frames, `(channels,)` each."""
+        unbiased = variance * count / (count - 1).clamp(min=1)
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class SimConvLayer(nn.Module):
@@ -256,8 +258,8 @@ class SimConvLayer(nn.Module):
             hidden_states = self.conv(hidden_states)
             if self.norm is not None:
                 hidden_states = self.norm(hidden_states, frame_mask)
-        # In place: the layer's widest tensor is not needed before its ReLU.
-        hidden_states = F.relu(hidden_states, inplace=True)
+        # In place where autograd lets us: the layer's widest tensor is not needed before its ReLU.
+        hidden_states = F.relu(hidden_states, inplace=self.norm is not None)
         # The next convolution must see zeros past the end, as it does for an utterance without padding.
         return hidden_states if frame_mask is None else hidden_states * frame_mask[..., None]
 
@@ -270,15 +272,16 @@ class SimConvLayer(nn.Module):
         """
         patches = self.conv.patches(waveform)
         with torch.autocast(waveform.device.type, enabled=False):
-            rows = patches.flatten(0, 1).float()
+            rows = _at_least_float32(patches.flatten(0, 1))
             center = rows.mean(dim=0)
             covariance = (rows - center).T @ (rows - center) / len(rows)
-            weight, bias = self.conv.weight[:, 0].float(), self.conv.bias.float()
+            weight, bias = self.conv.weight[:, 0].to(rows.dtype), self.conv.bias.to(rows.dtype)
             mean = weight @ center + bias
-            variance = ((weight @ covariance) * weight).sum(dim=1)
-            self.norm.update_running_statistics(mean, variance, len(rows))
-            scale = self.norm.weight.float() * torch.rsqrt(variance + self.norm.eps)
-            weight, bias = scale[:, None] * weight, scale * (bias - mean) + self.norm.bias.float()
+            # Rounding can make the variance of a filter that silences its input negative.
+            variance = ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)
+            self.norm.update_running_statistics(mean, variance, torch.tensor(len(rows)))
+            scale = self.norm.weight.to(rows.dtype) * torch.rsqrt(variance + self.norm.eps)
+            weight, bias = scale[:, None] * weight, scale * (bias - mean) + self.norm.bias.to(rows.dtype)
         return F.linear(patches, weight.to(patches.dtype), bias.to(patches.dtype))
 
 
@@ -293,6 +296,7 @@ class SimConvModule(nn.Module):
         super().__init__()
         self.config = config
         self.is_gaussian = config.latent_distribution == "gaussian"
+        self.trains_log_variance = self.is_gaussian and (config.sample_latents or config.kl_weights[module] > 0)
         channels = config.hidden_size
         layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
         self.layers = nn.ModuleList(
@@ -314,12 +318,16 @@ class SimConvModule(nn.Module):
         frame_mask = None
         for layer in cast("list[SimConvLayer]", self.layers):
             if lengths is not None:
-                lengths = layer.conv.num_frames(lengths).clamp(min=0)
+                lengths = layer.conv.num_frames(lengths)
                 frame_mask = _frame_mask(lengths, layer.conv.num_frames(hidden_states.shape[1]))
             hidden_states = layer(hidden_states, frame_mask)
         if self.latent_head is None:
             return hidden_states, None, lengths
-        latents = self.latent_head(hidden_states)
+        if self.trains_log_variance or not self.is_gaussian:
+            latents = self.latent_head(hidden_states)
+        else:  # products of their own, so that the mean and its gradient are GIM's to the bit
+            halves = zip(self.latent_head.weight.chunk(2), self.latent_head.bias.chunk(2), strict=True)
+            latents = torch.cat([F.linear(hidden_states, weight, bias) for weight, bias in halves], dim=-1)
         if frame_mask is not None:
             latents = latents * frame_mask[..., None]
         if not self.is_gaussian:
@@ -336,6 +344,11 @@ class SimPredictor(nn.Module):
     def __init__(self, num_steps: int, channels: int, context_channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_steps, channels, context_channels))
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in float32, or in float64 if it is that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -392,7 +405,7 @@ class SimPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Saves as every model does; the folder's code then serves all Auto classes, not just the saved one."""
         if self.auto_map:
-            self.config.auto_map = {**self.auto_map, **(getattr(self.config, "auto_map", None) or {})}
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self.auto_map}
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -420,7 +433,7 @@ class SimModel(SimPreTrainedModel):
 
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
         """Mask of a module's frames, `(batch, frames_m)` int64, from the samples' `(batch, samples)`."""
-        lengths = self.config.num_frames(attention_mask.sum(-1), module).clamp(min=0)
+        lengths = self.config.num_frames(attention_mask.sum(-1), module)
         return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
@@ -445,7 +458,7 @@ class SimModel(SimPreTrainedModel):
                 f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
                 f"{tuple(input_values.shape)}; both must be (batch, samples)."
             )
-        return (input_values * attention_mask.to(input_values.dtype))[..., None], attention_mask.sum(-1)
+        return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], attention_mask.sum(-1)
 
     def encode_module(
         self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
@@ -690,8 +703,6 @@ class SimForPreTraining(SimPreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        if generator is None and not self.training:
-            generator = torch.Generator().manual_seed(0)
         hidden_states, lengths = self.sim.prepare_inputs(input_values, attention_mask)
         outputs: list[SimModuleOutput] = []
         for module in range(self.config.num_modules):
@@ -747,8 +758,7 @@ class SimClassifier(SimPreTrainedModel):
         """Frames `(batch, frames, channels)` of the probed module, their mask if any, and hidden states if wanted."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            outputs = self.sim(input_values, attention_mask, output_hidden_states=True, return_dict=True)
+        outputs = self.sim(input_values, attention_mask, output_hidden_states=True, return_dict=True)
         frame_mask = None
         if attention_mask is not None:
             frame_mask = self.sim.get_frame_mask(attention_mask, self.probe_module)

@@ -98,6 +98,9 @@ def info_nce(
             window_frames[:, :anchors], frames, len(weight), num_negatives, negatives, frame_mask, generator
         )
 
+    if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
+        latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
+        context = context.masked_fill(~real[..., None], 0.0)
     predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
     with torch.autocast(device.type, enabled=False):
         predictions = predictions.float().unflatten(-1, (steps, channels))  # (batch, anchors, steps, channels)
@@ -148,7 +151,7 @@ def draw_negatives(
         `(batch, anchors, num_negatives)` indices `utterance * frames + frame`.
 
     Raises:
-        ValueError: "other_utterances" with a single utterance.
+        ValueError: "other_utterances" where some utterance has no other, or none with a real frame.
     """
     batch, device = len(anchors), anchors.device
     if source == "other_utterances" and batch == 1:
@@ -170,6 +173,7 @@ def draw_negatives(
         low, size = utterance_start.expand_as(anchors), length.expand_as(anchors)
     elif source == "other_utterances":
         hole_start, hole = utterance_start.expand_as(anchors), length.expand_as(anchors)
+        _require((size > hole).all(), "`negatives` 'other_utterances' needs real frames in at least 2 utterances.")
     elif source == "not_positive":
         utterance_end = torch.arange(1, batch + 1, device=device)[:, None] * frames - 1
         hole_start = rank[anchors]
@@ -224,13 +228,15 @@ def kl_to_standard_normal(
     """
     with torch.autocast(mean.device.type, enabled=False):
         mean, log_variance = mean.float(), log_variance.float()
+        if frame_mask is not None:  # N(0, I) where frames are padding: no divergence, and no gradient
+            padded = (frame_mask == 0)[..., None]
+            mean, log_variance = mean.masked_fill(padded, 0.0), log_variance.masked_fill(padded, 0.0)
         # expm1: a divergence near 0 would drown in the rounding of exp(log_variance) - 1
         doubled = torch.addcmul(torch.expm1(log_variance) - log_variance, mean, mean)
         if frame_mask is None:
             per_channel = doubled.mean(dim=(0, 1))
         else:
-            real = (frame_mask != 0).to(doubled.dtype)
-            per_channel = (doubled * real[..., None]).sum(dim=(0, 1)) / real.sum().clamp(min=1)
+            per_channel = doubled.sum(dim=(0, 1)) / (frame_mask != 0).sum().clamp(min=1)
         per_channel = 0.5 * per_channel
         if free_bits > 0:
             per_channel = per_channel.clamp(min=free_bits)
