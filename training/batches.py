@@ -61,8 +61,9 @@ def crop_batches(
     `min_samples`, from which a model makes no frame, is first lengthened to it with silence that counts as audio.
 
     A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
-    `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the whole
-    stream and decodes its own share, a resumed run reads again what it passes over, and there is one worker at most.
+    `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the
+    whole stream and decodes its own share, a resumed run reads again what it passes over, and there is one worker at
+    most.
 
     Args:
         dataset: A corpus, or a stream of one.

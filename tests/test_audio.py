@@ -1,0 +1,179 @@
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from training import audio as audio_module
+from training.audio import AudioError, log_mel, read_audio, read_header, resampled_length
+from training.corpora.alignments import num_label_frames
+
+RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
+
+
+def speech_like(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    """Noise with energy in every band."""
+    generator = np.random.default_rng(seed)
+    return 0.1 * generator.standard_normal(int(seconds * rate))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(samples, rate=16_000, name="speech.flac", **options):
+        path = tmp_path / name
+        soundfile.write(path, samples, rate, **options)
+        return {"path": str(path), "bytes": None}
+
+    return write_file
+
+
+def test_a_recording_comes_as_float32_mono_in_range(write):
+    samples = speech_like(0.5, 16_000)
+    read = read_audio(write(samples))
+    assert read.dtype == np.float32
+    assert read.shape == samples.shape
+    np.testing.assert_allclose(read, samples, atol=2**-15)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("start", [0, 1, 8_191, 20_000, 31_000])
+def test_a_crop_equals_the_same_span_of_the_whole_recording(write, rate, start):
+    audio = write(speech_like(2.0, rate), rate)
+    whole = read_audio(audio)
+    assert len(whole) == 32_000
+    crop = read_audio(audio, start=start, num_samples=5_000)
+    assert len(crop) == min(5_000, 32_000 - start)
+    np.testing.assert_allclose(crop, whole[start : start + 5_000], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_the_whole_recording_is_what_the_resampler_makes_of_it(write, rate):
+    samples = speech_like(1.0, rate).astype(np.float32)
+    audio = write(samples, rate, "speech.wav", subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(audio), soxr.resample(samples, rate, 16_000), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_crop_of_every_format_equals_the_span(write, suffix):
+    audio = write(speech_like(2.0, 16_000), name=f"speech.{suffix}")
+    whole = read_audio(audio)
+    np.testing.assert_allclose(read_audio(audio, start=12_345, num_samples=777), whole[12_345:13_122], atol=1e-4)
+
+
+def test_only_the_crop_and_a_margin_are_decoded(write, monkeypatch):
+    audio = write(speech_like(10.0, 48_000), 48_000)
+    decoded = []
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, frames, **options: decoded.append(frames) or original(self, frames, **options),
+    )
+    read_audio(audio, start=50_000, num_samples=16_000)
+    assert sum(decoded) < 1.1 * 48_000
+
+
+def test_bytes_and_path_read_alike(write, tmp_path):
+    audio = write(speech_like(0.3, 22_050), 22_050)
+    content = (tmp_path / "speech.flac").read_bytes()
+    np.testing.assert_array_equal(read_audio(audio), read_audio({"path": "elsewhere.flac", "bytes": content}))
+    assert read_header({"path": None, "bytes": content}) == (6_615, 22_050, 1)
+
+
+def test_channels_are_averaged_with_one_warning(write):
+    left, right = speech_like(0.2, 16_000, 1), speech_like(0.2, 16_000, 2)
+    audio = write(np.stack([left, right], axis=1), name="stereo.wav", subtype="FLOAT")
+    audio_module._warn_of_channels.cache_clear()
+    with pytest.warns(UserWarning, match="averaged"):
+        read = read_audio(audio)
+    np.testing.assert_allclose(read, (left + right) / 2, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_audio(audio)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(AudioError, match=r"absent\.flac: no such file"):
+        read_audio({"path": "absent.flac", "bytes": None})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"this is text, not audio", "not decodable")],
+)
+def test_a_file_that_is_no_audio_is_named(tmp_path, content, reason):
+    path = tmp_path / "bad.flac"
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=rf"bad\.flac: .*{reason}"):
+        read_header({"path": str(path), "bytes": None})
+
+
+def test_a_row_without_audio_is_an_error():
+    with pytest.raises(AudioError, match="neither"):
+        read_header({"path": None, "bytes": None})
+    with pytest.raises(AudioError, match="no bytes"):
+        read_header({"path": "x.wav", "bytes": b""})
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+def test_a_truncated_file_is_seen_from_its_header(write, tmp_path, suffix):
+    audio = write(speech_like(3.0, 16_000), name=f"cut.{suffix}")
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=rf"cut\.{suffix}.*truncated"):
+        read_header(audio)
+
+
+def test_a_crop_of_a_truncated_file_that_needs_the_missing_part_is_an_error(write, tmp_path):
+    audio = write(speech_like(3.0, 16_000))
+    path = tmp_path / "speech.flac"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(read_audio(audio, start=0, num_samples=8_000)) == 8_000
+    with pytest.raises(AudioError, match="truncated"):
+        read_audio(audio, start=40_000, num_samples=8_000)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_an_error(write, value):
+    samples = speech_like(0.2, 16_000)
+    samples[1_000] = value
+    audio = write(samples, name="nan.wav", subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"nan\.wav: holds NaN"):
+        read_audio(audio)
+
+
+def test_no_samples_are_an_error(write):
+    audio = write(np.zeros(0), name="nothing.wav")
+    with pytest.raises(AudioError, match="no samples"):
+        read_header(audio)
+    with pytest.raises(AudioError, match="no samples"):
+        read_audio(audio)
+
+
+def test_a_span_outside_the_recording_is_an_error(write):
+    audio = write(speech_like(0.1, 16_000))
+    with pytest.raises(ValueError, match="samples 0 to 1599"):
+        read_audio(audio, start=1_600)
+    with pytest.raises(ValueError, match="`num_samples` is 0"):
+        read_audio(audio, num_samples=0)
+
+
+def test_resampled_length_is_the_length(write):
+    for rate in RATES:
+        for length in (1_001, 12_156, 44_101):
+            audio = write(speech_like(3, rate)[:length], rate)
+            samples = read_audio(audio)
+            assert len(samples) == resampled_length(len(speech_like(3, rate)[:length]), rate, 16_000)
+
+
+def test_log_mel_has_the_label_frames_and_shows_a_tone_in_its_band():
+    time = np.arange(8_000) / 16_000
+    mels = log_mel(np.sin(2 * np.pi * 1_000 * time).astype(np.float32), num_mels=40)
+    assert mels.shape == (num_label_frames(8_000), 40)
+    # Bands are evenly spaced in mel from 20 Hz to 8 kHz.
+    centers = np.linspace(2595 * np.log10(1 + 20 / 700), 2595 * np.log10(1 + 8_000 / 700), 42)[1:-1]
+    expected = np.abs(centers - 2595 * np.log10(1 + 1_000 / 700)).argmin()
+    assert (mels.argmax(axis=1) == expected).all()
+    with pytest.raises(ValueError, match="fewer than the 400"):
+        log_mel(np.zeros(399, dtype=np.float32))
