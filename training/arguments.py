@@ -6,7 +6,7 @@ from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -79,17 +79,6 @@ ArgumentClasses = (ModelArguments, DataArguments, RunArguments)
 _MAPPINGS = ("model_settings", "corpus_settings")
 
 
-class _Parser(HfArgumentParser):
-    """As transformers', but an unknown flag is answered with the nearest known one."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            flag = unknown.split()[0].split("=")[0]
-            message = f"unknown flag {flag}{nearest(flag, list(self._option_string_actions))}"
-        super().error(message)
-
-
 def parse_arguments(
     description: str, argv: Sequence[str] | None = None
 ) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -109,7 +98,7 @@ def parse_arguments(
     first.add_argument("--config")
     from_file = read_settings(first.parse_known_args(argv)[0].config)
 
-    parser = _Parser(ArgumentClasses, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(ArgumentClasses, description=description, allow_abbrev=False)
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     known = [setting.name for arguments in ArgumentClasses for setting in fields(arguments)]
     for key in from_file:
@@ -117,7 +106,11 @@ def parse_arguments(
             raise ValueError(f"unknown key {key!r} in the settings file{nearest(key, known)}")
     parser.set_defaults(**from_file)
     parser.set_defaults(**dict.fromkeys(_MAPPINGS, "{}"))  # flags alone; the file's are added below
-    groups = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[: len(ArgumentClasses)]
+    parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    groups, unknown = parsed[: len(ArgumentClasses)], parsed[-1]
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        parser.error(f"unknown flag {flag}{nearest(flag, list(parser._option_string_actions))}")  # noqa: SLF001
     for group in groups:
         for name in _MAPPINGS:
             if hasattr(group, name):

@@ -57,32 +57,36 @@ class Run:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    arguments = parse_arguments(__doc__, argv)
-    accelerator = Accelerator()
-    check_processes(accelerator)
-    pretrain(accelerator, *arguments)
-    accelerator.end_training()
+    try:
+        arguments = parse_arguments(__doc__, argv)
+        run = prepare(Accelerator(), *arguments)
+    except (ValueError, OSError) as error:  # what the user can mend: the message says how, a traceback would hide it
+        raise SystemExit(f"pretrain.py: {error}") from error
+    pretrain(run)
+    run.accelerator.end_training()
 
 
-def pretrain(
+def prepare(
     accelerator: Accelerator, model_arguments: ModelArguments, data: DataArguments, settings: RunArguments
-) -> None:
-    """Trains, evaluates and saves one model.
+) -> Run:
+    """Everything a run needs, before its first step.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: A setting is out of range, or the corpus has recordings that cannot be used.
         FileExistsError: `output_dir` holds a run already, and `overwrite_output_dir` is not set.
+        FileNotFoundError: Data or a checkpoint is not there.
     """
+    check_processes(accelerator)
     check_settings(settings)
     output_dir = Path(settings.output_dir)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir)
-        train_data, test_data = load_data(data, output_dir)
     set_seed(settings.seed)
     model, extractor = build_model(model_arguments)
     model.to(accelerator.device)
     broadcast_parameters(model, accelerator)
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir)
+        train_data, test_data = load_data(data, output_dir)
 
     title = f"{data.corpus}, {model_arguments.init_from or model_arguments.preset}"
     log = Log(output_dir / LOG_NAME, accelerator, model.config, title=title)
@@ -90,11 +94,16 @@ def pretrain(
         f"{title}: {model.num_parameters():,} parameters, {len(train_data):,} utterances to train on and "
         f"{len(test_data):,} to evaluate on, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
-    run = Run(accelerator, (model_arguments, data, settings), model, extractor, train_data, test_data, log)
+    return Run(accelerator, (model_arguments, data, settings), model, extractor, train_data, test_data, log)
+
+
+def pretrain(run: Run) -> None:
+    """Trains, evaluates and saves one model."""
+    _, _, settings = run.arguments
     untrained = score(run, step=0)
     seconds = train(run)
     trained = score(run, step=settings.max_steps)
-    if accelerator.is_main_process:
+    if run.accelerator.is_main_process:
         finish(run, untrained, trained, seconds)
 
 
@@ -210,7 +219,7 @@ def check_processes(accelerator: Accelerator) -> None:
     """Refuses to train when the launcher started several processes that do not know of each other."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
-        raise RuntimeError(
+        raise ValueError(
             f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}: each would train "
             "alone and overwrite the others' files. On CPUs, set ACCELERATE_USE_CPU=true and launch with "
             "`torchrun --nproc_per_node N`."
