@@ -1,6 +1,6 @@
 """The two terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,11 @@ def info_nce(
         negative_frames = draw_negatives(
             window_frames[:, :anchors], frames, len(weight), num_negatives, negatives, frame_mask, generator
         )
+    elif negative_frames.ndim != 3 or negative_frames.shape[:2] != (batch, anchors):
+        raise ValueError(
+            f"`negative_frames` has shape {tuple(negative_frames.shape)}; expected (batch, anchors, num_negatives), "
+            f"({batch}, {anchors}, ...)."
+        )
 
     if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
         latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
@@ -115,8 +120,10 @@ def info_nce(
         losses = F.softplus(negative.logsumexp(dim=-1) - positive)
         loss = _mean_of_steps(losses, valid, pairs)
         with torch.no_grad():
-            highest = (negative <= positive[..., None]).all(dim=-1)
-            ties = (negative == positive[..., None]).sum(dim=-1)
+            # A negative that is the target itself ties with it, whatever rounding makes of two ways to the same score.
+            is_target = negative_frames[:, :, None] == (first_frame[:, None, None] + target)[..., None]
+            lead = (negative - positive[..., None]).masked_fill(is_target, 0.0)
+            highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
 
@@ -151,8 +158,10 @@ def draw_negatives(
         `(batch, anchors, num_negatives)` indices `utterance * frames + frame`.
 
     Raises:
-        ValueError: "other_utterances" where some utterance has no other, or none with a real frame.
+        ValueError: The source is unknown, or "other_utterances" and only one utterance has real frames.
     """
+    if source not in get_args(NegativeSource):
+        raise ValueError(f"`negatives` is {source!r}; choose one of {', '.join(get_args(NegativeSource))}.")
     batch, device = len(anchors), anchors.device
     if source == "other_utterances" and batch == 1:
         raise ValueError("`negatives` 'other_utterances' needs a batch of at least 2 utterances.")

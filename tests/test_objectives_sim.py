@@ -1,0 +1,363 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from modeling_sim import SimConfig, info_nce, kl_to_standard_normal
+from modeling_sim.objectives_sim import count_active_units, draw_negatives, draw_window_start
+
+# ---------------------------------------------------------------------- InfoNCE against a triple loop
+
+
+def naive_info_nce(context, latents, weight, negative_frames, window_start, frame_mask, logit_scale):
+    """InfoNCE by its definition, one utterance, anchor and step at a time."""
+    batch, window, _ = context.shape
+    frames = latents.shape[1]
+    losses, hits = {}, {}
+    for utterance in range(batch):
+        for anchor in range(window - 1):
+            for step in range(1, len(weight) + 1):
+                first = int(window_start[utterance]) + anchor
+                if anchor + step >= window or not (
+                    frame_mask[utterance, first] and frame_mask[utterance, first + step]
+                ):
+                    continue
+                prediction = weight[step - 1] @ context[utterance, anchor]
+                drawn = [divmod(index, frames) for index in negative_frames[utterance, anchor].tolist()]
+                candidates = [latents[place] for place in [(utterance, first + step), *drawn]]
+                scores = logit_scale * torch.stack([prediction @ candidate for candidate in candidates])
+                losses.setdefault(step, []).append(-scores.log_softmax(0)[0])
+                won, tied = (scores[1:] <= scores[0]).all(), (scores[1:] == scores[0]).sum()
+                hits.setdefault(step, []).append(won / (1.0 + tied))
+    by_step = [torch.stack([torch.stack(values[step]).mean() for step in sorted(values)]) for values in (losses, hits)]
+    return by_step[0].mean(), by_step[1].mean()
+
+
+@pytest.fixture
+def case(noise):
+    """Makes arguments of `info_nce`, leaves of autograd, with fixed negatives among the real frames."""
+
+    def make(*, batch=3, frames=9, window=9, steps=4, channels=6, context_channels=5, num_negatives=3, lengths=None):
+        lengths = torch.tensor(lengths or [frames] * batch)
+        frame_mask = (torch.arange(frames) < lengths[:, None]).long()
+        real_frames = frame_mask.flatten().nonzero().flatten()
+        generator = torch.Generator().manual_seed(5)
+        picks = torch.randint(len(real_frames), (batch, window - 1, num_negatives), generator=generator)
+        return SimpleNamespace(
+            context=noise(batch, window, context_channels, seed=1).requires_grad_(),
+            latents=noise(batch, frames, channels, seed=2).requires_grad_(),
+            weight=noise(steps, channels, context_channels, seed=3).mul_(0.3).requires_grad_(),
+            negative_frames=real_frames[picks],
+            window_start=draw_window_start(lengths, window, generator),
+            frame_mask=frame_mask,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("logit_scale", [1.0, 0.3])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"window": 5},
+        {"lengths": [9, 4, 6]},
+        {"window": 5, "lengths": [9, 3, 6]},
+        {"window": 5, "lengths": [9, 1, 0]},
+        {"frames": 3, "window": 3},
+        {"frames": 2, "window": 2},
+        {"batch": 1, "num_negatives": 1},
+        {"context_channels": 6, "steps": 1},
+    ],
+    ids=str,
+)
+def test_info_nce_equals_its_definition_in_value_and_gradient(shape, logit_scale, case):
+    arguments = case(**shape)
+    leaves = [arguments.context, arguments.latents, arguments.weight]
+    output = info_nce(**vars(arguments), num_negatives=3, logit_scale=logit_scale)
+    gradients = torch.autograd.grad(output.loss, leaves)
+    loss, accuracy = naive_info_nce(**vars(arguments), logit_scale=logit_scale)
+    torch.testing.assert_close(output.loss, loss)
+    torch.testing.assert_close(output.accuracy, accuracy)
+    for gradient, expected in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_mask_or_a_window_all_frames_count_from_the_first(case):
+    arguments = case()
+    explicit = info_nce(**vars(arguments))
+    arguments.frame_mask = arguments.window_start = None
+    assert torch.equal(info_nce(**vars(arguments)).loss, explicit.loss)
+
+
+@pytest.mark.parametrize("num_negatives", [1, 10])
+@pytest.mark.parametrize("lengths", [None, [9, 4, 6]])
+def test_a_predictor_of_zeros_is_at_chance(num_negatives, lengths, case):
+    arguments = case(num_negatives=num_negatives, lengths=lengths)
+    arguments.weight = torch.zeros_like(arguments.weight)
+    output = info_nce(**vars(arguments))
+    assert output.loss.item() == pytest.approx(math.log(num_negatives + 1))
+    assert output.accuracy.item() == pytest.approx(1 / (num_negatives + 1))
+
+
+def test_latents_that_predict_themselves_are_found():
+    latents = 10 * torch.eye(8)[None]
+    follows = torch.eye(8).roll(1, dims=0)[None]  # W_1 e_t = e_(t + 1)
+    output = info_nce(latents, latents, follows, negatives="not_positive", generator=torch.Generator().manual_seed(0))
+    assert output.loss < 1e-6
+    assert output.accuracy == 1
+    assert not output.accuracy.requires_grad
+
+
+# ---------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("garbage", [100.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("window", [9, 5])
+def test_what_padding_holds_changes_neither_loss_nor_gradient(garbage, window, case):
+    results = []
+    for value in (0.0, garbage):
+        arguments = case(lengths=[9, 4, 6], window=window)
+        padded = arguments.frame_mask == 0
+        window_frames = arguments.window_start[:, None] + torch.arange(window)
+        with torch.no_grad():
+            arguments.latents[padded] = value
+            arguments.context[padded.gather(1, window_frames)] = value
+        # negatives drawn, not given: padding must not be among them
+        arguments.negative_frames = None
+        output = info_nce(**vars(arguments), generator=torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(output.loss, [arguments.context, arguments.latents, arguments.weight])
+        assert not gradients[1][padded].any()
+        results.append([*output, *gradients])
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean, dirty)
+
+
+def test_longer_padding_changes_nothing(case, noise):
+    arguments = case(lengths=[9, 4, 6], window=5)
+    loss = info_nce(**vars(arguments)).loss
+    batch, anchors, _ = arguments.negative_frames.shape
+    longer = SimpleNamespace(**vars(arguments))
+    longer.latents = torch.cat([arguments.latents, noise(batch, 7, 6)], dim=1)
+    longer.frame_mask = torch.nn.functional.pad(arguments.frame_mask, (0, 7))
+    longer.negative_frames = arguments.negative_frames + 7 * (arguments.negative_frames // 9)
+    assert (batch, anchors) == longer.negative_frames.shape[:2]
+    assert torch.equal(info_nce(**vars(longer)).loss, loss)
+
+
+# ---------------------------------------------------------------------- negatives
+
+FRAMES, STEPS, LENGTHS = 6, 2, [6, 3, 5]
+
+
+def allowed_frames(source, utterance, frame, lengths):
+    """Frames `(utterance, frame)` that a source allows for an anchor."""
+    for other, length in enumerate(lengths):
+        for candidate in range(length):
+            is_target = other == utterance and 1 <= candidate - frame <= STEPS
+            if {
+                "any": True,
+                "not_positive": not is_target,
+                "same_utterance": other == utterance,
+                "other_utterances": other != utterance,
+            }[source]:
+                yield other * FRAMES + candidate
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [FRAMES] * 3], ids=["padded", "unpadded"])
+@pytest.mark.parametrize("source", ["any", "not_positive", "same_utterance", "other_utterances"])
+def test_negatives_are_uniform_over_exactly_the_frames_of_their_source(source, lengths):
+    frame_mask = (torch.arange(FRAMES) < torch.tensor(lengths)[:, None]).long() if lengths is LENGTHS else None
+    anchors, draws = torch.arange(3 * FRAMES).view(3, FRAMES), 4000
+    generator = torch.Generator().manual_seed(0)
+    negatives = draw_negatives(anchors, FRAMES, STEPS, draws, source, frame_mask, generator)
+    assert negatives.shape == (3, FRAMES, draws)
+    for utterance, length in enumerate(lengths):
+        for frame in range(length):
+            allowed = list(allowed_frames(source, utterance, frame, lengths))
+            counts = negatives[utterance, frame].bincount(minlength=3 * FRAMES)
+            assert counts.nonzero().flatten().tolist() == allowed
+            # chi-square of its degrees of freedom, six standard deviations wide
+            expected, freedom = draws / len(allowed), len(allowed) - 1
+            chi_square = ((counts[allowed] - expected).square() / expected).sum().item()
+            assert chi_square < freedom + 6 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(("source", "at_least", "at_most"), [("same_utterance", 0.1, 0.6), ("other_utterances", 1, 1)])
+def test_info_nce_draws_from_the_source_it_is_given(source, at_least, at_most, case):
+    """Two utterances far apart, each of near-equal frames: only frames of the other are told from the target."""
+    arguments = case(batch=2, channels=5)
+    arguments.negative_frames = None
+    apart = torch.tensor([1.0, -1.0])[:, None, None]
+    with torch.no_grad():
+        arguments.latents.mul_(1e-6).add_(apart)
+        arguments.context.mul_(1e-6).add_(apart)
+        arguments.weight.copy_(torch.eye(5).expand(4, 5, 5))
+    accuracy = info_nce(**vars(arguments), negatives=source, generator=torch.Generator().manual_seed(0)).accuracy
+    assert at_least <= accuracy <= at_most
+
+
+def test_negatives_of_every_anchor_and_call_are_their_own():
+    anchors, generator = torch.arange(40)[None], torch.Generator().manual_seed(0)
+    first, second = (draw_negatives(anchors, 40, 3, 8, generator=generator) for _ in range(2))
+    assert len(set(map(tuple, torch.cat([first, second], dim=1)[0].tolist()))) == 80
+    again = draw_negatives(anchors, 40, 3, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(first, again)
+
+
+def test_windows_start_anywhere_they_fit():
+    lengths = torch.tensor([10, 7, 5, 2]).repeat(500, 1)
+    starts = draw_window_start(lengths.flatten(), 5, torch.Generator().manual_seed(0)).view(500, 4)
+    assert [starts[:, column].unique().tolist() for column in range(4)] == [list(range(6)), [0, 1, 2], [0], [0]]
+    assert starts[:, 0].bincount().min() > 50  # of 83 expected
+
+
+# ---------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "message"),
+    [
+        ({"frames": 1, "window": 1}, {}, r"the window has 1 frame\(s\): no anchor has a target. Give longer audio"),
+        ({"lengths": [1, 1, 0]}, {}, "no anchor has a target: every utterance has fewer than 2 real frames"),
+        ({}, {"context": torch.zeros(3, 10, 5)}, "`context` has 10 frames but `latents` only 9"),
+        ({}, {"context": torch.zeros(2, 9, 5)}, "shapes disagree"),
+        ({}, {"weight": torch.zeros(4, 5, 6)}, "shapes disagree"),
+        ({}, {"num_negatives": 0}, "`num_negatives` is 0; give at least 1"),
+        ({"batch": 1}, {"negatives": "other_utterances"}, "at least 2 utterances"),
+        ({"lengths": [9, 0, 0]}, {"negatives": "other_utterances"}, "at least 2 utterances"),
+        ({}, {"negatives": "others"}, "`negatives` is 'others'; choose one of any, not_positive"),
+        ({}, {"negative_frames": torch.zeros(3, 9, 3).long()}, r"`negative_frames` has shape \(3, 9, 3\)"),
+    ],
+)
+def test_what_cannot_be_computed_says_why(shape, changes, message, case):
+    arguments = vars(case(**shape)) | {"negative_frames": None} | changes
+    with pytest.raises(ValueError, match=message):
+        info_nce(**arguments)
+
+
+# ---------------------------------------------------------------------- precision and memory
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_are_float32_under_autocast(dtype, case):
+    """Scores of some hundred, close together: half precision would give whole numbers and losses of ln(N + 1)."""
+    arguments = case(channels=6, context_channels=6, steps=1)
+    with torch.no_grad():
+        arguments.weight.copy_(torch.eye(6)[None])
+        arguments.context.fill_(8.0)
+        arguments.latents.copy_(8.0 + arguments.latents / 64)
+    full = info_nce(**vars(arguments)).loss
+    with torch.autocast("cpu", dtype=dtype):
+        output = info_nce(**vars(arguments))
+    assert output.loss.dtype == output.accuracy.dtype == torch.float32
+    torch.testing.assert_close(output.loss, full, rtol=1e-5, atol=1e-5)
+    assert abs(full - math.log(4)) > 1e-3
+
+
+def test_no_tensor_of_all_frames_times_negatives_is_made():
+    batch, frames, window, channels, steps, negatives = 2, 2000, 16, 8, 2, 50
+    latents = torch.randn(batch, frames, channels, requires_grad=True)
+    largest = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            largest.extend(t.numel() for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor))
+            return result
+
+    with Watch():
+        info_nce(
+            latents[:, :window], latents, torch.randn(steps, channels, channels), num_negatives=negatives
+        ).loss.backward()
+    # negatives are gathered for the window's anchors alone
+    assert max(largest) == max(batch * frames * channels, batch * (window - 1) * negatives * channels)
+    assert max(largest) < batch * frames * negatives
+
+
+# ---------------------------------------------------------------------- KL divergence
+
+
+def test_kl_equals_that_of_torch_distributions(noise):
+    mean, log_variance = noise(3, 7, 5, seed=1), noise(3, 7, 5, seed=2)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(-1).mean()
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+    frame_mask = (torch.arange(7) < torch.tensor([7, 3, 5])[:, None]).long()
+    divergence = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(
+        kl_to_standard_normal(mean, log_variance, frame_mask), divergence[frame_mask == 1].mean()
+    )
+
+
+@pytest.mark.parametrize("crop", [20_480, 10_240])
+@pytest.mark.parametrize("module", range(3))
+def test_kl_is_the_authors_times_channels_over_frames(crop, module, noise):
+    config = SimConfig()
+    frames, channels = config.num_frames(crop, module), config.hidden_size
+    mean, log_variance = noise(2, frames, channels, seed=1), noise(2, frames, channels, seed=2)
+    # theirs: summed over time, averaged over batch and channels
+    elements = -0.5 * (1 + log_variance - mean.square() - log_variance.exp())
+    authors = elements.sum(dim=1).mean(dim=0).mean()
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), authors * channels / frames)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6])
+def test_kl_near_zero_is_not_drowned_in_rounding(scale, noise):
+    mean, log_variance = scale * noise(1, 4, 8, seed=1), scale * noise(1, 4, 8, seed=2)
+    exact = 0.5 * (mean.double().square() + log_variance.double().expm1() - log_variance.double()).sum(-1).mean()
+    assert kl_to_standard_normal(mean, log_variance).item() == pytest.approx(
+        exact.item(), rel=0.2 if scale < 1e-5 else 1e-3
+    )
+
+
+def test_kl_of_the_prior_is_zero():
+    assert kl_to_standard_normal(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)) == 0
+
+
+@pytest.mark.parametrize("garbage", [1e4, float("inf"), float("nan")])
+def test_kl_does_not_see_padding(garbage, noise):
+    frame_mask = (torch.arange(7) < torch.tensor([7, 3])[:, None]).long()
+    mean, log_variance = noise(2, 7, 5, seed=1), noise(2, 7, 5, seed=2)
+    expected = kl_to_standard_normal(mean, log_variance, frame_mask)
+    for tensor in (mean, log_variance):
+        tensor[frame_mask == 0] = garbage
+        tensor.requires_grad_()
+    divergence = kl_to_standard_normal(mean, log_variance, frame_mask)
+    assert torch.equal(divergence, expected)
+    divergence.backward()
+    for tensor in (mean, log_variance):
+        assert tensor.grad.isfinite().all()
+        assert not tensor.grad[frame_mask == 0].any()
+
+
+def test_free_bits_are_a_floor_a_channel_without_gradient():
+    mean = torch.tensor([0.1, 2.0]).expand(1, 6, 2).clone().requires_grad_()  # 0.005 and 2 nats
+    divergence = kl_to_standard_normal(mean, torch.zeros(1, 6, 2), free_bits=0.5)
+    assert divergence.item() == pytest.approx(0.5 + 2.0)
+    divergence.backward()
+    assert not mean.grad[..., 0].any()
+    assert mean.grad[..., 1].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_kl_is_float32_under_autocast_and_for_half_precision(dtype, noise):
+    mean, log_variance = noise(2, 50, 64, seed=1).to(dtype), noise(2, 50, 64, seed=2).to(dtype)
+    with torch.autocast("cpu", dtype=dtype):
+        divergence = kl_to_standard_normal(mean, log_variance)
+    assert divergence.dtype == torch.float32
+    torch.testing.assert_close(divergence, kl_to_standard_normal(mean.float(), log_variance.float()), rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------- active units
+
+
+def test_active_units_are_channels_whose_mean_moves(noise):
+    mean = noise(2, 50, 4) * torch.tensor([1.0, 0.2, 0.05, 0.0]) + 3
+    assert count_active_units(mean) == 2
+    assert count_active_units(mean, threshold=0.5) == 1
+    frame_mask = (torch.arange(50) < torch.tensor([50, 20])[:, None]).long()
+    mean[frame_mask == 0] = 100.0
+    assert count_active_units(mean) == 4
+    assert count_active_units(mean, frame_mask) == 2
