@@ -154,7 +154,7 @@ def utterance_batches(
     rate = feature_extractor.sampling_rate
     lengths = [
         resampled_length(num_samples, own_rate, rate)
-        for num_samples, own_rate in zip(dataset["num_samples"], dataset["sampling_rate"], strict=True)
+        for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
     ]
     batches: list[list[int]] = [[]]
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):

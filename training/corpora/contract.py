@@ -109,7 +109,7 @@ def as_text(dataset: Dataset, name: str) -> Dataset:
     """Turn a column of numbers into one of strings; nulls stay."""
     if dataset.features[name] == Value("string"):
         return dataset
-    texts = [None if value is None else str(value) for value in dataset[name]]
+    texts = [None if value is None else str(value) for value in dataset[name][:]]
     return replace_column(dataset, name, texts, Value("string"))
 
 
@@ -121,7 +121,7 @@ def as_class_label(dataset: Dataset, name: str) -> Dataset:
     feature = dataset.features[name]
     if isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel):
         return dataset
-    values = [None if value is None else str(value) for value in dataset[name]]
+    values = [None if value is None else str(value) for value in dataset[name][:]]
     names = class_names(values)
     return replace_column(dataset, name, _numbers(values, names), ClassLabel(names=names))
 

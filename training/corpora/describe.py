@@ -51,10 +51,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     return {
         "utterances": len(dataset),
         "hours": float(seconds.sum() / 3600),
-        "speakers": len(set(dataset["speaker_id"])),
+        "speakers": len(set(dataset["speaker_id"][:])),
         "sampling_rates": sorted({int(rate) for rate in columns[:]["sampling_rate"]}),
         "seconds": {name: float(np.quantile(seconds, share)) for name, share in _QUANTILES.items()},
-        "label_coverage": {name: sum(value is not None for value in dataset[name]) / len(dataset) for name in labels},
+        "label_coverage": {
+            name: sum(value is not None for value in dataset[name][:]) / len(dataset) for name in labels
+        },
         "classes": {name: len(_class_label(dataset, name).names) for name in labels},
     }
 

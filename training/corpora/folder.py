@@ -72,7 +72,7 @@ def load(
     columns: dict[str, Any] = {
         name: [row.get(name) for row in chosen] for name in rows[0] if name not in ("file", "split")
     }
-    columns |= {name: [str(row[name]) for row in chosen] for name in classes}
+    columns |= {name: [None if row[name] is None else str(row[name]) for row in chosen] for name in classes}
     columns["audio"] = [{"path": str(root / row["file"])} for row in chosen]
     return make_dataset(columns, labels=labels)
 

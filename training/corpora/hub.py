@@ -128,24 +128,30 @@ def choose_columns(
         )
     source = source.select_columns(list(names))
     audio_column = next(old for old, new in names.items() if new == "audio")
-    source = source.cast_column(audio_column, Audio(decode=False))
+    undecoded = AUDIO_STORAGE if isinstance(source, IterableDataset) else Audio(decode=False)
+    source = source.cast_column(audio_column, undecoded)
     return source.rename_columns({old: new for old, new in names.items() if old != new})
 
 
-def complete_stream(source: IterableDataset) -> IterableDataset:
-    """Give a stream the columns `id` and `speaker_id`, as text: a stream's classes are not known before its end."""
+def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -> IterableDataset:
+    """Give a stream the columns `id` and `speaker_id`, as text: a stream's classes are not known before its end.
+
+    Args:
+        source: A stream with undecoded `audio`.
+        text_columns: Further columns of numbers to turn into text.
+    """
     given = source.features
+    texts = ["id", *text_columns]
+    if not isinstance(given.get("speaker_id"), ClassLabel):
+        texts.append("speaker_id")
 
-    def complete(row: dict[str, Any], number: int) -> dict[str, Any]:
+    def complete(row: dict[str, Any], number: int) -> dict[str, str]:
         path = row["audio"].get("path")
-        name = row.get("id", PurePath(path).stem if path else f"{number:08d}")
-        speaker = row.get("speaker_id", UNKNOWN_SPEAKER)
-        return {"id": str(name), "speaker_id": speaker if keeps_speaker else str(speaker)}
+        defaults = {"id": PurePath(path).stem if path else f"{number:08d}", "speaker_id": UNKNOWN_SPEAKER}
+        return {name: str({**defaults, **row}[name]) for name in texts}
 
-    keeps_speaker = isinstance(given.get("speaker_id"), ClassLabel)
-    text = Value("string")
-    features = {**given, "id": text, "speaker_id": given["speaker_id"] if keeps_speaker else text}
-    return source.map(complete, with_indices=True, features=Features({**features, "audio": AUDIO_STORAGE}))
+    features = Features({**given, **dict.fromkeys(texts, Value("string"))})
+    return source.map(complete, with_indices=True, features=features)
 
 
 def divide(
@@ -158,7 +164,7 @@ def divide(
     """
     names = source.features["speaker_id"].names
     speakers = {
-        utterance: names[speaker] for utterance, speaker in zip(source["id"], source["speaker_id"], strict=True)
+        utterance: names[speaker] for utterance, speaker in zip(source["id"][:], source["speaker_id"][:], strict=True)
     }
     lists = None if lists is None else Path(lists)
     ids = split_ids(speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
@@ -168,7 +174,7 @@ def divide(
             f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, such as {absent[0]!r}"
         )
     wanted = set(ids)
-    return source.select([row for row, utterance in enumerate(source["id"]) if utterance in wanted])
+    return source.select([row for row, utterance in enumerate(source["id"][:]) if utterance in wanted])
 
 
 def divide_stream(

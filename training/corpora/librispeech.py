@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from training.corpora.alignments import read_alignments
 from training.corpora.contract import (
-    AUDIO_STORAGE,
     CorpusInfo,
     as_class_label,
     as_text,
@@ -141,7 +140,7 @@ def _from_hub(
     same = {column: column for column in ("audio", "id", "speaker_id", "chapter_id", "text")}
     source = choose_columns(source, same, str(name))
     if isinstance(source, IterableDataset):
-        source = complete_stream(source.cast_column("chapter_id", Value("string")))
+        source = complete_stream(source, text_columns=["chapter_id"])
         return divide_stream(source, split=split, split_by=split_by, lists=lists)
     source = as_class_label(as_text(as_text(source, "id"), "chapter_id"), "speaker_id")
     source = source.add_column("sex", [None] * len(source), feature=ClassLabel(names=_SEXES))
@@ -153,9 +152,10 @@ def _with_phones(dataset: Dataset | IterableDataset, alignments: str | Path) -> 
     names, labels = read_alignments(alignments)
     feature = List(ClassLabel(names=names))
     if isinstance(dataset, IterableDataset):
-        features = Features({**dataset.features, "phones": feature, "audio": AUDIO_STORAGE})
-        return dataset.map(lambda row: {"phones": labels.get(row["id"])}, features=features)
-    return replace_column(dataset, "phones", [labels.get(utterance) for utterance in dataset["id"]], feature)
+        features = Features({**dataset.features, "phones": feature})
+        lists = {utterance: values.tolist() for utterance, values in labels.items()}
+        return dataset.map(lambda row: {"phones": lists.get(row["id"])}, features=features)
+    return replace_column(dataset, "phones", [labels.get(utterance) for utterance in dataset["id"][:]], feature)
 
 
 def _read_sexes(root: Path) -> dict[str, str]:

@@ -13,7 +13,6 @@ from datasets import Dataset, Features, IterableDataset, Value
 
 from training.audio import AudioError, AudioHeader, audio_name, read_audio, read_header, resampled_length
 from training.corpora.alignments import LABEL_RATE, num_label_frames
-from training.corpora.contract import AUDIO_STORAGE
 
 _SHOWN = 20
 # soundfile releases the interpreter while it decodes, and a disk answers several requests at once.
@@ -72,8 +71,11 @@ def check_audio(
             the middle), at some hundred times the cost.
 
     Raises:
-        BadAudioError: Under "raise", where any recording cannot be used.
+        BadAudioError: Under "raise", where any recording cannot be used; under "skip", where none can.
+        ValueError: The data set is empty.
     """
+    if len(dataset) == 0:
+        raise ValueError("the split holds no utterance; look at the settings that divide the corpus")
     if {"num_samples", "sampling_rate"} <= set(dataset.column_names):
         return dataset
     headers: list[AudioHeader | None] = []
@@ -116,7 +118,7 @@ def check_streamed_audio(
         return {"num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
 
     numbers = {"num_samples": Value("int64"), "sampling_rate": Value("int64")}
-    features = Features({**dataset.features, **numbers, "audio": AUDIO_STORAGE})
+    features = Features({**dataset.features, **numbers})
     return dataset.map(complete, features=features).filter(lambda row: row["num_samples"] > 0)
 
 

@@ -51,7 +51,9 @@ def split_ids(
         groups = defaultdict(set)
         for speaker in speakers.values():
             groups[strata.get(speaker) if strata else None].add(speaker)
-        chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in groups.values()))
+        # A stratum of one speaker has none to give.
+        divisible = [group for group in groups.values() if len(group) > 1] or [set(speakers.values())]
+        chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in divisible))
         test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
     else:
         raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")

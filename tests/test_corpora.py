@@ -1,0 +1,174 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from datasets import Audio, ClassLabel
+
+from modeling_sim import SimFeatureExtractor
+from training.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
+from training.corpora.__main__ import main
+from training.corpora.contract import as_class_label, as_text, class_names
+from training.corpora.describe import describe, description_table, plot_utterance
+from training.corpora.splits import share_of_each, whole_groups
+from training.reading_speed import crop_against_file, crops_per_second
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("synthetic_syllables", num_train=6, consonants="bms", cache=False)
+
+
+def test_every_corpus_says_what_it_is():
+    assert corpus_names() == ["artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables"]
+    for name in corpus_names():
+        assert corpus_info(name).description.endswith(".")
+        assert corpus_info(name).license
+        assert "split" not in corpus_settings(name)
+
+
+def test_an_unknown_name_or_setting_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'librispeech'"):
+        load_corpus("libri_speech")
+    with pytest.raises(ValueError, match=r"no setting 'data_directory'; did you mean 'data_dir'\?"):
+        load_corpus("librispeech", data_directory="x")
+    with pytest.raises(ValueError, match="Known: artificial_speech"):
+        load_corpus("zzz")
+    with pytest.raises(ValueError, match="`on_bad_audio` is 'ignore'"):
+        load_corpus("synthetic_syllables", on_bad_audio="ignore")
+
+
+def test_the_contracts_columns(corpus):
+    assert corpus.features["audio"] == Audio(decode=False)
+    assert isinstance(corpus.features["speaker_id"], ClassLabel)
+    assert isinstance(corpus.features["phones"].feature, ClassLabel)
+    assert {"id", "num_samples", "sampling_rate"} <= set(corpus.column_names)
+
+
+def test_class_names_are_sorted_as_numbers_and_nulls_stay(corpus):
+    assert class_names(["b", "10", None, "9", "a", "9"]) == ["9", "10", "a", "b"]
+    numbered = corpus.add_column("chapter", [10, 9, None, 10, 9, 9])
+    labelled = as_class_label(numbered, "chapter")
+    assert labelled.features["chapter"].names == ["9", "10"]
+    assert labelled["chapter"][:] == [1, 0, None, 1, 0, 0]
+    assert as_text(numbered, "chapter")["chapter"][:] == ["10", "9", None, "10", "9", "9"]
+    assert as_class_label(corpus, "phones") is corpus
+
+
+def test_a_share_of_each_group_does_not_depend_on_the_others():
+    groups = {f"{group}{number}": group for group in "abc" for number in range(10)}
+    test = share_of_each(groups, 0.3, 0)
+    assert sorted(name[0] for name in test) == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    alone = share_of_each({name: group for name, group in groups.items() if group == "b"}, 0.3, 0)
+    assert alone == {name for name in test if name[0] == "b"}
+    assert share_of_each(groups, 0.3, 1) != test
+
+
+def test_whole_groups_are_some_and_never_all():
+    assert len(whole_groups("ab", 0.01, 0)) == len(whole_groups("ab", 0.99, 0)) == 1
+    assert whole_groups("abcdef", 0.5, 0) == whole_groups("fedcba", 0.5, 0)
+    with pytest.raises(ValueError, match="only"):
+        whole_groups("aaa", 0.5, 0)
+    with pytest.raises(ValueError, match="`test_fraction` is 1"):
+        whole_groups("ab", 1, 0)
+
+
+def test_a_description_counts(corpus):
+    numbers = describe(corpus)
+    seconds = np.array(corpus["num_samples"]) / 16_000
+    assert numbers["utterances"] == 6
+    assert numbers["speakers"] == 6
+    assert numbers["hours"] == pytest.approx(seconds.sum() / 3_600)
+    assert numbers["seconds"]["shortest"] == seconds.min()
+    assert numbers["seconds"]["median"] == np.median(seconds)
+    assert numbers["label_coverage"]["phones"] == 1
+    assert numbers["classes"]["syllable"] == 9
+
+
+def test_the_table_has_a_column_a_split(corpus):
+    lines = description_table({"train": describe(corpus), "test": describe(corpus.select([0]))}).split("\n")
+    assert len({len(line) for line in lines}) == 1
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:4]] for line in lines}
+    assert cells[""] == ["train", "test"]
+    assert cells["utterances"] == ["6", "1"]
+    assert cells["labelled: phones (7 classes)"] == ["100.0 %", "100.0 %"]
+
+
+def test_an_utterance_is_drawn(corpus, tmp_path):
+    plot_utterance(corpus, 1, tmp_path / "whole.png", seconds=None)
+    plot_utterance(corpus.remove_columns(["phones", "formants"]), 1, tmp_path / "plain.png", start=0.5, seconds=0.3)
+    pictures = [matplotlib.image.imread(tmp_path / name) for name in ("whole.png", "plain.png")]
+    assert [picture.shape[1] for picture in pictures] == [1_800, 1_800]
+    assert pictures[0].shape[0] > pictures[1].shape[0]
+    # Boxes in the colours of the phones that are there, below the spectrum: silence, vowels, and b, m or s.
+    below = pictures[0][int(0.7 * len(pictures[0])) :, :, :3].reshape(-1, 3)
+    pixels = {color.tobytes().hex().upper() for color in (below * 255).round().astype(np.uint8)}
+    colors = {"SIL": "DDDDDD", "a": "E69F00", "i": "E69F00", "u": "E69F00", "b": "0072B2", "m": "009E73", "s": "56B4E9"}
+    names = corpus.features["phones"].feature.int2str(corpus[1]["phones"])
+    assert {colors[name] for name in names} <= pixels
+    assert not (set(colors.values()) - {colors[name] for name in names}) & pixels
+    with pytest.raises(ValueError, match="`start` is 9 s"):
+        plot_utterance(corpus, 1, tmp_path / "late.png", start=9)
+    assert not (tmp_path / "late.png").exists()
+
+
+COMMAND = ["--corpus", "synthetic_syllables", "--num_train", "3", "--num_test", "2", "--cache", "false"]
+
+
+def test_the_command_describes_and_draws(tmp_path, capsys):
+    main(
+        [*COMMAND, "--vowels", "[a, i]", "--describe", "--plot", str(tmp_path / "x.png"), "--utterance", "train-000002"]
+    )
+    printed = capsys.readouterr().out
+    assert "Licence: apache-2.0" in printed
+    assert "labelled: vowel (2 classes)" in printed
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_the_command_lists_the_corpora(capsys):
+    main([])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == corpus_names()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num_speaker", "3"], "did you mean 'num_speakers'"),
+        (["--num_speakers"], "cannot read"),
+        (["--plot", "x.png", "--utterance", "nobody"], "no utterance 'nobody'"),
+        (["--num_speakers", "0"], "`num_speakers` is 0"),
+    ],
+)
+def test_the_command_says_what_is_wrong(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        main([*COMMAND, *options])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_runs_as_a_module():
+    run = subprocess.run(
+        [sys.executable, "-m", "training.corpora"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "librispeech" in run.stdout
+
+
+def test_reading_speed_is_measured(corpus):
+    numbers = crop_against_file(corpus[0]["audio"], crop_samples=1_000, repeats=5)
+    assert numbers["share"] == numbers["crop_milliseconds"] / numbers["file_milliseconds"] > 0
+    assert numbers["file_seconds"] == corpus[0]["num_samples"] / 16_000
+    assert crops_per_second(corpus, SimFeatureExtractor(), num_batches=3) > 0
+
+
+@pytest.mark.real_data
+def test_a_crop_costs_a_fraction_of_its_file(data_dir):
+    corpus = load_corpus("librispeech", "test", data_dir=data_dir / "librispeech")
+    longest = int(np.argmax(corpus["num_samples"]))
+    # 1.28 of 16.7 s are 8 % of the samples; opening and seeking cost as much again.
+    assert crop_against_file(corpus[longest]["audio"])["share"] < 0.4
