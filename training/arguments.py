@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -79,6 +79,10 @@ ArgumentClasses = (ModelArguments, DataArguments, RunArguments)
 _MAPPINGS = ("model_settings", "corpus_settings")
 
 
+class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows defaults, and a description as it is written."""
+
+
 def parse_arguments(
     description: str, argv: Sequence[str] | None = None
 ) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -98,7 +102,9 @@ def parse_arguments(
     first.add_argument("--config")
     from_file = read_settings(first.parse_known_args(argv)[0].config)
 
-    parser = HfArgumentParser(ArgumentClasses, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        ArgumentClasses, description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     known = [setting.name for arguments in ArgumentClasses for setting in fields(arguments)]
     for key in from_file:

@@ -9,7 +9,7 @@ parameters left out. The bound is arithmetic: the step's matrix products at the 
 
 import statistics
 import time
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Self
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig, SimForPreTraining
+from training.arguments import HelpFormatter
 from training.files import write_json
 from training.greedy import EXECUTIONS, Execution, backward_step
 from training.plain_formulation import PlainSim
@@ -184,7 +185,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the command."""
-    parser = ArgumentParser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--preset", default="sim", help="A preset of SimConfig with Gaussian latents.")
     parser.add_argument("--batch_size", type=int, default=8, help="Crops a step.")
     parser.add_argument("--crop_samples", type=int, default=20480, help="Samples a crop.")

@@ -1,0 +1,42 @@
+"""The benchmark counts what it says, and both of its formulations are the same mathematics."""
+
+import torch
+
+from modeling_sim import SimConfig, SimForPreTraining
+from training.benchmark import SavedMemory, benchmark, table
+from training.plain_formulation import PlainSim
+
+
+def test_saved_memory_counts_shared_storage_once_and_lets_go_of_it():
+    model = torch.nn.Linear(10, 10, bias=False)
+    inputs = torch.randn(4, 10, requires_grad=True)
+    with SavedMemory(model) as memory:
+        hidden = model(inputs)  # saves the inputs, 160 bytes; the weight is a parameter
+        loss = (hidden * hidden).sum()  # saves hidden, twice the same 160 bytes
+        assert memory.bytes == 320
+        loss.backward()
+        assert memory.bytes == 0
+        (model(inputs[:1].clone()) ** 2).sum().backward()
+    assert memory.peak == 320
+
+
+def test_the_plain_formulation_has_as_many_parameters_and_starts_at_a_like_loss():
+    config = SimConfig(hidden_size=32, context_size=16)
+    torch.manual_seed(0)
+    model, plain = SimForPreTraining(config).train(), PlainSim(config).train()
+    inputs = torch.randn(4, 10240)
+    assert sum(parameter.numel() for parameter in plain.parameters()) == model.num_parameters()
+    # Initialisation, noise and negatives are drawn alike, so the losses agree in distribution.
+    ours = torch.stack([model(inputs).loss for _ in range(8)]).mean()
+    theirs = torch.stack([plain(inputs) for _ in range(8)]).mean()
+    torch.testing.assert_close(ours, theirs, rtol=0.15, atol=0)
+
+
+def test_it_reports_every_way_to_run_the_step():
+    config = SimConfig(hidden_size=32, context_size=16)
+    figures = benchmark(config, batch_size=2, crop_samples=10240, steps=1, device="cpu")
+    assert list(figures["ways"]) == ["plain", "joint", "per_module"]
+    rows = figures["ways"]
+    assert rows["plain"]["throughput_against_plain"] == 1
+    assert rows["per_module"]["saved_megabytes"] < rows["joint"]["saved_megabytes"] < rows["plain"]["saved_megabytes"]
+    assert "per_module" in table(figures)

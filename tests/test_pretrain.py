@@ -1,0 +1,202 @@
+"""The main command, end to end: it learns, saves what AutoModel loads, and refuses what would lose work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
+
+from training import pretrain
+from training.arguments import as_dict, parse_arguments, read_settings
+from training.curves import read_log, write_curves
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--model_settings", "{hidden_size: 24, context_size: 16, loss_window: 64}", "--crop_samples", "10240",
+    "--corpus_settings", "{num_train: 32, num_test: 8, num_speakers: 2}", "--batch_size", "8",
+    "--eval_batch_size", "4", "--warmup_steps", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A short run on synthetic speech."""
+    output_dir = tmp_path_factory.mktemp("run") / "tiny"
+    pretrain.main([*TINY, "--output_dir", str(output_dir), "--max_steps", "6", "--logging_steps", "2"])
+    return output_dir
+
+
+def test_the_checkpoint_loads_with_the_auto_classes(finished_run):
+    extractor = AutoFeatureExtractor.from_pretrained(finished_run)
+    model = AutoModel.from_pretrained(finished_run).eval()
+    batch = extractor(torch.randn(16000).numpy(), sampling_rate=16000, return_tensors="pt")
+    output = model(**batch)
+    assert output.last_hidden_state.shape == (1, 100, 16)
+    whole = AutoModelForPreTraining.from_pretrained(finished_run).eval()
+    torch.testing.assert_close(whole(**batch).last_hidden_state, output.last_hidden_state)
+
+
+def test_the_log_has_every_module_beside_chance(finished_run):
+    log = read_log(finished_run / "log.jsonl")
+    assert [(line["step"], line["split"]) for line in log] == [
+        (0, "test"), (2, "train"), (4, "train"), (6, "train"), (6, "test")
+    ]  # fmt: skip
+    for line in log:
+        assert line["chance"] == pytest.approx(1 / 11)
+        assert [module["name"] for module in line["modules"]] == ["module 0", "module 1", "module 2", "context"]
+        assert all(0 <= module["contrastive_accuracy"] <= 1 for module in line["modules"])
+
+
+def test_results_hold_the_untrained_network_beside_the_trained_one(finished_run):
+    results = json.loads((finished_run / "results.json").read_text())
+    log = read_log(finished_run / "log.jsonl")
+    assert results["train_utterances"] == 32
+    assert results["crops"] == 48
+    for number, module in enumerate(results["modules"]):
+        assert module["untrained"]["kl"] == log[0]["modules"][number]["kl"]
+        assert module["trained"]["kl"] == log[-1]["modules"][number]["kl"]
+    settings = json.loads((finished_run / "training_settings.json").read_text())
+    assert settings["settings"]["model_settings"]["hidden_size"] == 24
+    assert settings["versions"]["torch"] == torch.__version__
+
+
+def test_no_file_is_left_half_written(finished_run):
+    assert not [file for file in finished_run.iterdir() if file.name.startswith(".")]
+
+
+def test_curves_are_drawn_again_on_demand(finished_run):
+    before = (finished_run / "curves.png").read_bytes()
+    path = write_curves(finished_run)
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(path.read_bytes()) == len(before)
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_nothing_is_lost(finished_run):
+    weights = (finished_run / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match=r"holds an earlier run.*--overwrite_output_dir"):
+        pretrain.main([*TINY, "--output_dir", str(finished_run), "--max_steps", "1"])
+    assert (finished_run / "model.safetensors").read_bytes() == weights
+
+
+def test_the_same_seed_gives_the_same_weights(finished_run, tmp_path):
+    arguments = [*TINY, "--max_steps", "6", "--logging_steps", "2"]
+    pretrain.main([*arguments, "--output_dir", str(tmp_path / "again")])
+    pretrain.main([*arguments, "--output_dir", str(tmp_path / "other"), "--seed", "1"])
+    runs = [
+        AutoModel.from_pretrained(run).state_dict() for run in (finished_run, tmp_path / "again", tmp_path / "other")
+    ]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
+    pretrain.main([*TINY[2:], "--init_from", str(finished_run), "--output_dir", str(tmp_path), "--max_steps", "1"])
+    log = read_log(tmp_path / "log.jsonl")
+    earlier = read_log(finished_run / "log.jsonl")[-1]
+    assert log[0]["modules"] == earlier["modules"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_steps", "0"], "`max_steps` is 0"),
+        (["--learning_rate", "-1"], "`learning_rate` is -1"),
+        (["--execution", "parallel"], "joint, per_module"),
+        (["--preset", "simm"], "no preset 'simm'"),
+        (["--corpus", "librispeech", "--data_dir", "nowhere"], "nowhere"),
+        (["--corpus", "librispech"], "librispeech"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model_settings", "{hidden: 3}"], "no field 'hidden'"),
+        (["--corpus_settings", "{num_trains: 3}"], "num_train"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(flags, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        pretrain.main([*flags, "--output_dir", str(tmp_path / "run")])
+
+
+def test_an_unknown_flag_names_the_nearest_one(capsys):
+    with pytest.raises(SystemExit):
+        pretrain.main(["--max_stepz", "3"])
+    assert "did you mean '--max_steps'?" in capsys.readouterr().err
+
+
+def test_a_launch_whose_processes_do_not_know_each_other_is_refused(monkeypatch, tmp_path):
+    alone = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched, but accelerate sees 1"):
+        pretrain.prepare(alone, *parse_arguments("", ["--output_dir", str(tmp_path)]))
+
+
+def test_settings_come_from_defaults_then_file_then_flags(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "max_steps: 5\nseed: 2\nlearning_rate: 2e-4\nmodel_settings: {hidden_size: 8}\n"
+    )
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nseed: 3\nmodel_settings: {context_size: 4}\n")
+    flags = ["--config", str(tmp_path / "run.yaml"), "--batch_size", "2", "--model_settings", "{loss_window: 9}"]
+    settings = as_dict(parse_arguments("", flags))
+    assert (settings["max_steps"], settings["seed"], settings["batch_size"]) == (5, 3, 2)
+    assert settings["learning_rate"] == pytest.approx(2e-4)
+    assert settings["model_settings"] == {"hidden_size": 8, "context_size": 4, "loss_window": 9}
+
+
+def test_an_unknown_key_of_a_file_names_the_nearest_one(tmp_path):
+    (tmp_path / "run.yaml").write_text("max_step: 5\n")
+    with pytest.raises(ValueError, match=r"'max_step'.*did you mean 'max_steps'"):
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
+    groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)])
+    assert set(read_settings(path)) <= set(as_dict(groups))
+    pretrain.check_settings(groups[2])
+    pretrain.build_model(groups[0])
+
+
+def test_the_launcher_runs_the_command(tmp_path):
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "training/pretrain.py", *TINY, "--max_steps", "1",
+        "--output_dir", str(tmp_path),
+    ]  # fmt: skip
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "training/pretrain.py", *TINY, "--max_steps", "3", "--output_dir", str(tmp_path),
+    ]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert json.loads((tmp_path / "results.json").read_text())["crops"] == 3 * 8 * 2
+
+
+@pytest.mark.real_data
+def test_it_learns_to_predict_real_speech(data_dir, tmp_path):
+    """A small SIM's first module, trained for a minute, ends clearly above chance on held-out utterances."""
+    pretrain.main(
+        [
+            "--corpus", "librispeech", "--data_dir", str(data_dir / "librispeech"), "--max_steps", "80", "--batch_size", "8",
+            "--model_settings", "{hidden_size: 48, context_size: 24}", "--crop_samples", "10240",
+            "--learning_rate", "2e-3", "--eval_batch_size", "4", "--output_dir", str(tmp_path),
+        ]
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    log = [line for line in read_log(tmp_path / "log.jsonl") if line["split"] == "train"]
+    assert log[-1]["modules"][0]["loss"] < 0.8 * log[0]["modules"][0]["loss"]
+    first = results["modules"][0]
+    assert first["trained"]["contrastive_accuracy"] > 3 * results["contrastive_accuracy_chance"]
+    assert first["untrained"]["contrastive_accuracy"] < 2 * results["contrastive_accuracy_chance"]
