@@ -198,10 +198,10 @@ class SimConv1d(nn.Conv1d):
         return F.pad(waveform[..., 0], (padding, padding)).unfold(1, self.kernel_size[0], self.stride[0])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
-            return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
         if torch.compiler.is_compiling():  # `torch.export` too: a plain convolution has any length
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+        if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
+            return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
         weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
         if torch.is_autocast_enabled(hidden_states.device.type):
@@ -433,7 +433,7 @@ class SimModel(SimPreTrainedModel):
 
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
         """Mask of a module's frames, `(batch, frames_m)` int64, from the samples' `(batch, samples)`."""
-        lengths = self.config.num_frames(attention_mask.sum(-1), module)
+        lengths = self.config.num_frames((attention_mask != 0).sum(-1), module)
         return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
@@ -458,7 +458,8 @@ class SimModel(SimPreTrainedModel):
                 f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
                 f"{tuple(input_values.shape)}; both must be (batch, samples)."
             )
-        return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], attention_mask.sum(-1)
+        is_audio = attention_mask != 0
+        return input_values.masked_fill(~is_audio, 0.0)[..., None], is_audio.sum(-1)
 
     def encode_module(
         self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
@@ -730,26 +731,26 @@ class SimClassifier(SimPreTrainedModel):
         channels = config.context_size if self.probe_module == config.num_conv_modules else config.hidden_size
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
-        if config.freeze_encoder:
-            self.freeze_encoder()
-        else:  # what lies above the probed module never gets a gradient
-            above = [*self.sim.conv_modules[self.probe_module + 1 :]]
-            if self.sim.context is not None and self.probe_module < config.num_conv_modules:
-                above.append(self.sim.context)
-            for module in above:
-                module.requires_grad_(requires_grad=False)
+        self.train()
 
     def freeze_encoder(self) -> None:
         """Trains the classifier alone from here on: no gradient, and batch-norm statistics stay as they are."""
         self.config.freeze_encoder = True
-        self.sim.requires_grad_(requires_grad=False)
-        self.sim.eval()
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "SimClassifier":
-        """As for every module, but a frozen encoder stays in evaluation mode."""
+        """As for every module, but a frozen encoder stays in evaluation mode, and what never learns needs no gradient.
+
+        Loading a checkpoint makes new parameters, which need gradients again, and ends here with `eval()`.
+        """
         super().train(mode)
+        above = (
+            [] if self.sim.context is None or self.probe_module == self.config.num_conv_modules else [self.sim.context]
+        )
+        for module in [*self.sim.conv_modules[self.probe_module + 1 :], *above]:
+            module.requires_grad_(requires_grad=False)
         if self.config.freeze_encoder:
-            self.sim.eval()
+            self.sim.requires_grad_(requires_grad=False).eval()
         return self
 
     def probed_frames(

@@ -1,0 +1,887 @@
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+    AutoModelForPreTraining,
+    pipeline,
+)
+from transformers.utils import logging
+
+from modeling_sim import (
+    SimConfig,
+    SimFeatureExtractor,
+    SimForAudioFrameClassification,
+    SimForPreTraining,
+    SimForSequenceClassification,
+    SimModel,
+)
+from modeling_sim.modeling_sim import SimBatchNorm, SimConv1d, SimConvLayer, SimConvModule
+
+AUTO_CLASSES = {
+    SimModel: AutoModel,
+    SimForPreTraining: AutoModelForPreTraining,
+    SimForSequenceClassification: AutoModelForAudioClassification,
+    SimForAudioFrameClassification: AutoModelForAudioFrameClassification,
+}
+CLASSIFIERS = [SimForSequenceClassification, SimForAudioFrameClassification]
+
+# Settings that change which code runs; the presets first.
+VARIANTS = {
+    **{preset: (preset, {}) for preset in SimConfig.preset_names()},
+    "mean": ("sim", {"sample_latents": False}),
+    "beta 0": ("sim", {"kl_weight": 0.0}),
+    "shared noise": ("sim", {"shared_noise": True}),
+    "no context": ("sim", {"context_size": 0}),
+    "end-to-end SIM": ("sim", {"gradient_isolation": False}),
+}
+variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@pytest.fixture
+def make(tiny_config):
+    """Makes a tiny model of a class and a variant, the same weights each time, in training mode."""
+
+    def make(model_class, variant="sim", **overrides):
+        preset, settings = VARIANTS[variant]
+        torch.manual_seed(0)
+        return model_class(tiny_config(preset, **{**settings, **overrides})).train()
+
+    return make
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tensors_of(output):
+    """Every tensor of a model's output, in order."""
+    for value in output.values():
+        yield from value if isinstance(value, tuple) else [value]
+
+
+def gradients_of(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+# ---------------------------------------------------------------------- convolutions
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding", "batch", "length"),
+    [
+        (1, 10, 5, 2, 2, 103),
+        (1, 3, 1, 0, 1, 3),
+        (6, 8, 4, 2, 3, 50),
+        (6, 4, 2, 2, 2, 33),
+        (6, 4, 2, 1, 1, 32),
+        (6, 4, 2, 1, 2, 4),  # two frames
+        (6, 8, 4, 2, 1, 4),  # a single frame
+        (6, 5, 2, 1, 2, 31),  # kernel not a multiple of stride
+        (6, 7, 3, 3, 3, 20),
+        (6, 3, 4, 0, 2, 30),  # stride above kernel: samples that no frame sees
+        (6, 3, 4, 2, 2, 29),
+        (6, 1, 1, 0, 2, 9),
+        (6, 1, 3, 0, 2, 9),
+        (6, 3, 1, 2, 2, 11),
+        (6, 4, 2, 0, 2, 41),  # input frames left over at the end
+    ],
+)
+def test_a_convolution_equals_torchs_in_value_and_gradients(channels, kernel, stride, padding, batch, length, noise):
+    conv = SimConv1d(channels, 7, kernel, stride, padding).double()
+    rows = noise(batch, length, channels, dtype=torch.float64).requires_grad_()
+    expected = F.conv1d(rows.transpose(1, 2), conv.weight, conv.bias, stride, padding).transpose(1, 2)
+    output = conv(rows)
+    assert output.shape[1] == conv.num_frames(length) == conv.num_frames(torch.tensor(length))
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    direction, leaves = noise(*output.shape, seed=1, dtype=torch.float64), [rows, conv.weight, conv.bias]
+    gradients = torch.autograd.grad(output, leaves, direction)
+    for gradient, reference in zip(gradients, torch.autograd.grad(expected, leaves, direction), strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 2), (5, 2, 1), (2, 3, 1)])
+@pytest.mark.parametrize("frozen", [(), ("weight", "bias"), ("input",), ("bias",)])
+def test_a_convolution_passes_gradcheck_whatever_is_frozen(kernel, stride, padding, frozen, noise):
+    conv = SimConv1d(3, 2, kernel, stride, padding).double()
+    rows = noise(2, 9, 3, dtype=torch.float64).requires_grad_("input" not in frozen)
+    for name, parameter in conv.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    leaves = [leaf for leaf in [rows, *conv.parameters()] if leaf.requires_grad]
+    assert torch.autograd.gradcheck(lambda *_: conv(rows), leaves)
+
+
+def test_a_convolution_keeps_one_tensor_for_backward_its_input(noise):
+    conv, rows, kept = SimConv1d(6, 7, 4, 2, 2), noise(2, 33, 6).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        conv(rows)
+    assert {tensor.data_ptr() for tensor in kept} == {rows.data_ptr(), conv.weight.data_ptr()}
+
+
+# ---------------------------------------------------------------------- batch normalisation
+
+
+def reference_layer(layer):
+    """The same layer from torch's own parts, on `(batch, channels, length)`."""
+    conv = nn.Conv1d(
+        layer.conv.in_channels, layer.conv.out_channels, layer.conv.kernel_size, layer.conv.stride, layer.conv.padding
+    )
+    norm = nn.BatchNorm1d(layer.norm.num_features, layer.norm.eps, layer.norm.momentum)
+    conv.load_state_dict(layer.conv.state_dict())
+    norm.load_state_dict(layer.norm.state_dict())
+    return nn.Sequential(conv, norm, nn.ReLU()).to(layer.conv.weight.dtype)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("in_channels", [1, 16])
+def test_a_layer_equals_convolution_batch_norm_and_relu(in_channels, training, tiny_config, noise):
+    layer = SimConvLayer(tiny_config(), in_channels, 10, 5, 2).double().train(training)
+    with torch.no_grad():
+        layer.norm.weight.copy_(noise(16, seed=3))
+        layer.norm.bias.copy_(noise(16, seed=4))
+    reference = reference_layer(layer).train(training)
+    rows = noise(3, 200, in_channels, dtype=torch.float64) * 0.3 + 0.7
+    inputs = [rows.clone().requires_grad_(), rows.clone().requires_grad_()]
+    outputs = [layer(inputs[0]), reference(inputs[1].transpose(1, 2)).transpose(1, 2)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.backward(noise(*output.shape, seed=1, dtype=torch.float64))
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    ours, theirs = [*layer.parameters(), *layer.buffers()], [*reference.parameters(), *reference.buffers()]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("waveform", ["silence", "tone"])
+def test_a_first_layer_whose_filters_see_nothing_stays_finite(waveform, tiny_config):
+    """A pure tone has a covariance of rank 2: most filters' variance is rounding, of either sign."""
+    layer = SimConvLayer(tiny_config(hidden_size=256), 1, 10, 5, 2)
+    time = torch.arange(4000)
+    samples = torch.zeros(1, 4000, 1) if waveform == "silence" else 1e3 * torch.sin(0.01 * time)[None, :, None]
+    samples.requires_grad_()
+    with torch.no_grad():  # filters that silence slow tones
+        layer.conv.weight.sub_(layer.conv.weight.mean(-1, keepdim=True))
+    layer(samples).sum().backward()
+    assert layer.norm.running_var.isfinite().all()
+    assert (layer.norm.running_var >= 0).all()
+    assert all(tensor.grad.isfinite().all() for tensor in [samples, *layer.parameters()])
+
+
+def test_masked_batch_norm_has_the_statistics_of_the_real_frames(noise):
+    frame_mask = torch.arange(9) < torch.tensor([9, 4, 6])[:, None]
+    values = noise(3, 9, 5, dtype=torch.float64)
+    values[~frame_mask] = 100.0
+    ours, theirs = SimBatchNorm(5).double(), nn.BatchNorm1d(5).double()
+    inputs = [values.clone().requires_grad_(), values[frame_mask].clone().requires_grad_()]
+    outputs = [ours(inputs[0], frame_mask)[frame_mask], theirs(inputs[1])]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.backward(noise(19, 5, seed=1, dtype=torch.float64))
+    torch.testing.assert_close(inputs[0].grad[frame_mask], inputs[1].grad)
+    assert not inputs[0].grad[~frame_mask].any()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+
+
+@pytest.mark.parametrize("real_frames", [0, 1])
+def test_masked_batch_norm_of_no_frame_or_one_keeps_its_statistics_finite(real_frames, noise):
+    norm = SimBatchNorm(5)
+    output = norm(noise(2, 4, 5), torch.arange(8).view(2, 4) < real_frames)
+    assert output.isfinite().all()
+    assert all(buffer.isfinite().all() for buffer in norm.buffers())
+
+
+# ---------------------------------------------------------------------- outputs
+
+
+@variants
+def test_model_outputs_have_the_documented_shapes(variant, make, noise):
+    model = make(SimModel, variant)
+    config = model.config
+    output = model(noise(2, 4000), output_hidden_states=True)
+    channels = [config.hidden_size] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
+    shapes = [(2, config.num_frames(4000, module), size) for module, size in enumerate(channels)]
+    assert [tuple(state.shape) for state in output.hidden_states] == shapes
+    assert [tuple(mean.shape) for mean in output.means] == shapes[: config.num_conv_modules]
+    assert output.last_hidden_state is output.hidden_states[-1]
+    assert output.frame_mask.tolist() == [[1] * shapes[-1][1]] * 2
+    if config.latent_distribution == "gaussian":
+        assert [tuple(value.shape) for value in output.log_variances] == shapes[: config.num_conv_modules]
+    else:
+        assert output.log_variances is None
+    assert model(noise(2, 4000)).hidden_states is None
+    assert isinstance(model(noise(2, 4000), return_dict=False), tuple)
+
+
+@variants
+def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, noise):
+    model = make(SimForPreTraining, variant)
+    config = model.config
+    output = model(noise(2, 4000), generator=seeded())
+    assert len(output.module_losses) == len(output.contrastive_losses) == config.num_modules
+    assert len(output.kl_losses) == config.num_conv_modules
+    for loss in [output.loss, *output.module_losses, *output.contrastive_losses, *output.kl_losses]:
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+    torch.testing.assert_close(output.loss, sum(output.module_losses))
+    for module in range(config.num_modules):
+        expected = output.contrastive_losses[module].clone()
+        if module < config.num_conv_modules:
+            expected += config.kl_weights[module] * output.kl_losses[module]
+        torch.testing.assert_close(output.module_losses[module], expected)
+        assert model.is_contrastive(module) == (not output.contrastive_accuracies[module].isnan())
+    assert all((kl > 0) == (config.latent_distribution == "gaussian") for kl in output.kl_losses)
+
+
+def test_masks_are_integers_and_agree_with_get_frame_mask(make, padded_batch):
+    model = make(SimModel).eval()
+    frame_mask = model(*padded_batch).frame_mask
+    assert frame_mask.dtype == torch.int64
+    assert torch.equal(frame_mask, model.get_frame_mask(padded_batch[1]))
+    lengths = padded_batch[1].sum(1)
+    assert frame_mask.sum(1).tolist() == model._get_feat_extract_output_lengths(lengths).tolist()
+    assert frame_mask.sum(1).tolist() == [model.config.num_frames(int(length)) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask_shape", "message"),
+    [
+        ((4000,), None, r"`input_values` has shape \(4000,\); it must be \(batch, samples\)"),
+        ((1, 4000, 1), None, "must be"),
+        ((1, 20), None, "20 samples, too few for one frame of the last module; give at least 465"),
+        ((2, 4000), (2, 25), r"`attention_mask` has shape \(2, 25\) but `input_values` \(2, 4000\)"),
+    ],
+)
+def test_inputs_of_a_wrong_shape_say_what_is_right(shape, mask_shape, message, make, noise):
+    mask = None if mask_shape is None else torch.ones(mask_shape)
+    with pytest.raises(ValueError, match=message):
+        make(SimModel)(noise(*shape), mask)
+
+
+@pytest.mark.parametrize("lengths", [None, (60, 60)])
+def test_audio_of_one_frame_cannot_be_pretrained_on(lengths, make, noise):
+    model = make(SimForPreTraining).eval()
+    mask = None if lengths is None else (torch.arange(600) < torch.tensor(lengths)[:, None]).long()
+    with pytest.raises(ValueError, match="no anchor has a target"):
+        model(noise(2, 100 if lengths is None else 600), mask)
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+@variants
+def test_a_modules_loss_reaches_its_own_parameters_and_no_other_unless_end_to_end(variant, make, noise):
+    model = make(SimForPreTraining, variant)
+    output = model(noise(2, 4000), generator=seeded())
+    own = [{id(parameter) for parameter in model.module_parameters(m)} for m in range(model.config.num_modules)]
+    assert sum(map(len, own)) == len(list(model.parameters()))
+    reached = []
+    for loss in output.module_losses:
+        model.zero_grad()
+        if loss.requires_grad:
+            loss.backward(retain_graph=True)
+        reached.append({id(parameter) for parameter in model.parameters() if parameter.grad is not None})
+    if model.config.gradient_isolation:
+        assert reached == own
+    else:
+        assert reached[-1] >= {id(parameter) for parameter in model.sim.conv_modules[0].parameters()}
+
+
+@variants
+def test_every_parameter_gets_a_gradient_from_the_summed_loss(variant, make, noise):
+    model = make(SimForPreTraining, variant)
+    model(noise(2, 4000), generator=seeded()).loss.backward()
+    size = model.config.hidden_size
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # batch norm takes away what a bias adds
+        assert parameter.grad.any() or (name.endswith("conv.bias") and model.config.use_batch_norm), name
+        if "latent_head" in name and model.config.latent_distribution == "gaussian":
+            assert parameter.grad[:size].any(), f"mean half of {name}"
+            # nothing trains the variance of a latent that is neither sampled nor regularised
+            assert parameter.grad[size:].any(), f"log-variance half of {name}"
+
+
+def test_gradients_reach_the_waveform_through_the_encoder(make, noise):
+    waveform = noise(2, 4000).requires_grad_()
+    for model_class in (SimModel, SimForSequenceClassification):
+        model = make(model_class).eval()
+        next(tensors_of(model(waveform))).square().sum().backward()
+        assert waveform.grad.count_nonzero() > 0.9 * waveform.numel()
+        waveform.grad = None
+
+
+def test_gradients_pass_a_frozen_encoder_to_the_waveform(make, noise):
+    waveform = noise(1, 4000).requires_grad_()
+    make(SimForSequenceClassification, freeze_encoder=True)(waveform).logits.sum().backward()
+    assert waveform.grad.any()
+
+
+def test_isolation_leaves_the_waveform_without_a_gradient_of_the_losses(make, noise):
+    waveform = noise(1, 4000).requires_grad_()
+    make(SimForPreTraining)(waveform).loss.backward()
+    assert waveform.grad is None
+
+
+# ---------------------------------------------------------------------- padding
+
+
+@variants
+def test_a_padded_utterance_equals_itself_unpadded_in_every_frame_of_every_module(variant, make, padded_batch):
+    model = make(SimModel, variant).eval()
+    for module in model.modules():  # statistics that are not those of initialisation
+        if isinstance(module, SimBatchNorm):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    waveforms, attention_mask = padded_batch
+    padded = model(waveforms, attention_mask, output_hidden_states=True)
+    for row, length in enumerate(attention_mask.sum(1)):
+        alone = model(waveforms[row : row + 1, :length], output_hidden_states=True)
+        for name in ("hidden_states", "means", "log_variances"):
+            for batch, single in zip(getattr(padded, name) or (), getattr(alone, name) or (), strict=True):
+                frames = single.shape[1]
+                torch.testing.assert_close(batch[row, :frames], single[0], rtol=1e-4, atol=1e-5)
+                assert not batch[row, frames:].any()
+        assert padded.frame_mask[row].sum() == alone.last_hidden_state.shape[1]
+
+
+def test_padding_changes_no_batch_statistic_of_one_utterance(make, padded_batch):
+    waveforms, attention_mask = padded_batch
+    row, length = 0, int(attention_mask[0].sum())
+    models = [make(SimModel, "gim").double() for _ in range(2)]
+    padded = models[0](waveforms[[row]].double(), attention_mask[[row]], output_hidden_states=True)
+    alone = models[1](waveforms[[row], :length].double(), output_hidden_states=True)
+    for batch, single in zip(padded.hidden_states, alone.hidden_states, strict=True):
+        torch.testing.assert_close(batch[:, : single.shape[1]], single)
+        assert not batch[:, single.shape[1] :].any()
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+def test_batch_statistics_of_a_padded_batch_are_those_of_its_real_frames(make, padded_batch):
+    """Layer by layer against torch, with statistics over the real frames of all utterances joined."""
+    waveforms, attention_mask = padded_batch
+    model = make(SimModel, "gim").double()
+    reference = copy.deepcopy(model)
+    output = model(waveforms.double(), attention_mask, output_hidden_states=True)
+
+    utterances = [
+        waveform[None, None, : mask.sum()].double() for waveform, mask in zip(waveforms, attention_mask, strict=True)
+    ]
+    for number, module in enumerate(reference.conv_modules):
+        for layer in module.layers:
+            conv, norm, relu = reference_layer(layer)
+            outputs = [conv(utterance) for utterance in utterances]
+            joined = relu(norm(torch.cat(outputs, dim=2)))
+            utterances = list(joined.split([frames.shape[2] for frames in outputs], dim=2))
+            layer.norm.load_state_dict(norm.state_dict())
+        utterances = [module.latent_head(frames.transpose(1, 2)).transpose(1, 2) for frames in utterances]
+        for row, frames in enumerate(utterances):
+            torch.testing.assert_close(output.hidden_states[number][row, : frames.shape[2]], frames[0].T)
+    torch.testing.assert_close(model.state_dict(), reference.state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@variants
+def test_what_padding_holds_changes_neither_losses_nor_gradients(variant, training, make, padded_batch):
+    waveforms, attention_mask = padded_batch
+    results = []
+    for filler in (0.0, float("nan")):
+        model = make(SimForPreTraining, variant).train(training)
+        filled = waveforms.masked_fill(attention_mask == 0, filler)
+        output = model(filled, attention_mask, generator=seeded(), output_hidden_states=True)
+        output.loss.backward()
+        results.append([*tensors_of(output), *gradients_of(model).values()])
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean.nan_to_num(-1), dirty.nan_to_num(-1))
+        assert clean.isfinite().all() or clean.shape == ()  # the accuracy of a module without a contrastive loss
+
+
+def test_a_mask_of_ones_changes_no_loss(make, noise):
+    waveforms = noise(2, 4000)
+    losses = [make(SimForPreTraining)(waveforms, mask, generator=seeded()).loss for mask in (None, torch.ones(2, 4000))]
+    torch.testing.assert_close(*losses)
+
+
+def test_an_utterance_of_padding_alone_enters_nothing(make, noise):
+    """As a loader makes them to fill a last batch."""
+    waveforms, mask = noise(3, 4000), torch.ones(3, 4000).long()
+    mask[2] = 0
+    model = make(SimModel)
+    output = model(waveforms, mask, output_hidden_states=True)
+    assert output.frame_mask.sum(1).tolist() == [25, 25, 0]
+    for module, state in enumerate(output.hidden_states):
+        assert not state[2].any()
+        assert model.get_frame_mask(mask, module).sum(1)[2] == 0
+    assert make(SimForPreTraining)(waveforms, mask).loss.isfinite()
+
+
+# ---------------------------------------------------------------------- randomness
+
+
+@variants
+def test_evaluation_is_a_function_of_the_batch_and_training_of_the_generator(variant, make, noise):
+    model, waveforms = make(SimForPreTraining, variant).eval(), noise(2, 25_000)
+    first = model(waveforms, output_hidden_states=True)
+    torch.rand(7)  # other users of the global generator
+    second = model(waveforms, output_hidden_states=True)
+    for one, other in zip(tensors_of(first), tensors_of(second), strict=True):
+        assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))
+    model.train()
+    losses = [model(waveforms, generator=generator).loss for generator in (None, None, seeded(3), seeded(3), seeded(4))]
+    assert losses[0] != losses[1]
+    assert torch.equal(losses[2], losses[3])
+    assert losses[3] != losses[4]
+
+
+def test_modules_one_by_one_have_the_evaluation_losses_of_the_whole(make, noise):
+    model, waveforms = make(SimForPreTraining).eval(), noise(2, 4000)
+    output = model(waveforms)
+    hidden_states, lengths = model.sim.prepare_inputs(waveforms)
+    for module in range(model.config.num_modules):
+        one = model.module_objective(module, hidden_states, lengths)
+        assert torch.equal(one.loss, output.module_losses[module])
+        hidden_states, lengths = one.hidden_state, one.lengths
+
+
+def test_the_generator_drives_the_encoders_noise(make, noise):
+    model, waveforms = make(SimModel), noise(1, 4000)
+    states = [model(waveforms, generator=generator).last_hidden_state for generator in (seeded(), seeded(), None)]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+    model.eval()
+    assert torch.equal(*[model(waveforms).last_hidden_state for _ in range(2)])
+    assert not torch.equal(*[model(waveforms, sample=True).last_hidden_state for _ in range(2)])
+
+
+@variants
+def test_a_row_does_not_depend_on_the_rest_of_the_batch_in_evaluation(variant, make, noise):
+    model, waveforms = make(SimModel, variant).eval(), noise(3, 4000)
+    together = model(waveforms, output_hidden_states=True).hidden_states
+    alone = model(waveforms[1:2], output_hidden_states=True).hidden_states
+    for batch, single in zip(together, alone, strict=True):
+        torch.testing.assert_close(batch[1:2], single, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- settings that name themselves
+
+
+def test_latents_are_normal_with_the_mean_and_variance_given(make, noise):
+    model = make(SimModel, hidden_size=4)
+    with torch.no_grad():
+        head = model.conv_modules[0].latent_head
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([1.0, -1, 0, 2, 0, math.log(4), -2, -30]))
+    output = model(noise(4, 40_000), output_hidden_states=True, generator=seeded())
+    sample = output.hidden_states[0].flatten(0, 1)
+    torch.testing.assert_close(sample.mean(0), torch.tensor([1.0, -1, 0, 2]), rtol=0, atol=0.06)
+    torch.testing.assert_close(sample.std(0), torch.tensor([1.0, 2, math.exp(-1), 0]), rtol=0, atol=0.06)
+
+
+def test_sample_latents_off_hands_on_means_in_training(make, noise):
+    output = make(SimModel, "mean")(noise(1, 4000), output_hidden_states=True)
+    for state, mean in zip(output.hidden_states, output.means, strict=False):
+        assert torch.equal(state, mean)
+    output = make(SimModel)(noise(1, 4000), output_hidden_states=True)
+    assert not torch.equal(output.hidden_states[0], output.means[0])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_context_and_target_are_one_sample_only_with_shared_noise(shared, make, noise, monkeypatch):
+    calls = []
+
+    def spy(context, latents, *args, **kwargs):
+        calls.append((context, latents))
+        return objective(context, latents, *args, **kwargs)
+
+    import modeling_sim.modeling_sim as module_under_test
+
+    objective = module_under_test.info_nce
+    monkeypatch.setattr(module_under_test, "info_nce", spy)
+    make(SimForPreTraining, shared_noise=shared, loss_window=1000)(noise(2, 4000))
+    for context, latents in calls[:3]:
+        assert torch.equal(context, latents) == shared
+    context, latents = calls[3]  # the context module predicts the latents that it reads
+    assert context.shape[-1] == 8
+    assert torch.equal(latents, calls[2][1])
+
+
+def test_logit_scale_divides_the_scores_by_the_root_of_the_channels(make, noise):
+    scaled = make(SimForPreTraining, "gim", logit_scale="inverse_sqrt_channels")
+    plain = make(SimForPreTraining, "gim")
+    with torch.no_grad():
+        for predictor in plain.predictors.values():
+            predictor.weight /= math.sqrt(16)
+    losses = [model(noise(2, 4000), generator=seeded()).loss for model in (scaled, plain)]
+    torch.testing.assert_close(*losses)
+
+
+def test_log_variance_clamp_bounds_log_variances(make, noise):
+    model = make(SimModel, log_variance_clamp=(-0.01, 0.02)).eval()
+    for log_variance in model(noise(1, 4000)).log_variances:
+        assert log_variance.min() == torch.tensor(-0.01)
+        assert log_variance.max() == torch.tensor(0.02)
+
+
+def test_initial_log_variance_is_that_of_a_new_model(make, noise):
+    model = make(SimModel, initial_log_variance=-4.0).eval()
+    for module, log_variance in zip(model.conv_modules, model(noise(1, 4000)).log_variances, strict=True):
+        assert torch.equal(module.latent_head.bias[16:], torch.full((16,), -4.0))
+        assert module.latent_head.bias[:16].abs().max() <= 0.25
+        assert log_variance.mean().item() == pytest.approx(-4, abs=0.6)
+
+
+def test_free_bits_change_the_loss_and_not_the_reported_kl(make, noise):
+    losses = [make(SimForPreTraining, free_bits=bits)(noise(2, 4000), generator=seeded()) for bits in (0.0, 100.0)]
+    assert losses[0].kl_losses == losses[1].kl_losses
+    for module, weight in enumerate(losses and SimConfig().kl_weights):
+        expected = losses[0].contrastive_losses[module] + weight * 16 * 100
+        torch.testing.assert_close(losses[1].module_losses[module], expected)
+
+
+def test_kl_weight_scale_warms_the_kl_up(make, noise):
+    model, waveforms = make(SimForPreTraining), noise(2, 4000)
+    inputs, _ = model.sim.prepare_inputs(waveforms)
+    half = model.module_objective(0, inputs, generator=seeded(), kl_weight_scale=0.5)
+    torch.testing.assert_close(half.loss, half.contrastive_loss + 0.5 * model.config.kl_weights[0] * half.kl_loss)
+
+
+@pytest.mark.parametrize("negatives", ["not_positive", "same_utterance", "other_utterances"])
+def test_the_source_of_negatives_is_a_setting(negatives, make, padded_batch):
+    losses = [
+        make(SimForPreTraining, negatives=source)(*padded_batch, generator=seeded()).loss
+        for source in ("any", negatives)
+    ]
+    assert losses[0] != losses[1]
+    assert losses[1].isfinite()
+
+
+# ---------------------------------------------------------------------- SIM without its additions is GIM
+
+
+@pytest.mark.parametrize(
+    ("size", "samples"), [(16, 4000), (48, 4000), (128, 6000), pytest.param(512, 6000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_deterministic_sim_with_beta_0_is_gim_to_the_bit(size, samples, padded, make, noise):
+    sim = make(SimForPreTraining, "mean", hidden_size=size, context_size=size // 2, kl_weight=0.0)
+    gim = make(SimForPreTraining, "gim", hidden_size=size, context_size=size // 2)
+    gim.load_state_dict(
+        {name: value[:size] if "latent_head" in name else value for name, value in sim.state_dict().items()}
+    )
+    mask = (torch.arange(samples) < torch.tensor([samples, samples - 1500])[:, None]).long() if padded else None
+    losses = []
+    for model in (sim, gim):
+        losses.append(model(noise(2, samples), mask, generator=seeded()).loss)
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    expected = gradients_of(gim)
+    for name, gradient in gradients_of(sim).items():
+        shared = gradient[:size] if "latent_head" in name else gradient
+        assert torch.equal(shared, expected.pop(name)), name
+        assert not ("latent_head" in name and gradient[size:].any()), name
+    assert not expected
+
+
+# ---------------------------------------------------------------------- precision
+
+
+def test_a_training_step_under_bfloat16_autocast_is_finite_with_float32_losses(make, padded_batch):
+    model = make(SimForPreTraining)
+    for mask in (None, padded_batch[1]):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(padded_batch[0].clamp(-4, 4), mask, generator=seeded())
+        assert all(loss.dtype == torch.float32 for loss in output.module_losses + output.kl_losses)
+        output.loss.backward()
+        for name, gradient in gradients_of(model).items():
+            assert gradient.dtype == torch.float32, name
+            assert gradient.isfinite().all(), name
+        full = model(padded_batch[0].clamp(-4, 4), mask, generator=seeded())
+        torch.testing.assert_close(output.loss, full.loss, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@variants
+def test_a_half_precision_model_runs_with_float32_losses(variant, dtype, make, padded_batch):
+    for training in (True, False):
+        model = make(SimForPreTraining, variant).to(dtype).train(training)
+        output = model(padded_batch[0].clamp(-4, 4).to(dtype), padded_batch[1], output_hidden_states=True)
+        assert output.loss.dtype == torch.float32
+        assert output.loss.isfinite()
+        assert all(state.dtype == dtype and state.isfinite().all() for state in output.hidden_states)
+
+
+def test_a_float64_model_is_float64_throughout(make, noise):
+    model = make(SimModel, "gim").double()
+    states = model(noise(1, 4000, dtype=torch.float64), output_hidden_states=True).hidden_states
+    assert {state.dtype for state in states} == {torch.float64}
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_class", AUTO_CLASSES)
+def test_a_loaded_model_gives_the_same_output_in_the_same_dtype(model_class, dtype, make, noise, tmp_path):
+    model = make(model_class, num_labels=3).eval().to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded = AUTO_CLASSES[model_class].from_pretrained(tmp_path, device_map="cpu")
+    assert type(loaded) is model_class
+    assert loaded.dtype == dtype
+    assert not loaded.training
+    waveforms = noise(2, 4000).to(dtype)
+    for one, other in zip(tensors_of(model(waveforms)), tensors_of(loaded(waveforms)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("loaded_class", AUTO_CLASSES)
+@pytest.mark.parametrize("saved_class", AUTO_CLASSES)
+def test_every_class_loads_the_encoder_of_every_other(saved_class, loaded_class, make, tmp_path):
+    saved = make(saved_class, initial_log_variance=-2.0)
+    saved.save_pretrained(tmp_path)
+    loaded, report = AUTO_CLASSES[loaded_class].from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is loaded_class
+    encoders = [getattr(model, "sim", model).state_dict() for model in (saved, loaded)]
+    torch.testing.assert_close(*encoders, rtol=0, atol=0)
+    assert all(value.isfinite().all() for value in loaded.state_dict().values())
+    assert not any(name.startswith(("sim.", "conv_modules", "context")) for name in report["missing_keys"])
+    assert not any(parameter.is_meta for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("model_class", [SimModel, *CLASSIFIERS])
+def test_a_pretraining_checkpoint_loads_without_talk_of_unexpected_weights(model_class, make, tmp_path, caplog):
+    make(SimForPreTraining).save_pretrained(tmp_path)
+    logging.enable_propagation()
+    try:
+        report = AUTO_CLASSES[model_class].from_pretrained(tmp_path, output_loading_info=True)[1]
+    finally:
+        logging.disable_propagation()
+    assert not report["unexpected_keys"]
+    assert "UNEXPECTED" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "bound"),
+    [
+        ("sim.context.", 8**-0.5),
+        ("predictors.", 8**-0.5),
+        ("latent_head", 16**-0.5),
+        (".conv.", 10**-0.5),
+        ("running_", 1),
+        ("num_batches_tracked", 0),
+        (".norm.", 1),
+        ("", 1),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_initialised_and_never_garbage(part, bound, make, tmp_path):
+    model = make(SimForPreTraining, initial_log_variance=-3.0)
+    kept = {name: value for name, value in model.state_dict().items() if part not in name}
+    missing = set(model.state_dict()) - set(kept)
+    assert missing
+    kept.setdefault("nothing.of.the.model", torch.zeros(1))
+    model.save_pretrained(tmp_path, state_dict=kept)
+    torch.full((200_000,), float("nan"))  # what the next uninitialised memory may hold
+    state = SimForPreTraining.from_pretrained(tmp_path).state_dict()
+    for name in missing:
+        value = state[name].float()
+        if "latent_head.bias" in name:
+            assert torch.equal(value[16:], torch.full((16,), -3.0))
+            value = value[:16]
+        elif "running_var" in name or name.endswith("norm.weight"):
+            assert torch.equal(value, torch.ones_like(value))
+        elif ".norm." in name:
+            assert not value.any()
+        else:
+            assert value.unique().numel() > 1
+        assert value.abs().max() <= bound
+    for name in set(kept) & set(state):
+        assert torch.equal(state[name], kept[name]), name
+
+
+def test_a_loaded_log_variance_bias_is_not_initialised_again(make, tmp_path):
+    model = make(SimForPreTraining, initial_log_variance=-3.0)
+    with torch.no_grad():
+        for module in model.sim.conv_modules:
+            module.latent_head.bias.fill_(0.5)
+    kept = {name: value for name, value in model.state_dict().items() if "latent_head.weight" not in name}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    for module in SimForPreTraining.from_pretrained(tmp_path).sim.conv_modules:
+        assert torch.equal(module.latent_head.bias, torch.full((32,), 0.5))
+
+
+def test_a_new_model_has_torchs_own_initialisation(tiny_config):
+    """Bounds of the uniform distributions that `nn.Conv1d`, `nn.Linear` and `nn.GRU` start from."""
+    torch.manual_seed(0)
+    model = SimForPreTraining(tiny_config(hidden_size=64, context_size=32))
+    largest = {name: parameter.abs().max().item() for name, parameter in model.named_parameters()}
+    fan_ins = {
+        "sim.conv_modules.0.layers.0.conv.weight": 10,
+        "sim.conv_modules.0.layers.1.conv.weight": 8 * 64,
+        "sim.conv_modules.2.layers.0.conv.weight": 4 * 64,
+        "sim.conv_modules.0.latent_head.weight": 64,
+        "sim.context.weight_ih_l0": 32,
+        "sim.context.bias_hh_l0": 32,
+        "predictors.0.weight": 64,
+        "predictors.3.weight": 32,
+    }
+    for name, fan_in in fan_ins.items():
+        assert 0.9 < largest[name] * math.sqrt(fan_in) <= 1, name
+
+
+# ---------------------------------------------------------------------- export
+
+
+@pytest.mark.parametrize("variant", ["sim", "sim-artificial", "gim-lowe"])
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_convolutional_modules_work_for_another_length(strict, variant, make, noise):
+    class Convolutions(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.conv_modules = model.conv_modules
+
+        def forward(self, input_values):
+            hidden_states, outputs = input_values[..., None], []
+            for module in self.conv_modules:
+                hidden_states, log_variance, _ = module(hidden_states)
+                outputs += [hidden_states] if log_variance is None else [hidden_states, log_variance]
+            return outputs
+
+    model = Convolutions(make(SimModel, variant).eval())
+    any_length = {1: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(model, (noise(1, 4000),), dynamic_shapes=(any_length,), strict=strict).module()
+    for length in (1000, 5555, 20_480):
+        outputs, expected = exported(noise(1, length)), model(noise(1, length))
+        torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- classification heads
+
+
+@pytest.mark.parametrize("probe_module", [0, 1, 2, 3, -1, -2])
+def test_heads_read_the_module_they_are_told_to(probe_module, make, padded_batch):
+    waveforms, mask = padded_batch
+    heads = [make(head, probe_module=probe_module, num_labels=3).eval() for head in CLASSIFIERS]
+    by_utterance, by_frame = (head(waveforms, mask, output_hidden_states=True) for head in heads)
+    states = by_utterance.hidden_states[probe_module]
+    frame_mask = heads[0].sim.get_frame_mask(mask, probe_module)
+    assert by_frame.logits.shape == (*frame_mask.shape, 3)
+    torch.testing.assert_close(by_frame.logits, heads[1].classifier(states))
+    means = torch.stack([state[keep == 1].mean(0) for state, keep in zip(states, frame_mask, strict=True)])
+    assert by_utterance.logits.shape == (3, 3)
+    torch.testing.assert_close(by_utterance.logits, heads[0].classifier(means))
+    assert heads[0](waveforms).hidden_states is None
+    alone = heads[0](waveforms[1:2, : mask[1].sum()]).logits
+    torch.testing.assert_close(by_utterance.logits[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_utterances_labelled_minus_100_are_left_out_of_the_loss(make, noise):
+    head = make(SimForSequenceClassification, num_labels=3).eval()
+    output = head(noise(3, 4000), labels=torch.tensor([2, -100, 0]))
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0])))
+    assert head(noise(3, 4000)).loss is None
+
+
+def test_frames_labelled_minus_100_and_padding_are_left_out_of_the_loss(make, padded_batch):
+    head = make(SimForAudioFrameClassification, num_labels=3, probe_module=1).eval()
+    frame_mask = head.sim.get_frame_mask(padded_batch[1], 1)
+    labels = torch.randint(3, frame_mask.shape, generator=seeded())
+    labels[0, 3] = -100
+    output = head(*padded_batch, labels=labels)
+    keep = (frame_mask == 1) & (labels != -100)
+    torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[keep], labels[keep]))
+    with pytest.raises(ValueError, match=r"`labels` has shape \(3, 7\), but module 1 makes .* `config.frame_centers`"):
+        head(*padded_batch, labels=labels[:, :7])
+
+
+@pytest.mark.parametrize("head_class", CLASSIFIERS)
+def test_a_frozen_encoder_stays_as_it_is_while_its_head_trains(head_class, make, noise, tmp_path):
+    head = make(head_class, num_labels=3, freeze_encoder=True)
+    head.save_pretrained(tmp_path)
+    for model in (head, head_class.from_pretrained(tmp_path)):
+        model.train()
+        before = copy.deepcopy(model.state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(2):
+            labels = torch.tensor([0, 2]) if head_class is SimForSequenceClassification else torch.ones(2, 25).long()
+            model(noise(2, 4000, seed=step), labels=labels).loss.backward()
+            optimizer.step()
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {"classifier.weight", "classifier.bias"}
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == changed
+
+
+def test_an_encoder_can_be_frozen_later(make, noise):
+    head = make(SimForSequenceClassification)
+    assert head.sim.training
+    head.freeze_encoder()
+    head.train()
+    assert not head.sim.training
+    assert head.classifier.training
+    assert torch.equal(*[head(noise(1, 4000)).logits for _ in range(2)])
+
+
+@pytest.mark.parametrize("head_class", CLASSIFIERS)
+@pytest.mark.parametrize("probe_module", range(4))
+def test_fine_tuning_trains_every_parameter_that_can_learn(probe_module, head_class, make, noise, tmp_path):
+    make(head_class, num_labels=3, probe_module=probe_module).save_pretrained(tmp_path)
+    head = head_class.from_pretrained(tmp_path).train()
+    head(noise(2, 4000)).logits.square().sum().backward()
+    for name, parameter in head.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    learning = {name.split(".")[2] for name in gradients_of(head) if name.startswith("sim.conv_modules")}
+    assert learning == {str(module) for module in range(min(probe_module, 2) + 1)}
+    assert any(name.startswith("sim.context") for name in gradients_of(head)) == (probe_module == 3)
+
+
+def test_a_head_runs_in_the_audio_classification_pipeline(make, noise):
+    head = make(SimForSequenceClassification, id2label={0: "low", 1: "high", 2: "none"}, label2id=None).eval()
+    classify = pipeline("audio-classification", model=head, feature_extractor=SimFeatureExtractor(), device="cpu")
+    waveform = noise(8000).clamp(-1, 1).numpy()
+    scores = {entry["label"]: entry["score"] for entry in classify(waveform, top_k=3)}
+    expected = head(torch.from_numpy(waveform)[None]).logits.softmax(-1)[0].tolist()
+    assert scores == pytest.approx(dict(zip(["low", "high", "none"], expected, strict=True)))
+    assert isinstance(waveform, np.ndarray)
+
+
+# ---------------------------------------------------------------------- it learns
+
+
+@pytest.mark.parametrize("variant", ["sim-small", "gim", "cpc"])
+def test_training_lifts_contrastive_accuracy_above_chance(variant, make):
+    """Utterances of one tone each: the pitch is in every frame, so other frames of the utterance are predictable."""
+    torch.manual_seed(0)
+    pitches = torch.rand(16, 1, generator=seeded()) * 0.2 + 0.02
+    waveforms = torch.sin(torch.arange(4000) * pitches)
+    quiet = {"initial_log_variance": -4.0, "logit_scale": "inverse_sqrt_channels"}
+    model = make(SimForPreTraining, variant, hidden_size=32, context_size=16, negatives="other_utterances", **quiet)
+    chance = 1 / (model.config.num_negatives + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator = seeded()
+    first = None
+    for _ in range(60):
+        output = model(waveforms, generator=generator)
+        first = first if first is not None else output.loss.item()
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    assert output.loss.item() < 0.8 * first
+    assert output.contrastive_accuracies[-1] > 3 * chance
+
+
+def test_forward_raises_no_warning(make, padded_batch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(SimForPreTraining)(*padded_batch).loss.backward()
+        assert isinstance(make(SimModel).conv_modules[0], SimConvModule)
