@@ -138,12 +138,10 @@ def test_what_padding_holds_changes_neither_loss_nor_gradient(garbage, window, c
 def test_longer_padding_changes_nothing(case, noise):
     arguments = case(lengths=[9, 4, 6], window=5)
     loss = info_nce(**vars(arguments)).loss
-    batch, anchors, _ = arguments.negative_frames.shape
     longer = SimpleNamespace(**vars(arguments))
-    longer.latents = torch.cat([arguments.latents, noise(batch, 7, 6)], dim=1)
+    longer.latents = torch.cat([arguments.latents, noise(3, 7, 6)], dim=1)
     longer.frame_mask = torch.nn.functional.pad(arguments.frame_mask, (0, 7))
     longer.negative_frames = arguments.negative_frames + 7 * (arguments.negative_frames // 9)
-    assert (batch, anchors) == longer.negative_frames.shape[:2]
     assert torch.equal(info_nce(**vars(longer)).loss, loss)
 
 
