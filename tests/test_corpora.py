@@ -55,6 +55,9 @@ def test_class_names_are_sorted_as_numbers_and_nulls_stay(corpus):
     assert labelled["chapter"][:] == [1, 0, None, 1, 0, 0]
     assert as_text(numbered, "chapter")["chapter"][:] == ["10", "9", None, "10", "9", "9"]
     assert as_class_label(corpus, "phones") is corpus
+    listed = as_class_label(corpus.add_column("tags", [["y", "x"], [], None, ["x"], [], []]), "tags")
+    assert listed.features["tags"].feature.names == ["x", "y"]
+    assert listed["tags"][:4] == [[1, 0], [], None, [0]]
 
 
 def test_a_share_of_each_group_does_not_depend_on_the_others():

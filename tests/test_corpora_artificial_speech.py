@@ -154,7 +154,10 @@ def test_the_real_splits(data_dir):
     folder = data_dir / "artificial_speech"
     words = {recording for corpus in both(folder) for recording in corpus["recording"]}
     pretraining = set(both(folder)[0]["recording"])
-    published, unseen = (both(folder, units="syllables", protocol=protocol)[1] for protocol in ("published", "unseen"))
+    published, unseen = (
+        load_corpus("artificial_speech", "test", data_dir=folder, units="syllables", protocol=protocol)
+        for protocol in ("published", "unseen")
+    )
     assert set(published["recording"]) <= words
     assert len(set(published["recording"]) & pretraining) == 95
     assert len(set(unseen["recording"])) == 25
@@ -173,7 +176,7 @@ def test_the_real_test_syllables_are_cut_from_take_2(data_dir):
         for corpus in both(folder)
         for row in corpus.select_columns(["recording", "audio"])
     }
-    test = both(folder, units="syllables")[1]
+    test = load_corpus("artificial_speech", "test", data_dir=folder, units="syllables")
     for row in test.select(range(0, 360, 30)):
         syllable = read_audio(row["audio"], sampling_rate=8_000)
         sounding = np.flatnonzero(np.abs(syllable) > 1e-3)

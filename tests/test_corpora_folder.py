@@ -73,6 +73,15 @@ def test_a_manifest_names_files_labels_and_splits(tree, tmp_path, suffix):
         load_corpus("folder", "test", data_dir=tree, manifest=manifest)
 
 
+def test_a_row_without_a_label_has_none(tree, tmp_path):
+    rows = [ROWS[0], {"file": "bob/five.wav", "split": "train"}]
+    corpus = load_corpus(
+        "folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.jsonl", rows), label_columns=["mood"]
+    )
+    assert corpus["mood"][:] == [0, None]
+    assert corpus.features["speaker_id"].names == ["alice", "unknown"]
+
+
 def test_a_rule_divides_the_speakers(tree):
     settings = {"data_dir": tree, "folder_label": "speaker_id", "split_by": "speaker"}
     train, test = (load_corpus("folder", split, **settings) for split in ("train", "test"))

@@ -227,6 +227,16 @@ def test_labels_of_the_wrong_length_are_named(tree, tmp_path):
         load_corpus("librispeech", "all", data_dir=tree, alignments=tmp_path)
 
 
+def test_two_files_of_one_id_are_named(tmp_path):
+    for part in ("train-clean-100", "train-clean-360"):
+        chapter = tmp_path / part / "19" / "198"
+        chapter.mkdir(parents=True)
+        soundfile.write(chapter / "19-198-0000.flac", waveform("19-198-0000"), 16_000)
+    with pytest.raises(BadAudioError, match=r"train-clean-360.*a second recording of this id"):
+        load_corpus("librispeech", "all", data_dir=tmp_path)
+    assert len(load_corpus("librispeech", "all", data_dir=tmp_path, on_bad_audio="skip")) == 1
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent, which is not a folder"):
         load_corpus("librispeech", data_dir=tmp_path / "absent")

@@ -138,7 +138,7 @@ def test_the_noise_has_the_set_level():
 
 
 def test_factors_are_independent():
-    corpus = load_corpus("synthetic_syllables", num_train=400, num_syllables=1, cache=False)
+    corpus = load_corpus("synthetic_syllables", num_train=240, num_syllables=1, cache=False)
     factors = np.array(
         [
             [row["vocal_tract_length"], row["f0"], row["gain"], row["vowel"], row["consonant"]]
@@ -146,12 +146,12 @@ def test_factors_are_independent():
         ]
     )
     correlations = np.corrcoef(factors.T)[np.triu_indices(5, 1)]
-    assert np.abs(correlations).max() < 0.13  # 2.6 standard errors
+    assert np.abs(correlations).max() < 0.17  # 2.6 standard errors
     counts = np.zeros((8, 9))
     for speaker, syllable in zip(corpus["speaker_id"], corpus["syllable"], strict=True):
         counts[speaker, syllable] += 1
     assert chi2_contingency(counts).pvalue > 0.05
-    assert (counts.sum(axis=1) == 50).all()
+    assert (counts.sum(axis=1) == 30).all()
 
 
 def test_an_utterance_depends_on_seed_split_and_index_alone(corpus):

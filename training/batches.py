@@ -309,5 +309,6 @@ class _Collate:
         if "num_replaced" in columns:
             batch["num_replaced"] = sum(columns.pop("num_replaced"))
         for name, values in columns.items():
-            batch[name] = torch.tensor(values) if isinstance(values[0], (int, float)) else values
+            numbers = all(isinstance(value, (int, float)) for value in values)
+            batch[name] = torch.tensor(values) if numbers else values
         return batch

@@ -114,16 +114,28 @@ def as_text(dataset: Dataset, name: str) -> Dataset:
 
 
 def as_class_label(dataset: Dataset, name: str) -> Dataset:
-    """Turn a column of strings or numbers into a `ClassLabel` of its sorted distinct values; nulls stay.
+    """Turn a column of strings or numbers, or of lists of them, into classes: its sorted distinct values; nulls stay.
 
-    Columns that are a `ClassLabel`, or a sequence of them, already are left as they are.
+    A column of `ClassLabel`, or of lists of them, is left as it is.
     """
-    feature = dataset.features[name]
-    if isinstance(feature, ClassLabel) or isinstance(getattr(feature, "feature", None), ClassLabel):
+    if class_label(dataset, name) is not None:
         return dataset
-    values = [None if value is None else str(value) for value in dataset[name][:]]
-    names = class_names(values)
-    return replace_column(dataset, name, _numbers(values, names), ClassLabel(names=names))
+    values = dataset[name][:]
+    if isinstance(dataset.features[name], List):
+        rows = [None if row is None else [str(value) for value in row] for row in values]
+        names = class_names(value for row in rows if row is not None for value in row)
+        numbers = [None if row is None else _numbers(row, names) for row in rows]
+        return replace_column(dataset, name, numbers, List(ClassLabel(names=names)))
+    texts = [None if value is None else str(value) for value in values]
+    names = class_names(texts)
+    return replace_column(dataset, name, _numbers(texts, names), ClassLabel(names=names))
+
+
+def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
+    """Classes of a column that is a `ClassLabel` or a list of them; `None` for any other."""
+    feature = dataset.features[name]
+    feature = getattr(feature, "feature", feature)
+    return feature if isinstance(feature, ClassLabel) else None
 
 
 def class_names(values: Iterable[str | None]) -> list[str]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from training.audio import log_mel, read_audio
 from training.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
+from training.corpora.contract import UNKNOWN_SPEAKER, class_label
 
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
@@ -47,7 +48,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """
     columns = dataset.with_format("numpy").select_columns(["num_samples", "sampling_rate"])
     seconds = columns[:]["num_samples"] / columns[:]["sampling_rate"]
-    labels = [name for name in dataset.column_names if _class_label(dataset, name) is not None]
+    labels = [name for name in dataset.column_names if class_label(dataset, name) is not None]
     return {
         "utterances": len(dataset),
         "hours": float(seconds.sum() / 3600),
@@ -57,7 +58,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "label_coverage": {
             name: sum(value is not None for value in dataset[name][:]) / len(dataset) for name in labels
         },
-        "classes": {name: len(_class_label(dataset, name).names) for name in labels},
+        "classes": {name: len(class_label(dataset, name).names) for name in labels},
     }
 
 
@@ -201,17 +202,11 @@ def _title(dataset: Dataset, utterance: Mapping[str, Any]) -> str:
     parts = [f"{utterance['id']}"]
     for name in ("speaker_id", "sex", "word", "syllable"):
         value = utterance.get(name)
-        label = _class_label(dataset, name) if name in dataset.column_names else None
-        if value is None or value == "unknown":
+        label = class_label(dataset, name) if name in dataset.column_names else None
+        if value is None:
             continue
         if label is not None:
             value = " ".join(label.int2str(value)) if isinstance(value, list) else label.int2str(value)
-        parts.append(f"{name.removesuffix('_id')} {value}")
+        if value != UNKNOWN_SPEAKER:
+            parts.append(f"{name.removesuffix('_id')} {value}")
     return ", ".join(parts)
-
-
-def _class_label(dataset: Dataset, name: str) -> ClassLabel | None:
-    """Classes of a column, itself a `ClassLabel` or a sequence of them."""
-    feature = dataset.features[name]
-    feature = getattr(feature, "feature", feature)
-    return feature if isinstance(feature, ClassLabel) else None

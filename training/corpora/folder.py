@@ -60,21 +60,26 @@ def load(
         row.setdefault("id", Path(row["file"]).with_suffix("").as_posix())
         if folder_label is not None:
             row[folder_label] = path.parent.name
-    missing = sorted({name for name in label_columns if name not in rows[0]})
-    if missing:
-        raise ValueError(f"{manifest} has no column {' and no '.join(missing)}; columns there: {', '.join(rows[0])}")
-    classes = {"speaker_id", *label_columns, *([folder_label] if folder_label else [])}
-    # Names of the whole corpus, so that its splits share them.
-    for row in rows:
         row["speaker_id"] = str(row.get("speaker_id", UNKNOWN_SPEAKER))
-    labels = {name: class_names(str(row[name]) for row in rows) for name in classes}
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    missing = sorted(set(label_columns) - set(present))
+    if missing:
+        raise ValueError(f"{manifest} has no column {' and no '.join(missing)}; columns there: {', '.join(present)}")
+    classes = list(dict.fromkeys(["speaker_id", *label_columns, *([folder_label] if folder_label else [])]))
+    # Names of the whole corpus, so that its splits share them.
+    labels = {name: class_names(_text(row.get(name)) for row in rows) for name in classes}
     chosen = _choose(rows, split, split_by, lists, test_fraction, seed)
     columns: dict[str, Any] = {
-        name: [row.get(name) for row in chosen] for name in rows[0] if name not in ("file", "split")
+        name: [row.get(name) for row in chosen] for name in present if name not in ("file", "split")
     }
-    columns |= {name: [None if row[name] is None else str(row[name]) for row in chosen] for name in classes}
+    columns |= {name: [_text(row.get(name)) for row in chosen] for name in classes}
     columns["audio"] = [{"path": str(root / row["file"])} for row in chosen]
     return make_dataset(columns, labels=labels)
+
+
+def _text(value: Any) -> str | None:
+    """A class name; nothing, or an empty cell, is none."""
+    return None if value in (None, "") else str(value)
 
 
 def _choose(

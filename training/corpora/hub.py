@@ -171,7 +171,8 @@ def divide(
     absent = [utterance for utterance in ids if utterance not in speakers]
     if absent:
         raise ValueError(
-            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, such as {absent[0]!r}"
+            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, such as {absent[0]!r}; "
+            "take them out of the list, or load the split they are in"
         )
     wanted = set(ids)
     return source.select([row for row, utterance in enumerate(source["id"][:]) if utterance in wanted])

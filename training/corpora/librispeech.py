@@ -1,5 +1,6 @@
 """LibriSpeech (Panayotov et al. 2015): from the Hub, or from a local tree in the corpus' own layout."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -105,30 +106,35 @@ def load(
     return dataset if alignments is None else _with_phones(dataset, alignments)
 
 
-def _find_files(root: Path, parts: str | None) -> dict[str, Path]:
-    """Path of every utterance by its id, in the order of the ids."""
+def _find_files(root: Path, parts: str | None) -> dict[str, list[Path]]:
+    """Files of every utterance, one unless something is wrong, by its id, in the order of the ids."""
     tree = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
     found = sorted(folder.name for folder in tree.iterdir() if next(folder.glob("*/*/*.flac"), None))
     chosen = found if parts is None else parts.split("+")
     missing = sorted(set(chosen) - set(found)) or ([] if found else ["PART/SPEAKER/CHAPTER/*.flac"])
     if missing:
         raise ValueError(f"{tree} has no {' and no '.join(missing)}; parts there: {', '.join(found) or 'none'}")
-    files = (path for part in chosen for path in (tree / part).glob("*/*/*.flac"))
-    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
+    files = defaultdict(list)
+    for path in sorted((path for part in chosen for path in (tree / part).glob("*/*/*.flac")), key=_stem):
+        files[path.stem].append(path)
+    return files
 
 
 def _from_files(
-    root: Path, files: dict[str, Path], ids: list[str], speakers: dict[str, str], sexes: dict[str, str]
+    root: Path, files: dict[str, list[Path]], ids: list[str], speakers: dict[str, str], sexes: dict[str, str]
 ) -> Dataset:
-    transcripts = _read_transcripts({files[utterance].parent for utterance in ids if utterance in files})
+    # An id that only a list has gets a file that is not there, and one with two files has two rows: the scan says so.
+    rows = [
+        (utterance, path) for utterance in ids for path in files.get(utterance, [root / f"{utterance} (listed).flac"])
+    ]
+    transcripts = _read_transcripts({path.parent for _, path in rows})
     columns: dict[str, Any] = {
-        "id": ids,
-        # An id that only a list has gets a file that is not there, and the scan reports it.
-        "audio": [{"path": str(files.get(utterance, root / f"{utterance}.flac"))} for utterance in ids],
-        "speaker_id": [speakers.get(utterance) for utterance in ids],
-        "chapter_id": [files[utterance].parent.name if utterance in files else None for utterance in ids],
-        "sex": [sexes.get(speakers.get(utterance, "")) for utterance in ids],
-        "text": [transcripts.get(utterance) for utterance in ids],
+        "id": [utterance for utterance, _ in rows],
+        "audio": [{"path": str(path)} for _, path in rows],
+        "speaker_id": [speakers.get(utterance) for utterance, _ in rows],
+        "chapter_id": [path.parent.name for _, path in rows],
+        "sex": [sexes.get(speakers.get(utterance, "")) for utterance, _ in rows],
+        "text": [transcripts.get(utterance) for utterance, _ in rows],
     }
     return make_dataset(columns, labels={"speaker_id": class_names(speakers.values()), "sex": _SEXES})
 
@@ -156,6 +162,10 @@ def _with_phones(dataset: Dataset | IterableDataset, alignments: str | Path) -> 
         lists = {utterance: values.tolist() for utterance, values in labels.items()}
         return dataset.map(lambda row: {"phones": lists.get(row["id"])}, features=features)
     return replace_column(dataset, "phones", [labels.get(utterance) for utterance in dataset["id"][:]], feature)
+
+
+def _stem(path: Path) -> str:
+    return path.stem
 
 
 def _read_sexes(root: Path) -> dict[str, str]:

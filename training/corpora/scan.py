@@ -82,11 +82,12 @@ def check_audio(
     bad: list[BadRecording] = []
     seen: Counter[str] = Counter()
     for row, header, problem in _scan(dataset, decode_all=decode_all):
-        seen[row["id"]] += 1
-        twice = f"{audio_name(row['audio'])}: a second recording of this id" if seen[row["id"]] > 1 else None
+        name = str(row["id"])
+        seen[name] += 1
+        twice = f"{audio_name(row['audio'])}: a second recording of this id" if seen[name] > 1 else None
         reason = problem or twice
         if reason is not None:
-            bad.append(BadRecording(row["id"], audio_name(row["audio"]), reason))
+            bad.append(BadRecording(name, audio_name(row["audio"]), reason))
         headers.append(header if reason is None else None)
     if bad and on_bad_audio == "raise":
         raise BadAudioError(bad, len(headers))
