@@ -117,8 +117,7 @@ def log_mel(
     """Log-mel spectrum in dB, `(frames, num_mels)` float32, on the label frames of `training.corpora.alignments`.
 
     Power spectra of Hann windows that never leave the signal, summed under triangles that are evenly spaced on the mel
-    scale from 20 Hz to half the sampling rate (mel = 2595 log10(1 + f / 700), O'Shaughnessy 1987). The floor is
-    -100 dB.
+    scale from 20 Hz to half the sampling rate. The floor is -100 dB.
 
     Args:
         samples: Waveform, `(samples,)`.
@@ -135,14 +134,15 @@ def log_mel(
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     size = 1 << (window - 1).bit_length()
     power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), size)) ** 2 / window
-    edges = np.linspace(_mel(20), _mel(sampling_rate / 2), num_mels + 2)
-    places = _mel(np.fft.rfftfreq(size, 1 / sampling_rate))
+    edges = np.linspace(mel(20), mel(sampling_rate / 2), num_mels + 2)
+    places = mel(np.fft.rfftfreq(size, 1 / sampling_rate))
     rising = (places[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - places[:, None]) / (edges[2:] - edges[1:-1])
     return (10 * np.log10(power @ np.maximum(0, np.minimum(rising, falling)) + 1e-10)).astype(np.float32)
 
 
-def _mel(frequency: Any) -> Any:
+def mel(frequency: Any) -> Any:
+    """Place of a frequency in Hz on the mel scale: 2595 log10(1 + f / 700), O'Shaughnessy 1987."""
     return 2595 * np.log10(1 + np.asarray(frequency) / 700)
 
 

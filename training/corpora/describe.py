@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from training.audio import log_mel, read_audio
+from training.audio import log_mel, mel, read_audio
 from training.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from training.corpora.contract import UNKNOWN_SPEAKER, class_label
 
@@ -137,7 +137,6 @@ def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[
     top = np.percentile(mels, 99.8)
     centers = (LABEL_WINDOW / 2 + hop * np.arange(len(mels))) / LABEL_RATE
     half = hop / LABEL_RATE / 2
-    low, high = (2595 * np.log10(1 + frequency / 700) for frequency in (20, LABEL_RATE / 2))
     axes.imshow(
         mels.T,
         origin="lower",
@@ -146,14 +145,14 @@ def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[
         vmin=top - 65,
         vmax=top,
         interpolation="bilinear",
-        extent=(centers[0] - half, centers[-1] + half, low, high),
+        extent=(centers[0] - half, centers[-1] + half, mel(20), mel(LABEL_RATE / 2)),
     )
     if formants is not None:
-        tracks = 2595 * np.log10(1 + np.array(formants) / 700)
+        tracks = mel(formants)
         times = (LABEL_WINDOW / 2 + LABEL_HOP * np.arange(len(tracks))) / LABEL_RATE
         axes.plot(times, tracks, color="white", linewidth=0.9, linestyle="--")
     ticks = [250, 500, 1000, 2000, 4000, 8000]
-    axes.set_yticks([2595 * np.log10(1 + tick / 700) for tick in ticks], [f"{tick / 1000:g}" for tick in ticks])
+    axes.set_yticks([mel(tick) for tick in ticks], [f"{tick / 1000:g}" for tick in ticks])
     axes.set_ylabel("frequency, kHz (mel scale)")
 
 
