@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from training.audio import log_mel, mel, read_audio
 from training.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from training.corpora.contract import UNKNOWN_SPEAKER, class_label
+from training.files import replacing
 
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
@@ -121,7 +122,8 @@ def plot_utterance(
         axes[0].set_xlim(start, stop)
         axes[-1].set_xlabel("time, s")
         axes[0].set_title(_title(dataset, utterance), loc="left", fontsize=10)
-        figure.savefig(path, dpi=200)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=200, format=Path(path).suffix.removeprefix(".") or "png")
 
 
 def _draw_waveform(axes: Axes, samples: np.ndarray) -> None:

@@ -1,7 +1,5 @@
 """A look at every recording before a run starts: its header, its last sample, its id, the length of its labels."""
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 
 from training.audio import AudioError, AudioHeader, audio_name, read_audio, read_header, resampled_length
 from training.corpora.alignments import LABEL_RATE, num_label_frames
+from training.files import replacing
 
 _SHOWN = 20
 # soundfile releases the interpreter while it decodes, and a disk answers several requests at once.
@@ -100,7 +99,9 @@ def check_audio(
     if len(dataset) == 0:
         raise BadAudioError(bad, len(headers))
     if on_bad_audio == "skip" and bad_audio_list is not None:
-        _write_whole(Path(bad_audio_list), "".join("\t".join(recording) + "\n" for recording in bad))
+        Path(bad_audio_list).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(bad_audio_list) as temporary:
+            temporary.write_text("".join("\t".join(recording) + "\n" for recording in bad), encoding="utf-8")
     return dataset
 
 
@@ -151,12 +152,3 @@ def _look_at(row: Mapping[str, Any], *, decode_all: bool) -> tuple[AudioHeader |
                 f"{header.sampling_rate} Hz have {expected} frames of 10 ms"
             )
     return header, None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)
