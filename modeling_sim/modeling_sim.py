@@ -359,7 +359,7 @@ def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
 def _sample_gaussian(mean: torch.Tensor, log_variance: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """A sample of N(mean, exp(log_variance)) in the dtype of `mean`; noise and exponential are float32."""
     device = generator.device if generator is not None else mean.device
-    noise = torch.randn(mean.shape, generator=generator, device=device).to(mean.device)
+    noise = torch.empty(mean.shape, device=device).normal_(generator=generator).to(mean.device)
     return torch.addcmul(mean.float(), noise, torch.exp(0.5 * log_variance.float())).to(mean.dtype)
 
 
@@ -373,6 +373,8 @@ class SimPreTrainedModel(PreTrainedModel):
     base_model_prefix = "sim"
     main_input_name = "input_values"
     input_modalities = "audio"
+    # The arguments that `forward` takes and does not read are not `Trainer`'s `num_items_in_batch`.
+    accepts_loss_kwargs = False
     _no_split_modules = ["SimConvModule", "GRU"]
     # Filled in by the package: which class a saved folder offers to each Auto class.
     auto_map: dict[str, str] = {}

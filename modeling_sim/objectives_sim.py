@@ -188,11 +188,9 @@ def draw_negatives(
         hole_start = rank[anchors]
         hole = rank[torch.minimum(anchors + num_steps, utterance_end)] - hole_start
 
-    # 62 random bits modulo a count: the bias, below 1e-12, is out of sight. An anchor that is padding may have an
-    # empty source; its draws are never used.
-    drawing_device = generator.device if generator is not None else device
-    bits = torch.randint(2**62, (*anchors.shape, num_negatives), generator=generator, device=drawing_device)
-    draw = bits.to(device) % (size - hole).clamp(min=1)[..., None] + low[..., None]
+    # An anchor that is padding may have an empty source; its draws are never used.
+    bits = _random_bits((*anchors.shape, num_negatives), device, generator)
+    draw = bits % (size - hole).clamp(min=1)[..., None] + low[..., None]
     draw = draw + hole[..., None] * (draw >= hole_start[..., None])
     return real_frames[draw.clamp(max=len(real_frames) - 1)]
 
@@ -208,9 +206,7 @@ def draw_window_start(lengths: torch.Tensor, window: int, generator: torch.Gener
     Returns:
         `(batch,)` int64.
     """
-    drawing_device = generator.device if generator is not None else lengths.device
-    bits = torch.randint(2**62, lengths.shape, generator=generator, device=drawing_device).to(lengths.device)
-    return bits % (lengths - window + 1).clamp(min=1)
+    return _random_bits(lengths.shape, lengths.device, generator) % (lengths - window + 1).clamp(min=1)
 
 
 def kl_to_standard_normal(
@@ -274,6 +270,15 @@ def count_active_units(
         center = (mean * real).sum(dim=(0, 1)) / count
         variance = ((mean - center).square() * real).sum(dim=(0, 1)) / count
     return (variance > threshold).sum()
+
+
+def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+    """62 random bits an entry, int64: modulo a count they are uniform but for a bias below 1e-12.
+
+    In place, as `torch.randint` with a generator cannot be compiled for shapes that change.
+    """
+    drawing_device = device if generator is None else generator.device
+    return torch.empty(shape, dtype=torch.long, device=drawing_device).random_(2**62, generator=generator).to(device)
 
 
 def _require(condition: torch.Tensor, message: str) -> None:

@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForAudioFrameClassification,
     AutoModelForPreTraining,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 from transformers.utils import logging
@@ -763,6 +765,23 @@ def test_exported_convolutional_modules_work_for_another_length(strict, variant,
     for length in (1000, 5555, 20_480):
         outputs, expected = exported(noise(1, length)), model(noise(1, length))
         torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_step_works_for_changing_lengths(make, noise):
+    model, compiled = make(SimForPreTraining, "gim"), torch.compile(make(SimForPreTraining, "gim"), backend="eager")
+    for samples in (4000, 4800, 5600):
+        torch.manual_seed(0)
+        expected = model(noise(2, samples)).loss
+        torch.manual_seed(0)
+        loss = compiled(noise(2, samples)).loss
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+
+
+def test_the_trainer_of_transformers_scales_accumulated_gradients(make, tmp_path):
+    arguments = TrainingArguments(output_dir=tmp_path, report_to="none", use_cpu=True)
+    assert not Trainer(make(SimForPreTraining), arguments).model_accepts_loss_kwargs
 
 
 # ---------------------------------------------------------------------- classification heads

@@ -66,6 +66,7 @@ def case(noise):
         {"lengths": [9, 4, 6]},
         {"window": 5, "lengths": [9, 3, 6]},
         {"window": 5, "lengths": [9, 1, 0]},
+        {"lengths": [3, 2, 0]},  # steps that no anchor has
         {"frames": 3, "window": 3},
         {"frames": 2, "window": 2},
         {"batch": 1, "num_negatives": 1},
