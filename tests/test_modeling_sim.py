@@ -164,14 +164,14 @@ def test_a_layer_equals_convolution_batch_norm_and_relu(in_channels, training, t
 
 
 @pytest.mark.parametrize("waveform", ["silence", "tone"])
-def test_a_first_layer_whose_filters_see_nothing_stays_finite(waveform, tiny_config):
-    """A pure tone has a covariance of rank 2: most filters' variance is rounding, of either sign."""
+def test_a_first_layer_whose_filters_see_nothing_stays_finite(waveform, tiny_config, noise):
+    """A loud slow tone through filters that silence it: their variance is rounding, of either sign."""
     layer = SimConvLayer(tiny_config(hidden_size=256), 1, 10, 5, 2)
     time = torch.arange(4000)
     samples = torch.zeros(1, 4000, 1) if waveform == "silence" else 1e3 * torch.sin(0.01 * time)[None, :, None]
     samples.requires_grad_()
-    with torch.no_grad():  # filters that silence slow tones
-        layer.conv.weight.sub_(layer.conv.weight.mean(-1, keepdim=True))
+    with torch.no_grad():
+        layer.conv.weight.copy_(F.pad(noise(256, 1, 6), (4, 4)).diff(n=4))
     layer(samples).sum().backward()
     assert layer.norm.running_var.isfinite().all()
     assert (layer.norm.running_var >= 0).all()
@@ -192,6 +192,18 @@ def test_masked_batch_norm_has_the_statistics_of_the_real_frames(noise):
     assert not inputs[0].grad[~frame_mask].any()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
     torch.testing.assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_statistics_of_half_precision_are_float32(masked, tiny_config, noise):
+    """Loud audio: sums of squares that float16 does not hold."""
+    layer = SimConvLayer(tiny_config(), 1, 10, 5, 2)
+    half = copy.deepcopy(layer).half()
+    waveform = 100 * noise(4, 4000, 1)
+    frame_mask = torch.ones(4, layer.conv.num_frames(4000)).bool() if masked else None
+    output = half(waveform.half(), frame_mask)
+    assert output.dtype == torch.float16
+    torch.testing.assert_close(output.float(), layer(waveform, frame_mask), rtol=0.01, atol=0.02)
 
 
 @pytest.mark.parametrize("real_frames", [0, 1])
@@ -356,6 +368,17 @@ def test_a_padded_utterance_equals_itself_unpadded_in_every_frame_of_every_modul
                 torch.testing.assert_close(batch[row, :frames], single[0], rtol=1e-4, atol=1e-5)
                 assert not batch[row, frames:].any()
         assert padded.frame_mask[row].sum() == alone.last_hidden_state.shape[1]
+
+
+@pytest.mark.parametrize("model_class", [SimModel, SimForPreTraining])
+@variants
+def test_padded_frames_are_zero_in_training_too_and_real_ones_are_not(variant, model_class, make, padded_batch):
+    model = make(model_class, variant)
+    output = model(*padded_batch, output_hidden_states=True)
+    encoder = getattr(model, "sim", model)
+    for module, state in enumerate(output.hidden_states):
+        frame_mask = encoder.get_frame_mask(padded_batch[1], module)
+        assert torch.equal(state.any(-1).long(), frame_mask)
 
 
 def test_padding_changes_no_batch_statistic_of_one_utterance(make, padded_batch):
