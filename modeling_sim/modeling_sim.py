@@ -259,9 +259,12 @@ class SimConvLayer(nn.Module):
             if self.norm is not None:
                 hidden_states = self.norm(hidden_states, frame_mask)
         # In place where autograd lets us: the layer's widest tensor is not needed before its ReLU.
-        hidden_states = F.relu(hidden_states, inplace=self.norm is not None)
-        # The next convolution must see zeros past the end, as it does for an utterance without padding.
-        return hidden_states if frame_mask is None else hidden_states * frame_mask[..., None]
+        in_place = self.norm is not None or not torch.is_grad_enabled()
+        if frame_mask is not None:
+            # The next convolution must see zeros past the end, as it does for an utterance without padding.
+            real = frame_mask[..., None]
+            hidden_states = hidden_states.mul_(real) if in_place else hidden_states * real
+        return F.relu(hidden_states, inplace=in_place)
 
     def _normalized_waveform(self, waveform: torch.Tensor) -> torch.Tensor:
         """Convolution and training-mode batch normalisation of a `(batch, samples, 1)` waveform, in one product.

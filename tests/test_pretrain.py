@@ -186,17 +186,17 @@ def test_two_processes_train_one_model(tmp_path):
 
 @pytest.mark.real_data
 def test_it_learns_to_predict_real_speech(data_dir, tmp_path):
-    """A small SIM's first module, trained for a minute, ends clearly above chance on held-out utterances."""
-    pretrain.main(
-        [
-            "--corpus", "librispeech", "--data_dir", str(data_dir / "librispeech"), "--max_steps", "80", "--batch_size", "8",
-            "--model_settings", "{hidden_size: 48, context_size: 24}", "--crop_samples", "10240",
-            "--learning_rate", "2e-3", "--eval_batch_size", "4", "--output_dir", str(tmp_path),
-        ]
-    )  # fmt: skip
+    """Eighty steps of a tiny model: the loss falls, and every module predicts held-out speech far above chance."""
+    flags = [
+        "--corpus", "librispeech", "--data_dir", str(data_dir / "librispeech"), "--output_dir", str(tmp_path),
+        "--model_settings", "{hidden_size: 48, context_size: 24}", "--crop_samples", "10240",
+        "--max_steps", "80", "--batch_size", "8", "--learning_rate", "2e-3", "--eval_batch_size", "4",
+    ]  # fmt: skip
+    pretrain.main(flags)
     results = json.loads((tmp_path / "results.json").read_text())
     log = [line for line in read_log(tmp_path / "log.jsonl") if line["split"] == "train"]
     assert log[-1]["modules"][0]["loss"] < 0.8 * log[0]["modules"][0]["loss"]
-    first = results["modules"][0]
-    assert first["trained"]["contrastive_accuracy"] > 3 * results["contrastive_accuracy_chance"]
-    assert first["untrained"]["contrastive_accuracy"] < 2 * results["contrastive_accuracy_chance"]
+    chance = results["contrastive_accuracy_chance"]
+    for module in results["modules"]:
+        assert module["trained"]["contrastive_accuracy"] > 2 * chance
+        assert module["untrained"]["contrastive_accuracy"] < 1.3 * chance

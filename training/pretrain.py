@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import get_scheduler, set_seed
 
@@ -40,6 +40,8 @@ from training.provenance import git_revision, versions
 
 RESULTS_NAME = "results.json"
 SETTINGS_NAME = "training_settings.json"
+# Utterances that a stream is shuffled within, as many as a few hundred MB hold.
+SHUFFLE_BUFFER = 1000
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Run:
     arguments: tuple[ModelArguments, DataArguments, RunArguments]
     model: SimForPreTraining
     extractor: SimFeatureExtractor
-    train_data: Dataset
+    train_data: Dataset | IterableDataset
     test_data: Dataset
     log: Log
 
@@ -86,13 +88,13 @@ def prepare(
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir)
-        train_data, test_data = load_data(data, output_dir)
+        train_data, test_data = load_data(data, settings)
 
     title = f"{data.corpus}, {model_arguments.init_from or model_arguments.preset}"
     log = Log(output_dir / LOG_NAME, accelerator, model.config, title=title)
     log.say(
-        f"{title}: {model.num_parameters():,} parameters, {len(train_data):,} utterances to train on and "
-        f"{len(test_data):,} to evaluate on, {accelerator.num_processes} process(es) on {accelerator.device.type}"
+        f"{title}: {model.num_parameters():,} parameters, {size(train_data) or 'a stream of'} utterances to train on "
+        f"and {len(test_data)} to evaluate on, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
     return Run(accelerator, (model_arguments, data, settings), model, extractor, train_data, test_data, log)
 
@@ -101,10 +103,10 @@ def pretrain(run: Run) -> None:
     """Trains, evaluates and saves one model."""
     _, _, settings = run.arguments
     untrained = score(run, step=0)
-    seconds = train(run)
+    seconds, replaced = train(run)
     trained = score(run, step=settings.max_steps)
     if run.accelerator.is_main_process:
-        finish(run, untrained, trained, seconds)
+        finish(run, untrained, trained, seconds, replaced)
 
 
 def score(run: Run, *, step: int) -> list[ModuleScores]:
@@ -123,8 +125,8 @@ def score(run: Run, *, step: int) -> list[ModuleScores]:
     return scores
 
 
-def train(run: Run) -> float:
-    """Runs all steps and returns the seconds they took, evaluations left out."""
+def train(run: Run) -> tuple[float, int]:
+    """Runs all steps; returns the seconds they took, evaluations left out, and the crops of broken files replaced."""
     accelerator, model, log = run.accelerator, run.model, run.log
     _, data, settings = run.arguments
     optimizer = accelerator.prepare(
@@ -147,10 +149,12 @@ def train(run: Run) -> float:
     )
     model.train()
     means = MetricMeans()
-    started, evaluating = time.perf_counter(), 0.0
+    started, evaluating, replaced = time.perf_counter(), 0.0, 0
     progress = tqdm(range(1, settings.max_steps + 1), desc="training", disable=not accelerator.is_main_process)
     for step in progress:
-        input_values, attention_mask = to_device(next(batches), accelerator.device)
+        batch = next(batches)
+        replaced += batch["num_replaced"]
+        input_values, attention_mask = to_device(batch, accelerator.device)
         outputs = backward_step(
             model,
             accelerator,
@@ -175,10 +179,10 @@ def train(run: Run) -> float:
             before = time.perf_counter()
             score(run, step=step)
             evaluating += time.perf_counter() - before
-    return time.perf_counter() - started - evaluating
+    return time.perf_counter() - started - evaluating, replaced
 
 
-def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores], seconds: float) -> None:
+def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores], seconds: float, replaced: int) -> None:
     """Writes checkpoint, settings, results and curves."""
     _, data, settings = run.arguments
     output_dir, log = Path(settings.output_dir), run.log
@@ -192,10 +196,11 @@ def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores],
         {
             "corpus": data.corpus,
             "corpus_license": corpus_info(data.corpus).license,
-            "train_utterances": len(run.train_data),
+            "train_utterances": size(run.train_data),
             "test_utterances": len(run.test_data),
             "steps": settings.max_steps,
             "crops": crops,
+            "crops_of_broken_files_replaced": replaced,
             "seconds": round(seconds, 2),
             "crops_per_second": round(crops / seconds, 3),
             "parameters": run.model.num_parameters(),
@@ -208,6 +213,8 @@ def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores],
     )
     curves = write_curves(output_dir)
     log.say(f"held-out speech after {settings.max_steps} steps: {log.summary(trained)}")
+    if replaced:
+        log.say(f"{replaced} crops came from files that broke while they were read; other utterances stood in")
     log.say(f"the same network untrained: {log.summary(untrained)}")
     log.say(f"{crops / seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, picture {curves}")
 
@@ -254,21 +261,34 @@ def prepare_output_dir(output_dir: Path, *, overwrite: bool) -> None:
         (output_dir / name).unlink()
 
 
-def load_data(data: DataArguments, output_dir: Path) -> tuple[Any, Any]:
-    """The corpus' splits to train and to evaluate on."""
-    settings = dict(data.corpus_settings)
+def load_data(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:
+    """The corpus' splits to train and to evaluate on; a stream is shuffled, and only ever trained on.
+
+    Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
+    """
+    corpus_settings: dict[str, Any] = dict(data.corpus_settings)
     if data.data_dir is not None:
-        settings["data_dir"] = data.data_dir
-    return tuple(
-        load_corpus(
-            data.corpus,
-            split,
-            on_bad_audio=data.on_bad_audio,
-            bad_audio_list=output_dir / f"bad_audio_{split}.txt" if data.on_bad_audio == "skip" else None,
-            **settings,
+        corpus_settings["data_dir"] = data.data_dir
+    skip = data.on_bad_audio == "skip"
+
+    def load(split: str, name: str, **more: Any) -> Any:
+        bad_audio_list = Path(settings.output_dir) / f"bad_audio_{name}.tsv" if skip else None
+        arguments = {**corpus_settings, **more}
+        return load_corpus(
+            data.corpus, split, on_bad_audio=data.on_bad_audio, bad_audio_list=bad_audio_list, **arguments
         )
-        for split in (data.train_split, data.eval_split)
-    )
+
+    train_data = load(data.train_split, "train")
+    if isinstance(train_data, IterableDataset):
+        train_data = train_data.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
+    # Evaluation reads every utterance once: one that breaks half-way has no replacement and is found beforehand.
+    map_style = {"streaming": False} if corpus_settings.get("streaming") else {}
+    return train_data, load(data.eval_split, "eval", decode_all=skip, **map_style)
+
+
+def size(dataset: Dataset | IterableDataset) -> int | None:
+    """Utterances of a data set; `None` for a stream, which does not know."""
+    return None if isinstance(dataset, IterableDataset) else len(dataset)
 
 
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
