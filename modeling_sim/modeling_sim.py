@@ -201,13 +201,23 @@ class SimConv1d(nn.Conv1d):
         if torch.compiler.is_compiling():  # `torch.export` too: a plain convolution has any length
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
-            return F.linear(self.patches(hidden_states), self.weight[:, 0], self.bias)
+            return _patch_product(self.patches(hidden_states), self.weight[:, 0], self.bias)
         weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
         if torch.is_autocast_enabled(hidden_states.device.type):
             dtype = torch.get_autocast_dtype(hidden_states.device.type)
             hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
         return _RowConvolution.apply(hidden_states, weight, bias, self.stride[0], int(self.padding[0]))
+
+
+def _patch_product(patches: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`F.linear` of `patches` `(batch, frames, kernel)` and `weight` `(channels, kernel)`, with a faster gradient.
+
+    Autograd takes the weight's gradient in the weight's own layout. With so few columns, `patches^T grad` is four times
+    as fast on a CPU as `grad^T patches`.
+    """
+    outputs = torch.addmm(bias, patches.flatten(0, 1), weight.T.contiguous())
+    return outputs.view(*patches.shape[:2], -1)
 
 
 class SimBatchNorm(nn.BatchNorm1d):
@@ -285,7 +295,7 @@ class SimConvLayer(nn.Module):
             self.norm.update_running_statistics(mean, variance, torch.tensor(len(rows)))
             scale = self.norm.weight.to(rows.dtype) * torch.rsqrt(variance + self.norm.eps)
             weight, bias = scale[:, None] * weight, scale * (bias - mean) + self.norm.bias.to(rows.dtype)
-        return F.linear(patches, weight.to(patches.dtype), bias.to(patches.dtype))
+        return _patch_product(patches, weight.to(patches.dtype), bias.to(patches.dtype))
 
 
 class SimLatentHead(nn.Linear):

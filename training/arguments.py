@@ -61,7 +61,7 @@ class RunArguments:
         "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
         "live at a time; 'joint': one backward pass on the summed loss. The gradients are the same.",
     )
-    max_steps: int = _setting(300, "Optimiser steps.")
+    max_steps: int = _setting(240, "Optimiser steps.")
     batch_size: int = _setting(16, "Crops a process and step.")
     learning_rate: float = _setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = _setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
