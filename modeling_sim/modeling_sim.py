@@ -216,8 +216,7 @@ def _patch_product(patches: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
     Autograd takes the weight's gradient in the weight's own layout. With so few columns, `patches^T grad` is four times
     as fast on a CPU as `grad^T patches`.
     """
-    outputs = torch.addmm(bias, patches.flatten(0, 1), weight.T.contiguous())
-    return outputs.view(*patches.shape[:2], -1)
+    return F.linear(patches, weight.T.contiguous().T, bias)
 
 
 class SimBatchNorm(nn.BatchNorm1d):
@@ -262,14 +261,14 @@ class SimConvLayer(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        # In place where that is free: not on a view, which autograd would copy around.
+        in_place = not torch.is_grad_enabled()
         if self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
-            hidden_states = self._normalized_waveform(hidden_states)
+            hidden_states, in_place = self._normalized_waveform(hidden_states), True
         else:
             hidden_states = self.conv(hidden_states)
             if self.norm is not None:
                 hidden_states = self.norm(hidden_states, frame_mask)
-        # In place where autograd lets us: the layer's widest tensor is not needed before its ReLU.
-        in_place = self.norm is not None or not torch.is_grad_enabled()
         if frame_mask is not None:
             # The next convolution must see zeros past the end, as it does for an utterance without padding.
             real = frame_mask[..., None]
