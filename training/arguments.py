@@ -55,13 +55,23 @@ class RunArguments:
 
     output_dir: str = _setting("runs/sim-small", "Folder for checkpoint, log, curves and results.")
     overwrite_output_dir: bool = _setting(False, "Replace what an earlier run left in `output_dir`.")
+    resume: str = _setting(
+        "auto",
+        "'auto': go on from the newest whole checkpoint in `output_dir`, if there is one; 'never'; or the path of a "
+        "checkpoint to go on from.",
+    )
+    save_steps: int = _setting(100, "Steps between checkpoints to resume from; 0 for none.")
+    save_total_limit: int = _setting(2, "Checkpoints that are kept; older ones are removed.")
+    max_skipped_steps: int = _setting(
+        5, "Steps in a row whose gradient is not finite, and which are left out, before training gives up."
+    )
     seed: int = _setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
     execution: str = _setting(
         "per_module",
         "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
         "live at a time; 'joint': one backward pass on the summed loss. The gradients are the same.",
     )
-    max_steps: int = _setting(240, "Optimiser steps.")
+    max_steps: int = _setting(200, "Optimiser steps.")
     batch_size: int = _setting(16, "Crops a process and step.")
     learning_rate: float = _setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = _setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")

@@ -1,8 +1,10 @@
 """What a run says of itself: a JSON line for machines, a sentence for the reader of the terminal."""
 
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +14,7 @@ from modeling_sim import SimConfig
 from modeling_sim.modeling_sim import SimModuleOutput
 from modeling_sim.objectives_sim import count_active_units
 from training.evaluation import ModuleScores
-from training.files import finite_or_none
+from training.files import finite_or_none, replacing
 
 LOG_NAME = "log.jsonl"
 
@@ -35,6 +37,15 @@ class MetricMeans:
         self.sums = values if self.sums is None else self.sums + values
         self.steps += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and steps up to now."""
+        return {"sums": self.sums, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Goes on from a `state_dict`."""
+        self.sums = None if state["sums"] is None else state["sums"].to(device)
+        self.steps = state["steps"]
+
     def scores(self, outputs: list[SimModuleOutput]) -> list[ModuleScores]:
         """Means of the losses, and active units of the latest step; starts anew."""
         if self.sums is None:
@@ -54,6 +65,14 @@ class Log:
         self.path, self.accelerator, self.config, self.title = path, accelerator, config, title
         self.chance = 1 / (config.num_negatives + 1)
         self.started = time.perf_counter()
+
+    def keep_until(self, step: int) -> None:
+        """Drops the lines of later steps, which a resumed run writes again."""
+        if not self.accelerator.is_main_process or not self.path.exists():
+            return
+        lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines))
 
     def write(self, step: int, split: str, scores: list[ModuleScores], **more: float) -> None:
         """Appends one line."""
@@ -88,3 +107,11 @@ class Log:
         """Prints a line above the progress bar, once for all processes."""
         if self.accelerator.is_main_process:
             tqdm.write(sentence)
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of the log; one that a killed run left unfinished lies after all others."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf

@@ -12,36 +12,57 @@ The output folder holds the checkpoint (`config.json`, `model.safetensors`, `pre
 load it without this package), `log.jsonl`, `curves.png`, `results.json` and `training_settings.json`.
 """
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
-from transformers import get_scheduler, set_seed
+from transformers import set_seed
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.modeling_sim import SimModuleOutput
 from training.arguments import DataArguments, ModelArguments, RunArguments, as_dict, parse_arguments
 from training.batches import crop_batches, utterance_batches
+from training.checkpoints import find_checkpoint, read_checkpoint, remove_checkpoints, save_checkpoint, save_model
 from training.corpora import corpus_info, load_corpus
-from training.curves import write_curves
+from training.curves import CURVES_NAME, write_curves
 from training.evaluation import ModuleScores, evaluate
 from training.files import write_json
-from training.greedy import EXECUTIONS, backward_step, broadcast_parameters, clip_gradients
+from training.greedy import EXECUTIONS, backward_step, broadcast_parameters
 from training.log import LOG_NAME, Log, MetricMeans
+from training.optimization import Optimization
 from training.provenance import git_revision, versions
+from training.signals import StopRequest
 
 RESULTS_NAME = "results.json"
 SETTINGS_NAME = "training_settings.json"
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
 SHUFFLE_BUFFER = 1000
+
+
+@dataclass
+class Counts:
+    """How far a run has come; kept in its checkpoints."""
+
+    step: int = 0
+    position: int = 0
+    """Crops that all processes together have read."""
+    replaced: int = 0
+    """Crops of files that broke while they were read, which other utterances stood in for."""
+    seconds: float = 0.0
+    """Time spent in steps."""
 
 
 @dataclass
@@ -55,27 +76,39 @@ class Run:
     train_data: Dataset | IterableDataset
     test_data: Dataset
     log: Log
+    optimization: Optimization
+    means: MetricMeans
+    counts: Counts
+    untrained: list[ModuleScores]
+    """Scores before the first step."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    try:
-        arguments = parse_arguments(__doc__, argv)
-        run = prepare(Accelerator(), *arguments)
-    except (ValueError, OSError) as error:  # what the user can mend: the message says how, a traceback would hide it
-        raise SystemExit(f"pretrain.py: {error}") from error
-    pretrain(run)
-    run.accelerator.end_training()
+    with contextlib.ExitStack() as stack:
+        try:
+            arguments = parse_arguments(__doc__, argv)
+            accelerator = Accelerator()
+            stack.enter_context(output_lock(Path(arguments[2].output_dir), accelerator))
+            run = prepare(accelerator, *arguments)
+        except (ValueError, OSError) as error:  # what the user can mend: the message says how, without a traceback
+            raise SystemExit(f"pretrain.py: {error}") from error
+        try:
+            pretrain(run)
+        except FloatingPointError as error:
+            raise SystemExit(f"pretrain.py: {error}") from error
+    accelerator.end_training()
 
 
 def prepare(
     accelerator: Accelerator, model_arguments: ModelArguments, data: DataArguments, settings: RunArguments
 ) -> Run:
-    """Everything a run needs, before its first step.
+    """Everything a run needs, before its first step or its next one.
 
     Raises:
-        ValueError: A setting is out of range, or the corpus has recordings that cannot be used.
-        FileExistsError: `output_dir` holds a run already, and `overwrite_output_dir` is not set.
+        ValueError: A setting is out of range, the corpus has recordings that cannot be used, or the checkpoint to
+            resume from is of another model or not whole.
+        FileExistsError: `output_dir` holds a finished run, and `overwrite_output_dir` is not set.
         FileNotFoundError: Data or a checkpoint is not there.
     """
     check_processes(accelerator)
@@ -84,10 +117,9 @@ def prepare(
     set_seed(settings.seed)
     model, extractor = build_model(model_arguments)
     model.to(accelerator.device)
-    broadcast_parameters(model, accelerator)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir)
+            prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir, resume=settings.resume)
         train_data, test_data = load_data(data, settings)
 
     title = f"{data.corpus}, {model_arguments.init_from or model_arguments.preset}"
@@ -96,17 +128,98 @@ def prepare(
         f"{title}: {model.num_parameters():,} parameters, {size(train_data) or 'a stream of'} utterances to train on "
         f"and {len(test_data)} to evaluate on, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
-    return Run(accelerator, (model_arguments, data, settings), model, extractor, train_data, test_data, log)
+    run = Run(
+        accelerator,
+        (model_arguments, data, settings),
+        model,
+        extractor,
+        train_data,
+        test_data,
+        log,
+        Optimization(model, accelerator, settings),
+        MetricMeans(),
+        Counts(),
+        untrained=[],
+    )
+    resume(run)
+    broadcast_parameters(model, accelerator)
+    return run
+
+
+def resume(run: Run) -> None:
+    """Goes on from a checkpoint if there is one to go on from, and says so."""
+    settings, log = run.arguments[2], run.log
+    if settings.resume == "never":
+        return
+    if settings.resume == "auto":
+        checkpoint, broken = find_checkpoint(Path(settings.output_dir))
+        for sentence in broken:
+            log.say(f"{sentence}; trying the one before")
+    else:
+        checkpoint = read_checkpoint(Path(settings.resume))
+    log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
+    if checkpoint is None:
+        return
+
+    numbers = checkpoint.numbers
+    now = comparable_config(run.model.config)
+    then = comparable_config(SimConfig.from_pretrained(checkpoint.path))
+    different = sorted(name for name in now if now[name] != then.get(name))
+    if different:
+        raise ValueError(
+            f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
+            "with, or another `output_dir`."
+        )
+    checkpoint.load_model(run.model)
+    tensors = checkpoint.load_tensors()
+    run.optimization.load_state_dict(tensors["optimization"])
+    run.means.load_state_dict(tensors["means"], run.accelerator.device)
+    run.counts = Counts(**numbers["counts"])
+    run.untrained = [ModuleScores.from_dict(scores) for scores in numbers["untrained"]]
+    log.say(f"resuming after step {run.counts.step}, from {checkpoint.path}")
+    current = {**as_dict(run.arguments), "num_processes": run.accelerator.num_processes}
+    for name, value in current.items():
+        before = numbers["settings"].get(name)
+        if before != value and name not in ("resume", "overwrite_output_dir", "output_dir"):
+            log.say(f"  `{name}` was {before!r} and is now {value!r}")
+
+
+def save(run: Run) -> None:
+    """Writes a checkpoint; a full disk is reported, and training goes on."""
+    settings = run.arguments[2]
+    if not run.accelerator.is_main_process:
+        return
+    try:
+        save_checkpoint(
+            Path(settings.output_dir),
+            run.model,
+            run.extractor,
+            step=run.counts.step,
+            numbers={
+                "counts": asdict(run.counts),
+                "untrained": [scores.as_dict() for scores in run.untrained],
+                "settings": {**as_dict(run.arguments), "num_processes": run.accelerator.num_processes},
+            },
+            tensors={"optimization": run.optimization.state_dict(), "means": run.means.state_dict()},
+            limit=settings.save_total_limit,
+        )
+    except OSError as error:
+        run.log.say(f"step {run.counts.step} could not be saved ({error}); earlier checkpoints are intact")
 
 
 def pretrain(run: Run) -> None:
-    """Trains, evaluates and saves one model."""
-    _, _, settings = run.arguments
-    untrained = score(run, step=0)
-    seconds, replaced = train(run)
-    trained = score(run, step=settings.max_steps)
+    """Trains, evaluates and saves one model.
+
+    Raises:
+        SystemExit: SIGTERM or SIGINT came; the state was saved, and the code is 128 plus the signal's number.
+        FloatingPointError: `max_skipped_steps` steps in a row were not finite.
+    """
+    if not run.untrained:
+        run.untrained = score(run, step=0)
+    train(run)
+    trained = score(run, step=run.counts.step)
     if run.accelerator.is_main_process:
-        finish(run, untrained, trained, seconds, replaced)
+        finish(run, trained)
 
 
 def score(run: Run, *, step: int) -> list[ModuleScores]:
@@ -125,14 +238,10 @@ def score(run: Run, *, step: int) -> list[ModuleScores]:
     return scores
 
 
-def train(run: Run) -> tuple[float, int]:
-    """Runs all steps; returns the seconds they took, evaluations left out, and the crops of broken files replaced."""
-    accelerator, model, log = run.accelerator, run.model, run.log
+def train(run: Run) -> None:
+    """Runs the steps that are left."""
+    accelerator, model, log, counts, optimization = run.accelerator, run.model, run.log, run.counts, run.optimization
     _, data, settings = run.arguments
-    optimizer = accelerator.prepare(
-        torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    )
-    scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, settings.warmup_steps, settings.max_steps)
     batches = iter(
         crop_batches(
             run.train_data,
@@ -140,6 +249,7 @@ def train(run: Run) -> tuple[float, int]:
             crop_samples=data.crop_samples,
             batch_size=settings.batch_size,
             seed=settings.seed,
+            start_position=counts.position,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=data.num_workers,
@@ -148,49 +258,84 @@ def train(run: Run) -> tuple[float, int]:
         )
     )
     model.train()
-    means = MetricMeans()
-    started, evaluating, replaced = time.perf_counter(), 0.0, 0
-    progress = tqdm(range(1, settings.max_steps + 1), desc="training", disable=not accelerator.is_main_process)
-    for step in progress:
-        batch = next(batches)
-        replaced += batch["num_replaced"]
-        input_values, attention_mask = to_device(batch, accelerator.device)
-        outputs = backward_step(
-            model,
-            accelerator,
-            input_values,
-            attention_mask,
-            execution=settings.execution,
-            seed=settings.seed,
-            step=step,
-            kl_weight_scale=min(1.0, step / settings.kl_warmup_steps) if settings.kl_warmup_steps else 1.0,
+    steps = range(counts.step + 1, settings.max_steps + 1)
+    progress = tqdm(
+        steps,
+        desc="training",
+        initial=counts.step,
+        total=settings.max_steps,
+        disable=not accelerator.is_main_process,
+    )
+    latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps)
+    with StopRequest(accelerator) as stop:
+        for step in progress:
+            started = time.perf_counter()
+            batch = next(batches)
+            latest_ids.append(batch["id"])
+            input_values, attention_mask = to_device(batch, accelerator.device)
+            optimization.begin_step()
+            outputs = backward_step(
+                model,
+                accelerator,
+                input_values,
+                attention_mask,
+                execution=settings.execution,
+                seed=settings.seed,
+                step=step,
+                kl_weight_scale=min(1.0, step / settings.kl_warmup_steps) if settings.kl_warmup_steps else 1.0,
+            )
+            optimization.finish_step()
+            run.means.add(outputs)
+            logging = step % settings.logging_steps == 0 or step == settings.max_steps
+            if logging:
+                report(run, step, outputs, progress)
+            counts.step = step
+            counts.position += settings.batch_size * accelerator.num_processes
+            counts.replaced += batch["num_replaced"]
+            counts.seconds += time.perf_counter() - started
+            if logging:
+                check_finite(optimization, settings, latest_ids)
+            if settings.eval_steps and step % settings.eval_steps == 0 and step < settings.max_steps:
+                score(run, step=step)
+            received = stop.agreed(together=logging)
+            if received or (settings.save_steps and step % settings.save_steps == 0 and step < settings.max_steps):
+                save(run)
+            if received:
+                log.say(f"stopped by {signal.Signals(received).name} after step {step}; the same command goes on")
+                raise SystemExit(128 + received)
+
+
+def report(run: Run, step: int, outputs: list[SimModuleOutput], progress: Any) -> None:
+    """Logs the steps since the last report."""
+    scores = run.means.scores(outputs)
+    run.log.write(step, "train", scores, learning_rate=run.optimization.learning_rate)
+    progress.set_postfix_str(run.log.summary(scores))
+
+
+def check_finite(optimization: Optimization, settings: RunArguments, latest_ids: Sequence[list[str]]) -> None:
+    """Stops a run whose steps are not finite any more.
+
+    Raises:
+        FloatingPointError: `max_skipped_steps` steps in a row had to be left out.
+    """
+    total, in_a_row = optimization.skipped()
+    if in_a_row >= settings.max_skipped_steps:
+        raise FloatingPointError(
+            f"the gradient was not finite in the last {in_a_row} steps ({total} in all), and they were left out. "
+            "Lower `learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or look at the "
+            f"utterances of the latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
         )
-        if settings.max_grad_norm:
-            clip_gradients(model, settings.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        means.add(outputs)
-        if step % settings.logging_steps == 0 or step == settings.max_steps:
-            scores = means.scores(outputs)
-            log.write(step, "train", scores, learning_rate=scheduler.get_last_lr()[0])
-            progress.set_postfix_str(log.summary(scores))
-        if settings.eval_steps and step % settings.eval_steps == 0 and step < settings.max_steps:
-            before = time.perf_counter()
-            score(run, step=step)
-            evaluating += time.perf_counter() - before
-    return time.perf_counter() - started - evaluating, replaced
 
 
-def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores], seconds: float, replaced: int) -> None:
-    """Writes checkpoint, settings, results and curves."""
+def finish(run: Run, trained: list[ModuleScores]) -> None:
+    """Writes the model, settings, curves and, last, the results, which mark the run as finished."""
     _, data, settings = run.arguments
-    output_dir, log = Path(settings.output_dir), run.log
-    crops = settings.max_steps * settings.batch_size * run.accelerator.num_processes
-    save_checkpoint(run.model, run.extractor, output_dir)
+    output_dir, log, counts = Path(settings.output_dir), run.log, run.counts
+    move_model_into(run.model, run.extractor, output_dir)
     write_json(
         output_dir / SETTINGS_NAME, {"settings": as_dict(run.arguments), "versions": versions(), "git": git_revision()}
     )
+    curves = write_curves(output_dir)
     write_json(
         output_dir / RESULTS_NAME,
         {
@@ -198,25 +343,28 @@ def finish(run: Run, untrained: list[ModuleScores], trained: list[ModuleScores],
             "corpus_license": corpus_info(data.corpus).license,
             "train_utterances": size(run.train_data),
             "test_utterances": len(run.test_data),
-            "steps": settings.max_steps,
-            "crops": crops,
-            "crops_of_broken_files_replaced": replaced,
-            "seconds": round(seconds, 2),
-            "crops_per_second": round(crops / seconds, 3),
+            "steps": counts.step,
+            "steps_left_out": run.optimization.skipped()[0],
+            "crops": counts.position,
+            "crops_of_broken_files_replaced": counts.replaced,
+            "seconds": round(counts.seconds, 2),
+            "crops_per_second": round(counts.position / counts.seconds, 3),
             "parameters": run.model.num_parameters(),
             "contrastive_accuracy_chance": log.chance,
             "modules": [
                 {"name": name, "trained": after.as_dict(), "untrained": before.as_dict()}
-                for name, before, after in zip(run.model.config.module_names, untrained, trained, strict=True)
+                for name, before, after in zip(run.model.config.module_names, run.untrained, trained, strict=True)
             ],
         },
     )
-    curves = write_curves(output_dir)
-    log.say(f"held-out speech after {settings.max_steps} steps: {log.summary(trained)}")
-    if replaced:
-        log.say(f"{replaced} crops came from files that broke while they were read; other utterances stood in")
-    log.say(f"the same network untrained: {log.summary(untrained)}")
-    log.say(f"{crops / seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, picture {curves}")
+    log.say(f"held-out speech after {counts.step} steps: {log.summary(trained)}")
+    log.say(f"the same network untrained: {log.summary(run.untrained)}")
+    if counts.replaced:
+        log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
+    log.say(
+        f"{counts.position / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
+        f"picture {curves}"
+    )
 
 
 # ---------------------------------------------------------------------- parts of a run
@@ -238,6 +386,7 @@ def check_settings(settings: RunArguments) -> None:
     for name, least in (
         ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
         ("warmup_steps", 0), ("kl_warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
+        ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1),
     ):  # fmt: skip
         if getattr(settings, name) < least:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
@@ -247,18 +396,45 @@ def check_settings(settings: RunArguments) -> None:
         raise ValueError(f"`execution` is {settings.execution!r}; choose one of {', '.join(EXECUTIONS)}.")
 
 
-def prepare_output_dir(output_dir: Path, *, overwrite: bool) -> None:
-    """Makes the folder of a run, or clears away the files of an earlier one if that is wanted."""
-    written = [LOG_NAME, RESULTS_NAME, SETTINGS_NAME, "config.json"]
-    earlier = [name for name in written if (output_dir / name).exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(
-            f"`output_dir` {output_dir} holds an earlier run ({', '.join(earlier)}); give another folder, or "
-            "--overwrite_output_dir to replace it."
-        )
+@contextlib.contextmanager
+def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keeps a second trainer out of the output folder; the lock goes with the process, however it ends.
+
+    Raises:
+        OSError: Another trainer holds the folder, or it cannot be written.
+    """
+    if not accelerator.is_main_process:
+        yield
+        return
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in earlier:
-        (output_dir / name).unlink()
+    lock = FileLock(output_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"`output_dir` {output_dir} is in use by another trainer; wait for it, or give another folder."
+        ) from error
+    with lock:
+        yield
+
+
+def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: str) -> None:
+    """Refuses to write over a finished run, or clears it away if that is wanted."""
+    if overwrite:
+        remove_checkpoints(output_dir)
+        for name in (RESULTS_NAME, LOG_NAME, SETTINGS_NAME, CURVES_NAME, "config.json"):
+            (output_dir / name).unlink(missing_ok=True)
+        return
+    if (output_dir / RESULTS_NAME).exists():
+        raise FileExistsError(
+            f"`output_dir` {output_dir} holds a finished run; give another folder, or --overwrite_output_dir to "
+            "replace it."
+        )
+    if resume == "never" and find_checkpoint(output_dir)[0] is not None:
+        raise FileExistsError(
+            f"`output_dir` {output_dir} holds checkpoints of a run that was not finished; resume it, give another "
+            "folder, or --overwrite_output_dir to replace it."
+        )
 
 
 def load_data(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:
@@ -311,11 +487,15 @@ def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor
     return batch["input_values"].to(device, non_blocking=True), attention_mask.to(device, non_blocking=True)
 
 
-def save_checkpoint(model: SimForPreTraining, extractor: SimFeatureExtractor, output_dir: Path) -> None:
-    """Writes model and extractor beside the run's folder first, then moves each file in, weights last."""
+def comparable_config(config: SimConfig) -> dict[str, Any]:
+    """The fields of a configuration that make it another model, as JSON holds them."""
+    return {name: value for name, value in config.to_dict().items() if name in SimConfig.__annotations__}
+
+
+def move_model_into(model: SimForPreTraining, extractor: SimFeatureExtractor, output_dir: Path) -> None:
+    """Writes model and extractor beside their place first, then moves each file in, weights last."""
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".saving-") as temporary:
-        model.save_pretrained(temporary)
-        extractor.save_pretrained(temporary)
+        save_model(model, extractor, Path(temporary))
         for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix == ".safetensors"):
             file.replace(output_dir / file.name)
 

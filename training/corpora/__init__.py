@@ -7,10 +7,11 @@ the corpus' settings.
 import difflib
 import importlib
 import inspect
+import numbers
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from datasets import Dataset, IterableDataset
 
@@ -18,6 +19,7 @@ from training.corpora.contract import CorpusInfo
 from training.corpora.scan import check_audio, check_streamed_audio
 
 _NAMES = ("artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables")
+_KINDS = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 
 def corpus_names() -> list[str]:
@@ -55,7 +57,8 @@ def load_corpus(
         **arguments: Settings of the corpus: the keyword arguments of its `load`.
 
     Raises:
-        ValueError: Unknown corpus, setting or split; the message names the nearest one.
+        ValueError: Unknown corpus, setting or split, the message names the nearest one; a setting that is missing or of
+            another type; a split without utterances.
         BadAudioError: Recordings that cannot be used, under "raise".
         FileNotFoundError: A folder or list that is not there.
     """
@@ -63,9 +66,12 @@ def load_corpus(
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"corpus {name!r} has no setting {argument!r}{_nearest(argument, known)}")
+    _check_settings(name, arguments)
     if on_bad_audio not in ("raise", "skip"):
         raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
     dataset = _corpus(name).load(split=split, **arguments)
+    if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
+        raise ValueError(f"split {split!r} of {name} holds no utterance; look at the settings that divide the corpus.")
     if isinstance(dataset, IterableDataset):
         return check_streamed_audio(dataset, on_bad_audio=on_bad_audio, decode_all=decode_all)
     return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
@@ -75,6 +81,19 @@ def _corpus(name: str) -> ModuleType:
     if name not in _NAMES:
         raise ValueError(f"there is no corpus {name!r}{_nearest(name, _NAMES)}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def _check_settings(name: str, settings: dict[str, Any]) -> None:
+    """Refuse settings that are missing, and numbers and switches of another type, as a YAML file may hold them."""
+    load = _corpus(name).load
+    for parameter in inspect.signature(load).parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in settings:
+            raise ValueError(f"corpus {name!r} needs the setting {parameter.name!r}.")
+    kinds = get_type_hints(load)
+    for setting, value in settings.items():
+        kind = kinds[setting]
+        if kind in _KINDS and (not isinstance(value, _KINDS[kind]) or isinstance(value, bool) != (kind is bool)):
+            raise ValueError(f"`{setting}` is {value!r}; it must be of type {kind.__name__}.")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
             dataset = datasets[options.splits[0]]
             row = 0 if options.utterance is None else _row(dataset["id"], options.utterance)
             plot_utterance(dataset, row, options.plot, start=options.start, seconds=options.seconds)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, yaml.YAMLError) as error:
         sys.exit(f"error: {error}")
 
 

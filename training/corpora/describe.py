@@ -102,13 +102,15 @@ def plot_utterance(
         seconds: How much to show; `None` for all. The default leaves room for the phones' names.
 
     Raises:
-        ValueError: `start` lies outside the utterance.
+        ValueError: `start` lies outside the utterance, or `seconds` is not above 0.
     """
     utterance = dataset.with_format(None)[row]
     samples = read_audio(utterance["audio"], sampling_rate=LABEL_RATE)
     length = len(samples) / LABEL_RATE
     if not 0 <= start < length:
         raise ValueError(f"`start` is {start} s, but {utterance['id']} lasts {length:.2f} s")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"`seconds` is {seconds}; it must be above 0, or None for the whole utterance")
     stop = length if seconds is None else min(start + seconds, length)
     phones = utterance.get("phones")
     with mpl.rc_context(_STYLE):
@@ -122,6 +124,7 @@ def plot_utterance(
         axes[0].set_xlim(start, stop)
         axes[-1].set_xlabel("time, s")
         axes[0].set_title(_title(dataset, utterance), loc="left", fontsize=10)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=200, format=Path(path).suffix.removeprefix(".") or "png")
 

@@ -1,7 +1,10 @@
 """Any tree of audio files, with labels from folder names or from a manifest."""
 
 import csv
+import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from training.corpora.splits import SplitRule, split_ids
 INFO = CorpusInfo(description="Audio files of your own, in any tree of folders.", license="other")
 
 _SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+# Columns that every corpus takes from the files; a manifest has no say in them.
+_MEASURED = ("audio", "num_samples", "sampling_rate")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -22,7 +27,7 @@ def load(
     data_dir: str | Path,
     manifest: str | Path | None = None,
     folder_label: str | None = None,
-    label_columns: tuple[str, ...] | list[str] = (),
+    label_columns: tuple[str, ...] | list[str] | str = (),
     split_by: SplitRule | None = None,
     lists: str | Path | None = None,
     test_fraction: float = 0.2,
@@ -31,16 +36,17 @@ def load(
     """Load a split.
 
     Without a manifest, every wav, flac, ogg, opus and mp3 file below `data_dir` is an utterance, and its id is its path
-    below `data_dir` without the suffix. With one, the utterances are those of the manifest: a CSV, TSV or JSONL file
+    below `data_dir` without the suffix; links are followed. With one, the utterances are those of the manifest: a CSV, TSV or JSONL file
     with a column `file`, a path below `data_dir`. Its columns `id`, `speaker_id` and `split` are understood, those in
-    `label_columns` become `ClassLabel`, and all others are passed on as they are.
+    `label_columns` become `ClassLabel`, and all others are passed on as they are, except for what is read from the
+    files themselves: `audio`, `num_samples` and `sampling_rate`.
 
     Args:
         split: "train", "test" or "all"; any name of the manifest's column `split`, if it has one.
         data_dir: The tree.
         manifest: The manifest; `None` for none.
         folder_label: Column to make of the name of the folder each file is in, such as "speaker_id" or "word".
-        label_columns: Columns of the manifest that hold classes.
+        label_columns: Column, or columns, of the manifest that hold classes.
         split_by: Rule that makes "train" and "test" (`training.corpora.splits`). `None`: the manifest's column `split`
             if there is one, else "list" where `lists` is given, else "utterance".
         lists: Folder of `train.txt` and `test.txt` with ids.
@@ -49,11 +55,15 @@ def load(
 
     Raises:
         FileNotFoundError: The tree or the manifest is not there, or the tree has no audio.
-        ValueError: A manifest without the columns it must have, or of another suffix.
+        ValueError: A manifest without the columns it must have, of another suffix, or not of its suffix' format.
     """
     root = Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
+    if isinstance(label_columns, str):
+        label_columns = (label_columns,)
+    if folder_label in ("id", *_MEASURED):
+        raise ValueError(f"`folder_label` is {folder_label!r}, which every corpus has already; choose another name")
     rows = _walk(root) if manifest is None else _read_manifest(Path(manifest))
     for row in rows:
         path = root / row["file"]
@@ -70,7 +80,7 @@ def load(
     labels = {name: class_names(_text(row.get(name)) for row in rows) for name in classes}
     chosen = _choose(rows, split, split_by, lists, test_fraction, seed)
     columns: dict[str, Any] = {
-        name: [row.get(name) for row in chosen] for name in present if name not in ("file", "split")
+        name: [row.get(name) for row in chosen] for name in present if name not in ("file", "split", *_MEASURED)
     }
     columns |= {name: [_text(row.get(name)) for row in chosen] for name in classes}
     columns["audio"] = [{"path": str(root / row["file"])} for row in chosen]
@@ -109,10 +119,24 @@ def _choose(
 
 
 def _walk(root: Path) -> list[dict[str, Any]]:
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    # A link to nothing goes on, and the scan reports it.
+    files = sorted(path for path in _entries(root) if path.is_file() or path.is_symlink())
     if not files:
         raise FileNotFoundError(f"{root} holds no file with a suffix of {', '.join(sorted(_SUFFIXES))}")
     return [{"file": path.relative_to(root).as_posix()} for path in files]
+
+
+def _entries(root: Path) -> Iterator[Path]:
+    """Entries below a folder that have a suffix of audio; linked folders are entered, each folder once."""
+    entered = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        where = os.path.realpath(folder)
+        if where in entered:
+            folders.clear()
+            continue
+        entered.add(where)
+        folders.sort()  # so that of a folder and a link to it the same one comes first everywhere
+        yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in _SUFFIXES)
 
 
 def _read_manifest(path: Path) -> list[dict[str, Any]]:
@@ -120,13 +144,19 @@ def _read_manifest(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"`manifest` is {path}, which is not a file")
     suffix = path.suffix.lower()
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if suffix in _DELIMITERS:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file, delimiter=_DELIMITERS[suffix]))
-        elif suffix == ".jsonl":
-            rows = [json.loads(line) for line in file if line.strip()]
-        else:
-            raise ValueError(f"`manifest` is {path}; its suffix must be .csv, .tsv or .jsonl")
+    if suffix not in (*_DELIMITERS, ".jsonl"):
+        raise ValueError(f"`manifest` is {path}; its suffix must be .csv, .tsv or .jsonl")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8; save it anew in that encoding") from error
+    if suffix == ".jsonl":
+        rows = [_read_json(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    else:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[suffix]))
+        wide = [number for number, row in enumerate(rows, start=1) if None in row]
+        if wide:
+            raise ValueError(f"{path}: row {wide[0]} has more cells than the header; quote those that hold a delimiter")
     incomplete = [number for number, row in enumerate(rows, start=1) if not row.get("file")]
     if incomplete or not rows:
         raise ValueError(
@@ -135,3 +165,14 @@ def _read_manifest(path: Path) -> list[dict[str, Any]]:
             + "; every row names an audio file below `data_dir` in the column `file`"
         )
     return rows
+
+
+def _read_json(path: Path, number: int, line: str) -> dict[str, Any]:
+    """A line of a JSONL file."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number}: must be an object, as in {{\"file\": \"one.wav\"}}")
+    return row

@@ -37,7 +37,7 @@ def load(
     audio_column: str = "audio",
     id_column: str | None = None,
     speaker_column: str | None = None,
-    label_columns: Mapping[str, str] | Sequence[str] = (),
+    label_columns: Mapping[str, str] | Sequence[str] | str = (),
     source_split: str = "train",
     split_by: SplitRule | None = None,
     lists: str | Path | None = None,
@@ -56,7 +56,7 @@ def load(
         audio_column: Column of the audio.
         id_column: Column of unique ids; `None` takes the audio's file name where it has one, else the row number.
         speaker_column: Column of speakers; `None` for none.
-        label_columns: Columns to pass on, under their own names or mapped to others. What is not a `ClassLabel` yet
+        label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a `ClassLabel` yet
             becomes one, except in a stream, whose values are not known before its end.
         source_split: What `split_by` divides.
         split_by: Rule to divide `source_split` by, for data sets without a test split (`training.corpora.splits`). A
@@ -66,11 +66,13 @@ def load(
         seed: Seed of the division.
 
     Raises:
-        ValueError: A column, split or rule that is not there.
+        ValueError: A column, split or rule that is not there, or `audio_column` is not audio.
     """
     source = open_source(
         dataset_id, config, source_split if split_by else split, revision=revision, streaming=streaming
     )
+    if isinstance(label_columns, str):
+        label_columns = (label_columns,)
     labels = dict(label_columns) if isinstance(label_columns, Mapping) else {name: name for name in label_columns}
     wanted = {audio_column: "audio", id_column: "id", speaker_column: "speaker_id", **labels}
     source = choose_columns(source, {old: new for old, new in wanted.items() if old is not None}, str(dataset_id))
@@ -97,6 +99,8 @@ def open_source(
     if not ((folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()):
         return load_dataset(str(dataset_id), config, split=split, revision=revision, streaming=streaming)
     saved = load_from_disk(str(folder))
+    if isinstance(saved, Dataset) and split == "test" and saved.split != "test":
+        raise ValueError(f"{folder} holds a single data set and no split 'test'; set `split_by` to divide it.")
     if isinstance(saved, DatasetDict):
         parts = split.split("+")
         missing = sorted(set(parts) - set(saved))
@@ -128,6 +132,10 @@ def choose_columns(
         )
     source = source.select_columns(list(names))
     audio_column = next(old for old, new in names.items() if new == "audio")
+    feature = source.features[audio_column]
+    encoded = isinstance(feature, Audio) or feature in (Value("string"), Value("binary"), Value("large_binary"))
+    if not encoded and not (isinstance(feature, Mapping) and set(feature) & set(AUDIO_STORAGE)):
+        raise ValueError(f"column {audio_column} of {source_name} is {feature}, not audio; give another `audio_column`")
     undecoded = AUDIO_STORAGE if isinstance(source, IterableDataset) else Audio(decode=False)
     source = source.cast_column(audio_column, undecoded)
     return source.rename_columns({old: new for old, new in names.items() if old != new})
@@ -164,7 +172,8 @@ def divide(
     """
     names = source.features["speaker_id"].names
     speakers = {
-        utterance: names[speaker] for utterance, speaker in zip(source["id"][:], source["speaker_id"][:], strict=True)
+        utterance: UNKNOWN_SPEAKER if speaker is None else names[speaker]
+        for utterance, speaker in zip(source["id"][:], source["speaker_id"][:], strict=True)
     }
     lists = None if lists is None else Path(lists)
     ids = split_ids(speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed)

@@ -174,6 +174,9 @@ def _read_sexes(root: Path) -> dict[str, str]:
         if path.is_file():
             lines = path.read_text(encoding="utf-8").split("\n")
             fields = [line.split("|") for line in lines if line.strip() and not line.startswith(";")]
+            if any(len(row) < 2 or row[1].strip() not in _SEXES for row in fields):
+                wrong = next(row for row in fields if len(row) < 2 or row[1].strip() not in _SEXES)
+                raise ValueError(f"{path}: {'|'.join(wrong)!r} does not begin with a speaker and a sex, F or M")
             return {speaker.strip(): sex.strip() for speaker, sex, *_ in fields}
     return {}
 

@@ -39,9 +39,10 @@ class BadAudioError(ValueError):
 
     def __init__(self, recordings: list[BadRecording], num_scanned: int) -> None:
         self.recordings = recordings
+        some_left = len(recordings) < num_scanned
         super().__init__(
             f"{len(recordings)} of {num_scanned} recordings cannot be used:\n{bad_audio_table(recordings)}\n"
-            "Repair or remove them, or leave them out with `on_bad_audio` 'skip'."
+            + ("Repair or remove them, or leave them out with `on_bad_audio` 'skip'." if some_left else "None is left.")
         )
 
 
@@ -71,10 +72,7 @@ def check_audio(
 
     Raises:
         BadAudioError: Under "raise", where any recording cannot be used; under "skip", where none can.
-        ValueError: The data set is empty.
     """
-    if len(dataset) == 0:
-        raise ValueError("the split holds no utterance; look at the settings that divide the corpus")
     if {"num_samples", "sampling_rate"} <= set(dataset.column_names):
         return dataset
     headers: list[AudioHeader | None] = []
@@ -88,7 +86,7 @@ def check_audio(
         if reason is not None:
             bad.append(BadRecording(name, audio_name(row["audio"]), reason))
         headers.append(header if reason is None else None)
-    if bad and on_bad_audio == "raise":
+    if bad and (on_bad_audio == "raise" or len(bad) == len(headers)):
         raise BadAudioError(bad, len(headers))
     # The columns come before the selection: adding one to a selection would copy the audio.
     dataset = dataset.add_column("num_samples", [header.num_samples if header else 0 for header in headers])
@@ -96,8 +94,6 @@ def check_audio(
     if bad:
         print(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
         dataset = dataset.select([row for row, header in enumerate(headers) if header is not None])
-    if len(dataset) == 0:
-        raise BadAudioError(bad, len(headers))
     if on_bad_audio == "skip" and bad_audio_list is not None:
         Path(bad_audio_list).parent.mkdir(parents=True, exist_ok=True)
         with replacing(bad_audio_list) as temporary:

@@ -33,7 +33,7 @@ def split_ids(
         strata: Stratum of every speaker (the sex), for "speaker": each gives its share of test speakers.
 
     Raises:
-        ValueError: An unknown split or rule, or too few speakers for "speaker".
+        ValueError: An unknown split or rule, lists that share utterances, or too few speakers for "speaker".
         FileNotFoundError: A list that is not there.
     """
     if split == "all":
@@ -44,13 +44,24 @@ def split_ids(
         path = (lists or Path()) / f"{split}.txt"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such list; give `lists`, or set `split_by` to 'utterance'")
-        return read_id_list(path)
+        ids = read_id_list(path)
+        other = path.with_name("test.txt" if split == "train" else "train.txt")
+        both = sorted(set(ids) & set(read_id_list(other))) if other.is_file() else []
+        if both:
+            raise ValueError(f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
+                             "that was trained on tests nothing")
+        return ids
     if rule == "utterance":
         test = share_of_each(speakers, test_fraction, seed)
     elif rule == "speaker":
         groups = defaultdict(set)
         for speaker in speakers.values():
             groups[strata.get(speaker) if strata else None].add(speaker)
+        if len(set(speakers.values())) == 1:
+            raise ValueError(
+                f"`split_by` is 'speaker', but all utterances have one, {speaker!r}; name the speakers, or set it to "
+                "'utterance'."
+            )
         # A stratum of one speaker has none to give.
         divisible = [group for group in groups.values() if len(group) > 1] or [set(speakers.values())]
         chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in divisible))

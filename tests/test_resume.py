@@ -1,0 +1,309 @@
+"""A run that is killed, stopped or out of disk goes on, and ends as one that was not."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from training import checkpoints, pretrain
+from training.arguments import RunArguments
+from training.checkpoints import find_checkpoint
+from training.curves import read_log
+from training.optimization import Optimization
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
+    "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}", "--batch_size", "3",
+    "--eval_batch_size", "4", "--logging_steps", "4", "--save_steps", "3", "--max_steps", "14",
+]  # fmt: skip
+
+
+def train(output_dir, *flags):
+    pretrain.main([*TINY, "--output_dir", str(output_dir), *flags])
+
+
+def weights(output_dir):
+    return load_file(output_dir / "model.safetensors")
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def without_times(log):
+    return [{key: value for key, value in line.items() if key not in ("seconds", "title")} for line in log]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run that nothing disturbed."""
+    output_dir = tmp_path_factory.mktemp("whole")
+    train(output_dir)
+    return output_dir
+
+
+class Stopped(Exception):  # noqa: N818 - stands for a kill
+    """The run ends here."""
+
+
+def stop_at(monkeypatch, step):
+    """Lets training break off at the start of a step, as a kill would."""
+    begin = Optimization.begin_step
+
+    def begin_or_stop(self):
+        if self.scheduler.last_epoch + 1 == step:
+            raise Stopped
+        begin(self)
+
+    monkeypatch.setattr(Optimization, "begin_step", begin_or_stop)
+
+
+@pytest.mark.parametrize("step", [2, 3, 9, 14])
+def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+    assert without_times(read_log(tmp_path / "log.jsonl")) == without_times(read_log(whole_run / "log.jsonl"))
+    results = [json.loads((run / "results.json").read_text()) for run in (tmp_path, whole_run)]
+    assert results[0]["modules"] == results[1]["modules"]
+
+
+def test_a_resume_says_where_it_goes_on(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    train(tmp_path, "--batch_size", "2")
+    output = capsys.readouterr().out
+    assert "resuming after step 6" in output
+    assert "`batch_size` was 3 and is now 2" in output
+    assert json.loads((tmp_path / "results.json").read_text())["crops"] == 6 * 3 + 8 * 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip", "state"])
+def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_path, monkeypatch, capsys, damage):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    newest = tmp_path / "checkpoint-6"
+    file = newest / ("trainer_state.json" if damage == "state" else "trainer.pt")
+    content = file.read_bytes()
+    if damage == "remove":
+        file.unlink()
+    elif damage == "flip":
+        file.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    else:
+        file.write_bytes(content[: len(content) // 2])
+    train(tmp_path)
+    output = capsys.readouterr().out
+    assert f"checkpoint-6 is not a whole checkpoint: {file.name}" in output
+    assert "resuming after step 3" in output
+    assert same(weights(tmp_path), weights(whole_run))
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_training_goes_on(whole_run, tmp_path, monkeypatch, capsys):
+    saved, save = [], torch.save
+
+    def save_once(tensors, path):
+        if saved:
+            Path(path).write_bytes(b"half of")
+            raise OSError(28, "No space left on device")
+        saved.append(path)
+        save(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.torch, "save", save_once)
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    assert "step 6 could not be saved ([Errno 28] No space left on device)" in capsys.readouterr().out
+    assert find_checkpoint(tmp_path)[0].path.name == "checkpoint-3"
+    assert not list(tmp_path.glob(".checkpoint*"))
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+
+
+def test_old_checkpoints_are_removed(whole_run):
+    assert sorted(path.name for path in whole_run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    with pytest.raises(SystemExit, match="of another model: context_size differ"):
+        train(tmp_path, "--model_settings", "{hidden_size: 16, context_size: 4, loss_window: 32}")
+
+
+def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stopped):
+            train(tmp_path)
+    with pytest.raises(SystemExit, match="not finished; resume it"):
+        train(tmp_path, "--resume", "never")
+    train(tmp_path, "--resume", "never", "--overwrite_output_dir", "--max_steps", "1")
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_checkpoint_can_be_named(whole_run, tmp_path):
+    train(tmp_path, "--resume", str(whole_run / "checkpoint-9"))
+    assert same(weights(tmp_path), weights(whole_run))
+    with pytest.raises(SystemExit, match="nowhere is not a whole checkpoint"):
+        train(tmp_path / "other", "--resume", "nowhere")
+
+
+def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
+    with (
+        pretrain.output_lock(tmp_path, Accelerator(cpu=True)),
+        pytest.raises(SystemExit, match="in use by another trainer"),
+    ):
+        train(tmp_path)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
+    """The fifth batch is infinitely loud: the run ends as if its step had left everything as it was."""
+    to_device, calls, states = pretrain.to_device, [], []
+
+    def loud(batch, device):
+        input_values, attention_mask = to_device(batch, device)
+        calls.append(batch)
+        return (input_values * torch.inf if len(calls) == 5 else input_values), attention_mask
+
+    finish = Optimization.finish_step
+
+    def record(self):
+        finish(self)
+        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        moments = [value["exp_avg"].clone() for value in self.optimizer.state.values()]
+        states.append((state, moments))
+
+    monkeypatch.setattr(pretrain, "to_device", loud)
+    monkeypatch.setattr(Optimization, "finish_step", record)
+    train(tmp_path, "--max_steps", "6")
+    assert same(states[3][0], states[4][0])
+    assert all(torch.equal(before, after) for before, after in zip(states[3][1], states[4][1], strict=True))
+    assert not same(states[4][0], states[5][0])
+    assert all(tensor.isfinite().all() for tensor in states[5][0].values())
+    assert json.loads((tmp_path / "results.json").read_text())["steps_left_out"] == 1
+
+
+def test_training_stops_with_the_utterances_when_no_step_is_finite(tmp_path, monkeypatch):
+    to_device = pretrain.to_device
+    monkeypatch.setattr(pretrain, "to_device", lambda batch, device: (to_device(batch, device)[0] * torch.nan, None))
+    with pytest.raises(SystemExit, match=r"not finite in the last 4 steps.*train-\d+"):
+        train(tmp_path, "--max_skipped_steps", "3")
+
+
+def test_clipping_and_skipping_share_one_step():
+    arguments = RunArguments(max_steps=3, warmup_steps=0, max_grad_norm=1e-3, learning_rate=1e-2)
+    model = torch.nn.Linear(2, 2)
+    model.config = type("Config", (), {"gradient_isolation": False})
+    optimization = Optimization(model, Accelerator(cpu=True), arguments)
+    before = model.weight.detach().clone()
+    for value in (1.0, torch.nan, 1.0):
+        optimization.begin_step()
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+        optimization.finish_step()
+    assert optimization.skipped() == (1, 0)
+    assert model.weight.isfinite().all()
+    assert not torch.equal(model.weight, before)
+
+
+# ---------------------------------------------------------------------- real processes
+
+
+def start(output_dir, *flags, processes=1):
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*launcher, "training/pretrain.py", *TINY, "--output_dir", str(output_dir), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_before_it_stops(tmp_path, number, code):
+    long = ["--max_steps", "100000", "--lr_scheduler_type", "constant_with_warmup"]
+    process = start(tmp_path, *long)
+    wait_for(tmp_path / "checkpoint-3", process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert f"stopped by {signal.Signals(number).name} after step" in output
+    checkpoint, broken = find_checkpoint(tmp_path)
+    assert not broken
+    assert f"after step {checkpoint.numbers['counts']['step']}" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ten_kills_at_random_instants_leave_the_same_weights(tmp_path, processes):
+    long = ["--max_steps", "120", "--save_steps", "1"]
+    undisturbed = start(tmp_path / "whole", *long, processes=processes)
+    output, _ = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, output
+
+    instants = random.Random(0)
+    killed_at = set()
+    for _ in range(10):
+        process = start(tmp_path / "killed", *long, processes=processes)
+        found, _ = find_checkpoint(tmp_path / "killed")
+        done = found.numbers["counts"]["step"] if found else 0
+        wait_for(tmp_path / "killed" / f"checkpoint-{done + 2}", process)
+        time.sleep(instants.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        found, _ = find_checkpoint(tmp_path / "killed")
+        killed_at.add(found.numbers["counts"]["step"])
+    assert len(killed_at) == 10
+    process = start(tmp_path / "killed", *long, processes=processes)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_the_sample_where_two_stopped(tmp_path):
+    flags = ["--max_steps", "100000", "--lr_scheduler_type", "constant_with_warmup"]
+    process = start(tmp_path, *flags, processes=2)
+    wait_for(tmp_path / "checkpoint-6", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    found, _ = find_checkpoint(tmp_path)
+    step, position = found.numbers["counts"]["step"], found.numbers["counts"]["position"]
+    assert position == step * 3 * 2
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", ".lock"))
+    alone = start(tmp_path / "copy", "--max_steps", str(step + 1), "--lr_scheduler_type", "constant_with_warmup")
+    output, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 0, output
+    assert "`num_processes` was 2 and is now 1" in output
+    assert json.loads((tmp_path / "copy" / "results.json").read_text())["crops"] == position + 3
