@@ -239,6 +239,15 @@ def test_evaluation_batches_are_bounded_in_samples(corpus, extractor):
         assert batch["input_values"].numel() <= 4_000 or len(batch["id"]) == 1
 
 
+@pytest.mark.parametrize(("batch_size", "max_samples"), [(2, None), (3, None), (1, None), (8, 1_000)])
+def test_no_evaluation_batch_is_smaller_than_asked(corpus, extractor, batch_size, max_samples):
+    batches = utterance_batches(corpus, extractor, batch_size=batch_size, max_samples=max_samples, min_utterances=2)
+    sizes = [len(batch["id"]) for batch in batches]
+    assert sum(sizes) == 7
+    assert min(sizes) >= 2
+    assert max(sizes) <= batch_size + 2
+
+
 def test_processes_divide_the_evaluation(corpus, extractor):
     parts = [
         [

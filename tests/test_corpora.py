@@ -142,6 +142,11 @@ def test_the_command_lists_the_corpora(capsys):
         (["--num_speakers"], "cannot read"),
         (["--plot", "x.png", "--utterance", "nobody"], "no utterance 'nobody'"),
         (["--num_speakers", "0"], "`num_speakers` is 0"),
+        (["--num_speakers", "1e3"], "`num_speakers` is '1e3'; it must be of type int"),
+        (["--noise_level", "loud"], "`noise_level` is 'loud'; it must be of type float"),
+        (["--cache", "1"], "`cache` is 1; it must be of type bool"),
+        (["--vowels", "[a, i"], "expected ',' or ']'"),
+        (["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0; it must be above 0"),
     ],
 )
 def test_the_command_says_what_is_wrong(options, message, tmp_path, monkeypatch):
@@ -149,6 +154,11 @@ def test_the_command_says_what_is_wrong(options, message, tmp_path, monkeypatch)
     with pytest.raises(SystemExit, match=message):
         main([*COMMAND, *options])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_a_corpus_cannot_do_without_is_named():
+    with pytest.raises(ValueError, match="corpus 'folder' needs the setting 'data_dir'"):
+        load_corpus("folder")
 
 
 def test_the_command_runs_as_a_module():

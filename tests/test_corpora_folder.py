@@ -125,3 +125,66 @@ def test_what_is_wrong_is_named(tree, tmp_path):
     manifest = write_manifest(tmp_path / "m.tsv", ROWS)
     with pytest.raises(ValueError, match="no column colour"):
         load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["colour"])
+
+
+def test_a_manifest_that_is_not_of_its_format_is_named(tree, tmp_path):
+    for name, content, message in (
+        ("m.jsonl", b'{"file": "alice/one.wav"', "line 1: not JSON"),
+        ("m.jsonl", b'{"file": "alice/one.wav"}\n[1]\n', "line 2: must be an object"),
+        ("m.csv", b"file,mood\nalice/one.wav,calm,far\n", "row 1 has more cells than the header"),
+        ("m.csv", "file\nalice/one.wav\n".encode("utf-16"), "not text in UTF-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}.*{message}"):
+            load_corpus("folder", "all", data_dir=tree, manifest=tmp_path / name)
+
+
+def test_lengths_come_from_the_files_and_not_from_a_manifest(tree, tmp_path):
+    rows = [{**row, "num_samples": 3, "sampling_rate": 8, "audio": "x"} for row in ROWS]
+    corpus = load_corpus("folder", "all", data_dir=tree, manifest=write_manifest(tmp_path / "m.jsonl", rows))
+    assert corpus["num_samples"][:2] == [16_000, 44_100]
+    gone = [*rows, {**rows[0], "file": "gone.wav"}]
+    with pytest.raises(BadAudioError, match=r"gone\.wav: no such file"):
+        load_corpus("folder", "all", data_dir=tree, manifest=write_manifest(tmp_path / "gone.jsonl", gone))
+
+
+def test_one_label_column_may_be_given_by_its_name(tree, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", ROWS)
+    corpus = load_corpus("folder", "all", data_dir=tree, manifest=manifest, label_columns="mood")
+    assert corpus.features["mood"].names == ["angry", "calm"]
+
+
+def test_a_folders_name_does_not_replace_what_every_corpus_has(tree):
+    with pytest.raises(ValueError, match="`folder_label` is 'audio'"):
+        load_corpus("folder", "all", data_dir=tree, folder_label="audio")
+
+
+def test_links_are_followed_each_folder_once_and_a_link_to_nothing_is_named(tree, tmp_path):
+    farm = tmp_path / "ünïcode and spaces"
+    farm.mkdir()
+    (farm / "recordings").symlink_to(tree)
+    (tree / "loop").symlink_to(farm)
+    corpus = load_corpus("folder", "all", data_dir=farm)
+    assert sorted(corpus["id"]) == sorted(f"recordings/{name.rsplit('.', 1)[0]}" for name in FILES)
+    (farm / "gone.wav").symlink_to(tree / "gone.wav")
+    with pytest.raises(BadAudioError, match=r"gone\.wav: no such file"):
+        load_corpus("folder", "all", data_dir=farm)
+
+
+def test_one_speaker_cannot_be_divided_by_speaker(tree):
+    with pytest.raises(ValueError, match="`split_by` is 'speaker', but all utterances have one, 'unknown'"):
+        load_corpus("folder", "train", data_dir=tree, split_by="speaker")
+
+
+def test_a_split_without_utterances_is_named(tree, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", [{"file": "bob/five.wav"}])
+    with pytest.raises(ValueError, match="split 'test' of folder holds no utterance"):
+        load_corpus("folder", "test", data_dir=tree, manifest=manifest)
+
+
+def test_lists_that_share_an_utterance_are_refused(tree, tmp_path):
+    (tmp_path / "train.txt").write_text("bob/four\nbob/five\n")
+    (tmp_path / "test.txt").write_text("bob/five\r\n")
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=r"share 1 utterances, such as 'bob/five'"):
+            load_corpus("folder", split, data_dir=tree, lists=tmp_path)

@@ -83,15 +83,18 @@ def test_rows_that_cannot_be_decoded_are_named(syllables, tmp_path):
     audio[3] = {"path": "broken.wav", "bytes": b"not audio"}
     audio[5] = {"path": "empty.wav", "bytes": b""}
     audio[7] = {"path": None, "bytes": None}
+    audio[9] = None
     broken = syllables.remove_columns("sound").add_column("sound", audio)
     broken.save_to_disk(tmp_path / "saved")
     settings = arguments(tmp_path / "saved")
     with pytest.raises(BadAudioError) as error:
         load_corpus("hub", **settings)
-    assert [recording.id for recording in error.value.recordings] == [f"train-{row:06d}" for row in (3, 5, 7)]
+    assert [recording.id for recording in error.value.recordings] == [f"train-{row:06d}" for row in (3, 5, 7, 9)]
     kept = load_corpus("hub", on_bad_audio="skip", bad_audio_list=tmp_path / "bad.tsv", **settings)
-    assert len(kept) == 9
-    assert len((tmp_path / "bad.tsv").read_text().splitlines()) == 3
+    assert len(kept) == 8
+    assert len((tmp_path / "bad.tsv").read_text().splitlines()) == 4
+    stream = load_corpus("hub", on_bad_audio="skip", streaming=True, **settings)
+    assert [row["id"] for row in stream] == kept["id"][:]
 
 
 def test_a_column_or_split_that_is_not_there_is_named(folder):
@@ -101,3 +104,23 @@ def test_a_column_or_split_that_is_not_there_is_named(folder):
     if "saved_splits" in folder.name:
         with pytest.raises(ValueError, match="no split third; splits there: first, second"):
             load_corpus("hub", **arguments(folder) | {"split": "third"})
+
+
+def test_a_column_that_is_not_audio_is_named(folder):
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"column f0 of .* not audio; give another `audio_column`"):
+            load_corpus("hub", **arguments(folder, streaming=streaming) | {"audio_column": "f0"})
+
+
+def test_a_single_data_set_is_not_its_own_test_split(syllables, tmp_path):
+    syllables.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="no split 'test'; set `split_by` to divide it"):
+        load_corpus("hub", **arguments(tmp_path / "saved") | {"split": "test"})
+
+
+def test_rows_without_a_speaker_are_divided_as_one_speakers(syllables, tmp_path):
+    saved = syllables.remove_columns("reader").add_column("reader", ["a", "b", None] * 4)
+    saved.save_to_disk(tmp_path / "saved")
+    settings = arguments(tmp_path / "saved", split_by="utterance", test_fraction=0.25)
+    test = load_corpus("hub", **settings | {"split": "test"})
+    assert sorted(test["speaker_id"], key=str) == [0, 1, None]

@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import datasets
 import numpy as np
@@ -235,6 +236,15 @@ def test_two_files_of_one_id_are_named(tmp_path):
     with pytest.raises(BadAudioError, match=r"train-clean-360.*a second recording of this id"):
         load_corpus("librispeech", "all", data_dir=tmp_path)
     assert len(load_corpus("librispeech", "all", data_dir=tmp_path, on_bad_audio="skip")) == 1
+
+
+@pytest.mark.parametrize("line", ["33", "33 | X | train-clean-100"])
+def test_a_wrong_line_of_the_speakers_is_named(tree, tmp_path, line):
+    shutil.copytree(tree / "LibriSpeech", tmp_path / "LibriSpeech")
+    with (tmp_path / "LibriSpeech" / "SPEAKERS.TXT").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"SPEAKERS\.TXT: '33.*' does not begin with a speaker and a sex"):
+        load_corpus("librispeech", data_dir=tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -67,6 +67,12 @@ def test_decoding_everything_finds_what_headers_do_not_show(corpus):
     assert {recording.id for recording in error.value.recordings} == {*REASONS, "nan"}
 
 
+def test_skip_that_leaves_nothing_says_why_once(corpus, capsys):
+    with pytest.raises(BadAudioError, match="None is left"):
+        check_audio(corpus.filter(lambda row: row["id"] in {*REASONS} - {"good0"}), on_bad_audio="skip")
+    assert capsys.readouterr().out == ""
+
+
 def test_skip_leaves_them_out_and_writes_the_list(corpus, tmp_path, capsys):
     listed = tmp_path / "run" / "bad_audio.tsv"
     kept = check_audio(corpus, on_bad_audio="skip", bad_audio_list=listed)

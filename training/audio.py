@@ -40,9 +40,9 @@ def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
     return (2 * num_samples * to_rate + from_rate) // (2 * from_rate)
 
 
-def audio_name(audio: Mapping[str, Any]) -> str:
+def audio_name(audio: Mapping[str, Any] | None) -> str:
     """Name of a recording for messages."""
-    return str(audio.get("path") or "audio given as bytes")
+    return str((audio or {}).get("path") or "audio given as bytes")
 
 
 def read_header(audio: Mapping[str, Any]) -> AudioHeader:
@@ -146,8 +146,10 @@ def mel(frequency: Any) -> Any:
     return 2595 * np.log10(1 + np.asarray(frequency) / 700)
 
 
-def _open(audio: Mapping[str, Any]) -> soundfile.SoundFile:
+def _open(audio: Mapping[str, Any] | None) -> soundfile.SoundFile:
     """Open a recording, with every failure as an `AudioError`."""
+    if audio is None:
+        raise AudioError("the row has no audio")
     content, path = audio.get("bytes"), audio.get("path")
     if content is None and path is None:
         raise AudioError("the row has neither `path` nor `bytes`")

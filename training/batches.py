@@ -125,6 +125,7 @@ def utterance_batches(
     *,
     batch_size: int = 8,
     max_samples: int | None = None,
+    min_utterances: int = 1,
     process_index: int = 0,
     num_processes: int = 1,
     num_workers: int = 0,
@@ -141,6 +142,8 @@ def utterance_batches(
         batch_size: Most utterances a batch.
         max_samples: Most samples a batch, padding included, so that memory is bounded; an utterance that is longer
             makes a batch of its own. `None` for no bound.
+        min_utterances: Fewest utterances a batch, unless there are no more: 2 where negatives come from other
+            utterances. It goes before the other two bounds.
         process_index: This process, which takes every `num_processes`-th batch.
         num_processes: Processes that share the batches; some may get one batch more than others.
         num_workers: Worker processes that read ahead.
@@ -160,9 +163,11 @@ def utterance_batches(
     for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
         # Sorted by length: this utterance is the longest so far, and the batch would be padded to it.
         too_large = max_samples is not None and (len(batches[-1]) + 1) * lengths[index] > max_samples
-        if batches[-1] and (len(batches[-1]) == batch_size or too_large):
+        if len(batches[-1]) >= max(1, min_utterances) and (len(batches[-1]) >= batch_size or too_large):
             batches.append([])
         batches[-1].append(index)
+    if len(batches) > 1 and len(batches[-1]) < min_utterances:
+        batches[-2:] = [batches[-2] + batches[-1]]
     return DataLoader(
         _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), feature_extractor),
         batch_sampler=batches[process_index::num_processes],

@@ -229,6 +229,7 @@ def score(run: Run, *, step: int) -> list[ModuleScores]:
         run.test_data,
         run.extractor,
         batch_size=settings.eval_batch_size,
+        min_utterances=2 if run.model.config.negatives == "other_utterances" else 1,
         process_index=run.accelerator.process_index,
         num_processes=run.accelerator.num_processes,
         num_workers=data.num_workers,

@@ -36,10 +36,10 @@ def load(
     """Load a split.
 
     Without a manifest, every wav, flac, ogg, opus and mp3 file below `data_dir` is an utterance, and its id is its path
-    below `data_dir` without the suffix; links are followed. With one, the utterances are those of the manifest: a CSV, TSV or JSONL file
-    with a column `file`, a path below `data_dir`. Its columns `id`, `speaker_id` and `split` are understood, those in
-    `label_columns` become `ClassLabel`, and all others are passed on as they are, except for what is read from the
-    files themselves: `audio`, `num_samples` and `sampling_rate`.
+    below `data_dir` without the suffix; links are followed. With one, the utterances are those of the manifest: a CSV,
+    TSV or JSONL file with a column `file`, a path below `data_dir`. Its columns `id`, `speaker_id` and `split` are
+    understood, those in `label_columns` become `ClassLabel`, and all others are passed on as they are, except for what
+    is read from the files themselves: `audio`, `num_samples` and `sampling_rate`.
 
     Args:
         split: "train", "test" or "all"; any name of the manifest's column `split`, if it has one.
@@ -174,5 +174,5 @@ def _read_json(path: Path, number: int, line: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number}: must be an object, as in {{\"file\": \"one.wav\"}}")
+        raise ValueError(f"{path}, line {number}: must be an object with a `file`")
     return row

@@ -56,8 +56,8 @@ def load(
         audio_column: Column of the audio.
         id_column: Column of unique ids; `None` takes the audio's file name where it has one, else the row number.
         speaker_column: Column of speakers; `None` for none.
-        label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a `ClassLabel` yet
-            becomes one, except in a stream, whose values are not known before its end.
+        label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a
+            `ClassLabel` yet becomes one, except in a stream, whose values are not known before its end.
         source_split: What `split_by` divides.
         split_by: Rule to divide `source_split` by, for data sets without a test split (`training.corpora.splits`). A
             division copies the audio once into the cache. A stream can be divided by "list" alone.
@@ -154,7 +154,7 @@ def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -
         texts.append("speaker_id")
 
     def complete(row: dict[str, Any], number: int) -> dict[str, str]:
-        path = row["audio"].get("path")
+        path = (row["audio"] or {}).get("path")
         defaults = {"id": PurePath(path).stem if path else f"{number:08d}", "speaker_id": UNKNOWN_SPEAKER}
         return {name: str({**defaults, **row}[name]) for name in texts}
 

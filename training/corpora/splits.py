@@ -48,8 +48,10 @@ def split_ids(
         other = path.with_name("test.txt" if split == "train" else "train.txt")
         both = sorted(set(ids) & set(read_id_list(other))) if other.is_file() else []
         if both:
-            raise ValueError(f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
-                             "that was trained on tests nothing")
+            raise ValueError(
+                f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
+                "that was trained on tests nothing"
+            )
         return ids
     if rule == "utterance":
         test = share_of_each(speakers, test_fraction, seed)
