@@ -62,7 +62,12 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
     for axis, (quantity, label) in zip(axes.flat, _PANELS, strict=True):
         for number, name in enumerate(names):
             color = _COLORS[number % len(_COLORS)]
-            for split, style in (("train", {"linewidth": 1.6}), ("test", {"marker": "o", "linestyle": "none"})):
+            # Counts of units often coincide: a lower module's line is wider and shows behind the others.
+            extra = (len(names) - 1 - number) * (1.5 if quantity == "active_units" else 0.0)
+            for split, style in (
+                ("train", {"linewidth": 1.6 + extra}),
+                ("test", {"marker": "o", "markersize": 6 + extra, "linestyle": "none"}),
+            ):
                 points = [
                     (line["step"], line["modules"][number][quantity])
                     for line in log
