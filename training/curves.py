@@ -63,7 +63,7 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
         for number, name in enumerate(names):
             color = _COLORS[number % len(_COLORS)]
             # Counts of units often coincide: a lower module's line is wider and shows behind the others.
-            extra = (len(names) - 1 - number) * (1.5 if quantity == "active_units" else 0.0)
+            extra = (len(names) - 1 - number) * (0.9 if quantity == "active_units" else 0.0)
             for split, style in (
                 ("train", {"linewidth": 1.6 + extra}),
                 ("test", {"marker": "o", "markersize": 6 + extra, "linestyle": "none"}),
