@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import soundfile
 from datasets import Audio, ClassLabel
 
 from modeling_sim import SimFeatureExtractor
@@ -118,6 +119,13 @@ def test_an_utterance_is_drawn(corpus, tmp_path):
 
 
 COMMAND = ["--corpus", "synthetic_syllables", "--num_train", "3", "--num_test", "2", "--cache", "false"]
+
+
+def test_silence_is_drawn(tmp_path, recwarn):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8_000), 16_000)
+    plot_utterance(load_corpus("folder", "all", data_dir=tmp_path), 0, tmp_path / "new" / "x.png")
+    assert (tmp_path / "new" / "x.png").is_file()
+    assert not recwarn.list
 
 
 def test_the_command_describes_and_draws(tmp_path, capsys):

@@ -151,6 +151,43 @@ def test_an_unknown_key_of_a_file_names_the_nearest_one(tmp_path):
         parse_arguments("", ["--config", str(tmp_path / "run.yaml")])
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps:\t2\n\tseed: 3\n", r"run\.yaml is not YAML"),
+        ("max_steps: [1\n", r"run\.yaml is not YAML"),
+        ("- max_steps\n", "must hold `key: value` lines"),
+        ("max_steps:\n", "`max_steps` has no value"),
+        ("extends: run.yaml\n", r"run\.yaml extends itself"),
+        ("extends: gone.yaml\n", r"run\.yaml extends .*gone\.yaml, which is not a file"),
+        ("model_settings: '{hidden_size: '\n", "`model_settings` is not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_one_line(text, message, tmp_path):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=message) as error:
+        pretrain.main(["--config", str(tmp_path / "run.yaml")])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["2.5", "many", "[2]"])
+def test_a_value_of_a_file_has_the_type_that_a_flag_must_have(value, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(f"max_steps: {value}\n")
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")])
+    assert "--max_steps" in capsys.readouterr().err
+
+
+def test_numbers_may_be_written_with_an_exponent(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: 2e-4\nmodel_settings: {kl_weight: 1e-3}\ndata_dir: null\n")
+    flags = ["--config", str(tmp_path / "run.yaml"), "--corpus_settings", "{test_fraction: 5E-1, split_by: 1e}"]
+    settings = as_dict(parse_arguments("", flags))
+    assert settings["learning_rate"] == pytest.approx(2e-4)
+    assert settings["model_settings"] == {"kl_weight": 0.001}
+    assert settings["corpus_settings"] == {"test_fraction": 0.5, "split_by": "1e"}
+    assert settings["data_dir"] is None
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "training/configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)])

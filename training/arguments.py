@@ -1,6 +1,7 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
 import difflib
+import re
 import sys
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -89,6 +90,15 @@ ArgumentClasses = (ModelArguments, DataArguments, RunArguments)
 _MAPPINGS = ("model_settings", "corpus_settings")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; to PyYAML it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("+-0123456789")
+)
+
+
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Shows defaults, and a description as it is written."""
 
@@ -103,7 +113,7 @@ def parse_arguments(
         argv: Flags; those of the process if `None`.
 
     Raises:
-        ValueError: A key of the file is unknown; the message names the nearest known one.
+        ValueError: A key of the file is unknown, and the message names the nearest known one; or the file is not YAML.
         FileNotFoundError: The file, or the one it `extends`, is not there.
         SystemExit: A flag is unknown or its value has the wrong type.
     """
@@ -116,11 +126,14 @@ def parse_arguments(
         ArgumentClasses, description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
-    known = [setting.name for arguments in ArgumentClasses for setting in fields(arguments)]
-    for key in from_file:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} in the settings file{nearest(key, known)}")
-    parser.set_defaults(**from_file)
+    defaults = {setting.name: setting.default for arguments in ArgumentClasses for setting in fields(arguments)}
+    for key, value in from_file.items():
+        if key not in defaults:
+            raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
+        if value is None and defaults[key] is not None:
+            raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
+    # As text, so that a value of the file is converted and refused as that of a flag is.
+    parser.set_defaults(**{key: None if value is None else str(value) for key, value in from_file.items()})
     parser.set_defaults(**dict.fromkeys(_MAPPINGS, "{}"))  # flags alone; the file's are added below
     parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
     groups, unknown = parsed[: len(ArgumentClasses)], parsed[-1]
@@ -134,17 +147,22 @@ def parse_arguments(
     return groups
 
 
-def read_settings(path: str | Path | None) -> dict[str, Any]:
+def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
     """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder."""
     if path is None:
         return {}
-    path = Path(path)
+    path = Path(path).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"`--config` is {path}, which is not a file.")
-    settings = yaml.safe_load(path.read_text()) or {}
+        named = f"{extended_by[-1]} extends {path}" if extended_by else f"`--config` is {path}"
+        raise FileNotFoundError(f"{named}, which is not a file.")
+    if path in extended_by:
+        raise ValueError(f"{path} extends itself.")
+    settings = _yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(settings).__name__}.")
-    base = read_settings(path.parent / settings.pop("extends")) if "extends" in settings else {}
+    base = {}
+    if "extends" in settings:
+        base = read_settings(path.parent / str(settings.pop("extends")), extended_by=[*extended_by, path])
     for name in _MAPPINGS:
         if name in settings:
             settings[name] = {**base.get(name, {}), **_mapping(name, settings[name])}
@@ -153,10 +171,18 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
     """A setting that is a mapping, from YAML text or as read from a file."""
-    value = yaml.safe_load(value) if isinstance(value, str) else value
+    value = _yaml(value, f"`{name}`") if isinstance(value, str) else value
     if not isinstance(value, dict):
         raise ValueError(f"`{name}` is {value!r}; give a mapping, as in '{{key: value}}'.")
     return value
+
+
+def _yaml(text: str, name: str) -> Any:
+    """Reads YAML; an error is told in one line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - made of the safe one
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

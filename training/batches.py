@@ -89,6 +89,7 @@ def crop_batches(
         ("crop_samples", crop_samples, getattr(feature_extractor, "min_samples", 1)),
         ("batch_size", batch_size, 1),
         ("start_position", start_position, 0),
+        ("num_workers", num_workers, 0),
         ("len(dataset)", 1 if streamed else len(dataset), 1),
     ):
         if value < least:

@@ -9,7 +9,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from training.files import replacing
@@ -60,7 +62,7 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
     axes = figure.subplots(2, 2, sharex=True)
     names = [module["name"] for module in log[0]["modules"]] if log else []
     for axis, (quantity, label) in zip(axes.flat, _PANELS, strict=True):
-        for number, name in enumerate(names):
+        for number in range(len(names)):
             color = _COLORS[number % len(_COLORS)]
             # Counts of units often coincide: a lower module's line is wider and shows behind the others.
             extra = (len(names) - 1 - number) * (0.9 if quantity == "active_units" else 0.0)
@@ -73,35 +75,45 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
                     for line in log
                     if line["split"] == split and line["modules"][number][quantity] is not None
                 ]
-                # A deterministic latent has no KL, and a module without a loss has no accuracy.
-                if points and not (quantity == "kl" and not any(value for _, value in points)):
-                    axis.plot(
-                        *zip(*points, strict=True), color=color, label=name if split == "train" else None, **style
-                    )
+                # A deterministic latent has no KL, and a module without an objective has no accuracy: both are 0.
+                if points and (quantity not in ("loss", "kl") or any(value for _, value in points)):
+                    axis.plot(*zip(*points, strict=True), color=color, **style)
         axis.set_title(label, loc="left", fontsize=10)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if quantity == "contrastive_accuracy":
-            chance = 1 / (num_negatives + 1)
-            axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
-            axis.annotate(
-                f"chance {chance:.3f}", (1, chance), (0, 3), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", fontsize=8, color=_GREY,
-            )  # fmt: skip
-            axis.set_ylim(0, 1)
-        elif axis.lines and quantity != "loss":
-            axis.set_ylim(bottom=0)
-        if not axis.lines:
-            axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=_GREY)
+        _dress(axis, quantity, num_negatives)
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
     for axis in axes[1]:
         axis.set_xlabel("step")
-    axes[0, 0].plot([], [], color=_GREY, marker="o", linestyle="none", label="held-out speech")
-    axes[0, 0].legend(frameon=False, fontsize=9)
+    held_out = Line2D([], [], color=_GREY, marker="o", linestyle="none", label="held-out speech")
+    modules = [Line2D([], [], color=_COLORS[number % len(_COLORS)], label=name) for number, name in enumerate(names)]
+    axes[0, 0].legend(handles=[*modules, held_out], frameon=False, fontsize=9)
     return figure
+
+
+def _dress(axis: Axes, quantity: str, num_negatives: int) -> None:
+    """Grid, range and ticks of a panel whose lines are drawn, and chance beside the accuracy."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axis.ticklabel_format(axis="y", useOffset=False)
+    if quantity == "contrastive_accuracy":
+        chance = 1 / (num_negatives + 1)
+        axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
+        axis.annotate(
+            f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", fontsize=8, color=_GREY,
+        )  # fmt: skip
+        axis.set_ylim(0, 1)
+    elif axis.lines and quantity != "loss":
+        axis.set_ylim(bottom=0)
+    if quantity == "active_units":
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylim(top=max(1, axis.get_ylim()[1]))
+    if not axis.lines:
+        axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=_GREY)
+        axis.grid(visible=False)
+        axis.tick_params(left=False, labelleft=False)
 
 
 def write_curves(output_dir: str | Path) -> Path:

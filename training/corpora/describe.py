@@ -131,7 +131,7 @@ def plot_utterance(
 
 def _draw_waveform(axes: Axes, samples: np.ndarray) -> None:
     axes.plot(np.arange(len(samples)) / LABEL_RATE, samples, color="#0072B2", linewidth=0.4)
-    limit = 1.05 * np.abs(samples).max()
+    limit = 1.05 * np.abs(samples).max() or 1.0  # silence
     axes.set(ylabel="amplitude", ylim=(-limit, limit))
 
 
@@ -156,6 +156,16 @@ def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[
         tracks = mel(formants)
         times = (LABEL_WINDOW / 2 + LABEL_HOP * np.arange(len(tracks))) / LABEL_RATE
         axes.plot(times, tracks, color="white", linewidth=0.9, linestyle="--")
+        axes.text(
+            0.988,
+            0.96,
+            "dashed: F1, F2, F3",
+            transform=axes.transAxes,
+            color="white",
+            fontsize=7.5,
+            ha="right",
+            va="top",
+        )
     ticks = [250, 500, 1000, 2000, 4000, 8000]
     axes.set_yticks([mel(tick) for tick in ticks], [f"{tick / 1000:g}" for tick in ticks])
     axes.set_ylabel("frequency, kHz (mel scale)")
@@ -182,8 +192,8 @@ def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start:
             name if share > 0.006 else "",
             ha="center",
             va="center",
-            # A name that is wider than its box stands upright.
-            rotation=0 if share > 0.009 * len(name) else 90,
+            # A name that is wider than its box stands upright; one letter never is.
+            rotation=0 if len(name) == 1 or share > 0.009 * len(name) else 90,
             fontsize=6.5,
             color="white" if color in _DARK else "black",
         )

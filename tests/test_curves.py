@@ -1,0 +1,38 @@
+import pytest
+
+from training.curves import draw_curves
+
+
+def line(step, split, modules):
+    names = ("loss", "contrastive_accuracy", "kl", "active_units")
+    rows = [dict(zip(names, module, strict=True)) for module in modules]
+    return {"step": step, "split": split, "modules": [{"name": f"module {n}", **row} for n, row in enumerate(rows)]}
+
+
+def draw(*modules):
+    log = [line(step, split, modules) for step in (0, 10, 20) for split in ("train", "test")]
+    figure = draw_curves(log, num_negatives=10, title="a run")
+    figure.draw_without_rendering()
+    return figure.axes
+
+
+def test_every_module_has_a_curve_and_dots_in_every_panel():
+    axes = draw((2.3, 0.2, 5.0, 16), (2.2, 0.3, 6.0, 12))
+    assert [len(axis.lines) for axis in axes] == [4, 4 + 1, 4, 4]  # and chance
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["module 0", "module 1", "held-out speech"]
+
+
+def test_a_module_without_an_objective_has_no_loss_and_keeps_its_name():
+    axes = draw((0.0, None, 0.0, 16), (2.4, 0.2, 0.0, 8))
+    assert len(axes[0].lines) == 2
+    assert axes[0].get_ylim()[0] > 2
+    assert axes[0].get_legend().get_texts()[0].get_text() == "module 0"
+    assert axes[2].texts[0].get_text() == "deterministic latents: no KL"
+
+
+@pytest.mark.parametrize("active", [0, 16])
+def test_units_are_whole_and_losses_are_written_out(active):
+    axes = draw((2.3979, 0.1, 0.0, active), (2.39785, 0.1, 0.0, active))
+    assert all(float(tick).is_integer() for tick in axes[3].get_yticks())
+    assert axes[3].get_ylim()[1] >= 1
+    assert axes[0].yaxis.get_offset_text().get_text() == ""
