@@ -1,4 +1,9 @@
 import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +107,61 @@ def test_processes_and_batch_sizes_read_one_stream(corpus, extractor):
             assert not set(part) & set(together)
             together |= part
         assert together == alone
+
+
+LAUNCHED = """
+import hashlib, itertools, json, sys
+from accelerate import Accelerator
+from modeling_sim import SimFeatureExtractor
+from training.batches import crop_batches
+from training.corpora import load_corpus
+
+folder, start, workers, batches = sys.argv[1], *map(int, sys.argv[2:])
+accelerator = Accelerator()
+corpus = load_corpus("folder", "all", data_dir=folder)
+loader = crop_batches(
+    corpus, SimFeatureExtractor(), crop_samples=1000, batch_size=3, seed=5, start_position=start, num_workers=workers,
+    process_index=accelerator.process_index, num_processes=accelerator.num_processes,
+)
+crops = {}
+for batch in itertools.islice(iter(loader), batches):
+    for position, values in zip(batch["position"].tolist(), batch["input_values"], strict=True):
+        crops[position] = hashlib.sha256(values.numpy().tobytes()).hexdigest()
+with open(f"{folder}/{accelerator.process_index}.json", "w") as file:
+    json.dump([accelerator.num_processes, crops], file)
+accelerator.end_training()
+"""
+
+
+@pytest.mark.slow
+def test_launched_processes_workers_and_a_resumed_run_read_one_stream(tmp_path):
+    for number, length in enumerate((1_500, 1_001, 3_000, 1_000, 600, 2_222, 5_000)):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(length)
+        soundfile.write(tmp_path / f"{number}.flac", noise, 16_000)
+    (tmp_path / "read.py").write_text(LAUNCHED)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+    def crops(processes, start, workers, batches):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        settings = [str(tmp_path), str(start), str(workers), str(batches)]
+        subprocess.run(
+            [sys.executable, *(launcher if processes > 1 else []), str(tmp_path / "read.py"), *settings],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            timeout=300,
+            check=True,
+        )
+        parts = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(processes)]
+        assert [number for number, _ in parts] == [processes] * processes
+        assert sum(len(part) for _, part in parts) == processes * batches * 3
+        return {position: crop for _, part in parts for position, crop in part.items()}
+
+    alone = crops(1, 0, 0, 8)
+    assert len(set(alone.values())) > 15
+    assert crops(2, 0, 0, 4) == alone
+    assert crops(2, 0, 2, 4) == alone
+    # Two processes stop after two steps, and one goes on.
+    assert crops(2, 0, 1, 2) | crops(1, 12, 2, 4) == alone
 
 
 def test_a_resumed_run_goes_on_in_the_stream(corpus, extractor):
@@ -214,6 +274,7 @@ def test_a_corpus_that_is_broken_throughout_stops_the_run_even_so(make_corpus, e
         ({"crop_samples": 100}, "`crop_samples` is 100"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"start_position": -1}, "`start_position` is -1"),
+        ({"num_workers": -1}, "`num_workers` is -1"),
         ({"process_index": 2, "num_processes": 2}, "`process_index` is 2"),
     ],
 )
