@@ -177,3 +177,10 @@ def test_log_mel_has_the_label_frames_and_shows_a_tone_in_its_band():
     assert (mels.argmax(axis=1) == expected).all()
     with pytest.raises(ValueError, match="fewer than the 400"):
         log_mel(np.zeros(399, dtype=np.float32))
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "x.wav", np.zeros(100), 16_000)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(AudioError, match=r"x\.wav: no permission to read it"):
+        read_header({"path": str(tmp_path / "x.wav")})

@@ -8,6 +8,7 @@ resamples.
 import functools
 import io
 import math
+import os
 import struct
 import warnings
 from collections.abc import Mapping
@@ -158,6 +159,8 @@ def _open(audio: Mapping[str, Any] | None) -> soundfile.SoundFile:
             raise AudioError(f"{path}: no such file")
         if Path(path).stat().st_size == 0:
             raise AudioError(f"{path}: an empty file")
+        if not os.access(path, os.R_OK):
+            raise AudioError(f"{path}: no permission to read it")
     elif len(content) == 0:
         raise AudioError(f"{audio_name(audio)}: no bytes")
     try:
