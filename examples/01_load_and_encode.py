@@ -5,10 +5,8 @@
 Without a file it encodes a second of synthetic speech.
 """
 
-import sys
+import argparse
 
-import soundfile
-import soxr
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
@@ -22,13 +20,8 @@ def main(checkpoint: str, audio_file: str | None = None) -> None:
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     model = AutoModel.from_pretrained(checkpoint)
 
-    if audio_file is None:
-        utterance = load_corpus("synthetic_syllables", "test")[0]
-        waveform = read_audio(utterance["audio"], sampling_rate=extractor.sampling_rate)
-    else:
-        samples, rate = soundfile.read(audio_file, dtype="float32", always_2d=True)
-        waveform = soxr.resample(samples.mean(axis=1), rate, extractor.sampling_rate)
-
+    audio = load_corpus("synthetic_syllables", "test")[0]["audio"] if audio_file is None else {"path": audio_file}
+    waveform = read_audio(audio, sampling_rate=extractor.sampling_rate)
     inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs, output_hidden_states=True)
@@ -45,4 +38,11 @@ def main(checkpoint: str, audio_file: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
+    parser.add_argument("audio_file", nargs="?", help="An audio file of any rate; synthetic speech if not given.")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.checkpoint, arguments.audio_file)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{error}") from error

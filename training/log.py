@@ -95,7 +95,10 @@ class Log:
 
     def summary(self, scores: list[ModuleScores]) -> str:
         """Contrastive accuracy of every module beside chance, KL and active units, in one line."""
-        accuracies = " ".join(f"{module.contrastive_accuracy:.2f}" for module in scores)
+        accuracies = " ".join(
+            "-" if math.isnan(module.contrastive_accuracy) else f"{module.contrastive_accuracy:.2f}"
+            for module in scores
+        )
         parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
         if self.config.latent_distribution == "gaussian":
             divergences = " ".join(f"{module.kl:.1f}" for module in scores[: self.config.num_conv_modules])

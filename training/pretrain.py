@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,18 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from filelock import FileLock, Timeout
+from huggingface_hub.errors import StrictDataclassError
 from tqdm.auto import tqdm
 from transformers import set_seed
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.modeling_sim import SimModuleOutput
 from training.arguments import DataArguments, ModelArguments, RunArguments, as_dict, parse_arguments
+from training.audio import AudioError
 from training.batches import crop_batches, utterance_batches
 from training.checkpoints import find_checkpoint, read_checkpoint, remove_checkpoints, save_checkpoint, save_model
 from training.corpora import corpus_info, load_corpus
+from training.corpora.scan import BadAudioError
 from training.curves import CURVES_NAME, write_curves
 from training.evaluation import ModuleScores, evaluate
 from training.files import write_json
@@ -81,6 +84,8 @@ class Run:
     counts: Counts
     untrained: list[ModuleScores]
     """Scores before the first step."""
+    crops: Iterable[dict[str, Any]] = ()
+    """Batches from the first step, or the next one, on."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,12 +96,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             accelerator = Accelerator()
             stack.enter_context(output_lock(Path(arguments[2].output_dir), accelerator))
             run = prepare(accelerator, *arguments)
+        except StrictDataclassError as error:  # a field of SimConfig: one line instead of an indented chain
+            raise SystemExit(f"pretrain.py: {' '.join(str(error).split())}") from error
         except (ValueError, OSError) as error:  # what the user can mend: the message says how, without a traceback
             raise SystemExit(f"pretrain.py: {error}") from error
         try:
             pretrain(run)
         except FloatingPointError as error:
             raise SystemExit(f"pretrain.py: {error}") from error
+        except (AudioError, BadAudioError) as error:
+            # A loader's worker wraps the message into its own traceback; the message is the last line of it.
+            message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
+            raise SystemExit(f"pretrain.py: {message}; leave such recordings out with --on_bad_audio skip.") from error
     accelerator.end_training()
 
 
@@ -121,6 +132,7 @@ def prepare(
         if accelerator.is_main_process:
             prepare_output_dir(output_dir, overwrite=settings.overwrite_output_dir, resume=settings.resume)
         train_data, test_data = load_data(data, settings)
+    check_negatives(model.config, data, settings, len(test_data))
 
     title = f"{data.corpus}, {model_arguments.init_from or model_arguments.preset}"
     log = Log(output_dir / LOG_NAME, accelerator, model.config, title=title)
@@ -143,6 +155,19 @@ def prepare(
     )
     resume(run)
     broadcast_parameters(model, accelerator)
+    run.crops = crop_batches(
+        train_data,
+        extractor,
+        crop_samples=data.crop_samples,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        start_position=run.counts.position,
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        num_workers=data.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        on_bad_audio=data.on_bad_audio,
+    )
     return run
 
 
@@ -242,22 +267,8 @@ def score(run: Run, *, step: int) -> list[ModuleScores]:
 def train(run: Run) -> None:
     """Runs the steps that are left."""
     accelerator, model, log, counts, optimization = run.accelerator, run.model, run.log, run.counts, run.optimization
-    _, data, settings = run.arguments
-    batches = iter(
-        crop_batches(
-            run.train_data,
-            run.extractor,
-            crop_samples=data.crop_samples,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            start_position=counts.position,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=data.num_workers,
-            pin_memory=accelerator.device.type == "cuda",
-            on_bad_audio=data.on_bad_audio,
-        )
-    )
+    settings = run.arguments[2]
+    batches = iter(run.crops)
     model.train()
     steps = range(counts.step + 1, settings.max_steps + 1)
     progress = tqdm(
@@ -407,7 +418,10 @@ def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
     if not accelerator.is_main_process:
         yield
         return
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"`output_dir` {output_dir} is a file, or lies below one; give a folder.") from error
     lock = FileLock(output_dir / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -417,6 +431,19 @@ def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
         ) from error
     with lock:
         yield
+
+
+def check_negatives(config: SimConfig, data: DataArguments, settings: RunArguments, num_test: int) -> None:
+    """Refuses batches of one utterance where negatives come from other utterances."""
+    if config.negatives != "other_utterances":
+        return
+    if settings.batch_size < 2:
+        raise ValueError("`negatives` 'other_utterances' needs a `batch_size` of at least 2.")
+    if num_test < 2:
+        raise ValueError(
+            f"`negatives` 'other_utterances' needs at least 2 utterances to evaluate on; split "
+            f"{data.eval_split!r} of {data.corpus} has {num_test}."
+        )
 
 
 def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: str) -> None:
@@ -455,7 +482,8 @@ def load_data(data: DataArguments, settings: RunArguments) -> tuple[Dataset | It
             data.corpus, split, on_bad_audio=data.on_bad_audio, bad_audio_list=bad_audio_list, **arguments
         )
 
-    train_data = load(data.train_split, "train")
+    # A stream cannot be scanned beforehand: what breaks half-way is found by decoding each recording as it passes.
+    train_data = load(data.train_split, "train", decode_all=skip and bool(corpus_settings.get("streaming")))
     if isinstance(train_data, IterableDataset):
         train_data = train_data.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
     # Evaluation reads every utterance once: one that breaks half-way has no replacement and is found beforehand.
@@ -471,6 +499,8 @@ def size(dataset: Dataset | IterableDataset) -> int | None:
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
     """A new model of a preset, or one to go on from, and its feature extractor."""
     if arguments.init_from is not None:
+        if Path(arguments.init_from).is_absolute() and not Path(arguments.init_from).is_dir():
+            raise FileNotFoundError(f"`init_from` is {arguments.init_from}, which is not a folder.")
         model = SimForPreTraining.from_pretrained(
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()

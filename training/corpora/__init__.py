@@ -73,7 +73,9 @@ def load_corpus(
     if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
         raise ValueError(f"split {split!r} of {name} holds no utterance; look at the settings that divide the corpus.")
     if isinstance(dataset, IterableDataset):
-        return check_streamed_audio(dataset, on_bad_audio=on_bad_audio, decode_all=decode_all)
+        return check_streamed_audio(
+            dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all
+        )
     return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 

@@ -95,29 +95,48 @@ def check_audio(
         print(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
         dataset = dataset.select([row for row, header in enumerate(headers) if header is not None])
     if on_bad_audio == "skip" and bad_audio_list is not None:
-        Path(bad_audio_list).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(bad_audio_list) as temporary:
-            temporary.write_text("".join("\t".join(recording) + "\n" for recording in bad), encoding="utf-8")
+        _write_list(bad_audio_list, bad)
     return dataset
 
 
 def check_streamed_audio(
-    dataset: IterableDataset, *, on_bad_audio: str = "raise", decode_all: bool = False
+    dataset: IterableDataset,
+    *,
+    on_bad_audio: str = "raise",
+    bad_audio_list: str | Path | None = None,
+    decode_all: bool = False,
 ) -> IterableDataset:
-    """The same for a stream, row by row as it passes: "skip" passes over a bad row and prints its reason."""
+    """The same for a stream, row by row as it passes.
+
+    "skip" passes over a bad row; the first time it meets one it prints the reason and adds the row to the list.
+    """
+    left_out: dict[str, BadRecording] = {}
+    if on_bad_audio == "skip" and bad_audio_list is not None:
+        _write_list(bad_audio_list, [])
 
     def complete(row: Mapping[str, Any]) -> dict[str, int]:
         header, reason = _look_at(row, decode_all=decode_all)
         if reason is not None and on_bad_audio == "raise":
             raise BadAudioError([BadRecording(row["id"], audio_name(row["audio"]), reason)], 1)
         if header is None:
-            print(f"left out: {row['id']}  {reason}")
+            if row["id"] not in left_out:
+                left_out[row["id"]] = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
+                print(f"left out: {row['id']}  {reason}")
+                if bad_audio_list is not None:
+                    _write_list(bad_audio_list, list(left_out.values()))
             return {"num_samples": 0, "sampling_rate": 0}
         return {"num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
 
     numbers = {"num_samples": Value("int64"), "sampling_rate": Value("int64")}
     features = Features({**dataset.features, **numbers})
     return dataset.map(complete, features=features).filter(lambda row: row["num_samples"] > 0)
+
+
+def _write_list(path: str | Path, recordings: list[BadRecording]) -> None:
+    """Id, file and reason of each recording, a line each, separated by tabs."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text("".join("\t".join(recording) + "\n" for recording in recordings), encoding="utf-8")
 
 
 def _scan(dataset: Dataset, *, decode_all: bool) -> Iterator[tuple[dict[str, Any], AudioHeader | None, str | None]]:
