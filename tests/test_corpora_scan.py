@@ -118,3 +118,18 @@ def test_a_stream_is_checked_as_it_passes(corpus, capsys):
     assert "missing" in capsys.readouterr().out
     with pytest.raises(BadAudioError, match="missing"):
         list(check_streamed_audio(stream))
+
+
+def test_a_stream_lists_what_it_leaves_out_once(corpus, tmp_path):
+    """Decoding every recording finds the one that breaks half-way; a second epoch adds nothing to the list."""
+    listed = tmp_path / "run" / "bad_audio.tsv"
+    stream = corpus.to_iterable_dataset()
+    checked = check_streamed_audio(stream, on_bad_audio="skip", bad_audio_list=listed, decode_all=True)
+    assert listed.read_text() == ""
+    first = [row["id"] for row in checked]
+    assert first == ["good0", "good1", "good2", "good3", "good0"]
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    assert {line.split("\t")[0] for line in lines} == set(corpus["id"]) - set(first)
+    assert any(line.startswith("nan\t") for line in lines)
+    assert [row["id"] for row in checked] == first
+    assert listed.read_text(encoding="utf-8").splitlines() == lines

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from accelerate import Accelerator
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
@@ -112,12 +114,57 @@ def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
         (["--corpus", "librispech"], "librispeech"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--model_settings", "{hidden: 3}"], "no field 'hidden'"),
+        (["--model_settings", "{hidden_size: -16}"], "`hidden_size` is -16; give"),
+        (["--model_settings", "{negatives: bogus}"], "Validation error for field 'negatives'"),
+        (["--crop_samples", "0"], "`crop_samples` is 0"),
+        (["--num_workers", "-1"], "`num_workers` is -1"),
+        (["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"], "`batch_size` of at least 2"),
+        (["--init_from", "/nowhere/at/all"], "`init_from` is /nowhere/at/all"),
         (["--corpus_settings", "{num_trains: 3}"], "num_train"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(flags, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         pretrain.main([*flags, "--output_dir", str(tmp_path / "run")])
+
+
+def broken_half_way(folder):
+    """A folder of four recordings, one of which has a header as good as any and samples that are not finite."""
+    noise = np.random.default_rng(0)
+    for number in range(4):
+        samples = 0.1 * noise.standard_normal(16000)
+        soundfile.write(folder / f"fine_{number}.wav", samples, 16000)
+    samples[8000:] = np.nan
+    soundfile.write(folder / "nan.wav", samples, 16000, subtype="FLOAT")
+    (folder / "train.txt").write_text("".join(f"{name}\n" for name in ("fine_0", "fine_1", "nan")))
+    (folder / "test.txt").write_text("fine_2\nfine_3\n")
+    return [
+        "--corpus",
+        "folder",
+        "--data_dir",
+        str(folder),
+        "--corpus_settings",
+        f"{{split_by: list, lists: {folder}}}",
+    ]
+
+
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_a_file_that_breaks_while_training_is_named_in_one_line(tmp_path, num_workers):
+    (tmp_path / "speech").mkdir()
+    flags = broken_half_way(tmp_path / "speech")
+    output_dir = ["--output_dir", str(tmp_path / "run"), "--num_workers", num_workers]
+    with pytest.raises(SystemExit, match=r"nan.wav.*--on_bad_audio skip") as stopped:
+        pretrain.main([*TINY[:4], "--batch_size", "3", "--max_steps", "2", *flags, *output_dir])
+    assert len(str(stopped.value).splitlines()) == 1
+
+
+def test_a_file_that_breaks_while_training_is_replaced_and_counted_under_skip(tmp_path, capsys):
+    (tmp_path / "speech").mkdir()
+    flags = [*broken_half_way(tmp_path / "speech"), "--on_bad_audio", "skip", "--batch_size", "3", "--max_steps", "2"]
+    pretrain.main([*TINY[:4], *flags, "--output_dir", str(tmp_path / "run")])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["crops_of_broken_files_replaced"] == 2
+    assert "2 crops came from files that broke" in capsys.readouterr().out
 
 
 def test_an_unknown_flag_names_the_nearest_one(capsys):
