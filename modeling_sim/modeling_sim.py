@@ -375,6 +375,19 @@ def _sample_gaussian(mean: torch.Tensor, log_variance: torch.Tensor, generator: 
     return torch.addcmul(mean.float(), noise, torch.exp(0.5 * log_variance.float())).to(mean.dtype)
 
 
+def _latents(
+    mean: torch.Tensor,
+    log_variance: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """What a module hands on: its mean, or, given a log-variance, a sample, which is 0 in padding as the mean is."""
+    if log_variance is None:
+        return mean
+    latents = _sample_gaussian(mean, log_variance, generator)
+    return latents if lengths is None else latents * _frame_mask(lengths, latents.shape[1])[..., None]
+
+
 # ---------------------------------------------------------------------- models
 
 
@@ -525,11 +538,7 @@ class SimModel(SimPreTrainedModel):
         log_variances: list[torch.Tensor] = []
         for module in range(self.config.num_modules):
             mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
-            hidden_states = mean
-            if sample and log_variance is not None:
-                hidden_states = _sample_gaussian(mean, log_variance, generator)
-                if lengths is not None:
-                    hidden_states = hidden_states * _frame_mask(lengths, mean.shape[1])[..., None]
+            hidden_states = _latents(mean, log_variance if sample else None, lengths, generator)
             all_hidden_states.append(hidden_states)
             if module < self.config.num_conv_modules:
                 means.append(mean)
@@ -616,11 +625,7 @@ class SimForPreTraining(SimPreTrainedModel):
         mean, log_variance, lengths = self.sim.encode_module(module, inputs, lengths)
         frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
 
-        hidden_state = mean
-        if sample and log_variance is not None:
-            hidden_state = _sample_gaussian(mean, log_variance, generator)
-            if frame_mask is not None:
-                hidden_state = hidden_state * frame_mask[..., None]
+        hidden_state = _latents(mean, log_variance if sample else None, lengths, generator)
 
         kl_loss = mean.new_zeros((), dtype=torch.float32)
         loss = kl_loss

@@ -5,6 +5,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 
+# Variance over frames above which a channel is active; Burda et al.'s (2016).
+ACTIVE_UNIT_VARIANCE = 0.01
+
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 
 
@@ -249,14 +252,14 @@ def kl_to_standard_normal(
 
 
 def count_active_units(
-    mean: torch.Tensor, frame_mask: torch.Tensor | None = None, *, threshold: float = 0.01
+    mean: torch.Tensor, frame_mask: torch.Tensor | None = None, *, threshold: float = ACTIVE_UNIT_VARIANCE
 ) -> torch.Tensor:
     """Channels whose mean varies from frame to frame: variance above a threshold (Burda et al. 2016).
 
     Args:
         mean: `(batch, frames, channels)`, posterior means or deterministic latents.
         frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
-        threshold: Variance over frames above which a channel is active; 0.01 is the source's.
+        threshold: Variance over frames above which a channel is active; the source's by default.
 
     Returns:
         A 0-dim int64 tensor.
@@ -290,6 +293,7 @@ def _require(condition: torch.Tensor, message: str) -> None:
 
 
 __all__ = [
+    "ACTIVE_UNIT_VARIANCE",
     "ContrastiveOutput",
     "NegativeSource",
     "count_active_units",

@@ -11,7 +11,7 @@ def line(step, split, modules):
 
 def draw(*modules):
     log = [line(step, split, modules) for step in (0, 10, 20) for split in ("train", "test")]
-    figure = draw_curves(log, num_negatives=10, title="a run")
+    figure = draw_curves(log, chance=1 / 11, title="a run")
     figure.draw_without_rendering()
     return figure.axes
 

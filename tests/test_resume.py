@@ -69,12 +69,17 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Optimization, "begin_step", begin_or_stop)
 
 
-@pytest.mark.parametrize("step", [2, 3, 9, 14])
-def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path, monkeypatch, step):
+def train_until(monkeypatch, step, output_dir):
+    """A run that breaks off at the start of a step."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped):
-            train(tmp_path)
+            train(output_dir)
+
+
+@pytest.mark.parametrize("step", [2, 3, 9, 14])
+def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path, monkeypatch, step):
+    train_until(monkeypatch, step, tmp_path)
     train(tmp_path)
     assert same(weights(tmp_path), weights(whole_run))
     assert without_times(read_log(tmp_path / "log.jsonl")) == without_times(read_log(whole_run / "log.jsonl"))
@@ -83,10 +88,7 @@ def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path
 
 
 def test_a_resume_says_where_it_goes_on(tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 8)
-        with pytest.raises(Stopped):
-            train(tmp_path)
+    train_until(monkeypatch, 8, tmp_path)
     train(tmp_path, "--batch_size", "2")
     output = capsys.readouterr().out
     assert "resuming after step 6" in output
@@ -96,10 +98,7 @@ def test_a_resume_says_where_it_goes_on(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip", "state"])
 def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_path, monkeypatch, capsys, damage):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 8)
-        with pytest.raises(Stopped):
-            train(tmp_path)
+    train_until(monkeypatch, 8, tmp_path)
     newest = tmp_path / "checkpoint-6"
     file = newest / ("trainer_state.json" if damage == "state" else "trainer.pt")
     content = file.read_bytes()
@@ -143,19 +142,13 @@ def test_old_checkpoints_are_removed(whole_run):
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(Stopped):
-            train(tmp_path)
+    train_until(monkeypatch, 5, tmp_path)
     with pytest.raises(SystemExit, match="of another model: context_size differ"):
         train(tmp_path, "--model_settings", "{hidden_size: 16, context_size: 4, loss_window: 32}")
 
 
 def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(Stopped):
-            train(tmp_path)
+    train_until(monkeypatch, 5, tmp_path)
     with pytest.raises(SystemExit, match="not finished; resume it"):
         train(tmp_path, "--resume", "never")
     train(tmp_path, "--resume", "never", "--overwrite_output_dir", "--max_steps", "1")

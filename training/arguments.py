@@ -1,6 +1,5 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
-import difflib
 import re
 import sys
 from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, ArgumentParser, RawDescriptionHelpFormatter
@@ -14,6 +13,7 @@ from transformers import HfArgumentParser
 
 from modeling_sim import SimConfig
 from training.corpora import corpus_names
+from training.nearest import nearest
 
 
 def _setting(default: Any, help_line: str) -> Any:
@@ -183,12 +183,6 @@ def _yaml(text: str, name: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506 - made of the safe one
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of an error message that names the nearest known word, if one is near."""
-    matches = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
 def as_dict(groups: Sequence[Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ python -m training.curves runs/sim-small
 """
 
 import json
-import math
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,12 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "") -> Figure:
+def draw_curves(log: list[dict[str, Any]], *, chance: float, title: str = "") -> Figure:
     """Loss, contrastive accuracy, KL and active units against the step, one line a module.
 
     Args:
         log: Lines of `read_log`. Training lines are drawn as curves, evaluations as dots.
-        num_negatives: Negatives a pair, for the accuracy of a guess, `1 / (num_negatives + 1)`.
+        chance: Accuracy of a guess, `1 / (num_negatives + 1)`.
         title: Heading of the picture.
     """
     figure = Figure(figsize=(11, 7), layout="constrained", dpi=120)
@@ -79,7 +78,7 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
                 if points and (quantity not in ("loss", "kl") or any(value for _, value in points)):
                     axis.plot(*zip(*points, strict=True), color=color, **style)
         axis.set_title(label, loc="left", fontsize=10)
-        _dress(axis, quantity, num_negatives)
+        _dress(axis, quantity, chance)
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
@@ -91,14 +90,13 @@ def draw_curves(log: list[dict[str, Any]], *, num_negatives: int, title: str = "
     return figure
 
 
-def _dress(axis: Axes, quantity: str, num_negatives: int) -> None:
+def _dress(axis: Axes, quantity: str, chance: float) -> None:
     """Grid, range and ticks of a panel whose lines are drawn, and chance beside the accuracy."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.ticklabel_format(axis="y", useOffset=False)
     if quantity == "contrastive_accuracy":
-        chance = 1 / (num_negatives + 1)
         axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
         axis.annotate(
             f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
@@ -122,8 +120,7 @@ def write_curves(output_dir: str | Path) -> Path:
     log = read_log(output_dir / LOG_NAME)
     if not log:
         raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
-    chance = log[0]["chance"]
-    figure = draw_curves(log, num_negatives=math.ceil(1 / chance - 1 - 1e-6), title=log[0].get("title", ""))
+    figure = draw_curves(log, chance=log[0]["chance"], title=log[0]["title"])
     path = output_dir / CURVES_NAME
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_sim import SimForPreTraining
+from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def evaluate(
                 contrastive_loss=contrastive_loss / utterances,
                 contrastive_accuracy=accuracy / utterances,
                 kl=kl / frames,
-                active_units=int((variance > 0.01).sum()),
+                active_units=int((variance > ACTIVE_UNIT_VARIANCE).sum()),
             )
         )
     return result

@@ -83,18 +83,19 @@ def backward_step(
         model, accelerator, input_values, attention_mask, seed=seed, step=step, kl_weight_scale=kl_weight_scale
     )
     averages = GradientAverages(accelerator)
-    outputs = []
     if execution == "joint" or not model.config.gradient_isolation:
-        outputs = list(modules)
-        accelerator.backward(torch.stack([output.loss for output in outputs]).sum())
+        attached = list(modules)
+        accelerator.backward(torch.stack([output.loss for output in attached]).sum())
         averages.start(list(model.parameters()))
+        outputs = [detached(output) for output in attached]
     else:
+        outputs = []
         for module, output in enumerate(modules):
             accelerator.backward(output.loss)
             averages.start(model.module_parameters(module))
             outputs.append(detached(output))
     averages.finish()
-    return [detached(output) for output in outputs]
+    return outputs
 
 
 def detached(output: SimModuleOutput) -> SimModuleOutput:

@@ -4,7 +4,6 @@ A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, s
 the corpus' settings.
 """
 
-import difflib
 import importlib
 import inspect
 import numbers
@@ -17,6 +16,7 @@ from datasets import Dataset, IterableDataset
 
 from training.corpora.contract import CorpusInfo
 from training.corpora.scan import check_audio, check_streamed_audio
+from training.nearest import nearest
 
 _NAMES = ("artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables")
 _KINDS = {bool: bool, int: numbers.Integral, float: numbers.Real}
@@ -70,13 +70,14 @@ def load_corpus(
     if on_bad_audio not in ("raise", "skip"):
         raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
     dataset = _corpus(name).load(split=split, **arguments)
-    if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
-        raise ValueError(f"split {split!r} of {name} holds no utterance; look at the settings that divide the corpus.")
-    if isinstance(dataset, IterableDataset):
-        return check_streamed_audio(
-            dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all
-        )
-    return check_audio(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
+    check: Any = check_streamed_audio
+    if isinstance(dataset, Dataset):
+        check = check_audio
+        if len(dataset) == 0:
+            raise ValueError(
+                f"split {split!r} of {name} holds no utterance; look at the settings that divide the corpus."
+            )
+    return check(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 
 def _corpus(name: str) -> ModuleType:
@@ -101,5 +102,4 @@ def _check_settings(name: str, settings: dict[str, Any]) -> None:
 def _nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest known word, and all of them."""
     known = sorted(known)
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return (f"; did you mean {match[0]!r}?" if match else ".") + f" Known: {', '.join(known)}."
+    return f"{nearest(word, known, cutoff=0.4)} Known: {', '.join(known)}."
