@@ -155,6 +155,15 @@ def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monkeypatch):
+    """Broken off before its first checkpoint, so there is nothing to resume, but a log."""
+    train_until(monkeypatch, 2, tmp_path)
+    train(tmp_path, "--resume", "never", "--max_steps", "4")
+    assert [(line["step"], line["split"]) for line in read_log(tmp_path / "log.jsonl")] == [
+        (0, "test"), (4, "train"), (4, "test")
+    ]  # fmt: skip
+
+
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
     train(tmp_path, "--resume", str(whole_run / "checkpoint-9"))
     assert same(weights(tmp_path), weights(whole_run))

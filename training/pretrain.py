@@ -174,13 +174,12 @@ def prepare(
 def resume(run: Run) -> None:
     """Goes on from a checkpoint if there is one to go on from, and says so."""
     settings, log = run.arguments[2], run.log
-    if settings.resume == "never":
-        return
+    checkpoint = None
     if settings.resume == "auto":
         checkpoint, broken = find_checkpoint(Path(settings.output_dir))
         for sentence in broken:
             log.say(f"{sentence}; trying the one before")
-    else:
+    elif settings.resume != "never":
         checkpoint = read_checkpoint(Path(settings.resume))
     log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
     if checkpoint is None:
