@@ -5,6 +5,7 @@ rows of frames, and no tensor changes its layout from the waveform to the loss.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,9 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_sim import SimConfig, num_output_frames
 from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal
+
+# Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
+GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
 
 # ---------------------------------------------------------------------- outputs
 
@@ -375,7 +379,7 @@ def _sample_gaussian(mean: torch.Tensor, log_variance: torch.Tensor, generator: 
     return torch.addcmul(mean.float(), noise, torch.exp(0.5 * log_variance.float())).to(mean.dtype)
 
 
-def _latents(
+def draw_latents(
     mean: torch.Tensor,
     log_variance: torch.Tensor | None,
     lengths: torch.Tensor | None,
@@ -538,7 +542,7 @@ class SimModel(SimPreTrainedModel):
         log_variances: list[torch.Tensor] = []
         for module in range(self.config.num_modules):
             mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
-            hidden_states = _latents(mean, log_variance if sample else None, lengths, generator)
+            hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
             all_hidden_states.append(hidden_states)
             if module < self.config.num_conv_modules:
                 means.append(mean)
@@ -603,6 +607,7 @@ class SimForPreTraining(SimPreTrainedModel):
         sample: bool | None = None,
         generator: torch.Generator | None = None,
         kl_weight_scale: float = 1.0,
+        gather_latents: GatherLatents | None = None,
     ) -> SimModuleOutput:
         """Runs one module on what the module below hands on, and computes its loss.
 
@@ -616,6 +621,8 @@ class SimForPreTraining(SimPreTrainedModel):
             generator: Source of noise, window and negatives. `None`: the global one in training mode, a fixed one in
                 evaluation mode, so that the loss is a function of the batch alone.
             kl_weight_scale: Factor on the module's KL weight, for a warm-up.
+            gather_latents: Gives the latents and frame masks of other processes' utterances for this process', so
+                that negatives are drawn from those as well; `None` draws them from this batch alone.
         """
         if sample is None:
             sample = self.training and self.config.sample_latents
@@ -625,7 +632,7 @@ class SimForPreTraining(SimPreTrainedModel):
         mean, log_variance, lengths = self.sim.encode_module(module, inputs, lengths)
         frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
 
-        hidden_state = _latents(mean, log_variance if sample else None, lengths, generator)
+        hidden_state = draw_latents(mean, log_variance if sample else None, lengths, generator)
 
         kl_loss = mean.new_zeros((), dtype=torch.float32)
         loss = kl_loss
@@ -644,7 +651,14 @@ class SimForPreTraining(SimPreTrainedModel):
             # The context module predicts the latents it reads; a convolutional module predicts its own.
             latents = inputs if module == self.config.num_conv_modules else hidden_state
             contrastive_loss, accuracy = self._contrastive(
-                module, mean, log_variance if sample else None, latents, lengths, frame_mask, generator
+                module,
+                mean,
+                log_variance if sample else None,
+                latents,
+                lengths,
+                frame_mask,
+                generator,
+                gather_latents,
             )
             loss = loss + contrastive_loss
         return SimModuleOutput(
@@ -666,6 +680,7 @@ class SimForPreTraining(SimPreTrainedModel):
         lengths: torch.Tensor | None,
         frame_mask: torch.Tensor | None,
         generator: torch.Generator | None,
+        gather_latents: GatherLatents | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Contrastive loss and accuracy on a window of each utterance; `log_variance` is `None` if not sampled."""
         config = self.config
@@ -685,6 +700,9 @@ class SimForPreTraining(SimPreTrainedModel):
             context = in_window(latents)
         else:  # a second sample of the same Gaussians, drawn where it is used
             context = _sample_gaussian(in_window(mean), in_window(log_variance), generator)
+        other_latents = other_frame_mask = None
+        if gather_latents is not None:
+            other_latents, other_frame_mask = gather_latents(latents, frame_mask)
         return info_nce(
             context,
             latents,
@@ -693,6 +711,8 @@ class SimForPreTraining(SimPreTrainedModel):
             window_start=start,
             frame_mask=frame_mask,
             negatives=config.negatives,
+            other_latents=other_latents,
+            other_frame_mask=other_frame_mask,
             logit_scale=config.hidden_size**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
             generator=generator,
         )
@@ -869,4 +889,5 @@ __all__ = [
     "SimModelOutput",
     "SimModuleOutput",
     "SimPreTrainedModel",
+    "draw_latents",
 ]

@@ -28,6 +28,8 @@ def info_nce(
     frame_mask: torch.Tensor | None = None,
     negatives: NegativeSource = "any",
     negative_frames: torch.Tensor | None = None,
+    other_latents: torch.Tensor | None = None,
+    other_frame_mask: torch.Tensor | None = None,
     logit_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> ContrastiveOutput:
@@ -53,6 +55,9 @@ def info_nce(
             the SIM paper; "not_positive": all but the anchor's targets; "same_utterance"; "other_utterances".
         negative_frames: `(batch, anchors, num_negatives)` int64, indices `utterance * frames + frame` to use
             instead of drawing any; there are `window - 1` anchors.
+        other_latents: `(others, frames, channels)`, the latents of further utterances, those of other processes: they
+            count as the batch's where negatives are drawn, and have no anchors. Their utterances follow the batch's.
+        other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` where all are.
         logit_scale: Factor on the scores.
         generator: Source of the draws; the global one if `None`.
 
@@ -96,9 +101,24 @@ def info_nce(
         _require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
     pairs = valid.sum(dim=(0, 1))  # (steps,)
 
+    all_latents, all_masks = latents, frame_mask
+    if other_latents is not None:
+        all_latents = torch.cat([latents, other_latents])
+        if frame_mask is not None or other_frame_mask is not None:
+            masks = ((latents, frame_mask), (other_latents, other_frame_mask))
+            all_masks = torch.cat(
+                [of.new_ones(of.shape[:2], dtype=torch.bool) if mask is None else mask != 0 for of, mask in masks]
+            )
     if negative_frames is None:
         negative_frames = draw_negatives(
-            window_frames[:, :anchors], frames, len(weight), num_negatives, negatives, frame_mask, generator
+            window_frames[:, :anchors],
+            frames,
+            len(weight),
+            num_negatives,
+            negatives,
+            all_masks,
+            generator,
+            num_utterances=len(all_latents),
         )
     elif negative_frames.ndim != 3 or negative_frames.shape[:2] != (batch, anchors):
         raise ValueError(
@@ -106,13 +126,15 @@ def info_nce(
             f"({batch}, {anchors}, ...)."
         )
 
-    if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
-        latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
+    # Whatever padding holds, even NaN, reaches neither the loss nor a gradient.
+    if all_masks is not None:
+        all_latents = all_latents.masked_fill((all_masks == 0)[..., None], 0.0)
+    if frame_mask is not None:
         context = context.masked_fill(~real[..., None], 0.0)
     predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
     with torch.autocast(device.type, enabled=False):
         predictions = predictions.float().unflatten(-1, (steps, channels))  # (batch, anchors, steps, channels)
-        candidates = latents.float().reshape(-1, channels)
+        candidates = all_latents.float().reshape(-1, channels)
         targets = F.pad(F.embedding(window_frames[:, 1:], candidates), (0, 0, 0, steps - 1)).unfold(1, steps, 1)
         positive = logit_scale * (predictions * targets.transpose(2, 3)).sum(dim=-1)  # (batch, anchors, steps)
         # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
@@ -145,6 +167,8 @@ def draw_negatives(
     source: NegativeSource = "any",
     frame_mask: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
+    *,
+    num_utterances: int | None = None,
 ) -> torch.Tensor:
     """Draws the negatives of every anchor uniformly from its source, with replacement.
 
@@ -154,8 +178,9 @@ def draw_negatives(
         num_steps: Targets an anchor, the frames that follow it; "not_positive" leaves them out.
         num_negatives: Draws an anchor.
         source: As in `info_nce`.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real.
+        frame_mask: `(num_utterances, frames)`, nonzero where a frame is real.
         generator: Source of the draws.
+        num_utterances: Utterances that negatives are drawn from, those of the anchors first; `None` if they are all.
 
     Returns:
         `(batch, anchors, num_negatives)` indices `utterance * frames + frame`.
@@ -166,18 +191,21 @@ def draw_negatives(
     if source not in get_args(NegativeSource):
         raise ValueError(f"`negatives` is {source!r}; choose one of {', '.join(get_args(NegativeSource))}.")
     batch, device = len(anchors), anchors.device
-    if source == "other_utterances" and batch == 1:
+    if num_utterances is None:
+        num_utterances = batch
+    if source == "other_utterances" and num_utterances == 1:
         raise ValueError("`negatives` 'other_utterances' needs a batch of at least 2 utterances.")
     if frame_mask is None:
-        frame_mask = torch.ones(batch, frames, dtype=torch.bool, device=device)
+        frame_mask = torch.ones(num_utterances, frames, dtype=torch.bool, device=device)
 
     # Real frames first, in order: the r-th real frame of the batch is real_frames[r]. Every source is then a range
     # of r with a hole in it, and no count has to leave the device.
     real = frame_mask.reshape(-1) != 0
     real_frames = torch.argsort(~real, stable=True)
     rank = real.cumsum(0)  # real frames up to and including one
-    length = real.view(batch, frames).sum(1)[:, None]
-    utterance_start = length.cumsum(0) - length
+    length = real.view(num_utterances, frames).sum(1)[:, None]
+    utterance_start = (length.cumsum(0) - length)[:batch]
+    length = length[:batch]
 
     low, size = torch.zeros_like(anchors), rank[-1].expand_as(anchors)
     hole_start, hole = low, torch.zeros_like(anchors)
