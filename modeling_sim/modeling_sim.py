@@ -594,10 +594,19 @@ class SimForPreTraining(SimPreTrainedModel):
 
     def module_parameters(self, module: int) -> list[nn.Parameter]:
         """Parameters that a module's own loss trains: its layers and its predictor."""
-        parts = [self.sim.conv_modules[module] if module < self.config.num_conv_modules else self.sim.context]
+        parts = [self._encoder_module(module)]
         if self.is_contrastive(module):
             parts.append(self.predictors[str(module)])
         return [parameter for part in parts for parameter in part.parameters()]
+
+    def module_buffers(self, module: int) -> list[torch.Tensor]:
+        """Batch-norm statistics of a module."""
+        return list(self._encoder_module(module).buffers())
+
+    def _encoder_module(self, module: int) -> nn.Module:
+        if module < self.config.num_conv_modules:
+            return self.sim.conv_modules[module]
+        return cast("nn.Module", self.sim.context)
 
     def module_objective(
         self,

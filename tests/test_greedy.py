@@ -9,7 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training.greedy import backward_step, clip_gradients, module_generator
+from training.arguments import RunArguments
+from training.greedy import backward_step, module_generator
+from training.optimization import Optimization, Part
 
 
 @pytest.fixture
@@ -88,7 +90,12 @@ def test_clipping_bounds_each_modules_norm_alone(accelerator):
         for module in range(model.config.num_modules)
     ]
     bound = float(sorted(norms)[1])  # two modules lie above it
-    clip_gradients(model, bound)
+    parts = [Part(model.module_parameters(module), []) for module in range(model.config.num_modules)]
+    optimization = Optimization(parts, accelerator, RunArguments(max_grad_norm=bound, learning_rate=1e-9))
+    for optimizer in optimization.optimizers:
+        optimizer.zero_grad = lambda: None  # to look at what the step saw
+    optimization.begin_step(range(len(parts)))
+    optimization.finish_step()
     for module, norm in enumerate(norms):
         clipped = torch.cat([parameter.grad.flatten() for parameter in model.module_parameters(module)]).norm()
         assert clipped == pytest.approx(min(float(norm), bound), rel=1e-4)

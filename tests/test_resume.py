@@ -19,7 +19,7 @@ from training import checkpoints, pretrain
 from training.arguments import RunArguments
 from training.checkpoints import find_checkpoint
 from training.curves import read_log
-from training.optimization import Optimization
+from training.optimization import Optimization, Part
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -61,10 +61,10 @@ def stop_at(monkeypatch, step):
     """Lets training break off at the start of a step, as a kill would."""
     begin = Optimization.begin_step
 
-    def begin_or_stop(self):
-        if self.scheduler.last_epoch + 1 == step:
+    def begin_or_stop(self, parts):
+        if max(scheduler.last_epoch for scheduler in self.schedulers) + 1 == step:
             raise Stopped
-        begin(self)
+        begin(self, parts)
 
     monkeypatch.setattr(Optimization, "begin_step", begin_or_stop)
 
@@ -192,8 +192,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
 
     def record(self):
         finish(self)
-        state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        moments = [value["exp_avg"].clone() for value in self.optimizer.state.values()]
+        tensors = [tensor for part in self.parts for tensor in (*part.parameters, *part.buffers)]
+        state = {str(number): tensor.detach().clone() for number, tensor in enumerate(tensors)}
+        moments = [value["exp_avg"].clone() for optimizer in self.optimizers for value in optimizer.state.values()]
         states.append((state, moments))
 
     monkeypatch.setattr(pretrain, "to_device", loud)
@@ -206,6 +207,21 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
     assert json.loads((tmp_path / "results.json").read_text())["steps_left_out"] == 1
 
 
+def test_a_module_that_is_not_finite_leaves_the_others_alone():
+    arguments = RunArguments(max_steps=3, warmup_steps=0, learning_rate=1e-2)
+    models = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    parts = [Part(list(model.parameters()), []) for model in models]
+    optimization = Optimization(parts, Accelerator(cpu=True), arguments)
+    before = [model.weight.detach().clone() for model in models]
+    optimization.begin_step([0, 1])
+    for model, value in zip(models, (torch.inf, 1.0), strict=True):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value)
+    optimization.finish_step()
+    assert optimization.skipped_steps.tolist() == [[1, 1], [0, 0]]
+    assert [torch.equal(model.weight, old) for model, old in zip(models, before, strict=True)] == [True, False]
+
+
 def test_training_stops_with_the_utterances_when_no_step_is_finite(tmp_path, monkeypatch):
     to_device = pretrain.to_device
     monkeypatch.setattr(pretrain, "to_device", lambda batch, device: (to_device(batch, device)[0] * torch.nan, None))
@@ -216,15 +232,14 @@ def test_training_stops_with_the_utterances_when_no_step_is_finite(tmp_path, mon
 def test_clipping_and_skipping_share_one_step():
     arguments = RunArguments(max_steps=3, warmup_steps=0, max_grad_norm=1e-3, learning_rate=1e-2)
     model = torch.nn.Linear(2, 2)
-    model.config = type("Config", (), {"gradient_isolation": False})
-    optimization = Optimization(model, Accelerator(cpu=True), arguments)
+    optimization = Optimization([Part(list(model.parameters()), [])], Accelerator(cpu=True), arguments)
     before = model.weight.detach().clone()
     for value in (1.0, torch.nan, 1.0):
-        optimization.begin_step()
+        optimization.begin_step([0])
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, value)
         optimization.finish_step()
-    assert optimization.skipped() == (1, 0)
+    assert optimization.skipped_steps.tolist() == [[1, 0]]
     assert model.weight.isfinite().all()
     assert not torch.equal(model.weight, before)
 

@@ -70,19 +70,51 @@ class RunArguments:
     execution: str = _setting(
         "per_module",
         "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
-        "live at a time; 'joint': one backward pass on the summed loss. The gradients are the same.",
+        "live at a time; 'joint': one backward pass on the summed loss; 'sequential': `max_steps` steps for each "
+        "module in turn, those below it finished; 'pipeline': one process a module, or a few modules.",
     )
-    max_steps: int = _setting(200, "Optimiser steps.")
-    batch_size: int = _setting(16, "Crops a process and step.")
+    cache_latents: bool = _setting(
+        False,
+        "In 'sequential' execution, compute what finished modules hand on once, for one crop of every utterance, and "
+        "keep it on disk; the size is printed first.",
+    )
+    pipeline_stages: int = _setting(
+        0,
+        "Processes that share the modules out in 'pipeline' execution, by measured cost; 0 for one a module, or as "
+        "many as there are. Several such pipelines share the data.",
+    )
+    gather_negatives: bool = _setting(False, "Draw negatives from the batches of all processes, not just the own.")
+    max_steps: int = _setting(200, "Optimiser steps; of each module in 'sequential' execution.")
+    num_train_epochs: float = _setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
+    max_train_time: float = _setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
+    batch_size: int = _setting(16, "Crops a process and batch.")
+    gradient_accumulation_steps: int = _setting(1, "Batches whose gradients make one step of the optimiser.")
+    mixed_precision: str | None = _setting(
+        None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
+    )
+    torch_compile: bool = _setting(False, "Compile each convolutional module with torch.compile.")
     learning_rate: float = _setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = _setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
-    lr_scheduler_type: str = _setting("cosine", "Learning rate after warm-up: constant_with_warmup, linear or cosine.")
+    lr_scheduler_type: str = _setting(
+        "cosine", "Learning rate after warm-up: constant, constant_with_warmup, linear or cosine."
+    )
     warmup_steps: int = _setting(20, "Steps over which the learning rate rises to its peak.")
-    max_grad_norm: float = _setting(0.0, "Largest norm of each module's gradient; 0 for no clipping.")
+    max_grad_norm: float = _setting(0.0, "Largest norm of each module's gradient, on its own; 0 for no clipping.")
     kl_warmup_steps: int = _setting(0, "Steps over which the KL weights rise from 0 to their value.")
     logging_steps: int = _setting(10, "Steps between log lines; a line is the mean over them.")
     eval_steps: int = _setting(0, "Steps between evaluations; 0 evaluates before the first step and after the last.")
     eval_batch_size: int = _setting(16, "Whole utterances a batch in evaluation.")
+    early_stopping_patience: int = _setting(
+        0,
+        "Evaluations without a lower held-out loss after which a module is trained no more, once all below it are not "
+        "either; 0 for never.",
+    )
+    report_to: str = _setting(
+        "none",
+        "Trackers besides log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: 'a,b'.",
+    )
+    push_to_hub: bool = _setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
+    repo_id: str | None = _setting(None, "Repository of the Hub to upload to, as in org/name.")
 
 
 ArgumentClasses = (ModelArguments, DataArguments, RunArguments)

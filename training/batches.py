@@ -26,7 +26,7 @@ _COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 _ATTEMPTS = 10
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A position of the stream and what it points to."""
 
     position: int
@@ -104,7 +104,7 @@ def crop_batches(
         seed=seed,
         skip_bad_audio=on_bad_audio == "skip",
     )
-    share = _Share(start_position + process_index * batch_size, batch_size, num_processes * batch_size)
+    share = _Share.of(start_position, batch_size, process_index, num_processes)
     source: dict[str, Any]
     if streamed:
         source = {"dataset": _StreamedCrops(crops, share), "batch_size": batch_size}
@@ -116,6 +116,42 @@ def crop_batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
         # Without one of its own, the loader would draw from the global generator and disturb the trainer's.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def first_crops(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    crop_samples: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+) -> DataLoader[dict[str, Any]]:
+    """The first epoch's crop of every utterance, once and in the data set's order.
+
+    Arguments and batches are those of `crop_batches`; the last batch may be smaller.
+    """
+    _check_process(process_index, num_processes)
+    crops = _Crops(
+        dataset.with_format(None).select_columns(list(_COLUMNS)),
+        crop_samples=crop_samples,
+        feature_extractor=feature_extractor,
+        seed=seed,
+        skip_bad_audio=False,
+    )
+    starts = range(process_index * batch_size, len(dataset), num_processes * batch_size)
+    return DataLoader(
+        crops,
+        batch_sampler=[
+            [Place(index, 0, index) for index in range(start, min(start + batch_size, len(dataset)))]
+            for start in starts
+        ],
+        collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
+        num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -190,28 +226,40 @@ class _Share(NamedTuple):
     size: int
     step: int
 
+    @classmethod
+    def of(cls, start_position: int, batch_size: int, process_index: int, num_processes: int) -> "_Share":
+        """The part of a process, from a position of the stream on."""
+        return cls(start_position + process_index * batch_size, batch_size, num_processes * batch_size)
+
     def has(self, position: int) -> bool:
         """Whether a position is of this part."""
         return position >= self.first and (position - self.first) % self.step < self.size
 
 
-class _PlaceBatches(Sampler[list[_Place]]):
+class _PlaceBatches(Sampler[list[Place]]):
     """Endless batches of places in a map-style data set."""
 
     def __init__(self, length: int, seed: int, share: _Share) -> None:
         self.length, self.seed, self.share = length, seed, share
 
-    def __iter__(self) -> Iterator[list[_Place]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         @lru_cache(maxsize=2)  # a batch touches two epochs, unless it is larger than the data set
         def permutation(epoch: int) -> np.ndarray:
             return np.random.default_rng([self.seed, epoch, _PERMUTATION]).permutation(self.length)
 
-        def place(position: int) -> _Place:
+        def place(position: int) -> Place:
             epoch, rank = divmod(position, self.length)
-            return _Place(position, epoch, int(permutation(epoch)[rank]))
+            return Place(position, epoch, int(permutation(epoch)[rank]))
 
         for first in itertools.count(self.share.first, self.share.step):
             yield [place(position) for position in range(first, first + self.share.size)]
+
+
+def place_batches(
+    length: int, *, batch_size: int, seed: int, start_position: int = 0, process_index: int = 0, num_processes: int = 1
+) -> Sampler[list[Place]]:
+    """Endless batches of the places that `crop_batches` reads, for another source that has a row an utterance."""
+    return _PlaceBatches(length, seed, _Share.of(start_position, batch_size, process_index, num_processes))
 
 
 class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
@@ -229,7 +277,7 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
         self.dataset, self.crop_samples, self.feature_extractor = dataset, crop_samples, feature_extractor
         self.seed, self.skip_bad_audio = seed, skip_bad_audio
 
-    def __getitem__(self, place: _Place) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> dict[str, Any]:
         index = place.index
         replacements = np.random.default_rng([self.seed, place.epoch, place.index, _REPLACEMENT])
         attempt = 0

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +12,47 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig
-from modeling_sim.modeling_sim import SimModuleOutput
-from modeling_sim.objectives_sim import count_active_units
-from training.evaluation import ModuleScores
 from training.files import finite_or_none, replacing
 
 LOG_NAME = "log.jsonl"
 
 
+# Scores of one module, by name; NaN where there is nothing to say.
+Scores = dict[str, float]
+
+
 class MetricMeans:
-    """Means of a run's losses over the steps since they were last read; they stay on the device until then."""
+    """Means of a run's scores over the steps since they were last read; they stay on the device until then."""
 
     def __init__(self) -> None:
         self.sums: torch.Tensor | None = None
         self.steps = 0
 
-    def add(self, outputs: list[SimModuleOutput]) -> None:
-        """Counts one step."""
-        values = torch.stack(
-            [
-                torch.stack([output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss])
-                for output in outputs
-            ]
-        )
-        self.sums = values if self.sums is None else self.sums + values
+    def add(self, rows: torch.Tensor) -> None:
+        """Counts one step's `(rows, metrics)`."""
+        self.sums = rows if self.sums is None else self.sums + rows
         self.steps += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """Sums and steps up to now."""
-        return {"sums": self.sums, "steps": self.steps}
+    def state_dict(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        """Sums and steps up to now; `gather` completes the rows of this process."""
+        return {"sums": None if self.sums is None else gather(self.sums), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Goes on from a `state_dict`."""
         self.sums = None if state["sums"] is None else state["sums"].to(device)
         self.steps = state["steps"]
 
-    def scores(self, outputs: list[SimModuleOutput]) -> list[ModuleScores]:
-        """Means of the losses, and active units of the latest step; starts anew."""
+    def read(self, metrics: Sequence[str], gather: Callable[[torch.Tensor], torch.Tensor]) -> list[Scores]:
+        """Means of the scores; starts anew.
+
+        Raises:
+            ValueError: No step was added.
+        """
         if self.sums is None:
             raise ValueError("no step was added since the last reading.")
-        active = torch.stack([count_active_units(output.mean) for output in outputs])
-        means, self.sums, steps, self.steps = self.sums, None, self.steps, 0
-        return [
-            ModuleScores(*row, active_units=count)
-            for row, count in zip((means / steps).tolist(), active.tolist(), strict=True)
-        ]
+        means = gather(self.sums / self.steps)
+        self.sums, self.steps = None, 0
+        return [dict(zip(metrics, row, strict=True)) for row in means.tolist()]
 
 
 class Log:
@@ -63,6 +60,7 @@ class Log:
 
     def __init__(self, path: Path, accelerator: Accelerator, config: SimConfig, *, title: str) -> None:
         self.path, self.accelerator, self.config, self.title = path, accelerator, config, title
+        self.row_names = config.module_names
         self.chance = 1 / (config.num_negatives + 1)
         self.started = time.perf_counter()
 
@@ -74,8 +72,8 @@ class Log:
         with replacing(self.path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines))
 
-    def write(self, step: int, split: str, scores: list[ModuleScores], **more: float) -> None:
-        """Appends one line."""
+    def write(self, step: int, split: str, scores: list[Scores], **more: float) -> None:
+        """Appends one line, and tells accelerate's trackers."""
         if not self.accelerator.is_main_process:
             return
         line = {
@@ -85,31 +83,34 @@ class Log:
             "seconds": round(time.perf_counter() - self.started, 3),
             "chance": self.chance,
             **more,
-            "modules": [
-                {"name": name, **module.as_dict()}
-                for name, module in zip(self.config.module_names, scores, strict=True)
-            ],
+            "modules": [{"name": name, **module} for name, module in zip(self.row_names, scores, strict=True)],
         }
+        values = {f"{split}/{name}": value for name, value in more.items()}
+        for name, module in zip(self.row_names, scores, strict=True):
+            values |= {f"{split}/{name}/{metric}": value for metric, value in module.items()}
+        self.accelerator.log({name: value for name, value in values.items() if math.isfinite(value)}, step=step)
         with self.path.open("a") as file:
             file.write(json.dumps(finite_or_none(line)) + "\n")
 
-    def summary(self, scores: list[ModuleScores]) -> str:
+    def summary(self, scores: list[Scores]) -> str:
         """Contrastive accuracy of every module beside chance, KL and active units, in one line."""
-        accuracies = " ".join(
-            "-" if math.isnan(module.contrastive_accuracy) else f"{module.contrastive_accuracy:.2f}"
-            for module in scores
-        )
+        accuracies = " ".join(_or_dash(module["contrastive_accuracy"], ".2f") for module in scores)
         parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
         if self.config.latent_distribution == "gaussian":
-            divergences = " ".join(f"{module.kl:.1f}" for module in scores[: self.config.num_conv_modules])
+            divergences = " ".join(_or_dash(module["kl"], ".1f") for module in scores[: self.config.num_conv_modules])
             parts.append(f"KL {divergences}")
-        parts.append("active " + " ".join(str(module.active_units) for module in scores))
+        parts.append("active " + " ".join(_or_dash(module["active_units"], ".0f") for module in scores))
         return ", ".join(parts)
 
     def say(self, sentence: str) -> None:
         """Prints a line above the progress bar, once for all processes."""
         if self.accelerator.is_main_process:
             tqdm.write(sentence)
+
+
+def _or_dash(value: float, form: str) -> str:
+    """A number as text, or a dash for NaN."""
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def _step_of(line: str) -> float:

@@ -13,102 +13,309 @@ load it without this package), `log.jsonl`, `curves.png`, `results.json` and `tr
 """
 
 import contextlib
-import os
-import signal
 import sys
 import tempfile
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
-from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
-from tqdm.auto import tqdm
 from transformers import set_seed
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.modeling_sim import SimModuleOutput
+from modeling_sim.modeling_sim import SimModuleOutput  # noqa: TC001 - beside what is used at run time
+from modeling_sim.objectives_sim import count_active_units
 from training.arguments import DataArguments, ModelArguments, RunArguments, as_dict, parse_arguments
 from training.audio import AudioError
 from training.batches import crop_batches, utterance_batches
-from training.checkpoints import find_checkpoint, read_checkpoint, remove_checkpoints, save_checkpoint, save_model
+from training.checkpoints import save_model
+from training.collapse import CollapseWatch
 from training.corpora import corpus_info, load_corpus
 from training.corpora.scan import BadAudioError
-from training.curves import CURVES_NAME, write_curves
-from training.evaluation import ModuleScores, evaluate
-from training.files import write_json
-from training.greedy import EXECUTIONS, backward_step, broadcast_parameters
-from training.log import LOG_NAME, Log, MetricMeans
-from training.optimization import Optimization
+from training.curves import write_curves
+from training.evaluation import evaluate
+from training.files import finite_or_none, write_json
+from training.greedy import (
+    EXECUTIONS,
+    GradientAverages,
+    Placement,
+    backward_modules,
+    broadcast_parameters,
+    module_generator,
+    train_only,
+)
+from training.hub import push_run
+from training.latent_cache import LatentCache, cache_bytes, drawn, removed_caches, require_space, write_cache
+from training.log import LOG_NAME, Log, Scores
+from training.nearest import nearest
+from training.optimization import Optimization, Part
+from training.output_folder import RESULTS_NAME, SETTINGS_NAME, output_lock, prepare_output_dir
+from training.pipeline import Pipeline, measure_costs, share_out
 from training.provenance import git_revision, versions
-from training.signals import StopRequest
+from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
 
-RESULTS_NAME = "results.json"
-SETTINGS_NAME = "training_settings.json"
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
 SHUFFLE_BUFFER = 1000
 
 
-@dataclass
-class Counts:
-    """How far a run has come; kept in its checkpoints."""
+class PretrainingTask(Task):
+    """A row a module, trained by the greedy objective in one of the executions of `greedy.py`.
 
-    step: int = 0
-    position: int = 0
-    """Crops that all processes together have read."""
-    replaced: int = 0
-    """Crops of files that broke while they were read, which other utterances stood in for."""
-    seconds: float = 0.0
-    """Time spent in steps."""
+    Args:
+        model: On the accelerator's device.
+        extractor: Makes its inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on.
+        test_data: The whole of it is evaluated on.
+    """
 
+    metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
 
-@dataclass
-class Run:
-    """What the parts of a run share."""
+    def __init__(
+        self,
+        model: SimForPreTraining,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: RunArguments,
+        train_data: Dataset | IterableDataset,
+        test_data: Dataset,
+    ) -> None:
+        self.model: SimForPreTraining = model
+        self.extractor, self.accelerator = extractor, accelerator
+        self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
+        self.num_rows = model.config.num_modules
+        self.num_stages = self.num_rows if settings.execution == "sequential" else 1
+        self.pipeline = None
+        self.placement = Placement.whole(model, accelerator)
+        if settings.execution == "pipeline":
+            costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
+            stages = settings.pipeline_stages or min(self.num_rows, accelerator.num_processes)
+            self.pipeline = Pipeline(model, accelerator, share_out(costs, stages))
+            self.placement = self.pipeline.placement
+        self.num_replicas = self.placement.num_replicas
+        self.trained = range(self.num_rows)
+        self.cache: LatentCache | None = None
+        self.cached_module = -1
+        self.collapse = CollapseWatch(model.config)
+        self.latest: dict[int, SimModuleOutput] = {}
 
-    accelerator: Accelerator
-    arguments: tuple[ModelArguments, DataArguments, RunArguments]
-    model: SimForPreTraining
-    extractor: SimFeatureExtractor
-    train_data: Dataset | IterableDataset
-    test_data: Dataset
-    log: Log
-    optimization: Optimization
-    means: MetricMeans
-    counts: Counts
-    untrained: list[ModuleScores]
-    """Scores before the first step."""
-    crops: Iterable[dict[str, Any]] = ()
-    """Batches from the first step, or the next one, on."""
+    def parts(self) -> list[Part]:
+        """A part a module, or one for a model with a single gradient."""
+        modules = [
+            (self.model.module_parameters(module), self.model.module_buffers(module)) for module in range(self.num_rows)
+        ]
+        if self.model.config.gradient_isolation:
+            return [Part(*module) for module in modules]
+        return [Part(*([tensor for of in kind for tensor in of] for kind in zip(*modules, strict=True)))]  # type: ignore[arg-type]
+
+    def rows_of_stage(self, stage: int) -> range:
+        """All modules, or in sequential execution one."""
+        return range(self.num_rows) if self.num_stages == 1 else range(stage, stage + 1)
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Modules below are in evaluation mode; their latents are cached if that is wanted."""
+        rows = self.rows_of_stage(stage)
+        self.trained = range(max(rows.start, finished), rows.stop)
+        train_only(self.model, self.trained)
+        if not self.model.config.gradient_isolation:
+            return [0] if self.trained else []
+        return [module for module in self.trained if module in self.placement.modules]
+
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Crops, or latents that another process or the disk holds."""
+        if self.pipeline is not None and not self.pipeline.is_first:
+            return self.pipeline.received_batches()
+        share: dict[str, Any] = {
+            "batch_size": self.settings.batch_size,
+            "seed": self.settings.seed,
+            "start_position": position,
+            "process_index": self.placement.replica,
+            "num_processes": self.placement.num_replicas,
+        }
+        if self.settings.cache_latents and self.trained.start > 0:
+            return self.cached_latents(self.trained.start - 1).batches(**share)
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            num_workers=self.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,
+            **share,
+        )
+
+    def cached_latents(self, module: int) -> LatentCache:
+        """A finished module's latents, made now; they hold for the stage."""
+        for number in range(self.cached_module + 1, module + 1):
+            self.cache = write_cache(
+                self.model,
+                self.accelerator,
+                self.train_data,
+                self.extractor,
+                Path(self.settings.output_dir),
+                self.cache,
+                module=number,
+                crop_samples=self.data.crop_samples,
+                batch_size=self.settings.batch_size,
+                seed=self.settings.seed,
+                num_workers=self.data.num_workers,
+            )
+            self.cached_module = number
+        if self.cache is None:
+            raise ValueError(f"module {module} has no latents to cache.")
+        return self.cache
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """Runs this process' modules on a batch; see `greedy.py`."""
+        device, placement = self.accelerator.device, self.placement
+        if "input_values" in batch:
+            hidden_states, lengths = self.model.sim.prepare_inputs(*to_device(batch, device))
+        elif "mean" in batch:
+            module = self.trained.start
+            generator = module_generator(self.settings.seed, step, module - 1, placement.replica, device)
+            hidden_states, lengths = drawn(batch, generator, device)
+            placement = replace(placement, modules=range(module, self.num_rows))
+        else:
+            hidden_states, lengths = batch["hidden_states"], batch["lengths"]
+        averages = None if accumulating else GradientAverages(placement)
+        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
+        outputs = backward_modules(
+            self.model,
+            self.accelerator,
+            placement,
+            hidden_states,
+            lengths,
+            averages=averages,
+            execution="joint" if self.settings.execution == "joint" else "per_module",
+            trained=self.trained,
+            loss_scale=loss_scale,
+            seed=self.settings.seed,
+            step=step,
+            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            gather_negatives=self.settings.gather_negatives,
+        )
+        rows = torch.full(
+            (self.num_rows, len(self.metrics)), torch.nan if self.pipeline is None else 0.0, device=device
+        )
+        self.latest = {}
+        for output, module in zip(outputs, placement.modules, strict=False):  # outputs first: they are read to the end
+            if self.pipeline is not None and module == placement.modules[-1] and not self.pipeline.is_last:
+                self.pipeline.send(output.hidden_state, output.lengths)
+            self.latest[module] = output
+            scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
+            rows[module] = torch.stack(scores)
+        if averages is not None:
+            averages.finish()
+        return rows
+
+    def evaluate(self) -> list[Scores]:
+        """Scores of every module on the held-out split."""
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=self.settings.eval_batch_size,
+            min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            num_workers=self.data.num_workers,
+        )
+        return [
+            scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
+        ]
+
+    def snapshot(self) -> list[Scores]:
+        """Active units of the latest batch."""
+        empty = torch.nan if self.pipeline is None else 0.0
+        counts = torch.full((self.num_rows, 1), empty, device=self.accelerator.device)
+        for module, output in self.latest.items():
+            counts[module, 0] = count_active_units(output.mean)
+        return [{"active_units": count} for count in self.gather_rows(counts)[:, 0].tolist()]
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all stages."""
+        return rows if self.pipeline is None else self.pipeline.sum_over_stages(rows)
+
+    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """States of all stages."""
+        if self.pipeline is None:
+            return state
+        parts = list(zip(state["optimizers"], state["schedulers"], strict=True))
+        gathered = self.pipeline.gather(parts)
+        skipped = self.gather_rows(state["skipped_steps"])
+        if gathered is None:
+            return None
+        optimizers, schedulers = (list(states) for states in zip(*gathered, strict=True))
+        return {**state, "optimizers": optimizers, "schedulers": schedulers, "skipped_steps": skipped}
+
+    def share_model(self) -> None:
+        """Weights of all stages."""
+        if self.pipeline is not None:
+            self.pipeline.share_model()
+
+    def warnings(self, scores: list[Scores], step: int) -> list[str]:
+        """Collapses."""
+        return self.collapse.sentences(scores, step)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with contextlib.ExitStack() as stack:
-        try:
+        with errors_in_one_line():
             arguments = parse_arguments(__doc__, argv)
-            accelerator = Accelerator()
-            stack.enter_context(output_lock(Path(arguments[2].output_dir), accelerator))
+            settings = arguments[2]
+            accelerator = make_accelerator(settings)
+            stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
+            stack.enter_context(removed_caches(Path(settings.output_dir), accelerator))
             run = prepare(accelerator, *arguments)
-        except StrictDataclassError as error:  # a field of SimConfig: one line instead of an indented chain
-            raise SystemExit(f"pretrain.py: {' '.join(str(error).split())}") from error
-        except (ValueError, OSError) as error:  # what the user can mend: the message says how, without a traceback
-            raise SystemExit(f"pretrain.py: {error}") from error
         try:
-            pretrain(run)
+            trained = train(run)
         except FloatingPointError as error:
             raise SystemExit(f"pretrain.py: {error}") from error
         except (AudioError, BadAudioError) as error:
             # A loader's worker wraps the message into its own traceback; the message is the last line of it.
             message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
             raise SystemExit(f"pretrain.py: {message}; leave such recordings out with --on_bad_audio skip.") from error
-    accelerator.end_training()
+        skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
+        if accelerator.is_main_process:
+            finish(run, arguments[1], trained, steps_left_out=skipped)
+        accelerator.end_training()
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend ends the command with a message that says how, without a traceback."""
+    try:
+        yield
+    except StrictDataclassError as error:  # a field of SimConfig: one line instead of an indented chain
+        raise SystemExit(f"pretrain.py: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"pretrain.py: {error}") from error
+
+
+def make_accelerator(settings: RunArguments) -> Accelerator:
+    """An accelerator with the mixed precision and the trackers of the settings.
+
+    Raises:
+        ValueError: An unknown precision or tracker, or one that is not installed.
+    """
+    if settings.mixed_precision not in (None, "no", "bf16", "fp16"):
+        raise ValueError(f"`mixed_precision` is {settings.mixed_precision!r}; choose no, bf16 or fp16.")
+    trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
+    check_trackers(trackers)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
+    )
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("`mixed_precision` 'fp16' needs a GPU; 'bf16' works on CPUs as well.")
+    return accelerator
 
 
 def prepare(
@@ -121,12 +328,14 @@ def prepare(
             resume from is of another model or not whole.
         FileExistsError: `output_dir` holds a finished run, and `overwrite_output_dir` is not set.
         FileNotFoundError: Data or a checkpoint is not there.
+        OSError: The disk has no room for the latents to cache.
     """
     check_processes(accelerator)
     check_settings(settings)
     output_dir = Path(settings.output_dir)
     set_seed(settings.seed)
     model, extractor = build_model(model_arguments)
+    check_execution(model.config, data, settings, accelerator)
     model.to(accelerator.device)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -140,211 +349,45 @@ def prepare(
         f"{title}: {model.num_parameters():,} parameters, {size(train_data) or 'a stream of'} utterances to train on "
         f"and {len(test_data)} to evaluate on, {accelerator.num_processes} process(es) on {accelerator.device.type}"
     )
+    if settings.cache_latents:
+        needed = cache_bytes(model.config, num_utterances=len(train_data), crop_samples=data.crop_samples)
+        log.say(require_space(output_dir, needed))
+    task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
+    task.batches(0)  # refuses wrong settings now rather than after the first evaluation
+    if task.pipeline is not None:
+        shares = "; ".join(
+            ", ".join(model.config.module_names[module] for module in stage) for stage in task.pipeline.stages
+        )
+        log.say(f"{task.num_replicas} pipeline(s) of {len(task.pipeline.stages)} processes: {shares}")
+    settings = replace(settings, max_steps=steps_of_epochs(settings, size(train_data), task.num_replicas))
+    all_settings = {
+        **as_dict((model_arguments, data, settings)), "num_processes": accelerator.num_processes
+    }  # fmt: skip
+    accelerator.init_trackers("modeling_sim", config={name: str(value) for name, value in all_settings.items()})
     run = Run(
         accelerator,
-        (model_arguments, data, settings),
-        model,
-        extractor,
-        train_data,
-        test_data,
+        settings,
+        all_settings,
+        task,
         log,
-        Optimization(model, accelerator, settings),
-        MetricMeans(),
-        Counts(),
-        untrained=[],
+        Optimization(task.parts(), accelerator, settings),
+        comparable_config(model.config),
     )
     resume(run)
     broadcast_parameters(model, accelerator)
-    run.crops = crop_batches(
-        train_data,
-        extractor,
-        crop_samples=data.crop_samples,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        start_position=run.counts.position,
-        process_index=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        num_workers=data.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-        on_bad_audio=data.on_bad_audio,
-    )
+    if settings.torch_compile:
+        for module in model.sim.conv_modules:
+            module.compile()
     return run
 
 
-def resume(run: Run) -> None:
-    """Goes on from a checkpoint if there is one to go on from, and says so."""
-    settings, log = run.arguments[2], run.log
-    checkpoint = None
-    if settings.resume == "auto":
-        checkpoint, broken = find_checkpoint(Path(settings.output_dir))
-        for sentence in broken:
-            log.say(f"{sentence}; trying the one before")
-    elif settings.resume != "never":
-        checkpoint = read_checkpoint(Path(settings.resume))
-    log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
-    if checkpoint is None:
-        return
-
-    numbers = checkpoint.numbers
-    now = comparable_config(run.model.config)
-    then = comparable_config(SimConfig.from_pretrained(checkpoint.path))
-    different = sorted(name for name in now if now[name] != then.get(name))
-    if different:
-        raise ValueError(
-            f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
-            "with, or another `output_dir`."
-        )
-    checkpoint.load_model(run.model)
-    tensors = checkpoint.load_tensors()
-    run.optimization.load_state_dict(tensors["optimization"])
-    run.means.load_state_dict(tensors["means"], run.accelerator.device)
-    run.counts = Counts(**numbers["counts"])
-    run.untrained = [ModuleScores.from_dict(scores) for scores in numbers["untrained"]]
-    log.say(f"resuming after step {run.counts.step}, from {checkpoint.path}")
-    current = {**as_dict(run.arguments), "num_processes": run.accelerator.num_processes}
-    for name, value in current.items():
-        before = numbers["settings"].get(name)
-        if before != value and name not in ("resume", "overwrite_output_dir", "output_dir"):
-            log.say(f"  `{name}` was {before!r} and is now {value!r}")
-
-
-def save(run: Run) -> None:
-    """Writes a checkpoint; a full disk is reported, and training goes on."""
-    settings = run.arguments[2]
-    if not run.accelerator.is_main_process:
-        return
-    try:
-        save_checkpoint(
-            Path(settings.output_dir),
-            run.model,
-            run.extractor,
-            step=run.counts.step,
-            numbers={
-                "counts": asdict(run.counts),
-                "untrained": [scores.as_dict() for scores in run.untrained],
-                "settings": {**as_dict(run.arguments), "num_processes": run.accelerator.num_processes},
-            },
-            tensors={"optimization": run.optimization.state_dict(), "means": run.means.state_dict()},
-            limit=settings.save_total_limit,
-        )
-    except OSError as error:
-        run.log.say(f"step {run.counts.step} could not be saved ({error}); earlier checkpoints are intact")
-
-
-def pretrain(run: Run) -> None:
-    """Trains, evaluates and saves one model.
-
-    Raises:
-        SystemExit: SIGTERM or SIGINT came; the state was saved, and the code is 128 plus the signal's number.
-        FloatingPointError: `max_skipped_steps` steps in a row were not finite.
-    """
-    if not run.untrained:
-        run.untrained = score(run, step=0)
-    train(run)
-    trained = score(run, step=run.counts.step)
-    if run.accelerator.is_main_process:
-        finish(run, trained)
-
-
-def score(run: Run, *, step: int) -> list[ModuleScores]:
-    """Scores the model on the held-out split and logs it."""
-    _, data, settings = run.arguments
-    batches = utterance_batches(
-        run.test_data,
-        run.extractor,
-        batch_size=settings.eval_batch_size,
-        min_utterances=2 if run.model.config.negatives == "other_utterances" else 1,
-        process_index=run.accelerator.process_index,
-        num_processes=run.accelerator.num_processes,
-        num_workers=data.num_workers,
-    )
-    scores = evaluate(run.model, batches, run.accelerator, description="evaluating")
-    run.log.write(step, "test", scores)
-    return scores
-
-
-def train(run: Run) -> None:
-    """Runs the steps that are left."""
-    accelerator, model, log, counts, optimization = run.accelerator, run.model, run.log, run.counts, run.optimization
-    settings = run.arguments[2]
-    batches = iter(run.crops)
-    model.train()
-    steps = range(counts.step + 1, settings.max_steps + 1)
-    progress = tqdm(
-        steps,
-        desc="training",
-        initial=counts.step,
-        total=settings.max_steps,
-        disable=not accelerator.is_main_process,
-    )
-    latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps)
-    with StopRequest(accelerator) as stop:
-        for step in progress:
-            started = time.perf_counter()
-            batch = next(batches)
-            latest_ids.append(batch["id"])
-            input_values, attention_mask = to_device(batch, accelerator.device)
-            optimization.begin_step()
-            outputs = backward_step(
-                model,
-                accelerator,
-                input_values,
-                attention_mask,
-                execution=settings.execution,
-                seed=settings.seed,
-                step=step,
-                kl_weight_scale=min(1.0, step / settings.kl_warmup_steps) if settings.kl_warmup_steps else 1.0,
-            )
-            optimization.finish_step()
-            run.means.add(outputs)
-            logging = step % settings.logging_steps == 0 or step == settings.max_steps
-            if logging:
-                report(run, step, outputs, progress)
-            counts.step = step
-            counts.position += settings.batch_size * accelerator.num_processes
-            counts.replaced += batch["num_replaced"]
-            counts.seconds += time.perf_counter() - started
-            if logging:
-                check_finite(optimization, settings, latest_ids)
-            if settings.eval_steps and step % settings.eval_steps == 0 and step < settings.max_steps:
-                score(run, step=step)
-            received = stop.agreed(together=logging)
-            if received or (settings.save_steps and step % settings.save_steps == 0 and step < settings.max_steps):
-                save(run)
-            if received:
-                log.say(f"stopped by {signal.Signals(received).name} after step {step}; the same command goes on")
-                raise SystemExit(128 + received)
-
-
-def report(run: Run, step: int, outputs: list[SimModuleOutput], progress: Any) -> None:
-    """Logs the steps since the last report."""
-    scores = run.means.scores(outputs)
-    run.log.write(step, "train", scores, learning_rate=run.optimization.learning_rate)
-    progress.set_postfix_str(run.log.summary(scores))
-
-
-def check_finite(optimization: Optimization, settings: RunArguments, latest_ids: Sequence[list[str]]) -> None:
-    """Stops a run whose steps are not finite any more.
-
-    Raises:
-        FloatingPointError: `max_skipped_steps` steps in a row had to be left out.
-    """
-    total, in_a_row = optimization.skipped()
-    if in_a_row >= settings.max_skipped_steps:
-        raise FloatingPointError(
-            f"the gradient was not finite in the last {in_a_row} steps ({total} in all), and they were left out. "
-            "Lower `learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or look at the "
-            f"utterances of the latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
-        )
-
-
-def finish(run: Run, trained: list[ModuleScores]) -> None:
+def finish(run: Run, data: DataArguments, trained: list[Scores], *, steps_left_out: int) -> None:
     """Writes the model, settings, curves and, last, the results, which mark the run as finished."""
-    _, data, settings = run.arguments
-    output_dir, log, counts = Path(settings.output_dir), run.log, run.counts
-    move_model_into(run.model, run.extractor, output_dir)
+    task, settings, log, counts = run.task, run.settings, run.log, run.counts
+    output_dir = Path(settings.output_dir)
+    move_model_into(task.model, task.extractor, output_dir)
     write_json(
-        output_dir / SETTINGS_NAME, {"settings": as_dict(run.arguments), "versions": versions(), "git": git_revision()}
+        output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
     )
     curves = write_curves(output_dir)
     write_json(
@@ -352,19 +395,19 @@ def finish(run: Run, trained: list[ModuleScores]) -> None:
         {
             "corpus": data.corpus,
             "corpus_license": corpus_info(data.corpus).license,
-            "train_utterances": size(run.train_data),
-            "test_utterances": len(run.test_data),
+            "train_utterances": size(task.train_data),
+            "test_utterances": len(task.test_data),
             "steps": counts.step,
-            "steps_left_out": run.optimization.skipped()[0],
-            "crops": counts.position,
+            "steps_left_out": steps_left_out,
+            "crops": counts.crops,
             "crops_of_broken_files_replaced": counts.replaced,
             "seconds": round(counts.seconds, 2),
-            "crops_per_second": round(counts.position / counts.seconds, 3),
-            "parameters": run.model.num_parameters(),
+            "crops_per_second": round(counts.crops / counts.seconds, 3),
+            "parameters": task.model.num_parameters(),
             "contrastive_accuracy_chance": log.chance,
             "modules": [
-                {"name": name, "trained": after.as_dict(), "untrained": before.as_dict()}
-                for name, before, after in zip(run.model.config.module_names, run.untrained, trained, strict=True)
+                {"name": name, "trained": finite_or_none(after), "untrained": finite_or_none(before)}
+                for name, before, after in zip(log.row_names, run.untrained, trained, strict=True)
             ],
         },
     )
@@ -373,63 +416,55 @@ def finish(run: Run, trained: list[ModuleScores]) -> None:
     if counts.replaced:
         log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
     log.say(
-        f"{counts.position / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
+        f"{counts.crops / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
         f"picture {curves}"
     )
+    if settings.push_to_hub and settings.repo_id:
+        try:
+            log.say(f"uploaded to {push_run(output_dir, settings.repo_id)}")
+        except OSError as error:  # of the network and of the Hub alike
+            log.say(f"the upload to {settings.repo_id} failed ({error}); the run is whole in {output_dir}")
 
 
 # ---------------------------------------------------------------------- parts of a run
 
 
-def check_processes(accelerator: Accelerator) -> None:
-    """Refuses to train when the launcher started several processes that do not know of each other."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ValueError(
-            f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}: each would train "
-            "alone and overwrite the others' files. On CPUs, set ACCELERATE_USE_CPU=true and launch with "
-            "`torchrun --nproc_per_node N`."
-        )
-
-
-def check_settings(settings: RunArguments) -> None:
-    """Refuses what would fail later, or run and mean nothing."""
-    for name, least in (
-        ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
-        ("warmup_steps", 0), ("kl_warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
-        ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1),
-    ):  # fmt: skip
-        if getattr(settings, name) < least:
-            raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
-    if settings.learning_rate <= 0:
-        raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
-    if settings.execution not in EXECUTIONS:
-        raise ValueError(f"`execution` is {settings.execution!r}; choose one of {', '.join(EXECUTIONS)}.")
-
-
-@contextlib.contextmanager
-def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps a second trainer out of the output folder; the lock goes with the process, however it ends.
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that accelerate does not know or that are not installed.
 
     Raises:
-        OSError: Another trainer holds the folder, or it cannot be written.
+        ValueError: The message names them.
     """
-    if not accelerator.is_main_process:
-        yield
-        return
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"`output_dir` {output_dir} is a file, or lies below one; give a folder.") from error
-    lock = FileLock(output_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(
-            f"`output_dir` {output_dir} is in use by another trainer; wait for it, or give another folder."
-        ) from error
-    with lock:
-        yield
+    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"`report_to` names {name!r}{nearest(name, sorted(known))}")
+        if name not in available:
+            raise ValueError(f"`report_to` names {name!r}, which is not installed; `pip install {name}`.")
+
+
+def check_execution(config: SimConfig, data: DataArguments, settings: RunArguments, accelerator: Accelerator) -> None:
+    """Refuses executions that a model, the data or the processes do not allow."""
+    execution = settings.execution
+    if execution not in EXECUTIONS:
+        raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
+    if execution in ("sequential", "pipeline") and not config.gradient_isolation:
+        raise ValueError(
+            f"`execution` {execution!r} trains modules apart, but without `gradient_isolation` (CPC) they have one "
+            "gradient; use 'joint'."
+        )
+    if settings.cache_latents and execution != "sequential":
+        raise ValueError("`cache_latents` is for `execution` 'sequential', where modules below are finished.")
+    if settings.cache_latents and data.corpus_settings.get("streaming"):
+        raise ValueError("`cache_latents` needs random access; load the corpus without `streaming`.")
+    if execution == "pipeline" and accelerator.num_processes == 1:
+        raise ValueError(
+            "`execution` 'pipeline' needs several processes: `accelerate launch --num_processes 4` on GPUs, "
+            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 4 training/pretrain.py` on CPUs."
+        )
+    if settings.gather_negatives and accelerator.num_processes == 1:
+        raise ValueError("`gather_negatives` draws from other processes, and there is one; launch several.")
 
 
 def check_negatives(config: SimConfig, data: DataArguments, settings: RunArguments, num_test: int) -> None:
@@ -442,25 +477,6 @@ def check_negatives(config: SimConfig, data: DataArguments, settings: RunArgumen
         raise ValueError(
             f"`negatives` 'other_utterances' needs at least 2 utterances to evaluate on; split "
             f"{data.eval_split!r} of {data.corpus} has {num_test}."
-        )
-
-
-def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: str) -> None:
-    """Refuses to write over a finished run, or clears it away if that is wanted."""
-    if overwrite:
-        remove_checkpoints(output_dir)
-        for name in (RESULTS_NAME, LOG_NAME, SETTINGS_NAME, CURVES_NAME, "config.json"):
-            (output_dir / name).unlink(missing_ok=True)
-        return
-    if (output_dir / RESULTS_NAME).exists():
-        raise FileExistsError(
-            f"`output_dir` {output_dir} holds a finished run; give another folder, or --overwrite_output_dir to "
-            "replace it."
-        )
-    if resume == "never" and find_checkpoint(output_dir)[0] is not None:
-        raise FileExistsError(
-            f"`output_dir` {output_dir} holds checkpoints of a run that was not finished; resume it, give another "
-            "folder, or --overwrite_output_dir to replace it."
         )
 
 
@@ -495,6 +511,11 @@ def size(dataset: Dataset | IterableDataset) -> int | None:
     return None if isinstance(dataset, IterableDataset) else len(dataset)
 
 
+def build_model_config(arguments: ModelArguments) -> SimConfig:
+    """The configuration of a new model."""
+    return SimConfig.preset(arguments.preset, **arguments.model_settings)
+
+
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
     """A new model of a preset, or one to go on from, and its feature extractor."""
     if arguments.init_from is not None:
@@ -504,7 +525,7 @@ def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatur
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()
         return model, SimFeatureExtractor.from_pretrained(arguments.init_from)
-    config = SimConfig.preset(arguments.preset, **arguments.model_settings)
+    config = build_model_config(arguments)
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
     return SimForPreTraining(config), extractor
 

@@ -34,16 +34,17 @@ class StopRequest:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 
-    def agreed(self, *, together: bool) -> int:
-        """Number of the signal to stop for, 0 for none.
+    def agreed(self, *, together: bool, out_of_time: bool) -> tuple[int, bool]:
+        """Number of the signal to stop for, 0 for none, and whether time is up.
 
         Several processes must stop after the same step, so they ask each other, and only where `together` says that
         all of them are asking, as in a step that is logged.
         """
         if self.accelerator.num_processes == 1:
-            return self.received
+            return self.received, out_of_time
         if not together:
-            return 0
-        received = torch.tensor(self.received, device=self.accelerator.device)
-        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-        return int(received)
+            return 0, False
+        reasons = torch.tensor([self.received, int(out_of_time)], device=self.accelerator.device)
+        torch.distributed.all_reduce(reasons, torch.distributed.ReduceOp.MAX)
+        received, late = reasons.tolist()
+        return received, bool(late)

@@ -1,0 +1,476 @@
+"""Whole runs in every execution: they end with the weights they must, and settings do what they say."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from modeling_sim import SimConfig, SimForPreTraining
+from training import latent_cache, pretrain, trainer
+from training.arguments import RunArguments
+from training.collapse import CollapseWatch
+from training.curves import read_log
+from training.pipeline import share_out
+from training.trainer import EarlyStopping
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
+    "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}", "--batch_size", "3",
+    "--eval_batch_size", "4", "--logging_steps", "2", "--save_steps", "3", "--max_steps", "5",
+]  # fmt: skip
+# Crops as long as the longest utterance: every epoch's crop is the same.
+WHOLE = ["--crop_samples", "24000"]
+
+
+def train(output_dir, *flags):
+    pretrain.main([*TINY, "--output_dir", str(output_dir), *flags])
+    return load_file(output_dir / "model.safetensors")
+
+
+def of_module(weights, module):
+    names = (f"sim.conv_modules.{module}.", f"predictors.{module}.")
+    return {name: tensor for name, tensor in weights.items() if name.startswith(names)}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    assert left
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+@pytest.fixture(scope="module")
+def per_module(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("per_module"))
+
+
+# ---------------------------------------------------------------------- sequential
+
+
+@pytest.fixture(scope="module")
+def sequential(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("sequential")
+    return output_dir, train(output_dir, "--execution", "sequential")
+
+
+def test_the_first_module_of_a_sequential_run_is_that_of_any_other(per_module, sequential):
+    assert_equal(of_module(sequential[1], 0), of_module(per_module, 0))
+    assert not torch.equal(sequential[1]["predictors.1.weight"], per_module["predictors.1.weight"])
+
+
+def test_a_sequential_run_trains_every_module_for_all_steps(sequential):
+    output_dir, weights = sequential
+    log = read_log(output_dir / "log.jsonl")
+    trained = [[module["loss"] is not None for module in line["modules"]] for line in log if line["split"] == "train"]
+    assert trained == [[row == module for row in range(4)] for module in range(4) for _ in range(3)]
+    assert log[-1]["step"] == 20
+    assert weights["sim.conv_modules.2.layers.0.norm.num_batches_tracked"] == 5
+
+
+@pytest.mark.parametrize("step", [4, 8, 13])
+def test_a_sequential_run_goes_on_in_the_middle(sequential, tmp_path, monkeypatch, step):
+    training_step = trainer.training_step
+
+    def until(run, *arguments):
+        if run.counts.step == step:
+            raise KeyboardInterrupt
+        training_step(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "training_step", until)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, "--execution", "sequential")
+    assert_equal(train(tmp_path, "--execution", "sequential"), sequential[1])
+
+
+def test_a_sequential_checkpoint_is_not_resumed_by_another_execution(sequential, tmp_path):
+    checkpoint = min(sequential[0].glob("checkpoint-*"))
+    with pytest.raises(SystemExit, match="of a 'sequential' run"):
+        train(tmp_path, "--resume", str(checkpoint))
+
+
+@pytest.mark.parametrize("preset", ["gim", "sim"])
+def test_cached_latents_train_the_same_modules(tmp_path, preset):
+    """Deterministic latents are the same read from disk; a Gaussian's are drawn again where they are handed on."""
+    settings = ["--execution", "sequential", "--preset", preset, *WHOLE]
+    train(tmp_path / "online", *settings)
+    train(tmp_path / "cached", *settings, "--cache_latents", "True")
+    losses = {}
+    for run in ("online", "cached"):
+        log = [line for line in read_log(tmp_path / run / "log.jsonl") if line["split"] == "train"]
+        losses[run] = [[module["loss"] for module in line["modules"] if module["loss"] is not None] for line in log]
+    # Up to rounding: a latent's last bits depend on the batch it was computed in. The noise of a Gaussian two modules
+    # below was drawn once, so from the third module on losses differ as noise does.
+    exact = len(losses["cached"]) if preset == "gim" else 2 * 3
+    for cached, online in zip(losses["cached"][:exact], losses["online"][:exact], strict=True):
+        assert cached == pytest.approx(online, rel=1e-4)
+    for cached, online in zip(losses["cached"], losses["online"], strict=True):
+        assert cached == pytest.approx(online, rel=0.1)
+    assert not list((tmp_path / "cached").glob(".latents*"))
+
+
+def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, monkeypatch, capsys):
+    flags = ["--execution", "sequential", "--cache_latents", "True", *WHOLE]
+    train(tmp_path / "fits", *flags)
+    config = SimConfig.preset("sim-small", hidden_size=16, context_size=8)
+    frames = [config.num_frames(24000, module) for module in range(3)]
+    expected = 4 * 10 * 16 * 2 * (frames[0] + frames[1])
+    assert latent_cache.cache_bytes(config, num_utterances=10, crop_samples=24000) == expected
+    assert f"cached latents take up to {expected / 1e9:.2f} GB" in capsys.readouterr().out
+    usage = type("Usage", (), {"free": expected})
+    monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(SystemExit, match="train without `cache_latents`"):
+        train(tmp_path / "full", *flags)
+    assert not (tmp_path / "full" / "log.jsonl").exists()
+
+
+# ---------------------------------------------------------------------- pipeline
+
+
+def launch(processes, script, *flags):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), str(script),
+        *flags,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=ROOT)
+
+
+def launched(processes, output_dir, *flags):
+    finished = launch(processes, "training/pretrain.py", *TINY, "--output_dir", str(output_dir), *flags)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return load_file(output_dir / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "stages"), [(2, 2), (4, 4), (3, 3)])
+def test_a_pipeline_ends_with_the_weights_of_one_process(per_module, tmp_path, processes, stages):
+    assert_equal(launched(processes, tmp_path, "--execution", "pipeline"), per_module)
+    log = read_log(tmp_path / "log.jsonl")
+    assert all(math.isfinite(module["loss"]) for line in log for module in line["modules"])
+    assert len(log[0]["modules"]) == 4
+    assert stages == processes
+
+
+@pytest.mark.slow
+def test_replicas_of_a_pipeline_are_data_parallel(tmp_path):
+    pipelines = launched(4, tmp_path / "pipelines", "--execution", "pipeline", "--pipeline_stages", "2")
+    parallel = launched(2, tmp_path / "parallel")
+    assert_equal(pipelines, parallel)
+
+
+@pytest.mark.slow
+def test_a_pipelines_checkpoint_is_an_ordinary_one(tmp_path):
+    """Begun by two processes in a pipeline, finished by one in another execution."""
+    launched(2, tmp_path / "pipeline", "--execution", "pipeline", "--max_steps", "7", "--lr_scheduler_type", "constant")
+    checkpoint = tmp_path / "pipeline" / "checkpoint-6"
+    rest = ["--resume", str(checkpoint), "--max_steps", "7", "--lr_scheduler_type", "constant"]
+    assert_equal(train(tmp_path / "rest", *rest), load_file(tmp_path / "pipeline" / "model.safetensors"))
+
+
+@pytest.mark.slow
+def test_padded_crops_go_through_a_pipeline(tmp_path):
+    assert_equal(launched(2, tmp_path / "pipeline", "--execution", "pipeline", *WHOLE), train(tmp_path / "one", *WHOLE))
+
+
+def test_stages_share_the_cost():
+    assert share_out([6.0, 2.0, 1.0, 1.0], 2) == [range(1), range(1, 4)]
+    assert share_out([1.0, 1.0, 1.0, 6.0], 2) == [range(3), range(3, 4)]
+    assert share_out([1.0] * 4, 4) == [range(module, module + 1) for module in range(4)]
+    with pytest.raises(ValueError, match="at most 4"):
+        share_out([1.0] * 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--execution", "pipeline"], "needs several processes"),
+        (["--execution", "sequential", "--preset", "cpc"], "without `gradient_isolation`"),
+        (["--cache_latents", "True"], "`cache_latents` is for `execution` 'sequential'"),
+        (["--gather_negatives", "True"], "launch several"),
+        (["--mixed_precision", "fp8"], "choose no, bf16 or fp16"),
+        (["--report_to", "tensorbord"], "did you mean 'tensorboard'"),
+        (["--early_stopping_patience", "2"], "set `eval_steps`"),
+        (["--push_to_hub", "True"], "needs a `repo_id`"),
+        (["--gradient_accumulation_steps", "0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        train(tmp_path, *flags)
+
+
+# ---------------------------------------------------------------------- gathered negatives
+
+
+@pytest.mark.slow
+def test_gathered_negatives_have_the_gradients_of_one_batch(tmp_path):
+    script = tmp_path / "gathered.py"
+    script.write_text(
+        """
+import torch
+from accelerate import Accelerator
+from modeling_sim import SimConfig, SimForPreTraining
+from training.greedy import backward_step, broadcast_parameters, module_generator
+
+accelerator = Accelerator(cpu=True)
+rank = accelerator.process_index
+config = SimConfig.preset("sim", hidden_size=8, context_size=8, use_batch_norm=False)
+torch.manual_seed(0)
+model = SimForPreTraining(config).train()
+batches = torch.randn(2, 2, 8000, generator=torch.Generator().manual_seed(1))
+backward_step(model, accelerator, batches[rank], seed=0, step=1, gather_negatives=True)
+averaged = [parameter.grad.clone() for parameter in model.parameters()]
+model.zero_grad()
+
+# One process with all crops: both parts' latents first, then each part's loss with the other's as negatives.
+hidden = [model.sim.prepare_inputs(batch)[0] for batch in batches]
+for module in range(config.num_modules):
+    latents, outputs = {}, []
+    for collect in (True, False):
+        handed_on = []
+        for part in range(2):
+            def gather(own, mask, part=part):
+                latents[part] = own if collect else latents[part]
+                other = latents.get(1 - part)
+                return (torch.empty(0, *own.shape[1:]) if other is None else other), None
+            output = model.module_objective(
+                module, hidden[part], generator=module_generator(0, 1, module, part, torch.device("cpu")),
+                gather_latents=gather,
+            )
+            handed_on.append(output)
+        outputs = handed_on
+    # the gathered latents are of the first round; gradients reach them there
+    (sum(output.loss for output in outputs) / 2).backward()
+    hidden = [output.hidden_state.detach() for output in outputs]
+for got, wanted in zip(averaged, [parameter.grad for parameter in model.parameters()]):
+    torch.testing.assert_close(got, wanted)
+assert any((got != 0).any() for got in averaged)
+"""
+    )
+    finished = launch(2, script)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def test_others_latents_are_negatives_like_the_batchs_own(noise):
+    from modeling_sim.objectives_sim import draw_negatives, info_nce
+
+    latents, weight = noise(5, 12, 4, seed=1), noise(2, 4, 4, seed=2)
+    context = noise(2, 12, 4, seed=3)
+    frames = torch.randint(60, (2, 11, 6), generator=torch.Generator().manual_seed(0))
+    loss = info_nce(context, latents[:2], weight, other_latents=latents[2:], negative_frames=frames).loss
+    bank = latents.flatten(0, 1)[frames]
+    expected = []
+    for step in range(2):
+        anchors = slice(0, 11 - step)
+        predicted = context[:, anchors] @ weight[step].T
+        positive = (predicted * latents[:2, step + 1 : 12]).sum(-1, keepdim=True)
+        negative = (predicted[:, :, None] * bank[:, anchors]).sum(-1)
+        expected.append(-torch.cat([positive, negative], -1).log_softmax(-1)[..., 0].mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+    anchors = torch.arange(24).view(2, 12)
+    mask = torch.ones(5, 12)
+    mask[3] = 0
+    drawn = draw_negatives(anchors, 12, 2, 500, "other_utterances", mask, num_utterances=5)
+    assert set((drawn[0] // 12).unique().tolist()) == {1, 2, 4}
+    assert set((drawn[1] // 12).unique().tolist()) == {0, 2, 4}
+
+
+# ---------------------------------------------------------------------- settings of a run
+
+
+def test_gradients_accumulate_to_those_of_a_larger_step(tmp_path, monkeypatch):
+    """One optimiser step is one schedule step, and reads as many batches as accumulate."""
+    keys = []
+    backward = pretrain.PretrainingTask.backward
+
+    def record(self, batch, step, *, loss_scale, accumulating):
+        keys.append((step, loss_scale, accumulating, tuple(batch["position"].tolist())))
+        return backward(self, batch, step, loss_scale=loss_scale, accumulating=accumulating)
+
+    monkeypatch.setattr(pretrain.PretrainingTask, "backward", record)
+    train(tmp_path, "--gradient_accumulation_steps", "2", "--max_steps", "2", "--preset", "gim")
+    assert keys == [
+        (1, 0.5, True, (0, 1, 2)), (2, 0.5, False, (3, 4, 5)), (3, 0.5, True, (6, 7, 8)), (4, 0.5, False, (9, 10, 11))
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "results.json").read_text())["crops"] == 12
+
+
+def test_accumulated_gradients_are_the_mean(noise):
+    from training.greedy import GradientAverages, Placement, backward_modules
+
+    accelerator = Accelerator(cpu=True)
+    model = SimForPreTraining(SimConfig.preset("gim", hidden_size=8, context_size=8, use_batch_norm=False)).train()
+    placement, batches = Placement.whole(model, accelerator), noise(2, 2, 6000)
+
+    def gradients(numbers, scale):
+        model.zero_grad()
+        for number in numbers:
+            inputs, lengths = model.sim.prepare_inputs(batches[number])
+            list(
+                backward_modules(
+                    model,
+                    accelerator,
+                    placement,
+                    inputs,
+                    lengths,
+                    averages=GradientAverages(placement),
+                    execution="per_module",
+                    trained=range(4),
+                    loss_scale=scale,
+                    seed=0,
+                    step=number,
+                )
+            )
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    both, first, second = gradients((0, 1), 0.5), gradients((0,), 1.0), gradients((1,), 1.0)
+    for mean, one, two in zip(both, first, second, strict=True):
+        torch.testing.assert_close(mean, (one + two) / 2)
+
+
+def test_epochs_set_the_steps(tmp_path):
+    train(tmp_path, "--num_train_epochs", "1.5")
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] == 5  # 15 crops by 3
+    with pytest.raises(ValueError, match="a stream's length is not known"):
+        trainer.steps_of_epochs(RunArguments(num_train_epochs=1), None, 1)
+
+
+def test_time_ends_a_run_as_steps_do(tmp_path, capsys):
+    train(tmp_path, "--max_steps", "500", "--max_train_time", "0.002")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert 0 < results["steps"] < 500
+    assert "`max_train_time` is over" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_modules_stop_from_the_bottom_up():
+    stopping = EarlyStopping()
+    rows = range(3)
+    assert stopping.update([1.0, 1.0, 1.0], rows, 2, together=False) == []
+    assert stopping.update([1.1, 0.9, 1.0], rows, 2, together=False) == []
+    assert stopping.update([1.2, 0.8, 1.0], rows, 2, together=False) == [0]
+    assert stopping.update([9.9, 0.9, 1.0], rows, 2, together=False) == []
+    assert stopping.update([9.9, 0.8, 1.0], rows, 2, together=False) == [1, 2]
+    assert stopping.best[0] == 1.0
+
+
+def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
+    """Module 0 stops after the second evaluation; the rest goes on without it."""
+    states = []
+    score = pretrain.PretrainingTask.evaluate
+
+    def worse(self):
+        states.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+        scores = score(self)
+        scores[0]["loss"] = 1.0 + len(states)
+        for row in range(1, 4):
+            scores[row]["loss"] = 9.0 - len(states)
+        return scores
+
+    monkeypatch.setattr(pretrain.PretrainingTask, "evaluate", worse)
+    train(tmp_path, "--eval_steps", "1", "--early_stopping_patience", "1", "--logging_steps", "1")
+    assert "module 0 is trained no more after step 2" in capsys.readouterr().out
+    assert_equal(of_module(states[-1], 0), of_module(states[2], 0))
+    assert not torch.equal(states[-1]["predictors.1.weight"], states[2]["predictors.1.weight"])
+    log = [line for line in read_log(tmp_path / "log.jsonl") if line["split"] == "train"]
+    assert [line["modules"][0]["loss"] is None for line in log] == [False, False, True, True, True]
+
+
+def scores(accuracy, units):
+    return {"contrastive_accuracy": accuracy, "active_units": units, "kl": 1.0, "loss": 1.0}
+
+
+def test_a_collapse_is_told_once_in_words():
+    config = SimConfig.preset("sim-small")
+    watch = CollapseWatch(config)
+    good, chance, dead = scores(0.5, 10), scores(0.09, 10), scores(0.5, 0)
+    assert watch.sentences([chance] * 4, step=10) == []
+    assert watch.sentences([good, chance, good, good], step=110) == []
+    (sentence,) = watch.sentences([good, chance, good, good], step=120)
+    assert sentence.startswith("module 1 is at chance (contrastive accuracy 0.09, a guess has 0.09)")
+    assert "`kl_weight` (now 0.0005)" in sentence
+    assert watch.sentences([good, chance, good, good], step=130) == []
+    assert watch.sentences([good] * 4, step=140) == ["module 1 has recovered."]
+    for step in (150, 160):
+        watch.sentences([good, good, good, dead], step=step)
+    (sentence,) = watch.sentences([good, good, good, dead], step=170)
+    assert sentence.startswith("context has collapsed")
+    assert "kl_weight" not in sentence
+
+
+def test_bf16_keeps_losses_and_weights_in_float32(tmp_path):
+    AcceleratorState._reset_state()
+    weights = train(tmp_path, "--mixed_precision", "bf16", "--max_steps", "2")
+    AcceleratorState._reset_state()
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values() if tensor.is_floating_point())
+    full = train(tmp_path / "full", "--max_steps", "2")
+    name = "sim.conv_modules.0.layers.0.conv.weight"
+    assert not torch.equal(weights[name], full[name])
+    log, full_log = (read_log(path / "log.jsonl") for path in (tmp_path, tmp_path / "full"))
+    for module, full_module in zip(log[1]["modules"], full_log[1]["modules"], strict=True):
+        assert module["loss"] == pytest.approx(full_module["loss"], rel=0.02)
+
+
+def test_a_tracker_gets_every_number(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, "--report_to", "tensorboard", "--max_steps", "4")
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.*") if "modeling_sim" in str(path)} or [None]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("train/module 1/loss")}
+    log = {
+        line["step"]: line["modules"][1]["loss"]
+        for line in read_log(tmp_path / "log.jsonl")
+        if line["split"] == "train"
+    }
+    assert logged == pytest.approx(log)
+
+
+def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(pretrain, "push_run", fail)
+    train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
+    assert "the upload to org/name failed (no route to host); the run is whole" in capsys.readouterr().out
+    assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_compiled_modules_learn_the_same(tmp_path):
+    plain, compiled = train(tmp_path / "plain"), train(tmp_path / "compiled", "--torch_compile", "True")
+    for name in plain:
+        torch.testing.assert_close(compiled[name], plain[name], rtol=1e-2, atol=2e-3)
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_settings_file_is_whole(file):
+    model, data, settings = pretrain.parse_arguments("", ["--config", str(file)])
+    config = pretrain.build_model_config(model)
+    assert config.num_frames(data.crop_samples) > 0
+    trainer.check_settings(settings)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_its_settings_files(file):
+    config = load_config_from_file(str(file))
+    assert config.num_processes >= 1
+    assert set(yaml.safe_load(file.read_text())) <= {*vars(config), "fsdp_config", "deepspeed_config"}
