@@ -17,12 +17,11 @@ processes is at most about 1.6 times as fast as one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from accelerate import Accelerator
 
 from modeling_sim import SimForPreTraining
@@ -159,23 +158,26 @@ def backward_step(
     if execution not in EXECUTIONS:
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     hidden_states, lengths = model.sim.prepare_inputs(input_values, attention_mask)
-    averages = GradientAverages(Placement.whole(model, accelerator))
-    outputs = backward_modules(
-        model,
-        accelerator,
-        Placement.whole(model, accelerator),
-        hidden_states,
-        lengths,
-        averages=averages,
-        execution=execution,
-        seed=seed,
-        step=step,
-        kl_weight_scale=kl_weight_scale,
-        trained=trained if trained is not None else range(model.config.num_modules),
-        gather_negatives=gather_negatives,
+    placement = Placement.whole(model, accelerator)
+    averages = GradientAverages(placement)
+    outputs = list(
+        backward_modules(
+            model,
+            accelerator,
+            placement,
+            hidden_states,
+            lengths,
+            averages=averages,
+            execution=execution,
+            seed=seed,
+            step=step,
+            kl_weight_scale=kl_weight_scale,
+            trained=trained if trained is not None else range(model.config.num_modules),
+            gather_negatives=gather_negatives,
+        )
     )
     averages.finish()
-    return list(outputs)
+    return outputs
 
 
 def backward_modules(
@@ -281,12 +283,27 @@ class LatentGathering:
         """Latents `(others, frames, channels)` and masks of the other processes, which have batches of one shape."""
         if frame_mask is None:  # whether another process' crops are padded is not known here
             frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
-        group = self.placement.group if self.placement.group is not None else torch.distributed.group.WORLD
-        all_latents = torch.distributed.nn.functional.all_gather(latents.contiguous(), group=group)
-        masks = [torch.empty_like(frame_mask, dtype=torch.uint8) for _ in all_latents]
-        torch.distributed.all_gather(masks, frame_mask.to(torch.uint8), group=group)
-        others = [number for number in range(len(masks)) if number != self.placement.replica]
-        return torch.cat([all_latents[number] for number in others]), torch.cat([masks[number] for number in others])
+        all_latents = _Gather.apply(latents, self.placement)
+        all_masks = _Gather.apply(frame_mask.to(torch.uint8), self.placement)
+        others = [number for number in range(self.placement.num_replicas) if number != self.placement.replica]
+        return all_latents[others].flatten(0, 1), all_masks[others].flatten(0, 1)
+
+
+class _Gather(torch.autograd.Function):
+    """The same tensor of all processes, `(processes, ...)`; gradients go back to where each came from, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, placement: Placement) -> torch.Tensor:
+        ctx.placement = placement
+        gathered = [torch.empty_like(tensor) for _ in range(placement.num_replicas)]
+        torch.distributed.all_gather(gathered, tensor.contiguous(), group=placement.group)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = grad_outputs[0].contiguous()
+        torch.distributed.all_reduce(total, group=ctx.placement.group)
+        return total[ctx.placement.replica], None
 
 
 def broadcast_parameters(model: SimForPreTraining, accelerator: Accelerator) -> None:
