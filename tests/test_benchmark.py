@@ -1,9 +1,12 @@
 """The benchmark counts what it says, and both of its formulations are the same mathematics."""
 
+import math
+
+import pytest
 import torch
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training.benchmark import SavedMemory, benchmark, table
+from training.benchmark import SavedMemory, benchmark, peak_megabytes, table
 from training.plain_formulation import PlainSim
 
 
@@ -35,8 +38,15 @@ def test_the_plain_formulation_has_as_many_parameters_and_starts_at_a_like_loss(
 def test_it_reports_every_way_to_run_the_step():
     config = SimConfig(hidden_size=32, context_size=16)
     figures = benchmark(config, batch_size=2, crop_samples=10240, steps=1, device="cpu")
-    assert list(figures["ways"]) == ["plain", "joint", "per_module"]
+    assert list(figures["ways"]) == ["plain", "joint", "per_module", "sequential"]
     rows = figures["ways"]
     assert rows["plain"]["throughput_against_plain"] == 1
     assert rows["per_module"]["saved_megabytes"] < rows["joint"]["saved_megabytes"] < rows["plain"]["saved_megabytes"]
+    assert rows["sequential"]["saved_megabytes"] <= rows["per_module"]["saved_megabytes"]
+    assert sum(figures["module_share"].values()) == pytest.approx(1)
     assert "per_module" in table(figures)
+
+
+def test_peak_memory_sees_what_a_call_holds():
+    held = peak_megabytes(lambda: torch.ones(30_000_000).sum(), torch.device("cpu"))
+    assert math.isnan(held) or held > 60  # 120 MB, less what was free before

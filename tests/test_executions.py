@@ -30,7 +30,7 @@ TINY = [
     "--eval_batch_size", "4", "--logging_steps", "2", "--save_steps", "3", "--max_steps", "5",
 ]  # fmt: skip
 # Crops as long as the longest utterance: every epoch's crop is the same.
-WHOLE = ["--crop_samples", "24000"]
+WHOLE = ["--crop_samples", "40000"]
 
 
 def train(output_dir, *flags):
@@ -114,7 +114,7 @@ def test_cached_latents_train_the_same_modules(tmp_path, preset):
     # below was drawn once, so from the third module on losses differ as noise does.
     exact = len(losses["cached"]) if preset == "gim" else 2 * 3
     for cached, online in zip(losses["cached"][:exact], losses["online"][:exact], strict=True):
-        assert cached == pytest.approx(online, rel=1e-4)
+        assert cached == pytest.approx(online, rel=1e-5)
     for cached, online in zip(losses["cached"], losses["online"], strict=True):
         assert cached == pytest.approx(online, rel=0.1)
     assert not list((tmp_path / "cached").glob(".latents*"))
@@ -124,9 +124,9 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
     flags = ["--execution", "sequential", "--cache_latents", "True", *WHOLE]
     train(tmp_path / "fits", *flags)
     config = SimConfig.preset("sim-small", hidden_size=16, context_size=8)
-    frames = [config.num_frames(24000, module) for module in range(3)]
+    frames = [config.num_frames(40000, module) for module in range(3)]
     expected = 4 * 10 * 16 * 2 * (frames[0] + frames[1])
-    assert latent_cache.cache_bytes(config, num_utterances=10, crop_samples=24000) == expected
+    assert latent_cache.cache_bytes(config, num_utterances=10, crop_samples=40000) == expected
     assert f"cached latents take up to {expected / 1e9:.2f} GB" in capsys.readouterr().out
     usage = type("Usage", (), {"free": expected})
     monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda _: usage)
@@ -429,8 +429,7 @@ def test_a_tracker_gets_every_number(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(tmp_path, "--report_to", "tensorboard", "--max_steps", "4")
-    (folder,) = {path.parent for path in tmp_path.rglob("events.out.*") if "modeling_sim" in str(path)} or [None]
-    events = EventAccumulator(str(folder))
+    events = EventAccumulator(str(tmp_path / "modeling_sim"))  # the project's folder
     events.Reload()
     logged = {event.step: event.value for event in events.Scalars("train/module 1/loss")}
     log = {
