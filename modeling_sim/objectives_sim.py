@@ -101,14 +101,7 @@ def info_nce(
         _require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
     pairs = valid.sum(dim=(0, 1))  # (steps,)
 
-    all_latents, all_masks = latents, frame_mask
-    if other_latents is not None:
-        all_latents = torch.cat([latents, other_latents])
-        if frame_mask is not None or other_frame_mask is not None:
-            masks = ((latents, frame_mask), (other_latents, other_frame_mask))
-            all_masks = torch.cat(
-                [of.new_ones(of.shape[:2], dtype=torch.bool) if mask is None else mask != 0 for of, mask in masks]
-            )
+    all_latents, all_masks = _with_others(latents, frame_mask, other_latents, other_frame_mask)
     if negative_frames is None:
         negative_frames = draw_negatives(
             window_frames[:, :anchors],
@@ -126,9 +119,6 @@ def info_nce(
             f"({batch}, {anchors}, ...)."
         )
 
-    # Whatever padding holds, even NaN, reaches neither the loss nor a gradient.
-    if all_masks is not None:
-        all_latents = all_latents.masked_fill((all_masks == 0)[..., None], 0.0)
     if frame_mask is not None:
         context = context.masked_fill(~real[..., None], 0.0)
     predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
@@ -151,6 +141,25 @@ def info_nce(
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
+
+
+def _with_others(
+    latents: torch.Tensor,
+    frame_mask: torch.Tensor | None,
+    other_latents: torch.Tensor | None,
+    other_frame_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The batch's latents and mask with those of further utterances after them; padded frames are 0."""
+    if other_latents is not None:
+        if frame_mask is not None or other_frame_mask is not None:
+            masks = ((latents, frame_mask), (other_latents, other_frame_mask))
+            frame_mask = torch.cat(
+                [of.new_ones(of.shape[:2], dtype=torch.bool) if mask is None else mask != 0 for of, mask in masks]
+            )
+        latents = torch.cat([latents, other_latents])
+    if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
+        latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
+    return latents, frame_mask
 
 
 def _mean_of_steps(values: torch.Tensor, valid: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:

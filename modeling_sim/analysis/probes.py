@@ -1,0 +1,221 @@
+"""Probes: small classifiers that tell what can be read from frozen features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+# Strengths that `choose_l2` tries.
+L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A multinomial logistic regression on standardised features.
+
+    Args:
+        weight: `(classes, features)`, of standardised features, so that its entries compare between features.
+        bias: `(classes,)`.
+        mean: `(features,)`, taken from features before they meet `weight`.
+        scale: `(features,)`, what they are then divided by: their standard deviation.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Most likely class of `(items, features)`, `(items,)`."""
+        return (((features - self.mean) / self.scale) @ self.weight.T + self.bias).argmax(axis=1)
+
+
+def fit_linear_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    l2: float = 1e-4,
+    max_iterations: int = 200,
+    device: str | torch.device = "cpu",
+) -> LinearProbe:
+    """Fits by L-BFGS with line search, from zero: the problem is convex, so there is one answer.
+
+    Args:
+        features: `(items, features)`.
+        labels: `(items,)` integers below `num_classes`.
+        num_classes: Classes there are; one that has no item is never predicted.
+        l2: Weight of the squared weights, summed; the bias is free.
+        max_iterations: Of L-BFGS.
+        device: Where to compute, in float32.
+
+    Raises:
+        ValueError: Only one class has items, lengths disagree, or a feature is not finite.
+    """
+    _check(features, labels, num_classes)
+    mean, scale = _standardisation(features)
+    inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
+    weight = torch.zeros(num_classes, features.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros(num_classes, device=device, requires_grad=True)
+    absent = torch.from_numpy(np.bincount(labels, minlength=num_classes) == 0).to(device)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=max_iterations, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = (inputs @ weight.T + bias).masked_fill(absent, -torch.inf)
+        loss = F.cross_entropy(logits, targets) + l2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    final_bias = bias.detach().masked_fill(absent, -torch.inf)
+    return LinearProbe(weight.detach().cpu().numpy(), final_bias.cpu().numpy(), mean, scale)
+
+
+def choose_l2(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    num_classes: int,
+    *,
+    grid: tuple[float, ...] = L2_GRID,
+    validation_share: float = 0.2,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> float:
+    """The strength with the best accuracy on a share of the training groups, after a fit on the others.
+
+    Args:
+        features: `(items, features)`.
+        labels: `(items,)`.
+        groups: `(items,)`, utterances or speakers: a group is on one side alone.
+        num_classes: Classes there are.
+        grid: Strengths to try.
+        validation_share: Share of the groups to validate on.
+        seed: Of their draw.
+        device: As in `fit_linear_probe`.
+
+    Raises:
+        ValueError: There are fewer than 2 groups.
+    """
+    names = np.unique(groups)
+    if len(names) < 2:
+        raise ValueError("choosing `l2` needs at least 2 training groups (utterances or speakers); give it instead.")
+    held_out = np.random.default_rng(seed).permutation(names)[: max(1, round(validation_share * len(names)))]
+    validation = np.isin(groups, held_out)
+    best, best_accuracy = grid[0], -1.0
+    for l2 in grid:
+        probe = fit_linear_probe(features[~validation], labels[~validation], num_classes, l2=l2, device=device)
+        accuracy = float((probe.predict(features[validation]) == labels[validation]).mean())
+        if accuracy > best_accuracy:
+            best, best_accuracy = l2, accuracy
+    return best
+
+
+def fit_mlp_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    hidden_size: int = 256,
+    epochs: int = 20,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> torch.nn.Module:
+    """One hidden layer on standardised features, by AdamW; a module that takes `(items, features)` in float32.
+
+    Args:
+        features: `(items, features)`.
+        labels: `(items,)`.
+        num_classes: Classes there are.
+        hidden_size: Units of the hidden layer.
+        epochs: Passes over the items.
+        batch_size: Items a step.
+        learning_rate: Of AdamW; it falls to 0 along a cosine.
+        weight_decay: Of AdamW.
+        seed: Of initialisation and order.
+        device: Where to compute.
+    """
+    _check(features, labels, num_classes)
+    mean, scale = _standardisation(features)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(
+            _Standardise(mean, scale),
+            torch.nn.Linear(features.shape[1], hidden_size),
+            torch.nn.ReLU(),
+            torch.nn.Linear(hidden_size, num_classes),
+        ).to(device)
+    inputs = torch.from_numpy(features.astype(np.float32))
+    targets = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    steps = epochs * -(-len(inputs) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in tqdm(range(epochs), desc="MLP probe", leave=False):
+        for batch in torch.randperm(len(inputs), generator=generator).split(batch_size):
+            loss = F.cross_entropy(network(inputs[batch].to(device)), targets[batch].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+class _Standardise(torch.nn.Module):
+    """Features with mean 0 and standard deviation 1."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, mean: np.ndarray, scale: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(mean).float())
+        self.register_buffer("scale", torch.from_numpy(scale).float())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self.mean) / self.scale
+
+
+def knn_predictions(
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, num_neighbours: int = 10
+) -> np.ndarray:
+    """Most frequent class of the nearest training items, by Euclidean distance of standardised features.
+
+    Args:
+        features: `(items, features)` of the training items.
+        labels: `(items,)`.
+        queries: `(queries, features)`.
+        num_neighbours: Items that vote; fewer if there are no more.
+    """
+    from sklearn.neighbors import KNeighborsClassifier  # noqa: PLC0415 - of the extra `analysis`
+
+    mean, scale = _standardisation(features)
+    classifier = KNeighborsClassifier(min(num_neighbours, len(features)))
+    classifier.fit((features - mean) / scale, labels)
+    return np.asarray(classifier.predict((queries - mean) / scale))
+
+
+def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every feature; 1 where a feature is constant."""
+    scale = features.std(axis=0)
+    return features.mean(axis=0), np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
+
+
+def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    if len(features) != len(labels):
+        raise ValueError(f"`features` has {len(features)} items but `labels` {len(labels)}; give one label an item.")
+    if not np.isfinite(features).all():
+        raise ValueError("`features` holds NaN or infinity.")
+    if len(np.unique(labels)) < 2:
+        raise ValueError("`labels` holds a single class; a probe needs at least 2 to tell apart.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"`labels` must lie in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
