@@ -15,7 +15,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from modeling_sim import SimConfig, SimModel
 from training.batches import utterance_batches
-from training.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, label_centers
+from training.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, label_centers, num_label_frames
 from training.corpora.contract import class_label
 
 Pooling = Literal["frame", "chunk", "mean"]
@@ -81,7 +81,7 @@ def extract(
         description: Word for the progress bar.
 
     Raises:
-        ValueError: A label a frame is asked for of chunks or utterances.
+        ValueError: A label a frame is asked for of chunks or utterances, or there is not one a label frame.
     """
     has_speakers = "speaker_id" in dataset.column_names
     columns = list(dict.fromkeys([label, *(["speaker_id"] if has_speakers else [])]))
@@ -102,6 +102,12 @@ def extract(
             if isinstance(value, list):
                 if pooling != "frame":
                     raise ValueError(f"`label` {label!r} has one class a frame; `pooling` must be 'frame'.")
+                expected = num_label_frames(int(seconds * LABEL_RATE + 0.5))
+                if abs(len(value) - expected) > 1:  # an aligner may count one window more or less
+                    raise ValueError(
+                        f"`label` {label!r} has {len(value)} classes for {batch['id'][row]}, which has {expected} "
+                        "label frames of 10 ms; it is not a label of frames, or of another recording."
+                    )
                 chosen = np.arange(0, len(value), frame_step)
                 own = np.asarray(value)[chosen]
                 chosen, own = chosen[own != IGNORED], own[own != IGNORED]

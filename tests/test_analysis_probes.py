@@ -1,0 +1,151 @@
+"""Probes and their intervals on data where the answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+
+from modeling_sim.analysis import (
+    bootstrap_difference,
+    bootstrap_interval,
+    choose_l2,
+    fit_linear_probe,
+    fit_mlp_probe,
+    knn_predictions,
+)
+from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
+
+
+@pytest.fixture
+def blobs():
+    """Three overlapping clouds of 600 points, of features with unlike scales."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=600)
+    centers = generator.normal(size=(3, 5))
+    features = centers[labels] + generator.normal(size=(600, 5))
+    return features * [1.0, 100.0, 0.01, 1.0, 1.0] + [0, 5, 0, 0, 1000], labels
+
+
+def test_the_linear_probe_is_scikit_learns(blobs):
+    features, labels = blobs
+    probe = fit_linear_probe(features, labels, 3, l2=1e-2)
+    standardised = (features - features.mean(0)) / features.std(0)
+    # sklearn minimises the sum of losses plus |w|^2 / (2 C)
+    reference = LogisticRegression(C=1 / (2 * 1e-2 * len(labels)), tol=1e-8, max_iter=1000).fit(standardised, labels)
+    np.testing.assert_allclose(probe.weight, reference.coef_, atol=2e-3)
+    assert (probe.predict(features) == reference.predict(standardised)).mean() > 0.995
+
+
+def test_a_feature_that_is_the_label_gives_everything_and_noise_gives_chance():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(4, size=2000)
+    one_hot, noise = np.eye(4)[labels], generator.normal(size=(2000, 20))
+    train, test = slice(0, 1000), slice(1000, 2000)
+    for features, expected in ((one_hot, 1.0), (noise, 0.25)):
+        linear = fit_linear_probe(features[train], labels[train], 4).predict(features[test])
+        mlp = fit_mlp_probe(features[train], labels[train], 4, epochs=5)
+        mlp_guesses = mlp(torch.from_numpy(features[test]).float()).argmax(1).numpy()
+        knn = knn_predictions(features[train], labels[train], features[test])
+        for guesses in (linear, mlp_guesses, knn):
+            assert (guesses == labels[test]).mean() == pytest.approx(expected, abs=0.05)
+
+
+def test_shuffled_labels_give_chance(blobs):
+    features, labels = blobs
+    shuffled = np.random.default_rng(2).permutation(labels)
+    guesses = fit_linear_probe(features[:300], shuffled[:300], 3).predict(features[300:])
+    assert (guesses == shuffled[300:]).mean() < 0.42
+
+
+def test_an_mlp_learns_what_no_line_separates():
+    generator = np.random.default_rng(3)
+    features = generator.normal(size=(2000, 2))
+    labels = (features.prod(axis=1) > 0).astype(int)
+    linear = fit_linear_probe(features[:1500], labels[:1500], 2).predict(features[1500:])
+    mlp = fit_mlp_probe(features[:1500], labels[:1500], 2)
+    guesses = mlp(torch.from_numpy(features[1500:]).float()).argmax(1).numpy()
+    assert (linear == labels[1500:]).mean() < 0.65
+    assert (guesses == labels[1500:]).mean() > 0.9
+
+
+def test_l2_is_chosen_on_groups_held_out():
+    """Every group has a feature of its own that tells its labels: only a split by groups sees that it is worthless."""
+    generator = np.random.default_rng(4)
+    groups = np.arange(200) // 10
+    labels = generator.integers(2, size=200)
+    own = 30.0 * np.eye(20)[groups] * (2 * labels[:, None] - 1)
+    features = np.concatenate([labels[:, None] + 0.5 * generator.normal(size=(200, 1)), own], axis=1)
+    names = np.unique(groups)
+    held_out = np.isin(groups, np.random.default_rng(0).permutation(names)[:4])
+    grid = (1e-1, 1e-6)
+    scores = []
+    for l2 in grid:
+        probe = fit_linear_probe(features[~held_out], labels[~held_out], 2, l2=l2)
+        scores.append((probe.predict(features[held_out]) == labels[held_out]).mean())
+    assert choose_l2(features, labels, groups, 2, grid=grid) == grid[int(np.argmax(scores))]
+    with pytest.raises(ValueError, match="at least 2 training groups"):
+        choose_l2(features, labels, np.zeros(200), 2)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.zeros((4, 2)), np.zeros(4, int), "a single class"),
+        (np.zeros((4, 2)), np.array([0, 1, 0]), "one label an item"),
+        (np.full((4, 2), np.nan), np.array([0, 1, 0, 1]), "NaN"),
+        (np.zeros((4, 2)), np.array([0, 1, 0, 3]), r"must lie in \[0, 3\)"),
+    ],
+)
+def test_bad_input_is_named(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        fit_linear_probe(features, labels, 3)
+
+
+def test_a_class_without_items_is_never_predicted():
+    features = np.random.default_rng(5).normal(size=(100, 3))
+    probe = fit_linear_probe(features, (features[:, 0] > 0).astype(int) * 2, 3)
+    assert set(probe.predict(features)) == {0, 2}
+
+
+def test_scores_are_scikit_learns(blobs):
+    _, labels = blobs
+    guesses = np.random.default_rng(6).integers(3, size=len(labels))
+    cells = confusions(labels, guesses, np.arange(len(labels)) % 7, 4)
+    assert cells.shape == (7, 4, 4)
+    assert accuracy(cells.sum(0)) == pytest.approx(accuracy_score(labels, guesses))
+    assert macro_f1(cells.sum(0)) == pytest.approx(f1_score(labels, guesses, average="macro"))
+
+
+def test_intervals_cover_at_their_rate():
+    """Utterances of unlike difficulty: 95 % intervals over utterances hold the true accuracy about as often."""
+    generator = np.random.default_rng(7)
+    held = naive = 0
+    for study in range(300):
+        difficulty = generator.beta(4, 2, size=40)  # mean 2/3
+        right = generator.random((40, 25)) < difficulty[:, None]
+        labels = np.zeros(1000, int)
+        cells = confusions(labels, 1 - right.reshape(-1).astype(int), np.repeat(np.arange(40), 25), 2)
+        held += not bootstrap_interval(cells, resamples=300, seed=study).excludes(2 / 3)
+        by_frame = confusions(labels, 1 - right.reshape(-1).astype(int), np.arange(1000), 2)
+        naive += not bootstrap_interval(by_frame, resamples=100, seed=study).excludes(2 / 3)
+    assert 0.90 <= held / 300 <= 0.98
+    assert naive / 300 < 0.75  # frames are not independent: what the intervals are for
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals():
+    generator = np.random.default_rng(8)
+    difficulty = generator.beta(2, 2, size=60)
+    labels, groups = np.zeros(1200, int), np.repeat(np.arange(60), 20)
+    draws = generator.random(1200)
+    better = confusions(labels, (draws > np.repeat(difficulty, 20) + 0.05).astype(int), groups, 2)
+    worse = confusions(labels, (draws > np.repeat(difficulty, 20)).astype(int), groups, 2)
+    difference = bootstrap_difference(better, worse)
+    assert difference.excludes(0.0)
+    assert difference.high - difference.low < bootstrap_interval(better).high - bootstrap_interval(better).low
+    assert bootstrap_difference(better, better).low == bootstrap_difference(better, better).high == 0
+
+
+def test_one_group_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        bootstrap_interval(np.ones((1, 2, 2)))

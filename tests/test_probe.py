@@ -1,0 +1,161 @@
+"""The probing command: features stand where the labels do, controls are what they say, bad requests are told."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
+from training import probe
+from training.batches import utterance_batches
+from training.corpora import load_corpus
+from training.features import ModelEncoder, extract, module_numbers, spectral_encoder
+
+SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).save_pretrained(folder)
+    SimFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def run(checkpoint, output_dir, *flags):
+    probe.main(
+        [
+            "--model", str(checkpoint), "--corpus", "synthetic_syllables", "--corpus_settings", SYLLABLES,
+            "--output_dir", str(output_dir), "--l2", "1e-3", *flags,
+        ]
+    )  # fmt: skip
+    return json.loads((output_dir / "probe.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("synthetic_syllables", "test", num_train=24, num_test=8, num_speakers=2)
+
+
+def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus):
+    model = SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).eval()
+    extractor = SimFeatureExtractor()
+    items = extract(
+        corpus, ModelEncoder(model, range(4)), extractor, label="phones", pooling="frame", frame_step=3, batch_size=3
+    )
+    assert {features.shape for features in items.features.values()} == {(len(items.labels), 16), (len(items.labels), 8)}
+    for batch in utterance_batches(corpus, extractor, batch_size=1, columns=("phones",)):
+        mine = items.utterances == batch["id"][0]
+        (phones,) = batch["phones"]
+        np.testing.assert_array_equal(items.labels[mine], phones[::3])
+        with torch.no_grad():
+            states = model(batch["input_values"], output_hidden_states=True).hidden_states
+        for module, name in enumerate(model.config.module_names):
+            centers = model.config.frame_centers(states[module].shape[1], module)
+            moments = 160 * np.arange(0, len(phones), 3) + 200  # of the labels' windows
+            nearest = np.abs(centers - moments[:, None]).argmin(axis=1)
+            got, wanted = items.features[name][mine], states[module][0, nearest].numpy()
+            # a moment between two frames may go either way
+            distance = np.abs(np.abs(centers - moments[:, None]) - np.abs(centers[nearest] - moments)[:, None])
+            unique = (distance < 1).sum(axis=1) == 1
+            np.testing.assert_allclose(got[unique], wanted[unique], atol=1e-5)
+            assert unique.mean() > 0.5
+
+
+def test_means_are_over_real_frames_alone(corpus):
+    model = SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).eval()
+    extractor = SimFeatureExtractor()
+    items = extract(corpus, ModelEncoder(model, [3]), extractor, label="speaker_id", pooling="mean", batch_size=8)
+    for batch in utterance_batches(corpus, extractor, batch_size=1):
+        with torch.no_grad():
+            expected = model(batch["input_values"]).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(
+            items.features["context"][items.utterances == batch["id"][0]][0], expected.numpy(), atol=1e-5
+        )
+    chunks = extract(
+        corpus,
+        ModelEncoder(model, [3]),
+        extractor,
+        label="speaker_id",
+        pooling="chunk",
+        chunk_seconds=0.2,
+        batch_size=8,
+    )
+    assert len(chunks.labels) > len(items.labels)
+
+
+def test_the_spectrum_of_a_tone_is_where_it_sounds():
+    seconds = torch.arange(16000) / 16000
+    batch = {
+        "input_values": torch.sin(2 * torch.pi * 1000 * seconds)[None], "attention_mask": torch.ones(1, 16000)
+    }  # fmt: skip
+    frames = spectral_encoder(batch)
+    mel = frames["log-mel"].at(0, np.array([0.5]))[0]
+    assert frames["log-mel"].lengths == [98]
+    from transformers.audio_utils import hertz_to_mel, mel_to_hertz
+
+    edges = mel_to_hertz(np.linspace(0, hertz_to_mel(8000, mel_scale="slaney"), 82), mel_scale="slaney")
+    assert abs(edges[1:-1][mel.argmax()] - 1000) < 60
+    assert frames["MFCC"].at(0, np.array([0.5])).shape == (1, 13)
+
+
+def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, capsys):
+    results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "0,context", "--frame_step", "8")
+    names = [row["name"] for row in results["rows"]]
+    assert names == [
+        "chance: most frequent class", "log-mel", "MFCC", "untrained, module 0", "untrained, context",
+        f"{checkpoint}, module 0", f"{checkpoint}, context",
+    ]  # fmt: skip
+    for row in results["rows"]:
+        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
+        assert 0 <= row["macro_f1"]["value"] <= 1
+        assert sum(map(sum, row["confusion"])) == results["test_items"]
+    accuracies = [row["accuracy"]["value"] for row in results["rows"]]
+    assert accuracies[1] > accuracies[0]  # the spectrum of synthetic syllables tells their phones
+    assert [difference["name"] for difference in results["differences"]] == names[-2:]
+    output = capsys.readouterr().out
+    assert "paired differences of accuracy" in output
+    for name in ("probe.png", "confusion.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    with np.load(tmp_path / "weights.npz") as weights:
+        assert weights[f"{checkpoint}, context"].shape == (len(results["classes"]), 8)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "knn"])
+def test_other_probes_run_too(checkpoint, tmp_path, kind):
+    results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--probe", kind)
+    assert results["rows"][1]["accuracy"]["value"] > results["rows"][0]["accuracy"]["value"]
+
+
+def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
+    results = run(
+        checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--latents", "mean"
+    )
+    again = run(checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--latents", "mean")
+    assert results["rows"] == again["rows"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label", "phone"], r"no column of classes.*phones"),
+        (["--modules", "7"], "this model has 0, 1, 2, 3, context"),
+        (["--label", "vowel"], "it is not a label of frames"),
+        (["--label", "phones", "--pooling", "mean"], "`pooling` must be 'frame'"),
+        (
+            ["--label", "speaker_id", "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 1}"],
+            "single class",
+        ),
+    ],
+)
+def test_what_cannot_be_probed_is_told(checkpoint, tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        run(checkpoint, tmp_path, *flags)
+
+
+def test_modules_have_names():
+    config = SimConfig.preset("sim-small")
+    assert module_numbers(config, "all") == [0, 1, 2, 3]
+    assert module_numbers(config, "context, 0") == [3, 0]
