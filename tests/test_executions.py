@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training import latent_cache, pretrain, trainer
+from training import latent_cache, pretrain, pretraining_task, trainer
 from training.arguments import RunArguments
 from training.collapse import CollapseWatch
 from training.curves import read_log
@@ -294,13 +294,13 @@ def test_others_latents_are_negatives_like_the_batchs_own(noise):
 def test_gradients_accumulate_to_those_of_a_larger_step(tmp_path, monkeypatch):
     """One optimiser step is one schedule step, and reads as many batches as accumulate."""
     keys = []
-    backward = pretrain.PretrainingTask.backward
+    backward = pretraining_task.PretrainingTask.backward
 
     def record(self, batch, step, *, loss_scale, accumulating):
         keys.append((step, loss_scale, accumulating, tuple(batch["position"].tolist())))
         return backward(self, batch, step, loss_scale=loss_scale, accumulating=accumulating)
 
-    monkeypatch.setattr(pretrain.PretrainingTask, "backward", record)
+    monkeypatch.setattr(pretraining_task.PretrainingTask, "backward", record)
     train(tmp_path, "--gradient_accumulation_steps", "2", "--max_steps", "2", "--preset", "gim")
     assert keys == [
         (1, 0.5, True, (0, 1, 2)), (2, 0.5, False, (3, 4, 5)), (3, 0.5, True, (6, 7, 8)), (4, 0.5, False, (9, 10, 11))
@@ -370,7 +370,7 @@ def test_modules_stop_from_the_bottom_up():
 def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
     """Module 0 stops after the second evaluation; the rest goes on without it."""
     states = []
-    score = pretrain.PretrainingTask.evaluate
+    score = pretraining_task.PretrainingTask.evaluate
 
     def worse(self):
         states.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
@@ -380,7 +380,7 @@ def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
             scores[row]["loss"] = 9.0 - len(states)
         return scores
 
-    monkeypatch.setattr(pretrain.PretrainingTask, "evaluate", worse)
+    monkeypatch.setattr(pretraining_task.PretrainingTask, "evaluate", worse)
     train(tmp_path, "--eval_steps", "1", "--early_stopping_patience", "1", "--logging_steps", "1")
     assert "module 0 is trained no more after step 2" in capsys.readouterr().out
     assert_equal(of_module(states[-1], 0), of_module(states[2], 0))

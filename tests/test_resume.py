@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from training import checkpoints, pretrain
+from training import checkpoints, pretrain, pretraining_task
 from training.arguments import RunArguments
 from training.checkpoints import find_checkpoint
 from training.curves import read_log
@@ -181,7 +181,7 @@ def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
     """The fifth batch is infinitely loud: the run ends as if its step had left everything as it was."""
-    to_device, calls, states = pretrain.to_device, [], []
+    to_device, calls, states = pretraining_task.to_device, [], []
 
     def loud(batch, device):
         input_values, attention_mask = to_device(batch, device)
@@ -197,7 +197,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monk
         moments = [value["exp_avg"].clone() for optimizer in self.optimizers for value in optimizer.state.values()]
         states.append((state, moments))
 
-    monkeypatch.setattr(pretrain, "to_device", loud)
+    monkeypatch.setattr(pretraining_task, "to_device", loud)
     monkeypatch.setattr(Optimization, "finish_step", record)
     train(tmp_path, "--max_steps", "6")
     assert same(states[3][0], states[4][0])
@@ -223,8 +223,10 @@ def test_a_module_that_is_not_finite_leaves_the_others_alone():
 
 
 def test_training_stops_with_the_utterances_when_no_step_is_finite(tmp_path, monkeypatch):
-    to_device = pretrain.to_device
-    monkeypatch.setattr(pretrain, "to_device", lambda batch, device: (to_device(batch, device)[0] * torch.nan, None))
+    to_device = pretraining_task.to_device
+    monkeypatch.setattr(
+        pretraining_task, "to_device", lambda batch, device: (to_device(batch, device)[0] * torch.nan, None)
+    )
     with pytest.raises(SystemExit, match=r"not finite in the last 4 steps.*train-\d+"):
         train(tmp_path, "--max_skipped_steps", "3")
 

@@ -15,12 +15,11 @@ load it without this package), `log.jsonl`, `curves.png`, `results.json` and `tr
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
@@ -28,241 +27,29 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.modeling_sim import SimModuleOutput  # noqa: TC001 - beside what is used at run time
-from modeling_sim.objectives_sim import count_active_units
 from training.arguments import DataArguments, ModelArguments, RunArguments, as_dict, parse_arguments
 from training.audio import AudioError
-from training.batches import crop_batches, utterance_batches
 from training.checkpoints import save_model
-from training.collapse import CollapseWatch
 from training.corpora import corpus_info, load_corpus
 from training.corpora.scan import BadAudioError
 from training.curves import write_curves
-from training.evaluation import evaluate
 from training.files import finite_or_none, write_json
 from training.greedy import (
     EXECUTIONS,
-    GradientAverages,
-    Placement,
-    backward_modules,
     broadcast_parameters,
-    module_generator,
-    train_only,
 )
 from training.hub import push_run
-from training.latent_cache import LatentCache, cache_bytes, drawn, removed_caches, require_space, write_cache
+from training.latent_cache import cache_bytes, removed_caches, require_space
 from training.log import LOG_NAME, Log, Scores
 from training.nearest import nearest
-from training.optimization import Optimization, Part
+from training.optimization import Optimization
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME, output_lock, prepare_output_dir
-from training.pipeline import Pipeline, measure_costs, share_out
+from training.pretraining_task import PretrainingTask
 from training.provenance import git_revision, versions
-from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
+from training.trainer import Run, check_processes, check_settings, resume, steps_of_epochs, train
 
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
 SHUFFLE_BUFFER = 1000
-
-
-class PretrainingTask(Task):
-    """A row a module, trained by the greedy objective in one of the executions of `greedy.py`.
-
-    Args:
-        model: On the accelerator's device.
-        extractor: Makes its inputs.
-        accelerator: Supplies processes and mixed precision.
-        data: What to read.
-        settings: How to train.
-        train_data: Crops of it are trained on.
-        test_data: The whole of it is evaluated on.
-    """
-
-    metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
-
-    def __init__(
-        self,
-        model: SimForPreTraining,
-        extractor: SimFeatureExtractor,
-        accelerator: Accelerator,
-        data: DataArguments,
-        settings: RunArguments,
-        train_data: Dataset | IterableDataset,
-        test_data: Dataset,
-    ) -> None:
-        self.model: SimForPreTraining = model
-        self.extractor, self.accelerator = extractor, accelerator
-        self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
-        self.num_rows = model.config.num_modules
-        self.num_stages = self.num_rows if settings.execution == "sequential" else 1
-        self.pipeline = None
-        self.placement = Placement.whole(model, accelerator)
-        if settings.execution == "pipeline":
-            costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
-            stages = settings.pipeline_stages or min(self.num_rows, accelerator.num_processes)
-            self.pipeline = Pipeline(model, accelerator, share_out(costs, stages))
-            self.placement = self.pipeline.placement
-        self.num_replicas = self.placement.num_replicas
-        self.trained = range(self.num_rows)
-        self.cache: LatentCache | None = None
-        self.cached_module = -1
-        self.collapse = CollapseWatch(model.config)
-        self.latest: dict[int, SimModuleOutput] = {}
-
-    def parts(self) -> list[Part]:
-        """A part a module, or one for a model with a single gradient."""
-        modules = [
-            (self.model.module_parameters(module), self.model.module_buffers(module)) for module in range(self.num_rows)
-        ]
-        if self.model.config.gradient_isolation:
-            return [Part(*module) for module in modules]
-        return [Part(*([tensor for of in kind for tensor in of] for kind in zip(*modules, strict=True)))]  # type: ignore[arg-type]
-
-    def rows_of_stage(self, stage: int) -> range:
-        """All modules, or in sequential execution one."""
-        return range(self.num_rows) if self.num_stages == 1 else range(stage, stage + 1)
-
-    def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Modules below are in evaluation mode; their latents are cached if that is wanted."""
-        rows = self.rows_of_stage(stage)
-        self.trained = range(max(rows.start, finished), rows.stop)
-        train_only(self.model, self.trained)
-        if not self.model.config.gradient_isolation:
-            return [0] if self.trained else []
-        return [module for module in self.trained if module in self.placement.modules]
-
-    def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops, or latents that another process or the disk holds."""
-        if self.pipeline is not None and not self.pipeline.is_first:
-            return self.pipeline.received_batches()
-        share: dict[str, Any] = {
-            "batch_size": self.settings.batch_size,
-            "seed": self.settings.seed,
-            "start_position": position,
-            "process_index": self.placement.replica,
-            "num_processes": self.placement.num_replicas,
-        }
-        if self.settings.cache_latents and self.trained.start > 0:
-            return self.cached_latents(self.trained.start - 1).batches(**share)
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            num_workers=self.data.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,
-            **share,
-        )
-
-    def cached_latents(self, module: int) -> LatentCache:
-        """A finished module's latents, made now; they hold for the stage."""
-        for number in range(self.cached_module + 1, module + 1):
-            self.cache = write_cache(
-                self.model,
-                self.accelerator,
-                self.train_data,
-                self.extractor,
-                Path(self.settings.output_dir),
-                self.cache,
-                module=number,
-                crop_samples=self.data.crop_samples,
-                batch_size=self.settings.batch_size,
-                seed=self.settings.seed,
-                num_workers=self.data.num_workers,
-            )
-            self.cached_module = number
-        if self.cache is None:
-            raise ValueError(f"module {module} has no latents to cache.")
-        return self.cache
-
-    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
-        """Runs this process' modules on a batch; see `greedy.py`."""
-        device, placement = self.accelerator.device, self.placement
-        if "input_values" in batch:
-            hidden_states, lengths = self.model.sim.prepare_inputs(*to_device(batch, device))
-        elif "mean" in batch:
-            module = self.trained.start
-            generator = module_generator(self.settings.seed, step, module - 1, placement.replica, device)
-            hidden_states, lengths = drawn(batch, generator, device)
-            placement = replace(placement, modules=range(module, self.num_rows))
-        else:
-            hidden_states, lengths = batch["hidden_states"], batch["lengths"]
-        averages = None if accumulating else GradientAverages(placement)
-        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
-        outputs = backward_modules(
-            self.model,
-            self.accelerator,
-            placement,
-            hidden_states,
-            lengths,
-            averages=averages,
-            execution="joint" if self.settings.execution == "joint" else "per_module",
-            trained=self.trained,
-            loss_scale=loss_scale,
-            seed=self.settings.seed,
-            step=step,
-            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
-            gather_negatives=self.settings.gather_negatives,
-        )
-        rows = torch.full(
-            (self.num_rows, len(self.metrics)), torch.nan if self.pipeline is None else 0.0, device=device
-        )
-        self.latest = {}
-        for output, module in zip(outputs, placement.modules, strict=False):  # outputs first: they are read to the end
-            if self.pipeline is not None and module == placement.modules[-1] and not self.pipeline.is_last:
-                self.pipeline.send(output.hidden_state, output.lengths)
-            self.latest[module] = output
-            scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
-            rows[module] = torch.stack(scores)
-        if averages is not None:
-            averages.finish()
-        return rows
-
-    def evaluate(self) -> list[Scores]:
-        """Scores of every module on the held-out split."""
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            num_workers=self.data.num_workers,
-        )
-        return [
-            scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
-        ]
-
-    def snapshot(self) -> list[Scores]:
-        """Active units of the latest batch."""
-        empty = torch.nan if self.pipeline is None else 0.0
-        counts = torch.full((self.num_rows, 1), empty, device=self.accelerator.device)
-        for module, output in self.latest.items():
-            counts[module, 0] = count_active_units(output.mean)
-        return [{"active_units": count} for count in self.gather_rows(counts)[:, 0].tolist()]
-
-    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all stages."""
-        return rows if self.pipeline is None else self.pipeline.sum_over_stages(rows)
-
-    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        """States of all stages."""
-        if self.pipeline is None:
-            return state
-        parts = list(zip(state["optimizers"], state["schedulers"], strict=True))
-        gathered = self.pipeline.gather(parts)
-        skipped = self.gather_rows(state["skipped_steps"])
-        if gathered is None:
-            return None
-        optimizers, schedulers = (list(states) for states in zip(*gathered, strict=True))
-        return {**state, "optimizers": optimizers, "schedulers": schedulers, "skipped_steps": skipped}
-
-    def share_model(self) -> None:
-        """Weights of all stages."""
-        if self.pipeline is not None:
-            self.pipeline.share_model()
-
-    def warnings(self, scores: list[Scores], step: int) -> list[str]:
-        """Collapses."""
-        return self.collapse.sentences(scores, step)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -528,14 +315,6 @@ def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatur
     config = build_model_config(arguments)
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
     return SimForPreTraining(config), extractor
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Samples and mask of a batch on the device; no mask where nothing is padded, which is faster."""
-    attention_mask = batch["attention_mask"]
-    if attention_mask.all():  # still on the CPU: nothing waits
-        return batch["input_values"].to(device, non_blocking=True), None
-    return batch["input_values"].to(device, non_blocking=True), attention_mask.to(device, non_blocking=True)
 
 
 def comparable_config(config: SimConfig) -> dict[str, Any]:
