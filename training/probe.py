@@ -13,15 +13,14 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from matplotlib.figure import Figure
-from transformers import AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
+from transformers import SequenceFeatureExtractor
 
-from modeling_sim import SimModel
 from modeling_sim.analysis import (
     Interval,
     bootstrap_difference,
@@ -36,6 +35,7 @@ from training.arguments import HelpFormatter
 from training.corpora import corpus_info, load_corpus
 from training.features import Items, ModelEncoder, extract, label_classes, module_numbers, spectral_encoder
 from training.files import replacing, write_json
+from training.models import UNTRAINED, load_with_untrained
 from training.provenance import git_revision, versions
 
 PROBES = ("linear", "mlp", "knn")
@@ -113,16 +113,14 @@ def probe(arguments: Any) -> dict[str, Any]:
         return train, test
 
     fits = _Fits(arguments, len(classes))
-    models = [(path, *_load(path, arguments.device)) for path in arguments.model]
-    extractor = models[0][2]
-    # The first model's architecture with fresh weights.
-    set_seed(arguments.seed)
-    untrained = SimModel(models[0][1].config).to(arguments.device).eval()
-    sources = [("log-mel, MFCC", spectral_encoder, extractor)]
-    for name, model, own_extractor in [("untrained", untrained, extractor), *models]:
-        modules = module_numbers(model.config, arguments.modules)
-        encoder = ModelEncoder(model, modules, sample=arguments.latents == "sample", seed=arguments.seed)
-        sources.append((name, encoder, own_extractor))
+    loaded = load_with_untrained(arguments.model, device=arguments.device, seed=arguments.seed)
+    sources: list[tuple[str, Any, SequenceFeatureExtractor]] = [
+        ("log-mel, MFCC", spectral_encoder, loaded[0].extractor)
+    ]
+    for source in loaded:
+        modules = module_numbers(source.model.config, arguments.modules)
+        encoder = ModelEncoder(source.model, modules, sample=arguments.latents == "sample", seed=arguments.seed)
+        sources.append((source.name, encoder, source.extractor))
     for name, encoder, own_extractor in sources:
         train, test = items(encoder, own_extractor, name)
         fits.check(train, test)
@@ -154,11 +152,6 @@ def probe(arguments: Any) -> dict[str, Any]:
 
 def _is_list(dataset: Any, column: str) -> bool:
     return isinstance(dataset[0][column], list)
-
-
-def _load(path: str, device: str) -> tuple[SimModel, SequenceFeatureExtractor]:
-    model = AutoModel.from_pretrained(path).to(device).eval()
-    return cast("SimModel", model), AutoFeatureExtractor.from_pretrained(path)
 
 
 class _Fits:
@@ -264,12 +257,12 @@ class _Fits:
         differences = []
         sources = list(dict.fromkeys(row["source"] for row in self.rows if row["feature"] and "," in row["name"]))
         for source in sources:
-            for other in dict.fromkeys(["untrained", *sources[1:2]]):
+            for other in dict.fromkeys([UNTRAINED, *sources[1:2]]):
                 for row in self.rows:
                     against = f"{other}, {row['feature']}"
                     if row["source"] != source or source == other or against not in self.confusions:
                         continue
-                    if source == "untrained":
+                    if source == UNTRAINED:
                         continue
                     difference: Interval = bootstrap_difference(
                         self.confusions[row["name"]], self.confusions[against], accuracy, seed=self.arguments.seed

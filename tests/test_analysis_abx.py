@@ -1,0 +1,112 @@
+"""ABX against a naive implementation, and where the answer is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from modeling_sim.analysis import abx
+from modeling_sim.analysis.abx import distances, dtw
+from training.abx import find_tokens
+
+
+def naive_dtw(costs):
+    """Total and length of the best path by enumeration of its last step."""
+    best = {}
+    for i, j in itertools.product(range(costs.shape[0]), range(costs.shape[1])):
+        before = [best[cell] for cell in ((i - 1, j - 1), (i - 1, j), (i, j - 1)) if cell in best]
+        total, length = min(before, key=lambda path: path[0]) if before else (0.0, 0)
+        best[i, j] = (total + costs[i, j], length + 1)
+    total, length = best[costs.shape[0] - 1, costs.shape[1] - 1]
+    return total / length
+
+
+def naive_distance(x, y):
+    x, y = (segment / np.linalg.norm(segment, axis=1, keepdims=True) for segment in (x, y))
+    return naive_dtw(1 - x @ y.T)
+
+
+def naive_abx(segments, phones, speakers, contexts, mode):
+    cells = {}
+    for a, b, x in itertools.permutations(range(len(segments)), 3):
+        if phones[a] != phones[x] or phones[a] == phones[b] or speakers[a] != speakers[b]:
+            continue
+        if (speakers[x] == speakers[a]) != (mode == "within") or not contexts[a] == contexts[b] == contexts[x]:
+            continue
+        to_a, to_b = naive_distance(segments[x], segments[a]), naive_distance(segments[x], segments[b])
+        key = (phones[a], phones[b]), (speakers[a], speakers[x]), contexts[a]
+        cells.setdefault(key, []).append(float(to_a > to_b) + 0.5 * (to_a == to_b))
+    pairs = {}
+    for (pair, speaker, _), wrong in cells.items():
+        pairs.setdefault(pair, {}).setdefault(speaker, []).append(np.mean(wrong))
+    return np.mean([np.mean([np.mean(values) for values in by.values()]) for by in pairs.values()])
+
+
+@pytest.fixture
+def corpus():
+    generator = np.random.default_rng(0)
+    count = 36
+    phones = generator.integers(3, size=count).tolist()
+    speakers = generator.integers(2, size=count).tolist()
+    contexts = generator.integers(2, size=count).tolist()
+    centers = generator.normal(size=(3, 4))
+    segments = [centers[phone] + generator.normal(size=(generator.integers(1, 6), 4)) for phone in phones]
+    return segments, phones, speakers, contexts
+
+
+@pytest.mark.parametrize("mode", ["within", "across"])
+@pytest.mark.parametrize("in_context", [False, True])
+def test_it_is_the_naive_one(corpus, mode, in_context):
+    segments, phones, speakers, contexts = corpus
+    score = abx(segments, phones, speakers, contexts if in_context else None, mode=mode, max_tokens=100)
+    expected = naive_abx(segments, phones, speakers, contexts if in_context else [0] * len(phones), mode)
+    assert score.error == pytest.approx(expected)
+    assert 0.02 < score.error < 0.5
+
+
+def test_warping_is_the_naive_one(corpus):
+    segments = [segment / np.linalg.norm(segment, axis=1, keepdims=True) for segment in corpus[0]]
+    expected = [[naive_distance(x, y) for y in segments[:9]] for x in segments]
+    np.testing.assert_allclose(distances(segments, segments[:9]), expected, atol=1e-6)
+    same = dtw(np.array([[[0.0, 1.0], [1.0, 0.0]]]), np.array([2]), np.array([2]))
+    assert same == 0
+
+
+def test_phones_apart_are_told_apart_and_noise_is_chance():
+    generator = np.random.default_rng(1)
+    phones = [0, 1] * 40
+    apart = [np.eye(2)[[phone] * 3] + 0.01 * generator.normal(size=(3, 2)) for phone in phones]
+    noise = [generator.normal(size=(3, 8)) for _ in phones]
+    assert abx(apart, phones, [0] * 80, max_tokens=40).error == 0
+    assert abx(noise, phones, [0] * 80, max_tokens=40).error == pytest.approx(0.5, abs=0.06)
+    equal = [np.ones((2, 3)) for _ in phones]
+    assert abx(equal, phones, [0] * 80).error == 0.5
+
+
+def test_speaking_twice_as_slowly_is_no_difference():
+    segment = np.random.default_rng(2).normal(size=(4, 5))
+    segment /= np.linalg.norm(segment, axis=1, keepdims=True)
+    assert distances([segment], [segment.repeat(2, axis=0)])[0, 0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([np.ones((1, 2))], ["a"], ["s"]), "no triple exists within speakers"),
+        (([np.ones((0, 2))] * 2, ["a", "b"], ["s"] * 2), "no frames"),
+        (([np.ones((1, 2))], ["a", "b"], ["s"]), "give one each"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        abx(*arguments)
+
+
+def test_tokens_are_runs_between_neighbours():
+    labels = np.array([0, 0, 1, 1, 2, 0, 0, 1, 2, 2])
+    utterances = np.array(["u"] * 6 + ["v"] * 4)
+    tokens = find_tokens(labels, utterances, np.arange(10), ["SIL", "a", "b"])
+    assert tokens.starts.tolist() == [2, 4, 7]
+    assert tokens.ends.tolist() == [4, 5, 8]
+    assert tokens.phones.tolist() == [1, 2, 1]
+    assert tokens.contexts == [(0, 2), (1, 0), (0, 2)]

@@ -1,0 +1,180 @@
+"""Measures phone discriminability (ABX) of a model's modules, beside log-mel, MFCC and the untrained network.
+
+    python training/abx.py --model runs/sim-small --corpus librispeech --data_dir LibriSpeech
+
+The error is the share of triples in which a token of a phone lies nearer to a token of another phone than to one of its
+own; 50 % is chance. Tokens are the segments of the alignment, read every 10 ms; silence and noise are left out.
+"""
+
+import itertools
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from modeling_sim.analysis import abx
+from training.arguments import HelpFormatter
+from training.corpora import corpus_info, load_corpus
+from training.features import ModelEncoder, extract, label_classes, module_numbers, spectral_encoder
+from training.files import replacing, write_json
+from training.models import load_with_untrained
+from training.provenance import git_revision, versions
+
+_NO_PHONES = ("SIL", "SPN", "sil", "spn")
+CONDITIONS = tuple(itertools.product(("within", "across"), ("any", "triphone")))
+
+
+class Tokens(NamedTuple):
+    """Segments of an alignment, the same for all features; bounds are positions in the items."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    phones: np.ndarray
+    contexts: list[tuple[int, int]]
+    """Classes before and after."""
+    speakers: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--model", nargs="+", required=True, help="Checkpoints, folders or Hub ids, to compare.")
+    parser.add_argument("--corpus", default="librispeech", help="A corpus of training.corpora with phones.")
+    parser.add_argument("--data_dir", help="Its folder.")
+    parser.add_argument("--corpus_settings", default="{}", help="Further arguments of its loader, as YAML.")
+    parser.add_argument("--split", default="test", help="Split to measure; 'all' for every utterance.")
+    parser.add_argument("--label", default="phones", help="Column of phones, one a label frame.")
+    parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
+    parser.add_argument("--max_tokens", type=int, default=10, help="Tokens of a phone, speaker and context, at most.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and the choice of tokens.")
+    parser.add_argument("--output_dir", default="runs/abx", help="Folder for abx.json and abx.png.")
+    arguments = parser.parse_args(argv)
+    try:
+        results = measure(arguments)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"abx.py: {error}") from error
+    print(table(results))
+    print(f"\nresults and picture in {arguments.output_dir}")
+
+
+def measure(arguments: Any) -> dict[str, Any]:
+    """Measures every feature; writes the results and returns them."""
+    settings = yaml.safe_load(arguments.corpus_settings) or {}
+    if arguments.data_dir:
+        settings["data_dir"] = arguments.data_dir
+    dataset = load_corpus(arguments.corpus, arguments.split, **settings)
+    classes = label_classes(dataset, arguments.label)
+    loaded = load_with_untrained(arguments.model, device=arguments.device, seed=arguments.seed)
+    sources: list[tuple[str, Any, Any]] = [("", spectral_encoder, loaded[0].extractor)]
+    sources += [
+        (
+            source.name,
+            ModelEncoder(source.model, module_numbers(source.model.config, arguments.modules)),
+            source.extractor,
+        )
+        for source in loaded
+    ]
+    rows: list[dict[str, Any]] = []
+    for name, encoder, extractor in sources:
+        items = extract(
+            dataset, encoder, extractor, label=arguments.label, pooling="frame", frame_step=1,
+            batch_size=arguments.batch_size, description=name or "spectra",
+        )  # fmt: skip
+        tokens = find_tokens(items.labels, items.utterances, items.speakers, classes)
+        for feature, values in tqdm(items.features.items(), desc=f"ABX {name}", leave=False):
+            segments = [values[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
+            row: dict[str, Any] = {
+                "name": f"{name}, {feature}" if name else feature,
+                "source": name,
+                "feature": feature,
+            }
+            for mode, context in CONDITIONS:
+                score = abx(
+                    segments,
+                    tokens.phones.tolist(),
+                    tokens.speakers.tolist(),
+                    tokens.contexts if context == "triphone" else None,
+                    mode=mode,  # type: ignore[arg-type]
+                    max_tokens=arguments.max_tokens,
+                    seed=arguments.seed,
+                )
+                row[f"{mode} {context}"] = vars(score)
+            rows.append(row)
+    results = {
+        "corpus": arguments.corpus,
+        "corpus_license": corpus_info(arguments.corpus).license,
+        "split": arguments.split,
+        "tokens": len(tokens.phones),
+        "models": arguments.model,
+        "rows": rows,
+        "versions": versions(),
+        "git": git_revision(),
+    }
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / "abx.json", results)
+    draw(results, output_dir / "abx.png")
+    return results
+
+
+def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray, classes: Sequence[str]) -> Tokens:
+    """Runs of one label in an utterance, without silence and noise, and without the first and last of an utterance."""
+    new_utterance = utterances[1:] != utterances[:-1]
+    bounds = np.flatnonzero(np.concatenate([[True], (labels[1:] != labels[:-1]) | new_utterance, [True]]))
+    starts, ends = bounds[:-1], bounds[1:]
+    phones = labels[starts]
+    inner = np.zeros(len(starts), dtype=bool)
+    same = utterances[starts][1:] == utterances[starts][:-1]
+    inner[1:-1] = same[:-1] & same[1:]
+    kept = np.flatnonzero(inner & ~np.isin(phones, [classes.index(name) for name in _NO_PHONES if name in classes]))
+    contexts = [(int(phones[token - 1]), int(phones[token + 1])) for token in kept]
+    return Tokens(starts[kept], ends[kept], phones[kept], contexts, speakers[starts][kept])
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as text."""
+    columns = [f"{mode} {context}" for mode, context in CONDITIONS]
+    lines = [
+        f"ABX error on {results['tokens']} tokens of {results['corpus']} ({results['split']}); chance is 50 %",
+        "",
+        f"{'':<44}" + "".join(f"{column:>17}" for column in columns),
+    ]
+    for row in results["rows"]:
+        errors = "".join(f"{row[column]['error']:>17.1%}" for column in columns)
+        lines += [f"{row['name']:<44}{errors}"]
+    return "\n".join(lines)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Errors of every feature, one panel within and one across speakers."""
+    rows = results["rows"][::-1]
+    figure = Figure(figsize=(9, 1.4 + 0.32 * len(rows)), layout="constrained", dpi=120)
+    axes = figure.subplots(1, 2, sharey=True, sharex=True)
+    for axis, mode in zip(axes, ("within", "across"), strict=True):
+        for context, marker in (("any", "o"), ("triphone", "D")):
+            errors = [row[f"{mode} {context}"]["error"] for row in rows]
+            colors = ["#0072B2" if row["source"] in results["models"] else "#666666" for row in rows]
+            axis.scatter(errors, range(len(rows)), c=colors, marker=marker, s=28)
+            axis.scatter([], [], c="#666666", marker=marker, s=28, label=f"{context} context")
+        axis.axvline(0.5, color="#666666", linestyle="--", linewidth=1)
+        axis.set_title(f"{mode} speakers", loc="left", fontsize=10)
+        axis.set_xlabel("ABX error (chance 50 %)")
+        axis.set_xlim(0, 0.55)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    main()
