@@ -106,7 +106,7 @@ def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, caps
     names = [row["name"] for row in results["rows"]]
     assert names == [
         "chance: most frequent class", "log-mel", "MFCC", "untrained, module 0", "untrained, context",
-        f"{checkpoint}, module 0", f"{checkpoint}, context",
+        f"{checkpoint.name}, module 0", f"{checkpoint.name}, context",
     ]  # fmt: skip
     for row in results["rows"]:
         assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
@@ -120,7 +120,7 @@ def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, caps
     for name in ("probe.png", "confusion.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     with np.load(tmp_path / "weights.npz") as weights:
-        assert weights[f"{checkpoint}, context"].shape == (len(results["classes"]), 8)
+        assert weights[f"{checkpoint.name}, context"].shape == (len(results["classes"]), 8)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "knn"])

@@ -112,7 +112,7 @@ def measure(arguments: Any) -> dict[str, Any]:
         "corpus_license": corpus_info(arguments.corpus).license,
         "split": arguments.split,
         "tokens": len(tokens.phones),
-        "models": arguments.model,
+        "models": [source.name for source in loaded[1:]],
         "rows": rows,
         "versions": versions(),
         "git": git_revision(),

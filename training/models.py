@@ -1,6 +1,7 @@
 """Loading models to measure, and the untrained network beside them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from transformers import AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
@@ -28,12 +29,18 @@ def load_with_untrained(paths: Sequence[str], *, device: str, seed: int) -> list
     """
     trained = [
         Source(
-            path,
+            name,
             cast("SimModel", AutoModel.from_pretrained(path).to(device).eval()),
             AutoFeatureExtractor.from_pretrained(path),
         )
-        for path in paths
+        for name, path in zip(names_of(paths), paths, strict=True)
     ]
     set_seed(seed)
     fresh = SimModel(trained[0].model.config).to(device).eval()
     return [Source(UNTRAINED, fresh, trained[0].extractor), *trained]
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Names for tables: a Hub id as it is, a folder's last part unless two share it."""
+    names = [Path(path).resolve().name if Path(path).is_dir() else path for path in paths]
+    return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]

@@ -135,7 +135,7 @@ def probe(arguments: Any) -> dict[str, Any]:
         "pooling": pooling,
         "probe": arguments.probe,
         "latents": arguments.latents,
-        "models": arguments.model,
+        "models": [source.name for source in loaded[1:]],
         **fits.results(),
         "versions": versions(),
         "git": git_revision(),
