@@ -38,6 +38,7 @@ def abx(
     *,
     mode: Literal["within", "across"] = "within",
     max_tokens: int = 10,
+    max_speakers: int = 5,
     seed: int = 0,
 ) -> AbxScore:
     """ABX error with the cosine distance along the best alignment in time.
@@ -52,20 +53,21 @@ def abx(
         contexts: Its neighbours, such as `(previous, next)`; `None` for any context.
         mode: "within" or "across" speakers.
         max_tokens: Most tokens of a phone, speaker and context; more are drawn from at random.
-        seed: Of that draw.
+        max_speakers: Most speakers whose X each speaker's A and B are compared with across speakers.
+        seed: Of these draws.
 
     Raises:
         ValueError: Lengths disagree, a token has no frames, or no triple exists.
     """
     _check(segments, phones, speakers, mode)
-    tokens = _tokens(phones, speakers, contexts, max_tokens, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
     units = [segment / np.linalg.norm(segment, axis=1, keepdims=True).clip(min=1e-12) for segment in segments]
     # errors[pair][speakers] = one mean a context
     errors: dict[tuple[Hashable, Hashable], dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
     triples = 0
     for by_speaker in tokens.values():
-        pairs = [(one, other) for one in by_speaker for other in by_speaker if (one == other) == (mode == "within")]
-        for speaker, other in pairs:
+        for speaker, other in _speaker_pairs(list(by_speaker), mode, max_speakers, generator):
             for pair, total, wrong in _cells(units, by_speaker[speaker], by_speaker[other]):
                 errors[pair][speaker, other].append(wrong / total)
                 triples += total
@@ -104,6 +106,21 @@ def _tokens(
             if len(members) > max_tokens:
                 by_phone[phone] = sorted(generator.choice(members, max_tokens, replace=False).tolist())
     return tokens
+
+
+def _speaker_pairs(
+    speakers: Sequence[Hashable], mode: str, max_speakers: int, generator: np.random.Generator
+) -> Iterator[tuple[Hashable, Hashable]]:
+    """Speaker of A and B, and speaker of X."""
+    for speaker in speakers:
+        if mode == "within":
+            yield speaker, speaker
+            continue
+        others = [other for other in speakers if other != speaker]
+        if len(others) > max_speakers:
+            chosen = generator.choice(len(others), max_speakers, replace=False)
+            others = [others[number] for number in sorted(chosen)]
+        yield from ((speaker, other) for other in others)
 
 
 def _cells(
@@ -174,8 +191,8 @@ def dtw(costs: np.ndarray, row_lengths: np.ndarray, column_lengths: np.ndarray) 
         column_lengths: `(matrices,)`, columns that count.
     """
     matrices, rows, columns = costs.shape
-    total = np.full((rows + 1, columns + 1, matrices), np.inf)
-    steps = np.zeros((rows + 1, columns + 1, matrices))
+    total = np.full((rows + 1, columns + 1, matrices), np.inf, dtype=costs.dtype)
+    steps = np.zeros((rows + 1, columns + 1, matrices), dtype=costs.dtype)
     total[0, 0] = 0.0
     by_cell = np.ascontiguousarray(costs.transpose(1, 2, 0))
     for i, j in itertools.product(range(1, rows + 1), range(1, columns + 1)):
