@@ -67,7 +67,10 @@ def test_it_is_the_naive_one(corpus, mode, in_context):
 def test_warping_is_the_naive_one(corpus):
     segments = [segment / np.linalg.norm(segment, axis=1, keepdims=True) for segment in corpus[0]]
     expected = [[naive_distance(x, y) for y in segments[:9]] for x in segments]
-    np.testing.assert_allclose(distances(segments, segments[:9]), expected, atol=1e-6)
+    everything = list(range(len(segments)))
+    whole, part = distances(segments, [(everything, list(range(9))), ([5, 3], [8, 0, 2])])
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    np.testing.assert_allclose(part, np.array(expected)[[5, 3]][:, [8, 0, 2]], atol=1e-6)
     same = dtw(np.array([[[0.0, 1.0], [1.0, 0.0]]]), np.array([2]), np.array([2]))
     assert same == 0
 
@@ -86,7 +89,8 @@ def test_phones_apart_are_told_apart_and_noise_is_chance():
 def test_speaking_twice_as_slowly_is_no_difference():
     segment = np.random.default_rng(2).normal(size=(4, 5))
     segment /= np.linalg.norm(segment, axis=1, keepdims=True)
-    assert distances([segment], [segment.repeat(2, axis=0)])[0, 0] == pytest.approx(0, abs=1e-6)
+    (distance,) = distances([segment, segment.repeat(2, axis=0)], [([0], [1])])
+    assert distance[0, 0] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="Split to measure; 'all' for every utterance.")
     parser.add_argument("--label", default="phones", help="Column of phones, one a label frame.")
     parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
-    parser.add_argument("--max_tokens", type=int, default=10, help="Tokens of a phone, speaker and context, at most.")
+    parser.add_argument("--max_tokens", type=int, default=5, help="Tokens of a phone, speaker and context, at most.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
     parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and the choice of tokens.")

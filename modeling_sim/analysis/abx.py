@@ -12,6 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+# Matrices that are warped at a time: enough that numpy's own overhead is small, few enough for the cache.
+_WARPED_TOGETHER = 4096
+# Segments are padded to a multiple of this many frames.
+_LENGTH_STEP = 4
 _ByPhone = dict[Hashable, list[int]]
 
 
@@ -37,7 +41,7 @@ def abx(
     contexts: Sequence[Hashable] | None = None,
     *,
     mode: Literal["within", "across"] = "within",
-    max_tokens: int = 10,
+    max_tokens: int = 5,
     max_speakers: int = 5,
     seed: int = 0,
 ) -> AbxScore:
@@ -63,14 +67,19 @@ def abx(
     generator = np.random.default_rng(seed)
     tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
     units = [segment / np.linalg.norm(segment, axis=1, keepdims=True).clip(min=1e-12) for segment in segments]
+    blocks = [
+        _Block(by_speaker[speaker], by_speaker[other], (speaker, other))
+        for by_speaker in tokens.values()
+        for speaker, other in _speaker_pairs(list(by_speaker), mode, max_speakers, generator)
+        if len(by_speaker[speaker]) > 1 and not by_speaker[speaker].keys().isdisjoint(by_speaker[other])
+    ]
     # errors[pair][speakers] = one mean a context
     errors: dict[tuple[Hashable, Hashable], dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
     triples = 0
-    for by_speaker in tokens.values():
-        for speaker, other in _speaker_pairs(list(by_speaker), mode, max_speakers, generator):
-            for pair, total, wrong in _cells(units, by_speaker[speaker], by_speaker[other]):
-                errors[pair][speaker, other].append(wrong / total)
-                triples += total
+    for block, distance in zip(blocks, distances(units, [(of.queries, of.keys) for of in blocks]), strict=True):
+        for pair, total, wrong in block.compare(distance):
+            errors[pair][block.speakers].append(wrong / total)
+            triples += total
     if not errors:
         raise ValueError(f"no triple exists {mode} speakers: a phone needs two tokens beside another phone's.")
     by_pair = [
@@ -123,61 +132,113 @@ def _speaker_pairs(
         yield from ((speaker, other) for other in others)
 
 
-def _cells(
-    units: Sequence[np.ndarray], own: _ByPhone, others: _ByPhone
-) -> Iterator[tuple[tuple[Hashable, Hashable], int, float]]:
-    """Pair of phones, triples, and in how many X is nearer to B, with A and B of `own` and X of `others`."""
-    keys = [index for members in own.values() for index in members]
-    queries = [index for phone in own for index in others.get(phone, [])]
-    if len(own) < 2 or not queries:
-        return
-    distance = distances([units[index] for index in queries], [units[index] for index in keys])
-    row = {index: number for number, index in enumerate(queries)}
-    column = {index: number for number, index in enumerate(keys)}
-    for a, b in itertools.permutations(own, 2):
-        total, wrong = _compare(distance, row, column, others.get(a, []), own[a], own[b])
-        if total:
-            yield (a, b), total, wrong
+class _Block:
+    """All triples of one context with A and B of one speaker and X of one, the same or another.
+
+    Args:
+        own: Tokens of A's and B's speaker.
+        others: Tokens of X's speaker.
+        speakers: The two.
+    """
+
+    def __init__(self, own: _ByPhone, others: _ByPhone, speakers: tuple[Hashable, Hashable]) -> None:
+        self.own, self.others, self.speakers = own, others, speakers
+        self.keys = [index for members in own.values() for index in members]
+        self.queries = [index for phone in own for index in others.get(phone, [])]
+
+    def compare(self, distance: np.ndarray) -> Iterator[tuple[tuple[Hashable, Hashable], int, float]]:
+        """Pair of phones, triples, and in how many X is nearer to B; a token is not compared with itself."""
+        row = {index: number for number, index in enumerate(self.queries)}
+        column = {index: number for number, index in enumerate(self.keys)}
+        for a, b in itertools.permutations(self.own, 2):
+            x_tokens, a_tokens = self.others.get(a, []), self.own[a]
+            other = np.array(x_tokens, dtype=int)[:, None] != np.array(a_tokens)
+            total = int(other.sum()) * len(self.own[b])
+            if not total:
+                continue
+            rows = [row[index] for index in x_tokens]
+            to_a = distance[np.ix_(rows, [column[index] for index in a_tokens])]
+            to_b = distance[np.ix_(rows, [column[index] for index in self.own[b]])]
+            difference = to_a[:, :, None] - to_b[:, None, :]
+            wrong = (difference > 0) + 0.5 * (difference == 0)
+            yield (a, b), total, float(wrong[other].sum())
 
 
-def _compare(
-    distance: np.ndarray,
-    row: dict[int, int],
-    column: dict[int, int],
-    x_tokens: Sequence[int],
-    a_tokens: Sequence[int],
-    b_tokens: Sequence[int],
-) -> tuple[int, float]:
-    """Triples, and in how many X is nearer to B; a token is not compared with itself."""
-    if not x_tokens:
-        return 0, 0.0
-    rows = [row[index] for index in x_tokens]
-    to_a = distance[np.ix_(rows, [column[index] for index in a_tokens])]
-    to_b = distance[np.ix_(rows, [column[index] for index in b_tokens])]
-    other = np.array(x_tokens)[:, None] != np.array(a_tokens)
-    difference = to_a[:, :, None] - to_b[:, None, :]
-    wrong = (difference > 0) + 0.5 * (difference == 0)
-    return int(other.sum()) * len(b_tokens), float(wrong[other].sum())
+def distances(
+    segments: Sequence[np.ndarray], blocks: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[np.ndarray]:
+    """Distances of segments to others along their best alignment, `(queries, keys)` for every block.
+
+    Args:
+        segments: Rows of norm 1, `(frames, channels)`.
+        blocks: Indices of queries and of keys. There may be few large blocks or many small ones.
+    """
+    results = [np.empty((len(queries), len(keys)), dtype=np.float32) for queries, keys in blocks]
+    # Matrices of like sizes wait for each other, so that little is padded and warping runs on many at a time.
+    waiting: dict[tuple[int, int], _Costs] = defaultdict(_Costs)
+
+    for result, (queries, keys) in zip(results, blocks, strict=True):
+        for (rows, row_length), (columns, column_length) in itertools.product(
+            _by_length(segments, queries), _by_length(segments, keys)
+        ):
+            left, row_lengths = _padded([segments[queries[row]] for row in rows], row_length)
+            right, column_lengths = _padded([segments[keys[column]] for column in columns], column_length)
+            flat = 1.0 - left.reshape(-1, left.shape[2]) @ right.reshape(-1, left.shape[2]).T
+            costs = flat.reshape(*left.shape[:2], *right.shape[:2]).transpose(0, 2, 1, 3)
+            size = (row_length, column_length)
+            waiting[size].add(costs, row_lengths, column_lengths, result, np.ix_(rows, columns))
+            if waiting[size].matrices >= _WARPED_TOGETHER:
+                waiting.pop(size).warp()
+    for costs_of_size in waiting.values():
+        costs_of_size.warp()
+    return results
 
 
-def distances(queries: Sequence[np.ndarray], keys: Sequence[np.ndarray]) -> np.ndarray:
-    """Distance of every query to every key, `(queries, keys)`; see `dtw`. All have rows of norm 1."""
-    result = np.empty((len(queries), len(keys)))
-    # Of like lengths together, so that little is padded.
-    key_order = np.argsort([len(key) for key in keys], kind="stable")
-    query_order = np.argsort([len(query) for query in queries], kind="stable")
-    for query_batch in _batches(query_order, 64):
-        rows, row_lengths = _padded([queries[index] for index in query_batch])
-        for key_batch in _batches(key_order, 64):
-            columns, column_lengths = _padded([keys[index] for index in key_batch])
-            flat = 1.0 - rows.reshape(-1, rows.shape[2]) @ columns.reshape(-1, rows.shape[2]).T
-            costs = flat.reshape(*rows.shape[:2], *columns.shape[:2]).transpose(0, 2, 1, 3)
-            result[np.ix_(query_batch, key_batch)] = dtw(
-                costs.reshape(-1, rows.shape[1], columns.shape[1]),
-                np.repeat(row_lengths, len(key_batch)),
-                np.tile(column_lengths, len(query_batch)),
-            ).reshape(len(query_batch), len(key_batch))
-    return result
+class _Costs:
+    """Cost matrices of one size, and where their distances go."""
+
+    def __init__(self) -> None:
+        self.matrices = 0
+        self.costs: list[np.ndarray] = []
+        self.lengths: list[tuple[np.ndarray, np.ndarray]] = []
+        self.targets: list[tuple[np.ndarray, tuple[np.ndarray, ...], tuple[int, int]]] = []
+
+    def add(
+        self,
+        costs: np.ndarray,
+        row_lengths: np.ndarray,
+        column_lengths: np.ndarray,
+        result: np.ndarray,
+        where: tuple[np.ndarray, ...],
+    ) -> None:
+        """Takes `(queries, keys, rows, columns)` costs; their distances go to `result[where]`."""
+        queries, keys = costs.shape[:2]
+        self.costs.append(costs.reshape(queries * keys, *costs.shape[2:]))
+        self.lengths.append((np.repeat(row_lengths, keys), np.tile(column_lengths, queries)))
+        self.targets.append((result, where, (queries, keys)))
+        self.matrices += queries * keys
+
+    def warp(self) -> None:
+        """Computes and delivers the distances."""
+        row_lengths, column_lengths = (np.concatenate(lengths) for lengths in zip(*self.lengths, strict=True))
+        costs = np.concatenate(self.costs)
+        distance = np.concatenate(
+            [
+                dtw(costs[part], row_lengths[part], column_lengths[part])
+                for part in (slice(start, start + _WARPED_TOGETHER) for start in range(0, len(costs), _WARPED_TOGETHER))
+            ]
+        )
+        start = 0
+        for result, where, shape in self.targets:
+            stop = start + shape[0] * shape[1]
+            result[where] = distance[start:stop].reshape(shape)
+            start = stop
+
+
+def _by_length(segments: Sequence[np.ndarray], indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+    """Positions in `indices` of segments of like lengths, and the length to pad them to."""
+    padded = np.array([-(-len(segments[index]) // _LENGTH_STEP) * _LENGTH_STEP for index in indices])
+    return [(np.flatnonzero(padded == length), int(length)) for length in np.unique(padded)]
 
 
 def dtw(costs: np.ndarray, row_lengths: np.ndarray, column_lengths: np.ndarray) -> np.ndarray:
@@ -207,14 +268,9 @@ def dtw(costs: np.ndarray, row_lengths: np.ndarray, column_lengths: np.ndarray) 
     return total[ends] / steps[ends]
 
 
-def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _padded(segments: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Segments as one array `(segments, frames, channels)`, zero past their ends, and their lengths."""
-    lengths = np.array([len(segment) for segment in segments])
-    padded = np.zeros((len(segments), lengths.max(), segments[0].shape[1]), dtype=np.float32)
+def _padded(segments: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Segments as one array `(segments, length, channels)`, zero past their ends, and their lengths."""
+    padded = np.zeros((len(segments), length, segments[0].shape[1]), dtype=np.float32)
     for row, segment in zip(padded, segments, strict=True):
         row[: len(segment)] = segment
-    return padded, lengths
+    return padded, np.array([len(segment) for segment in segments])
