@@ -171,7 +171,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
