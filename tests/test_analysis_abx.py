@@ -86,6 +86,18 @@ def test_phones_apart_are_told_apart_and_noise_is_chance():
     assert abx(equal, phones, [0] * 80).error == 0.5
 
 
+def test_frames_that_point_almost_one_way_are_told_apart():
+    """Cosine distances of 1e-9, as between the frames of an untrained network."""
+    generator = np.random.default_rng(3)
+    phones = [0, 1] * 20
+    directions = np.array([[0.0, 1.0], [1.0, 0.0]])
+    segments = [
+        np.float32([1.0, 1.0]) + np.float32(1e-4 * directions[[phone] * 3] + 1e-6 * generator.normal(size=(3, 2)))
+        for phone in phones
+    ]
+    assert abx(segments, phones, [0] * 40).error == 0
+
+
 def test_speaking_twice_as_slowly_is_no_difference():
     segment = np.random.default_rng(2).normal(size=(4, 5))
     segment /= np.linalg.norm(segment, axis=1, keepdims=True)

@@ -66,7 +66,8 @@ def abx(
     _check(segments, phones, speakers, mode)
     generator = np.random.default_rng(seed)
     tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
-    units = [segment / np.linalg.norm(segment, axis=1, keepdims=True).clip(min=1e-12) for segment in segments]
+    # In float64: an untrained network's frames point almost one way, and 1 - cosine of 1e-8 is lost in float32.
+    units = [_unit_rows(segment.astype(np.float64)) for segment in segments]
     blocks = [
         _Block(by_speaker[speaker], by_speaker[other], (speaker, other))
         for by_speaker in tokens.values()
@@ -184,7 +185,7 @@ def distances(
             left, row_lengths = _padded([segments[queries[row]] for row in rows], row_length)
             right, column_lengths = _padded([segments[keys[column]] for column in columns], column_length)
             flat = 1.0 - left.reshape(-1, left.shape[2]) @ right.reshape(-1, left.shape[2]).T
-            costs = flat.reshape(*left.shape[:2], *right.shape[:2]).transpose(0, 2, 1, 3)
+            costs = flat.astype(np.float32).reshape(*left.shape[:2], *right.shape[:2]).transpose(0, 2, 1, 3)
             size = (row_length, column_length)
             waiting[size].add(costs, row_lengths, column_lengths, result, np.ix_(rows, columns))
             if waiting[size].matrices >= _WARPED_TOGETHER:
@@ -235,6 +236,10 @@ class _Costs:
             start = stop
 
 
+def _unit_rows(segment: np.ndarray) -> np.ndarray:
+    return segment / np.linalg.norm(segment, axis=1, keepdims=True).clip(min=1e-12)
+
+
 def _by_length(segments: Sequence[np.ndarray], indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
     """Positions in `indices` of segments of like lengths, and the length to pad them to."""
     padded = np.array([-(-len(segments[index]) // _LENGTH_STEP) * _LENGTH_STEP for index in indices])
@@ -270,7 +275,7 @@ def dtw(costs: np.ndarray, row_lengths: np.ndarray, column_lengths: np.ndarray) 
 
 def _padded(segments: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Segments as one array `(segments, length, channels)`, zero past their ends, and their lengths."""
-    padded = np.zeros((len(segments), length, segments[0].shape[1]), dtype=np.float32)
+    padded = np.zeros((len(segments), length, segments[0].shape[1]))
     for row, segment in zip(padded, segments, strict=True):
         row[: len(segment)] = segment
     return padded, np.array([len(segment) for segment in segments])
