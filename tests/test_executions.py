@@ -367,6 +367,31 @@ def test_modules_stop_from_the_bottom_up():
     assert stopping.best[0] == 1.0
 
 
+def test_each_stage_of_a_sequential_run_can_stop_early():
+    """The first module trains to its end; the second stops, though the first never did."""
+    stopping = EarlyStopping()
+    assert stopping.update([1.0, 5.0], range(1), 1, together=False) == []
+    stopping.finished = 1  # as the second stage begins
+    assert stopping.update([1.0, 4.0], range(1, 2), 1, together=False) == []
+    assert stopping.update([1.0, 4.5], range(1, 2), 1, together=False) == [1]
+
+
+def test_a_sequential_run_stops_stages_early(tmp_path, monkeypatch, capsys):
+    losses = iter([9.0, 3.0, 2.0, 1.0, 0.5, *[5.0] * 40])  # the first module gets better to its end, no other does
+    score = pretraining_task.PretrainingTask.evaluate
+
+    def scripted(self):
+        value = next(losses)
+        return [{**row, "loss": value} for row in score(self)]
+
+    monkeypatch.setattr(pretraining_task.PretrainingTask, "evaluate", scripted)
+    train(tmp_path, "--execution", "sequential", "--eval_steps", "1", "--early_stopping_patience", "1")
+    output = capsys.readouterr().out
+    assert "module 0 is trained no more" not in output
+    for module in ("module 1", "module 2", "context"):
+        assert f"{module} is trained no more" in output
+
+
 def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
     """Module 0 stops after the second evaluation; the rest goes on without it."""
     states = []

@@ -9,7 +9,7 @@ import copy
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch.distributed.device_mesh import init_device_mesh
 
 from modeling_sim import SimForPreTraining
+from modeling_sim.modeling_sim import SimModuleOutput
 from training.greedy import Placement, backward_modules
 
 # Batches that a stage may be ahead of the one above it.
@@ -68,6 +69,14 @@ class Pipeline:
     def is_last(self) -> bool:
         """Whether no stage comes after this one."""
         return self.stage == len(self.stages) - 1
+
+    def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterator[SimModuleOutput]:
+        """Passes this stage's outputs through, and sends the last module's on as soon as it is there."""
+        last = len(self.placement.modules) - 1
+        for number, output in enumerate(outputs):
+            if number == last and not self.is_last:
+                self.send(output.hidden_state, output.lengths)
+            yield output
 
     def send(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None) -> None:
         """Hands latents `(batch, frames, channels)` to the next stage, in the background; `lengths` `(batch,)`."""

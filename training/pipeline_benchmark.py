@@ -53,9 +53,8 @@ def main() -> None:
             seed=0,
             step=step,
         )
-        for output, module in zip(outputs, pipeline.placement.modules, strict=False):
-            if module == pipeline.placement.modules[-1] and not pipeline.is_last:
-                pipeline.send(output.hidden_state, output.lengths)
+        for _ in pipeline.handing_on(outputs):
+            pass
         averages.finish()
         optimizer.step()
         optimizer.zero_grad()

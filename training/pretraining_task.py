@@ -70,12 +70,10 @@ class PretrainingTask(Task):
 
     def parts(self) -> list[Part]:
         """A part a module, or one for a model with a single gradient."""
-        modules = [
-            (self.model.module_parameters(module), self.model.module_buffers(module)) for module in range(self.num_rows)
-        ]
-        if self.model.config.gradient_isolation:
-            return [Part(*module) for module in modules]
-        return [Part(*([tensor for of in kind for tensor in of] for kind in zip(*modules, strict=True)))]  # type: ignore[arg-type]
+        model = self.model
+        if not model.config.gradient_isolation:
+            return [Part(list(model.parameters()), list(model.buffers()))]
+        return [Part(model.module_parameters(module), model.module_buffers(module)) for module in range(self.num_rows)]
 
     def rows_of_stage(self, stage: int) -> range:
         """All modules, or in sequential execution one."""
@@ -83,8 +81,7 @@ class PretrainingTask(Task):
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Modules below are in evaluation mode; their latents are cached if that is wanted."""
-        rows = self.rows_of_stage(stage)
-        self.trained = range(max(rows.start, finished), rows.stop)
+        self.trained = range(finished, self.rows_of_stage(stage).stop)
         train_only(self.model, self.trained)
         if not self.model.config.gradient_isolation:
             return [0] if self.trained else []
@@ -167,9 +164,9 @@ class PretrainingTask(Task):
             (self.num_rows, len(self.metrics)), torch.nan if self.pipeline is None else 0.0, device=device
         )
         self.latest = {}
+        if self.pipeline is not None:
+            outputs = self.pipeline.handing_on(outputs)
         for output, module in zip(outputs, placement.modules, strict=False):  # outputs first: they are read to the end
-            if self.pipeline is not None and module == placement.modules[-1] and not self.pipeline.is_last:
-                self.pipeline.send(output.hidden_state, output.lengths)
             self.latest[module] = output
             scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
             rows[module] = torch.stack(scores)

@@ -135,7 +135,7 @@ class EarlyStopping:
         """Counts an evaluation; returns the rows that stop now. With `together` they stop only at once."""
         self.best = self.best or [None] * len(losses)
         self.waited = self.waited or [0] * len(losses)
-        for row in range(max(self.finished, rows.start), rows.stop):
+        for row in range(self.finished, rows.stop):
             best = self.best[row]
             better = best is None or losses[row] < best
             self.best[row], self.waited[row] = (losses[row], 0) if better else (best, self.waited[row] + 1)
@@ -199,7 +199,7 @@ def resume(run: Run) -> None:
             f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
             "with, or another `output_dir`."
         )
-    if numbers["settings"].get("execution") == "sequential" != settings.execution:
+    if numbers["settings"].get("execution") == "sequential" and settings.execution != "sequential":
         raise ValueError(
             f"{checkpoint.path} is of a 'sequential' run, whose modules are at different steps; go on with "
             "`execution` 'sequential'."
@@ -276,6 +276,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
     rows = task.rows_of_stage(counts.stage)
     if run.early_stopping.finished >= rows.stop:
         return True
+    run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # what earlier stages trained is done
     run.trained_parts = task.begin_stage(counts.stage, run.early_stopping.finished)
     batches = iter(task.batches(counts.position))
     latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps * settings.gradient_accumulation_steps)
