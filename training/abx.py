@@ -7,23 +7,18 @@ own; 50 % is chance. Tokens are the segments of the alignment, read every 10 ms;
 """
 
 import itertools
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from modeling_sim.analysis import abx
-from training.arguments import HelpFormatter
-from training.corpora import corpus_info, load_corpus
-from training.features import ModelEncoder, extract, label_classes, module_numbers, spectral_encoder
-from training.files import replacing, write_json
-from training.models import load_with_untrained
-from training.provenance import git_revision, versions
+from training.features import extract, label_classes
+from training.files import replacing
+from training.measuring import load_split, measured_sources, measuring_parser, write_results
 
 _NO_PHONES = ("SIL", "SPN", "sil", "spn")
 CONDITIONS = tuple(itertools.product(("within", "across"), ("any", "triphone")))
@@ -42,19 +37,9 @@ class Tokens(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--model", nargs="+", required=True, help="Checkpoints, folders or Hub ids, to compare.")
-    parser.add_argument("--corpus", default="librispeech", help="A corpus of training.corpora with phones.")
-    parser.add_argument("--data_dir", help="Its folder.")
-    parser.add_argument("--corpus_settings", default="{}", help="Further arguments of its loader, as YAML.")
+    parser = measuring_parser(__doc__, output_dir="runs/abx")
     parser.add_argument("--split", default="test", help="Split to measure; 'all' for every utterance.")
-    parser.add_argument("--label", default="phones", help="Column of phones, one a label frame.")
-    parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
     parser.add_argument("--max_tokens", type=int, default=5, help="Tokens of a phone, speaker and context, at most.")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and the choice of tokens.")
-    parser.add_argument("--output_dir", default="runs/abx", help="Folder for abx.json and abx.png.")
     arguments = parser.parse_args(argv)
     try:
         results = measure(arguments)
@@ -66,35 +51,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(arguments: Any) -> dict[str, Any]:
     """Measures every feature; writes the results and returns them."""
-    settings = yaml.safe_load(arguments.corpus_settings) or {}
-    if arguments.data_dir:
-        settings["data_dir"] = arguments.data_dir
-    dataset = load_corpus(arguments.corpus, arguments.split, **settings)
+    dataset = load_split(arguments, arguments.split)
     classes = label_classes(dataset, arguments.label)
-    loaded = load_with_untrained(arguments.model, device=arguments.device, seed=arguments.seed)
-    sources: list[tuple[str, Any, Any]] = [("", spectral_encoder, loaded[0].extractor)]
-    sources += [
-        (
-            source.name,
-            ModelEncoder(source.model, module_numbers(source.model.config, arguments.modules)),
-            source.extractor,
-        )
-        for source in loaded
-    ]
     rows: list[dict[str, Any]] = []
-    for name, encoder, extractor in sources:
+    for source in measured_sources(arguments):
         items = extract(
-            dataset, encoder, extractor, label=arguments.label, pooling="frame", frame_step=1,
-            batch_size=arguments.batch_size, description=name or "spectra",
+            dataset, source.encoder, source.extractor, label=arguments.label, pooling="frame", frame_step=1,
+            batch_size=arguments.batch_size, description=source.name,
         )  # fmt: skip
         tokens = find_tokens(items.labels, items.utterances, items.speakers, classes)
-        for feature, values in tqdm(items.features.items(), desc=f"ABX {name}", leave=False):
+        for feature, values in tqdm(items.features.items(), desc=f"ABX {source.name}", leave=False):
             segments = [values[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
-            row: dict[str, Any] = {
-                "name": f"{name}, {feature}" if name else feature,
-                "source": name,
-                "feature": feature,
-            }
+            row: dict[str, Any] = {"name": source.row_name(feature), "source": source.name, "feature": feature}
             for mode, context in CONDITIONS:
                 score = abx(
                     segments,
@@ -107,20 +75,10 @@ def measure(arguments: Any) -> dict[str, Any]:
                 )
                 row[f"{mode} {context}"] = vars(score)
             rows.append(row)
-    results = {
-        "corpus": arguments.corpus,
-        "corpus_license": corpus_info(arguments.corpus).license,
-        "split": arguments.split,
-        "tokens": len(tokens.phones),
-        "models": [source.name for source in loaded[1:]],
-        "rows": rows,
-        "versions": versions(),
-        "git": git_revision(),
-    }
-    output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "abx.json", results)
-    draw(results, output_dir / "abx.png")
+    results = write_results(
+        arguments, "abx.json", {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}
+    )
+    draw(results, Path(arguments.output_dir) / "abx.png")
     return results
 
 

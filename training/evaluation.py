@@ -1,6 +1,5 @@
 """How well a model predicts held-out speech: the pretraining losses over a whole data set."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,11 +32,6 @@ class ModuleScores:
     def as_dict(self) -> dict[str, float]:
         """The scores by name."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, scores: dict[str, Any]) -> "ModuleScores":
-        """The scores of an `as_dict` that went through JSON, where NaN is null."""
-        return cls(**{name: math.nan if value is None else value for name, value in scores.items()})
 
 
 @torch.no_grad()

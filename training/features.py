@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -213,10 +214,7 @@ class ModelEncoder:
 
 def spectral_encoder(batch: dict[str, Any]) -> dict[str, _Frames]:
     """Log-mel energies (80 bands) and 13 MFCCs of the label frames' windows: 25 ms every 10 ms, at 16 kHz."""
-    window = window_function(LABEL_WINDOW, "hann", periodic=True)
-    filters = mel_filter_bank(
-        _FFT // 2 + 1, _NUM_MELS, 0.0, LABEL_RATE / 2, LABEL_RATE, mel_scale="slaney", norm="slaney"
-    )
+    window, filters = _spectrum()
     frames: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRAL}
     for samples, mask in zip(batch["input_values"], batch["attention_mask"], strict=True):
         waveform = samples[mask != 0].numpy()
@@ -237,6 +235,15 @@ def spectral_encoder(batch: dict[str, Any]) -> dict[str, _Frames]:
         )
         for name, arrays in frames.items()
     }
+
+
+@lru_cache(maxsize=1)
+def _spectrum() -> tuple[np.ndarray, np.ndarray]:
+    """Window and mel filters."""
+    window = window_function(LABEL_WINDOW, "hann", periodic=True)
+    return window, mel_filter_bank(
+        _FFT // 2 + 1, _NUM_MELS, 0.0, LABEL_RATE / 2, LABEL_RATE, mel_scale="slaney", norm="slaney"
+    )
 
 
 def module_numbers(config: SimConfig, modules: str) -> list[int]:

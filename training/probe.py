@@ -9,20 +9,17 @@ utterances, or over speakers where those of the test split are not in the traini
 (standardised weights of the linear probes).
 """
 
+import itertools
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from matplotlib.figure import Figure
-from transformers import SequenceFeatureExtractor
 
 from modeling_sim.analysis import (
-    Interval,
     bootstrap_difference,
     bootstrap_interval,
     choose_l2,
@@ -31,12 +28,17 @@ from modeling_sim.analysis import (
     knn_predictions,
 )
 from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
-from training.arguments import HelpFormatter
-from training.corpora import corpus_info, load_corpus
-from training.features import Items, ModelEncoder, extract, label_classes, module_numbers, spectral_encoder
-from training.files import replacing, write_json
-from training.models import UNTRAINED, load_with_untrained
-from training.provenance import git_revision, versions
+from training.features import Items, extract, label_classes
+from training.files import replacing
+from training.measuring import (
+    UNTRAINED,
+    Source,
+    load_split,
+    measured_sources,
+    measuring_parser,
+    names_of,
+    write_results,
+)
 
 PROBES = ("linear", "mlp", "knn")
 
@@ -54,13 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> Any:
     """Reads the flags."""
-    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--model", nargs="+", required=True, help="Checkpoints, folders or Hub ids, to compare.")
-    parser.add_argument("--corpus", default="librispeech", help="A corpus of training.corpora.")
-    parser.add_argument("--data_dir", help="Its folder.")
-    parser.add_argument("--corpus_settings", default="{}", help="Further arguments of its loader, as YAML.")
-    parser.add_argument("--label", default="phones", help="Any column of classes: phones, speaker_id, vowel, ...")
-    parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
+    parser = measuring_parser(__doc__, output_dir="runs/probe")
     parser.add_argument("--latents", choices=("mean", "sample"), default="mean", help="What is read of a Gaussian.")
     parser.add_argument(
         "--pooling",
@@ -74,10 +70,6 @@ def parse(argv: Sequence[str] | None) -> Any:
     parser.add_argument(
         "--l2", type=float, help="Of the linear probe; chosen on a part of the training split if unset."
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
-    parser.add_argument("--seed", type=int, default=0, help="Of controls, resamples and probes.")
-    parser.add_argument("--output_dir", default="runs/probe", help="Folder for results and pictures.")
     return parser.parse_args(argv)
 
 
@@ -88,61 +80,45 @@ def probe(arguments: Any) -> dict[str, Any]:
         ValueError: An unknown label or module, a single class, or too few utterances.
         OSError: A model or the data is not there.
     """
-    settings = yaml.safe_load(arguments.corpus_settings) or {}
-    if arguments.data_dir:
-        settings["data_dir"] = arguments.data_dir
-    train_data, test_data = (load_corpus(arguments.corpus, split, **settings) for split in ("train", "test"))
-    classes = label_classes(train_data, arguments.label)
-    pooling = arguments.pooling or ("frame" if _is_list(train_data, arguments.label) else "mean")
-
-    def items(encoder: Any, extractor: SequenceFeatureExtractor, name: str) -> tuple[Items, Items]:
+    splits = {split: load_split(arguments, split) for split in ("train", "test")}
+    classes = label_classes(splits["train"], arguments.label)
+    pooling = arguments.pooling or ("frame" if _is_list(splits["train"], arguments.label) else "mean")
+    fits = None
+    for source in measured_sources(arguments, sample=arguments.latents == "sample"):
         train, test = (
             extract(
                 data,
-                encoder,
-                extractor,
+                source.encoder,
+                source.extractor,
                 label=arguments.label,
                 pooling=pooling,
                 chunk_seconds=arguments.chunk_seconds,
                 frame_step=arguments.frame_step,
                 batch_size=arguments.batch_size,
-                description=f"{name}, {split}",
+                description=f"{source.name}, {split}",
             )
-            for split, data in (("train", train_data), ("test", test_data))
+            for split, data in splits.items()
         )
-        return train, test
-
-    fits = _Fits(arguments, len(classes))
-    loaded = load_with_untrained(arguments.model, device=arguments.device, seed=arguments.seed)
-    sources: list[tuple[str, Any, SequenceFeatureExtractor]] = [
-        ("log-mel, MFCC", spectral_encoder, loaded[0].extractor)
-    ]
-    for source in loaded:
-        modules = module_numbers(source.model.config, arguments.modules)
-        encoder = ModelEncoder(source.model, modules, sample=arguments.latents == "sample", seed=arguments.seed)
-        sources.append((source.name, encoder, source.extractor))
-    for name, encoder, own_extractor in sources:
-        train, test = items(encoder, own_extractor, name)
-        fits.check(train, test)
+        if fits is None:
+            fits = _Fits(arguments, len(classes), train, test)
+        fits.require_same_items(train, test)
         for feature in train.features:
-            row = feature if name == "log-mel, MFCC" else f"{name}, {feature}"
-            fits.add(row, name, feature, train.features[feature], test.features[feature])
-    results = {
-        "corpus": arguments.corpus,
-        "corpus_license": corpus_info(arguments.corpus).license,
-        "label": arguments.label,
-        "classes": classes,
-        "pooling": pooling,
-        "probe": arguments.probe,
-        "latents": arguments.latents,
-        "models": [source.name for source in loaded[1:]],
-        **fits.results(),
-        "versions": versions(),
-        "git": git_revision(),
-    }
+            fits.add(source, feature, train.features[feature], test.features[feature])
+    if fits is None:
+        raise ValueError("there is nothing to measure.")
     output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "probe.json", results)
+    results = write_results(
+        arguments,
+        "probe.json",
+        {
+            "label": arguments.label,
+            "classes": classes,
+            "pooling": pooling,
+            "probe": arguments.probe,
+            "latents": arguments.latents,
+            **fits.results(),
+        },
+    )
     with replacing(output_dir / "weights.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **fits.weights)
     draw(results, output_dir / "probe.png")
@@ -155,23 +131,20 @@ def _is_list(dataset: Any, column: str) -> bool:
 
 
 class _Fits:
-    """Probes of all features on one task, and their scores."""
+    """Probes of all features on one task, and their scores.
 
-    def __init__(self, arguments: Any, num_classes: int) -> None:
-        self.arguments, self.num_classes = arguments, num_classes
+    Args:
+        arguments: Of the command.
+        num_classes: Classes of the label.
+        train: Items to fit on; their features are not used.
+        test: Items to score on.
+    """
+
+    def __init__(self, arguments: Any, num_classes: int, train: Items, test: Items) -> None:
+        self.arguments, self.num_classes, self.train, self.test = arguments, num_classes, train, test
         self.rows: list[dict[str, Any]] = []
         self.confusions: dict[str, np.ndarray] = {}
         self.weights: dict[str, np.ndarray] = {}
-        self.train: Items | None = None
-        self.test: Items | None = None
-
-    def check(self, train: Items, test: Items) -> None:
-        """All features must be of the same items; the first ones set the task."""
-        if self.train is not None and self.test is not None:
-            if not np.array_equal(train.labels, self.train.labels) or not np.array_equal(test.labels, self.test.labels):
-                raise ValueError("the models read different items, so they cannot be compared.")
-            return
-        self.train, self.test = train, test
         unseen = sorted(set(test.labels) - set(train.labels))
         if unseen:
             print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
@@ -179,18 +152,20 @@ class _Fits:
         self.group_name = "speakers" if disjoint else "utterances"
         self.groups = test.speakers if disjoint else test.utterances
         self.train_groups = train.speakers if disjoint else train.utterances
-        majority = np.bincount(train.labels, minlength=self.num_classes).argmax()
-        self.score("chance: most frequent class", "chance", "", np.full(len(test.labels), majority))
         # A control task (Hewitt & Liang 2019): every speaker's classes are renamed at random, with the classes'
         # own frequencies; what a probe reaches there it has by learning names by heart.
         types = np.unique(np.concatenate([train.speakers, test.speakers]))
-        self.control: tuple[np.ndarray, np.ndarray] | None = None
-        if len(types) > 1 and not disjoint and self.arguments.label != "speaker_id":
-            generator = np.random.default_rng(self.arguments.seed)
-            names = generator.choice(train.labels, size=(len(types), self.num_classes))
-            self.control = tuple(  # type: ignore[assignment]
-                names[np.searchsorted(types, items.speakers), items.labels] for items in (train, test)
-            )
+        self.control: list[np.ndarray] | None = None
+        if len(types) > 1 and not disjoint and arguments.label != "speaker_id":
+            names = np.random.default_rng(arguments.seed).choice(train.labels, size=(len(types), num_classes))
+            self.control = [names[np.searchsorted(types, of.speakers), of.labels] for of in (train, test)]
+        majority = np.bincount(train.labels, minlength=num_classes).argmax()
+        self.score("chance: most frequent class", "chance", "", np.full(len(test.labels), majority))
+
+    def require_same_items(self, train: Items, test: Items) -> None:
+        """Refuses features of other items than the task's."""
+        if not np.array_equal(train.labels, self.train.labels) or not np.array_equal(test.labels, self.test.labels):
+            raise ValueError("the models read different items, so they cannot be compared.")
 
     def predictions(
         self, features: np.ndarray, labels: np.ndarray, queries: np.ndarray, name: str | None
@@ -213,11 +188,10 @@ class _Fits:
             self.weights[name] = linear.weight
         return linear.predict(queries)
 
-    def add(self, row: str, source: str, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
+    def add(self, source: Source, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
         """Fits a probe on training features and scores it on the test's, on the task and on the control task."""
-        if self.train is None:
-            raise ValueError("call `check` first.")
-        self.score(row, source, feature, self.predictions(features, self.train.labels, queries, row))
+        row = source.row_name(feature)
+        self.score(row, source.name, feature, self.predictions(features, self.train.labels, queries, row))
         if self.control is not None:
             guesses = self.predictions(features, self.control[0], queries, None)
             self.rows[-1]["control_accuracy"] = float((guesses == self.control[1]).mean())
@@ -226,8 +200,6 @@ class _Fits:
 
     def score(self, row: str, source: str, feature: str, predictions: np.ndarray) -> None:
         """Adds a row of the table."""
-        if self.test is None:
-            raise ValueError("call `check` first.")
         cells = confusions(self.test.labels, predictions, self.groups, self.num_classes)
         self.confusions[row] = cells
         total = cells.sum(axis=0)
@@ -252,22 +224,17 @@ class _Fits:
 
     def results(self) -> dict[str, Any]:
         """Rows, and differences of every model's modules to the same ones untrained and to the first model's."""
-        if self.train is None or self.test is None:
-            raise ValueError("call `check` first.")
+        models = names_of(self.arguments.model)
         differences = []
-        sources = list(dict.fromkeys(row["source"] for row in self.rows if row["feature"] and "," in row["name"]))
-        for source in sources:
-            for other in dict.fromkeys([UNTRAINED, *sources[1:2]]):
-                for row in self.rows:
-                    against = f"{other}, {row['feature']}"
-                    if row["source"] != source or source == other or against not in self.confusions:
-                        continue
-                    if source == UNTRAINED:
-                        continue
-                    difference: Interval = bootstrap_difference(
-                        self.confusions[row["name"]], self.confusions[against], accuracy, seed=self.arguments.seed
-                    )
-                    differences.append({"name": row["name"], "against": against, "accuracy": vars(difference)})
+        for source, other in itertools.product(models, dict.fromkeys([UNTRAINED, models[0]])):
+            for row in self.rows:
+                against = f"{other}, {row['feature']}"
+                if source == other or row["source"] != source or against not in self.confusions:
+                    continue
+                difference = bootstrap_difference(
+                    self.confusions[row["name"]], self.confusions[against], accuracy, seed=self.arguments.seed
+                )
+                differences.append({"name": row["name"], "against": against, "accuracy": vars(difference)})
         return {
             "train_items": len(self.train.labels),
             "test_items": len(self.test.labels),

@@ -1,0 +1,100 @@
+"""What the measuring commands share: the corpus, the models, and the controls beside them."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from datasets import Dataset
+from transformers import AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
+
+from modeling_sim import SimModel
+from training.arguments import HelpFormatter
+from training.corpora import corpus_info, load_corpus
+from training.features import ModelEncoder, module_numbers, spectral_encoder
+from training.files import write_json
+from training.provenance import git_revision, versions
+
+UNTRAINED = "untrained"
+SPECTRA = "spectra"
+
+
+class Source(NamedTuple):
+    """Features to measure: what makes them of a batch, what makes the batch, and their name in tables."""
+
+    name: str
+    encoder: ModelEncoder | Callable[[dict[str, Any]], Any]
+    extractor: SequenceFeatureExtractor
+
+    def row_name(self, feature: str) -> str:
+        """Name of one of its features in tables."""
+        return feature if self.name == SPECTRA else f"{self.name}, {feature}"
+
+
+def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentParser:
+    """A parser with the flags of every measuring command."""
+    parser = ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--model", nargs="+", required=True, help="Checkpoints, folders or Hub ids, to compare.")
+    parser.add_argument("--corpus", default="librispeech", help="A corpus of training.corpora.")
+    parser.add_argument("--data_dir", help="Its folder.")
+    parser.add_argument("--corpus_settings", default="{}", help="Further arguments of its loader, as YAML.")
+    parser.add_argument("--label", default="phones", help="A column of classes: phones, speaker_id, vowel, ...")
+    parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and of every draw.")
+    parser.add_argument("--output_dir", default=output_dir, help="Folder for results and pictures.")
+    return parser
+
+
+def load_split(arguments: Namespace, split: str) -> Dataset:
+    """A split of the corpus that the flags name."""
+    settings = yaml.safe_load(arguments.corpus_settings) or {}
+    if arguments.data_dir:
+        settings["data_dir"] = arguments.data_dir
+    dataset: Dataset = load_corpus(arguments.corpus, split, **settings)
+    return dataset
+
+
+def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Source]:
+    """Log-mel and MFCC, the first model's architecture with fresh weights, then the models, in evaluation mode.
+
+    Args:
+        arguments: Of `measuring_parser`.
+        sample: Samples of the latents instead of their means.
+    """
+    models = [AutoModel.from_pretrained(path) for path in arguments.model]
+    extractors = [AutoFeatureExtractor.from_pretrained(path) for path in arguments.model]
+    set_seed(arguments.seed)
+    untrained = SimModel(models[0].config)
+    sources = [Source(SPECTRA, spectral_encoder, extractors[0])]
+    for name, model, extractor in zip(
+        [UNTRAINED, *names_of(arguments.model)], [untrained, *models], [extractors[0], *extractors], strict=True
+    ):
+        modules = module_numbers(model.config, arguments.modules)
+        encoder = ModelEncoder(model.to(arguments.device).eval(), modules, sample=sample, seed=arguments.seed)
+        sources.append(Source(name, encoder, extractor))
+    return sources
+
+
+def write_results(arguments: Namespace, name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Writes results with where they come from into the output folder, and returns them."""
+    results = {
+        "corpus": arguments.corpus,
+        "corpus_license": corpus_info(arguments.corpus).license,
+        "models": names_of(arguments.model),
+        **results,
+        "versions": versions(),
+        "git": git_revision(),
+    }
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / name, results)
+    return results
+
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """Names for tables: a Hub id as it is, a folder's last part unless two share it."""
+    names = [Path(path).resolve().name if Path(path).is_dir() else path for path in paths]
+    return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
