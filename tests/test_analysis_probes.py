@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from modeling_sim.analysis import (
     bootstrap_difference,
     bootstrap_interval,
+    bootstrap_statistic,
     choose_l2,
     fit_linear_probe,
     fit_mlp_probe,
@@ -149,3 +150,15 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
 def test_one_group_has_no_interval():
     with pytest.raises(ValueError, match="at least 2 groups"):
         bootstrap_interval(np.ones((1, 2, 2)))
+
+
+def test_a_bootstrapped_mean_has_the_standard_error_of_independent_groups():
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.standard_normal(400), 5)  # five equal items a group: 400 independent values
+    groups = np.repeat(np.arange(400), 5)
+    interval = bootstrap_statistic(lambda items: values[items].mean(), groups, resamples=500)
+    half_width = (interval.high - interval.low) / 2
+    assert interval.value == pytest.approx(values.mean())
+    assert half_width == pytest.approx(1.96 * values.std() / 400**0.5, rel=0.1)
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        bootstrap_statistic(lambda items: values[items].mean(), np.zeros(len(values)))

@@ -1,7 +1,7 @@
 """Measures of representations, on plain arrays: nothing here knows of models, corpora or files."""
 
 from .abx import AbxScore, abx
-from .intervals import Interval, bootstrap_difference, bootstrap_interval
+from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "abx",
     "bootstrap_difference",
     "bootstrap_interval",
+    "bootstrap_statistic",
     "choose_l2",
     "fit_linear_probe",
     "fit_mlp_probe",

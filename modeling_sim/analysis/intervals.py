@@ -102,6 +102,38 @@ def bootstrap_difference(
     return _percentiles(difference, draws, level)
 
 
+def bootstrap_statistic(
+    statistic: Callable[[np.ndarray], float],
+    groups: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of any statistic over groups of items, for those that counts do not suffice for.
+
+    Args:
+        statistic: Of the indices of items, `(drawn items,)`; an item comes as often as its group was drawn.
+        groups: `(items,)` of anything that sorts: utterances, or speakers.
+        level: As in `bootstrap_interval`.
+        resamples: Draws; fewer than there, since each computes the statistic anew.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: There are fewer than 2 groups.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("a bootstrap interval needs at least 2 groups (utterances or speakers) to draw from.")
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    generator = np.random.default_rng(seed)
+    draws = [
+        statistic(np.concatenate([members[number] for number in generator.integers(len(names), size=len(names))]))
+        for _ in range(resamples)
+    ]
+    return _percentiles(np.asarray(statistic(np.arange(len(groups)))), np.array(draws), level)
+
+
 def _resampled(confusion: np.ndarray, score: Score, resamples: int, seed: int) -> np.ndarray:
     """The score of every resample of the groups."""
     groups = len(confusion)
