@@ -802,12 +802,18 @@ class SimClassifier(SimPreTrainedModel):
         return self
 
     def probed_frames(
-        self, input_values: torch.Tensor, attention_mask: torch.Tensor | None, output_hidden_states: bool | None
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool | None,
+        generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
         """Frames `(batch, frames, channels)` of the probed module, their mask if any, and hidden states if wanted."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        outputs = self.sim(input_values, attention_mask, output_hidden_states=True, return_dict=True)
+        outputs = self.sim(
+            input_values, attention_mask, generator=generator, output_hidden_states=True, return_dict=True
+        )
         frame_mask = None
         if attention_mask is not None:
             frame_mask = self.sim.get_frame_mask(attention_mask, self.probe_module)
@@ -825,6 +831,7 @@ class SimForSequenceClassification(SimClassifier):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> SimClassifierOutput:
         """Classifies utterances.
@@ -834,9 +841,12 @@ class SimForSequenceClassification(SimClassifier):
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
             labels: `(batch,)` int64, in `[0, num_labels)`; -100 leaves an utterance out of the loss.
             output_hidden_states: Return `hidden_states`.
+            generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
             kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
         """
-        frames, frame_mask, hidden_states = self.probed_frames(input_values, attention_mask, output_hidden_states)
+        frames, frame_mask, hidden_states = self.probed_frames(
+            input_values, attention_mask, output_hidden_states, generator
+        )
         if frame_mask is None:
             pooled = frames.mean(dim=1)
         else:  # padded frames are 0
@@ -856,6 +866,7 @@ class SimForAudioFrameClassification(SimClassifier):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
+        generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> SimClassifierOutput:
         """Classifies frames.
@@ -867,12 +878,15 @@ class SimForAudioFrameClassification(SimClassifier):
                 config.probe_module)` of them), in `[0, num_labels)`; -100 leaves a frame out of the loss, and so
                 does padding.
             output_hidden_states: Return `hidden_states`.
+            generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
             kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
 
         Raises:
             ValueError: `labels` has another number of frames than the probed module.
         """
-        frames, frame_mask, hidden_states = self.probed_frames(input_values, attention_mask, output_hidden_states)
+        frames, frame_mask, hidden_states = self.probed_frames(
+            input_values, attention_mask, output_hidden_states, generator
+        )
         logits = self.classifier(frames)
         loss = None
         if labels is not None:

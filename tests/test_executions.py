@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training import latent_cache, pretrain, pretraining_task, trainer
-from training.arguments import RunArguments
+from training import command, latent_cache, pretrain, pretraining_task, trainer
+from training.arguments import RunArguments, parse_arguments
 from training.collapse import CollapseWatch
 from training.curves import read_log
 from training.pipeline import share_out
@@ -469,7 +469,7 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
     def fail(*_):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(pretrain, "push_run", fail)
+    monkeypatch.setattr(command, "push_run", fail)
     train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
     assert "the upload to org/name failed (no route to host); the run is whole" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()
@@ -487,7 +487,7 @@ def test_compiled_modules_learn_the_same(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_settings_file_is_whole(file):
-    model, data, settings = pretrain.parse_arguments("", ["--config", str(file)])
+    model, data, settings = parse_arguments("", ["--config", str(file)])
     config = pretrain.build_model_config(model)
     assert config.num_frames(data.crop_samples) > 0
     trainer.check_settings(settings)

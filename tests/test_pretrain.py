@@ -15,7 +15,9 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 
 from training import pretrain
 from training.arguments import as_dict, parse_arguments, read_settings
+from training.command import prepare
 from training.curves import read_log, write_curves
+from training.trainer import check_settings
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -177,7 +179,7 @@ def test_a_launch_whose_processes_do_not_know_each_other_is_refused(monkeypatch,
     alone = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, but accelerate sees 1"):
-        pretrain.prepare(alone, *parse_arguments("", ["--output_dir", str(tmp_path)]))
+        prepare(alone, parse_arguments("", ["--output_dir", str(tmp_path)]), pretrain.build)
 
 
 def test_settings_come_from_defaults_then_file_then_flags(tmp_path):
@@ -239,7 +241,7 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path):
 def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)])
     assert set(read_settings(path)) <= set(as_dict(groups))
-    pretrain.check_settings(groups[2])
+    check_settings(groups[2])
     pretrain.build_model(groups[0])
 
 

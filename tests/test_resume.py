@@ -20,6 +20,7 @@ from training.arguments import RunArguments
 from training.checkpoints import find_checkpoint
 from training.curves import read_log
 from training.optimization import Optimization, Part
+from training.output_folder import output_lock
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -173,7 +174,7 @@ def test_a_checkpoint_can_be_named(whole_run, tmp_path):
 
 def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
     with (
-        pretrain.output_lock(tmp_path, Accelerator(cpu=True)),
+        output_lock(tmp_path, Accelerator(cpu=True)),
         pytest.raises(SystemExit, match="in use by another trainer"),
     ):
         train(tmp_path)

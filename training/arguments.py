@@ -16,7 +16,7 @@ from training.corpora import corpus_names
 from training.nearest import nearest
 
 
-def _setting(default: Any, help_line: str) -> Any:
+def setting(default: Any, help_line: str) -> Any:
     """A dataclass field with a help line; a default that is a dict or list is copied for each instance."""
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": help_line})
@@ -27,11 +27,11 @@ def _setting(default: Any, help_line: str) -> Any:
 class ModelArguments:
     """Which model is trained."""
 
-    preset: str = _setting("sim-small", f"Model to start from: {', '.join(SimConfig.preset_names())}.")
-    model_settings: str = _setting(
+    preset: str = setting("sim-small", f"Model to start from: {', '.join(SimConfig.preset_names())}.")
+    model_settings: str = setting(
         "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
     )
-    init_from: str | None = _setting(
+    init_from: str | None = setting(
         None, "Checkpoint, a folder or a Hub id, whose weights and configuration to go on from; replaces `preset`."
     )
 
@@ -40,84 +40,90 @@ class ModelArguments:
 class DataArguments:
     """What it is trained and evaluated on."""
 
-    corpus: str = _setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
-    data_dir: str | None = _setting(None, "Folder of the corpus, for those that are read from disk.")
-    corpus_settings: str = _setting("{}", "Further arguments of the corpus' loader, as YAML: '{num_train: 256}'.")
-    train_split: str = _setting("train", "Split to train on.")
-    eval_split: str = _setting("test", "Split to evaluate on.")
-    on_bad_audio: str = _setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
-    crop_samples: int = _setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
-    num_workers: int = _setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
+    corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    corpus_settings: str = setting("{}", "Further arguments of the corpus' loader, as YAML: '{num_train: 256}'.")
+    train_split: str = setting("train", "Split to train on.")
+    eval_split: str = setting("test", "Split to evaluate on.")
+    on_bad_audio: str = setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
+    crop_samples: int = setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
+    num_workers: int = setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
 
 
 @dataclass
 class RunArguments:
     """How it is trained."""
 
-    output_dir: str = _setting("runs/sim-small", "Folder for checkpoint, log, curves and results.")
-    overwrite_output_dir: bool = _setting(False, "Replace what an earlier run left in `output_dir`.")
-    resume: str = _setting(
+    output_dir: str = setting("runs/sim-small", "Folder for checkpoint, log, curves and results.")
+    overwrite_output_dir: bool = setting(False, "Replace what an earlier run left in `output_dir`.")
+    resume: str = setting(
         "auto",
         "'auto': go on from the newest whole checkpoint in `output_dir`, if there is one; 'never'; or the path of a "
         "checkpoint to go on from.",
     )
-    save_steps: int = _setting(100, "Steps between checkpoints to resume from; 0 for none.")
-    save_total_limit: int = _setting(2, "Checkpoints that are kept; older ones are removed.")
-    max_skipped_steps: int = _setting(
+    save_steps: int = setting(100, "Steps between checkpoints to resume from; 0 for none.")
+    save_total_limit: int = setting(2, "Checkpoints that are kept; older ones are removed.")
+    max_skipped_steps: int = setting(
         5, "Steps in a row whose gradient is not finite, and which are left out, before training gives up."
     )
-    seed: int = _setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
-    execution: str = _setting(
+    seed: int = setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
+    max_steps: int = setting(200, "Optimiser steps; of each module in 'sequential' execution.")
+    num_train_epochs: float = setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
+    max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
+    batch_size: int = setting(16, "Crops a process and batch.")
+    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step of the optimiser.")
+    mixed_precision: str | None = setting(
+        None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
+    )
+    learning_rate: float = setting(1.0e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
+    lr_scheduler_type: str = setting(
+        "cosine", "Learning rate after warm-up: constant, constant_with_warmup, linear or cosine."
+    )
+    warmup_steps: int = setting(20, "Steps over which the learning rate rises to its peak.")
+    max_grad_norm: float = setting(0.0, "Largest norm of each module's gradient, on its own; 0 for no clipping.")
+    logging_steps: int = setting(10, "Steps between log lines; a line is the mean over them.")
+    eval_steps: int = setting(0, "Steps between evaluations; 0 evaluates before the first step and after the last.")
+    eval_batch_size: int = setting(16, "Whole utterances a batch in evaluation.")
+    early_stopping_patience: int = setting(
+        0,
+        "Evaluations without a lower held-out loss after which a module is trained no more, once all below it are not "
+        "either; 0 for never.",
+    )
+    report_to: str = setting(
+        "none",
+        "Trackers besides log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: 'a,b'.",
+    )
+    push_to_hub: bool = setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
+    repo_id: str | None = setting(None, "Repository of the Hub to upload to, as in org/name.")
+
+
+@dataclass
+class PretrainingArguments(RunArguments):
+    """How the modules of a model are trained."""
+
+    execution: str = setting(
         "per_module",
         "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
         "live at a time; 'joint': one backward pass on the summed loss; 'sequential': `max_steps` steps for each "
         "module in turn, those below it finished; 'pipeline': one process a module, or a few modules.",
     )
-    cache_latents: bool = _setting(
+    cache_latents: bool = setting(
         False,
         "In 'sequential' execution, compute what finished modules hand on once, for one crop of every utterance, and "
         "keep it on disk; the size is printed first.",
     )
-    pipeline_stages: int = _setting(
+    pipeline_stages: int = setting(
         0,
         "Processes that share the modules out in 'pipeline' execution, by measured cost; 0 for one a module, or as "
         "many as there are. Several such pipelines share the data.",
     )
-    gather_negatives: bool = _setting(False, "Draw negatives from the batches of all processes, not just the own.")
-    max_steps: int = _setting(200, "Optimiser steps; of each module in 'sequential' execution.")
-    num_train_epochs: float = _setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
-    max_train_time: float = _setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
-    batch_size: int = _setting(16, "Crops a process and batch.")
-    gradient_accumulation_steps: int = _setting(1, "Batches whose gradients make one step of the optimiser.")
-    mixed_precision: str | None = _setting(
-        None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
-    )
-    torch_compile: bool = _setting(False, "Compile each convolutional module with torch.compile.")
-    learning_rate: float = _setting(1.0e-3, "Peak learning rate of AdamW.")
-    weight_decay: float = _setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
-    lr_scheduler_type: str = _setting(
-        "cosine", "Learning rate after warm-up: constant, constant_with_warmup, linear or cosine."
-    )
-    warmup_steps: int = _setting(20, "Steps over which the learning rate rises to its peak.")
-    max_grad_norm: float = _setting(0.0, "Largest norm of each module's gradient, on its own; 0 for no clipping.")
-    kl_warmup_steps: int = _setting(0, "Steps over which the KL weights rise from 0 to their value.")
-    logging_steps: int = _setting(10, "Steps between log lines; a line is the mean over them.")
-    eval_steps: int = _setting(0, "Steps between evaluations; 0 evaluates before the first step and after the last.")
-    eval_batch_size: int = _setting(16, "Whole utterances a batch in evaluation.")
-    early_stopping_patience: int = _setting(
-        0,
-        "Evaluations without a lower held-out loss after which a module is trained no more, once all below it are not "
-        "either; 0 for never.",
-    )
-    report_to: str = _setting(
-        "none",
-        "Trackers besides log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: 'a,b'.",
-    )
-    push_to_hub: bool = _setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
-    repo_id: str | None = _setting(None, "Repository of the Hub to upload to, as in org/name.")
+    gather_negatives: bool = setting(False, "Draw negatives from the batches of all processes, not just the own.")
+    torch_compile: bool = setting(False, "Compile each convolutional module with torch.compile.")
+    kl_warmup_steps: int = setting(0, "Steps over which the KL weights rise from 0 to their value.")
 
 
-ArgumentClasses = (ModelArguments, DataArguments, RunArguments)
+PRETRAINING = (ModelArguments, DataArguments, PretrainingArguments)
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
 _MAPPINGS = ("model_settings", "corpus_settings")
 
@@ -135,14 +141,16 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Shows defaults, and a description as it is written."""
 
 
-def parse_arguments(
-    description: str, argv: Sequence[str] | None = None
-) -> tuple[ModelArguments, DataArguments, RunArguments]:
+def parse_arguments(description: str, argv: Sequence[str] | None = None, classes: Sequence[Any] = PRETRAINING) -> Any:
     """Reads the settings of a run: defaults, then the file of `--config`, then the other flags.
 
     Args:
         description: What the command does, for `--help`.
         argv: Flags; those of the process if `None`.
+        classes: Dataclasses of the settings.
+
+    Returns:
+        An instance of each class.
 
     Raises:
         ValueError: A key of the file is unknown, and the message names the nearest known one; or the file is not YAML.
@@ -154,11 +162,9 @@ def parse_arguments(
     first.add_argument("--config")
     from_file = read_settings(first.parse_known_args(argv)[0].config)
 
-    parser = HfArgumentParser(
-        ArgumentClasses, description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = HfArgumentParser(classes, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
-    defaults = {setting.name: setting.default for arguments in ArgumentClasses for setting in fields(arguments)}
+    defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     for key, value in from_file.items():
         if key not in defaults:
             raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
@@ -166,9 +172,11 @@ def parse_arguments(
             raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
     # As text, so that a value of the file is converted and refused as that of a flag is.
     parser.set_defaults(**{key: None if value is None else str(value) for key, value in from_file.items()})
-    parser.set_defaults(**dict.fromkeys(_MAPPINGS, "{}"))  # flags alone; the file's are added below
+    parser.set_defaults(
+        **{name: "{}" for name in _MAPPINGS if name in defaults}
+    )  # flags alone; the file's are added below
     parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    groups, unknown = parsed[: len(ArgumentClasses)], parsed[-1]
+    groups, unknown = parsed[: len(classes)], parsed[-1]
     if unknown:
         flag = unknown[0].split("=")[0]
         parser.error(f"unknown flag {flag}{nearest(flag, list(parser._option_string_actions))}")  # noqa: SLF001

@@ -56,9 +56,10 @@ def crop_batches(
     stopped after s steps goes on with `start_position` raised by `s P batch_size`.
 
     A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
-    `position` and `index` (batch,) int64, `id` a list of strings, `num_replaced` an int, and `columns`. An utterance
-    shorter than the crop comes whole, padded with zeros that the mask excludes. One shorter even than the extractor's
-    `min_samples`, from which a model makes no frame, is first lengthened to it with silence that counts as audio.
+    `position`, `index` and `start`, the crop's first sample, (batch,) int64, `id` a list of strings, `num_replaced` an
+    int, and `columns`. An utterance shorter than the crop comes whole, padded with zeros that the mask excludes. One
+    shorter even than the extractor's `min_samples`, from which a model makes no frame, is first lengthened to it with
+    silence that counts as audio.
 
     A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
     `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the
@@ -340,7 +341,7 @@ def _with_samples(
     if missing > 0:
         samples = np.pad(samples, (0, missing))
     kept = {name: value for name, value in row.items() if name not in ("audio", "num_samples", "sampling_rate")}
-    return {**kept, "samples": samples}
+    return {**kept, "samples": samples, "start": start}
 
 
 class _Collate:

@@ -38,7 +38,8 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from training import pretrain
-from training.arguments import DataArguments, HelpFormatter, ModelArguments, RunArguments
+from training.arguments import DataArguments, HelpFormatter, ModelArguments, PretrainingArguments
+from training.command import prepare
 from training.corpora import load_corpus
 from training.files import write_json
 from training.greedy import EXECUTIONS, Execution, backward_step, train_only
@@ -258,12 +259,12 @@ def benchmark_trainer(preset: str, data_dir: str, *, batch_size: int, crop_sampl
     torch.manual_seed(0)
     _, bare = package_step(SimConfig.preset(preset), 0.1 * torch.randn(batch_size, crop_samples), "per_module")
     with tempfile.TemporaryDirectory() as folder:
-        run = pretrain.prepare(
-            Accelerator(),
+        groups = (
             ModelArguments(preset=preset, model_settings={}),
             DataArguments(corpus="librispeech", data_dir=data_dir, corpus_settings={}, crop_samples=crop_samples),
-            RunArguments(output_dir=folder, batch_size=batch_size, max_steps=steps + 1),
+            PretrainingArguments(output_dir=folder, batch_size=batch_size, max_steps=steps + 1),
         )
+        run = prepare(Accelerator(), groups, pretrain.build)
         run.trained_parts = run.task.begin_stage(0, 0)
         batches = iter(run.task.batches(0))
         device, ratios = run.accelerator.device, []

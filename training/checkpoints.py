@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from modeling_sim import SimFeatureExtractor, SimForPreTraining
 from training.files import write_json
 
 _PREFIX = "checkpoint-"
@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
     numbers: dict[str, Any]
     """What the run put in: step, position in the data, settings, ..."""
 
-    def load_model(self, model: SimForPreTraining) -> None:
+    def load_model(self, model: PreTrainedModel) -> None:
         """Puts the weights and buffers into a model of the same configuration."""
         model.load_state_dict(load_file(self.path / "model.safetensors"))
 
@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
         return torch.load(self.path / _TENSORS_NAME, map_location="cpu", weights_only=True)
 
 
-def save_model(model: SimForPreTraining, extractor: SimFeatureExtractor, folder: Path) -> None:
+def save_model(model: PreTrainedModel, extractor: SequenceFeatureExtractor, folder: Path) -> None:
     """Writes what `from_pretrained` reads: weights, configurations and the code to load them without this package."""
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
@@ -47,8 +47,8 @@ def save_model(model: SimForPreTraining, extractor: SimFeatureExtractor, folder:
 
 def save_checkpoint(
     output_dir: Path,
-    model: SimForPreTraining,
-    extractor: SimFeatureExtractor,
+    model: PreTrainedModel,
+    extractor: SequenceFeatureExtractor,
     *,
     step: int,
     numbers: dict[str, Any],

@@ -21,12 +21,17 @@ CURVES_NAME = "curves.png"
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "#666666"
-_PANELS = (
-    ("loss", "Loss (contrastive + weighted KL), nats"),
-    ("contrastive_accuracy", "Contrastive accuracy"),
-    ("kl", "KL to N(0, I), nats a frame"),
-    ("active_units", "Active units (variance of the mean > 0.01)"),
-)
+# Quantities that have a panel where a log has them.
+_PANELS = {
+    "loss": "Loss",
+    "contrastive_accuracy": "Contrastive accuracy",
+    "accuracy": "Accuracy",
+    "macro_f1": "Mean F1 of the classes",
+    "kl": "KL to N(0, I), nats a frame",
+    "active_units": "Active units (variance of the mean > 0.01)",
+    "log_mel": "Log-mel distance, nats",
+    "spectral": "Multi-resolution spectral distance",
+}
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -48,19 +53,24 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def draw_curves(log: list[dict[str, Any]], *, chance: float, title: str = "") -> Figure:
-    """Loss, contrastive accuracy, KL and active units against the step, one line a module.
+def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str = "") -> Figure:
+    """Loss, accuracies and whatever else the log has a panel for against the step, one line a module.
 
     Args:
         log: Lines of `read_log`. Training lines are drawn as curves, evaluations as dots.
-        chance: Accuracy of a guess, `1 / (num_negatives + 1)`.
+        chance: Accuracy of a guess; `None` where there is no accuracy.
         title: Heading of the picture.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained", dpi=120)
+    logged = {quantity for line in log for module in line["modules"] for quantity in module}
+    panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 3.5 * rows), layout="constrained", dpi=120)
     figure.suptitle(title, fontsize=12)
-    axes = figure.subplots(2, 2, sharex=True)
+    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     names = [module["name"] for module in log[0]["modules"]] if log else []
-    for axis, (quantity, label) in zip(axes.flat, _PANELS, strict=True):
+    for axis, (quantity, label) in zip(axes.flat, panels, strict=False):
         for number in range(len(names)):
             color = _COLORS[number % len(_COLORS)]
             # Counts of units often coincide: a lower module's line is wider and shows behind the others.
@@ -72,7 +82,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float, title: str = "") ->
                 points = [
                     (line["step"], line["modules"][number][quantity])
                     for line in log
-                    if line["split"] == split and line["modules"][number][quantity] is not None
+                    if line["split"] == split and line["modules"][number].get(quantity) is not None
                 ]
                 # A deterministic latent has no KL, and a module without an objective has no accuracy: both are 0.
                 if points and (quantity not in ("loss", "kl") or any(value for _, value in points)):
@@ -82,21 +92,22 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float, title: str = "") ->
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
-    for axis in axes[1]:
+    for axis in axes.flat[: len(panels)][-2:]:
         axis.set_xlabel("step")
+        axis.tick_params(labelbottom=True)
     held_out = Line2D([], [], color=_GREY, marker="o", linestyle="none", label="held-out speech")
     modules = [Line2D([], [], color=_COLORS[number % len(_COLORS)], label=name) for number, name in enumerate(names)]
     axes[0, 0].legend(handles=[*modules, held_out], frameon=False, fontsize=9)
     return figure
 
 
-def _dress(axis: Axes, quantity: str, chance: float) -> None:
+def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
     """Grid, range and ticks of a panel whose lines are drawn, and chance beside the accuracy."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.ticklabel_format(axis="y", useOffset=False)
-    if quantity == "contrastive_accuracy":
+    if chance is not None and quantity in ("contrastive_accuracy", "accuracy"):
         axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
         axis.annotate(
             f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
@@ -108,7 +119,7 @@ def _dress(axis: Axes, quantity: str, chance: float) -> None:
     if quantity == "active_units":
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(top=max(1, axis.get_ylim()[1]))
-    if not axis.lines:
+    if not axis.lines and quantity == "kl":
         axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=_GREY)
         axis.grid(visible=False)
         axis.tick_params(left=False, labelleft=False)

@@ -306,7 +306,7 @@ class _Gather(torch.autograd.Function):
         return total[ctx.placement.replica], None
 
 
-def broadcast_parameters(model: SimForPreTraining, accelerator: Accelerator) -> None:
+def broadcast_parameters(model: torch.nn.Module, accelerator: Accelerator) -> None:
     """Gives every process the first one's parameters and buffers."""
     if accelerator.num_processes > 1:
         for tensor in [*model.parameters(), *model.buffers()]:

@@ -4,9 +4,7 @@ Each utterance has one crop, that of its first epoch. Its mean and log-variance 
 drawn anew whenever it is read; what lies further below was drawn once, when the cache was made.
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +191,7 @@ def write_cache(
     return LatentCache(folder)
 
 
-@contextlib.contextmanager
-def removed_caches(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Leaves no cache behind, however the training ends."""
-    try:
-        yield
-    finally:
-        if accelerator.is_main_process:
-            for folder in output_dir.glob(_FOLDER.format(module="*")):
-                shutil.rmtree(folder, ignore_errors=True)
+def remove_caches(output_dir: Path) -> None:
+    """Removes all caches of a run."""
+    for folder in output_dir.glob(_FOLDER.format(module="*")):
+        shutil.rmtree(folder, ignore_errors=True)

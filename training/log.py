@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from modeling_sim import SimConfig
 from training.files import finite_or_none, replacing
 
 LOG_NAME = "log.jsonl"
@@ -56,12 +55,21 @@ class MetricMeans:
 
 
 class Log:
-    """A run's record: one JSON line for the machine in `log.jsonl`, sentences for the reader of the terminal."""
+    """A run's record: one JSON line for the machine in `log.jsonl`, sentences for the reader of the terminal.
 
-    def __init__(self, path: Path, accelerator: Accelerator, config: SimConfig, *, title: str) -> None:
-        self.path, self.accelerator, self.config, self.title = path, accelerator, config, title
-        self.row_names = config.module_names
-        self.chance = 1 / (config.num_negatives + 1)
+    Args:
+        path: The file.
+        accelerator: Knows the main process, which alone writes.
+        title: What is trained, on what.
+        row_names: Names of the rows of scores.
+        chance: Accuracy of a guess; `None` where the scores have no accuracy.
+    """
+
+    def __init__(
+        self, path: Path, accelerator: Accelerator, *, title: str, row_names: Sequence[str], chance: float | None
+    ) -> None:
+        self.path, self.accelerator, self.title = path, accelerator, title
+        self.row_names, self.chance = list(row_names), chance
         self.started = time.perf_counter()
 
     def keep_until(self, step: int) -> None:
@@ -92,23 +100,13 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps(finite_or_none(line)) + "\n")
 
-    def summary(self, scores: list[Scores]) -> str:
-        """Contrastive accuracy of every module beside chance, KL and active units, in one line."""
-        accuracies = " ".join(_or_dash(module["contrastive_accuracy"], ".2f") for module in scores)
-        parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
-        if self.config.latent_distribution == "gaussian":
-            divergences = " ".join(_or_dash(module["kl"], ".1f") for module in scores[: self.config.num_conv_modules])
-            parts.append(f"KL {divergences}")
-        parts.append("active " + " ".join(_or_dash(module["active_units"], ".0f") for module in scores))
-        return ", ".join(parts)
-
     def say(self, sentence: str) -> None:
         """Prints a line above the progress bar, once for all processes."""
         if self.accelerator.is_main_process:
             tqdm.write(sentence)
 
 
-def _or_dash(value: float, form: str) -> str:
+def or_dash(value: float, form: str) -> str:
     """A number as text, or a dash for NaN."""
     return "-" if math.isnan(value) else format(value, form)
 

@@ -64,8 +64,8 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
         arguments: Of `measuring_parser`.
         sample: Samples of the latents instead of their means.
     """
+    extractors = [feature_extractor_of(path) for path in arguments.model]
     models = [AutoModel.from_pretrained(path) for path in arguments.model]
-    extractors = [AutoFeatureExtractor.from_pretrained(path) for path in arguments.model]
     set_seed(arguments.seed)
     untrained = SimModel(models[0].config)
     sources = [Source(SPECTRA, spectral_encoder, extractors[0])]
@@ -92,6 +92,17 @@ def write_results(arguments: Namespace, name: str, results: dict[str, Any]) -> d
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / name, results)
     return results
+
+
+def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
+    """The feature extractor of a checkpoint.
+
+    Raises:
+        FileNotFoundError: A path that looks like a folder is none.
+    """
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+    return AutoFeatureExtractor.from_pretrained(path)
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

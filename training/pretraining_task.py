@@ -12,13 +12,13 @@ from datasets import Dataset, IterableDataset
 from modeling_sim import SimFeatureExtractor, SimForPreTraining
 from modeling_sim.modeling_sim import SimModuleOutput  # noqa: TC001 - beside what is used at run time
 from modeling_sim.objectives_sim import count_active_units
-from training.arguments import DataArguments, RunArguments
+from training.arguments import DataArguments, PretrainingArguments
 from training.batches import crop_batches, utterance_batches
 from training.collapse import CollapseWatch
 from training.evaluation import evaluate
 from training.greedy import GradientAverages, Placement, backward_modules, module_generator, train_only
-from training.latent_cache import LatentCache, drawn, write_cache
-from training.log import Scores
+from training.latent_cache import LatentCache, drawn, remove_caches, write_cache
+from training.log import Scores, or_dash
 from training.optimization import Part
 from training.pipeline import Pipeline, measure_costs, share_out
 from training.trainer import Task
@@ -45,14 +45,17 @@ class PretrainingTask(Task):
         extractor: SimFeatureExtractor,
         accelerator: Accelerator,
         data: DataArguments,
-        settings: RunArguments,
+        settings: PretrainingArguments,
         train_data: Dataset | IterableDataset,
         test_data: Dataset,
     ) -> None:
         self.model: SimForPreTraining = model
         self.extractor, self.accelerator = extractor, accelerator
         self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
-        self.num_rows = model.config.num_modules
+        self.title = data.corpus
+        self.row_names = model.config.module_names
+        self.chance = 1 / (model.config.num_negatives + 1)
+        self.cache_note = ""
         self.num_stages = self.num_rows if settings.execution == "sequential" else 1
         self.pipeline = None
         self.placement = Placement.whole(model, accelerator)
@@ -67,6 +70,35 @@ class PretrainingTask(Task):
         self.cached_module = -1
         self.collapse = CollapseWatch(model.config)
         self.latest: dict[int, SimModuleOutput] = {}
+
+    def notes(self) -> list[str]:
+        """Room for the cache, and which process has which modules."""
+        notes = [self.cache_note] if self.cache_note else []
+        if self.pipeline is not None:
+            stages = [
+                "; ".join(", ".join(self.row_names[module] for module in stage) for stage in self.pipeline.stages)
+            ]
+            notes.append(f"{self.num_replicas} pipeline(s) of {len(self.pipeline.stages)} processes: {stages[0]}")
+        return notes
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:
+        """A sequential run's modules are at different steps."""
+        if settings.get("execution") == "sequential" and self.settings.execution != "sequential":
+            raise ValueError(
+                "the checkpoint is of a 'sequential' run, whose modules are at different steps; go on with "
+                "`execution` 'sequential'."
+            )
+
+    def begin_training(self) -> None:
+        """Compiles the convolutional modules if that is wanted, once their weights are in place."""
+        if self.settings.torch_compile:
+            for module in self.model.sim.conv_modules:
+                module.compile()
+
+    def close(self) -> None:
+        """Leaves no cache behind."""
+        if self.accelerator.is_main_process:
+            remove_caches(Path(self.settings.output_dir))
 
     def parts(self) -> list[Part]:
         """A part a module, or one for a model with a single gradient."""
@@ -188,6 +220,21 @@ class PretrainingTask(Task):
         return [
             scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
         ]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Contrastive accuracy of every module beside chance, KL and active units."""
+        config = self.model.config
+        accuracies = " ".join(or_dash(module["contrastive_accuracy"], ".2f") for module in scores)
+        parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
+        if config.latent_distribution == "gaussian":
+            divergences = " ".join(or_dash(module["kl"], ".1f") for module in scores[: config.num_conv_modules])
+            parts.append(f"KL {divergences}")
+        parts.append("active " + " ".join(or_dash(module["active_units"], ".0f") for module in scores))
+        return ", ".join(parts)
+
+    def results(self) -> dict[str, Any]:
+        """Chance."""
+        return {"contrastive_accuracy_chance": self.chance}
 
     def snapshot(self) -> list[Scores]:
         """Active units of the latest batch."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed
 from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
@@ -34,18 +35,31 @@ class Task(ABC):
     Attributes:
         model: Saved in checkpoints.
         extractor: Saved beside it.
+        train_data: What is trained on; a stream, or a data set with a length.
+        test_data: What is evaluated on.
+        title: What is trained, on what.
         metrics: Names of the columns of `backward`.
-        num_rows: Rows of scores.
+        row_names: Names of the rows of scores.
+        chance: Accuracy of a guess; `None` where the scores have no accuracy.
         num_stages: Times that `max_steps` steps are run, each time training something else.
         num_replicas: Processes with data of their own.
     """
 
     model: PreTrainedModel
     extractor: SequenceFeatureExtractor
+    train_data: Dataset | IterableDataset
+    test_data: Dataset
+    title: str
     metrics: tuple[str, ...]
-    num_rows: int = 1
+    row_names: list[str]
+    chance: float | None = None
     num_stages: int = 1
     num_replicas: int = 1
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of scores."""
+        return len(self.row_names)
 
     @abstractmethod
     def parts(self) -> list[Part]:
@@ -69,6 +83,32 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self) -> list[Scores]:
         """Scores of every row on held-out data, with a `loss` each."""
+
+    @abstractmethod
+    def summary(self, scores: list[Scores]) -> str:
+        """The scores in one line."""
+
+    def notes(self) -> list[str]:
+        """Sentences on what is about to be trained."""
+        return []
+
+    def comparable_config(self) -> dict[str, Any]:
+        """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not gone on from."""
+        config = self.model.config
+        return {name: value for name, value in config.to_dict().items() if name in type(config).__annotations__}
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most tasks take any settings
+        """Refuses to go on from a checkpoint of a run with other settings; raises ValueError."""
+
+    def begin_training(self) -> None:  # noqa: B027 - most tasks have nothing to do here
+        """Called once the weights to train from are in place."""
+
+    def results(self) -> dict[str, Any]:
+        """Further entries of the results."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """Called at the end, whichever it is."""
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimise."""
@@ -160,8 +200,6 @@ class Run:
     task: Task
     log: Log
     optimization: Optimization
-    comparable_config: dict[str, Any]
-    """What must not differ in a checkpoint to go on from."""
     means: MetricMeans = field(default_factory=MetricMeans)
     counts: Counts = field(default_factory=Counts)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -193,17 +231,13 @@ def resume(run: Run) -> None:
 
     numbers = checkpoint.numbers
     then = numbers["comparable_config"]
-    different = sorted(name for name, value in run.comparable_config.items() if value != then.get(name))
+    different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
     if different:
         raise ValueError(
             f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
             "with, or another `output_dir`."
         )
-    if numbers["settings"].get("execution") == "sequential" and settings.execution != "sequential":
-        raise ValueError(
-            f"{checkpoint.path} is of a 'sequential' run, whose modules are at different steps; go on with "
-            "`execution` 'sequential'."
-        )
+    run.task.check_resumable(numbers["settings"])
     checkpoint.load_model(run.task.model)
     tensors = checkpoint.load_tensors()
     run.optimization.load_state_dict(tensors["optimization"])
@@ -239,7 +273,7 @@ def save(run: Run) -> None:
                 "early_stopping": asdict(run.early_stopping),
                 "untrained": run.untrained,
                 "settings": run.all_settings,
-                "comparable_config": run.comparable_config,
+                "comparable_config": run.task.comparable_config(),
             },
             tensors={"optimization": optimization, "means": means},
             limit=run.settings.save_total_limit,
@@ -358,7 +392,7 @@ def report(run: Run, progress: Any) -> None:
     scores = [{**mean, **latest} for mean, latest in zip(means, run.task.snapshot(), strict=True)]
     learning_rate = run.optimization.learning_rate(run.trained_parts[0]) if run.trained_parts else math.nan
     run.log.write(run.counts.step, "train", scores, learning_rate=learning_rate)
-    progress.set_postfix_str(run.log.summary(scores))
+    progress.set_postfix_str(run.task.summary(scores))
     for sentence in run.task.warnings(scores, run.counts.stage_step):
         run.log.say(sentence)
 
@@ -412,9 +446,9 @@ def check_settings(settings: RunArguments) -> None:
     """Refuses what would fail later, or run and mean nothing."""
     for name, least in (
         ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
-        ("warmup_steps", 0), ("kl_warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
+        ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
         ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
-        ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0), ("pipeline_stages", 0),
+        ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
     ):  # fmt: skip
         if getattr(settings, name) < least:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")

@@ -1,0 +1,146 @@
+"""Classifiers trained on encoders: they learn, leave a frozen encoder alone, resume, and end in a pipeline."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForAudioFrameClassification, pipeline
+
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from training import finetune
+from training.batches import crop_batches
+from training.classification_task import ClassificationTask
+from training.corpora import load_corpus
+from training.optimization import Optimization
+
+DATA = [
+    "--corpus_settings", "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",
+]  # fmt: skip
+TINY = [*DATA, "--batch_size", "4", "--eval_batch_size", "4", "--max_steps", "3", "--logging_steps", "2"]
+SMALL = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    SimForPreTraining(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).save_pretrained(folder)
+    SimFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def run(output_dir, *flags):
+    finetune.main([*TINY, "--output_dir", str(output_dir), *flags])
+    return json.loads((output_dir / "results.json").read_text())
+
+
+def encoder(folder):
+    return {name: value for name, value in load_file(folder / "model.safetensors").items() if name.startswith("sim.")}
+
+
+@pytest.mark.parametrize("label", ["speaker_id", "phones"])
+def test_a_frozen_encoder_is_left_as_it_was_and_a_free_one_is_not(pretrained, tmp_path, label):
+    before = encoder(pretrained)
+    flags = ["--model", str(pretrained), "--label", label]
+    run(tmp_path / "frozen", *flags, "--freeze_encoder", "True")
+    run(tmp_path / "free", *flags)
+    frozen, free = encoder(tmp_path / "frozen"), encoder(tmp_path / "free")
+    assert all(torch.equal(frozen[name], before[name]) for name in frozen)
+    assert all(not torch.equal(free[name], before[name]) for name in free if name.endswith("conv.weight"))
+
+
+def test_the_folder_works_in_a_pipeline(pretrained, tmp_path):
+    run(tmp_path / "run", "--model", str(pretrained), "--label", "vowel")
+    classify = pipeline("audio-classification", model=str(tmp_path / "run"), device="cpu")
+    samples = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "speech.wav", samples, 16000)
+    answers = classify({"raw": samples.astype(np.float32), "sampling_rate": 16000}, top_k=3)
+    assert sorted(answer["label"] for answer in answers) == ["a", "i", "u"]
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1)
+
+
+def test_labels_of_frames_stand_at_the_crops_frames(pretrained, tmp_path):
+    run(tmp_path, "--model", str(pretrained), "--label", "phones", "--probe_module", "1")
+    model = AutoModelForAudioFrameClassification.from_pretrained(tmp_path)
+    dataset = load_corpus("synthetic_syllables", "train", num_train=16, num_test=8, num_speakers=2, num_syllables=1)
+    task = ClassificationTask.__new__(ClassificationTask)
+    task.model, task.label, task.accelerator = model, "phones", type("A", (), {"device": torch.device("cpu")})
+    batch = next(
+        iter(crop_batches(dataset, SimFeatureExtractor(), crop_samples=4000, batch_size=4, seed=3, columns=["phones"]))
+    )
+    labels = task.labels(batch).numpy()
+    centers = model.config.frame_centers(labels.shape[1], 1)
+    assert batch["start"].max() > 0
+    for row, start in enumerate(batch["start"].tolist()):
+        phones = np.array(dataset[int(batch["index"][row])]["phones"])
+        moments = 200 + 160 * np.arange(len(phones))
+        for frame in range(0, labels.shape[1], 7):
+            distance = np.abs(moments - (centers[frame] + start))
+            expected = phones[distance.argmin()] if distance.min() < 80 else None
+            if abs(distance.min() - 80) > 1e-6:
+                assert labels[row, frame] == (expected if expected is not None else -100)
+
+
+def test_results_hold_the_scores_with_intervals_beside_chance(pretrained, tmp_path):
+    results = run(tmp_path, "--model", str(pretrained), "--label", "vowel", "--eval_steps", "1")
+    assert results["classes"] == ["a", "i", "u"]
+    total = np.array(results["confusion"])
+    assert total.sum() == 8
+    assert results["accuracy"]["value"] == pytest.approx(np.trace(total) / 8)
+    assert results["accuracy"]["low"] <= results["accuracy"]["value"] <= results["accuracy"]["high"]
+    assert 0 < results["chance"] < 1
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_training_on_clean_factors_reaches_the_factor(tmp_path):
+    """The supervised baseline, a fresh encoder of its own, learns the vowels of isolated syllables."""
+    results = run(
+        tmp_path, "--preset", "gim", "--model_settings", "{hidden_size: 32, context_size: 16}", "--label", "vowel",
+        "--corpus_settings", "{num_train: 192, num_test: 48, num_speakers: 2, num_syllables: 1}", "--batch_size", "16",
+        "--max_steps", "50", "--learning_rate", "5e-3",
+    )  # fmt: skip
+    assert results["accuracy"]["low"] > 0.6 > 1.5 * results["chance"]
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path, monkeypatch):
+    flags = ["--model", str(pretrained), "--label", "vowel", "--save_steps", "1"]
+    run(tmp_path / "whole", *flags)
+    begin = Optimization.begin_step
+
+    class Killed(Exception):  # noqa: N818 - stands for a kill
+        pass
+
+    def begin_or_die(self, parts):
+        if self.schedulers[0].last_epoch == 2:
+            raise Killed
+        begin(self, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimization, "begin_step", begin_or_die)
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", *flags)
+    run(tmp_path / "killed", *flags)
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label", "phone"], r"no column of classes.*phones"),
+        (["--label", "vowel", "--probe_module", "9"], "this model has 0, 1, 2, 3, context"),
+        (["--label", "vowel", "--corpus_settings", "{num_train: 8, num_test: 4, num_syllables: 3}"], "not one a 10 ms"),
+        (
+            ["--label", "speaker_id", "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 1}"],
+            "needs at least 2",
+        ),
+        (["--model", "/nowhere/at/all", "--label", "vowel"], "is not a folder"),
+        (["--execution", "joint"], ""),
+    ],
+)
+def test_what_cannot_be_trained_is_told(flags, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        run(tmp_path, *SMALL, *flags)

@@ -1,0 +1,209 @@
+"""What finetuning trains: a classifier of utterances or of frames, with its encoder or on a frozen one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from accelerate import Accelerator
+from datasets import Dataset, List
+from tqdm.auto import tqdm
+
+from modeling_sim import SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
+from modeling_sim.analysis import bootstrap_interval
+from modeling_sim.analysis.intervals import accuracy, macro_f1
+from training.arguments import DataArguments, RunArguments
+from training.batches import crop_batches, utterance_batches
+from training.corpora.alignments import IGNORED, labels_at_frames
+from training.greedy import GradientAverages, Placement, backward, module_generator
+from training.log import Scores
+from training.optimization import Part
+from training.pretraining_task import to_device
+from training.trainer import Task
+
+Classifier = SimForSequenceClassification | SimForAudioFrameClassification
+
+
+class ClassificationTask(Task):
+    """One row, the module that the classifier reads.
+
+    Args:
+        model: On the accelerator's device; its `id2label` are the label's classes.
+        extractor: Makes its inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on; every row has a label.
+        test_data: The whole of it is evaluated on; every row has a label.
+        label: Column of classes, one an utterance, or one a label frame.
+    """
+
+    metrics = ("loss", "accuracy")
+
+    def __init__(
+        self,
+        model: Classifier,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: RunArguments,
+        train_data: Dataset,
+        test_data: Dataset,
+        *,
+        label: str,
+    ) -> None:
+        self.model: Classifier = model
+        self.extractor, self.accelerator, self.label = extractor, accelerator, label
+        self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
+        config = model.config
+        self.title = f"{label} of {data.corpus}"
+        self.row_names = [config.module_names[model.probe_module]]
+        self.num_replicas = accelerator.num_processes
+        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
+        self.chance = _most_frequent(train_data[label][:], test_data[label][:])
+        self.cells: dict[str, np.ndarray] = {}
+
+    def parts(self) -> list[Part]:
+        """What learns: all of it, or a frozen encoder's classifier."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        frozen = self.model.config.freeze_encoder
+        return [Part(parameters, [] if frozen else list(self.model.buffers()))]
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Training mode; a frozen encoder stays in evaluation mode."""
+        del stage, finished
+        self.model.train()
+        return [0]
+
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Crops with their labels."""
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            start_position=position,
+            process_index=self.placement.replica,
+            num_processes=self.placement.num_replicas,
+            num_workers=self.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
+            columns=[self.label],
+        )
+
+    def labels(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
+        values = batch[self.label]
+        if isinstance(values, torch.Tensor):
+            return values.to(self.accelerator.device)
+        config, module = self.model.config, self.model.probe_module
+        centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
+        starts = batch.get("start", torch.zeros(len(values))).tolist()
+        placed = [
+            labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate)
+            for row, start in zip(values, starts, strict=True)
+        ]
+        return torch.from_numpy(np.stack(placed)).to(self.accelerator.device)
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """Cross entropy and accuracy of a batch of crops."""
+        device, seed = self.accelerator.device, self.settings.seed
+        generator = module_generator(seed, step, self.model.probe_module, self.placement.replica, device)
+        labels = self.labels(batch)
+        with self.accelerator.autocast():
+            outputs = self.model(*to_device(batch, device), labels=labels, generator=generator)
+        backward(self.accelerator, outputs.loss, loss_scale)
+        if not accumulating:
+            averages = GradientAverages(self.placement)
+            averages.start([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+            averages.finish()
+        counted = labels != IGNORED
+        hits = (outputs.logits.argmax(dim=-1) == labels)[counted].float().mean()
+        return torch.stack([outputs.loss.detach(), hits])[None]
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Scores]:
+        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split."""
+        model, accelerator = self.model, self.accelerator
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=self.settings.eval_batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=self.data.num_workers,
+            columns=[self.label],
+        )
+        model.eval()
+        found: list[tuple[float, dict[str, np.ndarray]]] = []
+        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
+            labels = self.labels(batch)
+            inputs, mask = to_device(batch, accelerator.device)
+            with accelerator.autocast():
+                logits = model(inputs, mask).logits.float()
+            if mask is not None and labels.dim() == 2:
+                labels = labels.masked_fill(model.sim.get_frame_mask(mask, model.probe_module) == 0, IGNORED)
+            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORED)
+            found.append((float(loss), _cells(batch["id"], labels.cpu().numpy(), logits.cpu().numpy())))
+        everywhere: list[Any] = [found]
+        if accelerator.num_processes > 1:
+            everywhere = [None] * accelerator.num_processes
+            torch.distributed.all_gather_object(everywhere, found)
+        self.cells = {
+            name: cells for of_process in everywhere for _, rows in of_process for name, cells in rows.items()
+        }
+        total = np.sum(list(self.cells.values()), axis=0)
+        loss_sum = sum(loss for of_process in everywhere for loss, _ in of_process)
+        return [
+            {
+                "loss": loss_sum / max(1, total.sum()),
+                "accuracy": float(accuracy(total)),
+                "macro_f1": float(macro_f1(total)),
+            }
+        ]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Accuracy beside chance, and loss."""
+        return f"accuracy {scores[0]['accuracy']:.3f} (chance {self.chance:.3f}), loss {scores[0]['loss']:.3f}"
+
+    def results(self) -> dict[str, Any]:
+        """The task, and the latest scores with their intervals over utterances."""
+        cells = np.stack(list(self.cells.values()))
+        intervals = {}
+        if len(cells) > 1:
+            for name, score in (("accuracy", accuracy), ("macro_f1", macro_f1)):
+                intervals[name] = vars(bootstrap_interval(cells, score, seed=self.settings.seed))
+        return {
+            "label": self.label,
+            "classes": [self.model.config.id2label[number] for number in range(self.model.config.num_labels)],
+            "frozen_encoder": self.model.config.freeze_encoder,
+            "chance": self.chance,
+            **intervals,
+            "confusion": cells.sum(axis=0).tolist(),
+        }
+
+
+def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Confusion matrix of every utterance of a batch, true class first."""
+    predictions, cells = logits.argmax(axis=-1), {}
+    for name, true, predicted in zip(ids, labels, predictions, strict=True):
+        true, predicted = np.atleast_1d(true), np.atleast_1d(predicted)  # noqa: PLW2901 - one label or many
+        counted = true != IGNORED
+        cells[name] = np.zeros((logits.shape[-1],) * 2, dtype=np.int64)
+        np.add.at(cells[name], (true[counted], predicted[counted]), 1)
+    return cells
+
+
+def _most_frequent(train: list[Any], test: list[Any]) -> float:
+    """Share of the test labels that are the most frequent training label: the accuracy of one who knows no audio."""
+    train_labels, test_labels = (np.concatenate([np.atleast_1d(value) for value in labels]) for labels in (train, test))
+    most = np.bincount(train_labels[train_labels >= 0]).argmax()
+    return float((test_labels[test_labels >= 0] == most).mean())
+
+
+def is_frame_label(dataset: Dataset, label: str) -> bool:
+    """Whether a column has a class a label frame rather than one an utterance."""
+    return isinstance(dataset.features[label], List)
