@@ -96,9 +96,13 @@ def test_results_hold_the_scores_with_intervals_beside_chance(pretrained, tmp_pa
 
 
 def test_training_on_clean_factors_reaches_the_factor(tmp_path):
-    """The supervised baseline, a fresh encoder of its own, learns the vowels of isolated syllables."""
+    """The supervised baseline, a fresh encoder of its own, learns the vowels of isolated syllables.
+
+    In so few steps the usual momentum leaves batch-norm statistics behind the weights: 1.00 of the training crops are
+    right then in training mode, and 0.54 of the held-out syllables in evaluation mode.
+    """
     results = run(
-        tmp_path, "--preset", "gim", "--model_settings", "{hidden_size: 32, context_size: 16}", "--label", "vowel",
+        tmp_path, "--preset", "gim", "--model_settings", "{hidden_size: 32, context_size: 16, batch_norm_momentum: 0.5}", "--label", "vowel",
         "--corpus_settings", "{num_train: 192, num_test: 48, num_speakers: 2, num_syllables: 1}", "--batch_size", "16",
         "--max_steps", "50", "--learning_rate", "5e-3",
     )  # fmt: skip
@@ -138,7 +142,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path,
             "needs at least 2",
         ),
         (["--model", "/nowhere/at/all", "--label", "vowel"], "is not a folder"),
-        (["--execution", "joint"], ""),
+        (["--execution", "joint"], "2"),
     ],
 )
 def test_what_cannot_be_trained_is_told(flags, message, tmp_path):
