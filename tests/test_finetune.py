@@ -102,7 +102,8 @@ def test_training_on_clean_factors_reaches_the_factor(tmp_path):
     right then in training mode, and 0.54 of the held-out syllables in evaluation mode.
     """
     results = run(
-        tmp_path, "--preset", "gim", "--model_settings", "{hidden_size: 32, context_size: 16, batch_norm_momentum: 0.5}",
+        tmp_path, "--preset", "gim", "--model_settings",
+        "{hidden_size: 32, context_size: 16, batch_norm_momentum: 0.5}",
         "--label", "vowel",
         "--corpus_settings", "{num_train: 192, num_test: 48, num_speakers: 2, num_syllables: 1}", "--batch_size", "16",
         "--max_steps", "50", "--learning_rate", "5e-3",
