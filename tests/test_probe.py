@@ -10,7 +10,7 @@ from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
 from training import probe
 from training.batches import utterance_batches
 from training.corpora import load_corpus
-from training.features import ModelEncoder, extract, module_numbers, spectral_encoder
+from training.features import ModelEncoder, SpectralEncoder, extract, module_numbers
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
 
@@ -28,7 +28,7 @@ def run(checkpoint, output_dir, *flags):
     probe.main(
         [
             "--model", str(checkpoint), "--corpus", "synthetic_syllables", "--corpus_settings", SYLLABLES,
-            "--output_dir", str(output_dir), "--l2", "1e-3", *flags,
+            "--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache"), "--l2", "1e-3", *flags,
         ]
     )  # fmt: skip
     return json.loads((output_dir / "probe.json").read_text())
@@ -39,11 +39,18 @@ def corpus():
     return load_corpus("synthetic_syllables", "test", num_train=24, num_test=8, num_speakers=2)
 
 
-def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus):
+def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus, tmp_path):
     model = SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).eval()
     extractor = SimFeatureExtractor()
     items = extract(
-        corpus, ModelEncoder(model, range(4)), extractor, label="phones", pooling="frame", frame_step=3, batch_size=3
+        corpus,
+        ModelEncoder(model, range(4)),
+        extractor,
+        label="phones",
+        pooling="frame",
+        frame_step=3,
+        batch_size=3,
+        cache_dir=tmp_path,
     )
     assert {features.shape for features in items.features.values()} == {(len(items.labels), 16), (len(items.labels), 8)}
     for batch in utterance_batches(corpus, extractor, batch_size=1, columns=("phones",)):
@@ -64,10 +71,18 @@ def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus):
             assert unique.mean() > 0.5
 
 
-def test_means_are_over_real_frames_alone(corpus):
+def test_means_are_over_real_frames_alone(corpus, tmp_path):
     model = SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).eval()
     extractor = SimFeatureExtractor()
-    items = extract(corpus, ModelEncoder(model, [3]), extractor, label="speaker_id", pooling="mean", batch_size=8)
+    items = extract(
+        corpus,
+        ModelEncoder(model, [3]),
+        extractor,
+        label="speaker_id",
+        pooling="mean",
+        batch_size=8,
+        cache_dir=tmp_path,
+    )
     for batch in utterance_batches(corpus, extractor, batch_size=1):
         with torch.no_grad():
             expected = model(batch["input_values"]).last_hidden_state[0].mean(0)
@@ -82,6 +97,7 @@ def test_means_are_over_real_frames_alone(corpus):
         pooling="chunk",
         chunk_seconds=0.2,
         batch_size=8,
+        cache_dir=tmp_path,
     )
     assert len(chunks.labels) > len(items.labels)
 
@@ -91,7 +107,7 @@ def test_the_spectrum_of_a_tone_is_where_it_sounds():
     batch = {
         "input_values": torch.sin(2 * torch.pi * 1000 * seconds)[None], "attention_mask": torch.ones(1, 16000)
     }  # fmt: skip
-    frames = spectral_encoder(batch)
+    frames = SpectralEncoder()(batch)
     mel = frames["log-mel"].at(0, np.array([0.5]))[0]
     assert frames["log-mel"].lengths == [98]
     from transformers.audio_utils import hertz_to_mel, mel_to_hertz

@@ -57,7 +57,7 @@ def measure(arguments: Any) -> dict[str, Any]:
     for source in measured_sources(arguments):
         items = extract(
             dataset, source.encoder, source.extractor, label=arguments.label, pooling="frame", frame_step=1,
-            batch_size=arguments.batch_size, description=source.name,
+            batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=source.name,
         )  # fmt: skip
         tokens = find_tokens(items.labels, items.utterances, items.speakers, classes)
         for feature, values in tqdm(items.features.items(), desc=f"ABX {source.name}", leave=False):

@@ -1,14 +1,15 @@
 """Features of a corpus for probes: of modules or of the spectrum, at labelled frames, in chunks or of utterances."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, List
 from scipy.fft import dct
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
@@ -18,27 +19,11 @@ from modeling_sim import SimConfig, SimModel
 from training.batches import utterance_batches
 from training.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, label_centers, num_label_frames
 from training.corpora.contract import class_label
+from training.feature_store import FeatureWriter, Items, corpus_fingerprint, model_fingerprint, stored_items
 
 Pooling = Literal["frame", "chunk", "mean"]
 SPECTRAL = ("log-mel", "MFCC")
 _NUM_MELS, _NUM_MFCC, _FFT = 80, 13, 512
-
-
-@dataclass(frozen=True)
-class Items:
-    """What is classified, the same for all features.
-
-    Args:
-        features: By the name of the module or spectrum, `(items, channels)` float32 each.
-        labels: `(items,)`.
-        utterances: Id of each item's utterance, `(items,)`.
-        speakers: Its speaker, `(items,)`.
-    """
-
-    features: dict[str, np.ndarray]
-    labels: np.ndarray
-    utterances: np.ndarray
-    speakers: np.ndarray
 
 
 def label_classes(dataset: Dataset, label: str) -> list[str]:
@@ -56,21 +41,24 @@ def label_classes(dataset: Dataset, label: str) -> list[str]:
 
 def extract(
     dataset: Dataset,
-    encoder: "Callable[[dict[str, Any]], dict[str, _Frames]]",
+    encoder: "Encoder",
     extractor: SequenceFeatureExtractor,
     *,
     label: str,
     pooling: Pooling,
     chunk_seconds: float = 0.5,
     frame_step: int = 4,
+    max_items: int | None = None,
+    seed: int = 0,
     batch_size: int = 8,
+    cache_dir: Path,
     description: str = "features",
 ) -> Items:
     """Features of every labelled frame, chunk or utterance.
 
     Args:
         dataset: A corpus.
-        encoder: Frames of a batch; see `ModelEncoder` and `spectral_encoder`.
+        encoder: Frames of a batch; see `ModelEncoder` and `SpectralEncoder`.
         extractor: Makes padded batches of waveforms.
         label: A column of classes: one an utterance, or a list with one each 10 ms label frame.
         pooling: "frame": at every `frame_step`-th label frame, the model's frame nearest in time, so that all modules
@@ -78,60 +66,113 @@ def extract(
             mean over the utterance.
         chunk_seconds: Length of a chunk; what is left at the end counts if it is at least half as long.
         frame_step: Label frames from one item to the next: 4 are 40 ms, as frames 10 ms apart are nearly the same.
+        max_items: About how many items to keep, drawn evenly from all utterances; `None` for all.
+        seed: Of the draw.
         batch_size: Utterances a batch.
+        cache_dir: Where features are kept, so that they are made once; see `feature_store.py`.
         description: Word for the progress bar.
 
     Raises:
         ValueError: A label a frame is asked for of chunks or utterances, or there is not one a label frame.
     """
-    has_speakers = "speaker_id" in dataset.column_names
-    columns = list(dict.fromkeys([label, *(["speaker_id"] if has_speakers else [])]))
-    collected: dict[str, list[np.ndarray]] = {}
-    labels: list[np.ndarray] = []
-    utterances: list[np.ndarray] = []
-    speakers: list[np.ndarray] = []
-    batches = utterance_batches(
+    key = {
+        "encoder": encoder.fingerprint(),
+        "extractor": extractor.to_json_string(),
+        "corpus": corpus_fingerprint(dataset, label),
+        "label": [label, pooling, chunk_seconds, frame_step, max_items, seed],
+        # Samples are drawn batch by batch.
+        "batch_size": batch_size,
+    }
+
+    def write(writer: FeatureWriter) -> None:
+        share = 1.0
+        if max_items is not None:
+            share = max_items / max(max_items, _count(dataset, label, pooling, chunk_seconds, frame_step))
+        batches = _labelled_batches(dataset, extractor, label=label, batch_size=batch_size)
+        for batch in tqdm(batches, desc=description, leave=False):
+            _write_batch(
+                writer, batch, encoder(batch), label=label, pooling=pooling, chunk_seconds=chunk_seconds,
+                frame_step=frame_step, sampling_rate=extractor.sampling_rate, share=share, seed=seed,
+            )  # fmt: skip
+
+    return stored_items(cache_dir, key, write)
+
+
+def _labelled_batches(dataset: Dataset, extractor: SequenceFeatureExtractor, *, label: str, batch_size: int) -> Any:
+    """Batches of whole utterances with their label and speaker."""
+    columns = list(dict.fromkeys([label, *(["speaker_id"] if "speaker_id" in dataset.column_names else [])]))
+    return utterance_batches(
         dataset, extractor, batch_size=batch_size, max_samples=batch_size * 20 * LABEL_RATE, columns=columns
     )
-    for batch in tqdm(batches, desc=description, leave=False):
-        frames = encoder(batch)
-        values = batch[label].tolist() if isinstance(batch[label], torch.Tensor) else batch[label]
-        for row, value in enumerate(values):
-            seconds = int(batch["attention_mask"][row].sum()) / extractor.sampling_rate
-            if value is None or (isinstance(value, int) and value < 0):
-                continue
-            if isinstance(value, list):
-                if pooling != "frame":
-                    raise ValueError(f"`label` {label!r} has one class a frame; `pooling` must be 'frame'.")
-                expected = num_label_frames(int(seconds * LABEL_RATE + 0.5))
-                if abs(len(value) - expected) > 1:  # an aligner may count one window more or less
-                    raise ValueError(
-                        f"`label` {label!r} has {len(value)} classes for {batch['id'][row]}, which has {expected} "
-                        "label frames of 10 ms; it is not a label of frames, or of another recording."
-                    )
-                chosen = np.arange(0, len(value), frame_step)
-                own = np.asarray(value)[chosen]
-                chosen, own = chosen[own != IGNORED], own[own != IGNORED]
-                moments = label_centers(len(value))[chosen] / LABEL_RATE
-                pooled = {name: of.at(row, moments) for name, of in frames.items()}
-            else:
-                edges = _edges(seconds, pooling, chunk_seconds, frame_step)
-                own = np.full(len(edges) - 1, value)
-                pooled = {name: of.means(row, edges) for name, of in frames.items()}
-            for name, array in pooled.items():
-                collected.setdefault(name, []).append(array)
-            labels.append(own)
-            utterances.append(np.full(len(own), batch["id"][row]))
-            speaker = batch["speaker_id"][row] if has_speakers else 0
-            speakers.append(np.full(len(own), int(speaker) if isinstance(speaker, torch.Tensor) else speaker))
-    if not labels:
-        raise ValueError(f"no utterance of this split has a {label!r}.")
-    return Items(
-        {name: np.concatenate(arrays) for name, arrays in collected.items()},
-        np.concatenate(labels).astype(np.int64),
-        np.concatenate(utterances),
-        np.concatenate(speakers),
-    )
+
+
+def _count(dataset: Dataset, label: str, pooling: Pooling, chunk_seconds: float, frame_step: int) -> int:
+    """About how many items a data set has."""
+    if isinstance(dataset.features[label], List):
+        return sum(-(-len(row) // frame_step) for row in dataset[label][:] if row is not None)
+    if pooling == "mean":
+        return len(dataset)
+    seconds = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:]).sum()
+    return int(seconds / (chunk_seconds if pooling == "chunk" else frame_step * LABEL_HOP / LABEL_RATE))
+
+
+def _write_batch(
+    writer: FeatureWriter,
+    batch: dict[str, Any],
+    frames: "dict[str, _Frames]",
+    *,
+    label: str,
+    pooling: Pooling,
+    chunk_seconds: float,
+    frame_step: int,
+    sampling_rate: int,
+    share: float,
+    seed: int,
+) -> None:
+    """Writes the items of a batch."""
+    values = batch[label].tolist() if isinstance(batch[label], torch.Tensor) else batch[label]
+    speakers = batch.get("speaker_id", [0] * len(values))
+    for row, value in enumerate(values):
+        if value is None or (isinstance(value, int) and value < 0):
+            continue
+        seconds = int(batch["attention_mask"][row].sum()) / sampling_rate
+        name = batch["id"][row]
+        if isinstance(value, list):
+            own, pooled = _at_labels(row, value, frames, seconds, name, label, pooling, frame_step)
+        else:
+            edges = _edges(seconds, pooling, chunk_seconds, frame_step)
+            own = np.full(len(edges) - 1, value)
+            pooled = {feature: of.means(row, edges) for feature, of in frames.items()}
+        if share < 1:
+            kept = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(len(own)) < share
+            own, pooled = own[kept], {feature: array[kept] for feature, array in pooled.items()}
+        writer.add(pooled, own, np.full(len(own), name), np.full(len(own), int(speakers[row])))
+
+
+def _at_labels(
+    row: int,
+    value: list[int],
+    frames: "dict[str, _Frames]",
+    seconds: float,
+    name: str,
+    label: str,
+    pooling: Pooling,
+    frame_step: int,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Labels of every `frame_step`-th label frame of an utterance, and the model's frames nearest to them."""
+    if pooling != "frame":
+        raise ValueError(f"`label` {label!r} has one class a frame; `pooling` must be 'frame'.")
+    expected = num_label_frames(int(seconds * LABEL_RATE + 0.5))
+    if abs(len(value) - expected) > 1:  # an aligner may count one window more or less
+        raise ValueError(
+            f"`label` {label!r} has {len(value)} classes for {name}, which has {expected} label frames of 10 ms; it is "
+            "not a label of frames, or of another recording."
+        )
+    chosen = np.arange(0, len(value), frame_step)
+    own = np.asarray(value)[chosen]
+    chosen, own = chosen[own != IGNORED], own[own != IGNORED]
+    moments = label_centers(len(value))[chosen] / LABEL_RATE
+    return own, {feature: of.at(row, moments) for feature, of in frames.items()}
 
 
 def _edges(seconds: float, pooling: Pooling, chunk_seconds: float, frame_step: int) -> np.ndarray:
@@ -185,8 +226,12 @@ class ModelEncoder:
     """
 
     def __init__(self, model: SimModel, modules: Sequence[int], *, sample: bool = False, seed: int = 0) -> None:
-        self.model, self.modules, self.sample = model, list(modules), sample
+        self.model, self.modules, self.sample, self.seed = model, list(modules), sample, seed
         self.generator = torch.Generator(model.device).manual_seed(seed)
+
+    def fingerprint(self) -> Any:
+        """All that the frames depend on beside the audio."""
+        return [model_fingerprint(self.model), self.modules, self.sample, self.seed if self.sample else None]
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> dict[str, _Frames]:
@@ -212,29 +257,39 @@ class ModelEncoder:
         }
 
 
-def spectral_encoder(batch: dict[str, Any]) -> dict[str, _Frames]:
+class SpectralEncoder:
     """Log-mel energies (80 bands) and 13 MFCCs of the label frames' windows: 25 ms every 10 ms, at 16 kHz."""
-    window, filters = _spectrum()
-    frames: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRAL}
-    for samples, mask in zip(batch["input_values"], batch["attention_mask"], strict=True):
-        waveform = samples[mask != 0].numpy()
-        waveform = np.pad(waveform, (0, max(0, LABEL_WINDOW - len(waveform))))
-        mel = spectrogram(
-            waveform, window, LABEL_WINDOW, LABEL_HOP, fft_length=_FFT, power=2.0, center=False, mel_filters=filters,
-            mel_floor=1e-10, log_mel="log",
-        ).T.astype(np.float32)  # fmt: skip
-        frames["log-mel"].append(mel)
-        frames["MFCC"].append(dct(mel, type=2, norm="ortho", axis=1)[:, :_NUM_MFCC])
-    lengths = [len(mel) for mel in frames["log-mel"]]
-    return {
-        name: _Frames(
-            np.stack([np.pad(array, ((0, max(lengths) - len(array)), (0, 0))) for array in arrays]),
-            lengths,
-            LABEL_WINDOW / 2 / LABEL_RATE,
-            LABEL_HOP / LABEL_RATE,
-        )
-        for name, arrays in frames.items()
-    }
+
+    def fingerprint(self) -> Any:
+        """All that the frames depend on beside the audio."""
+        return ["spectra", _NUM_MELS, _NUM_MFCC, _FFT, LABEL_WINDOW, LABEL_HOP]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, _Frames]:
+        """Frames of both, by name."""
+        window, filters = _spectrum()
+        frames: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRAL}
+        for samples, mask in zip(batch["input_values"], batch["attention_mask"], strict=True):
+            waveform = samples[mask != 0].numpy()
+            waveform = np.pad(waveform, (0, max(0, LABEL_WINDOW - len(waveform))))
+            mel = spectrogram(
+                waveform, window, LABEL_WINDOW, LABEL_HOP, fft_length=_FFT, power=2.0, center=False,
+                mel_filters=filters, mel_floor=1e-10, log_mel="log",
+            ).T.astype(np.float32)  # fmt: skip
+            frames["log-mel"].append(mel)
+            frames["MFCC"].append(dct(mel, type=2, norm="ortho", axis=1)[:, :_NUM_MFCC])
+        lengths = [len(mel) for mel in frames["log-mel"]]
+        return {
+            name: _Frames(
+                np.stack([np.pad(array, ((0, max(lengths) - len(array)), (0, 0))) for array in arrays]),
+                lengths,
+                LABEL_WINDOW / 2 / LABEL_RATE,
+                LABEL_HOP / LABEL_RATE,
+            )
+            for name, arrays in frames.items()
+        }
+
+
+Encoder = ModelEncoder | SpectralEncoder
 
 
 @lru_cache(maxsize=1)

@@ -1,18 +1,19 @@
 """What the measuring commands share: the corpus, the models, and the controls beside them."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from datasets import Dataset
+from huggingface_hub.constants import HF_HOME
 from transformers import AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
 
 from modeling_sim import SimModel
 from training.arguments import HelpFormatter
 from training.corpora import corpus_info, load_corpus
-from training.features import ModelEncoder, module_numbers, spectral_encoder
+from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
 from training.files import write_json
 from training.provenance import git_revision, versions
 
@@ -24,7 +25,7 @@ class Source(NamedTuple):
     """Features to measure: what makes them of a batch, what makes the batch, and their name in tables."""
 
     name: str
-    encoder: ModelEncoder | Callable[[dict[str, Any]], Any]
+    encoder: Encoder
     extractor: SequenceFeatureExtractor
 
     def row_name(self, feature: str) -> str:
@@ -44,6 +45,11 @@ def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentPar
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
     parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and of every draw.")
+    parser.add_argument(
+        "--cache_dir",
+        default=str(Path(HF_HOME) / "modeling_sim" / "features"),
+        help="Folder where features are kept, by model and corpus; what is in it can be deleted.",
+    )
     parser.add_argument("--output_dir", default=output_dir, help="Folder for results and pictures.")
     return parser
 
@@ -68,7 +74,7 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
     models = [AutoModel.from_pretrained(path) for path in arguments.model]
     set_seed(arguments.seed)
     untrained = SimModel(models[0].config)
-    sources = [Source(SPECTRA, spectral_encoder, extractors[0])]
+    sources = [Source(SPECTRA, SpectralEncoder(), extractors[0])]
     for name, model, extractor in zip(
         [UNTRAINED, *names_of(arguments.model)], [untrained, *models], [extractors[0], *extractors], strict=True
     ):

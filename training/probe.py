@@ -28,7 +28,8 @@ from modeling_sim.analysis import (
     knn_predictions,
 )
 from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
-from training.features import Items, extract, label_classes
+from training.feature_store import Items
+from training.features import extract, label_classes
 from training.files import replacing
 from training.measuring import (
     UNTRAINED,
@@ -39,6 +40,7 @@ from training.measuring import (
     names_of,
     write_results,
 )
+from training.paper_protocol import paper_predictions, paper_settings, tested_items
 
 PROBES = ("linear", "mlp", "knn")
 
@@ -66,6 +68,16 @@ def parse(argv: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--chunk_seconds", type=float, default=0.5, help="Length of a chunk.")
     parser.add_argument("--frame_step", type=int, default=4, help="Label frames of 10 ms from one item to the next.")
+    parser.add_argument(
+        "--max_items", type=int, default=200_000, help="Items of a split, about, drawn from all utterances; 0 for all."
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("standard", "paper"),
+        default="standard",
+        help="'paper': the probe of the Smooth InfoMax paper as its code runs it, for its rows alone; see "
+        "training/paper_protocol.py.",
+    )
     parser.add_argument("--probe", choices=PROBES, default="linear", help="Classifier.")
     parser.add_argument(
         "--l2", type=float, help="Of the linear probe; chosen on a part of the training split if unset."
@@ -94,6 +106,9 @@ def probe(arguments: Any) -> dict[str, Any]:
                 pooling=pooling,
                 chunk_seconds=arguments.chunk_seconds,
                 frame_step=arguments.frame_step,
+                max_items=arguments.max_items or None,
+                seed=arguments.seed,
+                cache_dir=Path(arguments.cache_dir),
                 batch_size=arguments.batch_size,
                 description=f"{source.name}, {split}",
             )
@@ -114,7 +129,8 @@ def probe(arguments: Any) -> dict[str, Any]:
             "label": arguments.label,
             "classes": classes,
             "pooling": pooling,
-            "probe": arguments.probe,
+            "protocol": arguments.protocol,
+            "probe": arguments.probe if arguments.protocol == "standard" else "the paper's linear",
             "latents": arguments.latents,
             **fits.results(),
         },
@@ -142,6 +158,10 @@ class _Fits:
 
     def __init__(self, arguments: Any, num_classes: int, train: Items, test: Items) -> None:
         self.arguments, self.num_classes, self.train, self.test = arguments, num_classes, train, test
+        self.paper = paper_settings(arguments.label) if arguments.protocol == "paper" else None
+        self.tested = np.arange(len(test.labels))
+        if self.paper is not None:
+            self.tested = tested_items(len(test.labels), self.paper, arguments.seed)
         self.rows: list[dict[str, Any]] = []
         self.confusions: dict[str, np.ndarray] = {}
         self.weights: dict[str, np.ndarray] = {}
@@ -150,7 +170,8 @@ class _Fits:
             print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
         disjoint = not set(train.speakers) & set(test.speakers)
         self.group_name = "speakers" if disjoint else "utterances"
-        self.groups = test.speakers if disjoint else test.utterances
+        self.labels = test.labels[self.tested]
+        self.groups = (test.speakers if disjoint else test.utterances)[self.tested]
         self.train_groups = train.speakers if disjoint else train.utterances
         # A control task (Hewitt & Liang 2019): every speaker's classes are renamed at random, with the classes'
         # own frequencies; what a probe reaches there it has by learning names by heart.
@@ -159,8 +180,9 @@ class _Fits:
         if len(types) > 1 and not disjoint and arguments.label != "speaker_id":
             names = np.random.default_rng(arguments.seed).choice(train.labels, size=(len(types), num_classes))
             self.control = [names[np.searchsorted(types, of.speakers), of.labels] for of in (train, test)]
+            self.control[1] = self.control[1][self.tested]
         majority = np.bincount(train.labels, minlength=num_classes).argmax()
-        self.score("chance: most frequent class", "chance", "", np.full(len(test.labels), majority))
+        self.score("chance: most frequent class", "chance", "", np.full(len(self.labels), majority))
 
     def require_same_items(self, train: Items, test: Items) -> None:
         """Refuses features of other items than the task's."""
@@ -168,10 +190,15 @@ class _Fits:
             raise ValueError("the models read different items, so they cannot be compared.")
 
     def predictions(
-        self, features: np.ndarray, labels: np.ndarray, queries: np.ndarray, name: str | None
+        self, features: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, bias: bool, name: str | None = None
     ) -> np.ndarray:
-        """Predicted classes of the test items; the weights are kept under a name."""
+        """Predicted classes of the test items; the weights are kept under a name. `bias` is for the paper's probe."""
         arguments = self.arguments
+        if self.paper is not None:
+            return paper_predictions(
+                features, labels, queries, self.num_classes, settings=self.paper, bias=bias, seed=arguments.seed,
+                device=arguments.device,
+            )  # fmt: skip
         if arguments.probe == "knn":
             return knn_predictions(features, labels, queries)
         if arguments.probe == "mlp":
@@ -191,16 +218,19 @@ class _Fits:
     def add(self, source: Source, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
         """Fits a probe on training features and scores it on the test's, on the task and on the control task."""
         row = source.row_name(feature)
-        self.score(row, source.name, feature, self.predictions(features, self.train.labels, queries, row))
+        features, queries = np.asarray(features), np.asarray(queries)[self.tested]  # from disk
+        bias = feature == "context"
+        predictions = self.predictions(features, self.train.labels, queries, bias=bias, name=row)
+        self.score(row, source.name, feature, predictions)
         if self.control is not None:
-            guesses = self.predictions(features, self.control[0], queries, None)
+            guesses = self.predictions(features, self.control[0], queries, bias=bias)
             self.rows[-1]["control_accuracy"] = float((guesses == self.control[1]).mean())
             self.rows[-1]["selectivity"] = self.rows[-1]["accuracy"]["value"] - self.rows[-1]["control_accuracy"]
         print(_line(self.rows[-1]), file=sys.stderr)
 
     def score(self, row: str, source: str, feature: str, predictions: np.ndarray) -> None:
         """Adds a row of the table."""
-        cells = confusions(self.test.labels, predictions, self.groups, self.num_classes)
+        cells = confusions(self.labels, predictions, self.groups, self.num_classes)
         self.confusions[row] = cells
         total = cells.sum(axis=0)
         true, predicted = total.sum(axis=1), total.sum(axis=0)
@@ -237,7 +267,7 @@ class _Fits:
                 differences.append({"name": row["name"], "against": against, "accuracy": vars(difference)})
         return {
             "train_items": len(self.train.labels),
-            "test_items": len(self.test.labels),
+            "test_items": len(self.labels),
             "intervals_over": f"{len(np.unique(self.groups))} {self.group_name}",
             "rows": self.rows,
             "differences": differences,

@@ -1,0 +1,134 @@
+"""Features on disk: written once for a model, a corpus and a way of reading them, and mapped into memory when needed.
+
+So no set of features has to fit into memory, and probing another label or a second model reads what is there already.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+_META = "meta.json"
+# Part of every key: raise it whenever the same key would mean other features.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is classified, the same for all features.
+
+    Args:
+        features: By the name of the module or spectrum, `(items, channels)` float32 each, mapped from disk.
+        labels: `(items,)`.
+        utterances: Id of each item's utterance, `(items,)`.
+        speakers: Its speaker, `(items,)`.
+    """
+
+    features: dict[str, np.ndarray]
+    labels: np.ndarray
+    utterances: np.ndarray
+    speakers: np.ndarray
+
+
+class FeatureWriter:
+    """Appends items to files of a folder, batch by batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BinaryIO] = {}
+        self.channels: dict[str, int] = {}
+        self.columns: dict[str, list[np.ndarray]] = {"labels": [], "utterances": [], "speakers": []}
+
+    def add(
+        self, features: Mapping[str, np.ndarray], labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
+    ) -> None:
+        """Appends items; all features have a row each."""
+        for name, array in features.items():
+            if name not in self.files:
+                self.files[name] = (self.folder / _file_name(name)).open("wb")
+                self.channels[name] = array.shape[1]
+            self.files[name].write(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+        for column, values in (("labels", labels), ("utterances", utterances), ("speakers", speakers)):
+            self.columns[column].append(values)
+
+    def close(self) -> None:
+        """Completes the folder.
+
+        Raises:
+            ValueError: Nothing was written.
+        """
+        for file in self.files.values():
+            file.close()
+        if not self.columns["labels"]:
+            raise ValueError("no item has a label.")
+        columns = {name: np.concatenate(values) for name, values in self.columns.items()}
+        np.savez(self.folder / "columns.npz", **columns)
+        meta = {"items": len(columns["labels"]), "channels": self.channels}
+        (self.folder / _META).write_text(json.dumps(meta))
+
+
+def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[FeatureWriter], None]) -> Items:
+    """Items of a key, from the cache or written there now, whole or not at all.
+
+    Args:
+        cache_dir: Folder of all sets of features; one that is no longer wanted can be deleted.
+        key: All that the features depend on, as JSON holds it.
+        write: Writes them.
+    """
+    text = json.dumps([_VERSION, dict(key)], sort_keys=True)
+    folder = cache_dir / hashlib.sha256(text.encode()).hexdigest()[:24]
+    if not (folder / _META).is_file():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache_dir))
+        try:
+            writer = FeatureWriter(temporary)
+            write(writer)
+            writer.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return _read(folder)
+
+
+def _read(folder: Path) -> Items:
+    meta = json.loads((folder / _META).read_text())
+    features = {
+        name: np.memmap(folder / _file_name(name), dtype=np.float32, mode="r", shape=(meta["items"], channels))
+        for name, channels in meta["channels"].items()
+    }
+    with np.load(folder / "columns.npz") as columns:
+        return Items(features, columns["labels"].astype(np.int64), columns["utterances"], columns["speakers"])
+
+
+def _file_name(feature: str) -> str:
+    return f"{feature.replace(' ', '_')}.float32"
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """Digest of a model's configuration and weights."""
+    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def corpus_fingerprint(dataset: Dataset, label: str) -> str:
+    """Digest of a corpus' recordings, by id, length and place, and of their labels."""
+    digest = hashlib.sha256()
+    columns = [dataset[name][:] for name in ("id", "num_samples", "sampling_rate", "audio", label)]
+    for name, samples, rate, audio, value in zip(*columns, strict=True):
+        content = audio["bytes"]
+        place = audio["path"] if content is None else hashlib.sha256(content).hexdigest()
+        digest.update(json.dumps([name, samples, rate, place, value]).encode())
+    return digest.hexdigest()
