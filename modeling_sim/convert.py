@@ -146,11 +146,12 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, *
     _check_names(state_dict, names, method)
     config = _make_config(layout, _infer_settings(layout, state_dict, names, method), method, settings)
     model = SimForPreTraining(config)
+    shapes = {target: tuple(tensor.shape) for target, tensor in model.state_dict().items()}
+    _check_shapes(state_dict, names, shapes)
     tensors = {
-        target: _make_tensor(target, [state_dict[source] for source in sources], config)
+        target: _join([state_dict[source] for source in sources]).reshape(shapes[target])
         for target, sources in names.items()
     }
-    _check_shapes(model, tensors, state_dict, names)
     if layout.is_lowe:
         first = "sim.conv_modules.0.layers.0.conv"
         weight, bias = tensors[f"{first}.weight"].double(), tensors[f"{first}.bias"].double()
@@ -378,34 +379,31 @@ def _by_module(layers: Sequence[int], layout: _Layout) -> list[list[int]]:
     return [[next(remaining) for _ in range(count)] for count in layout.num_layers]
 
 
-def _make_tensor(target: str, sources: Sequence[torch.Tensor], config: SimConfig) -> torch.Tensor:
-    """One tensor of our model."""
-    if ".latent_head." in target:  # convolutions of one frame: mean, then log-variance
-        return torch.cat([source.flatten(1) if source.ndim > 1 else source for source in sources])
-    if target.startswith("predictors."):  # W_1, ..., W_K above one another, each (channels, context channels)
-        return sources[0].unflatten(0, (config.num_prediction_steps, config.hidden_size))
-    return sources[0]
-
-
 def _check_shapes(
-    model: SimForPreTraining,
-    tensors: Mapping[str, torch.Tensor],
-    state_dict: Mapping[str, torch.Tensor],
-    names: Mapping[str, tuple[str, ...]],
+    state_dict: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises, naming the checkpoint's tensors, if some do not fit the others."""
-    expected = {target: tensor.shape for target, tensor in model.state_dict().items()}
-    wrong = [
-        f"{source} {tuple(state_dict[source].shape)}"
-        for target, sources in names.items()
-        if tensors[target].shape != expected[target]
-        for source in sources
-    ]
+    """Raises, naming the checkpoint's tensors, if some do not fit a model of tensors of these shapes."""
+    wrong = []
+    for target, sources in names.items():
+        expected = _source_shape(target, shapes[target], len(sources))
+        found = {source: tuple(state_dict[source].shape) for source in sources}
+        wrong += [f"{source} is {shape}, not {expected}" for source, shape in found.items() if shape != expected]
     if wrong:
-        raise ValueError(
-            f"tensors do not fit a model of {model.config.hidden_size} channels and a context of "
-            f"{model.config.context_size}: {', '.join(wrong)}."
-        )
+        raise ValueError(f"shapes do not fit those of the other tensors: {'; '.join(wrong)}.")
+
+
+def _source_shape(target: str, shape: tuple[int, ...], num_sources: int) -> tuple[int, ...]:
+    """Shape of each of the checkpoint's tensors that one of our model's, of a shape, is made of."""
+    if ".latent_head." in target:  # mean, then log-variance, each a convolution of one frame
+        return (shape[0] // num_sources, *shape[1:], *[1] * (len(shape) - 1))
+    if target.startswith("predictors."):  # W_1, ..., W_K above one another
+        return (shape[0] * shape[1], shape[2])
+    return shape
+
+
+def _join(sources: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors above one another; a single one may be a number."""
+    return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 
 # ---------------------------------------------------------------------- the command

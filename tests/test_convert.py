@@ -327,10 +327,16 @@ def test_models_without_a_counterpart_are_refused():
 
 def test_tensors_of_other_shapes_or_not_finite_are_named():
     name = "fullmodel.1.encoder.encoder.0.0.bias"
-    with pytest.raises(ValueError, match=r"encoder\.0\.0\.bias \(5,\)"):
+    with pytest.raises(ValueError, match=r"encoder\.0\.0\.bias is \(5,\), not \(12,\)"):
         convert_state_dict({**make_source().state_dict(), name: torch.zeros(5)}, "gim")
     with pytest.raises(ValueError, match=r"NaN or infinite, in fullmodel\.1\.encoder\.encoder\.0\.0\.bias\."):
         convert_state_dict({**make_source().state_dict(), name: torch.full((CHANNELS,), torch.nan)}, "gim")
+    name = "fullmodel.2.encoder.encoder_var.weight"
+    with pytest.raises(ValueError, match=r"encoder_var\.weight is \(12, 5, 1\), not \(12, 12, 1\)"):
+        convert_state_dict({**make_source().state_dict(), name: torch.zeros(CHANNELS, 5, 1)}, "sim")
+    name = "fullmodel.3.autoregressor.gru.bias_ih_l0"
+    with pytest.raises(ValueError, match=r"gru\.bias_ih_l0 is \(12,\), not \(21,\)"):
+        convert_state_dict({**make_source().state_dict(), name: torch.zeros(CHANNELS)}, "gim")
     name = "fullmodel.1.encoder.encoder.0.0.weight"
     with pytest.raises(ValueError, match=r"0\.0\.weight has shape \(\)"):
         convert_state_dict({**make_source().state_dict(), name: torch.tensor(1.0)}, "gim")
