@@ -126,3 +126,33 @@ def test_tokens_are_runs_between_neighbours():
     assert tokens.ends.tolist() == [4, 5, 8]
     assert tokens.phones.tolist() == [1, 2, 1]
     assert tokens.contexts == [(0, 2), (1, 0), (0, 2)]
+
+
+@pytest.mark.parametrize("mode", ["within", "across"])
+@pytest.mark.parametrize("in_context", [False, True])
+def test_it_is_fastabxs(corpus, mode, in_context):
+    """fastabx needs Python 3.12; its own distance is the angle, so it is given the cosine."""
+    fastabx = pytest.importorskip("fastabx", reason="fastabx is not installed (it needs Python 3.12)")
+    import polars as pl
+    import torch
+
+    segments, phones, speakers, contexts = corpus
+
+    def cosine(left, right):
+        left, right = (torch.nn.functional.normalize(frames.double(), dim=-1) for frames in (left, right))
+        return (1 - torch.einsum("xic,yjc->xyij", left, right)).float()
+
+    ends = np.cumsum([len(segment) for segment in segments]).tolist()
+    accessor = fastabx.InMemoryAccessor(
+        dict(enumerate(zip([0, *ends[:-1]], ends, strict=True))),
+        torch.tensor(np.concatenate(segments), dtype=torch.float32),
+        torch.device("cpu"),
+    )
+    labels = pl.DataFrame({"phone": phones, "speaker": speakers, "context": contexts})
+    by = ["context"] * in_context + ["speaker"] * (mode == "within")
+    task = fastabx.Task(
+        fastabx.Dataset(labels, accessor), on="phone", by=by or None, across=["speaker"] if mode == "across" else None
+    )
+    expected = fastabx.Score(task, cosine, progress=False).collapse(levels=["context"] * in_context + ["speaker"])
+    found = abx(segments, phones, speakers, contexts if in_context else None, mode=mode, max_tokens=99)
+    assert found.error == pytest.approx(expected, abs=1e-6)

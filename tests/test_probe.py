@@ -175,3 +175,33 @@ def test_modules_have_names():
     config = SimConfig.preset("sim-small")
     assert module_numbers(config, "all") == [0, 1, 2, 3]
     assert module_numbers(config, "context, 0") == [3, 0]
+
+
+def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_path, capsys):
+    settings = "{num_train: 130, num_test: 70, num_speakers: 2, num_syllables: 1}"
+    flags = ["--label", "vowel", "--modules", "2,context", "--protocol", "paper", "--corpus_settings", settings]
+    results = run(checkpoint, tmp_path, *flags)
+    assert results["protocol"] == "paper"
+    assert results["test_items"] == 64
+    assert all(sum(map(sum, row["confusion"])) == 64 for row in results["rows"])
+    assert "the paper's linear probe" in capsys.readouterr().out
+
+
+def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
+    load = probe.load_split
+
+    def without_a_vowel(arguments, split):
+        dataset = load(arguments, split)
+        return dataset.filter(lambda vowel: vowel != 2, input_columns="vowel") if split == "train" else dataset
+
+    monkeypatch.setattr(probe, "load_split", without_a_vowel)
+    settings = "{num_train: 40, num_test: 20, num_speakers: 2, num_syllables: 1}"
+    results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
+    assert "classes [2] of the test split have no item in the training split" in capsys.readouterr().out
+    assert all(row["recall_by_class"][2] == 0 for row in results["rows"])
+
+
+def test_too_few_groups_for_an_interval_are_told(checkpoint, tmp_path):
+    flags = ["--label", "phones", "--modules", "2", "--corpus_settings", "{num_train: 1, num_test: 1}"]
+    with pytest.raises(SystemExit, match="at least 2 groups"):
+        run(checkpoint, tmp_path, *flags)

@@ -43,7 +43,7 @@ def paper_settings(label: str) -> PaperSettings:
     return _SETTINGS.get(label, _SYLLABLES)
 
 
-def tested_items(num_items: int, settings: PaperSettings, seed: int) -> np.ndarray:
+def items_tested(num_items: int, settings: PaperSettings, seed: int) -> np.ndarray:
     """Test items in the paper's manner: shuffled, and without those that do not fill the last batch, `(kept,)`."""
     kept = num_items // settings.batch_size * settings.batch_size or num_items
     return np.random.default_rng(seed).permutation(num_items)[:kept]

@@ -40,7 +40,7 @@ from training.measuring import (
     names_of,
     write_results,
 )
-from training.paper_protocol import paper_predictions, paper_settings, tested_items
+from training.paper_protocol import items_tested, paper_predictions, paper_settings
 
 PROBES = ("linear", "mlp", "knn")
 
@@ -161,11 +161,11 @@ class _Fits:
         self.paper = paper_settings(arguments.label) if arguments.protocol == "paper" else None
         self.tested = np.arange(len(test.labels))
         if self.paper is not None:
-            self.tested = tested_items(len(test.labels), self.paper, arguments.seed)
+            self.tested = items_tested(len(test.labels), self.paper, arguments.seed)
         self.rows: list[dict[str, Any]] = []
         self.confusions: dict[str, np.ndarray] = {}
         self.weights: dict[str, np.ndarray] = {}
-        unseen = sorted(set(test.labels) - set(train.labels))
+        unseen = sorted({int(label) for label in test.labels} - {int(label) for label in train.labels})
         if unseen:
             print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
         disjoint = not set(train.speakers) & set(test.speakers)
