@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from modeling_sim.configuration_sim import SimConfig
+from modeling_sim.configuration_sim_decoder import SimDecoderConfig
 from modeling_sim.feature_extraction_sim import SimFeatureExtractor
 from modeling_sim.modeling_sim import (
     SimForAudioFrameClassification,
@@ -21,6 +22,7 @@ from modeling_sim.modeling_sim import (
     SimModel,
     SimPreTrainedModel,
 )
+from modeling_sim.modeling_sim_decoder import SimDecoder
 from modeling_sim.objectives_sim import info_nce, kl_to_standard_normal
 
 __version__ = "0.1.0"
@@ -44,12 +46,19 @@ def _register() -> None:
         auto_class.register(SimConfig, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)
         SimPreTrainedModel.auto_map[auto_class.__name__] = f"modeling_sim.{model_class.__name__}"
+    AutoConfig.register(SimDecoderConfig.model_type, SimDecoderConfig, exist_ok=True)
+    AutoModel.register(SimDecoderConfig, SimDecoder, exist_ok=True)
+    AutoFeatureExtractor.register(SimDecoderConfig, SimFeatureExtractor, exist_ok=True)
+    SimDecoderConfig.register_for_auto_class("AutoConfig")
+    SimDecoder.register_for_auto_class("AutoModel")
 
 
 _register()
 
 __all__ = [
     "SimConfig",
+    "SimDecoder",
+    "SimDecoderConfig",
     "SimFeatureExtractor",
     "SimForAudioFrameClassification",
     "SimForPreTraining",

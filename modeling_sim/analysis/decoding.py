@@ -1,0 +1,135 @@
+"""What measures through a decoder share: features of decoded audio, its decoding in batches, and pairs of items."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+# Latents `(batch, frames, channels)` to waveforms `(batch, samples)`, each item by itself.
+Decode = Callable[[torch.Tensor], torch.Tensor]
+# Waveforms `(batch, samples)` to what is compared of them, `(batch, ...)`.
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+class LogMel:
+    """Log-mel spectra of waveforms, differentiable: natural logarithm of power summed under triangles on the mel scale.
+
+    Distances of waveforms themselves are large between two sounds that differ in phase alone, which nobody hears.
+
+    Args:
+        sampling_rate: Samples a second of the waveforms.
+        num_mels: Bands, from 20 Hz to half the sampling rate.
+        window: Seconds of a Hann window.
+        hop: Seconds from one window to the next.
+        floor: Power that is added to each band. White noise of variance 1 has a power near 1 in a frequency bin, so
+            1e-6 is 60 dB below it: differences between silences do not rule a distance.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = 16_000,
+        *,
+        num_mels: int = 64,
+        window: float = 0.025,
+        hop: float = 0.01,
+        floor: float = 1e-6,
+    ) -> None:
+        self.length, self.hop = round(window * sampling_rate), round(hop * sampling_rate)
+        self.floor = floor
+        hann = torch.hann_window(self.length, periodic=True, dtype=torch.float64)
+        self.window = hann / hann.square().sum().sqrt()
+        # Twice the window or more, so that even the narrow lowest bands hold a frequency.
+        self.size = 2 << (self.length - 1).bit_length()
+        lowest, highest = _mel(torch.tensor([20.0, sampling_rate / 2], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, num_mels + 2, dtype=torch.float64)
+        places = _mel(torch.fft.rfftfreq(self.size, 1 / sampling_rate, dtype=torch.float64))[:, None]
+        rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
+        falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
+        self.filters = torch.minimum(rising, falling).clamp(min=0.0)
+
+    def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """`(batch, windows, num_mels)` of `(batch, samples)`; windows never leave the signal.
+
+        Raises:
+            ValueError: The waveforms are shorter than a window.
+        """
+        if waveforms.shape[-1] < self.length:
+            raise ValueError(f"waveforms have {waveforms.shape[-1]} samples, fewer than the {self.length} of a window.")
+        frames = waveforms.unfold(-1, self.length, self.hop) * self.window.to(waveforms)
+        spectrum = torch.fft.rfft(frames, self.size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.filters.to(waveforms) + self.floor).log()
+
+
+def _mel(frequency: torch.Tensor) -> torch.Tensor:
+    """Place of a frequency in Hz on the mel scale: 2595 log10(1 + f / 700), O'Shaughnessy 1987."""
+    return 2595.0 * torch.log10(1.0 + frequency / 700.0)
+
+
+def decoded_features(
+    decode: Decode, latents: torch.Tensor, features: Features | None, *, batch_size: int
+) -> torch.Tensor:
+    """Features `(items, ...)` of decoded latents, a batch at a time and without gradients.
+
+    Args:
+        decode: The decoder, in evaluation mode.
+        latents: `(items, frames, channels)`.
+        features: Of waveforms; `None` for the waveforms themselves.
+        batch_size: Latents that are decoded at a time.
+
+    Raises:
+        ValueError: The decoder does not give `(batch, samples)`, or gives NaN or infinity.
+    """
+    parts = []
+    with torch.no_grad():
+        for batch in latents.split(batch_size):
+            waveforms = decode(batch)
+            if waveforms.ndim != 2 or len(waveforms) != len(batch):
+                raise ValueError(
+                    f"`decode` gave {tuple(waveforms.shape)} for {len(batch)} latents; it must give (batch, samples)."
+                )
+            parts.append(waveforms if features is None else features(waveforms))
+    decoded = torch.cat(parts)
+    if not decoded.isfinite().all():
+        raise ValueError("decoded audio holds NaN or infinity.")
+    return decoded
+
+
+def draw_pairs(num_items: int, num_pairs: int | None, seed: int | np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """First and second items, `(pairs,)` each, of ordered pairs that are all different, in sorted order.
+
+    Args:
+        num_items: Items there are.
+        num_pairs: Pairs to draw; all if `None` or more than there are.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: There are fewer than 2 items, or no pair is wanted.
+    """
+    if num_items < 2:
+        raise ValueError(f"{num_items} item makes no pair; give at least 2.")
+    if num_pairs is not None and num_pairs < 1:
+        raise ValueError(f"`num_pairs` is {num_pairs}; give at least 1.")
+    existing = num_items * (num_items - 1)
+    if num_pairs is None or num_pairs >= existing:
+        numbers = np.arange(existing)
+    else:
+        numbers = np.sort(np.random.default_rng(seed).choice(existing, num_pairs, replace=False))
+    first, second = np.divmod(numbers, num_items - 1)
+    # An item is no partner of its own: partners from its number on move up by one.
+    return first, second + (second >= first)
+
+
+def check_latents(latents: torch.Tensor) -> None:
+    """Raises a ValueError unless latents are finite numbers of shape (items, frames, channels)."""
+    if latents.ndim != 3 or not latents.numel():
+        raise ValueError(f"`latents` is of shape {tuple(latents.shape)}; give (items, frames, channels).")
+    if not latents.is_floating_point() or not latents.isfinite().all():
+        raise ValueError("`latents` must be floating-point numbers without NaN or infinity.")
+
+
+def scale_of(latents: torch.Tensor) -> torch.Tensor:
+    """Standard deviation `(channels,)` over all items and frames; 1 where a channel is constant."""
+    scale = latents.flatten(0, 1).std(dim=0, correction=0)
+    largest = latents.abs().amax(dim=(0, 1)).clamp(min=1e-30)
+    return torch.where(scale > 1e-6 * largest, scale, torch.ones_like(scale))

@@ -1,0 +1,137 @@
+"""Configuration of the decoders of Smooth InfoMax latents."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class SimDecoderConfig(PreTrainedConfig):
+    r"""Shapes of a decoder from one module's latents to the waveform: transposed convolutions with ReLUs between.
+
+    The defaults decode module 2 of the paper's model; `SimDecoderConfig.for_module` gives any other.
+
+    Args:
+        sampling_rate: Samples a second of the waveform.
+        module: Module whose latents are decoded, from 0; the context comes last.
+        latent_size: Channels of the latents.
+        hidden_size: Channels between the layers.
+        kernel_sizes: One a layer, from the latents to the waveform.
+        strides: One a layer.
+        paddings: One a layer: frames cut from both ends of what the layer makes.
+        output_paddings: One a layer: frames added at the end. The encoder's convolutions round down, so one number of
+            frames stands for several lengths; these choose one of them.
+
+    Example:
+        >>> from modeling_sim import SimConfig, SimDecoderConfig
+        >>> SimDecoderConfig.for_module(SimConfig(), 2).num_samples(64)
+        10240
+    """
+
+    model_type = "sim-decoder"
+
+    sampling_rate: int = 16_000
+    module: int = 2
+    latent_size: int = 512
+    hidden_size: int = 512
+    kernel_sizes: list[int] | tuple[int, ...] = (4, 4, 4, 8, 10)
+    strides: list[int] | tuple[int, ...] = (2, 2, 2, 4, 5)
+    paddings: list[int] | tuple[int, ...] = (1, 2, 2, 2, 2)
+    output_paddings: list[int] | tuple[int, ...] = (1, 0, 1, 3, 4)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("kernel_sizes", "strides", "paddings", "output_paddings"):
+            setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    def validate_layers(self) -> None:
+        """The lists describe the same layers, and each layer is possible."""
+        shapes = {name: len(getattr(self, name)) for name in ("kernel_sizes", "strides", "paddings", "output_paddings")}
+        if len(set(shapes.values())) > 1 or not self.kernel_sizes:
+            raise ValueError(f"the lists of layers have lengths {shapes}; give one number a layer in each.")
+        for name in ("sampling_rate", "latent_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
+        for kernel, stride, padding, output_padding in self.layers():
+            if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 2):
+                raise ValueError(
+                    f"a layer has kernel {kernel}, stride {stride}, padding {padding}, output padding "
+                    f"{output_padding}; padding must be below the kernel and output padding below the stride."
+                )
+
+    @classmethod
+    def for_module(cls, encoder: Any, module: int, **overrides: Any) -> "SimDecoderConfig":
+        """Shapes that turn a module's frames into samples.
+
+        The paper's own shapes for the modules of its model; for any other encoder the mirror image of its
+        convolutions, with the output paddings that bring back 10,240 samples exactly, as the paper's do.
+
+        Args:
+            encoder: A `SimConfig`.
+            module: From 0; the context comes last and has the shapes of the module it reads. Negative from the last.
+            overrides: Fields to set differently, such as `hidden_size`.
+
+        Raises:
+            ValueError: The encoder has no such module.
+        """
+        if not -encoder.num_modules <= module < encoder.num_modules:
+            raise ValueError(f"`module` is {module}; the encoder has modules 0 to {encoder.num_modules - 1}.")
+        module %= encoder.num_modules
+        layers = [layer for number in range(module + 1) for layer in _conv_layers(encoder, number)]
+        latent_size = encoder.context_size if module == encoder.num_conv_modules else encoder.hidden_size
+        shapes = dict(_PAPER_MODULE_0) if layers == [(10, 5, 2), (8, 4, 2)] else _mirrored(layers)
+        return cls(
+            **{
+                "sampling_rate": encoder.sampling_rate,
+                "module": module,
+                "latent_size": latent_size,
+                "hidden_size": encoder.hidden_size,
+                **shapes,
+                **overrides,
+            }
+        )
+
+    def layers(self) -> list[tuple[int, int, int, int]]:
+        """Kernel size, stride, padding and output padding of every layer."""
+        return list(zip(self.kernel_sizes, self.strides, self.paddings, self.output_paddings, strict=True))
+
+    def num_samples(self, num_frames: Any) -> Any:
+        """Samples that a number of frames becomes (an int, or a tensor of integers)."""
+        length = num_frames
+        for kernel, stride, padding, output_padding in self.layers():
+            length = (length - 1) * stride - 2 * padding + kernel + output_padding
+        return length * (num_frames > 0)
+
+
+# The paper's decoder of the first module has layers of kernel 3 between those that change the rate.
+_PAPER_MODULE_0: dict[str, Any] = {
+    "kernel_sizes": (8, 3, 3, 10, 3, 3),
+    "strides": (4, 1, 1, 5, 1, 1),
+    "paddings": (2, 1, 1, 2, 1, 1),
+    "output_paddings": (3, 0, 0, 4, 0, 0),
+}
+_REFERENCE_SAMPLES = 10_240
+
+
+def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:
+    """Kernel, stride and padding of a module's convolutions; none of a context."""
+    if module >= encoder.num_conv_modules:
+        return []
+    columns = (encoder.conv_kernel[module], encoder.conv_stride[module], encoder.conv_padding[module])
+    return list(zip(*columns, strict=True))
+
+
+def _mirrored(layers: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """The convolutions backwards; what each rounded off for the reference length is padded again."""
+    length, rounded_off = _REFERENCE_SAMPLES, []
+    for kernel, stride, padding in layers:
+        rounded_off.append((length + 2 * padding - kernel) % stride)
+        length = (length + 2 * padding - kernel) // stride + 1
+    kernels, strides, paddings = zip(*layers[::-1], strict=True)
+    return {
+        "kernel_sizes": kernels, "strides": strides, "paddings": paddings, "output_paddings": rounded_off[::-1]
+    }  # fmt: skip
+
+
+__all__ = ["SimDecoderConfig"]

@@ -1,0 +1,186 @@
+"""Decoders: the paper's shapes, exact lengths, saving and loading as any model, and the functions on latents."""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim.latents import decode, encode, interpolate, swap, traverse
+from tests.test_remote_code import run
+
+
+def decoder(**overrides):
+    torch.manual_seed(0)
+    config = {"latent_size": 6, "hidden_size": 8, **overrides}
+    return SimDecoder(SimDecoderConfig(**config)).eval()
+
+
+@pytest.mark.parametrize(("module", "parameters"), [(0, 7_081_985), (1, 4_200_961), (2, 5_250_049)])
+def test_the_papers_decoders_have_the_papers_sizes(module, parameters):
+    config = SimDecoderConfig.for_module(SimConfig(), module)
+    assert sum(parameter.numel() for parameter in SimDecoder(config).parameters()) == parameters
+    for samples in (10_240, 20_480):
+        assert config.num_samples(SimConfig().num_frames(samples, module)) == samples
+
+
+@pytest.mark.parametrize("preset", SimConfig.preset_names())
+def test_every_module_of_every_preset_has_a_decoder_of_the_right_length(preset):
+    encoder = SimConfig.preset(preset)
+    for module in range(encoder.num_modules):
+        config = SimDecoderConfig.for_module(encoder, module)
+        assert config.num_samples(encoder.num_frames(10_240, module)) == 10_240
+        reads_context = module == encoder.num_conv_modules
+        assert config.latent_size == (encoder.context_size if reads_context else encoder.hidden_size)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 64])
+def test_the_output_has_the_announced_length_for_any_number_of_frames(frames):
+    model = decoder()
+    latents = torch.randn(2, frames, 6)
+    assert model(latents).waveforms.shape == (2, model.config.num_samples(frames))
+    for wanted in (1, model.config.num_samples(frames) - 3, model.config.num_samples(frames) + 5):
+        waveforms = model(latents, wanted).waveforms
+        assert waveforms.shape == (2, wanted)
+        common = min(wanted, model.config.num_samples(frames))
+        torch.testing.assert_close(waveforms[:, :common], model(latents).waveforms[:, :common])
+        assert not waveforms[:, common:].any()
+
+
+def test_each_utterance_ends_where_it_ends():
+    waveforms = decoder()(torch.randn(2, 4, 6), torch.tensor([100, 300])).waveforms
+    assert waveforms.shape == (2, 300)
+    assert not waveforms[0, 100:].any()
+    assert waveforms[0, :100].all()
+
+
+def test_it_is_plain_transposed_convolutions_of_standardised_latents():
+    model = decoder()
+    mean, scale = torch.randn(6), torch.rand(6) + 0.5
+    model.set_standardisation(mean, scale)
+    latents = torch.randn(1, 5, 6)
+    hidden = ((latents - mean) / scale).transpose(1, 2)
+    for number, layer in enumerate(model.layers):
+        hidden = torch.nn.functional.conv_transpose1d(
+            hidden if number == 0 else hidden.clamp(min=0),
+            layer.weight, layer.bias, layer.stride, layer.padding, layer.output_padding,
+        )  # fmt: skip
+    torch.testing.assert_close(model(latents).waveforms, hidden[:, 0])
+
+
+def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_path):
+    model = decoder()
+    model.set_standardisation(torch.randn(6), torch.rand(6) + 0.5)
+    model.save_pretrained(tmp_path / "decoder")
+    latents = torch.randn(2, 5, 6)
+    again = AutoModel.from_pretrained(tmp_path / "decoder")
+    assert torch.equal(again(latents).waveforms, model(latents).waveforms)
+    torch.save(latents, tmp_path / "latents.pt")
+    program = (
+        "import torch, transformers\n"
+        "model = transformers.AutoModel.from_pretrained('decoder', trust_remote_code=True)\n"
+        "torch.save(model(torch.load('latents.pt')).waveforms.detach(), 'out.pt')\n"
+        "import sys; assert 'modeling_sim' not in sys.modules\n"
+    )
+    run(program, tmp_path)
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), model(latents).waveforms)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strides": [2, 2]}, "one number a layer"),
+        ({"kernel_sizes": [4, 4, 4, 8, 2]}, "padding must be below the kernel"),
+        ({"latent_size": 0}, "`latent_size` is 0"),
+    ],
+)
+def test_impossible_shapes_are_told(fields, message):
+    with pytest.raises(Exception, match=message):
+        SimDecoderConfig(**fields)
+
+
+def test_wrong_latents_and_scales_are_told():
+    with pytest.raises(ValueError, match=r"must be \(batch, frames, 6\)"):
+        decoder()(torch.randn(2, 5, 7))
+    with pytest.raises(ValueError, match="above 0"):
+        decoder().set_standardisation(torch.zeros(6), torch.zeros(6))
+    with pytest.raises(ValueError, match="modules 0 to 3"):
+        SimDecoderConfig.for_module(SimConfig(), 4)
+
+
+# ---------------------------------------------------------------------- functions on latents
+
+
+@pytest.mark.parametrize("module", range(4))
+def test_encode_gives_the_models_own_hidden_states(tiny_config, padded_batch, module):
+    torch.manual_seed(0)
+    model = SimModel(tiny_config()).eval()
+    expected = model(*padded_batch, output_hidden_states=True).hidden_states[module]
+    torch.testing.assert_close(encode(model, *padded_batch, module=module), expected)
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    sampled = model(*padded_batch, sample=True, generator=generators[0], output_hidden_states=True)
+    drawn = encode(model, *padded_batch, module=module, sample=True, generator=generators[1])
+    torch.testing.assert_close(drawn, sampled.hidden_states[module])
+
+
+def test_a_path_has_its_ends_and_moves_the_chosen_channels_alone():
+    start, end = torch.randn(1, 5, 6), torch.randn(1, 5, 6)
+    for path in ("linear", "slerp"):
+        points = interpolate(start, end, steps=5, path=path)
+        torch.testing.assert_close(points[0], start[0])
+        torch.testing.assert_close(points[-1], end[0])
+    torch.testing.assert_close(interpolate(start, end, steps=3)[1], (start[0] + end[0]) / 2)
+    part = interpolate(start, end, steps=4, dims=[1, 4])
+    torch.testing.assert_close(part[-1][:, [1, 4]], end[0][:, [1, 4]])
+    torch.testing.assert_close(part[-1][:, [0, 2, 3, 5]], start[0][:, [0, 2, 3, 5]])
+
+
+def test_the_arc_keeps_the_norm_that_the_line_loses():
+    start, end = torch.randn(2, 1, 512, generator=torch.Generator().manual_seed(0))
+    norm = start.norm()
+    middle = {path: interpolate(start, end, steps=3, path=path)[1].norm() / norm for path in ("linear", "slerp")}
+    assert middle["linear"] == pytest.approx(math.sqrt(0.5), abs=0.05)
+    assert middle["slerp"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_arc_is_the_plane_rotation_and_degenerate_frames_take_the_line():
+    start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    torch.testing.assert_close(interpolate(start, end, steps=3, path="slerp")[1], torch.full((1, 2), math.sqrt(0.5)))
+    for other in (2 * start, -start, torch.zeros(1, 2)):
+        middle = interpolate(start, other, steps=3, path="slerp")[1]
+        torch.testing.assert_close(middle, (start + other) / 2)
+
+
+def test_traversal_and_swap_touch_the_named_channels_alone():
+    latents = torch.randn(1, 5, 6)
+    moved = traverse(latents, 2, [-1.0, 0.0, 3.0])
+    assert moved.shape == (3, 5, 6)
+    assert torch.equal(moved[2, :, 2], torch.full((5,), 3.0))
+    assert torch.equal(moved[0, :, [0, 1, 3, 4, 5]], latents[0, :, [0, 1, 3, 4, 5]])
+    first, second = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
+    swapped = swap(first, second, [0, 5])
+    assert torch.equal(swapped[0][..., [0, 5]], second[..., [0, 5]])
+    assert torch.equal(swapped[0][..., 1:5], first[..., 1:5])
+    assert torch.equal(swap(*swapped, [0, 5])[0], first)
+
+
+def test_latents_become_audio():
+    waveforms = decode(decoder(), torch.randn(3, 4, 6), 500)
+    assert waveforms.shape == (3, 500)
+    assert not waveforms.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interpolate(torch.zeros(3, 2), torch.zeros(4, 2)), "one length"),
+        (lambda: interpolate(torch.zeros(3, 2), torch.zeros(3, 2), steps=1), "2 ends"),
+        (lambda: interpolate(torch.zeros(3, 2), torch.zeros(3, 2), path="arc"), "'slerp'"),
+        (lambda: traverse(torch.zeros(3, 2), 2, [0.0]), "channels 0 to 1"),
+        (lambda: swap(torch.zeros(3, 2), torch.zeros(3, 3), [0]), "one shape"),
+    ],
+)
+def test_what_cannot_be_mixed_is_told(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,224 @@
+"""What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from modeling_sim import SimDecoder, SimFeatureExtractor, SimModel
+from modeling_sim.analysis import bootstrap_statistic
+from modeling_sim.latents import encode
+from training.arguments import DataArguments, RunArguments
+from training.batches import crop_batches, utterance_batches
+from training.greedy import GradientAverages, Placement, backward, module_generator
+from training.log import Scores
+from training.optimization import Part
+from training.pretraining_task import to_device
+from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
+from training.trainer import Task
+
+# Utterances that the standardisation of latents is taken from; their means settle long before.
+_STANDARDISED_ON = 256
+
+
+class DecodingTask(Task):
+    """One row, the module that is decoded.
+
+    Args:
+        encoder: Frozen: in evaluation mode, without gradients, and saved nowhere by this task.
+        decoder: What is trained; on the accelerator's device, as the encoder.
+        extractor: Makes the encoder's inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on.
+        test_data: The whole of it is evaluated on.
+        sample: Decode samples of the latents, drawn anew each step; their means otherwise.
+        loss: Of `reconstruction_loss`.
+        noise: Standard deviation of Gaussian noise added to latents, in units of each channel's own.
+    """
+
+    metrics = ("loss",)
+
+    def __init__(
+        self,
+        encoder: SimModel,
+        decoder: SimDecoder,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: RunArguments,
+        train_data: Dataset | IterableDataset,
+        test_data: Dataset,
+        *,
+        sample: bool,
+        loss: str,
+        noise: float,
+    ) -> None:
+        self.encoder, self.model, self.extractor = encoder, decoder, extractor
+        self.accelerator, self.data, self.settings = accelerator, data, settings
+        self.train_data, self.test_data = train_data, test_data
+        self.module, self.sample, self.loss_name, self.noise = decoder.config.module, sample, loss, noise
+        self.loss = reconstruction_loss(loss, decoder.config.sampling_rate)
+        name = encoder.config.module_names[self.module]
+        self.title = f"decoder of {name}, {data.corpus}"
+        self.row_names = [name]
+        self.num_replicas = accelerator.num_processes
+        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
+        self.relative_noise: float | None = None
+        self.utterances: dict[str, dict[str, float]] = {}
+
+    def parts(self) -> list[Part]:
+        """The decoder."""
+        return [Part(list(self.model.parameters()), [])]
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Training mode; the encoder stays in evaluation mode."""
+        del stage, finished
+        self.model.train()
+        return [0]
+
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Crops."""
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            start_position=position,
+            process_index=self.placement.replica,
+            num_processes=self.placement.num_replicas,
+            num_workers=self.data.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
+        )
+
+    @torch.no_grad()
+    def standardise(self) -> None:
+        """Gives the decoder the latents' mean and scale, and finds how strong the Gaussians' own noise is in them."""
+        config, module = self.encoder.config, self.module
+        batches = iter(
+            crop_batches(
+                self.train_data, self.extractor, crop_samples=self.data.crop_samples,
+                batch_size=self.settings.batch_size, seed=self.settings.seed,
+            )
+        )  # fmt: skip
+        means, noises = [], []
+        for _ in range(-(-_STANDARDISED_ON // self.settings.batch_size)):
+            inputs, mask = to_device(next(batches), self.accelerator.device)
+            hidden_states, lengths = self.encoder.prepare_inputs(inputs, mask)
+            for number in range(module + 1):
+                hidden_states, log_variance, lengths = self.encoder.encode_module(number, hidden_states, lengths)
+            real = slice(None)
+            if lengths is not None:
+                real = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]  # type: ignore[assignment]
+            means.append(hidden_states[real].reshape(-1, hidden_states.shape[-1]).float())
+            if log_variance is not None and config.latent_distribution == "gaussian":
+                noises.append(log_variance[real].reshape(-1, log_variance.shape[-1]).float().exp())
+        frames = torch.cat(means)
+        variance = frames.var(dim=0)
+        if noises:
+            noise = torch.cat(noises).mean(dim=0)
+            self.relative_noise = float((noise / variance).sqrt().median())
+            variance = variance + noise * self.sample
+        scale = variance.sqrt()
+        dead = scale < 1e-6 * scale.max().clamp(min=1e-30)
+        self.model.set_standardisation(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
+
+    def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
+        """Latents of a batch, without gradient, with noise if that is wanted."""
+        inputs, mask = to_device(batch, self.accelerator.device)
+        latents = encode(self.encoder, inputs, mask, module=self.module, sample=self.sample, generator=generator)
+        if self.noise:
+            strength = self.noise * self.model.scale
+            latents = latents + strength * torch.empty_like(latents).normal_(generator=generator)
+        return latents
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """The loss of a batch of crops."""
+        device = self.accelerator.device
+        generator = module_generator(self.settings.seed, step, self.module, self.placement.replica, device)
+        true = batch["input_values"].to(device)
+        lengths = batch["attention_mask"].sum(dim=1).to(device)
+        with self.accelerator.autocast():
+            decoded = self.model(self.latents(batch, generator), true.shape[1]).waveforms
+        is_audio = torch.arange(true.shape[1], device=device) < lengths[:, None]
+        loss = self.loss(decoded.float() * is_audio, true * is_audio).mean()
+        backward(self.accelerator, loss, loss_scale)
+        if not accumulating:
+            averages = GradientAverages(self.placement)
+            averages.start(list(self.model.parameters()))
+            averages.finish()
+        return loss.detach()[None, None]
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Scores]:
+        """Distances of every held-out utterance from its reconstruction, averaged, and from silence beside them."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=1,  # spectra of padded utterances are other spectra
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=self.data.num_workers,
+        )
+        log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
+        self.model.eval()
+        found: dict[str, dict[str, float]] = {}
+        for number, batch in enumerate(
+            tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process)
+        ):
+            generator = module_generator(self.settings.seed, 0, self.module, number, device)
+            true = batch["input_values"].to(device)
+            decoded = self.model(self.latents(batch, generator), true.shape[1]).waveforms.float()
+            silence = torch.zeros_like(true)
+            scores = {
+                "loss": self.loss(decoded, true),
+                "log_mel": log_mel(decoded, true),
+                "spectral": multi_resolution_stft(decoded, true),
+                "si_sdr": si_sdr(decoded, true),
+                "log_mel_of_silence": log_mel(silence, true),
+                "spectral_of_silence": multi_resolution_stft(silence, true),
+            }
+            found[batch["id"][0]] = {name: float(value) for name, value in scores.items()}
+        everywhere: list[Any] = [found]
+        if accelerator.num_processes > 1:
+            everywhere = [None] * accelerator.num_processes
+            torch.distributed.all_gather_object(everywhere, found)
+        self.utterances = {name: scores for part in everywhere for name, scores in part.items()}
+        names = next(iter(self.utterances.values()))
+        return [{name: float(np.mean([row[name] for row in self.utterances.values()])) for name in names}]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Loss, and on held-out speech the log-mel distance beside that of silence."""
+        text = f"{self.loss_name} {scores[0]['loss']:.4f}"
+        if "log_mel" in scores[0]:
+            text += f", log-mel distance {scores[0]['log_mel']:.2f} (silence {scores[0]['log_mel_of_silence']:.2f})"
+        return text
+
+    def results(self) -> dict[str, Any]:
+        """What was decoded how, and the latest scores with their intervals over utterances."""
+        groups = np.array(list(self.utterances))
+        intervals = {}
+        for name in next(iter(self.utterances.values())):
+            values = np.array([row[name] for row in self.utterances.values()])
+            if len(values) > 1:
+                interval = bootstrap_statistic(
+                    lambda items, values=values: float(values[items].mean()), groups, seed=self.settings.seed
+                )
+                intervals[name] = vars(interval)
+        return {
+            "module": self.module,
+            "latents": "sample" if self.sample else "mean",
+            "decoder_loss": self.loss_name,
+            "noise": self.noise,
+            "relative_noise_of_gaussians": self.relative_noise,
+            "reconstruction": intervals,
+        }
