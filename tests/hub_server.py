@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -29,6 +29,10 @@ class User(NamedTuple):
     name: str
     orgs: tuple[str, ...] = ()
     can_write: bool = True
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether it is the user, or an organisation of theirs."""
+        return namespace in (self.name, *self.orgs)
 
 
 class Entry(NamedTuple):
@@ -128,7 +132,7 @@ class HubServer:
         """ "METHOD /path" of every request."""
         self.lock = threading.RLock()
 
-    def __enter__(self) -> "HubServer":
+    def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -190,8 +194,9 @@ class HubServer:
         return {"url": url, "name": name, "id": name}
 
     def require_write(self, user: User, name: str) -> None:
-        if not user.can_write or name.split("/")[0] not in (user.name, *user.orgs):
-            raise Refusal(403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]}")
+        namespace = name.partition("/")[0]
+        if not user.can_write or not user.belongs_to(namespace):
+            raise Refusal(403, f"You don't have the rights to create a model under the namespace {namespace}")
 
     def apply(self, repo: Repo, branch: str, lines: list[dict[str, Any]]) -> Commit:
         """Commits additions and deletions, all or none."""
@@ -231,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Says nothing: the server keeps `requests`."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.answer()
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
@@ -307,7 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
     def find_repo(self, kind: str, name: str) -> Repo:
         repo = self.hub.repos.get((kind, name))
         allowed = repo is not None and (
-            not repo.private or (self.user is not None and name.split("/")[0] in (self.user.name, *self.user.orgs))
+            not repo.private
+            or (self.user is not None and name.split("/", maxsplit=1)[0] in (self.user.name, *self.user.orgs))
         )
         if repo is None or not allowed:
             raise Refusal(401 if self.user is None else 404, "Repository not found", "RepoNotFound")

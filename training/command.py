@@ -18,18 +18,19 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor, set_seed
 
 from training.arguments import DataArguments, RunArguments, as_dict
 from training.audio import AudioError
+from training.background_push import BackgroundPush
 from training.checkpoints import save_model
 from training.corpora import corpus_info, load_corpus
 from training.corpora.scan import BadAudioError
 from training.curves import write_curves
 from training.files import finite_or_none, write_json
 from training.greedy import broadcast_parameters
-from training.hub import push_run
 from training.log import LOG_NAME, Log, Scores
 from training.nearest import nearest
 from training.optimization import Optimization
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME, output_lock, prepare_output_dir
-from training.provenance import git_revision, versions
+from training.provenance import git_revision, hardware, versions
+from training.publish import push_run
 from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
 
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
@@ -54,6 +55,8 @@ def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> 
             stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
             run = prepare(accelerator, groups, build)
         stack.callback(run.task.close)
+        push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))
+        run.after_save = push.offer
         try:
             trained = train(run)
         except FloatingPointError as error:
@@ -64,6 +67,7 @@ def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> 
             raise SystemExit(f"{name}: {message}; leave such recordings out with --on_bad_audio skip.") from error
         skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
         if accelerator.is_main_process:
+            push.close()
             finish(run, trained, steps_left_out=skipped)
         accelerator.end_training()
 
@@ -168,6 +172,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             "crops_of_broken_files_replaced": counts.replaced,
             "seconds": round(counts.seconds, 2),
             "crops_per_second": round(counts.crops / counts.seconds, 3),
+            "hardware": hardware(run.accelerator),
             "parameters": task.model.num_parameters(),
             **task.results(),
             "modules": [
@@ -187,7 +192,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     if settings.push_to_hub and settings.repo_id:
         try:
             log.say(f"uploaded to {push_run(output_dir, settings.repo_id)}")
-        except OSError as error:  # of the network and of the Hub alike
+        except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
             log.say(f"the upload to {settings.repo_id} failed ({error}); the run is whole in {output_dir}")
 
 

@@ -45,7 +45,8 @@ def build(
     train_data, test_data = load_data(accelerator, data, settings)
     check_negatives(model.config, data, settings, len(test_data))
     task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
-    task.title = f"{data.corpus}, {model_arguments.init_from or model_arguments.preset}"
+    # A folder's name alone: the title is drawn into the curves, which are published.
+    task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
     if settings.cache_latents:
         needed = cache_bytes(model.config, num_utterances=len(train_data), crop_samples=data.crop_samples)
         task.cache_note = require_space(Path(settings.output_dir), needed)

@@ -1,9 +1,14 @@
-"""Where a result comes from: versions of packages, commit of the checkout."""
+"""Where a result comes from: versions of packages, commit of the checkout, the machine."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
 
 
 def versions() -> dict[str, str]:
@@ -15,6 +20,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run ran on, as far as it can be told: devices, processes, threads a process, cores of the machine."""
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
 
 
 def git_revision() -> str | None:

@@ -10,7 +10,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,8 @@ class Run:
     untrained: list[Scores] = field(default_factory=list)
     """Scores before the first step."""
     trained_parts: list[int] = field(default_factory=list)
+    after_save: Callable[[Path], None] | None = None
+    """Called in the main process with the folder of every checkpoint that was written."""
 
 
 # ---------------------------------------------------------------------- checkpoints
@@ -263,7 +265,7 @@ def save(run: Run) -> None:
     if not run.accelerator.is_main_process:
         return
     try:
-        save_checkpoint(
+        checkpoint = save_checkpoint(
             Path(run.settings.output_dir),
             run.task.model,
             run.task.extractor,
@@ -280,6 +282,9 @@ def save(run: Run) -> None:
         )
     except OSError as error:
         run.log.say(f"step {run.counts.step} could not be saved ({error}); earlier checkpoints are intact")
+        return
+    if run.after_save is not None:
+        run.after_save(checkpoint)
 
 
 # ---------------------------------------------------------------------- steps
@@ -449,6 +454,7 @@ def check_settings(settings: RunArguments) -> None:
         ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
         ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
         ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
+        ("push_every_saves", 0),
     ):  # fmt: skip
         if getattr(settings, name) < least:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
@@ -458,6 +464,8 @@ def check_settings(settings: RunArguments) -> None:
         raise ValueError("`early_stopping_patience` counts evaluations; set `eval_steps`.")
     if settings.push_to_hub and not settings.repo_id:
         raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
+    if settings.push_every_saves and not (settings.push_to_hub and settings.save_steps):
+        raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
 
 
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:

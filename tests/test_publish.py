@@ -1,0 +1,323 @@
+"""What is uploaded, what is not, and what happens when the Hub or the network refuses: over real HTTP, on loopback."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from hub_server import Fault, HubServer, User
+
+from training import hub as training_hub
+from training import pretrain, publish
+from training.cards import CARDS
+from training.checkpoints import read_checkpoint
+
+ROOT = Path(__file__).parent.parent
+USERS = {"hf_owner": User("owner", ("org",)), "hf_reader": User("reader", ("org",), can_write=False)}
+MODEL_FILES = {
+    "config.json", "preprocessor_config.json", "model.safetensors", "configuration_sim.py", "modeling_sim.py",
+    "objectives_sim.py", "feature_extraction_sim.py",
+}  # fmt: skip
+RUN_FILES = {"README.md", "results.json", "training_settings.json", "log.jsonl", "curves.png"}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A finished run that went on from another folder, with a checkpoint to resume from, by absolute paths."""
+    root = tmp_path_factory.mktemp("secret-place")
+    flags = [
+        "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
+        "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2}", "--batch_size", "4",
+        "--eval_batch_size", "4", "--warmup_steps", "0", "--save_steps", "1", "--max_steps", "2",
+    ]  # fmt: skip
+    pretrain.main([*flags, "--output_dir", str(root / "first"), "--max_steps", "1"])
+    pretrain.main([*flags[2:], "--init_from", str(root / "first"), "--output_dir", str(root / "tiny")])
+    (root / "tiny" / "optimizer.bin").write_bytes(b"not for others")
+    (root / "tiny" / "audio.wav").write_bytes(b"not for others")
+    return root / "tiny"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that this process' client talks to."""
+    with HubServer(USERS) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", "hf_owner")
+        monkeypatch.setattr(training_hub, "RETRY_SECONDS", (0.01, 0.01))
+        yield server
+
+
+def titles(hub, name="org/tiny"):
+    """Titles of all commits after the first, which makes a repository."""
+    return [commit.title for commit in hub.repo(name).commits.values()][1:]
+
+
+def measures(folder):
+    """What probe.py and abx.py would leave of a run, with the figures of the committed ones."""
+    for kind, source in (("probe", "librispeech_small_phone_probe"), ("abx", "librispeech_small_abx")):
+        (folder / kind).mkdir(parents=True)
+        text = (CARDS / "results" / f"{source}.json").read_text().replace("librispeech-small", "tiny")
+        (folder / kind / f"{kind}.json").write_text(text)
+        shutil.copy(CARDS / "images" / "librispeech_small_phone_probe.png", folder / kind / f"{kind}.png")
+    return [str(folder / "probe"), str(folder / "abx")]
+
+
+def test_a_run_is_published_whole_in_one_commit_and_nothing_else_is(hub, run_folder, tmp_path):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", *measures(tmp_path)])
+    files = hub.files("org/tiny")
+    measured = {"probe_phones_frame.json", "probe_phones_frame.png", "abx.json", "abx.png"}
+    assert set(files) == MODEL_FILES | RUN_FILES | measured | {".gitattributes"}
+    assert titles(hub) == ["Upload a pretrained model"]
+    assert files["model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
+    card = files["README.md"].decode()
+    for expected in ("### Probe: phones", "### ABX: phones", "](probe_phones_frame.png)", 'from_pretrained("org/tiny"'):
+        assert expected in card
+
+
+def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state", "--measures", *measures(tmp_path)])
+    place = run_folder.parent
+    assert str(place) in (run_folder / "training_settings.json").read_text()
+    files = hub.files("org/tiny")
+    assert "checkpoint-1/trainer.pt" in files
+    for path, content in files.items():
+        for secret in (str(place), place.name, str(tmp_path), str(Path.home()) + "/", str(ROOT)):
+            assert secret.encode() not in content, (path, secret)
+    settings = json.loads(files["training_settings.json"])["settings"]
+    assert (settings["output_dir"], settings["init_from"]) == ("tiny", "first")
+
+
+def test_an_uploaded_training_state_is_a_whole_checkpoint(hub, run_folder, tmp_path):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state"])
+    for path, content in hub.files("org/tiny").items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    assert read_checkpoint(tmp_path / "checkpoint-1").numbers["step"] == 1
+
+
+def test_a_dry_run_shows_files_and_card_and_calls_no_server(hub, run_folder, capsys):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--dry_run"])
+    shown = capsys.readouterr().out
+    assert hub.requests == []
+    size = (run_folder / "model.safetensors").stat().st_size
+    assert re.search(rf"^ +{size:,}  model\.safetensors$", shown, flags=re.MULTILINE)
+    assert "nothing was uploaded" in shown
+    assert "# tiny\n" in shown
+
+
+def test_a_second_upload_of_the_same_run_makes_no_commit(hub, run_folder):
+    for _ in range(2):
+        publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert len(titles(hub)) == 1
+
+
+# ---------------------------------------------------------------------- repositories and rights
+
+
+def test_a_repository_that_holds_something_else_needs_a_yes(hub, run_folder):
+    api = huggingface_hub.HfApi()
+    api.create_repo("org/tiny")
+    api.upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id="org/tiny")
+    with pytest.raises(SystemExit, match=r"org/tiny holds something else \(config.json\).*--yes"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert set(hub.files("org/tiny")) == {".gitattributes", "config.json"}
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--yes"])
+    assert json.loads(hub.files("org/tiny")["config.json"])["model_type"] == "sim"
+
+
+def test_a_repository_with_a_card_alone_holds_nothing_to_lose(hub, run_folder):
+    api = huggingface_hub.HfApi()
+    api.create_repo("org/tiny")
+    api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\n", path_in_repo="README.md", repo_id="org/tiny")
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert "model.safetensors" in hub.files("org/tiny")
+
+
+def test_a_private_repository_is_private_and_a_public_one_is_not_taken_for_it(hub, run_folder):
+    publish.main([str(run_folder), "--repo_id", "org/closed", "--private"])
+    assert hub.repo("org/closed").private
+    publish.main([str(run_folder), "--repo_id", "org/open"])
+    assert not hub.repo("org/open").private
+    with pytest.raises(SystemExit, match="org/open is public"):
+        publish.main([str(run_folder), "--repo_id", "org/open", "--private"])
+
+
+def test_a_branch_is_made_and_main_is_left_alone(hub, run_folder):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--revision", "try/1"])
+    assert set(hub.files("org/tiny", "main")) == {".gitattributes"}
+    assert set(hub.files("org/tiny", "try/1")) >= MODEL_FILES
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "message"),
+    [
+        (None, "org/tiny", "there is no token of the Hub"),
+        ("hf_wrong", "org/tiny", "refused the token"),
+        ("hf_reader", "org/tiny", "the token has no right to write to org/tiny"),
+        ("hf_owner", "elsewhere/tiny", "the token has no right to write to elsewhere/tiny"),
+        ("hf_owner", "org/tiny/x", "org/tiny/x"),
+    ],
+)
+def test_a_refusal_is_one_line_and_publishes_nothing(token, repo_id, message, hub, run_folder, monkeypatch):
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(SystemExit, match=message) as error:
+        publish.main([str(run_folder), "--repo_id", repo_id])
+    assert "\n" not in str(error.value)
+    assert hub.repos == {}
+
+
+# ---------------------------------------------------------------------- a bad line
+
+
+@pytest.mark.parametrize("pattern", ["POST .*/commit/", "POST .*batch", "GET .*whoami", "POST .*create"])
+def test_a_hub_that_answers_500_and_then_works_gets_everything_once(pattern, hub, run_folder):
+    hub.faults.append(Fault("error", pattern, times=2))
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert hub.faults[0].times == 0
+    assert set(hub.files("org/tiny")) >= MODEL_FILES | RUN_FILES
+    assert len(titles(hub)) == 1
+
+
+@pytest.mark.parametrize("pattern", ["POST .*/commit/", "GET .*whoami"])
+def test_a_connection_that_drops_is_tried_again(pattern, hub, run_folder):
+    hub.faults.append(Fault("drop", pattern))
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert len(titles(hub)) == 1
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, run_folder):
+    hub.faults.append(Fault("lost", "POST .*/commit/"))
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert hub.faults[0].times == 0
+    assert len(titles(hub)) == 1
+
+
+def test_a_network_that_goes_half_way_leaves_nothing_half_published(hub, run_folder):
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    before = hub.files("org/tiny")
+    hub.faults.append(Fault("drop", "POST .*/commit/", times=99))
+    with pytest.raises(
+        SystemExit, match=r"the connection to http://127.0.0.1:\d+ failed.*is as it was before"
+    ) as error:
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state"])
+    assert "\n" not in str(error.value)
+    assert hub.files("org/tiny") == before
+
+
+def test_an_upload_that_was_overtaken_does_not_undo_the_other(hub, tmp_path):
+    api = huggingface_hub.HfApi()
+    api.create_repo("org/tiny")
+
+    class OvertakenApi(huggingface_hub.HfApi):
+        def create_commit(self, *arguments, **more):
+            api.upload_file(path_or_fileobj=b"new", path_in_repo="model.txt", repo_id="org/tiny", commit_message="new")
+            return super().create_commit(*arguments, **more)
+
+    (tmp_path / "model.txt").write_text("old")
+    with pytest.raises(training_hub.HubError, match="A commit has happened since"):
+        training_hub.upload(OvertakenApi(), "org/tiny", tmp_path, message="old")
+    assert titles(hub) == ["new"]
+    assert hub.files("org/tiny")["model.txt"] == b"new"
+
+
+def test_no_hub_at_all_is_one_line(run_folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(training_hub, "RETRY_SECONDS", ())
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    with pytest.raises(SystemExit, match=r"the connection to http://127.0.0.1:9 failed"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny"])
+
+
+# ---------------------------------------------------------------------- broken checkpoints and cards
+
+
+@pytest.fixture
+def copy(run_folder, tmp_path):
+    return Path(shutil.copytree(run_folder, tmp_path / "tiny"))
+
+
+def damage_weights(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def damage_auto_map(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]["AutoModel"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def damage_results(folder):
+    results = json.loads((folder / "results.json").read_text())
+    results["corpus_license"] = "no-such"
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_weights, r"model\.safetensors is cut off or broken"),
+        (damage_auto_map, "cannot be loaded without the package: AutoModel missing"),
+        (damage_results, "`license` is 'no-such'"),
+        (lambda folder: (folder / "modeling_sim.py").unlink(), r"modeling_sim\.py missing"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights"),
+        (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
+        (lambda folder: (folder / "results.json").unlink(), "to render a card from.*--card"),
+        (lambda folder: (folder / "results.json").write_text("{"), r"results\.json is not JSON"),
+    ],
+)
+def test_a_broken_folder_is_refused_before_anything_is_sent(damage, message, hub, copy):
+    damage(copy)
+    with pytest.raises(SystemExit, match=message):
+        publish.main([str(copy), "--repo_id", "org/tiny"])
+    assert hub.requests == []
+
+
+def test_a_card_with_a_figure_that_nobody_measured_is_refused(hub, run_folder, tmp_path):
+    card = tmp_path / "card.md"
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    text = hub.files("org/tiny")["README.md"].decode()
+    card.write_text(text + "\nIt reaches 99.9 % everywhere.\n")
+    hub.requests.clear()
+    with pytest.raises(SystemExit, match=r"the card is not right.*99\.9 % is in no linked file"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--card", str(card)])
+    assert hub.requests == []
+    card.write_text(text + "\nSaid in other words.\n")
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--card", str(card)])
+    assert hub.files("org/tiny")["README.md"].endswith(b"other words.\n")
+
+
+def test_check_reads_a_card_and_says_what_is_wrong(tmp_path, capsys):
+    publish.main(["--check", str(CARDS / "librispeech_small.md")])
+    assert "nothing else is wrong" in capsys.readouterr().out
+    (tmp_path / "card.md").write_text("---\nlicense: mine\n---\n[More Information Needed]\n")
+    with pytest.raises(SystemExit, match="`license` is 'mine'") as error:
+        publish.main(["--check", str(tmp_path / "card.md")])
+    assert "More Information Needed" in str(error.value)
+    with pytest.raises(SystemExit, match="is not a file"):
+        publish.main(["--check", str(tmp_path / "no.md")])
+
+
+def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
+    with HubServer(USERS) as server:
+        result = subprocess.run(
+            [sys.executable, ROOT / "training" / "publish.py", run_folder, "--repo_id", "org/tiny"],
+            env={**server.environment(tmp_path, token=None), "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("publish.py: there is no token of the Hub")
+    assert "Traceback" not in result.stderr
+    assert server.repos == {}

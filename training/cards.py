@@ -1,0 +1,486 @@
+"""Model cards: rendered from a run's configuration, settings and results, and checked against them.
+
+    python training/cards.py           # renders model_cards/NAME.md for every small run in model_cards/results
+    python training/cards.py --check   # says which of them are not what the results give
+
+No figure of a card is typed: `render_card` takes all of them from JSON, and `check_card` looks every number with a
+decimal point, every percentage and every metric of a card up in the files that the card links to.
+"""
+
+import re
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from modeling_sim import SimConfig
+from training.card_check import check_card
+from training.corpora import corpus_info, corpus_names
+from training.figures import (
+    config_of_file,
+    count,
+    decimal,
+    field_milliseconds,
+    percent,
+    points,
+    read_json,
+    settings_of_file,
+)
+from training.files import replacing
+
+ROOT = Path(__file__).resolve().parent.parent
+CARDS = ROOT / "model_cards"
+PAPER_URL = "https://arxiv.org/abs/2408.12936"
+
+# Settings that a reader needs to judge or repeat a run.
+_SETTINGS = (
+    "execution", "max_steps", "batch_size", "gradient_accumulation_steps", "crop_samples", "learning_rate",
+    "weight_decay", "lr_scheduler_type", "warmup_steps", "kl_warmup_steps", "max_grad_norm", "mixed_precision", "seed",
+)  # fmt: skip
+_LANGUAGES = {"librispeech": "en"}
+_LICENSE_NAMES = {
+    "apache-2.0": "Apache-2.0",
+    "cc-by-4.0": "CC BY 4.0",
+    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0",
+    "other": "as the data's own card says",
+}
+_ABX_CONDITIONS = ("within any", "within triphone", "across any", "across triphone")
+
+
+class Method(NamedTuple):
+    """What a model is trained by."""
+
+    name: str
+    description: str
+    references: tuple[str, ...]
+    """Words in the titles of the papers to cite, as CITATION.cff has them."""
+
+
+_METHODS = {
+    "sim": Method(
+        "Smooth InfoMax",
+        "Smooth InfoMax (SIM): every module gives a Gaussian a frame and has an InfoNCE and a KL loss of its own; no "
+        "gradient passes between modules",
+        ("Smooth InfoMax",),
+    ),
+    "gim": Method(
+        "Greedy InfoMax",
+        "Greedy InfoMax (GIM): every module has an InfoNCE loss of its own; no gradient passes between modules",
+        ("Smooth InfoMax", "Gradient-Isolated"),
+    ),
+    "cpc": Method(
+        "Contrastive Predictive Coding",
+        "Contrastive Predictive Coding (CPC): one InfoNCE loss, trained end to end",
+        ("Smooth InfoMax", "Contrastive Predictive Coding"),
+    ),
+}
+
+
+def method_of(config: SimConfig) -> Method:
+    """The method that a configuration is a setting of."""
+    if config.latent_distribution == "gaussian":
+        return _METHODS["sim"]
+    return _METHODS["gim" if config.gradient_isolation else "cpc"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ---------------------------------------------------------------------- rendering
+
+
+def render_card(
+    config: SimConfig,
+    settings: Mapping[str, Any],
+    measures: Mapping[str, dict[str, Any]],
+    *,
+    title: str,
+    model_id: str,
+    config_link: str,
+    settings_link: str | None = None,
+    pictures: Mapping[str, str] | None = None,
+    published: bool = True,
+) -> str:
+    """The text of a card.
+
+    Args:
+        config: Of the model.
+        settings: Of the training run, every one by its name.
+        measures: What was measured, by the link to it: the results of training (exactly one), and any number of
+            results of `probe.py` and `abx.py`.
+        title: Heading, and the model's name in the metadata.
+        model_id: What to give to `from_pretrained`.
+        config_link: Link to the configuration.
+        settings_link: Link to the settings, if they are another file.
+        pictures: Link to a picture by the link to the measure it shows.
+        published: Whether the weights are there to load.
+
+    Raises:
+        ValueError: Not exactly one of the measures is of training; or one is of several models and none is `title`.
+        jinja2.UndefinedError: The template needs something that is not given.
+    """
+    by_kind: dict[str, list[str]] = {"training": [], "probe": [], "abx": []}
+    for link, measure in measures.items():
+        by_kind[_kind(measure, link)].append(link)
+    if len(by_kind["training"]) != 1:
+        raise ValueError(f"a card needs the results of one training run; there are {len(by_kind['training'])}.")
+    training = measures[by_kind["training"][0]]
+    pictures = pictures or {}
+    corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
+    license_id = training["corpus_license"]
+    method = method_of(config)
+    environment = Environment(
+        loader=FileSystemLoader(CARDS),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the text is Markdown
+    )
+    return environment.get_template("template.md").render(
+        metadata=_metadata(config, training, [measures[link] for link in by_kind["probe"]], title),
+        title=title,
+        model_id=model_id,
+        published=published,
+        settings_file=(settings_link or config_link).removeprefix("../"),
+        config=config,
+        method=method,
+        training=training,
+        summary=_summary(config, method),
+        license_name=_LICENSE_NAMES.get(license_id, f"`{license_id}`"),
+        non_commercial="-nc" in license_id,
+        corpus_description=corpus.description if corpus else "its own card says more.",
+        corpus_hub_id=corpus.hub_id if corpus else None,
+        paper_url=PAPER_URL,
+        modules_table=_modules_table(config),
+        settings_table=_settings_table(settings, training, config),
+        results_table=_results_table(config, training),
+        hardware=_hardware(training),
+        probes=[_probe_section(measures[link], title, pictures.get(link)) for link in by_kind["probe"]],
+        abx_measures=[_abx_section(measures[link], title, pictures.get(link)) for link in by_kind["abx"]],
+        pictures={"training": pictures.get(by_kind["training"][0])},
+        sources=_sources([*measures, *([settings_link] if settings_link else []), config_link]),
+        citation=citation(method),
+        count=count,
+        decimal=decimal,
+        train_utterances="a stream of" if training["train_utterances"] is None else count(training["train_utterances"]),
+    )
+
+
+def _kind(measure: Mapping[str, Any], link: str) -> str:
+    """Which command wrote a results file."""
+    for field, kind in (("modules", "training"), ("label", "probe"), ("tokens", "abx")):
+        if field in measure:
+            return kind
+    raise ValueError(f"{link} is not what pretrain.py, probe.py or abx.py writes.")
+
+
+def _metadata(config: SimConfig, training: dict[str, Any], probes: Sequence[dict[str, Any]], title: str) -> str:
+    """What the Hub reads, as YAML."""
+    corpus, license_id = training["corpus"], training["corpus_license"]
+    hub_id = corpus_info(corpus).hub_id if corpus in corpus_names() else None
+    more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
+    return ModelCardData(
+        language=_LANGUAGES.get(corpus),
+        license=license_id,
+        library_name="transformers",
+        pipeline_tag="feature-extraction",
+        tags=[
+            "audio",
+            "speech",
+            "self-supervised",
+            method_of(config).name.lower().replace(" ", "-"),
+            "arxiv:2408.12936",
+        ],
+        datasets=[hub_id] if hub_id else None,
+        model_name=title,
+        eval_results=[*_training_metrics(training, hub_id), *_probe_metrics(probes, title)],
+        **more,
+    ).to_yaml()
+
+
+def _training_metrics(training: dict[str, Any], hub_id: str | None) -> Iterator[EvalResult]:
+    for module in training["modules"]:
+        value = module["trained"]["contrastive_accuracy"]
+        if value is not None:
+            yield EvalResult(
+                task_type="feature-extraction",
+                task_name="Contrastive prediction on held-out speech",
+                dataset_type=hub_id or training["corpus"],
+                dataset_name=training["corpus"],
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_name=f"contrastive accuracy, {module['name']}",
+                metric_value=round(value, 4),
+            )
+
+
+def _probe_metrics(probes: Sequence[dict[str, Any]], title: str) -> Iterator[EvalResult]:
+    for probe in probes:
+        for row in probe["rows"]:
+            if row["source"] == _own_name(probe, title):
+                yield EvalResult(
+                    task_type="audio-classification",
+                    task_name=f"{probe['probe']} probe of {probe['label']}",
+                    dataset_type=probe["corpus"],
+                    dataset_name=probe["corpus"],
+                    dataset_split="test",
+                    metric_type="accuracy",
+                    metric_name=f"accuracy, {row['feature']}",
+                    metric_value=round(row["accuracy"]["value"], 4),
+                )
+
+
+def _summary(config: SimConfig, method: Method) -> str:
+    rates = ", ".join(f"{count(config.frame_rate(module))} ({name})" for module, name in enumerate(config.module_names))
+    latents = "a Gaussian" if config.latent_distribution == "gaussian" else "a point"
+    return (
+        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples a second, its "
+        f"{config.num_modules} modules give {rates} frames a second. Each frame of a convolutional module is {latents} "
+        f"in {config.hidden_size} dimensions."
+    )
+
+
+def _modules_table(config: SimConfig) -> str:
+    rows = []
+    for module, name in enumerate(config.module_names):
+        is_context = module >= config.num_conv_modules
+        field, hop = config.receptive_field(module), config.hop_length(module)
+        kind = "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution")
+        rows.append(
+            [
+                name, kind, count(config.context_size if is_context else config.hidden_size),
+                f"{count(field)} samples ({decimal(field_milliseconds(config, module), 1)} ms)",
+                f"{count(hop)} samples", count(config.frame_rate(module)),
+                "-" if is_context or config.latent_distribution != "gaussian" else count(config.kl_weights[module]),
+            ]
+        )  # fmt: skip
+    return _table(["module", "kind", "channels", "receptive field", "hop", "frames a second", "KL weight"], rows)
+
+
+def _settings_table(settings: Mapping[str, Any], training: dict[str, Any], config: SimConfig) -> str:
+    rows = [[f"`{name}`", _setting(settings[name])] for name in _SETTINGS]
+    rows.append(["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)])
+    rows += [[name, count(training[field])] for name, field in (("steps taken", "steps"), ("crops seen", "crops"))]
+    return _table(["setting", "value"], rows)
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "as launched"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return count(value) if is_number else f"`{value}`"
+
+
+def _results_table(config: SimConfig, training: dict[str, Any]) -> str:
+    gaussian = config.latent_distribution == "gaussian"
+    head = ["module", "contrastive accuracy", "untrained", "InfoNCE, nats", "untrained"]
+    rows = []
+    for number, module in enumerate(training["modules"]):
+        trained, before = module["trained"], module["untrained"]
+        row = [module["name"]]
+        for quantity in ("contrastive_accuracy", "contrastive_loss"):
+            # A module without a loss has no accuracy, and a loss of 0 that says nothing.
+            has_loss = trained["contrastive_accuracy"] is not None
+            row += [decimal(scores[quantity] if has_loss else None, 3) for scores in (trained, before)]
+        if gaussian:
+            row.append(decimal(trained["kl"] if number < config.num_conv_modules else None, 1))
+        rows.append([*row, count(trained["active_units"])])
+    return _table([*head, *(["KL"] if gaussian else []), "active units"], rows)
+
+
+def _hardware(training: dict[str, Any]) -> str:
+    """What was measured of the machine, and what was not recorded."""
+    seconds, rate = count(training["seconds"]), count(training["crops_per_second"])
+    hardware = training.get("hardware")
+    if hardware is None:
+        return f"{seconds} seconds in training steps ({rate} crops a second); the device was not recorded."
+    return (
+        f"{_plural(hardware['processes'], 'process', 'processes')} on {hardware['device']} with "
+        f"{_plural(hardware['threads'], 'thread')} each, {_plural(hardware['cores'], 'core')} in the machine; "
+        f"{seconds} seconds in training steps ({rate} crops a second)."
+    )
+
+
+def _plural(number: int, one: str, many: str | None = None) -> str:
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def _own_name(measure: dict[str, Any], title: str) -> str:
+    """Which of the models of a measure the card is of."""
+    models: list[str] = measure["models"]
+    if len(models) == 1:
+        return models[0]
+    if title in models:
+        return title
+    raise ValueError(f"a measure compares {', '.join(models)}, and none of them is {title}; measure the model alone.")
+
+
+def _rows_of(measure: dict[str, Any], title: str) -> list[dict[str, Any]]:
+    """Rows of the model and of its controls, without those of other models."""
+    others = set(measure["models"]) - {_own_name(measure, title)}
+    return [row for row in measure["rows"] if row["source"] not in others]
+
+
+def _interval(score: Mapping[str, float], form: Any) -> str:
+    return f"{form(score['low'])} to {form(score['high'])}"
+
+
+def _probe_section(probe: dict[str, Any], title: str, picture: str | None) -> dict[str, Any]:
+    rows = _rows_of(probe, title)
+    names = {row["name"] for row in rows}
+    has_control = any("selectivity" in row for row in rows)
+    unit = {"frame": "frames", "chunk": "chunks", "mean": "utterances"}[probe["pooling"]]
+    text = (
+        f"A {probe['probe']} probe on frozen {unit} of `{probe['corpus']}`: {count(probe['train_items'])} to train on, "
+        f"{count(probe['test_items'])} to test on, with 95 % intervals over {probe['intervals_over']}, beside chance, "
+        "spectra and the same network untrained."
+    )
+    head = ["features", "accuracy", "interval", "macro F1"]
+    if has_control:
+        text += " The control task renames every speaker's classes at random; selectivity is the accuracy less that."
+        head += ["control", "selectivity"]
+    table = []
+    for row in rows:
+        cells = [row["name"], percent(row["accuracy"]["value"]), _interval(row["accuracy"], percent)]
+        cells.append(percent(row["macro_f1"]["value"]))
+        if has_control:
+            cells += [percent(row.get("control_accuracy")), percent(row.get("selectivity"))]
+        table.append(cells)
+    differences = [
+        [row["name"], row["against"], points(row["accuracy"]["value"]), _interval(row["accuracy"], points)]
+        for row in probe["differences"]
+        if row["name"] in names and row["against"] in names
+    ]
+    return {
+        "heading": f"Probe: {probe['label']}",
+        "text": text,
+        "table": _table(head, table),
+        "differences": _table(["features", "less", "difference", "interval"], differences) if differences else None,
+        "picture": picture,
+    }
+
+
+def _abx_section(abx: dict[str, Any], title: str, picture: str | None) -> dict[str, Any]:
+    rows = [
+        [row["name"], *(percent(row[condition]["error"]) for condition in _ABX_CONDITIONS)]
+        for row in _rows_of(abx, title)
+    ]
+    return {
+        "heading": "ABX: phones",
+        "text": (
+            "Share of triples in which a token of a phone lies nearer to one of another phone than to one of its own, "
+            f"on {count(abx['tokens'])} tokens of `{abx['corpus']}` ({abx['split']}), within and across speakers, in "
+            "any context or in the same triphone; chance is 50 %."
+        ),
+        "table": _table(["features", *_ABX_CONDITIONS], rows),
+        "picture": picture,
+    }
+
+
+def _sources(links: Sequence[str]) -> str:
+    names = [f"[{Path(link).name}]({link})" for link in dict.fromkeys(links)]
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def citation(method: Method) -> str:
+    """BibTeX of the papers of a method and of this package, from CITATION.cff."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    papers = [cff["preferred-citation"], *cff["references"]]
+    chosen = [paper for part in method.references for paper in papers if part in paper["title"]]
+    package = {
+        "type": "software",
+        "title": cff["title"],
+        "authors": cff["authors"],
+        "note": f"version {cff['version']}",
+    }
+    return "\n\n".join(_bibtex(entry) for entry in [*chosen, package])
+
+
+def _bibtex(entry: Mapping[str, Any]) -> str:
+    kind = {"conference-paper": "inproceedings", "article": "article", "software": "software"}[entry["type"]]
+    authors = [_author(author) for author in entry["authors"]]
+    surname = entry["authors"][0].get("family-names", entry["title"])
+    fields = {"title": f"{{{entry['title']}}}", "author": " and ".join(authors)}
+    fields |= {
+        name: str(entry[source])
+        for name, source in (
+            ("booktitle", "collection-title"), ("journal", "journal"), ("year", "year"), ("doi", "doi"),
+            ("note", "note"),
+        )
+        if source in entry
+    }  # fmt: skip
+    if "start" in entry:
+        fields["pages"] = f"{entry['start']}--{entry['end']}"
+    for identifier in entry.get("identifiers", []):
+        if identifier["value"].startswith("arXiv:"):
+            fields |= {"eprint": identifier["value"].removeprefix("arXiv:"), "archivePrefix": "arXiv"}
+    key = re.sub(r"\W", "", surname).lower() + str(entry.get("year", ""))
+    return "\n".join([f"@{kind}{{{key},", *(f"  {name} = {{{value}}}," for name, value in fields.items()), "}"])
+
+
+def _author(author: Mapping[str, str]) -> str:
+    if "name" in author:
+        return f"{{{author['name']}}}"
+    return f"{author.get('name-particle', '')} {author['family-names']}, {author['given-names']}".strip()
+
+
+# ---------------------------------------------------------------------- the cards of the small runs
+
+
+def render_committed_cards() -> dict[Path, str]:
+    """The text of the card of every run in model_cards/results that has a settings file of the same name, by path.
+
+    The measures and pictures of a run are the files whose names begin with its own.
+    """
+    cards = {}
+    for path in sorted((CARDS / "results").glob("*.json")):
+        settings_file = ROOT / "training" / "configs" / f"{path.stem}.yaml"
+        if settings_file.is_file() and "modules" in (training := read_json(path)):
+            name = path.stem
+            links = {f"results/{path.name}": (training, f"images/{name}_curves.png")}
+            for measure in sorted((CARDS / "results").glob(f"{name}_*.json")):
+                links[f"results/{measure.name}"] = (read_json(measure), f"images/{measure.stem}.png")
+            settings = settings_of_file(settings_file)
+            cards[CARDS / f"{name}.md"] = render_card(
+                config_of_file(settings_file),
+                settings,
+                {link: measure for link, (measure, _) in links.items()},
+                title=Path(settings["output_dir"]).name,
+                model_id=settings["output_dir"],
+                config_link=f"../training/configs/{settings_file.name}",
+                pictures={link: picture for link, (_, picture) in links.items() if (CARDS / picture).is_file()},
+                published=False,
+            )
+    return cards
+
+
+# ---------------------------------------------------------------------- command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Renders the cards of the small runs, or checks them."""
+    parser = ArgumentParser(description="Render the cards of the runs in model_cards/results.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; fail if a card is not what results give.")
+    arguments = parser.parse_args(argv)
+    wrong = []
+    for path, text in render_committed_cards().items():
+        wrong += [f"{path.name}: {problem}" for problem in check_card(text, path.parent)]
+        if arguments.check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                wrong.append(f"{path.name} is not what its results give; run `python training/cards.py`")
+        else:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            print(path)
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

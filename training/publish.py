@@ -1,0 +1,305 @@
+"""Publishes a model on the Hub: weights, configuration, code, card, settings, results and pictures, in one commit.
+
+    python training/publish.py runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx --dry_run
+    python training/publish.py runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx
+    python training/publish.py --check model_cards/librispeech_small.md
+
+The card is rendered from the run's results and from `--measures`, folders that probe.py and abx.py wrote, and is
+checked: a figure that no results file holds stops the upload. Optimiser states, data and paths of this machine stay
+here. `--dry_run` shows the files and the card and calls no server. The token is that of `hf auth login`, or HF_TOKEN.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
+
+from modeling_sim import SimConfig
+from training.arguments import HelpFormatter
+from training.card_check import check_card
+from training.cards import render_card
+from training.checkpoints import find_checkpoint
+from training.curves import CURVES_NAME
+from training.figures import read_json
+from training.hub import upload
+from training.log import LOG_NAME
+from training.output_folder import RESULTS_NAME, SETTINGS_NAME
+from training.scrubbing import scrub_file
+
+CARD_NAME = "README.md"
+# Of a run, beside its model. Nothing else is uploaded, whatever a folder holds.
+_RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
+_STATE_NAME = "trainer_state.json"
+
+Place = Callable[[Path, Path], Any]
+"""Puts a file to another path: a link, or a copy."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    arguments = parse(argv)
+    if arguments.check is not None:
+        check(Path(arguments.check))
+        return
+    try:
+        publish(arguments)
+    except (ValueError, OSError) as error:  # of files and of the Hub
+        raise SystemExit(f"publish.py: {error}") from error
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Reads the flags."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("checkpoint", nargs="?", help="Output folder of a finished run, or a saved model.")
+    parser.add_argument("--repo_id", help="Repository, org/name.")
+    parser.add_argument("--private", action="store_true", help="Make a new repository private.")
+    parser.add_argument("--revision", help="Branch to upload to; made if it is not there. main if unset.")
+    parser.add_argument("--measures", nargs="*", default=[], help="Folders or JSON files of probe.py and abx.py.")
+    parser.add_argument("--card", help="A card of your own instead of the rendered one; it is checked as well.")
+    parser.add_argument("--with_training_state", action="store_true", help="Add the newest checkpoint to resume from.")
+    parser.add_argument("--dry_run", action="store_true", help="Show what would be uploaded, and upload nothing.")
+    parser.add_argument("--yes", action="store_true", help="Write into a repository that holds something else.")
+    parser.add_argument("--check", metavar="CARD", help="Only check a card.")
+    arguments = parser.parse_args(argv)
+    if arguments.check is None and (arguments.checkpoint is None or arguments.repo_id is None):
+        parser.error("give a checkpoint and --repo_id, or --check CARD")
+    return arguments
+
+
+def check(card: Path) -> None:
+    """Prints what is wrong with a card.
+
+    Raises:
+        SystemExit: Something is, or the card is not there.
+    """
+    if not card.is_file():
+        raise SystemExit(f"publish.py: {card} is not a file.")
+    problems = check_card(card)
+    if problems:
+        raise SystemExit("\n".join(f"{card}: {problem}" for problem in problems))
+    print(f"{card}: every figure is in a linked file, and nothing else is wrong")
+
+
+def publish(arguments: Namespace) -> None:
+    """Collects, checks, and uploads or shows."""
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        stage_run(
+            Path(arguments.checkpoint),
+            staged,
+            repo_id=arguments.repo_id,
+            measures=[Path(path) for path in arguments.measures],
+            card=None if arguments.card is None else Path(arguments.card),
+            with_training_state=arguments.with_training_state,
+        )
+        if arguments.dry_run:
+            show(staged)
+            return
+        address = upload(
+            HfApi(),
+            arguments.repo_id,
+            staged,
+            message="Upload a pretrained model",
+            private=arguments.private,
+            revision=arguments.revision,
+            replace_others=arguments.yes,
+        )
+        print(f"uploaded to {address}")
+
+
+def push_run(output_dir: Path, repo_id: str) -> str:
+    """Publishes a finished run with the card of its results and returns the address of the commit.
+
+    Raises:
+        ValueError: A file is not what the trainer writes.
+        OSError: The Hub cannot be reached, refuses the token, or grants no write right.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        stage_run(output_dir, Path(temporary), repo_id=repo_id)
+        return upload(HfApi(), repo_id, Path(temporary), message="Upload a pretrained model")
+
+
+def show(staged: Path) -> None:
+    """Prints files with sizes, and the card."""
+    paths = sorted(path for path in staged.rglob("*") if path.is_file())
+    for path in paths:
+        print(f"{path.stat().st_size:>14,}  {path.relative_to(staged)}")
+    print(f"{sum(path.stat().st_size for path in paths):>14,}  bytes in {len(paths)} files; nothing was uploaded\n")
+    print((staged / CARD_NAME).read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------- what is uploaded
+
+
+def stage_run(
+    folder: Path,
+    staged: Path,
+    *,
+    repo_id: str,
+    measures: Sequence[Path] = (),
+    card: Path | None = None,
+    with_training_state: bool = False,
+) -> None:
+    """Puts exactly what is uploaded of a run into an empty folder, big files as links.
+
+    Raises:
+        FileNotFoundError: A file that a model needs is not there, or there are no results to render a card from.
+        ValueError: A file is broken, or something is wrong with the card.
+    """
+    stage_model(folder, staged, os.symlink)
+    for name in _RUN_FILES:
+        if (folder / name).is_file():
+            _stage_file(folder / name, staged / name, os.symlink)
+    pictures = _stage_measures(measures, staged)
+    if (staged / CURVES_NAME).is_file():
+        pictures[RESULTS_NAME] = CURVES_NAME
+    if with_training_state:
+        _stage_training_state(folder, staged)
+    if card is None:
+        text = _card_of(folder, staged, repo_id, [path.name for path in staged.glob("*.json")], pictures)
+    else:
+        text = card.read_text(encoding="utf-8")
+    (staged / CARD_NAME).write_text(text, encoding="utf-8")
+    problems = check_card(staged / CARD_NAME)
+    if problems:
+        raise ValueError(f"the card is not right, and nothing was uploaded: {'; '.join(problems)}.")
+
+
+def stage_model(folder: Path, staged: Path, place: Place) -> None:
+    """Puts what `from_pretrained` reads into a folder: weights, configurations and code.
+
+    Raises:
+        FileNotFoundError: A file of these is not there.
+        ValueError: Weights are cut off, a configuration is not JSON, or it names no code.
+    """
+    for name in ("config.json", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}; give the output folder of a finished run.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise FileNotFoundError(f"{folder} has no weights (*.safetensors); give the output folder of a finished run.")
+    for path in weights:
+        try:
+            with safe_open(path, "pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut off or broken: {error}.") from error
+    code = sorted(folder.glob("*.py"))
+    check_code(folder)
+    configurations = [folder / "config.json", folder / "preprocessor_config.json", *folder.glob("*.index.json")]
+    for path in (*weights, *configurations, *code):
+        _stage_file(path, staged / path.name, place)
+
+
+def check_code(folder: Path) -> None:
+    """Makes sure that every class the configurations name for loading without the package has its file.
+
+    Raises:
+        ValueError: Classes or files are missing; the message names them.
+    """
+    named = {
+        **read_json(folder / "config.json").get("auto_map", {}),
+        **read_json(folder / "preprocessor_config.json").get("auto_map", {}),
+    }
+    missing = {"AutoConfig", "AutoModel", "AutoFeatureExtractor"} - set(named)
+    missing |= {
+        f"{reference.split('.')[0]}.py"
+        for reference in named.values()
+        if not (folder / f"{reference.split('.')[0]}.py").is_file()
+    }
+    if missing:
+        raise ValueError(
+            f"{folder} cannot be loaded without the package: {', '.join(sorted(missing))} missing. Save the model and "
+            "the feature extractor with `save_pretrained` of this package."
+        )
+
+
+def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
+    """Puts a file to its place; JSON is scrubbed, and its content returned if that changed it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix in (".json", ".jsonl"):
+        content = scrub_file(source)
+        target.write_bytes(content)
+        return content if content != source.read_bytes() else None
+    place(source.resolve(), target)
+    return None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, which stays when the first is removed; a copy where disks differ."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _stage_measures(measures: Sequence[Path], staged: Path) -> dict[str, str]:
+    """Puts results of probe.py and abx.py with their pictures into a folder; returns picture by results file."""
+    pictures = {}
+    for given in measures:
+        found = [given] if given.is_file() else sorted(given.glob("probe.json")) + sorted(given.glob("abx.json"))
+        if not found:
+            raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
+        for path in found:
+            measure = read_json(path)
+            name = f"probe_{measure['label']}_{measure['pooling']}" if "label" in measure else path.stem
+            if (staged / f"{name}.json").exists():
+                raise ValueError(f"{path} and another of the measures are of the same task; give one of them.")
+            _stage_file(path, staged / f"{name}.json", os.symlink)
+            if path.with_suffix(".png").is_file():
+                _stage_file(path.with_suffix(".png"), staged / f"{name}.png", os.symlink)
+                pictures[f"{name}.json"] = f"{name}.png"
+    return pictures
+
+
+def _stage_training_state(folder: Path, staged: Path) -> None:
+    """Adds the newest whole checkpoint; digests follow where paths were cut."""
+    checkpoint, _ = find_checkpoint(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(f"{folder} has no whole checkpoint to resume from; leave --with_training_state out.")
+    target = staged / checkpoint.path.name
+    changed = {
+        path.name: hashlib.sha256(content).hexdigest()
+        for path in sorted(checkpoint.path.iterdir())
+        if (content := _stage_file(path, target / path.name, os.symlink)) is not None
+    }
+    state = read_json(target / _STATE_NAME)
+    state["files"] |= {name: digest for name, digest in changed.items() if name in state["files"]}
+    (target / _STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pictures: dict[str, str]) -> str:
+    """The card of what lies in a folder."""
+    if not (staged / RESULTS_NAME).is_file() or not (staged / SETTINGS_NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
+            "card of your own with --card."
+        )
+    measures = {name: read_json(staged / name) for name in sorted(names) if name == RESULTS_NAME or _is_measure(name)}
+    return render_card(
+        SimConfig.from_pretrained(staged),
+        read_json(staged / SETTINGS_NAME)["settings"],
+        measures,
+        title=folder.resolve().name,
+        model_id=repo_id,
+        config_link="config.json",
+        settings_link=SETTINGS_NAME,
+        pictures=pictures,
+    )
+
+
+def _is_measure(name: str) -> bool:
+    return name.startswith(("probe_", "abx"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
