@@ -1,0 +1,178 @@
+"""Uploads beside a run: the newest state, whatever the Hub does, and never at the cost of the run."""
+
+import json
+import threading
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from hub_server import Fault, HubServer
+
+from modeling_sim import SimFeatureExtractor, SimForPreTraining
+from training import hub as training_hub
+from training import pretrain, publish
+from training.background_push import BackgroundPush
+from training.checkpoints import save_checkpoint
+from training.trainer import check_settings
+
+TINY = [
+    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
+    "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2}", "--batch_size", "4",
+    "--eval_batch_size", "4", "--warmup_steps", "0", "--logging_steps", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with HubServer() as server:
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_owner")
+        monkeypatch.setattr(training_hub, "RETRY_SECONDS", ())
+        yield server
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path):
+    """Makes whole checkpoints beside a log: `checkpoint(step)`."""
+    module = {"loss": 1.0, "contrastive_accuracy": 0.5, "kl": 1.0, "active_units": 3}
+    modules = [{"name": name, **module} for name in tiny_config().module_names]
+    line = {"step": 0, "split": "test", "title": f"from {tmp_path}", "chance": 0.1, "modules": modules}
+    (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
+
+    def make(step):
+        torch.manual_seed(step)
+        model = SimForPreTraining(tiny_config())
+        return save_checkpoint(
+            tmp_path, model, SimFeatureExtractor(), step=step, numbers={}, tensors={}, limit=1
+        )  # fmt: skip
+
+    return make
+
+
+def push_of(tmp_path, said, every=1):
+    settings = SimpleNamespace(output_dir=str(tmp_path), repo_id="org/run", push_every_saves=every)
+    return BackgroundPush(settings, said.append, SimpleNamespace(is_main_process=True))
+
+
+def commits(hub):
+    return [commit.title for commit in hub.repo("org/run").commits.values()][1:]
+
+
+def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimiser(hub, checkpoint, tmp_path):
+    said = []
+    with push_of(tmp_path, said, every=2) as push:
+        for step in (1, 2, 3):
+            push.offer(checkpoint(step))
+        push.close()
+    assert commits(hub) == ["Upload checkpoint-2 of a running run"]
+    files = hub.files("org/run")
+    assert {"model.safetensors", "config.json", "modeling_sim.py", "log.jsonl", "curves.png"} <= set(files)
+    assert not {"trainer.pt", "trainer_state.json", "README.md"} & set(files)
+    assert not any(str(tmp_path).encode() in content for content in files.values())
+    assert len(said) == 1
+    assert said[0].startswith("checkpoint-2 was uploaded to")
+
+
+def test_only_the_newest_waits_and_a_checkpoint_may_be_removed_meanwhile(hub, checkpoint, tmp_path, monkeypatch):
+    said, started, may_go_on = [], threading.Event(), threading.Event()
+    upload = training_hub.upload
+
+    def slow_upload(*arguments, **more):
+        started.set()
+        assert may_go_on.wait(30)
+        return upload(*arguments, **more)
+
+    monkeypatch.setattr("training.background_push.upload", slow_upload)
+    with push_of(tmp_path, said) as push:
+        push.offer(checkpoint(1))
+        assert started.wait(30)
+        for step in (2, 3, 4):  # each removes the one before: `limit` is 1
+            push.offer(checkpoint(step))
+        may_go_on.set()
+        while len(said) < 2:
+            push._thread.join(0.05)
+        push.close()
+    assert commits(hub) == [f"Upload checkpoint-{step} of a running run" for step in (1, 4)]
+    assert hub.files("org/run")["model.safetensors"] == (tmp_path / "checkpoint-4" / "model.safetensors").read_bytes()
+    assert not list(tmp_path.glob(".pushing-*"))
+
+
+def test_a_failure_is_said_and_the_next_upload_is_made(hub, checkpoint, tmp_path):
+    said = []
+    hub.faults.append(Fault("error", "POST .*/commit/"))
+    with push_of(tmp_path, said) as push:
+        push.offer(checkpoint(1))
+        while not said:
+            push._thread.join(0.05)
+        push.offer(checkpoint(2))
+        while len(said) < 2:
+            push._thread.join(0.05)
+    assert "the upload of checkpoint-1 failed" in said[0]
+    assert "checkpoint-2 was uploaded" in said[1]
+    assert commits(hub) == ["Upload checkpoint-2 of a running run"]
+
+
+def test_a_checkpoint_that_is_gone_is_said_and_raises_nothing(tmp_path):
+    said = []
+    with push_of(tmp_path, said) as push:
+        push.offer(tmp_path / "checkpoint-9")
+    assert len(said) == 1
+    assert "checkpoint-9 is not uploaded" in said[0]
+    assert not list(tmp_path.glob(".pushing-*"))
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    (tmp_path / ".pushing-checkpoint-1.x").mkdir()
+    with push_of(tmp_path, []):
+        assert not list(tmp_path.glob(".pushing-*"))
+
+
+def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
+    """The Hub fails for as long as the run goes on: the run ends as it would, and then all of it is uploaded."""
+    hub.faults.append(Fault("error", "POST .*/commit/", times=99))
+    original = publish.push_run
+
+    def push_run(*arguments):
+        hub.faults.clear()
+        return original(*arguments)
+
+    flags = ["--output_dir", str(tmp_path / "run"), "--max_steps", "4", "--save_steps", "1", "--push_to_hub"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "push_run", push_run)
+        pretrain.main([*TINY, *flags, "--repo_id", "org/run", "--push_every_saves", "1"])
+    assert commits(hub) == ["Upload a pretrained model"]
+    assert "README.md" in hub.files("org/run")
+    assert (tmp_path / "run" / "results.json").is_file()
+    output = capsys.readouterr()
+    assert "failed" in output.out + output.err
+    assert "uploaded to" in output.out + output.err
+
+
+def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
+    flags = ["--output_dir", str(tmp_path / "run"), "--max_steps", "3", "--save_steps", "1", "--push_to_hub"]
+    pretrain.main([*TINY, *flags, "--repo_id", "org/run", "--push_every_saves", "1"])
+    assert "running run" in commits(hub)[0]
+    assert commits(hub)[-1] == "Upload a pretrained model"
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert hub.files("org/run")["model.safetensors"] == weights
+    results = json.loads(hub.files("org/run")["results.json"])
+    assert results["hardware"]["device"] == "cpu"
+    assert results["hardware"]["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"push_every_saves": -1}, "`push_every_saves` is -1"),
+        ({"push_every_saves": 1}, "set `push_to_hub` and `save_steps`"),
+        ({"push_every_saves": 1, "push_to_hub": True, "repo_id": "a/b", "save_steps": 0}, "`save_steps` as well"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message):
+    settings = pretrain.RunArguments(**changes)
+    with pytest.raises(ValueError, match=message):
+        check_settings(settings)
