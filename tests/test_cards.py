@@ -154,6 +154,21 @@ def test_a_result_that_is_not_finite_is_no_metric_and_no_figure(sources):
     assert "| module 0 | - | - | - | - | 134.9 | 128 |" in text
 
 
+def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources):
+    results = next(iter(sources["measures"].values()))
+    results |= {"corpus": "hub", "corpus_license": "other", "train_utterances": None}
+    sources["settings"]["corpus_settings"] = {"dataset_id": "org/data"}
+    text = render_card(**sources)
+    assert "datasets:\n- org/data\n" in text
+    assert "(https://huggingface.co/datasets/org/data)" in text
+    assert "license: other\n" in text
+    assert "license_name: " in text
+    assert "a stream of utterances" in text
+    assert check_card(text, CARDS) == []
+    sources["settings"]["corpus_settings"] = {"dataset_id": "../a/folder"}
+    assert "datasets:\n" not in render_card(**sources)
+
+
 def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_rows(sources):
     probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
     probe["models"] = ["librispeech-small", "untrained"]

@@ -134,6 +134,7 @@ def render_card(
     training = measures[by_kind["training"][0]]
     pictures = pictures or {}
     corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
+    hub_id = _data_set_id(settings) or (corpus.hub_id if corpus else None)
     license_id = training["corpus_license"]
     method = method_of(config)
     environment = Environment(
@@ -143,7 +144,7 @@ def render_card(
         autoescape=False,  # noqa: S701 - the text is Markdown
     )
     return environment.get_template("template.md").render(
-        metadata=_metadata(config, training, [measures[link] for link in by_kind["probe"]], title),
+        metadata=_metadata(config, training, [measures[link] for link in by_kind["probe"]], title, hub_id),
         title=title,
         model_id=model_id,
         published=published,
@@ -155,7 +156,7 @@ def render_card(
         license_name=_LICENSE_NAMES.get(license_id, f"`{license_id}`"),
         non_commercial="-nc" in license_id,
         corpus_description=corpus.description if corpus else "its own card says more.",
-        corpus_hub_id=corpus.hub_id if corpus else None,
+        corpus_hub_id=hub_id,
         paper_url=PAPER_URL,
         modules_table=_modules_table(config),
         settings_table=_settings_table(settings, training, config),
@@ -180,10 +181,18 @@ def _kind(measure: Mapping[str, Any], link: str) -> str:
     raise ValueError(f"{link} is not what pretrain.py, probe.py or abx.py writes.")
 
 
-def _metadata(config: SimConfig, training: dict[str, Any], probes: Sequence[dict[str, Any]], title: str) -> str:
+def _data_set_id(settings: Mapping[str, Any]) -> str | None:
+    """The data set that a run's settings name, if it is one of the Hub."""
+    corpus_settings = settings.get("corpus_settings")
+    given = corpus_settings.get("dataset_id") if isinstance(corpus_settings, dict) else None
+    return given if re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)) and not str(given).startswith(".") else None
+
+
+def _metadata(
+    config: SimConfig, training: dict[str, Any], probes: Sequence[dict[str, Any]], title: str, hub_id: str | None
+) -> str:
     """What the Hub reads, as YAML."""
     corpus, license_id = training["corpus"], training["corpus_license"]
-    hub_id = corpus_info(corpus).hub_id if corpus in corpus_names() else None
     more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
     return ModelCardData(
         language=_LANGUAGES.get(corpus),
