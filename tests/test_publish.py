@@ -276,6 +276,7 @@ def damage_results(folder):
         (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
         (lambda folder: (folder / "results.json").unlink(), "to render a card from.*--card"),
         (lambda folder: (folder / "results.json").write_text("{"), r"results\.json is not JSON"),
+        (lambda folder: (folder / "results.json").write_text('{"modules": []}'), r"not those of this version"),
     ],
 )
 def test_a_broken_folder_is_refused_before_anything_is_sent(damage, message, hub, copy):

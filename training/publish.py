@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
@@ -285,16 +286,19 @@ def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pic
             "card of your own with --card."
         )
     measures = {name: read_json(staged / name) for name in sorted(names) if name == RESULTS_NAME or _is_measure(name)}
-    return render_card(
-        SimConfig.from_pretrained(staged),
-        read_json(staged / SETTINGS_NAME)["settings"],
-        measures,
-        title=folder.resolve().name,
-        model_id=repo_id,
-        config_link="config.json",
-        settings_link=SETTINGS_NAME,
-        pictures=pictures,
-    )
+    try:
+        return render_card(
+            SimConfig.from_pretrained(staged),
+            read_json(staged / SETTINGS_NAME)["settings"],
+            measures,
+            title=folder.resolve().name,
+            model_id=repo_id,
+            config_link="config.json",
+            settings_link=SETTINGS_NAME,
+            pictures=pictures,
+        )
+    except (KeyError, UndefinedError) as error:
+        raise ValueError(f"the results in {folder} are not those of this version of the commands ({error}).") from error
 
 
 def _is_measure(name: str) -> bool:
