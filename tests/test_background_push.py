@@ -173,6 +173,6 @@ def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
     ],
 )
 def test_wrong_settings_are_named(changes, message):
-    settings = pretrain.RunArguments(**changes)
+    settings = pretrain.PretrainingArguments(**changes)
     with pytest.raises(ValueError, match=message):
         check_settings(settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_sim import SimConfig
-from training.arguments import DataArguments, ModelArguments, RunArguments, read_settings
+from training.arguments import DataArguments, ModelArguments, PretrainingArguments, read_settings
 
 # Counts for every class and pair of classes would let nearly any number pass.
 _NOT_FIGURES = ("confusion", "recall_by_class", "precision_by_class", "classes")
@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def settings_of_file(path: Path) -> dict[str, Any]:
     """Every setting of a run that a settings file starts: its own, and defaults."""
-    return {**asdict(DataArguments()), **asdict(RunArguments()), **read_settings(path)}
+    return {**asdict(DataArguments()), **asdict(PretrainingArguments()), **read_settings(path)}
 
 
 def config_of_file(path: Path) -> SimConfig:
