@@ -1,0 +1,575 @@
+"""How few dimensions hold what a probe reads, and whether they are the latent's own axes.
+
+Weights of a probe compare between dimensions only for features of one scale: `LinearProbe.weight` is of standardised
+features; bring other weights there with `standardised_weights`. Concentrated weights alone do not show that axes mean
+something; `rotation_gap` does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .gaussianity import checked_points, generator_of, standardised
+from .intervals import Interval, bootstrap_statistic
+from .probes import LinearProbe, fit_linear_probe
+
+# `single_best_dimension` cuts a dimension into bins of about this many training items, and not into more than so many.
+_ITEMS_A_BIN, _MOST_BINS = 20, 256
+
+
+@dataclass(frozen=True)
+class EffectiveDimensions:
+    """Dimensions that weights spread over, each between 1 and all of them.
+
+    Args:
+        entropy: `exp(H(|w| / sum |w|))` (Roy & Vetterli 2007); Gaussian weights have 385 of 512.
+        participation_ratio: `(sum w^2)^2 / sum w^4`; Gaussian weights have about a third, 172 of 512.
+        energy_90: Dimensions that hold 90 % of the squared weights; Gaussian weights have 228 of 512.
+    """
+
+    entropy: float
+    participation_ratio: float
+    energy_90: float
+
+
+@dataclass(frozen=True)
+class AccuracyByDimensions:
+    """Outcome of `accuracy_by_dimensions`.
+
+    Args:
+        ks: `(steps,)`, numbers of dimensions, rising; the last is all of them.
+        accuracies: `(steps,)`, of a probe fitted to the first k dimensions of the ranking, on the test items.
+        ranking: `(dims,)`, the dimensions, most important first.
+        chance: Accuracy of always naming the class most frequent in training: that of features that tell nothing, at
+            all k.
+        k95: Smallest of `ks` with at least 95 % of the accuracy of all dimensions. Where that is near chance, it is 1
+            and says nothing.
+        area: Mean accuracy along the logarithm of k.
+    """
+
+    ks: np.ndarray
+    accuracies: np.ndarray
+    ranking: np.ndarray
+    chance: float
+    k95: int
+    area: float
+
+    @property
+    def full_accuracy(self) -> float:
+        """Accuracy of all dimensions."""
+        return float(self.accuracies[-1])
+
+
+@dataclass(frozen=True)
+class SingleBestDimension:
+    """Outcome of `single_best_dimension`.
+
+    Args:
+        dimension: The one with the best accuracy in training.
+        accuracy: Its accuracy on the test items.
+        accuracies: `(dims,)`, of every dimension on the test items.
+        controls: `(permutations,)`, `accuracy` with permuted training labels: what the choice among all dimensions
+            yields where none tells anything.
+        chance: As in `AccuracyByDimensions`.
+    """
+
+    dimension: int
+    accuracy: float
+    accuracies: np.ndarray
+    controls: np.ndarray
+    chance: float
+
+    @property
+    def control(self) -> float:
+        """Mean of the controls; near chance."""
+        return float(self.controls.mean())
+
+
+@dataclass(frozen=True)
+class RotationGap:
+    """Outcome of `rotation_gap`.
+
+    Args:
+        aligned: The measure on the axes as they are.
+        rotated: `(rotations,)`, on randomly rotated ones.
+        interval: Their difference, the gap, and where it would lie, with 95 %, had another random rotation been
+            subtracted. It excludes 0 if the axes stand out among random ones; where they mean nothing, in 5 % of cases.
+    """
+
+    aligned: float
+    rotated: np.ndarray
+    interval: Interval
+
+    @property
+    def gap(self) -> float:
+        """`aligned` minus the mean of `rotated`; about 0 if axes mean nothing."""
+        return self.interval.value
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Outcome of `concentration`: what the functions of this file say of one module and one label.
+
+    Args:
+        gini: Of the probe's weights; Gaussian weights have 0.414.
+        hoyer: Of the probe's weights; Gaussian weights have 0.211 at 512 dimensions.
+        effective_dimensions: Of the probe's weights.
+        by_dimensions: Accuracy against the number of dimensions.
+        single_best: The best single dimension.
+        rotation_gap: Of the Gini.
+        rotation_gap_interval: Its bootstrap interval over training groups; `None` if none were given.
+    """
+
+    gini: float
+    hoyer: float
+    effective_dimensions: EffectiveDimensions
+    by_dimensions: AccuracyByDimensions
+    single_best: SingleBestDimension
+    rotation_gap: RotationGap
+    rotation_gap_interval: Interval | None
+
+    def summary(self) -> dict[str, float]:
+        """Its single numbers, intervals as `_low` and `_high`."""
+        interval = self.rotation_gap_interval or self.rotation_gap.interval
+        return {
+            "gini": self.gini,
+            "hoyer": self.hoyer,
+            "effective_dimensions": self.effective_dimensions.entropy,
+            "participation_ratio": self.effective_dimensions.participation_ratio,
+            "energy_90": self.effective_dimensions.energy_90,
+            "accuracy": self.by_dimensions.full_accuracy,
+            "chance": self.by_dimensions.chance,
+            "k95": self.by_dimensions.k95,
+            "area": self.by_dimensions.area,
+            "single_best_accuracy": self.single_best.accuracy,
+            "single_best_control": self.single_best.control,
+            "rotation_gap": self.rotation_gap.gap,
+            "rotation_gap_low": interval.low,
+            "rotation_gap_high": interval.high,
+        }
+
+
+def concentration(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    num_classes: int,
+    *,
+    l2: float = 1e-4,
+    ks: Sequence[int] | None = None,
+    num_rotations: int = 20,
+    train_groups: np.ndarray | None = None,
+    resamples: int = 50,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Concentration:
+    """All measures of this file for the features of one module.
+
+    Weights, ranking and the single best dimension come from the training items, accuracies from the test items. The
+    rotation gap needs no further fit: the probe of rotated features is the rotated probe, up to the effect of `l2`,
+    which here weighs weights before the rotation.
+
+    Args:
+        train_features: `(items, dims)`.
+        train_labels: `(items,)` integers below `num_classes`.
+        test_features: `(test items, dims)`, of other utterances than those of training.
+        test_labels: `(test items,)`.
+        num_classes: Classes there are.
+        l2: As in `fit_linear_probe`, for all probes; choose it on the training items, `choose_l2` does.
+        ks: As in `accuracy_by_dimensions`.
+        num_rotations: As in `rotation_gap`.
+        train_groups: `(items,)`, utterances or speakers of the training items, to bootstrap the rotation gap over.
+        resamples: Draws of this bootstrap; each costs a fit of all dimensions.
+        seed: Of rotations, permutations and draws.
+        device: Where to fit.
+
+    Raises:
+        ValueError: As `fit_linear_probe`; lengths or dimensions disagree, or there are fewer than 2 dimensions.
+    """
+    _check_test(train_features, test_features, test_labels)
+
+    def fit(items: np.ndarray | slice) -> LinearProbe:
+        return fit_linear_probe(train_features[items], train_labels[items], num_classes, l2=l2, device=device)
+
+    def gap(probe: LinearProbe, items: np.ndarray | slice) -> RotationGap:
+        correlation = _covariance((train_features[items] - probe.mean) / probe.scale)
+        return _rotation_gap(
+            lambda rotation: gini(_rotated_weights(probe.weight, correlation, rotation)),
+            train_features.shape[1],
+            num_rotations,
+            seed,
+        )
+
+    probe = fit(slice(None))
+    interval = None
+    if train_groups is not None:
+        interval = bootstrap_statistic(
+            lambda items: gap(fit(items), items).gap, train_groups, resamples=resamples, seed=seed
+        )
+    return Concentration(
+        gini=gini(probe.weight),
+        hoyer=hoyer(probe.weight),
+        effective_dimensions=effective_dimensions(probe.weight),
+        by_dimensions=accuracy_by_dimensions(
+            train_features,
+            train_labels,
+            test_features,
+            test_labels,
+            num_classes,
+            ks=ks,
+            probe=probe,
+            l2=l2,
+            device=device,
+        ),
+        single_best=single_best_dimension(
+            train_features, train_labels, test_features, test_labels, num_classes, seed=seed
+        ),
+        rotation_gap=gap(probe, slice(None)),
+        rotation_gap_interval=interval,
+    )
+
+
+def standardised_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Weights as they would be on features divided by their scale: `weight * scale`.
+
+    Weights on raw features are large where features are small, whatever these tell. `LinearProbe.weight` is
+    standardised already.
+
+    Args:
+        weight: `(classes, dims)` or `(dims,)`, on raw features.
+        scale: `(dims,)`, the features' standard deviations in training.
+
+    Raises:
+        ValueError: Shapes disagree, or a scale is negative or not finite.
+    """
+    scale = np.asarray(scale)
+    if scale.shape != np.shape(weight)[-1:]:
+        raise ValueError(f"`scale` has shape {scale.shape} but `weight` {np.shape(weight)}; give one scale a dim.")
+    if not np.isfinite(scale).all() or (scale < 0).any():
+        raise ValueError("`scale` holds a negative value, NaN or infinity; give standard deviations.")
+    return np.asarray(weight) * scale
+
+
+def gini(weights: np.ndarray) -> float:
+    """Gini index of absolute weights (Hurley & Rickard 2009), the mean over classes.
+
+    0 if all are equal, `1 - 1 / dims` if one alone is not 0; Gaussian weights have 0.414. Each class is measured by
+    itself: it may have dimensions of its own, and classes whose weights are larger altogether do not count as
+    concentration. A class without weights, one that had no items, is left out.
+
+    Args:
+        weights: `(classes, dims)` or `(dims,)`, of standardised features.
+
+    Raises:
+        ValueError: There are fewer than 2 dims, all weights are 0, or one is not finite.
+    """
+    ordered = np.sort(_magnitudes(weights), axis=1)
+    dims = ordered.shape[1]
+    ranks = 2 * np.arange(1, dims + 1) - dims - 1
+    return float((ordered @ ranks / (dims * ordered.sum(axis=1))).mean())
+
+
+def hoyer(weights: np.ndarray) -> float:
+    """Hoyer's (2004) sparseness `(sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1)` of n weights, the mean over classes.
+
+    0 if all are equal, 1 if one alone is not 0; Gaussian weights have 0.211 at 512 dims, 0.228 at 64.
+
+    Args:
+        weights: As in `gini`.
+
+    Raises:
+        ValueError: As in `gini`.
+    """
+    magnitudes = _magnitudes(weights)
+    root = magnitudes.shape[1] ** 0.5
+    return float(((root - magnitudes.sum(axis=1) / np.linalg.norm(magnitudes, axis=1)) / (root - 1)).mean())
+
+
+def effective_dimensions(weights: np.ndarray) -> EffectiveDimensions:
+    """Numbers of dimensions that weights spread over, means over classes.
+
+    Args:
+        weights: As in `gini`.
+
+    Raises:
+        ValueError: As in `gini`.
+    """
+    from scipy.special import entr  # noqa: PLC0415 - of the extra `analysis`
+
+    magnitudes = _magnitudes(weights)
+    shares = magnitudes / magnitudes.sum(axis=1, keepdims=True)
+    energy = magnitudes**2 / (magnitudes**2).sum(axis=1, keepdims=True)
+    held = np.cumsum(-np.sort(-energy, axis=1), axis=1)
+    return EffectiveDimensions(
+        entropy=float(np.exp(entr(shares).sum(axis=1)).mean()),
+        participation_ratio=float((1 / (energy**2).sum(axis=1)).mean()),
+        energy_90=float(((held < 0.9).sum(axis=1) + 1).mean()),
+    )
+
+
+def rank_dimensions(weight: np.ndarray) -> np.ndarray:
+    """Dimensions by the norm of their weights over classes, the largest first.
+
+    Args:
+        weight: `(classes, dims)`, of standardised features.
+    """
+    return np.argsort(-np.linalg.norm(weight, axis=0), kind="stable")
+
+
+def accuracy_by_dimensions(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    num_classes: int,
+    *,
+    ks: Sequence[int] | None = None,
+    ranking: np.ndarray | None = None,
+    probe: LinearProbe | None = None,
+    l2: float = 1e-4,
+    device: str | torch.device = "cpu",
+) -> AccuracyByDimensions:
+    """Accuracy of probes that read the most important dimensions alone (as in sparse probing, Gurnee et al. 2023).
+
+    Each k gets a probe of its own: weights of all dimensions with some set to 0 would not be the best for the others.
+    Features that tell nothing have chance at all k. Axes that mean nothing show in a random `ranking` doing as well.
+
+    Args:
+        train_features: `(items, dims)`.
+        train_labels: `(items,)` integers below `num_classes`.
+        test_features: `(test items, dims)`.
+        test_labels: `(test items,)`.
+        num_classes: Classes there are.
+        ks: Numbers of dimensions; `None` for the powers of 2. All of them is always added.
+        ranking: `(dims,)`, the dimensions, most important first; `None` for the order of the training probe's weights.
+            Of dimensions that tell the same, weights are shared, so that none of them may come first.
+        probe: Of all dimensions and the training items, if there is one already; it saves a fit.
+        l2: As in `fit_linear_probe`.
+        device: Where to fit.
+
+    Raises:
+        ValueError: As `fit_linear_probe`; lengths or dims disagree, a k is out of range, or `ranking` is no
+            permutation of the dims.
+    """
+    _check_test(train_features, test_features, test_labels)
+    dims = train_features.shape[1]
+    ks = [2**power for power in range(dims.bit_length())] if ks is None else ks
+    if any(not 1 <= k <= dims for k in ks):
+        raise ValueError(f"`ks` must lie in [1, {dims}], the dims there are; found {list(ks)}.")
+    if probe is None:
+        probe = fit_linear_probe(train_features, train_labels, num_classes, l2=l2, device=device)
+    if ranking is None:
+        ranking = rank_dimensions(probe.weight)
+    elif not np.array_equal(np.sort(ranking), np.arange(dims)):
+        raise ValueError(f"`ranking` must hold each of the {dims} dims once.")
+
+    steps = np.array(sorted({*ks, dims}))
+    of_steps = []
+    for k in steps[:-1]:
+        kept = ranking[:k]
+        part = fit_linear_probe(train_features[:, kept], train_labels, num_classes, l2=l2, device=device)
+        of_steps.append((part.predict(test_features[:, kept]) == test_labels).mean())
+    accuracies = np.array([*of_steps, (probe.predict(test_features) == test_labels).mean()])
+    return AccuracyByDimensions(
+        ks=steps,
+        accuracies=accuracies,
+        ranking=ranking,
+        chance=_chance(train_labels, test_labels),
+        k95=int(steps[np.argmax(accuracies >= 0.95 * accuracies[-1])]),
+        area=_mean_along(np.log(steps), accuracies),
+    )
+
+
+def single_best_dimension(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    num_classes: int,
+    *,
+    num_permutations: int = 5,
+    seed: int = 0,
+) -> SingleBestDimension:
+    """The dimension that tells most by itself, chosen on the training items and scored on the test items.
+
+    A dimension is cut into bins with equally many training items, about 20 and no more than 256 bins, and a bin is
+    read as its most frequent class in training. This takes no heed of the dimension's scale, finds classes that lie in
+    several intervals, and costs a count. The best of many dimensions does well by luck on the items it is chosen on;
+    on the test items, permuted labels give about chance.
+
+    Args:
+        train_features: `(items, dims)`.
+        train_labels: `(items,)` integers below `num_classes`.
+        test_features: `(test items, dims)`.
+        test_labels: `(test items,)`.
+        num_classes: Classes there are.
+        num_permutations: Controls with permuted training labels.
+        seed: Of the permutations.
+
+    Raises:
+        ValueError: Lengths or dims disagree, a label is out of range, or a feature is not finite.
+    """
+    train_features = checked_points(train_features, "train_features")
+    _check_test(train_features, test_features, test_labels)
+    _check_labels(train_features, train_labels, num_classes)
+    if num_permutations < 1:
+        raise ValueError(f"`num_permutations` is {num_permutations}; give at least 1.")
+    num_bins = int(np.clip(len(train_features) // _ITEMS_A_BIN, 2, _MOST_BINS))
+    edges = np.quantile(train_features, np.arange(1, num_bins) / num_bins, axis=0)
+    train_bins, test_bins = _bins(train_features, edges), _bins(test_features, edges)
+
+    def best(labels: np.ndarray) -> tuple[int, np.ndarray]:
+        """The dimension with the best accuracy in training, and all accuracies on the test items."""
+        readings = [_bin_classes(bins, labels, num_bins, num_classes) for bins in train_bins]
+        in_training = [(reading[bins] == labels).mean() for reading, bins in zip(readings, train_bins, strict=True)]
+        in_test = [(reading[bins] == test_labels).mean() for reading, bins in zip(readings, test_bins, strict=True)]
+        return int(np.argmax(in_training)), np.array(in_test)
+
+    dimension, accuracies = best(train_labels)
+    generator = generator_of(seed, "permutations")
+    controls = []
+    for _ in range(num_permutations):
+        control_dimension, control_accuracies = best(generator.permutation(train_labels))
+        controls.append(float(control_accuracies[control_dimension]))
+    return SingleBestDimension(
+        dimension=dimension,
+        accuracy=float(accuracies[dimension]),
+        accuracies=accuracies,
+        controls=np.array(controls),
+        chance=_chance(train_labels, test_labels),
+    )
+
+
+def rotation_gap(
+    measure: Callable[[np.ndarray], float], points: np.ndarray, *, num_rotations: int = 20, seed: int = 0
+) -> RotationGap:
+    """What a measure says of the axes of points, beyond what it says of random axes; 0 on average if axes mean nothing.
+
+    The points are standardised, then measured; and rotated at random, standardised again, so that the measure sees one
+    scale on all axes, then measured. Standardising raises dimensions that hardly vary to the others' size: to ask
+    about the axes of those that vary, leave the inactive ones out.
+
+    An interval over utterances comes of `bootstrap_statistic`, with the measure on the items drawn::
+
+        bootstrap_statistic(lambda items: rotation_gap(kurtosis, points[items]).gap, utterances)
+
+    Args:
+        measure: Of `(items, dims)` standardised points, in their order; it may fit a probe to their labels.
+        points: `(items, dims)`.
+        num_rotations: Random rotations, at least 2; each costs a measure.
+        seed: Of the rotations.
+
+    Raises:
+        ValueError: A value is not finite, or there are fewer than 2 items or rotations.
+    """
+    points = standardised(points)
+    return _rotation_gap(
+        lambda rotation: measure(points if rotation is None else standardised(points @ rotation)),
+        points.shape[1],
+        num_rotations,
+        seed,
+    )
+
+
+def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
+    """An orthogonal matrix `(dims, dims)`, uniform in Haar's sense; it may reflect, too, which changes no axis.
+
+    It is Q of the QR decomposition of a Gaussian matrix; the decomposition is unique, and Q uniform, once the diagonal
+    of R is made positive (Mezzadri 2007).
+
+    Args:
+        dims: Its size.
+        generator: Of the Gaussian matrix.
+    """
+    orthogonal, triangular = np.linalg.qr(generator.standard_normal((dims, dims)))
+    return orthogonal * np.sign(np.diagonal(triangular))
+
+
+def _rotation_gap(
+    of_rotation: Callable[[np.ndarray | None], float], dims: int, num_rotations: int, seed: int
+) -> RotationGap:
+    """The gap of a measure of rotations; `None` stands for the axes as they are."""
+    from scipy.stats import t  # noqa: PLC0415 - of the extra `analysis`
+
+    if num_rotations < 2:
+        raise ValueError(f"`num_rotations` is {num_rotations}; give at least 2, so that their scatter is known.")
+    generator = generator_of(seed, "rotations")
+    aligned = of_rotation(None)
+    rotated = np.array([of_rotation(random_rotation(dims, generator)) for _ in range(num_rotations)])
+    gap = float(aligned - rotated.mean())
+    # Student's prediction interval of one more rotation: a range of so few would be too narrow.
+    margin = float(t.ppf(0.975, num_rotations - 1) * rotated.std(ddof=1) * (1 + 1 / num_rotations) ** 0.5)
+    return RotationGap(float(aligned), rotated, Interval(gap, gap - margin, gap + margin))
+
+
+def _rotated_weights(weight: np.ndarray, covariance: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:
+    """Standardised weights of the same probe in rotated features, whose scales follow from their covariance."""
+    if rotation is None:
+        return weight
+    variance = np.einsum("ij,ij->j", rotation, covariance @ rotation)
+    return standardised_weights(weight @ rotation, np.sqrt(variance.clip(min=0.0)))
+
+
+def _covariance(centered: np.ndarray) -> np.ndarray:
+    return centered.T @ centered / len(centered)
+
+
+def _magnitudes(weights: np.ndarray) -> np.ndarray:
+    """Absolute weights, `(classes, dims)` in float64, without classes that have none."""
+    magnitudes = np.abs(np.atleast_2d(np.asarray(weights, dtype=np.float64)))
+    if magnitudes.ndim != 2 or magnitudes.shape[1] < 2:
+        raise ValueError(f"`weights` has shape {np.shape(weights)}; expected (classes, dims) or (dims,), dims >= 2.")
+    if not np.isfinite(magnitudes).all():
+        raise ValueError("`weights` holds NaN or infinity.")
+    magnitudes = magnitudes[magnitudes.any(axis=1)]
+    if not len(magnitudes):
+        raise ValueError("`weights` are all 0: a probe that reads nothing; lower its `l2`.")
+    return magnitudes
+
+
+def _bins(features: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Bin of every value, `(dims, items)`; values that equal an edge lie below it, so that ties stay together."""
+    bins = [np.searchsorted(edges[:, dim], features[:, dim], side="left") for dim in range(features.shape[1])]
+    return np.array(bins, dtype=np.int16)
+
+
+def _bin_classes(bins: np.ndarray, labels: np.ndarray, num_bins: int, num_classes: int) -> np.ndarray:
+    """Most frequent class of every bin, the overall one where none has items; `(num_bins,)`."""
+    counts = np.bincount(bins.astype(np.int64) * num_classes + labels, minlength=num_bins * num_classes)
+    overall = np.bincount(labels, minlength=num_classes)
+    # The overall frequencies decide ties.
+    return np.asarray((counts.reshape(num_bins, num_classes) + 0.5 * overall / len(labels)).argmax(axis=1))
+
+
+def _chance(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
+    return float((test_labels == np.bincount(train_labels).argmax()).mean())
+
+
+def _mean_along(positions: np.ndarray, values: np.ndarray) -> float:
+    """Mean of a line through values at rising positions."""
+    from scipy.integrate import trapezoid  # noqa: PLC0415 - of the extra `analysis`
+
+    if len(positions) == 1:
+        return float(values[0])
+    return float(trapezoid(values, positions) / (positions[-1] - positions[0]))
+
+
+def _check_test(train_features: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray) -> None:
+    checked_points(test_features, "test_features")
+    if train_features.shape[1:] != test_features.shape[1:]:
+        raise ValueError(
+            f"`train_features` has dims {train_features.shape[1:]} but `test_features` {test_features.shape[1:]}; "
+            "give features of one module."
+        )
+    if len(test_features) != len(test_labels):
+        raise ValueError(f"`test_features` has {len(test_features)} items but `test_labels` {len(test_labels)}.")
+
+
+def _check_labels(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    if len(features) != len(labels):
+        raise ValueError(f"`train_features` has {len(features)} items but `train_labels` {len(labels)}.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"`train_labels` must lie in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
