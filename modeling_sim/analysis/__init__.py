@@ -20,6 +20,19 @@ from .concentration import (
 )
 from .dependence import TotalCorrelation, stratified_total_correlation, total_correlation
 from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardised, whitened
+from .disentanglement import (
+    Dci,
+    Disentanglement,
+    ModularityExplicitness,
+    MutualInformationGap,
+    SeparatedAttributePredictability,
+    dci,
+    disentanglement,
+    modularity_explicitness,
+    mutual_information_gap,
+    permuted_items,
+    separated_attribute_predictability,
+)
 from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 
@@ -27,11 +40,16 @@ __all__ = [
     "AbxScore",
     "AccuracyByDimensions",
     "Concentration",
+    "Dci",
+    "Disentanglement",
     "EffectiveDimensions",
     "Gaussianity",
     "Interval",
     "LinearProbe",
+    "ModularityExplicitness",
+    "MutualInformationGap",
     "RotationGap",
+    "SeparatedAttributePredictability",
     "SingleBestDimension",
     "TotalCorrelation",
     "abx",
@@ -41,6 +59,8 @@ __all__ = [
     "bootstrap_statistic",
     "choose_l2",
     "concentration",
+    "dci",
+    "disentanglement",
     "effective_dimensions",
     "fit_linear_probe",
     "fit_mlp_probe",
@@ -49,9 +69,13 @@ __all__ = [
     "hoyer",
     "knn_predictions",
     "maximum_mean_discrepancy",
+    "modularity_explicitness",
+    "mutual_information_gap",
+    "permuted_items",
     "random_rotation",
     "rank_dimensions",
     "rotation_gap",
+    "separated_attribute_predictability",
     "single_best_dimension",
     "standardised",
     "standardised_weights",

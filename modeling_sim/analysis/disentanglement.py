@@ -1,0 +1,744 @@
+"""Disentanglement: does each dimension of a code follow one known factor, and each factor one dimension?
+
+Locatello et al. (2019) found that the measures disagree and that none of them can be raised by an unsupervised loss
+alone. So there are four here, and `disentanglement` gives each beside the same measure of permuted factors. A factor
+that two dimensions share, or a dimension that has a copy, brings the gaps (MIG, SAP) to 0 however clean the code is.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from .intervals import Interval, bootstrap_statistic
+from .probes import fit_linear_probe
+
+Factors = np.ndarray | Mapping[str, np.ndarray]
+ImportanceModel = Literal["l1_logistic", "forest"]
+# Cells that are counted at a time: indices of 8 bytes, within the cache of most machines.
+_COUNTED_TOGETHER = 1 << 21
+
+
+@dataclass(frozen=True)
+class Dci:
+    """Outcome of `dci`.
+
+    Args:
+        disentanglement: 1 if every dimension serves one factor, 0 if each serves all alike; dimensions count by their
+            share of the importance.
+        completeness: 1 if every factor is told by one dimension, 0 if by all alike or by none; mean over factors.
+        informativeness: Mean over factors of what `informativeness_of_factors` holds.
+        importance: `(dims, factors)`, each column of sum 1, or 0 where nothing was learnt.
+        disentanglement_of_dims: `(dims,)`, 0 for a dimension of no importance.
+        completeness_of_factors: `(factors,)`.
+        informativeness_of_factors: `(factors,)` on test items: accuracy if discrete, R^2 if continuous.
+        chance: `(factors,)`, what `informativeness_of_factors` is for a constant answer.
+        names: Of the factors.
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: np.ndarray
+    disentanglement_of_dims: np.ndarray
+    completeness_of_factors: np.ndarray
+    informativeness_of_factors: np.ndarray
+    chance: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MutualInformationGap:
+    """Outcome of `mutual_information_gap`.
+
+    Args:
+        gap: Mean of `gap_of_factors`, from 0 to 1.
+        gap_of_factors: `(factors,)`, how much more the best dimension tells than the second, by the entropy.
+        mutual_information: `(dims, factors)`, in nats.
+        entropy: `(factors,)`, in nats; of the bins if the factor is continuous.
+        names: Of the factors.
+    """
+
+    gap: float
+    gap_of_factors: np.ndarray
+    mutual_information: np.ndarray
+    entropy: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SeparatedAttributePredictability:
+    """Outcome of `separated_attribute_predictability`.
+
+    Args:
+        gap: Mean of `gap_of_factors`, from 0 to 1.
+        gap_of_factors: `(factors,)`, score of the best dimension less that of the second.
+        scores: `(dims, factors)`, how well one dimension alone tells the factor: 0 is chance, 1 perfect.
+        names: Of the factors.
+    """
+
+    gap: float
+    gap_of_factors: np.ndarray
+    scores: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModularityExplicitness:
+    """Outcome of `modularity_explicitness`.
+
+    Args:
+        modularity: 1 if every informative dimension tells of one factor alone; 0 if no dimension is informative.
+        explicitness: Mean over factors of what `explicitness_of_factors` holds; 0.5 is chance.
+        informative: `(dims,)`, whether a dimension tells more of a factor than any does once factors are permuted.
+        explicitness_of_factors: `(factors,)`, share of pairs of test items that a linear read-out puts in order.
+        names: Of the factors.
+    """
+
+    modularity: float
+    explicitness: float
+    informative: np.ndarray
+    explicitness_of_factors: np.ndarray
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Disentanglement:
+    """Outcome of `disentanglement`: four measures, the same of permuted factors, and intervals.
+
+    Args:
+        dci: Of `dci`.
+        mutual_information_gap: Of `mutual_information_gap`.
+        separated_attribute_predictability: Of `separated_attribute_predictability`.
+        modularity_explicitness: Of `modularity_explicitness`.
+        permuted: All of this with factors that have nothing to do with the code; `None` in itself.
+        intervals: Over groups, of `mutual_information_gap`, `separated_attribute_predictability` and `modularity`.
+    """
+
+    dci: Dci
+    mutual_information_gap: MutualInformationGap
+    separated_attribute_predictability: SeparatedAttributePredictability
+    modularity_explicitness: ModularityExplicitness
+    permuted: "Disentanglement | None"
+    intervals: dict[str, Interval]
+
+
+def disentanglement(
+    codes: np.ndarray,
+    factors: Factors,
+    *,
+    groups: np.ndarray | None = None,
+    model: ImportanceModel = "l1_logistic",
+    bins: int = 20,
+    test_share: float = 0.2,
+    resamples: int = 0,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Disentanglement:
+    """All measures of this file, of the factors and of permuted factors.
+
+    Args:
+        codes: `(items, dims)`.
+        factors: `(items, factors)`, or `(items,)` under each name: integers are classes, floats are amounts.
+        groups: `(items,)`, utterances or speakers, whose items are not independent; `None` if all items are.
+        model: As in `dci`.
+        bins: As in `mutual_information_gap`.
+        test_share: Share of the groups to test on.
+        resamples: Draws of groups for intervals; each repeats all but the fits. 0 for no intervals.
+        seed: Of the split, the permutation and the draws.
+        device: Where probes are fitted.
+
+    Raises:
+        ValueError: As the measures do.
+    """
+    names = _groups(groups, len(codes))
+    columns = _factor_columns(factors)
+
+    def measured(of: Mapping[str, np.ndarray], permuted: Disentanglement | None) -> Disentanglement:
+        split: dict[str, Any] = {"groups": names, "test_share": test_share, "seed": seed}
+        return Disentanglement(
+            dci(codes, of, model=model, device=device, **split),
+            mutual_information_gap(codes, of, bins),
+            separated_attribute_predictability(codes, of, bins=bins, **split),
+            modularity_explicitness(codes, of, bins=bins, device=device, **split),
+            permuted,
+            {},
+        )
+
+    # A stream of its own: an order that `modularity_explicitness` draws too would find no informative dimension.
+    order = permuted_items(names, np.random.default_rng([seed, 1]))
+    whole = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
+    if resamples == 0:
+        return whole
+    statistics: dict[str, Callable[[np.ndarray, Factors, np.ndarray], float]] = {
+        "mutual_information_gap": lambda code, of, _: mutual_information_gap(code, of, bins).gap,
+        "separated_attribute_predictability": lambda code, of, group: (
+            separated_attribute_predictability(code, of, groups=group, bins=bins, test_share=test_share, seed=seed).gap
+        ),
+        "modularity": lambda code, of, _: _modularity(
+            mutual_information_gap(code, of, bins).mutual_information, whole.modularity_explicitness.informative
+        ),
+    }
+    intervals = {
+        name: bootstrap_statistic(
+            partial(_on_items, statistic, codes, columns, names), names, resamples=resamples, seed=seed
+        )
+        for name, statistic in statistics.items()
+    }
+    return replace(whole, intervals=intervals)
+
+
+def _on_items(
+    statistic: Callable[[np.ndarray, Factors, np.ndarray], float],
+    codes: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    items: np.ndarray,
+) -> float:
+    return statistic(codes[items], {name: column[items] for name, column in columns.items()}, groups[items])
+
+
+def dci(
+    codes: np.ndarray,
+    factors: Factors,
+    *,
+    groups: np.ndarray | None = None,
+    model: ImportanceModel = "l1_logistic",
+    l1: float = 0.02,
+    num_trees: int = 50,
+    items_per_tree: int = 5000,
+    test_share: float = 0.2,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Dci:
+    """Disentanglement, completeness and informativeness (Eastwood & Williams 2018).
+
+    The importance of dimension i for factor j is |w_ij| of a linear model with an L1 penalty on standardised codes
+    (summed over classes), or the mean decrease in impurity of a forest of extremely randomised trees (Geurts et al.
+    2006) that try every dimension at every split: with the usual random few, dimensions of noise get splits where the
+    one that matters is not among them. The two models disagree on one and the same code, so give both. `l1` is fixed
+    rather than tuned: a tuned one would differ between codes and move completeness. Columns are scaled to sum 1 so
+    that factors of unlike kinds weigh the same in `disentanglement`. Two warnings: the few weights that a code of noise
+    gets may lie anywhere, so where informativeness is at chance the other two mean nothing; and values do not compare
+    between codes of different numbers of dimensions.
+
+    Args:
+        codes: `(items, dims)`, at least 2 dimensions.
+        factors: At least 2, as in `disentanglement`.
+        groups: As in `disentanglement`; a group is in the training or in the test part.
+        model: "l1_logistic" (Lasso for a continuous factor) or "forest".
+        l1: Deviation of class means from the overall mean, in standard deviations and between classes of one size, or
+            correlation with a continuous factor, up to which a dimension by itself gets no weight.
+        num_trees: Of the forest.
+        items_per_tree: Most training items that are drawn for a tree; more cost time in proportion.
+        test_share: As in `disentanglement`.
+        seed: Of split and forest.
+        device: Where the logistic regression is fitted.
+
+    Raises:
+        ValueError: A value is not finite, a factor is constant, lengths disagree, there are too few dimensions, factors
+            or groups, or the classes of a factor in the test part do not occur in the training part.
+    """
+    known = _checked(codes, factors, min_factors=2)
+    train, test = _split(_groups(groups, len(codes)), test_share, seed)
+    standardised = _standardised(codes, train)
+    results = []
+    for factor in known:
+        _check_split(factor, train, test)
+        if model == "forest":
+            results.append(_forest(standardised, factor, train, test, num_trees, items_per_tree, seed))
+        elif model == "l1_logistic":
+            results.append(_sparse_linear(standardised, factor, train, test, l1, device))
+        else:
+            raise ValueError(f"`model` is {model!r}; choose 'l1_logistic' or 'forest'.")
+    weights, scores = (np.stack(parts) for parts in zip(*results, strict=True))
+    importance = _shares(weights.T, axis=0)
+    of_dims = _concentration(importance, axis=1)
+    of_factors = _concentration(importance, axis=0)
+    return Dci(
+        float(of_dims @ _shares(importance.sum(axis=1), axis=0)),
+        float(of_factors.mean()),
+        float(scores.mean()),
+        importance,
+        of_dims,
+        of_factors,
+        scores,
+        np.array([_chance(factor, train, test) for factor in known]),
+        tuple(factor.name for factor in known),
+    )
+
+
+def mutual_information_gap(
+    codes: np.ndarray, factors: Factors, bins: int = 20, *, binning: Literal["width", "count"] = "width"
+) -> MutualInformationGap:
+    """Mutual information gap (Chen et al. 2018): the best dimension's information less the second's, by the entropy.
+
+    Counts overrate information by about (bins - 1) (classes - 1) / (2 items) nats a dimension, so the best of many
+    noise dimensions may look informative; permuted factors show by how much.
+
+    Args:
+        codes: `(items, dims)`, at least 2 dimensions.
+        factors: As in `disentanglement`; continuous ones are cut into `bins` too.
+        bins: Of every dimension.
+        binning: Bins of equal "width", as in published figures, or of equal "count", which outliers do not spoil.
+
+    Raises:
+        ValueError: As `dci` does, if there is anything to split or not.
+    """
+    known = _checked(codes, factors, min_factors=1)
+    binned = _binned(codes, bins, binning)
+    classes = [_classes(factor, bins, binning) for factor in known]
+    information = _information(binned, classes, bins)
+    entropy = np.array([_entropy(np.bincount(of) / len(of)) for of in classes])
+    gaps = _gap(information) / entropy
+    return MutualInformationGap(float(gaps.mean()), gaps, information, entropy, tuple(factor.name for factor in known))
+
+
+def separated_attribute_predictability(
+    codes: np.ndarray,
+    factors: Factors,
+    *,
+    groups: np.ndarray | None = None,
+    bins: int = 20,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> SeparatedAttributePredictability:
+    """Separated attribute predictability (Kumar et al. 2018): the best single dimension's score less the second's.
+
+    A continuous factor scores by the R^2 of a line. A discrete one scores by accuracy on test items, classes weighing
+    the same, scaled so that chance is 0: (accuracy - 1 / K) / (1 - 1 / K). Kumar's unscaled gap is (1 - 1 / K) times
+    this one. The classifier names the class that is densest in the item's bin of the dimension, where Kumar's cuts the
+    dimension by linear separation: it also finds a class that lies between others.
+
+    Args:
+        codes: `(items, dims)`, at least 2 dimensions.
+        factors: As in `disentanglement`.
+        groups: As there.
+        bins: Of equal width, of every dimension.
+        test_share: As there.
+        seed: Of the split.
+
+    Raises:
+        ValueError: As `dci` does.
+    """
+    known = _checked(codes, factors, min_factors=1)
+    train, test = _split(_groups(groups, len(codes)), test_share, seed)
+    binned = _binned(codes, bins, "width")
+    centred = codes - codes.mean(axis=0)
+    columns = []
+    for factor in known:
+        if factor.discrete:
+            _check_split(factor, train, test)
+            columns.append(_single_dimension_accuracy(binned, factor, train, test, bins))
+        else:
+            columns.append(_squared_correlation(centred, factor.values))
+    scores = np.stack(columns, axis=1)
+    gaps = _gap(scores)
+    return SeparatedAttributePredictability(float(gaps.mean()), gaps, scores, tuple(factor.name for factor in known))
+
+
+def modularity_explicitness(
+    codes: np.ndarray,
+    factors: Factors,
+    *,
+    groups: np.ndarray | None = None,
+    bins: int = 20,
+    test_share: float = 0.2,
+    l2: float = 1e-3,
+    num_permutations: int = 19,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> ModularityExplicitness:
+    """Modularity and explicitness (Ridgeway & Mozer 2018).
+
+    Modularity of dimension i is 1 - sum over the other factors of m_if^2 / ((V - 1) max_f m_if^2), where m_if is mutual
+    information. Taken over all dimensions, as published, it is ruled by those that hold noise alone. Here it is a mean
+    over the informative dimensions, weighted by max_f m_if: those above the largest value that any dimension has in
+    `num_permutations` permutations of the factor. With 19, a code of noise has an informative dimension for a factor
+    in 1 case of 20, whatever its size.
+
+    Explicitness of a discrete factor is the mean over classes of the one-vs-rest area under the ROC curve of a linear
+    probe. That area is the share of pairs that are ranked rightly, which a continuous factor has too: there it is the
+    concordance of a ridge regression.
+
+    Args:
+        codes: `(items, dims)`, at least 2 dimensions.
+        factors: At least 2, as in `disentanglement`.
+        groups: As there.
+        bins: As in `mutual_information_gap`.
+        test_share: As in `disentanglement`; explicitness is measured on that part.
+        l2: Weight of squared weights in both regressions, beside a mean loss.
+        num_permutations: Of the factors, for the largest information by chance.
+        seed: Of split and permutation.
+        device: Where the probe is fitted.
+
+    Raises:
+        ValueError: As `dci` does.
+    """
+    known = _checked(codes, factors, min_factors=2)
+    names = _groups(groups, len(codes))
+    train, test = _split(names, test_share, seed)
+    standardised = _standardised(codes, train)
+    explicitness = []
+    for factor in known:
+        _check_split(factor, train, test)
+        if factor.discrete:
+            explicitness.append(_ranking_of_classes(standardised, factor, train, test, l2, device))
+        else:
+            explicitness.append(_ranking_of_amounts(standardised, factor, train, test, l2))
+    binned = _binned(codes, bins, "width")
+    classes = [_classes(factor, bins, "width") for factor in known]
+    information = _information(binned, classes, bins)
+    informative = _informative(binned, classes, information, names, bins, num_permutations, seed)
+    return ModularityExplicitness(
+        _modularity(information, informative),
+        float(np.mean(explicitness)),
+        informative,
+        np.array(explicitness),
+        tuple(factor.name for factor in known),
+    )
+
+
+def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
+    """An order of items, `(items,)`, that has nothing to do with the code: factors in that order are a null.
+
+    Whole groups change places, so factors that change slowly within a group still do: a permutation of single frames
+    would make the null look better than it is. No group stays at its place. Every item moves by itself if each is a
+    group of its own.
+
+    Args:
+        groups: `(items,)`.
+        seed: Of the order.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    cycle = np.random.default_rng(seed).permutation(len(names))
+    place = np.empty(len(names), dtype=np.int64)
+    place[cycle] = np.roll(cycle, 1)
+    members = np.argsort(group, kind="stable")
+    order = np.empty(len(groups), dtype=np.int64)
+    order[members] = members[np.argsort(place[group[members]], kind="stable")]
+    return order
+
+
+class _Factor(NamedTuple):
+    """A factor: class numbers from 0 without gaps, or amounts."""
+
+    name: str
+    values: np.ndarray
+    discrete: bool
+    num_classes: int
+
+
+def _factor_columns(factors: Factors) -> dict[str, np.ndarray]:
+    if isinstance(factors, Mapping):
+        return {name: np.asarray(column) for name, column in factors.items()}
+    if factors.ndim != 2:
+        raise ValueError(f"`factors` is of shape {factors.shape}; give (items, factors), or a dictionary of columns.")
+    return {f"factor {number}": column for number, column in enumerate(factors.T)}
+
+
+def _checked(codes: np.ndarray, factors: Factors, *, min_factors: int) -> list[_Factor]:
+    """The factors, once all is as it should be."""
+    if codes.ndim != 2 or codes.shape[1] < 2 or len(codes) < 2:
+        raise ValueError(f"`codes` is of shape {codes.shape}; give (items, dims), at least 2 of each.")
+    if not np.isfinite(codes).all():
+        raise ValueError("`codes` holds NaN or infinity.")
+    columns = _factor_columns(factors)
+    if len(columns) < min_factors:
+        raise ValueError(f"`factors` has {len(columns)} columns; give at least {min_factors}.")
+    return [_factor(name, column, len(codes)) for name, column in columns.items()]
+
+
+def _factor(name: str, column: np.ndarray, num_items: int) -> _Factor:
+    if column.shape != (num_items,):
+        raise ValueError(f"factor {name!r} is of shape {column.shape}; give one value for each of {num_items} items.")
+    discrete = column.dtype.kind != "f"
+    if not discrete and not np.isfinite(column).all():
+        raise ValueError(f"factor {name!r} holds NaN or infinity; leave these items out.")
+    classes, values = np.unique(column, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"factor {name!r} is {classes[0]!r} everywhere; leave it out.")
+    return _Factor(name, values if discrete else column.astype(np.float64), discrete, len(classes))
+
+
+def _groups(groups: np.ndarray | None, num_items: int) -> np.ndarray:
+    if groups is None:
+        return np.arange(num_items)
+    if len(groups) != num_items:
+        raise ValueError(f"`groups` has {len(groups)} items but `codes` {num_items}; give one group an item.")
+    return np.asarray(groups)
+
+
+def _split(groups: np.ndarray, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test items, no group in both."""
+    from sklearn.model_selection import GroupShuffleSplit  # noqa: PLC0415 - of the extra `analysis`
+
+    if len(np.unique(groups)) < 2:
+        raise ValueError("`groups` holds a single group; a split into training and test part needs at least 2.")
+    train, test = next(GroupShuffleSplit(1, test_size=test_share, random_state=seed).split(groups, groups=groups))
+    return train, test
+
+
+def _check_split(factor: _Factor, train: np.ndarray, test: np.ndarray) -> None:
+    known = np.unique(factor.values[train])
+    if len(known) < 2 or len(np.unique(factor.values[test])) < 2:
+        raise ValueError(
+            f"factor {factor.name!r} is constant in the training or the test part; give more groups or another seed."
+        )
+    if factor.discrete and not np.isin(factor.values[test], known).any():
+        raise ValueError(
+            f"no class of factor {factor.name!r} in the test part occurs in the training part: "
+            "split by groups that the factor varies in, as utterances for a speaker."
+        )
+
+
+def _chance(factor: _Factor, train: np.ndarray, test: np.ndarray) -> float:
+    if not factor.discrete:
+        return 0.0
+    return float((factor.values[test] == np.bincount(factor.values[train]).argmax()).mean())
+
+
+def _standardised(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Codes in float32 with mean 0 and standard deviation 1 on training items; a constant dimension is 0."""
+    mean, scale = codes[train].mean(axis=0), codes[train].std(axis=0)
+    constant = scale <= 1e-6 * np.abs(codes[train]).max(axis=0).clip(min=1e-30)
+    standardised = ((codes - mean) / np.where(constant, 1.0, scale)).astype(np.float32)
+    standardised[:, constant] = 0.0
+    return standardised
+
+
+def _sparse_linear(
+    codes: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, l1: float, device: str | torch.device
+) -> tuple[np.ndarray, float]:
+    """Importance `(dims,)` and test score of a linear model with an L1 penalty."""
+    if factor.discrete:
+        # At 0 the gradient of class k is (its share) x (its mean), so `l1 / K` is a threshold on the mean.
+        weight, bias = l1_logistic_regression(
+            codes[train], factor.values[train], factor.num_classes, l1=l1 / factor.num_classes, device=device
+        )
+        predictions = (codes[test] @ weight.T + bias).argmax(axis=1)
+        return np.abs(weight).sum(axis=0), float((predictions == factor.values[test]).mean())
+    from sklearn.linear_model import Lasso  # noqa: PLC0415 - of the extra `analysis`
+
+    target = (factor.values - factor.values[train].mean()) / factor.values[train].std()
+    lasso = Lasso(alpha=l1, precompute=True).fit(codes[train].astype(np.float64), target[train])
+    return np.abs(lasso.coef_), float(lasso.score(codes[test], target[test]))
+
+
+def l1_logistic_regression(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    l1: float,
+    max_iterations: int = 500,
+    tolerance: float = 1e-2,
+    device: str | torch.device = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression, mean cross-entropy + `l1` x sum |weight|: weight `(classes, features)` and bias.
+
+    By L-BFGS with bounds: a weight is a positive part less a negative one, neither below 0, which leaves a smooth
+    problem. A step is two matrix products for all classes together, where scikit-learn's solver with this penalty
+    takes item after item.
+
+    Args:
+        features: `(items, features)`, standardised.
+        labels: `(items,)` integers below `num_classes`.
+        num_classes: Classes there are.
+        l1: Strength; the bias is free.
+        max_iterations: Most steps.
+        tolerance: It ends when no entry of the projected gradient is larger than this share of `l1`.
+        device: Where to compute, in float32.
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
+
+    inputs = torch.from_numpy(features.astype(np.float32, copy=False)).to(device)
+    targets = torch.from_numpy(labels).to(device)
+    shape = (num_classes, features.shape[1])
+    size = num_classes * features.shape[1]
+
+    def unpacked(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (parts[:size] - parts[size : 2 * size]).reshape(shape), parts[2 * size :]
+
+    def objective(parts: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = (torch.from_numpy(part).to(device, torch.float32) for part in unpacked(parts))
+        log_probabilities = torch.addmm(bias, inputs, weight.T).log_softmax(dim=1)
+        loss = torch.nn.functional.nll_loss(log_probabilities, targets).item()
+        residual = log_probabilities.exp_()
+        residual[torch.arange(len(targets), device=device), targets] -= 1.0
+        slope = (residual.T @ inputs / len(inputs)).flatten().double().cpu().numpy()
+        of_bias = residual.mean(dim=0).double().cpu().numpy()
+        return loss + l1 * parts[: 2 * size].sum(), np.concatenate([slope + l1, l1 - slope, of_bias])
+
+    start = np.zeros(2 * size + num_classes)
+    bounds = [(0, None)] * (2 * size) + [(None, None)] * num_classes
+    options = {"maxiter": max_iterations, "gtol": tolerance * l1, "ftol": 1e-9}
+    return unpacked(minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+
+
+def _forest(
+    codes: np.ndarray,
+    factor: _Factor,
+    train: np.ndarray,
+    test: np.ndarray,
+    num_trees: int,
+    items_per_tree: int,
+    seed: int,
+) -> tuple[np.ndarray, float]:
+    """Importance `(dims,)` and test score of a forest."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor  # noqa: PLC0415 - as above
+
+    kind = ExtraTreesClassifier if factor.discrete else ExtraTreesRegressor
+    drawn = min(items_per_tree, len(train))
+    forest = kind(num_trees, max_features=None, bootstrap=True, max_samples=drawn, random_state=seed)
+    forest.fit(codes[train], factor.values[train])
+    return forest.feature_importances_, float(forest.score(codes[test], factor.values[test]))
+
+
+def _shares(amounts: np.ndarray, *, axis: int) -> np.ndarray:
+    """Amounts divided by their sum; 0 where all are 0."""
+    total = amounts.sum(axis=axis, keepdims=True)
+    return np.divide(amounts, total, out=np.zeros(amounts.shape), where=total > 0)
+
+
+def _concentration(importance: np.ndarray, *, axis: int) -> np.ndarray:
+    """1 - entropy of the shares along an axis, by its largest value; 0 where nothing has importance."""
+    shares = _shares(importance, axis=axis)
+    concentration = 1.0 - _entropy(shares, axis=axis) / np.log(importance.shape[axis])
+    return np.where(shares.sum(axis=axis) > 0, concentration, 0.0)
+
+
+def _entropy(shares: np.ndarray, axis: int = -1) -> np.ndarray:
+    from scipy.special import entr  # noqa: PLC0415 - of the extra `analysis`
+
+    return np.asarray(entr(shares).sum(axis=axis))
+
+
+def _gap(scores: np.ndarray) -> np.ndarray:
+    """Best less second best of `(dims, factors)`."""
+    second, best = np.partition(scores, [-2, -1], axis=0)[-2:]
+    return best - second
+
+
+def _binned(codes: np.ndarray, bins: int, binning: str) -> np.ndarray:
+    """Bin of every value, `(dims, items)` in [0, bins)."""
+    if bins < 2:
+        raise ValueError(f"`bins` is {bins}; give at least 2.")
+    if binning == "count":
+        edges = np.quantile(codes, np.arange(1, bins) / bins, axis=0)
+        return np.stack([np.searchsorted(*pair, side="right") for pair in zip(edges.T, codes.T, strict=True)])
+    if binning != "width":
+        raise ValueError(f"`binning` is {binning!r}; choose 'width' or 'count'.")
+    low, high = codes.min(axis=0), codes.max(axis=0)
+    per_width = bins / np.where(high > low, high - low, 1.0)
+    # The highest value belongs to the last bin.
+    return np.minimum((codes.T - low[:, None]) * per_width[:, None], bins - 1).astype(np.int64)
+
+
+def _classes(factor: _Factor, bins: int, binning: str) -> np.ndarray:
+    """Class of every item; bins if the factor is continuous."""
+    return factor.values if factor.discrete else _binned(factor.values[:, None], bins, binning)[0]
+
+
+def _counts(binned: np.ndarray, classes: np.ndarray, bins: int, num_classes: int | None = None) -> np.ndarray:
+    """How often bins and classes meet, `(dims, bins, classes)`."""
+    num_classes = num_classes or int(classes.max()) + 1
+    cells = bins * num_classes
+    counts = np.empty((len(binned), cells), dtype=np.int64)
+    together = max(1, _COUNTED_TOGETHER // len(classes))
+    for start in range(0, len(binned), together):
+        part = binned[start : start + together]
+        index = part * num_classes + classes + cells * np.arange(len(part))[:, None]
+        counts[start : start + len(part)] = np.bincount(index.ravel(), minlength=cells * len(part)).reshape(-1, cells)
+    return counts.reshape(len(binned), bins, num_classes)
+
+
+def _information(binned: np.ndarray, classes: list[np.ndarray], bins: int) -> np.ndarray:
+    """Nats `(dims, factors)` that dimensions tell of factors."""
+    return np.stack([_mutual_information(_counts(binned, of, bins)) for of in classes], axis=1)
+
+
+def _mutual_information(counts: np.ndarray) -> np.ndarray:
+    """Nats that bins tell of classes, of `(dims, bins, classes)` counts."""
+    joint = counts / counts.sum(axis=(1, 2), keepdims=True)
+    # H(bin) + H(class) - H(bin, class); rounding alone would bring it below 0.
+    information = _entropy(joint.sum(axis=2)) + _entropy(joint.sum(axis=1)) - _entropy(joint.reshape(len(joint), -1))
+    return information.clip(min=0.0)
+
+
+def _single_dimension_accuracy(
+    binned: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, bins: int
+) -> np.ndarray:
+    """Test accuracy `(dims,)` of the densest class in a bin, classes weighing the same, scaled so that chance is 0."""
+    seen = _counts(binned[:, train], factor.values[train], bins, factor.num_classes)
+    met = _counts(binned[:, test], factor.values[test], bins, factor.num_classes)
+    densest = (seen / seen.sum(axis=1, keepdims=True).clip(min=1)).argmax(axis=2, keepdims=True)
+    recalls = met / met.sum(axis=1, keepdims=True).clip(min=1)
+    present = len(np.unique(factor.values[test]))
+    accuracy = np.take_along_axis(recalls, densest, axis=2).sum(axis=(1, 2)) / present
+    return (accuracy - 1 / present) / (1 - 1 / present)
+
+
+def _squared_correlation(centred: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """R^2 `(dims,)` of a line through each of `(items, dims)` codes of mean 0; 0 for a constant one."""
+    target = amounts - amounts.mean()
+    variance = np.einsum("nd,nd->d", centred, centred) * (target @ target)
+    return np.divide((target @ centred) ** 2, variance, out=np.zeros(len(variance)), where=variance > 0)
+
+
+def _informative(
+    binned: np.ndarray,
+    classes: list[np.ndarray],
+    information: np.ndarray,
+    groups: np.ndarray,
+    bins: int,
+    num_permutations: int,
+    seed: int,
+) -> np.ndarray:
+    """Dimensions `(dims,)` that tell more of a factor than the best one does in any permutation of it."""
+    generator = np.random.default_rng(seed)
+    largest = np.zeros(len(classes))
+    for _ in range(num_permutations):
+        order = permuted_items(groups, generator)
+        chance = _information(binned, [of[order] for of in classes], bins)
+        largest = np.maximum(largest, chance.max(axis=0))
+    return np.asarray((information > largest).any(axis=1))
+
+
+def _modularity(information: np.ndarray, informative: np.ndarray) -> float:
+    """Of `(dims, factors)` nats: mean over informative dimensions, weighted by the most that each tells."""
+    kept = information[informative]
+    most = kept.max(axis=1, initial=0.0)
+    if not most.sum():
+        return 0.0
+    shares = (kept / most[:, None]) ** 2
+    modularity = 1.0 - (shares.sum(axis=1) - 1.0) / (information.shape[1] - 1)
+    return float(modularity @ most / most.sum())
+
+
+def _ranking_of_classes(
+    codes: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, l2: float, device: str | torch.device
+) -> float:
+    """Mean over the classes of the test part of the one-vs-rest area under the ROC curve of a linear probe."""
+    from scipy.special import softmax  # noqa: PLC0415 - of the extra `analysis`
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - as above
+
+    probe = fit_linear_probe(codes[train], factor.values[train], factor.num_classes, l2=l2, device=device)
+    probabilities = softmax(((codes[test] - probe.mean) / probe.scale) @ probe.weight.T + probe.bias, axis=1)
+    present = np.unique(factor.values[test])
+    return float(roc_auc_score(factor.values[test][:, None] == present, probabilities[:, present]))
+
+
+def _ranking_of_amounts(codes: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, l2: float) -> float:
+    """Concordance of a ridge regression: share of pairs of test items in the right order, from Kendall's tau."""
+    from scipy.stats import kendalltau  # noqa: PLC0415 - of the extra `analysis`
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above
+
+    target = factor.values / factor.values[train].std()
+    predictions = Ridge(alpha=l2 * len(train)).fit(codes[train], target[train]).predict(codes[test])
+    tau = kendalltau(predictions, target[test]).statistic
+    # Not defined where every prediction is the same: nothing is put in order.
+    return 0.5 if np.isnan(tau) else (float(tau) + 1.0) / 2.0
