@@ -1,0 +1,402 @@
+"""Reconstruction curve: how much of the way from one utterance to another do a few dimensions of the latents go?
+
+The first k dimensions of utterance i are replaced, in all frames, by those of utterance j, and decoded. What is left of
+the distance to the decoded j, by the distance that i and j begin with, is the relative error of k. A curve that falls
+fast says that few dimensions tell the two apart for this decoder. It does not say that they are disentangled: a
+rotation to principal components alone makes a curve fall faster. So a curve stands beside its controls.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .decoding import Decode, LogMel, check_latents, decoded_features, draw_pairs, scale_of
+from .intervals import Interval, bootstrap_statistic
+
+Ranking = Literal["pair", "global", "random"]
+Distance = Literal["mse", "log_mel"]
+
+
+@dataclass(frozen=True)
+class LinearTransform:
+    """Coordinates in which dimensions are ranked and replaced: `latents @ matrix`, and back by `@ inverse`.
+
+    An offset would make no difference: a coordinate comes from one utterance or from the other.
+
+    Args:
+        matrix: `(dims, dims)`.
+        inverse: `(dims, dims)`.
+    """
+
+    matrix: torch.Tensor
+    inverse: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ReconstructionCurve:
+    """Outcome of `reconstruction_curve`.
+
+    Args:
+        ks: Numbers of replaced dimensions.
+        error: `(ks,)`, mean error by mean largest error, both over pairs: 1 for k = 0, 0 for all dimensions.
+        median_ratio: `(ks,)`, median over pairs of a pair's error by its own largest error; a pair of equal sounds has
+            none. The ratio of means is ruled by the pairs that lie furthest apart.
+        area: Mean of `error` over log2 k between the smallest and the largest k > 0, by trapezoids; lower is faster.
+        area_interval: Of `area`, over first items of pairs.
+        first: `(pairs,)`, items whose dimensions are replaced.
+        second: `(pairs,)`, items that these dimensions come from.
+        pair_errors: `(pairs, ks)`, distances to the decoded second item.
+        largest_errors: `(pairs,)`, the same with no dimension replaced.
+    """
+
+    ks: tuple[int, ...]
+    error: np.ndarray
+    median_ratio: np.ndarray
+    area: float
+    area_interval: Interval
+    first: np.ndarray = field(repr=False)
+    second: np.ndarray = field(repr=False)
+    pair_errors: np.ndarray = field(repr=False)
+    largest_errors: np.ndarray = field(repr=False)
+
+
+def reconstruction_curve(
+    latents: torch.Tensor,
+    decode: Decode,
+    ks: Sequence[int] | None = None,
+    *,
+    ranking: Ranking | torch.Tensor = "global",
+    standardise: bool = True,
+    distance: Distance = "log_mel",
+    transform: LinearTransform | None = None,
+    sampling_rate: int = 16_000,
+    num_pairs: int | None = 1000,
+    batch_size: int = 32,
+    resamples: int = 200,
+    seed: int = 0,
+) -> ReconstructionCurve:
+    """Relative reconstruction error against the number of replaced dimensions.
+
+    The defaults compare models fairly. `ranking="pair", standardise=False, distance="mse", num_pairs=None` is the
+    measure of the Smooth InfoMax paper: dimensions are chosen anew for every pair and by squared differences of means
+    over time, which favours models with a few dimensions of high variance, and waveforms are compared, where a shift in
+    phase is an error.
+
+    Args:
+        latents: `(items, frames, dims)`.
+        decode: The decoder, in evaluation mode: `(batch, frames, dims)` to `(batch, samples)`, each item by itself.
+        ks: Numbers of dimensions, each in [0, dims]; powers of 2 and all dimensions by default.
+        ranking: "pair" by the squared difference of a pair's means over time, "global" by its mean over all pairs,
+            "random" anew for every pair, or `(dims,)` numbers of dimensions, the first to replace first.
+        standardise: Whether dimensions are first brought to standard deviation 1 over all frames.
+        distance: Mean squared error of waveforms ("mse") or of their log-mel spectra ("log_mel").
+        transform: Coordinates to rank and replace in, of latents that are standardised if `standardise`.
+        sampling_rate: Of the decoded audio, for "log_mel".
+        num_pairs: Ordered pairs of different items to draw; `None` for all.
+        batch_size: Latents that are decoded at a time.
+        resamples: Draws for the interval.
+        seed: Of pairs, of the random ranking and of the interval.
+
+    Raises:
+        ValueError: Latents are not finite or of another shape, `ks` or `ranking` does not fit them, or all pairs sound
+            the same.
+    """
+    check_latents(latents)
+    numbers = _checked_ks(ks, latents.shape[2])
+    first, second = draw_pairs(len(latents), num_pairs, seed)
+    replacement = _Replacement(latents, decode, standardise, distance, transform, sampling_rate, batch_size)
+    order = _order(replacement.coordinates.mean(dim=1), ranking, first, second, seed)
+    # Position of every dimension in its pair's order: the first k are replaced.
+    positions = order.argsort(dim=1)
+    largest = replacement.largest_errors(first, second)
+    errors = np.zeros((len(first), len(numbers)))
+    errors[:, numbers == 0] = largest[:, None]
+    # Neither end needs decoding: the latents are those of one item.
+    inner = (numbers > 0) & (numbers < latents.shape[2])
+    bounds = torch.from_numpy(numbers[inner])[:, None].to(positions)
+    if inner.any():
+        for part in _parts(len(first), batch_size // len(bounds)):
+            errors[part, inner] = replacement.errors(first[part], second[part], positions[part, None] < bounds)
+    return _curve(numbers, errors, largest, first, second, resamples, seed)
+
+
+def reconstruction_controls(
+    latents: torch.Tensor,
+    decode: Decode,
+    ks: Sequence[int] | None = None,
+    *,
+    distance: Distance = "log_mel",
+    sampling_rate: int = 16_000,
+    num_pairs: int | None = 1000,
+    oracle_pairs: int = 8,
+    batch_size: int = 32,
+    resamples: int = 200,
+    seed: int = 0,
+) -> dict[str, ReconstructionCurve]:
+    """The fair curve of the dimensions themselves, and what it has to be compared with, all on the same pairs.
+
+    "dimensions" are ranked globally and standardised. "random" takes dimensions in random order. "rotation" is the fair
+    curve after a random rotation, "pca" in principal components and "ica" in independent ones: dimensions that mean
+    something by themselves should fall faster than "rotation", and a claim that a model's own axes are good should
+    survive "pca" and "ica" of the model it is compared with. "oracle" ranks dimensions by what replacing each alone
+    does to the decoded sound. It is not the best ranking of all, which would take trying sets of dimensions.
+
+    Args:
+        latents: As in `reconstruction_curve`.
+        decode: As there.
+        ks: As there.
+        distance: As there.
+        sampling_rate: As there.
+        num_pairs: As there.
+        oracle_pairs: Pairs to rank dimensions by; each takes as many decodings as there are dimensions.
+        batch_size: As there.
+        resamples: As there.
+        seed: As there, and of rotation and ICA.
+    """
+    settings: dict[str, Any] = {"distance": distance, "sampling_rate": sampling_rate, "batch_size": batch_size}
+    order = single_replacement_ranking(latents, decode, num_pairs=oracle_pairs, seed=seed + 1, **settings)
+    variants: dict[str, dict[str, Any]] = {
+        "dimensions": {},
+        "random": {"ranking": "random"},
+        "rotation": {"transform": random_rotation(latents, seed)},
+        "pca": {"transform": principal_components(latents)},
+        "ica": {"transform": independent_components(latents, seed=seed)},
+        "oracle": {"ranking": order},
+    }
+    settings |= {"num_pairs": num_pairs, "resamples": resamples, "seed": seed}
+    return {name: reconstruction_curve(latents, decode, ks, **settings, **own) for name, own in variants.items()}
+
+
+def single_replacement_ranking(
+    latents: torch.Tensor,
+    decode: Decode,
+    *,
+    distance: Distance = "log_mel",
+    sampling_rate: int = 16_000,
+    num_pairs: int = 8,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Dimensions `(dims,)` in ascending order of the mean error that is left when each is replaced alone.
+
+    Args:
+        latents: As in `reconstruction_curve`.
+        decode: As there.
+        distance: As there.
+        sampling_rate: As there.
+        num_pairs: Pairs to average over; draw them by another seed than those of the curve.
+        batch_size: As there.
+        seed: Of the pairs.
+    """
+    check_latents(latents)
+    first, second = draw_pairs(len(latents), num_pairs, seed)
+    replacement = _Replacement(latents, decode, False, distance, None, sampling_rate, batch_size)
+    total = np.zeros(latents.shape[2])
+    single = torch.eye(latents.shape[2], dtype=torch.bool, device=latents.device)
+    for pair in _parts(len(first), 1):
+        for dims in _parts(len(single), batch_size):
+            total[dims] += replacement.errors(first[pair], second[pair], single[None, dims])[0]
+    return torch.from_numpy(total).argsort()
+
+
+def random_rotation(latents: torch.Tensor, seed: int) -> LinearTransform:
+    """A random orthogonal change of the dimensions of `(items, frames, dims)` latents, uniform over all of them."""
+    from scipy.stats import ortho_group  # noqa: PLC0415 - of the extra `analysis`
+
+    matrix = torch.from_numpy(np.atleast_2d(ortho_group.rvs(latents.shape[2], random_state=seed))).to(latents)
+    return LinearTransform(matrix, matrix.T)
+
+
+def principal_components(latents: torch.Tensor, *, standardise: bool = True) -> LinearTransform:
+    """Rotation to principal components over all frames, that of the largest variance first.
+
+    Args:
+        latents: `(items, frames, dims)`.
+        standardise: As in `reconstruction_curve`, with which it has to agree.
+    """
+    axes, _ = _principal_axes(_frames(latents, standardise))
+    return LinearTransform(axes.to(latents), axes.T.to(latents))
+
+
+def independent_components(
+    latents: torch.Tensor, *, standardise: bool = True, max_frames: int = 20_000, seed: int = 0
+) -> LinearTransform:
+    """Transform to independent components by FastICA (Hyvärinen 1999).
+
+    ICA leaves the size of a component open. It is fixed so that a unit of each moves the latents by a unit: large
+    components are ranked first, as with principal ones. Directions in which the latents do not vary stay as they are.
+
+    Args:
+        latents: `(items, frames, dims)`.
+        standardise: As in `principal_components`.
+        max_frames: Most frames to fit on, drawn at random.
+        seed: Of this draw and of where FastICA starts.
+    """
+    from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
+
+    frames = _frames(latents, standardise)
+    axes, variances = _principal_axes(frames)
+    varying = int((variances > 1e-6 * variances[0]).sum())
+    chosen = np.random.default_rng(seed).permutation(len(frames))[:max_frames]
+    scores = (frames[torch.from_numpy(chosen).to(frames.device)] @ axes[:, :varying]).cpu().numpy()
+    ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=500, tol=1e-3).fit(scores)
+    unmixing = torch.from_numpy(ica.components_.T)
+    sizes = torch.from_numpy(ica.mixing_).norm(dim=0)
+    matrix = axes.clone()
+    matrix[:, :varying] = axes[:, :varying] @ (unmixing * sizes).to(axes)
+    return LinearTransform(matrix.to(latents), torch.linalg.inv(matrix).to(latents))
+
+
+def _frames(latents: torch.Tensor, standardise: bool) -> torch.Tensor:
+    """All frames `(frames, dims)` in float64, centred."""
+    check_latents(latents)
+    frames = (latents / scale_of(latents) if standardise else latents).flatten(0, 1).double()
+    return frames - frames.mean(dim=0)
+
+
+def _principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Axes as columns and variances along them, the largest first."""
+    variances, axes = torch.linalg.eigh(frames.T @ frames / len(frames))
+    return axes.flip(1), variances.flip(0)
+
+
+class _Replacement:
+    """Latents in the coordinates of replacement, and what every item sounds like.
+
+    Args:
+        latents: `(items, frames, dims)`.
+        decode: As in `reconstruction_curve`.
+        standardise: As there.
+        distance: As there.
+        transform: As there.
+        sampling_rate: As there.
+        batch_size: As there.
+    """
+
+    def __init__(
+        self,
+        latents: torch.Tensor,
+        decode: Decode,
+        standardise: bool,
+        distance: Distance,
+        transform: LinearTransform | None,
+        sampling_rate: int,
+        batch_size: int,
+    ) -> None:
+        if distance not in ("mse", "log_mel"):
+            raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
+        self.decode, self.batch_size = decode, batch_size
+        self.features = LogMel(sampling_rate) if distance == "log_mel" else None
+        self.scale = scale_of(latents) if standardise else None
+        self.transform = transform
+        self.coordinates = latents if self.scale is None else latents / self.scale
+        if transform is not None:
+            if transform.matrix.shape != (latents.shape[2],) * 2:
+                raise ValueError(
+                    f"`transform` is of shape {tuple(transform.matrix.shape)} but latents have {latents.shape[2]} dims."
+                )
+            self.coordinates = self.coordinates @ transform.matrix
+        self.decoded = decoded_features(decode, latents, self.features, batch_size=batch_size)
+
+    def largest_errors(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Mean squared distances `(pairs,)` of the decoded items themselves."""
+        errors = [
+            (self.decoded[first[part]] - self.decoded[second[part]]).square().flatten(1).mean(dim=1)
+            for part in _parts(len(first), self.batch_size)
+        ]
+        return torch.cat(errors).double().cpu().numpy()
+
+    def errors(self, first: np.ndarray, second: np.ndarray, masks: torch.Tensor) -> np.ndarray:
+        """Mean squared distances `(pairs, variants)` to the decoded second items after replacements.
+
+        Args:
+            first: `(pairs,)`.
+            second: `(pairs,)`.
+            masks: `(pairs, variants, dims)`, which dimensions come from the second item.
+        """
+        mixed = torch.where(masks[:, :, None], self.coordinates[second][:, None], self.coordinates[first][:, None])
+        mixed = mixed.flatten(0, 1)
+        if self.transform is not None:
+            mixed = mixed @ self.transform.inverse
+        if self.scale is not None:
+            mixed *= self.scale
+        decoded = decoded_features(self.decode, mixed, self.features, batch_size=self.batch_size)
+        difference = decoded.unflatten(0, masks.shape[:2]) - self.decoded[second][:, None]
+        return difference.square().flatten(2).mean(dim=2).double().cpu().numpy()
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    size = max(1, size)
+    starts = range(0, total, size)
+    yield from (slice(start, start + size) for start in tqdm(starts, leave=False, disable=len(starts) < 100))
+
+
+def _checked_ks(ks: Sequence[int] | None, dims: int) -> np.ndarray:
+    numbers = np.unique([*(2 ** np.arange(dims.bit_length())), dims] if ks is None else list(ks))
+    if not len(numbers) or numbers[0] < 0 or numbers[-1] > dims or numbers[-1] == 0:
+        raise ValueError(f"`ks` is {ks}; give numbers from 0 to {dims}, the dimensions there are, one of them above 0.")
+    return numbers
+
+
+def _order(
+    means: torch.Tensor, ranking: Ranking | torch.Tensor, first: np.ndarray, second: np.ndarray, seed: int
+) -> torch.Tensor:
+    """Dimensions `(pairs, dims)` in the order of their replacement, from means over time `(items, dims)`."""
+    dims = means.shape[1]
+    if isinstance(ranking, torch.Tensor):
+        if ranking.shape != (dims,) or not ranking.sort().values.equal(torch.arange(dims).to(ranking)):
+            raise ValueError(f"`ranking` must hold every number from 0 to {dims - 1} once.")
+        return ranking.to(means.device).expand(len(first), dims)
+    if ranking == "pair":
+        return (means[first] - means[second]).square().argsort(dim=1, descending=True, stable=True)
+    if ranking == "global":
+        # The mean of squared differences over all pairs is twice the variance.
+        order = means.var(dim=0, correction=0).argsort(descending=True, stable=True)
+        return order.expand(len(first), dims)
+    if ranking == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(len(first), dims, generator=generator).argsort(dim=1).to(means.device)
+    raise ValueError(f"`ranking` is {ranking!r}; choose 'pair', 'global' or 'random', or give an order of dimensions.")
+
+
+def _curve(
+    ks: np.ndarray,
+    errors: np.ndarray,
+    largest: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> ReconstructionCurve:
+    differ = largest > 0
+    if not differ.any():
+        raise ValueError("all pairs decode to the same sound, so no error can be relative to their distance.")
+
+    def area(pairs: np.ndarray) -> float:
+        # A resample of equal pairs alone has no distance to relate to; it is as good as fully replaced.
+        return _area(ks, errors[pairs].mean(axis=0) / max(largest[pairs].mean(), 1e-30))
+
+    interval = bootstrap_statistic(area, first, resamples=resamples, seed=seed)
+    return ReconstructionCurve(
+        tuple(ks.tolist()),
+        errors.mean(axis=0) / largest.mean(),
+        np.median(errors[differ] / largest[differ, None], axis=0),
+        interval.value,
+        interval,
+        first,
+        second,
+        errors,
+        largest,
+    )
+
+
+def _area(ks: np.ndarray, error: np.ndarray) -> float:
+    """Mean of the error over log2 k, k > 0."""
+    places, values = np.log2(ks[ks > 0]), error[ks > 0]
+    if len(places) == 1:
+        return float(values[0])
+    return float(np.trapezoid(values, places) / (places[-1] - places[0]))

@@ -1,0 +1,378 @@
+"""Smoothness: does sound change evenly while latents move from one utterance to another?
+
+Latents are standardised, so that a model whose latents are large is not smoother for it, and sounds are compared by
+log-mel spectra. A decoder that was trained on noisy latents is smoother by itself: compare models through decoders of
+one architecture and training, with the same noise on their standardised latents.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs, scale_of
+from .intervals import Interval, bootstrap_statistic
+
+Path = Literal["linear", "slerp", "norm_corrected"]
+# Latents `(batch, frames, channels)` to classes `(batch,)`, integers.
+Predict = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class CleanTransitions:
+    """Transitions of a classifier along paths between items of different classes.
+
+    Args:
+        rate: Share of paths on which the predicted class changes once, from the class of the start to that of the end.
+        recognised: Share of paths whose two ends are predicted rightly: the rate cannot be higher.
+        num_paths: Paths between items of different classes.
+    """
+
+    rate: Interval
+    recognised: float
+    num_paths: int
+
+
+@dataclass(frozen=True)
+class LabelledClassifier:
+    """A classifier of latents, and the classes of the items.
+
+    Args:
+        predict: `(batch, frames, channels)`, as given to `smoothness`, not standardised, to classes `(batch,)`.
+        labels: `(items,)`, as `predict` numbers them.
+    """
+
+    predict: Predict
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """Outcome of `smoothness`; intervals are over pairs.
+
+    Args:
+        path_ratio: Median of `path_ratio`; 1 is a straight path.
+        jump_ratio: Median of `jump_ratio`; 1 is a uniform path.
+        lipschitz_median: Median, at a random place of each path, of the largest change of features by a unit of
+            standardised latents, divided by `mean_distance`.
+        lipschitz_95: 95th percentile of the same.
+        mean_distance: Mean distance of features between the ends of pairs.
+        transitions: Of a classifier, if one was given.
+    """
+
+    path_ratio: Interval
+    jump_ratio: Interval
+    lipschitz_median: Interval
+    lipschitz_95: Interval
+    mean_distance: float
+    transitions: CleanTransitions | None
+
+
+def smoothness(
+    decode: Decode,
+    latents: torch.Tensor,
+    *,
+    features: Features | None = None,
+    sampling_rate: int = 16_000,
+    num_pairs: int = 200,
+    steps: int = 20,
+    path: Path = "linear",
+    lipschitz_pairs: int = 64,
+    classifier: LabelledClassifier | None = None,
+    batch_size: int = 32,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Smoothness:
+    """All measures of this file along paths between random pairs of items.
+
+    Args:
+        decode: The decoder, in evaluation mode: `(batch, frames, channels)` to `(batch, samples)`, each item by itself,
+            with gradients (not under `torch.no_grad`).
+        latents: `(items, frames, channels)`.
+        features: Of waveforms, compared by Euclidean distance; log-mel spectra by default.
+        sampling_rate: Of the decoded audio, for log-mel spectra.
+        num_pairs: Pairs to draw; keep it below the number of items, since pairs that share an item are not independent.
+        steps: Of a path. More steps raise both ratios of a decoder that is not linear, so compare at one number.
+        path: As in `interpolation_path`, taken in standardised latents.
+        lipschitz_pairs: Of these pairs, how many to take derivatives on.
+        classifier: For `transitions`.
+        batch_size: Latents that are decoded at a time.
+        resamples: Draws of pairs for intervals.
+        seed: Of pairs, places and draws.
+
+    Raises:
+        ValueError: Latents are not finite or of another shape, the decoder is constant or has no gradients, labels are
+            not one an item, or fewer than 2 pairs have different ones.
+    """
+    check_latents(latents)
+    if classifier is not None and len(classifier.labels) != len(latents):
+        raise ValueError(f"`classifier` has {len(classifier.labels)} labels for {len(latents)} items; give one each.")
+    generator = np.random.default_rng(seed)
+    first, second = draw_pairs(len(latents), num_pairs, generator)
+    mean, scale = latents.mean(dim=(0, 1)), scale_of(latents)
+    standardised = (latents - mean) / scale
+    start, end = standardised[first], standardised[second]
+    features = features or LogMel(sampling_rate)
+    over_pairs = partial(_interval, resamples=resamples, seed=seed)
+
+    def restored(values: torch.Tensor) -> torch.Tensor:
+        return values * scale + mean
+
+    def decode_standardised(values: torch.Tensor) -> torch.Tensor:
+        return decode(restored(values))
+
+    straight, jumps, distances = _along_paths(decode_standardised, features, start, end, steps, path, batch_size)
+    mean_distance = float(distances.mean())
+    if mean_distance == 0:
+        raise ValueError("the two ends of every pair decode to the same features; is the decoder constant?")
+
+    chosen = generator.permutation(len(first))[:lipschitz_pairs]
+    places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
+    between = _between(start[chosen], end[chosen], places, path)
+    slopes = [
+        local_lipschitz(decode_standardised, part, features=features, seed=seed) for part in between.split(batch_size)
+    ]
+    relative = torch.cat(slopes).double().cpu().numpy() / mean_distance
+
+    transitions = None
+    if classifier is not None:
+        start_labels, end_labels = classifier.labels[first], classifier.labels[second]
+        differ = start_labels != end_labels
+        if differ.sum() < 2:
+            raise ValueError("fewer than 2 of the pairs have different labels; draw more pairs.")
+        classes = _predicted(
+            lambda values: classifier.predict(restored(values)), start[differ], end[differ], steps, path, batch_size
+        )
+        transitions = _transitions(classes, start_labels[differ], end_labels[differ], resamples, seed)
+    return Smoothness(
+        over_pairs(np.median, straight),
+        over_pairs(np.median, jumps),
+        over_pairs(np.median, relative),
+        over_pairs(partial(np.quantile, q=0.95), relative),
+        mean_distance,
+        transitions,
+    )
+
+
+def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path: Path = "linear") -> torch.Tensor:
+    """Points from start to end, both included: `(items, steps + 1, frames, channels)`.
+
+    Half way on a straight line between two independent standard normal vectors the norm is 0.71 of theirs, where a
+    decoder has seen nothing. "slerp" (White 2016) turns one into the other within their plane, frame by frame;
+    "norm_corrected" takes the line's directions, with norms that go evenly from one end's to the other's. Where two
+    frames are parallel, or opposite, "slerp" is linear.
+
+    Args:
+        start: `(items, frames, channels)`.
+        end: Of the same shape.
+        steps: Between points, all of the same length in the path's own parameter.
+        path: Which of the three.
+
+    Raises:
+        ValueError: `steps` is below 1, shapes differ or `path` is unknown.
+    """
+    if start.shape != end.shape:
+        raise ValueError(f"`start` is of shape {tuple(start.shape)}, `end` of {tuple(end.shape)}; give the same.")
+    if steps < 1:
+        raise ValueError(f"`steps` is {steps}; give at least 1.")
+    places = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)[:, None, None]
+    return _between(start[:, None], end[:, None], places, path)
+
+
+def _between(start: torch.Tensor, end: torch.Tensor, places: torch.Tensor, path: str) -> torch.Tensor:
+    """Points at `places` in [0, 1]; all three broadcast against each other."""
+    line = (1 - places) * start + places * end
+    if path == "linear":
+        return line
+    start_norm, end_norm = start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True)
+    if path == "norm_corrected":
+        norm = (1 - places) * start_norm + places * end_norm
+        return line * (norm / line.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+    if path == "slerp":
+        cosine = (start * end).sum(dim=-1, keepdim=True) / (start_norm * end_norm).clamp(min=1e-12)
+        angle = cosine.clamp(-1, 1).arccos()
+        turned = (((1 - places) * angle).sin() * start + (places * angle).sin() * end) / angle.sin().clamp(min=1e-12)
+        return torch.where(angle.sin() > 1e-3, turned, line)
+    raise ValueError(f"`path` is {path!r}; choose 'linear', 'slerp' or 'norm_corrected'.")
+
+
+def step_distances(points: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances `(paths, steps)` of neighbours among points `(paths, steps + 1, ...)`."""
+    return points.flatten(2).diff(dim=1).norm(dim=2)
+
+
+def path_ratio(points: torch.Tensor) -> torch.Tensor:
+    """Length of paths by the distance of their ends, `(paths,)`: 1 if straight, never less.
+
+    Infinite for a path that moves and comes back to where it began; 1 for one that never moves.
+
+    Args:
+        points: `(paths, steps + 1, ...)`.
+    """
+    length = step_distances(points).sum(dim=1)
+    return torch.where(length > 0, length / (points[:, -1] - points[:, 0]).flatten(1).norm(dim=1), 1.0)
+
+
+def jump_ratio(points: torch.Tensor) -> torch.Tensor:
+    """Longest step of paths by their mean step, `(paths,)`: 1 if all are equal, at most their number.
+
+    1 for a path that never moves.
+
+    Args:
+        points: `(paths, steps + 1, ...)`.
+    """
+    distances = step_distances(points)
+    longest = distances.amax(dim=1)
+    return torch.where(longest > 0, longest / distances.mean(dim=1), 1.0)
+
+
+def local_lipschitz(
+    decode: Decode,
+    latents: torch.Tensor,
+    *,
+    features: Features | None = None,
+    max_iterations: int = 100,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Largest singular value `(batch,)` of each item's Jacobian, of features with respect to latents.
+
+    By power iteration with products of the Jacobian and vectors, forwards and backwards, for all items at once. It
+    comes from below, so a stop before convergence underrates.
+
+    Args:
+        decode: As in `smoothness`.
+        latents: `(batch, frames, channels)`.
+        features: Of waveforms; `None` for the waveforms themselves.
+        max_iterations: Most iterations.
+        tolerance: It ends when no value changes by more than this share of itself.
+        seed: Of the first directions.
+
+    Raises:
+        ValueError: Nothing changes with any latent to first order.
+    """
+
+    def of_latents(values: torch.Tensor) -> torch.Tensor:
+        waveforms = decode(values)
+        return (waveforms if features is None else features(waveforms)).flatten(1)
+
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed), dtype=latents.dtype)
+    direction = _unit(noise.to(latents.device))
+    pull_back = torch.func.vjp(of_latents, latents)[1]
+    value = torch.zeros(len(latents), dtype=latents.dtype, device=latents.device)
+    for _ in range(max_iterations):
+        pushed = torch.func.jvp(of_latents, (latents,), (direction,))[1]
+        previous, value = value, pushed.norm(dim=1)
+        if not value.any():
+            raise ValueError("`decode` does not change with its latents; does it run under torch.no_grad, or detach?")
+        if ((value - previous).abs() <= tolerance * value).all():
+            break
+        direction = _unit(pull_back(pushed)[0])
+    return value.detach()
+
+
+def clean_transition_rate(
+    predict: Predict,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    start_labels: np.ndarray,
+    end_labels: np.ndarray,
+    *,
+    steps: int = 20,
+    path: Path = "linear",
+    batch_size: int = 32,
+) -> float:
+    """Share of paths on which the predicted class changes once, from the start's to the end's.
+
+    A path whose end is predicted wrongly is not clean: the classifier has to be good for the rate to tell of the path.
+
+    Args:
+        predict: `(batch, frames, channels)` to classes `(batch,)`.
+        start: `(paths, frames, channels)`.
+        end: Of the same shape.
+        start_labels: `(paths,)`, classes of the starts.
+        end_labels: `(paths,)`, of the ends, each another than its start's.
+        steps: As in `interpolation_path`.
+        path: As there.
+        batch_size: Latents that are classified at a time, about.
+
+    Raises:
+        ValueError: A start and its end are of one class, or lengths disagree.
+    """
+    classes = _predicted(predict, start, end, steps, path, batch_size)
+    return float(_is_clean(classes, np.asarray(start_labels), np.asarray(end_labels)).mean())
+
+
+def _along_paths(
+    decode: Decode,
+    features: Features,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    steps: int,
+    path: Path,
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Path ratio, jump ratio and distance of the ends, `(paths,)` each."""
+    results = []
+    for part in _parts(len(start), steps, batch_size):
+        latents = interpolation_path(start[part], end[part], steps, path)
+        decoded = decoded_features(decode, latents.flatten(0, 1), features, batch_size=batch_size)
+        points = decoded.unflatten(0, latents.shape[:2])
+        ends = (points[:, -1] - points[:, 0]).flatten(1).norm(dim=1)
+        results.append(torch.stack([path_ratio(points), jump_ratio(points), ends]))
+    straight, jumps, distances = torch.cat(results, dim=1).double().cpu().numpy()
+    return straight, jumps, distances
+
+
+def _predicted(
+    predict: Predict, start: torch.Tensor, end: torch.Tensor, steps: int, path: Path, batch_size: int
+) -> np.ndarray:
+    """Classes along paths, `(paths, steps + 1)`."""
+    results = []
+    with torch.no_grad():
+        for part in _parts(len(start), steps, batch_size):
+            latents = interpolation_path(start[part], end[part], steps, path)
+            results.append(predict(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]).cpu().numpy())
+    return np.concatenate(results)
+
+
+def _is_clean(classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndarray) -> np.ndarray:
+    if not len(classes) == len(start_labels) == len(end_labels):
+        raise ValueError(f"{len(classes)} paths, {len(start_labels)} and {len(end_labels)} labels; give one each.")
+    if (start_labels == end_labels).any():
+        raise ValueError("a path begins and ends in one class; leave such paths out.")
+    once = (np.diff(classes, axis=1) != 0).sum(axis=1) == 1
+    return once & (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
+
+
+def _transitions(
+    classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndarray, resamples: int, seed: int
+) -> CleanTransitions:
+    clean = _is_clean(classes, start_labels, end_labels)
+    recognised = (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
+    rate = _interval(np.mean, clean, resamples=resamples, seed=seed)
+    return CleanTransitions(rate, float(recognised.mean()), len(clean))
+
+
+def _parts(paths: int, steps: int, batch_size: int) -> Iterator[slice]:
+    """Paths whose points make about a batch."""
+    together = max(1, batch_size // (steps + 1))
+    yield from (slice(at, at + together) for at in range(0, paths, together))
+
+
+def _unit(directions: torch.Tensor) -> torch.Tensor:
+    """Directions `(batch, frames, channels)` with norm 1 an item; 0 stays 0."""
+    norm = directions.flatten(1).norm(dim=1)[:, None, None]
+    return directions / norm.clamp(min=torch.finfo(directions.dtype).tiny)
+
+
+def _interval(
+    statistic: Callable[[np.ndarray], np.floating], values: np.ndarray, *, resamples: int, seed: int
+) -> Interval:
+    """Of a statistic of `(pairs,)` values, over pairs."""
+    return bootstrap_statistic(
+        lambda pairs: float(statistic(values[pairs])), np.arange(len(values)), resamples=resamples, seed=seed
+    )
