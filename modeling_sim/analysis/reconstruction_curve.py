@@ -109,7 +109,7 @@ def reconstruction_curve(
     numbers = _checked_ks(ks, latents.shape[2])
     first, second = draw_pairs(len(latents), num_pairs, seed)
     replacement = _Replacement(latents, decode, standardise, distance, transform, sampling_rate, batch_size)
-    order = _order(replacement.coordinates.mean(dim=1), ranking, first, second, seed)
+    order = _order(replacement.means, ranking, first, second, seed)
     # Position of every dimension in its pair's order: the first k are replaced.
     positions = order.argsort(dim=1)
     largest = replacement.largest_errors(first, second)
@@ -291,15 +291,17 @@ class _Replacement:
             raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
         self.decode, self.batch_size = decode, batch_size
         self.features = LogMel(sampling_rate) if distance == "log_mel" else None
-        self.scale = scale_of(latents) if standardise else None
+        self.scale = scale_of(latents) if standardise else torch.ones_like(latents[0, 0])
         self.transform = transform
-        self.coordinates = latents if self.scale is None else latents / self.scale
+        # Without a transform the scale matters to the ranking alone: replaced values are left exactly as they are.
+        self.coordinates, self.means = latents, latents.mean(dim=1) / self.scale
         if transform is not None:
             if transform.matrix.shape != (latents.shape[2],) * 2:
                 raise ValueError(
                     f"`transform` is of shape {tuple(transform.matrix.shape)} but latents have {latents.shape[2]} dims."
                 )
-            self.coordinates = self.coordinates @ transform.matrix
+            self.coordinates = latents / self.scale @ transform.matrix
+            self.means = self.means @ transform.matrix
         self.decoded = decoded_features(decode, latents, self.features, batch_size=batch_size)
 
     def largest_errors(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -321,9 +323,7 @@ class _Replacement:
         mixed = torch.where(masks[:, :, None], self.coordinates[second][:, None], self.coordinates[first][:, None])
         mixed = mixed.flatten(0, 1)
         if self.transform is not None:
-            mixed = mixed @ self.transform.inverse
-        if self.scale is not None:
-            mixed *= self.scale
+            mixed = mixed @ self.transform.inverse * self.scale
         decoded = decoded_features(self.decode, mixed, self.features, batch_size=self.batch_size)
         difference = decoded.unflatten(0, masks.shape[:2]) - self.decoded[second][:, None]
         return difference.square().flatten(2).mean(dim=2).double().cpu().numpy()
@@ -383,7 +383,8 @@ def _curve(
     interval = bootstrap_statistic(area, first, resamples=resamples, seed=seed)
     return ReconstructionCurve(
         tuple(ks.tolist()),
-        errors.mean(axis=0) / largest.mean(),
+        # Rows that lie together are summed as `largest` is, so that no dimension replaced gives exactly 1.
+        np.ascontiguousarray(errors.T).mean(axis=1) / largest.mean(),
         np.median(errors[differ] / largest[differ, None], axis=0),
         interval.value,
         interval,
