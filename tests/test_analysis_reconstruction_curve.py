@@ -7,7 +7,7 @@ import torch
 from modeling_sim.analysis import (
     independent_components,
     principal_components,
-    random_rotation,
+    random_axes,
     reconstruction_controls,
     reconstruction_curve,
     single_replacement_ranking,
@@ -108,11 +108,11 @@ def test_median_ratio_is_over_pairs_and_not_ruled_by_the_loudest(latents):
     assert curve.error[0] == pytest.approx(ratios[(curve.first == 0) | (curve.second == 0)].mean(), rel=0.2)
 
 
-@pytest.mark.parametrize("transform", [random_rotation, principal_components, independent_components])
+@pytest.mark.parametrize("transform", [random_axes, principal_components, independent_components])
 @pytest.mark.parametrize("standardise", [True, False])
 def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transform, standardise, latents, curved):
-    arguments = (3,) if transform is random_rotation else ()
-    settings = {} if transform is random_rotation else {"standardise": standardise}
+    arguments = (3,) if transform is random_axes else ()
+    settings = {} if transform is random_axes else {"standardise": standardise}
     change = transform(latents, *arguments, **settings)
     torch.testing.assert_close(change.matrix @ change.inverse, torch.eye(DIMS, dtype=torch.float64))
     curve = reconstruction_curve(
@@ -123,7 +123,7 @@ def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transfor
 
 
 def test_a_transformed_curve_is_that_of_transformed_latents_and_a_decoder_that_undoes_it(latents, curved):
-    change = random_rotation(latents, 5)
+    change = random_axes(latents, 5)
     curve = reconstruction_curve(latents, curved, KS, transform=change, **PAPER)
     expected = reconstruction_curve(
         latents @ change.matrix, lambda values: curved(values @ change.inverse), KS, **PAPER
@@ -135,7 +135,7 @@ def test_rotating_sources_flattens_the_curve_principal_and_independent_component
     # Items differ in 2 of 8 sources, none of which is normal.
     sources = (noise(30, 20, 8, seed=7, dtype=torch.float64) ** 3) * torch.linspace(0.3, 0.5, 8)
     sources[:, :, :2] += 5 * noise(30, 1, 2, seed=8, dtype=torch.float64)
-    rotation = random_rotation(sources, 9)
+    rotation = random_axes(sources, 9)
     mixed = sources @ rotation.matrix
 
     def heard(values):
@@ -156,7 +156,7 @@ def test_rotating_sources_flattens_the_curve_principal_and_independent_component
 
 def test_independent_components_find_rotated_sources_and_survive_directions_without_variance(noise):
     sources = noise(20, 100, 4, seed=10, dtype=torch.float64) ** 3
-    rotation = random_rotation(sources, 11)
+    rotation = random_axes(sources, 11)
     mixed = torch.cat([sources @ rotation.matrix, torch.zeros(20, 100, 1, dtype=torch.float64)], dim=2)
     change = independent_components(mixed, standardise=False)
     found = (mixed @ change.matrix).flatten(0, 1)
@@ -215,4 +215,4 @@ def test_bad_input_is_told(change, words, latents):
 
 def test_a_transform_of_another_size_is_told(latents, noise):
     with pytest.raises(ValueError, match="latents have 16 dims"):
-        reconstruction_curve(latents, identity, transform=random_rotation(noise(2, 2, 3), 0), distance="mse")
+        reconstruction_curve(latents, identity, transform=random_axes(noise(2, 2, 3), 0), distance="mse")

@@ -18,9 +18,8 @@ from .concentration import (
     single_best_dimension,
     standardised_weights,
 )
-from .dependence import TotalCorrelation, stratified_total_correlation, total_correlation
-from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardised, whitened
 from .decoding import LogMel
+from .dependence import TotalCorrelation, stratified_total_correlation, total_correlation
 from .disentanglement import (
     Dci,
     Disentanglement,
@@ -34,6 +33,7 @@ from .disentanglement import (
     permuted_items,
     separated_attribute_predictability,
 )
+from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardised, whitened
 from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 from .reconstruction_curve import (
@@ -41,7 +41,7 @@ from .reconstruction_curve import (
     ReconstructionCurve,
     independent_components,
     principal_components,
-    random_rotation,
+    random_axes,
     reconstruction_controls,
     reconstruction_curve,
     single_replacement_ranking,
@@ -108,6 +108,7 @@ __all__ = [
     "path_ratio",
     "permuted_items",
     "principal_components",
+    "random_axes",
     "random_rotation",
     "rank_dimensions",
     "reconstruction_controls",

@@ -162,7 +162,7 @@ def reconstruction_controls(
     variants: dict[str, dict[str, Any]] = {
         "dimensions": {},
         "random": {"ranking": "random"},
-        "rotation": {"transform": random_rotation(latents, seed)},
+        "rotation": {"transform": random_axes(latents, seed)},
         "pca": {"transform": principal_components(latents)},
         "ica": {"transform": independent_components(latents, seed=seed)},
         "oracle": {"ranking": order},
@@ -203,7 +203,7 @@ def single_replacement_ranking(
     return torch.from_numpy(total).argsort()
 
 
-def random_rotation(latents: torch.Tensor, seed: int) -> LinearTransform:
+def random_axes(latents: torch.Tensor, seed: int) -> LinearTransform:
     """A random orthogonal change of the dimensions of `(items, frames, dims)` latents, uniform over all of them."""
     from scipy.stats import ortho_group  # noqa: PLC0415 - of the extra `analysis`
 
