@@ -1,6 +1,6 @@
 """Configuration of the decoders of Smooth InfoMax latents."""
 
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -22,6 +22,10 @@ class SimDecoderConfig(PreTrainedConfig):
         paddings: One a layer: frames cut from both ends of what the layer makes.
         output_paddings: One a layer: frames added at the end. The encoder's convolutions round down, so one number of
             frames stands for several lengths; these choose one of them.
+        encoder_fingerprint: Digest of the encoder's weights and configuration, so that a decoder is not used with
+            another one by mistake; empty if unknown.
+        trained_on: "mean" or "sample": the latents that it was trained to decode.
+        noise: Standard deviation of the noise added to them in training, in units of each channel's own.
 
     Example:
         >>> from modeling_sim import SimConfig, SimDecoderConfig
@@ -39,6 +43,9 @@ class SimDecoderConfig(PreTrainedConfig):
     strides: list[int] | tuple[int, ...] = (2, 2, 2, 4, 5)
     paddings: list[int] | tuple[int, ...] = (1, 2, 2, 2, 2)
     output_paddings: list[int] | tuple[int, ...] = (1, 0, 1, 3, 4)
+    encoder_fingerprint: str = ""
+    trained_on: Literal["mean", "sample"] = "mean"
+    noise: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name in ("kernel_sizes", "strides", "paddings", "output_paddings"):

@@ -31,16 +31,15 @@ class DecodingTask(Task):
 
     Args:
         encoder: Frozen: in evaluation mode, without gradients, and saved nowhere by this task.
-        decoder: What is trained; on the accelerator's device, as the encoder.
+        decoder: What is trained; on the accelerator's device, as the encoder. Its configuration says whether it
+            decodes means or samples, which are drawn anew each step, and how much noise is added to them.
         extractor: Makes the encoder's inputs.
         accelerator: Supplies processes and mixed precision.
         data: What to read.
         settings: How to train.
         train_data: Crops of it are trained on.
         test_data: The whole of it is evaluated on.
-        sample: Decode samples of the latents, drawn anew each step; their means otherwise.
         loss: Of `reconstruction_loss`.
-        noise: Standard deviation of Gaussian noise added to latents, in units of each channel's own.
     """
 
     metrics = ("loss",)
@@ -56,14 +55,14 @@ class DecodingTask(Task):
         train_data: Dataset | IterableDataset,
         test_data: Dataset,
         *,
-        sample: bool,
         loss: str,
-        noise: float,
     ) -> None:
         self.encoder, self.model, self.extractor = encoder, decoder, extractor
         self.accelerator, self.data, self.settings = accelerator, data, settings
         self.train_data, self.test_data = train_data, test_data
-        self.module, self.sample, self.loss_name, self.noise = decoder.config.module, sample, loss, noise
+        config = decoder.config
+        self.module, self.loss_name = config.module, loss
+        self.sample, self.noise = config.trained_on == "sample", float(config.noise)
         self.loss = reconstruction_loss(loss, decoder.config.sampling_rate)
         name = encoder.config.module_names[self.module]
         self.title = f"decoder of {name}, {data.corpus}"

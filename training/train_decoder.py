@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from transformers import AutoModel
@@ -20,6 +21,7 @@ from modeling_sim import SimDecoder, SimDecoderConfig
 from training.arguments import DataArguments, RunArguments, parse_arguments, setting
 from training.command import load_data, run_command
 from training.decoding_task import DecodingTask
+from training.feature_store import model_fingerprint
 from training.features import module_numbers
 from training.measuring import feature_extractor_of
 from training.reconstruction import LOSSES
@@ -69,8 +71,12 @@ def build(
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
         raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
     (module,) = module_numbers(encoder.config, arguments.module)
-    width = {"hidden_size": arguments.decoder_hidden_size} if arguments.decoder_hidden_size else {}
-    decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **width))
+    settings_of_decoder: dict[str, Any] = {
+        "encoder_fingerprint": model_fingerprint(encoder), "trained_on": arguments.latents, "noise": arguments.noise
+    }  # fmt: skip
+    if arguments.decoder_hidden_size:
+        settings_of_decoder["hidden_size"] = arguments.decoder_hidden_size
+    decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **settings_of_decoder))
     train_data, test_data = load_data(accelerator, data, settings)
     task = DecodingTask(
         encoder.to(accelerator.device),
@@ -81,9 +87,7 @@ def build(
         settings,
         train_data,
         test_data,
-        sample=arguments.latents == "sample",
         loss=arguments.loss,
-        noise=arguments.noise,
     )
     task.title += f", {Path(arguments.model).name}"
     task.standardise()

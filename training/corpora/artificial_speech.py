@@ -28,7 +28,8 @@ INFO = CorpusInfo(
 
 _FOLDERS = {"words": "reshuffledv2", "syllables": "split up data padded"}
 _VOWELS = ["a", "i", "u"]
-_SYLLABLES = [consonant + vowel for consonant in "bdg" for vowel in _VOWELS]
+_CONSONANTS = ["b", "d", "g"]
+_SYLLABLES = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
 _SUFFIXES = (".wav", ".flac")
 
 
@@ -53,8 +54,8 @@ def load(
 ) -> Dataset:
     """Load a split.
 
-    Columns beside the contract's: `word`, `take` and `recording` (word and take); `vowel` and `syllable`, one class for
-    a syllable and three for a word; `position` of a syllable in its word, from 1.
+    Columns beside the contract's: `word`, `take` and `recording` (word and take); `vowel`, `consonant` and `syllable`,
+    one class for a syllable and three for a word; `position` of a syllable in its word, from 1.
 
     Args:
         split: "train", "test" or "all".
@@ -134,6 +135,7 @@ def _parse(path: Path, units: str, published_split: str) -> _Recording:
 def _to_dataset(recordings: list[_Recording], units: str) -> Dataset:
     syllables = [recording.syllables for recording in recordings]
     vowels = [[syllable[1] for syllable in row] for row in syllables]
+    consonants = [[syllable[0] for syllable in row] for row in syllables]
     columns: dict[str, Any] = {
         "id": [recording.id for recording in recordings],
         "audio": [{"path": str(recording.path)} for recording in recordings],
@@ -142,14 +144,16 @@ def _to_dataset(recordings: list[_Recording], units: str) -> Dataset:
         "take": [recording.take for recording in recordings],
         "recording": [f"{recording.word}_{recording.take}" for recording in recordings],
         "vowel": vowels,
+        "consonant": consonants,
         "syllable": syllables,
     }
     labels = {"speaker_id": ["de_boer"]}
-    names = {"vowel": _VOWELS, "syllable": _SYLLABLES}
+    names = {"vowel": _VOWELS, "consonant": _CONSONANTS, "syllable": _SYLLABLES}
     if units == "words":
         return make_dataset(columns, labels=labels, sequence_labels=names)
     columns |= {
         "vowel": [row[0] for row in vowels],
+        "consonant": [row[0] for row in consonants],
         "syllable": [row[0] for row in syllables],
         "position": [recording.position for recording in recordings],
     }

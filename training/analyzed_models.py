@@ -1,0 +1,189 @@
+"""The models that an analysis compares: kinds with their seeds, modules that see the same, latents of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoModel, SequenceFeatureExtractor, set_seed
+
+from modeling_sim import SimConfig, SimDecoder, SimModel
+from training.audio import read_audio
+from training.batches import utterance_batches
+from training.corpora.alignments import LABEL_RATE
+from training.feature_store import model_fingerprint
+from training.measuring import feature_extractor_of, names_of
+
+
+@dataclass(frozen=True)
+class AnalyzedModel:
+    """A model, and its decoders by module."""
+
+    name: str
+    kind: str
+    model: SimModel
+    extractor: SequenceFeatureExtractor
+    modules: dict[str, int]
+    """Numbers of its modules by the name that the first model's module with the same view has."""
+    decoders: dict[int, list[SimDecoder]] = field(default_factory=dict)
+
+
+def load_models(paths: Sequence[str], device: str) -> list[AnalyzedModel]:
+    """Models in evaluation mode; those whose configurations are equal are one kind, trained with several seeds.
+
+    Raises:
+        OSError: A model is not there.
+    """
+    models = [AutoModel.from_pretrained(path).float().to(device).eval() for path in paths]
+    kinds: list[tuple[str, dict[str, Any]]] = []
+    loaded = []
+    for path, name, model in zip(paths, names_of(paths), models, strict=True):
+        fields = {key: value for key, value in model.config.to_dict().items() if key in SimConfig.__annotations__}
+        kind = next((known for known, own in kinds if own == fields), None)
+        if kind is None:
+            kind = kind_name(model.config)
+            same = sum(known.split(" #")[0] == kind for known, _ in kinds)
+            kind += f" #{same + 1}" * bool(same)
+            kinds.append((kind, fields))
+        modules = aligned_modules(model.config, models[0].config)
+        loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), modules))
+    return loaded
+
+
+def untrained(of: AnalyzedModel, seed: int) -> AnalyzedModel:
+    """The same architecture with fresh weights."""
+    set_seed(seed)
+    model = SimModel(of.model.config).to(of.model.device).eval()
+    kind = f"{of.kind} untrained"
+    return AnalyzedModel(kind, kind, model, of.extractor, of.modules)
+
+
+def kind_name(config: SimConfig) -> str:
+    """Short name of the method that a configuration is a setting of."""
+    if config.latent_distribution == "gaussian":
+        if not config.sample_latents:
+            return "SIM, mean"
+        return "SIM" if any(config.kl_weights) else "SIM, beta 0"
+    if not config.gradient_isolation:
+        return "CPC"
+    return "GIM" if config.latent_head == "linear" else "GIM (Löwe)"
+
+
+def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
+    """Modules that see as many samples, as often, as one of the reference's, by that one's name.
+
+    So the one module of CPC stands beside the third of SIM; a module that has no counterpart is left out.
+    """
+    aligned = {}
+    for number, name in enumerate(reference.module_names):
+        is_context = number == reference.num_conv_modules
+        for own in range(config.num_modules):
+            if (
+                (own == config.num_conv_modules) == is_context
+                and config.receptive_field(own) == reference.receptive_field(number)
+                and config.hop_length(own) == reference.hop_length(number)
+            ):
+                aligned[name] = own
+    return aligned
+
+
+def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], device: str) -> None:
+    """Gives each decoder to the model it was trained on.
+
+    Raises:
+        ValueError: A decoder is of none of the models.
+    """
+    by_fingerprint = {model_fingerprint(of.model): of for of in models}
+    for path in paths:
+        decoder = AutoModel.from_pretrained(path).float().to(device).eval()
+        of = by_fingerprint.get(decoder.config.encoder_fingerprint)
+        if of is None:
+            raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
+        of.decoders.setdefault(decoder.config.module, []).append(decoder)
+
+
+def decoder_kind(of: AnalyzedModel, decoder: SimDecoder) -> str:
+    """Kind that measures through a decoder stand under: one that was trained with noise is another one."""
+    return f"{of.kind} + noise" if decoder.config.noise else of.kind
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a module: means and log-variances `(frames, dims)`, log-variances `None` if deterministic."""
+
+    means: np.ndarray
+    log_variances: np.ndarray | None
+
+
+@torch.no_grad()
+def frames_of(of: AnalyzedModel, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
+    """Frames of every module of whole utterances, evenly taken, at least every second one left out.
+
+    Frames that see digital silence alone, as in the padding of cut syllables, are left out: they are all the same.
+    """
+    config = of.model.config
+    lengths = np.asarray(dataset["num_samples"][:]) * config.sampling_rate / np.asarray(dataset["sampling_rate"][:])
+    collected: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {
+        module: ([], []) for module in of.modules.values()
+    }
+    for hidden, audible, steps in _batches(of, dataset, lengths, max_frames, batch_size):
+        for module, (mean, log_variance) in hidden.items():
+            chosen = audible[module]
+            chosen[:, np.arange(chosen.shape[1]) % steps[module] != 0] = False
+            collected[module][0].append(mean[chosen])
+            if log_variance is not None:
+                collected[module][1].append(log_variance[chosen])
+    return {
+        module: Frames(np.concatenate(means), np.concatenate(log_variances) if log_variances else None)
+        for module, (means, log_variances) in collected.items()
+    }
+
+
+def _batches(
+    of: AnalyzedModel, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
+) -> Iterator[tuple[dict[int, tuple[np.ndarray, np.ndarray | None]], dict[int, np.ndarray], dict[int, int]]]:
+    """Means and log-variances of each module of a batch, which frames hear something, and every how many to take."""
+    model, config = of.model, of.model.config
+    steps = {
+        module: max(2, int(np.ceil(lengths.sum() / config.hop_length(module) / max_frames)))
+        for module in of.modules.values()
+    }
+    batches = utterance_batches(dataset, of.extractor, batch_size=batch_size, max_samples=batch_size * 20 * LABEL_RATE)
+    for batch in tqdm(batches, desc=f"frames of {of.name}", leave=False):
+        mask = batch["attention_mask"].to(model.device)
+        hidden_states, frame_lengths = model.prepare_inputs(batch["input_values"].to(model.device), mask)
+        heard = np.cumsum(np.pad(batch["input_values"].numpy() != 0, ((0, 0), (1, 0))), axis=1)
+        hidden, audible = {}, {}
+        for module in range(config.num_modules):
+            hidden_states, log_variance, frame_lengths = model.encode_module(module, hidden_states, frame_lengths)
+            if module not in steps:
+                continue
+            count = hidden_states.shape[1]
+            half = config.receptive_field(module) / 2
+            centers = config.frame_centers(count, module)
+            low, high = (
+                np.clip(np.rint(edge), 0, heard.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
+            )
+            real = np.arange(count) < frame_lengths.cpu().numpy()[:, None]
+            audible[module] = real & (heard[:, high] > heard[:, low])
+            hidden[module] = (
+                hidden_states.float().cpu().numpy(),
+                None if log_variance is None else log_variance.float().cpu().numpy(),
+            )
+        yield hidden, audible, steps
+
+
+def waveforms_of(dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int) -> torch.Tensor:
+    """The first `num_samples` of every utterance that has as many, `(utterances, num_samples)`."""
+    rate = extractor.sampling_rate
+    heard = [read_audio(row["audio"], num_samples=num_samples, sampling_rate=rate) for row in dataset]
+    return torch.from_numpy(np.stack([samples for samples in heard if len(samples) == num_samples]))
+
+
+def is_folder_or_id(path: str) -> bool:
+    """Whether a path may be a model: a folder that is there, or a Hub id."""
+    return Path(path).is_dir() or not path.startswith(("/", "."))

@@ -1,0 +1,242 @@
+"""The scorecard: what is measured of a module, what each number means, and which way is better, fixed beforehand."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+Direction = Literal["higher", "lower", "near 1", "none"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of the scorecard.
+
+    Args:
+        key: Its name in results.
+        group: Heading that it stands under.
+        title: Its name for readers.
+        sentence: What it means.
+        direction: Which way speaks for a module; "none" where neither does.
+        null: Its value where there is nothing to find.
+        format: How it is written.
+    """
+
+    key: str
+    group: str
+    title: str
+    sentence: str
+    direction: Direction
+    null: str
+    format: Literal["percent", "number", "integer"] = "number"
+
+
+MEASURES = (
+    Measure(
+        "contrastive_accuracy", "Objective", "Contrastive accuracy",
+        "Share of true next frames that score above the negatives. Each method predicts latents of its own, so this "
+        "does not compare methods.", "none", "1 / (negatives + 1)", "percent",
+    ),
+    Measure(
+        "linear_accuracy", "Probes", "Linear probe",
+        "Accuracy of a linear classifier of the label on standardised frozen features.", "higher",
+        "share of the most frequent class", "percent",
+    ),
+    Measure(
+        "knn_accuracy", "Probes", "Nearest neighbours",
+        "Accuracy of a vote among the 10 nearest training items.", "higher", "share of the most frequent class",
+        "percent",
+    ),
+    Measure(
+        "selectivity", "Probes", "Selectivity",
+        "Linear probe accuracy less that on labels renamed at random for each speaker: what is read rather "
+        "than learnt by heart.", "higher", "0", "percent",
+    ),
+    Measure(
+        "kl", "Gaussianity", "KL to N(0, I)",
+        "Nats a frame that the posteriors are away from the prior: how much a frame is allowed to tell.", "none", "0",
+    ),
+    Measure(
+        "active_units", "Gaussianity", "Active units",
+        "Dimensions whose mean varies over frames (variance above 0.01).", "none", "0", "integer",
+    ),
+    Measure(
+        "wasserstein", "Gaussianity", "W1 to N(0, 1)",
+        "Mean difference of quantiles between a dimension and N(0, 1), as it is; median of active dimensions.",
+        "lower", "1.29 / sqrt(frames)",
+    ),
+    Measure(
+        "wasserstein_standardised", "Gaussianity", "W1, z-scored",
+        "The same once every dimension has mean 0 and deviation 1: its shape alone.", "lower", "1.29 / sqrt(frames)",
+    ),
+    Measure(
+        "mmd", "Gaussianity", "MMD² to N(0, I)",
+        "Distance of the whole cloud of frames from N(0, I).", "lower", "0",
+    ),
+    Measure(
+        "mmd_whitened", "Gaussianity", "MMD², whitened",
+        "The same after whitening. If whitening alone brings a model there, the KL term was not needed for it.",
+        "lower", "0",
+    ),
+    Measure(
+        "total_correlation", "Dependence", "Total correlation",
+        "Linear dependence between dimensions, nats a dimension, less that of shuffled dimensions.", "lower", "0",
+    ),
+    Measure(
+        "total_correlation_copula", "Dependence", "Total correlation of ranks",
+        "The same on ranks, so that shapes of dimensions do not enter.", "lower", "0",
+    ),
+    Measure(
+        "gini", "Concentration", "Gini of probe weights",
+        "How unequal the standardised weights of the probe are: 1 if all weight is on one dimension.", "higher",
+        "0.414 for Gaussian weights",
+    ),
+    Measure(
+        "effective_dimensions", "Concentration", "Effective dimensions",
+        "Dimensions that the probe's weights spread over.", "lower", "75 % of the dimensions",
+    ),
+    Measure(
+        "k95", "Concentration", "Dimensions for 95 %",
+        "Dimensions, best first and refitted, that keep 95 % of the full probe's accuracy.", "lower", "all", "integer",
+    ),
+    Measure(
+        "single_best_accuracy", "Concentration", "Best single dimension",
+        "Accuracy of the dimension that tells most by itself.", "higher", "share of the most frequent class", "percent",
+    ),
+    Measure(
+        "rotation_gap", "Concentration", "Rotation gap",
+        "Gini on the model's own axes less that on random ones: 0 if the axes mean nothing.", "higher", "0",
+    ),
+    Measure(
+        "dci_disentanglement", "Disentanglement", "DCI disentanglement",
+        "1 if every dimension serves one factor (L1 logistic importance).", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "dci_completeness", "Disentanglement", "DCI completeness",
+        "1 if every factor is told by one dimension (L1 logistic importance).", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "dci_informativeness", "Disentanglement", "DCI informativeness",
+        "How well factors are predicted, mean over factors.", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "dci_forest_disentanglement", "Disentanglement", "DCI disentanglement, forest",
+        "A second opinion: importance by a forest.", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "mutual_information_gap", "Disentanglement", "MIG",
+        "Gap between the two dimensions that tell most of a factor; 0 where a perfect dimension has a twin.", "higher",
+        "that of permuted factors",
+    ),
+    Measure(
+        "separated_attribute_predictability", "Disentanglement", "SAP",
+        "The same gap in how well one dimension predicts a factor.", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "modularity", "Disentanglement", "Modularity",
+        "1 if every informative dimension tells of one factor alone.", "higher", "that of permuted factors",
+    ),
+    Measure(
+        "path_ratio", "Smoothness", "Path ratio",
+        "Length of the sound's path between two utterances over the direct distance; 1 is straight.", "near 1", "1",
+    ),
+    Measure(
+        "jump_ratio", "Smoothness", "Jump ratio",
+        "Largest step of that path over the mean step; 1 is even.", "near 1", "1",
+    ),
+    Measure(
+        "lipschitz_95", "Smoothness", "Local Lipschitz, 95 %",
+        "How much the sound changes at most by a unit step of the latents, against the mean distance of sounds.",
+        "lower", "-",
+    ),
+    Measure(
+        "clean_transitions", "Smoothness", "Clean transitions",
+        "Share of interpolations on which a classifier's answer changes once, from the one label to the other.",
+        "higher", "-", "percent",
+    ),
+    Measure(
+        "log_mel", "Reconstruction", "Log-mel distance",
+        "Mean difference between spectra of decoded and true speech, nats; what the decoder cannot say, the measures "
+        "through it cannot show.", "lower", "that of silence",
+    ),
+    Measure(
+        "curve_area", "Reconstruction", "Error against k",
+        "Area under the fair curve: standardised dimensions, one ranking, log-mel distance.", "lower",
+        "that of a random rotation",
+    ),
+    Measure(
+        "curve_area_rotation", "Reconstruction", "Error against k, rotated",
+        "The same after a random rotation: its control.", "none", "-",
+    ),
+    Measure(
+        "curve_area_pca", "Reconstruction", "Error against k, PCA",
+        "The same in principal components: what any model gets by rotating its axes.", "none", "-",
+    ),
+    Measure(
+        "curve_area_paper", "Reconstruction", "Error against k, as the paper",
+        "Area under the paper's curve: raw dimensions ranked for every pair, waveform error.", "lower", "-",
+    ),
+    Measure(
+        "curve_area_paper_pca", "Reconstruction", "As the paper, PCA",
+        "The paper's curve in principal components of the same latents: the control it lacks.", "lower", "-",
+    ),
+)  # fmt: skip
+
+
+def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str]) -> list[dict[str, Any]]:
+    """Differences of one kind of model to others, over their models, and what they say.
+
+    With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
+    for three of each, as it should be. With fewer nothing is decided.
+
+    Args:
+        values: Rows of results: `kind`, `module`, `measure`, `value`.
+        first: The kind that "win" and "loss" are said of.
+        others: Kinds to compare it with.
+    """
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in values:
+        if row["value"] is not None and np.isfinite(row["value"]):
+            found.setdefault((row["measure"], row["module"], row["kind"]), []).append(row["value"])
+    comparisons = []
+    for (measure, module, kind), own in found.items():
+        for other in others:
+            theirs = found.get((measure, module, other))
+            if kind != first or theirs is None:
+                continue
+            low, high = _welch(own, theirs)
+            verdict = _verdict(next(of for of in MEASURES if of.key == measure).direction, own, theirs, low, high)
+            comparisons.append(
+                {
+                    "measure": measure, "module": module, "first": first, "second": other,
+                    "difference": float(np.mean(own) - np.mean(theirs)), "low": low, "high": high, "verdict": verdict,
+                }
+            )  # fmt: skip
+    return comparisons
+
+
+def _welch(first: list[float], second: list[float]) -> tuple[float | None, float | None]:
+    """95 % interval of the difference of means; `None` where a kind has one model."""
+    if min(len(first), len(second)) < 2:
+        return None, None
+    difference = float(np.mean(first) - np.mean(second))
+    if np.var(first) == np.var(second) == 0:
+        return difference, difference
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    return float(interval.low), float(interval.high)
+
+
+def _verdict(direction: Direction, own: list[float], theirs: list[float], low: float | None, high: float | None) -> str:
+    """Says "win", "loss" or "undecided" of the first kind."""
+    if low is None or high is None or direction == "none" or low <= 0 <= high:
+        return "undecided"
+    if direction == "near 1":
+        return "win" if abs(np.mean(own) - 1) < abs(np.mean(theirs) - 1) else "loss"
+    return "win" if (low > 0) == (direction == "higher") else "loss"
+
+
+def measures_as_rows(present: set[str]) -> list[dict[str, str]]:
+    """The measures that results hold, as JSON."""
+    return [asdict(measure) for measure in MEASURES if measure.key in present]
