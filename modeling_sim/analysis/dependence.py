@@ -5,10 +5,12 @@ estimate of it from finite data is too high, by more the more dimensions there a
 estimator finds in data whose dimensions were shuffled apart.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .gaussianity import checked_points, generator_of
 
@@ -91,9 +93,9 @@ def stratified_total_correlation(
     of Chen et al. (2018, appendix C), in their simplest form. With N up to `max_items` there is no draw, and q is
     exact. It sees any dependence, not linear alone.
 
-    A sample's own Gaussian makes `log q(z)` too high, by more the fewer of the others reach z. The null has that bias
-    too, as far as its dimensions overlap alike. It grows with the number of dimensions and as variances fall; where
-    the null is of the size of the value, take fewer dimensions.
+    Where few Gaussians reach z, its own makes `log q(z)` too high, and a draw that misses its neighbours too low. The
+    null has that bias too, as far as its Gaussians overlap alike. It grows with the number of dimensions and as
+    variances fall; where the null is of the size of the value, take fewer dimensions.
 
     Args:
         means: `(frames, dims)`, at most 16 dims: those with most KL divergence, for instance.
@@ -180,27 +182,26 @@ def _mixture_total_correlation(
     means: np.ndarray, log_variances: np.ndarray, num_components: int, generator: np.random.Generator
 ) -> float:
     """Estimate from some components `(items, dims)` of a mixture of `num_components` equal ones."""
-    from scipy.special import logsumexp  # noqa: PLC0415 - of the extra `analysis`
-
     items, dims = means.shape
-    samples = means + np.exp(log_variances / 2) * generator.standard_normal(means.shape)
-    own = -np.log(num_components)
-    others = np.log((num_components - 1) / num_components / (items - 1))
+    samples = torch.from_numpy(means + np.exp(log_variances / 2) * generator.standard_normal(means.shape))
+    # One row a dimension, `(dims, items)`: densities are computed for one dimension at a time.
+    centers, log_scales = torch.from_numpy(means.T.copy()), torch.from_numpy(log_variances.T / 2)
+    precisions, offsets = torch.exp(-2 * log_scales), log_scales + 0.5 * math.log(2 * math.pi)
+    own = -math.log(num_components)
+    others = math.log((num_components - 1) / num_components / (items - 1))
     total = 0.0
     for start in range(0, items, _CHUNK):
-        chunk = np.arange(start, min(start + _CHUNK, items))
-        log_weight = np.full((len(chunk), items), others)
-        log_weight[np.arange(len(chunk)), chunk] = own
-        joint, marginals = log_weight.copy(), 0.0
+        chunk = samples[start : start + _CHUNK]
+        log_weight = torch.full((len(chunk), items), others, dtype=torch.float64)
+        log_weight.diagonal(offset=start).fill_(own)
+        joint, marginals = log_weight.clone(), 0.0
         for dim in range(dims):
-            deviation = samples[chunk, dim, None] - means[:, dim]
-            log_density = -0.5 * (
-                deviation**2 * np.exp(-log_variances[:, dim]) + log_variances[:, dim] + np.log(2 * np.pi)
-            )
+            # of every sample in every component, `(chunk, items)`
+            log_density = (chunk[:, dim, None] - centers[dim]).square_().mul_(-0.5 * precisions[dim]).sub_(offsets[dim])
             joint += log_density
-            marginals += logsumexp(log_density + log_weight, axis=1).sum()
-        total += logsumexp(joint, axis=1).sum() - marginals
-    return float(total / items)
+            marginals += float(log_density.add_(log_weight).logsumexp(dim=1).sum())
+        total += float(joint.logsumexp(dim=1).sum()) - marginals
+    return total / items
 
 
 def _some(numbers: np.ndarray, most: int = 5) -> str:
