@@ -106,6 +106,20 @@ def test_the_local_lipschitz_constant_is_that_of_every_items_own_jacobian(matrix
     assert expected.max() > 1.3 * expected.min()
 
 
+def test_derivatives_of_a_network_leave_its_weights_alone(noise):
+    network = torch.nn.Sequential(torch.nn.ConvTranspose1d(CHANNELS, 8, 4, 2), torch.nn.Tanh(), torch.nn.Flatten())
+    items = noise(3, FRAMES, CHANNELS)
+
+    def decode(values):
+        return network(values.transpose(1, 2))
+
+    values = local_lipschitz(decode, items, tolerance=1e-6, max_iterations=500)
+    assert not values.requires_grad
+    assert network[0].weight.grad is None
+    jacobian = torch.func.jacrev(lambda item: decode(item[None])[0])(items[1]).flatten(1)
+    assert values[1].item() == pytest.approx(torch.linalg.svdvals(jacobian)[0].item(), rel=1e-3)
+
+
 def test_derivatives_go_through_log_mel_spectra(noise):
     weight = noise(FRAMES * CHANNELS, 800, dtype=torch.float64)
     items = noise(3, FRAMES, CHANNELS, seed=2, dtype=torch.float64)

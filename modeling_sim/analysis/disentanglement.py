@@ -140,6 +140,9 @@ def disentanglement(
 ) -> Disentanglement:
     """All measures of this file, of the factors and of permuted factors.
 
+    Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that an
+    interval may lie above its value if there are few items. Dimensions that were informative stay so in every draw.
+
     Args:
         codes: `(items, dims)`.
         factors: `(items, factors)`, or `(items,)` under each name: integers are classes, floats are amounts.
@@ -154,11 +157,11 @@ def disentanglement(
     Raises:
         ValueError: As the measures do.
     """
-    names = _groups(groups, len(codes))
+    group = _groups(groups, len(codes))
     columns = _factor_columns(factors)
 
     def measured(of: Mapping[str, np.ndarray], permuted: Disentanglement | None) -> Disentanglement:
-        split: dict[str, Any] = {"groups": names, "test_share": test_share, "seed": seed}
+        split: dict[str, Any] = {"groups": group, "test_share": test_share, "seed": seed}
         return Disentanglement(
             dci(codes, of, model=model, device=device, **split),
             mutual_information_gap(codes, of, bins),
@@ -169,14 +172,14 @@ def disentanglement(
         )
 
     # A stream of its own: an order that `modularity_explicitness` draws too would find no informative dimension.
-    order = permuted_items(names, np.random.default_rng([seed, 1]))
+    order = permuted_items(group, np.random.default_rng([seed, 1]))
     whole = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
     if resamples == 0:
         return whole
     statistics: dict[str, Callable[[np.ndarray, Factors, np.ndarray], float]] = {
         "mutual_information_gap": lambda code, of, _: mutual_information_gap(code, of, bins).gap,
-        "separated_attribute_predictability": lambda code, of, group: (
-            separated_attribute_predictability(code, of, groups=group, bins=bins, test_share=test_share, seed=seed).gap
+        "separated_attribute_predictability": lambda code, of, own: (
+            separated_attribute_predictability(code, of, groups=own, bins=bins, test_share=test_share, seed=seed).gap
         ),
         "modularity": lambda code, of, _: _modularity(
             mutual_information_gap(code, of, bins).mutual_information, whole.modularity_explicitness.informative
@@ -184,7 +187,7 @@ def disentanglement(
     }
     intervals = {
         name: bootstrap_statistic(
-            partial(_on_items, statistic, codes, columns, names), names, resamples=resamples, seed=seed
+            partial(_on_items, statistic, codes, columns, group), group, resamples=resamples, seed=seed
         )
         for name, statistic in statistics.items()
     }
@@ -286,7 +289,7 @@ def mutual_information_gap(
         binning: Bins of equal "width", as in published figures, or of equal "count", which outliers do not spoil.
 
     Raises:
-        ValueError: As `dci` does, if there is anything to split or not.
+        ValueError: A value is not finite, a factor is constant, lengths disagree or there are too few dimensions.
     """
     known = _checked(codes, factors, min_factors=1)
     binned = _binned(codes, bins, binning)
@@ -379,8 +382,8 @@ def modularity_explicitness(
         ValueError: As `dci` does.
     """
     known = _checked(codes, factors, min_factors=2)
-    names = _groups(groups, len(codes))
-    train, test = _split(names, test_share, seed)
+    group = _groups(groups, len(codes))
+    train, test = _split(group, test_share, seed)
     standardised = _standardised(codes, train)
     explicitness = []
     for factor in known:
@@ -392,7 +395,7 @@ def modularity_explicitness(
     binned = _binned(codes, bins, "width")
     classes = [_classes(factor, bins, "width") for factor in known]
     information = _information(binned, classes, bins)
-    informative = _informative(binned, classes, information, names, bins, num_permutations, seed)
+    informative = _informative(binned, classes, information, group, bins, num_permutations, seed)
     return ModularityExplicitness(
         _modularity(information, informative),
         float(np.mean(explicitness)),
@@ -635,7 +638,7 @@ def _binned(codes: np.ndarray, bins: int, binning: str) -> np.ndarray:
     low, high = codes.min(axis=0), codes.max(axis=0)
     per_width = bins / np.where(high > low, high - low, 1.0)
     # The highest value belongs to the last bin.
-    return np.minimum((codes.T - low[:, None]) * per_width[:, None], bins - 1).astype(np.int64)
+    return np.minimum((codes.T - low[:, None]) * per_width[:, None], bins - 1).astype(np.int32)
 
 
 def _classes(factor: _Factor, bins: int, binning: str) -> np.ndarray:

@@ -261,17 +261,21 @@ def local_lipschitz(
 
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed), dtype=latents.dtype)
     direction = _unit(noise.to(latents.device))
-    pull_back = torch.func.vjp(of_latents, latents)[1]
     value = torch.zeros(len(latents), dtype=latents.dtype, device=latents.device)
-    for _ in range(max_iterations):
-        pushed = torch.func.jvp(of_latents, (latents,), (direction,))[1]
-        previous, value = value, pushed.norm(dim=1)
-        if not value.any():
-            raise ValueError("`decode` does not change with its latents; does it run under torch.no_grad, or detach?")
-        if ((value - previous).abs() <= tolerance * value).all():
-            break
-        direction = _unit(pull_back(pushed)[0])
-    return value.detach()
+    # Derivatives with respect to latents alone: those of the decoder's weights would be kept from step to step.
+    with torch.no_grad():
+        pull_back = torch.func.vjp(of_latents, latents)[1]
+        for _ in range(max_iterations):
+            pushed = torch.func.jvp(of_latents, (latents,), (direction,))[1]
+            previous, value = value, pushed.norm(dim=1)
+            if not value.any():
+                raise ValueError(
+                    "`decode` does not change with its latents; does it run under torch.no_grad, or detach?"
+                )
+            if ((value - previous).abs() <= tolerance * value).all():
+                break
+            direction = _unit(pull_back(pushed)[0])
+    return value
 
 
 def clean_transition_rate(
