@@ -10,8 +10,9 @@ import torch
 from hub_server import Fault, HubServer
 
 from modeling_sim import SimFeatureExtractor, SimForPreTraining
+from training import command, pretrain, publish
 from training import hub as training_hub
-from training import pretrain, publish
+from training.arguments import PretrainingArguments
 from training.background_push import BackgroundPush
 from training.checkpoints import save_checkpoint
 from training.trainer import check_settings
@@ -142,7 +143,7 @@ def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
 
     flags = ["--output_dir", str(tmp_path / "run"), "--max_steps", "4", "--save_steps", "1", "--push_to_hub"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain, "push_run", push_run)
+        patch.setattr(command, "push_run", push_run)
         pretrain.main([*TINY, *flags, "--repo_id", "org/run", "--push_every_saves", "1"])
     assert commits(hub) == ["Upload a pretrained model"]
     assert "README.md" in hub.files("org/run")
@@ -173,6 +174,6 @@ def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
     ],
 )
 def test_wrong_settings_are_named(changes, message):
-    settings = pretrain.PretrainingArguments(**changes)
+    settings = PretrainingArguments(**changes)
     with pytest.raises(ValueError, match=message):
         check_settings(settings)

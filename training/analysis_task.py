@@ -1,0 +1,84 @@
+"""What an analysis reads of features, and its results as they come in."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from training.corpora.contract import class_label
+from training.feature_store import Items
+from training.features import Encoder, extract, label_classes
+from training.listening import Media
+
+
+@dataclass
+class Analysis:
+    """Results as they come in."""
+
+    arguments: Namespace
+    values: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    media: Media = field(default_factory=Media)
+
+    def add(
+        self, of: dict[str, str], measure: str, value: float | None, low: float | None = None, high: float | None = None
+    ) -> None:
+        """Adds a number; `of` names kind, model and module."""
+        self.values.append({**of, "measure": measure, "value": value, "low": low, "high": high})
+
+    def curve(self, name: str, of: dict[str, str], **content: Any) -> None:
+        """Adds something to draw."""
+        self.curves.setdefault(name, []).append({**of, **content})
+
+
+class LabelTask:
+    """The label and the factors, and the items of features that they are read from.
+
+    Args:
+        arguments: Of the command.
+        splits: The corpus.
+        num_classes: Of the label.
+    """
+
+    def __init__(self, arguments: Namespace, splits: dict[str, Dataset], num_classes: int) -> None:
+        self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
+        self.of_frames = isinstance(splits["train"][0][arguments.label], list)
+        self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors.split(","))
+        self.test_items = self.train_items = 0
+
+    def items(self, encoder: Encoder, extractor: Any, name: str) -> tuple[Items, Items]:
+        """Training and test items."""
+        arguments = self.arguments
+        train, test = (
+            extract(
+                data, encoder, extractor, label=arguments.label, pooling="frame" if self.of_frames else "mean",
+                max_items=arguments.max_items or None, seed=arguments.seed, batch_size=arguments.batch_size,
+                cache_dir=Path(arguments.cache_dir), description=f"{name}, {split}",
+            )
+            for split, data in self.splits.items()
+        )  # fmt: skip
+        self.train_items, self.test_items = len(train.labels), len(test.labels)
+        return train, test
+
+    def class_names(self) -> list[str]:
+        """Names of the label's classes."""
+        return label_classes(self.splits["train"], self.arguments.label)
+
+
+def _factors(dataset: Dataset, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of one value an utterance that vary: integers for classes, floats for amounts."""
+    found = {}
+    for name in (name.strip() for name in names):
+        if name not in dataset.column_names:
+            continue
+        values = dataset[name][:]
+        if any(value is None or isinstance(value, (list, str)) for value in values) or len(set(values)) < 2:
+            continue
+        is_class = class_label(dataset, name) is not None
+        found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)
+    return found

@@ -1,0 +1,168 @@
+r"""Looks inside models: the scorecard of every module beside its controls, and a report to read, see and hear.
+
+    python training/analyze.py --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
+        --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
+
+Models with equal configurations are one kind, trained with several seeds; the first model's kind is compared with the
+others. Beside them stand log-mel spectra, each kind untrained, and deterministic kinds in principal and independent
+components. Modules of other architectures are set beside those of the first model that see as many samples as often.
+What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
+that was trained with noise counts as a kind of its own.
+
+The output folder gets `analysis.json`, `analysis.csv`, `media.npz` and `report.html`.
+"""
+
+import csv
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from training.analysis_task import Analysis, LabelTask
+from training.analyzed_models import AnalyzedModel, attach_decoders, load_models, untrained
+from training.corpora import corpus_info
+from training.decoder_measures import measure_decoder
+from training.features import SpectralEncoder, label_classes
+from training.files import replacing, write_json
+from training.measuring import load_split, measuring_parser
+from training.module_measures import measure_features, measure_model, measure_objective
+from training.provenance import git_revision, versions
+from training.report import write_report
+from training.scorecard import compare, measures_as_rows
+
+FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
+_SPECTRUM = "log-mel"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    arguments = parser().parse_args(argv)
+    logging.set_verbosity_error()
+    try:
+        report = analyze(arguments)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"analyze.py: {error}") from error
+    print(f"report in {report}")
+
+
+def parser() -> ArgumentParser:
+    """The flags."""
+    of = measuring_parser(__doc__, output_dir="runs/analysis")
+    of.set_defaults(label="syllable")
+    of.add_argument("--decoder", nargs="*", default=[], help="Decoders of these models, of train_decoder.py.")
+    of.add_argument(
+        "--factors", default=",".join(FACTORS), help="Columns for disentanglement, of those that the corpus has."
+    )
+    of.add_argument("--max_frames", type=int, default=20_000, help="Frames of a module, about, for distributions.")
+    of.add_argument("--max_items", type=int, default=50_000, help="Items for probes; 0 for all.")
+    of.add_argument("--num_utterances", type=int, default=64, help="Utterances that are decoded.")
+    of.add_argument("--num_pairs", type=int, default=60, help="Pairs of them for smoothness and curves.")
+    of.add_argument("--steps", type=int, default=12, help="Steps of a path between two of them.")
+    return of
+
+
+def analyze(arguments: Namespace) -> Path:
+    """Measures everything, writes the results, and returns the report's path.
+
+    Raises:
+        ValueError: An unknown label, no test utterance of a label, or a decoder of none of the models.
+        OSError: A model or the data is not there.
+    """
+    splits = {split: load_split(arguments, split) for split in ("train", "test")}
+    models = load_models(arguments.model, arguments.device)
+    attach_decoders(models, arguments.decoder, arguments.device)
+    controls = [untrained(of, arguments.seed) for of in _firsts(models)]
+    analysis = Analysis(arguments)
+    task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
+
+    spectrum = {"kind": _SPECTRUM, "model": _SPECTRUM, "module": "frame"}
+    items = task.items(SpectralEncoder(), models[0].extractor, _SPECTRUM)
+    measure_features(analysis, spectrum, task, *(part.features[_SPECTRUM] for part in items), parts=items)
+    for of in tqdm([*models, *controls], desc="models"):
+        measure_model(analysis, task, of, is_control=of in controls)
+    for path, of in zip(arguments.model, models, strict=True):
+        measure_objective(analysis, path, of, splits["test"])
+        for module, decoders in of.decoders.items():
+            for decoder in decoders:
+                measure_decoder(analysis, task, of, module, decoder)
+    return write_results(analysis, task, models)
+
+
+def _firsts(models: Sequence[AnalyzedModel]) -> list[AnalyzedModel]:
+    """The first model of each kind."""
+    return list({of.kind: of for of in reversed(models)}.values())[::-1]
+
+
+def write_results(analysis: Analysis, task: LabelTask, models: Sequence[AnalyzedModel]) -> Path:
+    """Writes JSON, CSV, audio and the report, and returns the report's path."""
+    arguments = analysis.arguments
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    found = list(dict.fromkeys(row["kind"] for row in analysis.values))
+    trained = [of.kind for of in _firsts(models)]
+    results = {
+        "corpus": arguments.corpus,
+        "corpus_license": corpus_info(arguments.corpus).license,
+        "label": arguments.label,
+        "classes": task.class_names(),
+        "factors": list(task.factors),
+        "train_items": task.train_items,
+        "test_items": task.test_items,
+        "intervals_over": f"{len(task.splits['test'])} utterances",
+        "kinds": [
+            {
+                "name": kind,
+                "description": _describe(kind, trained),
+                "is_control": kind not in trained,
+                "models": list(dict.fromkeys(row["model"] for row in analysis.values if row["kind"] == kind)),
+            }
+            for kind in [*trained, *(kind for kind in found if kind not in trained)]
+        ],
+        "measures": measures_as_rows({row["measure"] for row in analysis.values}),
+        "values": analysis.values,
+        "comparisons": compare(analysis.values, trained[0], [kind for kind in found if kind != trained[0]]),
+        "curves": analysis.curves,
+        "reconstruction_quality": analysis.quality,
+        "media": analysis.media.items,
+        "versions": versions(),
+        "git": git_revision(),
+    }
+    write_json(output_dir / "analysis.json", results)
+    with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as file:
+        columns = ["kind", "model", "module", "measure", "value", "low", "high", "null"]
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(analysis.values)
+    with replacing(output_dir / "media.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **analysis.media.arrays)
+    return write_report(output_dir)
+
+
+def _describe(kind: str, trained: Sequence[str]) -> str:
+    """One sentence on a kind."""
+    sentences = {
+        "SIM": "Smooth InfoMax: Gaussian latents, a contrastive and a KL loss at every module, no gradient between.",
+        "SIM, mean": "Smooth InfoMax that hands on means instead of samples.",
+        "SIM, beta 0": "Smooth InfoMax without the KL term.",
+        "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
+        "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: a module a convolution, the ReLU's output is the latent.",
+        "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
+        _SPECTRUM: "80 log-mel energies: what the spectrum itself tells.",
+    }
+    of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
+    more = {
+        " untrained": "The same network with fresh weights.",
+        " + PCA": "The same latents in principal components: what a rotation alone does.",
+        " + ICA": "The same latents in independent components: what a change of axes alone does.",
+        " + noise": "The same model through a decoder that was trained on noisy latents, as those of SIM are.",
+    }
+    extra = kind.removeprefix(of)
+    return more.get(extra, sentences.get(of.split(" #")[0], ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

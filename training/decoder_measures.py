@@ -1,0 +1,155 @@
+"""The part of the scorecard that needs a decoder: its quality, smoothness, and error against replaced dimensions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_sim import SimDecoder
+from modeling_sim.analysis import (
+    LabelledClassifier,
+    fit_linear_probe,
+    principal_components,
+    reconstruction_controls,
+    reconstruction_curve,
+    smoothness,
+)
+from modeling_sim.latents import encode
+from training.analysis_task import Analysis, LabelTask
+from training.analyzed_models import AnalyzedModel, decoder_kind, waveforms_of
+from training.features import ModelEncoder
+from training.listening import record, traversal_effects
+from training.reconstruction import multi_resolution_stft, reconstruction_loss
+from training.sound_properties import PROPERTIES
+
+# Items decoded at a time, and dims that are traversed, those that differ most between utterances.
+_DECODED_TOGETHER, _SHOWN = 32, 8
+
+
+def measure_decoder(analysis: Analysis, task: LabelTask, of: AnalyzedModel, module: int, decoder: SimDecoder) -> None:
+    """Quality of the decoder, smoothness of the way between utterances, and how few dimensions make the difference."""
+    arguments = analysis.arguments
+    name = next((name for name, number in of.modules.items() if number == module), None)
+    if name is None:
+        return
+    row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": name}
+    chosen = np.sort(
+        np.random.default_rng(arguments.seed).permutation(len(task.splits["test"]))[: arguments.num_utterances]
+    )
+    dataset = task.splits["test"].select(chosen)
+    lengths = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
+    num_samples = int(np.floor(lengths.min() * of.extractor.sampling_rate))
+    waveforms = waveforms_of(dataset, of.extractor, num_samples).to(of.model.device)
+    latents = torch.cat([encode(of.model, part, module=module) for part in waveforms.split(_DECODED_TOGETHER)])
+
+    def decode(values: torch.Tensor) -> torch.Tensor:
+        return decoder(values, num_samples).waveforms
+
+    _quality(analysis, row, decoder, decode, latents, waveforms)
+    labels = None if task.of_frames else np.array(dataset[arguments.label][:])
+    _smoothness(analysis, row, task, of, name, decode, latents, labels)
+    _curves(analysis, row, decode, latents, of.extractor.sampling_rate)
+    order = (
+        (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
+    )
+    effects = traversal_effects(decoder, latents[:12], order[:_SHOWN], num_samples)
+    analysis.curve(
+        "traversal_effects", row, dimensions=order[:_SHOWN], factors=list(PROPERTIES), values=effects.tolist()
+    )
+    if all(item["kind"] != row["kind"] or item["module"] != name for item in analysis.media.items):  # one model a kind
+        names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
+        record(analysis.media, decoder, waveforms, latents, names, order, seed=arguments.seed, **row)
+
+
+def _quality(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    waveforms: torch.Tensor,
+) -> None:
+    """Distance of what is decoded from what was spoken, beside that of silence."""
+    log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
+    with torch.no_grad():
+        decoded = torch.cat([decode(part) for part in latents.split(_DECODED_TOGETHER)])
+        silence = torch.zeros_like(waveforms)
+        found = {
+            "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
+            "log_mel_of_silence": log_mel(silence, waveforms),
+            "spectral_of_silence": multi_resolution_stft(silence, waveforms),
+        }  # fmt: skip
+    means = {name: float(values.mean()) for name, values in found.items()}
+    margin = 1.96 * float(found["log_mel"].std()) / len(waveforms) ** 0.5
+    interval = {"value": means["log_mel"], "low": means["log_mel"] - margin, "high": means["log_mel"] + margin}
+    analysis.add(row, "log_mel", *interval.values())
+    described = f"trained on {decoder.config.trained_on}s" + f", noise {decoder.config.noise:g}" * bool(
+        decoder.config.noise
+    )
+    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": None})
+
+
+def _smoothness(
+    analysis: Analysis,
+    row: dict[str, str],
+    task: LabelTask,
+    of: AnalyzedModel,
+    module: str,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    labels: np.ndarray | None,
+) -> None:
+    """Paths between utterances, and whether a classifier of the label changes its mind once."""
+    arguments, classifier = analysis.arguments, None
+    if labels is not None:
+        number = of.modules[module]
+        encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
+        train, _ = task.items(encoder, of.extractor, of.name)
+        features = np.asarray(train.features[of.model.config.module_names[number]])
+        probe = fit_linear_probe(features, train.labels, task.num_classes, l2=1e-3)
+        classifier = LabelledClassifier(
+            lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy())), labels
+        )
+    outcome = smoothness(
+        decode, latents, sampling_rate=of.extractor.sampling_rate, num_pairs=min(arguments.num_pairs, len(latents) - 1),
+        steps=arguments.steps, lipschitz_pairs=24, classifier=classifier, seed=arguments.seed,
+    )  # fmt: skip
+    for measure, interval in (
+        ("path_ratio", outcome.path_ratio),
+        ("jump_ratio", outcome.jump_ratio),
+        ("lipschitz_95", outcome.lipschitz_95),
+    ):
+        analysis.add(row, measure, interval.value, interval.low, interval.high)
+    if outcome.transitions is not None:
+        rate = outcome.transitions.rate
+        analysis.add(row, "clean_transitions", rate.value, rate.low, rate.high)
+
+
+def _curves(
+    analysis: Analysis,
+    row: dict[str, str],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    sampling_rate: int,
+) -> None:
+    """Reconstruction error against the number of dimensions that are replaced, fair and as the paper has it."""
+    arguments = analysis.arguments
+    settings: dict[str, Any] = {"num_pairs": arguments.num_pairs, "seed": arguments.seed}
+    curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
+    for name, transform in (
+        ("paper", None), ("paper_pca", principal_components(latents, standardise=False))
+    ):  # fmt: skip
+        curves[name] = reconstruction_curve(
+            latents, decode, ranking="pair", standardise=False, distance="mse", transform=transform, **settings
+        )
+    for name, curve in curves.items():
+        analysis.curve(
+            "reconstruction", row, control=name, ks=list(curve.ks), values=curve.error.tolist(), area=curve.area
+        )
+    for measure, name in (
+        ("curve_area", "dimensions"), ("curve_area_rotation", "rotation"), ("curve_area_pca", "pca"),
+        ("curve_area_paper", "paper"), ("curve_area_paper_pca", "paper_pca"),
+    ):  # fmt: skip
+        interval = curves[name].area_interval
+        analysis.add(row, measure, interval.value, interval.low, interval.high)

@@ -1,0 +1,124 @@
+"""What an analysis lets one hear: reconstructions, ways between utterances, single dimensions, draws from the prior."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_sim import SimDecoder
+from modeling_sim.latents import decode, interpolate, traverse
+from training.sound_properties import sound_properties
+
+_STEPS = 7
+_DEVIATIONS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+
+
+@dataclass
+class Media:
+    """Audio clips in groups, as the report plays them."""
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(
+        self, group: str, title: str, clips: Sequence[tuple[str, np.ndarray]], sampling_rate: int, **of: str
+    ) -> None:
+        """Adds clips `(label, samples)` that belong together."""
+        rows = []
+        for label, samples in clips:
+            name = f"clip_{len(self.arrays)}"
+            self.arrays[name] = np.asarray(samples, dtype=np.float32)
+            rows.append({"label": label, "array": name})
+        identity = "-".join([*of.values(), group, str(len(self.items))]).replace(" ", "-")
+        self.items.append(
+            {"id": identity, "group": group, "title": title, **of, "sampling_rate": sampling_rate, "clips": rows}
+        )
+
+
+@torch.no_grad()
+def record(
+    media: Media,
+    decoder: SimDecoder,
+    waveforms: torch.Tensor,
+    latents: torch.Tensor,
+    names: Sequence[str],
+    order: Sequence[int],
+    *,
+    seed: int = 0,
+    few: int = 16,
+    **of: str,
+) -> None:
+    """Records everything that there is to hear through a decoder.
+
+    Args:
+        media: Where to.
+        decoder: In evaluation mode.
+        waveforms: `(items, samples)`, at least 4 items.
+        latents: `(items, frames, channels)` of them.
+        names: What each item is, for titles.
+        order: Channels, the most important first.
+        seed: Of draws from the prior.
+        few: Channels that move where not all do.
+        of: `kind`, `model` and `module`, for the report.
+    """
+    rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
+
+    def heard(of_latents: torch.Tensor) -> np.ndarray:
+        return decode(decoder, of_latents, samples).cpu().numpy()
+
+    for item in range(2):
+        pair = [("spoken", waveforms[item].cpu().numpy()), ("decoded", heard(latents[item : item + 1])[0])]
+        media.add("reconstruction", names[item], pair, rate, **of)
+    labels = [f"{100 * step / (_STEPS - 1):.0f} %" for step in range(_STEPS)]
+    for first, second in ((0, 1), (2, 3)):
+        way = f"{names[first]} to {names[second]}"
+        for group, dims, what in (
+            ("interpolation", None, "all dimensions"),
+            ("interpolation_k", list(order[:few]), f"{min(few, len(order))} dimensions"),
+        ):
+            points = interpolate(latents[first], latents[second], steps=_STEPS, dims=dims)
+            media.add(group, f"{way}, {what}", list(zip(labels, heard(points), strict=True)), rate, **of)
+    center, spread = latents.mean(dim=(0, 1)), latents.std(dim=(0, 1))
+    for dim in order[:2]:
+        values = [float(center[dim] + deviation * spread[dim]) for deviation in _DEVIATIONS]
+        clips = [f"{deviation:+g} deviations" for deviation in _DEVIATIONS]
+        points = traverse(latents[0], int(dim), values)
+        title = f"{names[0]}, dimension {int(dim)}"
+        media.add("traversal", title, list(zip(clips, heard(points), strict=True)), rate, **of)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randn(3, *latents.shape[1:], generator=generator).to(latents)
+    prior = [(f"draw {number + 1}", clip) for number, clip in enumerate(heard(draws))]
+    media.add("prior", "frames drawn from N(0, I), each by itself", prior, rate, **of)
+
+
+@torch.no_grad()
+def traversal_effects(decoder: SimDecoder, latents: torch.Tensor, dims: Sequence[int], num_samples: int) -> np.ndarray:
+    """Change of each of `PROPERTIES` of the sound by moving one channel up by its deviation, `(dims, properties)`.
+
+    The channel is moved in all frames by one standard deviation up and down from where it is; the change is half the
+    difference, and the median over items. NaN where no item has the property.
+
+    Args:
+        decoder: In evaluation mode.
+        latents: `(items, frames, channels)`.
+        dims: Channels to move.
+        num_samples: Samples of a decoded item.
+    """
+    spread = latents.std(dim=(0, 1))
+    effects = []
+    for dim in dims:
+        ends = []
+        for direction in (-1.0, 1.0):
+            moved = latents.clone()
+            moved[..., dim] += direction * spread[dim]
+            ends.append(
+                [
+                    sound_properties(waveform, decoder.config.sampling_rate)
+                    for waveform in decode(decoder, moved, num_samples).cpu().numpy()
+                ]
+            )
+        change = (np.array(ends[1]) - np.array(ends[0])) / 2
+        effects.append([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in change.T])
+    return np.array(effects)

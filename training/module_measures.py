@@ -1,0 +1,205 @@
+"""The part of the scorecard that needs no decoder: probes, axes, factors and the distribution of frames."""
+
+import warnings
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset
+
+from modeling_sim import SimForPreTraining
+from modeling_sim.analysis import (
+    choose_l2,
+    concentration,
+    dci,
+    disentanglement,
+    fit_linear_probe,
+    gaussianity,
+    knn_predictions,
+    standardised,
+    total_correlation,
+    whitened,
+)
+from modeling_sim.analysis.intervals import accuracy, bootstrap_interval, confusions
+from training.analysis_task import Analysis, LabelTask
+from training.analyzed_models import AnalyzedModel, Frames, frames_of
+from training.batches import utterance_batches
+from training.evaluation import evaluate
+from training.feature_store import Items
+from training.features import ModelEncoder
+
+# Dimensions whose histograms are shown, those that vary most.
+_SHOWN = 8
+
+
+def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
+    """Probes, concentration and disentanglement of every module, and the distribution of its frames."""
+    arguments = analysis.arguments
+    encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
+    train, test = task.items(encoder, of.extractor, of.name)
+    frames = frames_of(of, task.splits["test"], max_frames=arguments.max_frames, batch_size=arguments.batch_size)
+    own_names = of.model.config.module_names
+    for name, module in of.modules.items():
+        row = {"kind": of.kind, "model": of.name, "module": name}
+        features = [np.asarray(part.features[own_names[module]]) for part in (train, test)]
+        measure_features(analysis, row, task, *features, parts=(train, test), show=not is_control)
+        if is_control:
+            continue
+        measure_distribution(analysis, row, frames[module])
+        if of.model.config.latent_distribution == "deterministic":
+            for method, transform in _rotations(frames[module].means, arguments.seed).items():
+                rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
+                parts = [part @ transform for part in features]
+                measure_features(analysis, rotated, task, *parts, parts=(train, test))
+                measure_distribution(analysis, rotated, Frames(frames[module].means @ transform, None))
+
+
+def _rotations(frames: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Changes of axes `(dims, dims or fewer)` to principal and to independent components."""
+    from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
+
+    scale = frames.std(axis=0)
+    scale = np.where(scale > 1e-6 * scale.max(), scale, 1.0)
+    centred = (frames - frames.mean(axis=0)) / scale
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    kept = axes[:, variances > 1e-6 * variances.max()][:, ::-1]
+    chosen = np.random.default_rng(seed).permutation(len(centred))[:10_000]
+    ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=200, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # components that have not converged are as good a control
+        ica.fit(centred[chosen] @ kept)
+    return {"PCA": kept / scale[:, None], "ICA": kept @ ica.components_.T / scale[:, None]}
+
+
+def measure_features(
+    analysis: Analysis,
+    row: dict[str, str],
+    task: LabelTask,
+    train_features: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    parts: tuple[Items, Items],
+    show: bool = False,
+) -> None:
+    """Probes of the label, how many dimensions they use, and how factors lie in the dimensions."""
+    arguments, (train, test) = analysis.arguments, parts
+    train_features, test_features = (np.asarray(part, dtype=np.float32) for part in (train_features, test_features))
+    l2 = choose_l2(train_features, train.labels, train.utterances, task.num_classes, seed=arguments.seed)
+    probe = fit_linear_probe(train_features, train.labels, task.num_classes, l2=l2, device=arguments.device)
+    predictions = probe.predict(test_features)
+    neighbours = knn_predictions(train_features, train.labels, test_features)
+    for measure, guesses in (("linear_accuracy", predictions), ("knn_accuracy", neighbours)):
+        cells = confusions(test.labels, guesses, test.utterances, task.num_classes)
+        interval = bootstrap_interval(cells, accuracy, seed=arguments.seed)
+        analysis.add(row, measure, interval.value, interval.low, interval.high)
+    _selectivity(
+        analysis, row, task, train_features, test_features, parts, l2, float(np.mean(predictions == test.labels))
+    )
+    outcome = concentration(
+        train_features, train.labels, test_features, test.labels, task.num_classes, l2=l2, seed=arguments.seed
+    )
+    summary = outcome.summary()
+    for measure in ("gini", "effective_dimensions", "k95", "single_best_accuracy"):
+        analysis.add(row, measure, summary[measure])
+    analysis.add(
+        row, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
+    )
+    by_dimensions = outcome.by_dimensions
+    analysis.curve(
+        "accuracy_by_dimensions", row, ks=by_dimensions.ks.tolist(), values=by_dimensions.accuracies.tolist(),
+        chance=by_dimensions.chance,
+    )  # fmt: skip
+    if show:
+        analysis.curve("probe_weights", row, values=np.abs(probe.weight).tolist(), classes=task.class_names())
+    if len(task.factors) > 1:
+        _disentanglement(analysis, row, task, test_features, test)
+
+
+def _selectivity(
+    analysis: Analysis,
+    row: dict[str, str],
+    task: LabelTask,
+    train_features: np.ndarray,
+    test_features: np.ndarray,
+    parts: tuple[Items, Items],
+    l2: float,
+    reached: float,
+) -> None:
+    """Accuracy less that on a control task (Hewitt & Liang 2019), where speakers are several and known in training."""
+    train, test = parts
+    speakers = np.unique(train.speakers)
+    if len(speakers) < 2 or set(test.speakers) - set(speakers):
+        return
+    names = np.random.default_rng(analysis.arguments.seed).choice(train.labels, size=(len(speakers), task.num_classes))
+    control = [names[np.searchsorted(speakers, part.speakers), part.labels] for part in parts]
+    probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=analysis.arguments.device)
+    analysis.add(row, "selectivity", reached - float(np.mean(probe.predict(test_features) == control[1])))
+
+
+def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, codes: np.ndarray, test: Items) -> None:
+    """DCI by two models, MIG, SAP and modularity, of the factors."""
+    position = {name: number for number, name in enumerate(task.splits["test"]["id"][:])}
+    order = [position[name] for name in test.utterances]
+    factors = {name: values[order] for name, values in task.factors.items()}
+    seed = analysis.arguments.seed
+    outcome = disentanglement(codes, factors, groups=test.utterances, seed=seed)
+    forest = dci(codes, factors, groups=test.utterances, model="forest", seed=seed)
+    for measure, value, null in (
+        ("dci_disentanglement", outcome.dci.disentanglement, lambda of: of.dci.disentanglement),
+        ("dci_completeness", outcome.dci.completeness, lambda of: of.dci.completeness),
+        ("dci_informativeness", outcome.dci.informativeness, lambda of: of.dci.informativeness),
+        ("dci_forest_disentanglement", forest.disentanglement, None),
+        ("mutual_information_gap", outcome.mutual_information_gap.gap, lambda of: of.mutual_information_gap.gap),
+        (
+            "separated_attribute_predictability",
+            outcome.separated_attribute_predictability.gap,
+            lambda of: of.separated_attribute_predictability.gap,
+        ),
+        ("modularity", outcome.modularity_explicitness.modularity, lambda of: of.modularity_explicitness.modularity),
+    ):
+        analysis.add(row, measure, value)
+        if null is not None and outcome.permuted is not None:
+            analysis.values[-1]["null"] = null(outcome.permuted)
+
+
+def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames) -> None:
+    """How near a module's frames are to N(0, I), and how far its dimensions depend on each other."""
+    seed = analysis.arguments.seed
+    varying = frames.means.std(axis=0) > 1e-6 * frames.means.std()
+    means = frames.means[:, varying]
+    log_variances = None if frames.log_variances is None else frames.log_variances[:, varying]
+    outcome = gaussianity(means, log_variances, seed=seed)
+    summary = outcome.summary()
+    for measure in ("kl", "active_units", "wasserstein", "mmd"):
+        analysis.add(row, measure, summary[measure])
+    z_scored = standardised(means)
+    analysis.add(row, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
+    analysis.add(row, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
+    for measure, copula in (("total_correlation", False), ("total_correlation_copula", True)):
+        analysis.add(row, measure, total_correlation(z_scored, copula=copula, shrinkage=1e-3, seed=seed).per_dimension)
+    if "+" in row["kind"]:
+        return
+    if outcome.kl_per_dimension is not None:
+        analysis.curve("kl_spectrum", row, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
+    edges = np.linspace(-4, 4, 41)
+    shown = np.argsort(-means.var(axis=0))[:_SHOWN]
+    densities = [np.histogram(means[:, dim], edges, density=True)[0].tolist() for dim in shown]
+    analysis.curve(
+        "histograms", row, edges=edges.tolist(), densities=densities,
+        dimensions=np.flatnonzero(varying)[shown].tolist(),
+    )  # fmt: skip
+    analysis.curve("correlation", row, values=np.round(np.corrcoef(means.T), 3).tolist())
+
+
+def measure_objective(analysis: Analysis, path: str, of: AnalyzedModel, test: Dataset) -> None:
+    """Contrastive accuracy on the held-out split."""
+    model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
+    batches = utterance_batches(test, of.extractor, batch_size=16)
+    accelerator = Accelerator(cpu=of.model.device.type == "cpu")
+    scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
+    for name, module in of.modules.items():
+        value = scores[module].contrastive_accuracy
+        analysis.add(
+            {"kind": of.kind, "model": of.name, "module": name},
+            "contrastive_accuracy",
+            value if np.isfinite(value) else None,
+        )
