@@ -1,0 +1,48 @@
+"""Pretrain a small Smooth InfoMax model on a folder of recordings.
+
+    python examples/02_pretrain_on_my_folder.py my_speech --output_dir runs/mine
+
+The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; folders of the first level count as speakers.
+Without one, a few synthetic utterances are written to a temporary folder and trained on.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import soundfile
+
+from training import pretrain
+from training.audio import read_audio
+from training.corpora import load_corpus
+
+
+def write_some_speech(folder: Path) -> None:
+    """Synthetic utterances of two speakers, as anyone's recordings might lie in a folder."""
+    for row in load_corpus("synthetic_syllables", "train", num_train=12, num_speakers=2):
+        path = folder / f"speaker_{row['speaker_id']}" / f"{row['id']}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, read_audio(row["audio"]), 16000)
+
+
+def main(folder: str, output_dir: str, steps: int) -> None:
+    """Trains on four fifths of every speaker's recordings and scores the rest."""
+    pretrain.main(
+        [
+            "--corpus", "folder", "--data_dir", folder, "--corpus_settings", "{split_by: utterance}",
+            "--preset", "sim-small", "--crop_samples", "10240", "--batch_size", "8", "--max_steps", str(steps),
+            "--warmup_steps", str(steps // 10), "--output_dir", output_dir, "--overwrite_output_dir",
+        ]
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", help="Folder of recordings; synthetic speech if not given.")
+    parser.add_argument("--output_dir", default="runs/mine", help="Where the model goes.")
+    parser.add_argument("--steps", type=int, default=200, help="Optimiser steps.")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        if arguments.folder is None:
+            write_some_speech(Path(temporary))
+        main(arguments.folder or temporary, arguments.output_dir, arguments.steps)

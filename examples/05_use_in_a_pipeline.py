@@ -1,0 +1,42 @@
+"""Train a small classifier on a frozen checkpoint and use it in a transformers pipeline.
+
+    python examples/05_use_in_a_pipeline.py runs/demo
+
+The classifier tells the vowel of a synthetic syllable; any column of classes of any corpus will do.
+"""
+
+import argparse
+
+from transformers import pipeline
+
+import modeling_sim  # noqa: F401 - tells the Auto classes of the models
+from training import finetune
+from training.audio import read_audio
+from training.corpora import load_corpus
+
+
+def main(checkpoint: str, output_dir: str, steps: int) -> None:
+    """Trains, and classifies three syllables that were not trained on."""
+    finetune.main(
+        [
+            "--model", checkpoint, "--label", "vowel", "--freeze_encoder",
+            "--corpus", "synthetic_syllables", "--corpus_settings", "{num_syllables: 1}", "--crop_samples", "8000",
+            "--max_steps", str(steps), "--learning_rate", "1e-2", "--output_dir", output_dir, "--overwrite_output_dir",
+        ]
+    )  # fmt: skip
+    classify = pipeline("audio-classification", model=output_dir, device="cpu")
+    syllables = load_corpus("synthetic_syllables", "test", num_syllables=1)
+    names = syllables.features["vowel"].names
+    for row in syllables.select(range(3)):
+        answers = classify({"raw": read_audio(row["audio"]), "sampling_rate": 16000}, top_k=2)
+        guesses = ", ".join(f"{answer['label']} {answer['score']:.0%}" for answer in answers)
+        print(f"spoken {names[row['vowel']]}, heard {guesses}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
+    parser.add_argument("--output_dir", default="runs/vowels", help="Where the classifier goes.")
+    parser.add_argument("--steps", type=int, default=100, help="Optimiser steps.")
+    arguments = parser.parse_args()
+    main(arguments.checkpoint, arguments.output_dir, arguments.steps)

@@ -1,0 +1,71 @@
+"""Every example runs as its reader would run it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import pretrain
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of one step, as `make demo` leaves one."""
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    pretrain.main(
+        [
+            "--model_settings", "{hidden_size: 16, context_size: 8}",
+            "--corpus_settings", "{num_train: 8, num_test: 4}", "--crop_samples", "6000", "--batch_size", "4", "--max_steps", "1", "--output_dir", str(folder),
+        ]
+    )  # fmt: skip
+    return folder
+
+
+def run(monkeypatch, name, *flags):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_every_example_is_short_and_is_run_here():
+    names = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06"]
+    assert all(len((EXAMPLES / name).read_text().splitlines()) < 80 for name in names)
+    source = Path(__file__).read_text()
+    assert all(f'"{name}"' in source for name in names)
+
+
+def test_encoding(run_folder, monkeypatch, capsys):
+    run(monkeypatch, "01_load_and_encode.py", run_folder)
+    assert "module 0:" in capsys.readouterr().out
+
+
+def test_pretraining_on_a_folder(tmp_path, monkeypatch):
+    run(monkeypatch, "02_pretrain_on_my_folder.py", "--output_dir", tmp_path, "--steps", "1")
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_probing(run_folder, monkeypatch, capsys):
+    run(monkeypatch, "03_probe_phones.py", run_folder, "--num_train", "8")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["spectrum,"] * 2 + ["untrained,"] * 4 + ["trained,"] * 4
+
+
+def test_sharing_shows_what_would_go_up(run_folder, monkeypatch, capsys):
+    run(monkeypatch, "04_share_on_the_hub.py", run_folder)
+    output = capsys.readouterr().out
+    assert "model.safetensors" in output
+    assert "library_name: transformers" in output
+
+
+def test_a_pipeline(run_folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "05_use_in_a_pipeline.py", run_folder, "--output_dir", tmp_path, "--steps", "1")
+    assert capsys.readouterr().out.count("heard") == 3
+
+
+def test_hearing_a_dimension(run_folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "06_hear_one_dimension.py", run_folder, "--output_dir", tmp_path, "--steps", "1")
+    assert len(list(tmp_path.glob("*.wav"))) == 4
+    assert "pitch, semitones" in capsys.readouterr().out
