@@ -204,3 +204,13 @@ def test_samples_alone_are_means_and_mmd_needs_two_items():
         gaussianity(np.zeros((5, 2)), samples=np.zeros((5, 2)))
     with pytest.raises(ValueError, match="`max_items` is 1"):
         maximum_mean_discrepancy(normal_points(5, 2), max_items=1)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_points_are_left_as_they_were(order, dtype):
+    """Points in Fortran order are the very memory that a dimension is described in."""
+    points = np.array(np.random.default_rng(0).normal(size=(50, 3)), dtype=dtype, order=order)
+    before = points.copy()
+    gaussianity(points)
+    np.testing.assert_array_equal(points, before)

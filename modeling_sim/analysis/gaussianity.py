@@ -254,9 +254,8 @@ def _describe(values: np.ndarray) -> tuple[np.ndarray, ...]:
     varies = variance > (1e-12 * np.abs(values).max(axis=1)) ** 2
     root = np.sqrt(np.where(varies, variance, np.nan))
     items = values.shape[1]
-    values.sort(axis=1)
     return (
-        *_distances_to_normal(values),
+        *_distances_to_normal(np.sort(values, axis=1)),  # not in place: `values` may be the caller's own memory
         center,
         variance,
         third / items / root**3,
