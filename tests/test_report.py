@@ -1,0 +1,576 @@
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+
+from training.report import license_name, main, read_analysis, write_report
+from training.report_media import common_gain, load_item
+from training.report_tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
+
+RATE = 16_000
+NASTY = 'GIM <b>&"Löwe"\' $x_1$'
+KINDS = [
+    ("SIM", "Smooth InfoMax: a Gaussian a frame, pulled towards N(0, I).", False, ["sim-0", "sim-1"]),
+    (NASTY, "Greedy InfoMax: the same losses on deterministic latents.", False, ["gim-0", "gim-1"]),
+    ("CPC", "Contrastive Predictive Coding, trained end to end.", False, ["cpc-0"]),
+    ("log-mel", "Spectra without any training.", True, ["log-mel"]),
+    ("SIM untrained", "The architecture of SIM with fresh weights.", True, ["untrained"]),
+    ("GIM + PCA", "Principal components of GIM.", True, ["gim-0"]),
+]
+MEASURES = [
+    ("accuracy", "Probes", "Linear probe accuracy", "Share of frames whose class a linear probe finds.", "higher",
+     "chance: 11.2 %", "percent"),
+    ("gap", "Probes", "Gap to rotated axes", "Accuracy of 8 dimensions less that of 8 rotated ones.", "higher",
+     "0 for axes that mean nothing", "percent"),
+    ("units", "Probes", "Units for 90 %", "Dimensions that reach 90 % of the accuracy of all.", "lower", "", "integer"),
+    ("mig", "Disentanglement", "Mutual information gap", "How far one dimension leads for a factor.", "higher",
+     "0.01 with permuted factors", "number"),
+    ("kurtosis", "Gaussianity", "Kurtosis <3>", "Fourth moment by that of a normal, at best 1.", "near 1",
+     "1", "number"),
+    ("width", "Gaussianity", "Width", "Channels.", "none", "", "integer"),
+]  # fmt: skip
+MODULES = ["module 0", "module 2"]
+
+
+def tone(seconds, frequency=220.0, amplitude=0.2):
+    time = np.arange(int(seconds * RATE)) / RATE
+    return (amplitude * np.sin(2 * np.pi * frequency * time) * np.hanning(len(time))).astype(np.float32)
+
+
+def own_modules(kind):
+    return {"log-mel": ["log-mel"], "CPC": MODULES[1:]}.get(kind, MODULES)
+
+
+def make_values(generator):
+    values = []
+    for kind, _, _, models in KINDS:
+        for model in models:
+            for module in own_modules(kind):
+                for key, *_, form in MEASURES:
+                    value = (
+                        int(generator.integers(2, 64)) if form == "integer" else round(float(generator.uniform()), 4)
+                    )
+                    values.append(
+                        {"kind": kind, "model": model, "module": module, "measure": key, "value": value,
+                         "low": 0.9 * value, "high": 1.1 * value}
+                    )  # fmt: skip
+    for value in values:
+        if value["model"] == "sim-1" and value["measure"] == "mig":
+            value.update(value=None, low=None, high=None)
+        if value["kind"] == "log-mel" and value["measure"] == "gap":
+            value.update(low=None, high=None)
+    return values
+
+
+def make_comparisons():
+    verdicts = {"accuracy": "win", "gap": "loss", "units": "undecided", "mig": "win", "kurtosis": "loss"}
+    return [
+        {"measure": measure, "module": module, "first": "SIM", "second": kind, "difference": 0.12, "low": 0.02,
+         "high": 0.22, "verdict": verdict}
+        for module in MODULES
+        for kind, *_ in KINDS[1:]
+        for measure, verdict in verdicts.items()
+        if kind == "log-mel" or module in own_modules(kind)
+    ]  # fmt: skip
+
+
+def make_curves(generator):
+    ks = [1, 2, 4, 8, 16]
+    each = [
+        {"kind": kind, "model": model, "module": module}
+        for kind, _, _, models in KINDS
+        for model in models
+        for module in own_modules(kind)
+    ]
+    rising, falling = np.linspace(0.2, 0.9, 5), np.linspace(1, 0, 5)
+    dims = 16
+    mixing = np.corrcoef(generator.normal(size=(dims, 40)))
+    trained = [entry for entry in each if entry["kind"] in ("SIM", NASTY)]
+    return {
+        "accuracy_by_dimensions": [
+            {**entry, "ks": ks, "values": [*(rising + generator.normal(0, 0.02, 5)).tolist()[:4], None][:5],
+             "chance": 0.112}
+            for entry in each
+        ],
+        "reconstruction": [
+            {**entry, "control": control, "ks": [0, *ks[:-1]], "values": (falling ** power).tolist(), "area": 0.4}
+            for entry in trained
+            for power, control in enumerate(("dimensions", "random", "rotation", "pca", "ica", "oracle", "paper"), 1)
+        ],
+        "kl_spectrum": [
+            {**entry, "values": np.sort(generator.gamma(0.6, size=dims))[::-1].tolist()}
+            for entry in trained
+            if entry["kind"] == "SIM"
+        ],
+        "histograms": [
+            {**entry, "edges": np.linspace(-4, 4, 33).tolist(), "dimensions": [3, 7],
+             "densities": [np.histogram(generator.normal(0, s, 2000), 32, (-4, 4), density=True)[0].tolist()
+                           for s in (0.9, 1.2)]}
+            for entry in trained
+        ],
+        "probe_weights": [
+            {**entry, "values": generator.gamma(0.5, size=(9, dims)).tolist(), "classes": ["ba", "<di>", "gu"] * 3}
+            for entry in trained
+        ],
+        "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
+        "traversal_effects": [
+            {**entry, "dimensions": [3, 7, 11], "factors": ["f0 (semitones)", "F1 (Hz)"],
+             "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]]}
+            for entry in trained[:1]
+        ],
+    }  # fmt: skip
+
+
+def make_media():
+    """Sounds of two modules: their lengths differ within an item, and one item is silent."""
+    arrays, media = {}, []
+    for group in ("interpolation", "interpolation_k", "reconstruction", "traversal", "prior"):
+        for module in MODULES:
+            clips = []
+            for step in range(3):
+                name = f"clip_{len(arrays)}"
+                amplitude = 1e-4 if (group, module) == ("prior", MODULES[1]) else 0.1 * (step + 1)
+                arrays[name] = tone(0.3 + 0.1 * step, 220 * (step + 1), amplitude)
+                clips.append({"label": f"{50 * step} %", "array": name})
+            media.append(
+                {"id": f"{group}-{module}", "group": group, "title": 'ba to <gi> & "du"', "kind": NASTY,
+                 "model": "gim-0", "module": module, "sampling_rate": RATE, "clips": clips}
+            )  # fmt: skip
+    return media, arrays
+
+
+def make_analysis():
+    generator = np.random.default_rng(0)
+    media, arrays = make_media()
+    quality = [
+        {"kind": "SIM", "model": "sim-0", "module": "module 2", "decoder": "decoder of sim-0",
+         "log_mel": {"value": 1.234, "low": 1.1, "high": 1.4}, "log_mel_of_silence": 4.56,
+         "spectral": {"value": 0.78, "low": None, "high": None}, "si_sdr": None},
+        {"kind": NASTY, "model": "gim-0", "module": "module 2", "decoder": "d", "log_mel": 5.01,
+         "log_mel_of_silence": 4.56, "spectral": None, "si_sdr": -3.4},
+    ]  # fmt: skip
+    analysis = {
+        "corpus": "artificial_speech", "corpus_license": "cc-by-nc-sa-4.0", "label": "syllable",
+        "classes": ["ba", "<di>", "gu"], "factors": ["vowel", "f0"], "train_items": 2181, "test_items": 360,
+        "intervals_over": "360 utterances",
+        "kinds": [dict(zip(("name", "description", "is_control", "models"), kind, strict=True)) for kind in KINDS],
+        "measures": [
+            dict(zip(("key", "group", "title", "sentence", "direction", "null", "format"), measure, strict=True))
+            for measure in MEASURES
+        ],
+        "values": make_values(generator), "comparisons": make_comparisons(), "curves": make_curves(generator),
+        "reconstruction_quality": quality, "media": media, "versions": {"torch": "2.13"}, "git": "abc123",
+    }  # fmt: skip
+    return analysis, arrays
+
+
+def leave(folder, analysis, arrays=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "analysis.json").write_text(json.dumps(analysis))
+    if arrays is not None:
+        np.savez(folder / "media.npz", **arrays)
+    return folder
+
+
+class Page(HTMLParser):
+    """What the tests look at: elements with their attributes, text, and whether tags are balanced."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input", "path", "use", "rect", "image")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.unbalanced, self.texts = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data.strip())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    analysis, arrays = make_analysis()
+    folder = leave(tmp_path_factory.mktemp("analysis"), analysis, arrays)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+# ---------------------------------------------------------------------- the page as a whole
+
+
+def test_the_page_is_well_formed_and_every_id_is_unique(page):
+    assert not page.unbalanced
+    assert not page.open
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_loaded_from_elsewhere(text, page):
+    links = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href")
+    ]
+    assert len(links) > 30
+    assert all(value.startswith(("data:", "#")) for value in links)
+    assert not page.all("script")
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert all(f'id="{target}"' in text for target in re.findall(r'(?:href="|url\()#([^")]+)', text))
+
+
+def test_headings_are_in_order_and_headers_of_tables_say_what_they_head(page):
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
+
+
+def test_pictures_and_players_have_names(page):
+    pictures = [attributes for attributes in page.all("svg") if "aria-hidden" not in attributes]
+    assert len(pictures) >= 20
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in pictures)
+    assert all(attributes["alt"] for attributes in page.all("img"))
+    labels = [attributes["aria-label"] for attributes in page.all("audio")]
+    assert len(labels) == 30
+    assert all("gim-0" in label and "module" in label for label in labels)
+
+
+def test_names_are_escaped_everywhere(text):
+    assert "<b>" not in text
+    assert "<gi>" not in text
+    assert "<di>" not in text
+    assert NASTY in unescape(text)
+    assert "&lt;di&gt;" in text
+
+
+def test_a_licence_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(text, tmp_path):
+    assert text.count("CC BY-NC-SA 4.0") >= 3
+    assert text.index("CC BY-NC-SA 4.0") < text.index('id="summary"')
+    assert "not for commercial use" in text
+    analysis, _ = make_analysis()
+    leave(tmp_path, {**analysis, "corpus_license": "apache-2.0", "media": []})
+    other = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "commercial" not in other
+    assert "Apache-2.0" in other
+
+
+@pytest.mark.parametrize(
+    ("identifier", "name"),
+    [("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"), ("cc-by-4.0", "CC BY 4.0"), ("apache-2.0", "Apache-2.0"), ("mit", "mit")],
+)
+def test_licences_are_written_as_people_write_them(identifier, name):
+    assert license_name(identifier) == name
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def test_every_figure_of_the_scorecard_is_there(folder, text):
+    analysis = read_analysis(folder)
+    forms = {measure["key"]: measure["format"] for measure in analysis["measures"]}
+    cells = re.findall(r'<span class="value">(.*?)(?:<|$)', text)
+    spreads = " ".join(re.findall(r'<span class="spread">(.*?)</span>', text))
+    for kind in analysis["kinds"]:
+        for module in own_modules(kind["name"]):
+            for key, form in forms.items():
+                values = [
+                    value["value"]
+                    for value in analysis["values"]
+                    if (value["kind"], value["module"], value["measure"]) == (kind["name"], module, key)
+                ]
+                measured = [value for value in values if value is not None]
+                mean = sum(measured) / len(measured)
+                written = {"percent": f"{100 * mean:.1f} %", "number": f"{mean:.3f}"}.get(
+                    form, f"{mean:.1f}".removesuffix(".0")
+                )
+                assert written in cells, (kind["name"], module, key)
+                if len(values) > 1 and form == "percent":
+                    assert f"{100 * min(measured):.1f} to {100 * max(measured):.1f} %" in spreads
+    assert "(1 of 2 models)" in spreads
+    for _, group, title, sentence, *_ in MEASURES:
+        assert all(each in unescape(text) for each in (group, title, sentence))
+
+
+def test_features_without_modules_stand_in_every_module(folder, text):
+    section = text[text.index('id="scorecard"') : text.index('id="figures"')]
+    assert len(re.findall(r'<th scope="row">log-mel<', section)) == 2 * 3  # modules by groups
+    assert modules_of(read_analysis(folder)["values"], ["log-mel"]) == MODULES
+    assert modules_of([{"kind": "log-mel", "module": "log-mel"}], ["log-mel"]) == ["log-mel"]
+
+
+def test_wins_and_losses_are_counted_from_the_first_kind(folder):
+    groups, rows = opponents(read_analysis(folder))
+    assert groups == ["Probes", "Disentanglement", "Gaussianity"]
+    assert [row.kind for row in rows] == [kind for kind, *_ in KINDS[1:]]
+    assert rows[0].tallies == [(2, 2, 2), (2, 0, 0), (0, 2, 0)]
+    assert rows[0].total == (4, 4, 2)
+    assert rows[1].total == (2, 2, 1)  # CPC has one of the modules
+
+
+def test_a_comparison_that_names_a_kind_second_is_turned():
+    comparison = {"first": "GIM", "second": "SIM", "verdict": "win"}
+    assert tally(seen_from("SIM", [comparison])) == (0, 1, 0)
+    assert seen_from("SIM", [comparison])[0]["second"] == "GIM"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "best"),
+    [
+        (("win", "win"), "SIM"),
+        (("win", "undecided"), None),
+        (("loss", "win"), None),
+        (("undecided", "undecided"), None),
+    ],
+)
+def test_a_kind_is_the_best_only_where_it_won_against_every_other_trained_kind(verdicts, best):
+    kinds = [{"name": name, "is_control": name == "log-mel"} for name in ("SIM", "GIM", "CPC", "log-mel")]
+    values = [{"kind": kind["name"], "measure": "accuracy", "value": 0.5} for kind in kinds]
+    comparisons = [
+        {"measure": "accuracy", "first": "SIM", "second": second, "verdict": verdict}
+        for second, verdict in zip(("GIM", "CPC"), verdicts, strict=True)
+    ]
+    assert best_kind("accuracy", kinds, values, comparisons) == best
+
+
+def test_digits_follow_the_largest_number_of_a_column():
+    assert [digits_for(values) for values in ([123.0, 1.0], [12.3], [1.23], [0.0123, None], [], [0.0])] == [
+        0,
+        1,
+        2,
+        4,
+        3,
+        3,
+    ]
+
+
+def test_quality_stands_before_any_sound_and_says_where_silence_does_as_well(text):
+    assert text.index('id="quality"') < text.index("<audio")
+    section = text[text.index('id="quality"') : text.index('id="listening"')]
+    assert all(number in section for number in ("1.23", "1.10 to 1.40", "4.56", "5.01", "-3.4"))
+    assert section.count("no better than silence") == 1
+
+
+# ---------------------------------------------------------------------- sounds
+
+
+def decoded(uri):
+    return soundfile.read(io.BytesIO(base64.b64decode(uri.removeprefix("data:audio/wav;base64,"))))
+
+
+def test_players_hold_the_clips_in_order_with_one_gain_an_item(folder, page):
+    analysis = read_analysis(folder)
+    clips = [(item, clip) for item in analysis["media"] for clip in item["clips"]]
+    by_label = {
+        (attributes["aria-label"], len(decoded(attributes["src"])[0])): decoded(attributes["src"])[0]
+        for attributes in page.all("audio")
+    }
+    assert len(clips) == len(page.all("audio"))
+    with np.load(folder / "media.npz") as arrays:
+        item = next(item for item in analysis["media"] if item["group"] == "prior" and item["module"] == "module 0")
+        peak = max(np.abs(arrays[clip["array"]]).max() for clip in item["clips"])
+        for clip in item["clips"]:
+            name = f"{item['kind']}, {item['model']}, {item['module']}: {item['title']}, {clip['label']}"
+            samples = arrays[clip["array"]]
+            np.testing.assert_allclose(by_label[name, len(samples)], 0.9 / peak * samples, atol=2 / 32768)
+
+
+def test_silence_is_not_made_louder():
+    quiet, loud = tone(0.1, amplitude=1e-4), tone(0.1, amplitude=0.3)
+    assert common_gain([quiet]) == 1
+    assert common_gain([np.zeros(100, np.float32)]) == 1
+    assert common_gain([]) == 1
+    assert common_gain([quiet, loud]) == pytest.approx(0.9 / 0.3, rel=1e-2)
+    clips = [{"label": "a", "array": "quiet"}]
+    item = {"id": "i", "title": "t", "kind": "k", "model": "m", "module": "0", "sampling_rate": RATE, "clips": clips}
+    loaded = load_item(item, {"quiet": quiet})
+    assert loaded.gain == "silent, played as it is"
+    np.testing.assert_allclose(decoded(loaded.clips[0].audio)[0], quiet, atol=1 / 32768)
+    assert loaded.clips[0].seconds == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full(500, np.nan), "NaN"),
+        (np.zeros((2, 500)), "shape"),
+        (np.zeros(0), "shape"),
+        (None, "has no array 'clip'"),
+    ],
+)
+def test_a_clip_that_cannot_be_played_is_named(array, message):
+    item = {"id": "i", "title": "t", "kind": "k", "model": "m", "module": "0", "sampling_rate": RATE,
+            "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        load_item(item, {} if array is None else {"clip": array})
+
+
+def test_a_clip_shorter_than_a_window_is_shown_too():
+    item = {"id": "i", "title": "t", "kind": "k", "model": "m", "module": "0", "sampling_rate": RATE,
+            "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
+    assert load_item(item, {"clip": tone(0.005)}).clips[0].spectrogram.startswith("data:image/png;base64,")
+
+
+# ---------------------------------------------------------------------- what may be absent or wrong
+
+
+def test_an_analysis_with_nothing_in_it_gives_a_page(tmp_path):
+    analysis = {"corpus": "c", "corpus_license": "other", "kinds": [], "measures": [], "values": []}
+    page = Page(write_report(leave(tmp_path, analysis)).read_text(encoding="utf-8"))
+    assert not page.unbalanced
+    assert not page.all("audio")
+    assert "Nothing was measured." in page.texts
+
+
+@pytest.mark.parametrize(
+    "absent",
+    ["comparisons", "curves", "reconstruction_quality", "media", "versions", "classes", "factors", "git", "label"],
+)
+def test_every_part_that_may_be_absent_may_be_absent(tmp_path, absent):
+    analysis, arrays = make_analysis()
+    analysis["curves"] = {"kl_spectrum": analysis["curves"]["kl_spectrum"], "correlation": []}
+    analysis["media"] = analysis["media"][:1]
+    del analysis[absent]
+    assert not Page(write_report(leave(tmp_path, analysis, arrays)).read_text(encoding="utf-8")).unbalanced
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda analysis: analysis.pop("values"), "lacks values"),
+        (lambda analysis: analysis["values"][0].update(kind="SIMM"), "`values` has kind 'SIMM'"),
+        (lambda analysis: analysis["values"][0].update(measure="acc"), "`values` has measure 'acc'"),
+        (lambda analysis: analysis["comparisons"][0].update(verdict="won"), "verdict is 'won'"),
+        (lambda analysis: analysis["media"][0].update(group="songs"), "group 'songs'"),
+        (lambda analysis: analysis["curves"]["kl_spectrum"][0].update(kind="?"), "`curves.kl_spectrum` has kind"),
+    ],
+)
+def test_an_analysis_that_does_not_fit_together_is_refused(tmp_path, change, message):
+    analysis, arrays = make_analysis()
+    change(analysis)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_report(leave(tmp_path, analysis, arrays))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape("analysis.json is not there")):
+        write_report(tmp_path)
+    analysis, _ = make_analysis()
+    with pytest.raises(FileNotFoundError, match=re.escape("media.npz is not there")):
+        write_report(leave(tmp_path, analysis))
+    (tmp_path / "analysis.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        write_report(tmp_path)
+
+
+def test_the_command_renders_the_same_page_again(folder, text, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["report", str(folder)])
+    main()
+    assert "report.html" in capsys.readouterr().out
+    assert (folder / "report.html").read_text(encoding="utf-8") == text
+
+
+# ---------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    binary = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no Chromium here; put `chromium` on the PATH or name it in CHROMIUM")
+    return binary
+
+
+def run_chromium(binary, tmp_path, *arguments):
+    return subprocess.run(
+        [binary, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", *arguments],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+
+
+# Loads every player, and writes into the page how long each lasts and what sticks out sideways.
+_SCRIPT = """<script>
+addEventListener('load', async () => {
+  const players = [...document.querySelectorAll('audio')];
+  document.querySelectorAll('details').forEach(each => each.open = true);
+  const durations = await Promise.all(players.map(player => new Promise(resolve => {
+    player.onloadedmetadata = () => resolve(player.duration);
+    player.onerror = () => resolve(-1);
+    player.preload = 'metadata';
+    player.load();
+  })));
+  const found = document.createElement('pre');
+  found.id = 'found';
+  found.textContent = JSON.stringify({
+    durations, inner: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
+    pictures: [...document.images].every(each => each.naturalWidth > 0),
+    figures: [...document.querySelectorAll('.panel svg')].every(each => each.getBoundingClientRect().width > 100),
+  });
+  document.body.append(found);
+});
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_every_player_plays_and_nothing_sticks_out(folder, text, tmp_path, chromium, width):
+    copy = tmp_path / "report.html"
+    # Headless windows have a least width, so the page is looked at through a frame of the width.
+    copy.write_text(text.replace("</body>", _SCRIPT), encoding="utf-8")
+    run = run_chromium(
+        chromium, tmp_path, f"--window-size={width},1200", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()
+    )
+    assert "CONSOLE" not in run.stderr
+    found = json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', run.stdout, re.DOTALL)[1]))
+    analysis = read_analysis(folder)
+    order = ["reconstruction", "interpolation", "interpolation_k", "traversal", "prior"]
+    items = sorted(analysis["media"], key=lambda item: (order.index(item["group"]), item["module"]))
+    with np.load(folder / "media.npz") as arrays:
+        expected = [len(arrays[clip["array"]]) / RATE for item in items for clip in item["clips"]]
+    np.testing.assert_allclose(found["durations"], expected, atol=1e-3)
+    assert found["inner"] <= max(width, 500)
+    assert found["content"] <= found["inner"]
+    assert found["pictures"]
+    assert found["figures"]

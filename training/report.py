@@ -1,0 +1,181 @@
+"""A report of an analysis: one HTML file that opens from disk, on a phone or a screen, without a network.
+
+python -m training.report runs/analysis
+
+It is made from `analysis.json` and `media.npz`, which `training.analyze` leaves in its output folder, and from nothing
+else. Nothing in it is typed: a number that is not in those files is not in the report.
+"""
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.files import replacing
+from training.report_figures import make_plots
+from training.report_media import Item, load_item
+from training.report_tables import effect_tables, module_scores, opponents, quality_rows
+
+ANALYSIS_NAME = "analysis.json"
+MEDIA_NAME = "media.npz"
+REPORT_NAME = "report.html"
+
+_TEMPLATE = "report_template.html"
+_REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
+_EMPTY: dict[str, Any] = {
+    "label": None, "classes": [], "factors": [], "train_items": None, "test_items": None, "intervals_over": None,
+    "comparisons": [], "curves": {}, "reconstruction_quality": [], "media": [], "versions": {}, "git": None,
+}  # fmt: skip
+_MEDIA_GROUPS = {
+    "reconstruction": ("Reconstructions", "An utterance, and what a decoder makes of its latents."),
+    "interpolation": (
+        "From one utterance to another, all dimensions",
+        "All latents move in a straight line from the first utterance to the second.",
+    ),
+    "interpolation_k": (
+        "From one utterance to another, a few dimensions",
+        "Only k dimensions move; the others stay those of the first utterance.",
+    ),
+    "traversal": ("One dimension at a time", "One dimension is moved in all frames; the others stay as they are."),
+    "prior": ("Samples from the prior", "Decoded draws from N(0, I): what a latent that meets its prior sounds like."),
+}
+
+
+def read_analysis(output_dir: str | Path) -> dict[str, Any]:
+    """The analysis of a folder, with everything that may be absent filled in as empty.
+
+    Raises:
+        FileNotFoundError: There is no analysis.
+        ValueError: It is not JSON, lacks a field, or refers to a kind or measure that it does not describe.
+    """
+    path = Path(output_dir) / ANALYSIS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the output folder of `python -m training.analyze`.")
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    missing = [name for name in _REQUIRED if name not in read]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; run `python -m training.analyze` again.")
+    analysis = {**_EMPTY, **read}
+    _check_names(analysis, path)
+    return analysis
+
+
+def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
+    """A value whose kind or measure is not described would silently be left out of the tables."""
+    kinds = {kind["name"] for kind in analysis["kinds"]}
+    measures = {measure["key"] for measure in analysis["measures"]}
+    curves = [(f"curves.{name}", entry) for name, entries in analysis["curves"].items() for entry in entries]
+    lists = ("values", "reconstruction_quality", "media")
+    for place, entry in [*((name, entry) for name in lists for entry in analysis[name]), *curves]:
+        if entry["kind"] not in kinds:
+            raise ValueError(f"{path}: `{place}` has kind {entry['kind']!r}, which `kinds` does not describe.")
+    for place in ("values", "comparisons"):
+        for entry in analysis[place]:
+            if entry["measure"] not in measures:
+                raise ValueError(
+                    f"{path}: `{place}` has measure {entry['measure']!r}, which `measures` does not describe."
+                )
+    for entry in analysis["comparisons"]:
+        if entry["verdict"] not in ("win", "loss", "undecided"):
+            raise ValueError(f"{path}: a verdict is {entry['verdict']!r}; it is win, loss or undecided.")
+
+
+def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[tuple[str, str, str, list[Item]]]:
+    """Sounds by group: anchor, title, sentence and items. A group without items is left out.
+
+    Raises:
+        FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
+        ValueError: A group is unknown, or a clip cannot be used.
+    """
+    if not analysis["media"]:
+        return []
+    path = Path(output_dir) / MEDIA_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, but {ANALYSIS_NAME} names sounds in it.")
+    unknown = {item["group"] for item in analysis["media"]} - set(_MEDIA_GROUPS)
+    if unknown:
+        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+    with np.load(path) as arrays:
+        groups = [
+            (group.replace("_", "-"), title, sentence,
+             [load_item(item, arrays) for item in analysis["media"] if item["group"] == group])
+            for group, (title, sentence) in _MEDIA_GROUPS.items()
+        ]  # fmt: skip
+    return [group for group in groups if group[3]]
+
+
+def license_name(identifier: str) -> str:
+    """An SPDX identifier of the Hub as people write it: "CC BY-NC-SA 4.0"."""
+    if identifier.startswith("cc-"):
+        words = identifier.upper().split("-")
+        return f"CC {'-'.join(words[1:-1])} {words[-1]}".replace("  ", " ")
+    return {"apache-2.0": "Apache-2.0", "other": "as the data's own card says"}.get(identifier, identifier)
+
+
+def render(analysis: Mapping[str, Any], media: list[tuple[str, str, str, list[Item]]]) -> str:
+    """The text of the report.
+
+    Args:
+        analysis: Of `read_analysis`.
+        media: Of `read_media`.
+    """
+    groups, rivals = opponents(analysis)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    license_id = analysis["corpus_license"]
+    return environment.get_template(_TEMPLATE).render(
+        analysis=analysis,
+        first=analysis["kinds"][0]["name"] if analysis["kinds"] else "no model",
+        license_name=license_name(license_id),
+        non_commercial="-nc" in license_id,
+        share_alike="-sa" in license_id,
+        compared_groups=groups,
+        opponents=rivals,
+        modules=module_scores(analysis),
+        plots=make_plots(analysis["curves"], analysis["kinds"]),
+        effects=effect_tables(analysis["curves"].get("traversal_effects") or []),
+        quality=quality_rows(analysis["reconstruction_quality"]),
+        media=media,
+    )
+
+
+def write_report(output_dir: str | Path) -> Path:
+    """Renders the report of an analysis into its folder and returns its path.
+
+    Raises:
+        FileNotFoundError: The analysis, or the sounds that it names, are not there.
+        ValueError: One of them cannot be used; the message names the field.
+    """
+    analysis = read_analysis(output_dir)
+    text = render(analysis, read_media(output_dir, analysis))
+    path = Path(output_dir) / REPORT_NAME
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def main() -> None:
+    """Renders the report of an analysis on demand."""
+    parser = ArgumentParser(description="Render the report of an analysis from the files it has left.")
+    parser.add_argument("output_dir", help="Output folder of python -m training.analyze.")
+    try:
+        path = write_report(parser.parse_args().output_dir)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"report: {error}") from error
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
