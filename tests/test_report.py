@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from training.report import license_name, main, read_analysis, write_report
+from training.report_figures import SIGNED
 from training.report_media import common_gain, load_item
 from training.report_tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
 
@@ -289,7 +290,7 @@ def test_a_licence_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(te
     assert text.index("CC BY-NC-SA 4.0") < text.index('id="summary"')
     assert "not for commercial use" in text
     analysis, _ = make_analysis()
-    leave(tmp_path, {**analysis, "corpus_license": "apache-2.0", "media": []})
+    leave(tmp_path, {**analysis, "corpus_license": "apache-2.0", "media": [], "curves": {}})
     other = write_report(tmp_path).read_text(encoding="utf-8")
     assert "commercial" not in other
     assert "Apache-2.0" in other
@@ -389,6 +390,14 @@ def test_quality_stands_before_any_sound_and_says_where_silence_does_as_well(tex
     section = text[text.index('id="quality"') : text.index('id="listening"')]
     assert all(number in section for number in ("1.23", "1.10 to 1.40", "4.56", "5.01", "-3.4"))
     assert section.count("no better than silence") == 1
+
+
+def test_small_correlations_of_either_sign_have_a_colour_and_none_has_none():
+    assert SIGNED(0.5)[3] == 0
+    for place in (0.45, 0.55):  # correlations of -0.1 and 0.1
+        assert SIGNED(place)[3] > 0.15
+    assert SIGNED(0.45)[2] > SIGNED(0.45)[0]
+    assert SIGNED(0.55)[0] > SIGNED(0.55)[2]
 
 
 # ---------------------------------------------------------------------- sounds
@@ -530,8 +539,8 @@ def run_chromium(binary, tmp_path, *arguments):
     )  # fmt: skip
 
 
-# Loads every player, and writes into the page how long each lasts and what sticks out sideways.
-_SCRIPT = """<script>
+# Opens everything, loads every player, and tells the page around how long each lasts and what sticks out sideways.
+_LOOK = """<script>
 addEventListener('load', async () => {
   const players = [...document.querySelectorAll('audio')];
   document.querySelectorAll('details').forEach(each => each.open = true);
@@ -541,36 +550,42 @@ addEventListener('load', async () => {
     player.preload = 'metadata';
     player.load();
   })));
-  const found = document.createElement('pre');
-  found.id = 'found';
-  found.textContent = JSON.stringify({
-    durations, inner: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
+  const figures = [...document.querySelectorAll('.panel svg')].map(each => each.getBoundingClientRect());
+  parent.document.getElementById('found').textContent = JSON.stringify({
+    durations, width: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
     pictures: [...document.images].every(each => each.naturalWidth > 0),
-    figures: [...document.querySelectorAll('.panel svg')].every(each => each.getBoundingClientRect().width > 100),
+    figures: figures.every(each => each.width > 250 && each.height > 150),
   });
-  document.body.append(found);
 });
 </script></body>"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_every_player_plays_and_nothing_sticks_out(folder, text, tmp_path, chromium, width):
-    copy = tmp_path / "report.html"
-    # Headless windows have a least width, so the page is looked at through a frame of the width.
-    copy.write_text(text.replace("</body>", _SCRIPT), encoding="utf-8")
+def test_in_a_browser_every_player_loads_and_nothing_sticks_out_sideways(folder, text, tmp_path, chromium, width):
+    # A window has a least width of some 500 pixels, so the page stands in a frame.
+    frame = escape(text.replace("</body>", _LOOK))
+    around = tmp_path / "around.html"
+    around.write_text(
+        f'<!DOCTYPE html><meta charset="utf-8"><pre id="found"></pre>'
+        f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{frame}"></iframe>',
+        encoding="utf-8",
+    )
     run = run_chromium(
-        chromium, tmp_path, f"--window-size={width},1200", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()
+        chromium, tmp_path, "--window-size=1400,1000", "--virtual-time-budget=20000", "--dump-dom", around.as_uri()
     )
     assert "CONSOLE" not in run.stderr
     found = json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', run.stdout, re.DOTALL)[1]))
-    analysis = read_analysis(folder)
-    order = ["reconstruction", "interpolation", "interpolation_k", "traversal", "prior"]
-    items = sorted(analysis["media"], key=lambda item: (order.index(item["group"]), item["module"]))
-    with np.load(folder / "media.npz") as arrays:
-        expected = [len(arrays[clip["array"]]) / RATE for item in items for clip in item["clips"]]
-    np.testing.assert_allclose(found["durations"], expected, atol=1e-3)
-    assert found["inner"] <= max(width, 500)
-    assert found["content"] <= found["inner"]
+    np.testing.assert_allclose(found["durations"], expected_seconds(folder), atol=1e-3)
+    assert found["width"] == width
+    assert found["content"] == width
     assert found["pictures"]
     assert found["figures"]
+
+
+def expected_seconds(folder):
+    """Lengths of the clips in the order of the page: by group, then by module."""
+    groups = ["reconstruction", "interpolation", "interpolation_k", "traversal", "prior"]
+    media = sorted(read_analysis(folder)["media"], key=lambda item: (groups.index(item["group"]), item["module"]))
+    with np.load(folder / "media.npz") as arrays:
+        return [len(arrays[clip["array"]]) / RATE for item in media for clip in item["clips"]]

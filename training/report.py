@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.files import replacing
 from training.report_figures import make_plots
-from training.report_media import Item, load_item
+from training.report_media import Sounds, by_module, load_item
 from training.report_tables import effect_tables, module_scores, opponents, quality_rows
 
 ANALYSIS_NAME = "analysis.json"
@@ -87,8 +87,8 @@ def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"{path}: a verdict is {entry['verdict']!r}; it is win, loss or undecided.")
 
 
-def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[tuple[str, str, str, list[Item]]]:
-    """Sounds by group: anchor, title, sentence and items. A group without items is left out.
+def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Sounds]:
+    """Sounds by group. A group without items is left out.
 
     Raises:
         FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
@@ -102,24 +102,24 @@ def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[tupl
     unknown = {item["group"] for item in analysis["media"]} - set(_MEDIA_GROUPS)
     if unknown:
         raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+    sounds = []
     with np.load(path) as arrays:
-        groups = [
-            (group.replace("_", "-"), title, sentence,
-             [load_item(item, arrays) for item in analysis["media"] if item["group"] == group])
-            for group, (title, sentence) in _MEDIA_GROUPS.items()
-        ]  # fmt: skip
-    return [group for group in groups if group[3]]
+        for group, (title, sentence) in _MEDIA_GROUPS.items():
+            items = [load_item(item, arrays) for item in analysis["media"] if item["group"] == group]
+            if items:
+                sounds.append(Sounds(group.replace("_", "-"), title, sentence, by_module(items)))
+    return sounds
 
 
 def license_name(identifier: str) -> str:
     """An SPDX identifier of the Hub as people write it: "CC BY-NC-SA 4.0"."""
     if identifier.startswith("cc-"):
         words = identifier.upper().split("-")
-        return f"CC {'-'.join(words[1:-1])} {words[-1]}".replace("  ", " ")
+        return f"CC {'-'.join(words[1:-1])} {words[-1]}"
     return {"apache-2.0": "Apache-2.0", "other": "as the data's own card says"}.get(identifier, identifier)
 
 
-def render(analysis: Mapping[str, Any], media: list[tuple[str, str, str, list[Item]]]) -> str:
+def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
     """The text of the report.
 
     Args:

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from scipy.stats import norm
@@ -33,9 +33,11 @@ _STYLE = {
 }  # fmt: skip
 # Inches; 72 units of the SVG each.
 _SIZE, _SQUARE = (4.4, 2.9), (4.4, 3.7)
-# Few levels, which a PNG packs well; nothing is transparent, so the page's own colour shows.
-_SIGNED = LinearSegmentedColormap.from_list(
-    "signed", [(0, 0.447, 0.698, 1), (0, 0.447, 0.698, 0), (0.835, 0.369, 0, 0), (0.835, 0.369, 0, 1)], N=41
+# Few levels, which a PNG packs well. Signed values have no colour at 0, so that the page's own shows through, and their
+# colour grows faster than they do: correlations of 0.1 are to be seen.
+_BLUE, _ORANGE = (0, 0.447, 0.698), (0.835, 0.369, 0)
+SIGNED = ListedColormap(
+    [(*(_BLUE if value < 0 else _ORANGE), abs(value) ** 0.7) for value in np.linspace(-1, 1, 41)], "signed"
 )
 _POSITIVE = mpl.colormaps["viridis"].resampled(48)
 
@@ -267,7 +269,7 @@ def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module
     for kind, entry in _first_models(entries, kinds):
         correlation = np.array(entry["values"], dtype=float)
         figure, axis = _axes("dimension", "dimension", _SQUARE)
-        picture = axis.imshow(correlation, cmap=_SIGNED, vmin=-1, vmax=1, interpolation="nearest")
+        picture = axis.imshow(correlation, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
         _scale(figure, axis, picture)
         between = np.abs(correlation[~np.eye(len(correlation), dtype=bool)])
         note = f" Mean size between two dimensions {decimal(float(np.nanmean(between)))}." if between.size else ""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import soundfile
 from matplotlib.image import imsave
@@ -18,9 +19,12 @@ from training.audio import log_mel
 # Peak that an item is played at, and the peak below which it counts as silence and is left as it is: -40 dB.
 _PEAK = 0.9
 _SILENCE = 0.01
-_WINDOW, _HOP = 400, 80
+# Samples of a window of `log_mel`, which a shorter clip is filled up to.
+_WINDOW = 400
 # Colours span this much below the loudest cell, and that cell is not taken to be quieter than the last figure.
 _RANGE_DB, _QUIETEST_TOP_DB = 65, -60
+# Few levels, which a PNG packs well.
+_COLORS = mpl.colormaps["magma"].resampled(64)
 
 
 class Clip(NamedTuple):
@@ -42,6 +46,21 @@ class Item(NamedTuple):
     module: str
     gain: str
     clips: list[Clip]
+
+
+class Sounds(NamedTuple):
+    """Items of one group, by module in the order they appear."""
+
+    anchor: str
+    title: str
+    sentence: str
+    modules: list[tuple[str, list[Item]]]
+
+
+def by_module(items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
+    """Items of every module, in the order they appear."""
+    modules = dict.fromkeys(item.module for item in items)
+    return [(module, [item for item in items if item.module == module]) for module in modules]
 
 
 def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item:
@@ -95,14 +114,14 @@ def _wav(samples: np.ndarray, rate: int) -> str:
 def _spectrograms(waveforms: Sequence[np.ndarray], rate: int) -> list[str]:
     """Log-mel spectrograms, low bands at the bottom, on one colour scale."""
     mels = [
-        log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW, hop=_HOP)
+        log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW)
         for samples in waveforms
     ]
     top = max([_QUIETEST_TOP_DB, *(float(np.percentile(each, 99.8)) for each in mels)])
     pictures = []
     for each in mels:
         buffer = io.BytesIO()
-        imsave(buffer, each.T, origin="lower", cmap="magma", vmin=top - _RANGE_DB, vmax=top, format="png")
+        imsave(buffer, each.T, origin="lower", cmap=_COLORS, vmin=top - _RANGE_DB, vmax=top, format="png")
         pictures.append(data_uri("image/png", buffer.getvalue()))
     return pictures
 

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Scores of a kind; `basis` says of how many models they are and what the spread is."""
+    """Scores of a kind; `basis` says of how many models they are."""
 
     kind: str
     is_control: bool
@@ -212,7 +212,7 @@ def _rows(kind: Entry, values: Sequence[Entry], measures: Sequence[Entry]) -> li
         here = [value for value in own if value["module"] == place]
         name = kind["name"] if len(places) == 1 else f"{kind['name']}, {place}"
         models = {value["model"] for value in here}
-        basis = f"mean and range of {len(models)} models" if len(models) > 1 else "1 model, 95 % interval"
+        basis = f"{len(models)} models" if len(models) > 1 else "1 model"
         cells = []
         for measure in measures:
             column = [value for value in values if value["measure"] == measure["key"]]
