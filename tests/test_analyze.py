@@ -1,0 +1,247 @@
+"""The analysis end to end on tiny models, and its parts where the answer is known."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.latents import encode
+from training import analyze
+from training.analyzed_models import aligned_modules, attach_decoders, frames_of, kind_name, load_models
+from training.audio import read_audio
+from training.corpora import load_corpus
+from training.feature_store import model_fingerprint
+from training.listening import Media, record, traversal_effects
+from training.module_measures import _rotations
+from training.scorecard import MEASURES, compare
+from training.sound_properties import PROPERTIES, sound_properties
+
+CORPUS = {"num_train": 60, "num_test": 40, "num_speakers": 4, "num_syllables": 1}
+SMALL = {"hidden_size": 8, "context_size": 4}
+
+
+def save(folder, preset, seed):
+    torch.manual_seed(seed)
+    model = SimForPreTraining(SimConfig.preset(preset, **SMALL)).eval()
+    model.save_pretrained(folder)
+    SimFeatureExtractor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    return [save(root / "sim-0", "sim-small", 0), save(root / "sim-1", "sim-small", 1), save(root / "cpc-0", "cpc", 0)]
+
+
+@pytest.fixture(scope="module")
+def decoders(models, tmp_path_factory):
+    """Untrained decoders of the third module of the first model, and of the one of CPC with noise."""
+    folders = []
+    for number, (model, module, noise) in enumerate(((models[0], 2, 0.0), (models[2], 0, 0.5))):
+        (encoder,) = load_models([model], "cpu")
+        torch.manual_seed(number)
+        decoder = SimDecoder(
+            SimDecoderConfig.for_module(
+                encoder.model.config, module, encoder_fingerprint=model_fingerprint(encoder.model), noise=noise
+            )
+        )
+        folder = tmp_path_factory.mktemp("decoder")
+        decoder.save_pretrained(folder)
+        folders.append(str(folder))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def output_dir(models, decoders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis")
+    analyze.main(
+        [
+            "--model", *models, "--decoder", *decoders, "--corpus", "synthetic_syllables",
+            "--corpus_settings", json.dumps(CORPUS), "--label", "vowel", "--factors", "vowel,consonant,f0",
+            "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
+            "--cache_dir", str(folder / "cache"), "--output_dir", str(folder),
+        ]
+    )  # fmt: skip
+    return folder
+
+
+def test_every_trained_kind_stands_beside_its_controls(output_dir):
+    results = json.loads((output_dir / "analysis.json").read_text())
+    kinds = {kind["name"]: kind for kind in results["kinds"]}
+    assert kinds["SIM"]["models"] == ["sim-0", "sim-1"]
+    assert [name for name, kind in kinds.items() if not kind["is_control"]] == ["SIM", "CPC"]
+    assert {"log-mel", "SIM untrained", "CPC untrained", "CPC + PCA", "CPC + ICA", "CPC + noise"} <= set(kinds)
+    assert results["factors"] == ["vowel", "consonant", "f0"]
+    with (output_dir / "analysis.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(results["values"])
+    assert (output_dir / "report.html").stat().st_size > 100_000
+
+
+def test_every_measure_is_there_with_its_meaning(output_dir):
+    results = json.loads((output_dir / "analysis.json").read_text())
+    found = {row["measure"] for row in results["values"]}
+    assert found == {measure["key"] for measure in results["measures"]}
+    assert found == {measure.key for measure in MEASURES}
+    row = {"kind": "SIM", "module": "module 2", "model": "sim-0"}
+    of_module = [value for value in results["values"] if row.items() <= value.items()]
+    assert {value["measure"] for value in of_module} == found
+    assert all(np.isfinite(value["value"]) for value in of_module if value["value"] is not None)
+
+
+def test_there_is_something_to_hear_through_every_kind_of_decoder(output_dir):
+    results = json.loads((output_dir / "analysis.json").read_text())
+    with np.load(output_dir / "media.npz") as arrays:
+        for item in results["media"]:
+            assert all(np.isfinite(arrays[clip["array"]]).all() for clip in item["clips"])
+    assert {item["kind"] for item in results["media"]} == {"SIM", "CPC + noise"}
+    groups = {"reconstruction", "interpolation", "interpolation_k", "traversal", "prior"}
+    assert {item["group"] for item in results["media"]} == groups
+
+
+def test_a_decoder_of_another_model_is_refused(models, decoders):
+    with pytest.raises(ValueError, match="trained on none of the models"):
+        attach_decoders(load_models(models[1:2], "cpu"), decoders[:1], "cpu")
+
+
+def test_what_cannot_be_analysed_is_told(models, tmp_path):
+    with pytest.raises(SystemExit, match="no column of classes"):
+        analyze.main(
+            [
+                "--model", models[0], "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS),
+                "--label", "colour", "--output_dir", str(tmp_path),
+            ]
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def test_modules_of_other_architectures_stand_beside_those_that_see_the_same():
+    sim = SimConfig.preset("sim")
+    assert aligned_modules(SimConfig.preset("cpc"), sim) == {"module 2": 0, "context": 1}
+    lowe = {"module 0": 1, "module 1": 3, "module 2": 4, "context": 5}
+    assert aligned_modules(SimConfig.preset("gim-lowe"), sim) == lowe
+    assert aligned_modules(sim, sim) == {"module 0": 0, "module 1": 1, "module 2": 2, "context": 3}
+
+
+@pytest.mark.parametrize(
+    ("preset", "fields", "name"),
+    [
+        ("sim", {}, "SIM"), ("sim", {"kl_weight": 0.0}, "SIM, beta 0"), ("sim", {"sample_latents": False}, "SIM, mean"),
+        ("gim", {}, "GIM"), ("gim-lowe", {}, "GIM (Löwe)"), ("cpc", {}, "CPC"),
+    ],
+)  # fmt: skip
+def test_kinds_have_names(preset, fields, name):
+    assert kind_name(SimConfig.preset(preset, **fields)) == name
+
+
+def test_frames_are_the_models_own_and_silence_is_left_out(models):
+    (of,) = load_models(models[:1], "cpu")
+    dataset = load_corpus("synthetic_syllables", "test", **CORPUS).select(range(1))
+    frames = frames_of(of, dataset, max_frames=10**6, batch_size=2)[2].means
+    waveform = torch.from_numpy(read_audio(dataset[0]["audio"]))[None]
+    expected = encode(of.model, waveform, module=2)[0, ::2].numpy()
+    np.testing.assert_allclose(frames, expected, atol=1e-5)
+
+
+def test_principal_components_do_not_depend_on_each_other_and_independent_ones_are_found():
+    generator = np.random.default_rng(0)
+    sources = generator.laplace(size=(4000, 3))
+    frames = (sources @ generator.normal(size=(3, 3))).astype(np.float32)
+    rotations = _rotations(frames, seed=0)
+    components = frames @ rotations["PCA"]
+    assert np.abs(np.corrcoef(components.T) - np.eye(3)).max() < 1e-3
+    found = np.abs(np.corrcoef(np.hstack([frames @ rotations["ICA"], sources]).T)[:3, 3:])
+    assert found.max(axis=0).min() > 0.97
+
+
+def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
+    def rows(measure, kind, values):
+        return [{"kind": kind, "module": "m", "measure": measure, "value": value} for value in values]
+
+    values = [
+        *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]), *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
+        *rows("mmd", "A", [0.8, 0.81, 0.79]), *rows("mmd", "B", [0.5, 0.51, 0.49]),
+        *rows("path_ratio", "A", [1.1, 1.11, 1.09]), *rows("path_ratio", "B", [1.5, 1.51, 1.49]),
+        *rows("kl", "A", [8.0, 8.1, 7.9]), *rows("kl", "B", [5.0, 5.1, 4.9]),
+        *rows("gini", "A", [0.5, 0.6, 0.4]), *rows("gini", "B", [0.5, 0.58, 0.4]),
+        *rows("k95", "A", [1.0]), *rows("k95", "B", [5.0]),
+    ]  # fmt: skip
+    verdicts = {row["measure"]: row["verdict"] for row in compare(values, "A", ["B"])}
+    assert verdicts == {
+        "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "kl": "undecided", "gini": "undecided",
+        "k95": "undecided",
+    }  # fmt: skip
+
+
+def test_welchs_interval_is_scipys():
+    from scipy import stats
+
+    values = [{"kind": "A", "module": "m", "measure": "gini", "value": value} for value in (0.1, 0.2, 0.35)]
+    values += [{"kind": "B", "module": "m", "measure": "gini", "value": value} for value in (0.4, 0.5, 0.9)]
+    (row,) = compare(values, "A", ["B"])
+    expected = stats.ttest_ind([0.1, 0.2, 0.35], [0.4, 0.5, 0.9], equal_var=False).confidence_interval()
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+
+
+# ---------------------------------------------------------------------- sound
+
+
+def test_properties_of_synthetic_syllables_are_their_factors():
+    corpus = load_corpus("synthetic_syllables", "test", **CORPUS).select(range(20))
+    found = np.array([sound_properties(read_audio(row["audio"]), 16000) for row in corpus])
+    pitch = 2 ** (found[:, 0] / 12)
+    assert np.median(np.abs(pitch / np.array(corpus["f0"][:]) - 1)) < 0.02
+    formants = np.array([np.median(np.array(row["formants"])[:, :2], axis=0) for row in corpus])
+    ratio = 2 ** (found[:, 3:5] / 12) / formants
+    assert (np.abs(np.nanmedian(ratio, axis=0) - 1) < 0.06).all()
+    assert np.corrcoef(found[:, 1], corpus["gain"][:])[0, 1] > 0.8
+
+
+def test_a_louder_sound_is_louder_and_nothing_else():
+    tone = sum(np.sin(2 * np.pi * 150 * harmonic * np.arange(8000) / 16000) / harmonic for harmonic in range(1, 20))
+    change = sound_properties(0.2 * tone, 16000) - sound_properties(0.1 * tone, 16000)
+    np.testing.assert_allclose(change, [0, 20 * np.log10(2), 0, 0, 0], atol=1e-3)
+    assert 2 ** (sound_properties(tone, 16000)[0] / 12) == pytest.approx(150, rel=0.01)
+    assert np.isnan(sound_properties(np.zeros(8000), 16000)).all()
+
+
+class _Tones(torch.nn.Module):
+    """A decoder whose first channel is the pitch in octaves, whose second is the level in bels, and no other counts."""
+
+    class config:  # noqa: N801 - as a model's
+        sampling_rate = 16_000
+
+    def forward(self, latents, num_samples):
+        seconds = torch.arange(num_samples) / 16_000
+        pitch = 130 * 2 ** latents[..., 0].mean(dim=1, keepdim=True)
+        level = 0.05 * 10 ** (latents[..., 1].mean(dim=1, keepdim=True) / 2)
+        tone = sum(torch.sin(2 * torch.pi * harmonic * pitch * seconds) / harmonic for harmonic in range(1, 15))
+        return type("Output", (), {"waveforms": level * tone})
+
+
+def test_moving_the_channel_of_the_pitch_moves_the_pitch_and_nothing_else_does():
+    latents = 0.2 * torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
+    effects = traversal_effects(_Tones(), latents, [0, 1, 2], 8000)
+    spread = latents.std(dim=(0, 1)).numpy()
+    assert effects[0, PROPERTIES.index("pitch, semitones")] == pytest.approx(12 * spread[0], rel=0.1)
+    assert abs(effects[1, 0]) < 0.1
+    assert effects[1, 1] == pytest.approx(10 * spread[1], rel=0.05)
+    np.testing.assert_allclose(effects[2], 0, atol=1e-6)
+
+
+def test_what_is_recorded_begins_and_ends_where_it_says():
+    media, latents = Media(), torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    decoder = SimDecoder(SimDecoderConfig(latent_size=6, hidden_size=4)).eval()
+    waveforms = torch.randn(4, 400)
+    record(media, decoder, waveforms, latents, list("abcd"), range(6), kind="K", model="M", module="0")
+    way = next(item for item in media.items if item["group"] == "interpolation")
+    assert way["title"] == "a to b, all dimensions"
+    for place, item in ((0, 0), (-1, 1)):
+        expected = decoder(latents[item : item + 1], 400).waveforms[0].detach().numpy()
+        np.testing.assert_allclose(media.arrays[way["clips"][place]["array"]], expected, atol=1e-6)
