@@ -43,12 +43,12 @@ _POSITIVE = mpl.colormaps["viridis"].resampled(48)
 
 _CONTROLS = {
     "dimensions": "own dimensions",
-    "oracle": "own dimensions, best order for each pair",
+    "oracle": "own dimensions, ranked by decoding each alone",
     "random": "own dimensions, random order",
     "rotation": "randomly rotated axes",
     "pca": "principal components",
     "ica": "independent components",
-    "paper": "the paper's measure",
+    "paper": "the paper's measure, on waveforms",
 }
 
 
@@ -78,7 +78,7 @@ class Plot(NamedTuple):
 
 
 def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) -> list[Plot]:
-    """A plot for every curve that is there.
+    """A plot for every curve that is there; an entry without values is left out.
 
     Args:
         curves: `curves` of the analysis.
@@ -86,7 +86,7 @@ def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) ->
     """
     plots = []
     for name, subject in _SUBJECTS.items():
-        entries = curves.get(name) or []
+        entries = [entry for entry in curves.get(name) or [] if entry.get("values") or entry.get("densities")]
         if not entries:
             continue
         shown = [kind for kind in kinds if any(entry["kind"] == kind["name"] for entry in entries)]
@@ -229,11 +229,13 @@ def _reference(axis: Axes, value: float) -> None:
 
 
 def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
-    ceiling = 1.05 * max([0.4, *(float(np.max(row)) for entry in entries for row in entry["densities"] if row)])
+    ceiling = 1.05 * max([0.4, *(value for entry in entries for row in entry["densities"] for value in row if value)])
     for kind, entry in _first_models(entries, kinds):
         figure, axis = _axes("value", "density")
         for row in entry["densities"]:
-            axis.stairs(row, entry["edges"], color=kind_style(kinds, kind)[0], linewidth=0.8, alpha=0.7)
+            axis.stairs(
+                np.array(row, dtype=float), entry["edges"], color=kind_style(kinds, kind)[0], linewidth=0.8, alpha=0.7
+            )
         grid = np.linspace(entry["edges"][0], entry["edges"][-1], 200)
         axis.plot(grid, norm.pdf(grid), color=_INK, linestyle=":", linewidth=1.4)
         axis.set_ylim(0, ceiling)
@@ -247,7 +249,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: 
 
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
-        weights = np.array(entry["values"], dtype=float)
+        weights = np.nan_to_num(np.array(entry["values"], dtype=float))
         # Dimensions of one class stand together: blocks along the diagonal where a dimension serves one class.
         weights = weights[:, np.lexsort((-weights.max(axis=0), weights.argmax(axis=0)))]
         figure, axis = _axes("dimension, by the class it weighs most for", "", _SQUARE)
@@ -272,7 +274,8 @@ def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module
         picture = axis.imshow(correlation, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
         _scale(figure, axis, picture)
         between = np.abs(correlation[~np.eye(len(correlation), dtype=bool)])
-        note = f" Mean size between two dimensions {decimal(float(np.nanmean(between)))}." if between.size else ""
+        between = between[np.isfinite(between)]
+        note = f" Mean size between two dimensions {decimal(float(between.mean()))}." if between.size else ""
         text = f"Correlation matrix of the dimensions of {entry['model']} in {module}.{note}"
         yield Panel(f"{kind}, {entry['model']}.{note}", _inline(figure, f"correlation-{kind}-{module}", text))
 

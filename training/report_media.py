@@ -21,8 +21,9 @@ _PEAK = 0.9
 _SILENCE = 0.01
 # Samples of a window of `log_mel`, which a shorter clip is filled up to.
 _WINDOW = 400
-# Colours span this much below the loudest cell, and that cell is not taken to be quieter than the last figure.
-_RANGE_DB, _QUIETEST_TOP_DB = 65, -60
+# Colours span this much below the loudest cell. It is not taken to be quieter than a tone at the edge of silence is, so
+# that silence is dark.
+_RANGE_DB, _QUIETEST_TOP_DB = 65, -26
 # Few levels, which a PNG packs well.
 _COLORS = mpl.colormaps["magma"].resampled(64)
 

@@ -233,10 +233,10 @@ def _cell(entries: Sequence[Entry], form: str, digits: int) -> Cell:
     if len(entries) == 1:
         low, high = measured[0].get("low"), measured[0].get("high")
         return Cell(write_value(values[0], form, digits), _write_span(low, high, form, digits))
-    spread = _write_span(min(values), max(values), form, digits)
+    spread = _write_span(min(values), max(values), form, digits) if len(values) > 1 else ""
     if len(values) < len(entries):
         spread += f" ({len(values)} of {len(entries)} models)"
-    return Cell(write_value(sum(values) / len(values), form, digits), spread)
+    return Cell(write_value(sum(values) / len(values), form, digits), spread.strip())
 
 
 def _marked(row: Row, measures: Sequence[Entry], best: Mapping[str, str | None]) -> Row:
