@@ -188,6 +188,15 @@ def test_welchs_interval_is_scipys():
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
 
 
+def test_a_spectrum_stands_beside_every_module():
+    values = [{"kind": "A", "module": module, "measure": "gini", "value": value}
+              for module in ("module 0", "context") for value in (0.5, 0.51, 0.52)]  # fmt: skip
+    values.append({"kind": "log-mel", "module": "frame", "measure": "gini", "value": 0.3})
+    rows = compare(values, "A", ["log-mel"])
+    assert [(row["module"], row["verdict"]) for row in rows] == [("module 0", "win"), ("context", "win")]
+    assert rows[0]["low"] == pytest.approx(0.21 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
+
+
 # ---------------------------------------------------------------------- sound
 
 

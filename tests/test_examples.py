@@ -18,7 +18,8 @@ def run_folder(tmp_path_factory):
     pretrain.main(
         [
             "--model_settings", "{hidden_size: 16, context_size: 8}",
-            "--corpus_settings", "{num_train: 8, num_test: 4}", "--crop_samples", "6000", "--batch_size", "4", "--max_steps", "1", "--output_dir", str(folder),
+            "--corpus_settings", "{num_train: 8, num_test: 4}", "--crop_samples", "6000",
+            "--batch_size", "4", "--max_steps", "1", "--output_dir", str(folder),
         ]
     )  # fmt: skip
     return folder

@@ -32,7 +32,7 @@ from training.measuring import load_split, measuring_parser
 from training.module_measures import measure_features, measure_model, measure_objective
 from training.provenance import git_revision, versions
 from training.report import write_report
-from training.scorecard import compare, measures_as_rows
+from training.scorecard import SPECTRUM_MODULE, compare, measures_as_rows
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 _SPECTRUM = "log-mel"
@@ -79,7 +79,7 @@ def analyze(arguments: Namespace) -> Path:
     analysis = Analysis(arguments)
     task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
 
-    spectrum = {"kind": _SPECTRUM, "model": _SPECTRUM, "module": "frame"}
+    spectrum = {"kind": _SPECTRUM, "model": _SPECTRUM, "module": SPECTRUM_MODULE}
     items = task.items(SpectralEncoder(), models[0].extractor, _SPECTRUM)
     measure_features(analysis, spectrum, task, *(part.features[_SPECTRUM] for part in items), parts=items)
     for of in tqdm([*models, *controls], desc="models"):

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+# Where the values of a spectrum stand, which has no modules.
+SPECTRUM_MODULE = "frame"
+
 Direction = Literal["higher", "lower", "near 1", "none"]
 
 
@@ -189,7 +192,8 @@ def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str])
     """Differences of one kind of model to others, over their models, and what they say.
 
     With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
-    for three of each, as it should be. With fewer nothing is decided.
+    for three of each, as it should be. With fewer nothing is decided, unless the other is a spectrum, which has no
+    seed: then Student's interval, and the spectrum stands beside every module.
 
     Args:
         values: Rows of results: `kind`, `module`, `measure`, `value`.
@@ -203,10 +207,11 @@ def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str])
     comparisons = []
     for (measure, module, kind), own in found.items():
         for other in others:
-            theirs = found.get((measure, module, other))
+            spectrum = found.get((measure, SPECTRUM_MODULE, other))
+            theirs = spectrum or found.get((measure, module, other))
             if kind != first or theirs is None:
                 continue
-            low, high = _welch(own, theirs)
+            low, high = _student(own, theirs[0]) if spectrum else _welch(own, theirs)
             verdict = _verdict(next(of for of in MEASURES if of.key == measure).direction, own, theirs, low, high)
             comparisons.append(
                 {
@@ -226,6 +231,14 @@ def _welch(first: list[float], second: list[float]) -> tuple[float | None, float
         return difference, difference
     interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     return float(interval.low), float(interval.high)
+
+
+def _student(values: list[float], constant: float) -> tuple[float | None, float | None]:
+    """95 % interval of the mean's difference to a constant; `None` for one value."""
+    if len(values) < 2:
+        return None, None
+    margin = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values) - constant - margin), float(np.mean(values) - constant + margin)
 
 
 def _verdict(direction: Direction, own: list[float], theirs: list[float], low: float | None, high: float | None) -> str:
