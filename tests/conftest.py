@@ -49,3 +49,27 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real speech here; set SIM_DATA_DIR to the folder that holds `librispeech`")
     return folder
+
+
+@pytest.fixture
+def killed_at(monkeypatch) -> Callable[..., None]:
+    """Runs something and lets its training break off at the start of a step, as a kill would: `killed_at(3, run)`."""
+    from training.optimization import Optimization
+
+    class Killed(Exception):  # noqa: N818 - stands for a kill
+        """The run ends here."""
+
+    begin = Optimization.begin_step
+
+    def kill(step: int, run: Callable[[], object]) -> None:
+        def begin_or_die(self, parts):
+            if self.schedulers[0].last_epoch + 1 == step:
+                raise Killed
+            begin(self, parts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Optimization, "begin_step", begin_or_die)
+            with pytest.raises(Killed):
+                run()
+
+    return kill

@@ -14,7 +14,6 @@ from training import finetune
 from training.batches import crop_batches
 from training.classification_task import ClassificationTask
 from training.corpora import load_corpus
-from training.optimization import Optimization
 
 DATA = [
     "--corpus_settings", "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",
@@ -111,23 +110,10 @@ def test_training_on_clean_factors_reaches_the_factor(tmp_path):
     assert results["accuracy"]["low"] > 0.6 > 1.5 * results["chance"]
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path, killed_at):
     flags = ["--model", str(pretrained), "--label", "vowel", "--save_steps", "1"]
     run(tmp_path / "whole", *flags)
-    begin = Optimization.begin_step
-
-    class Killed(Exception):  # noqa: N818 - stands for a kill
-        pass
-
-    def begin_or_die(self, parts):
-        if self.schedulers[0].last_epoch == 2:
-            raise Killed
-        begin(self, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Optimization, "begin_step", begin_or_die)
-        with pytest.raises(Killed):
-            run(tmp_path / "killed", *flags)
+    killed_at(3, lambda: run(tmp_path / "killed", *flags))
     run(tmp_path / "killed", *flags)
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

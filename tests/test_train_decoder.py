@@ -9,7 +9,6 @@ from transformers import AutoModel
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 from training import decoding_task, train_decoder
-from training.optimization import Optimization
 from training.reconstruction import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
 
 TINY = [
@@ -105,23 +104,10 @@ def test_noise_reaches_the_latents_in_units_of_their_spread(deterministic, tmp_p
     assert results["relative_noise_of_gaussians"] is None
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at):
     flags = ["--latents", "sample", "--save_steps", "1"]
     run(tmp_path / "whole", gaussian, *flags)
-    begin = Optimization.begin_step
-
-    class Killed(Exception):  # noqa: N818 - stands for a kill
-        pass
-
-    def begin_or_die(self, parts):
-        if self.schedulers[0].last_epoch == 2:
-            raise Killed
-        begin(self, parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Optimization, "begin_step", begin_or_die)
-        with pytest.raises(Killed):
-            run(tmp_path / "killed", gaussian, *flags)
+    killed_at(3, lambda: run(tmp_path / "killed", gaussian, *flags))
     run(tmp_path / "killed", gaussian, *flags)
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

@@ -1,11 +1,9 @@
 """What finetuning trains: a classifier of utterances or of frames, with its encoder or on a frozen one."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset, List
@@ -15,18 +13,17 @@ from modeling_sim import SimFeatureExtractor, SimForAudioFrameClassification, Si
 from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
 from training.arguments import DataArguments, RunArguments
-from training.batches import crop_batches, utterance_batches
+from training.batches import utterance_batches
 from training.corpora.alignments import IGNORED, labels_at_frames
-from training.greedy import GradientAverages, Placement, backward, module_generator
+from training.crop_task import CropTask
 from training.log import Scores
 from training.optimization import Part
 from training.pretraining_task import to_device
-from training.trainer import Task
 
 Classifier = SimForSequenceClassification | SimForAudioFrameClassification
 
 
-class ClassificationTask(Task):
+class ClassificationTask(CropTask):
     """One row, the module that the classifier reads.
 
     Args:
@@ -54,14 +51,15 @@ class ClassificationTask(Task):
         *,
         label: str,
     ) -> None:
+        super().__init__(accelerator, data, settings)
         self.model: Classifier = model
-        self.extractor, self.accelerator, self.label = extractor, accelerator, label
-        self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
+        self.extractor, self.label, self.columns = extractor, label, [label]
+        self.train_data: Dataset = train_data
+        self.test_data = test_data
+        self.module = model.probe_module
         config = model.config
         self.title = f"{label} of {data.corpus}"
         self.row_names = [config.module_names[model.probe_module]]
-        self.num_replicas = accelerator.num_processes
-        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
         self.chance = _most_frequent(train_data[label][:], test_data[label][:])
         self.cells: dict[str, np.ndarray] = {}
 
@@ -70,29 +68,6 @@ class ClassificationTask(Task):
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         frozen = self.model.config.freeze_encoder
         return [Part(parameters, [] if frozen else list(self.model.buffers()))]
-
-    def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Training mode; a frozen encoder stays in evaluation mode."""
-        del stage, finished
-        self.model.train()
-        return [0]
-
-    def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops with their labels."""
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            start_position=position,
-            process_index=self.placement.replica,
-            num_processes=self.placement.num_replicas,
-            num_workers=self.data.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
-            columns=[self.label],
-        )
 
     def labels(self, batch: dict[str, Any]) -> torch.Tensor:
         """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
@@ -110,16 +85,12 @@ class ClassificationTask(Task):
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Cross entropy and accuracy of a batch of crops."""
-        device, seed = self.accelerator.device, self.settings.seed
-        generator = module_generator(seed, step, self.model.probe_module, self.placement.replica, device)
         labels = self.labels(batch)
         with self.accelerator.autocast():
-            outputs = self.model(*to_device(batch, device), labels=labels, generator=generator)
-        backward(self.accelerator, outputs.loss, loss_scale)
-        if not accumulating:
-            averages = GradientAverages(self.placement)
-            averages.start([parameter for parameter in self.model.parameters() if parameter.requires_grad])
-            averages.finish()
+            outputs = self.model(
+                *to_device(batch, self.accelerator.device), labels=labels, generator=self.generator(step)
+            )
+        self.backward_pass(outputs.loss, loss_scale=loss_scale, accumulating=accumulating)
         counted = labels != IGNORED
         hits = (outputs.logits.argmax(dim=-1) == labels)[counted].float().mean()
         return torch.stack([outputs.loss.detach(), hits])[None]
@@ -135,7 +106,7 @@ class ClassificationTask(Task):
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
-            columns=[self.label],
+            columns=self.columns,
         )
         model.eval()
         found: list[tuple[float, dict[str, np.ndarray]]] = []
@@ -148,10 +119,7 @@ class ClassificationTask(Task):
                 labels = labels.masked_fill(model.sim.get_frame_mask(mask, model.probe_module) == 0, IGNORED)
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORED)
             found.append((float(loss), _cells(batch["id"], labels.cpu().numpy(), logits.cpu().numpy())))
-        everywhere: list[Any] = [found]
-        if accelerator.num_processes > 1:
-            everywhere = [None] * accelerator.num_processes
-            torch.distributed.all_gather_object(everywhere, found)
+        everywhere = self.of_all_processes(found)
         self.cells = {
             name: cells for of_process in everywhere for _, rows in of_process for name, cells in rows.items()
         }

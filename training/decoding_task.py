@@ -1,11 +1,9 @@
 """What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
@@ -15,18 +13,17 @@ from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.latents import encode
 from training.arguments import DataArguments, RunArguments
 from training.batches import crop_batches, utterance_batches
-from training.greedy import GradientAverages, Placement, backward, module_generator
+from training.crop_task import CropTask
 from training.log import Scores
 from training.optimization import Part
 from training.pretraining_task import to_device
 from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
-from training.trainer import Task
 
 # Utterances that the standardisation of latents is taken from; their means settle long before.
 _STANDARDISED_ON = 256
 
 
-class DecodingTask(Task):
+class DecodingTask(CropTask):
     """One row, the module that is decoded.
 
     Args:
@@ -57,8 +54,8 @@ class DecodingTask(Task):
         *,
         loss: str,
     ) -> None:
+        super().__init__(accelerator, data, settings)
         self.encoder, self.model, self.extractor = encoder, decoder, extractor
-        self.accelerator, self.data, self.settings = accelerator, data, settings
         self.train_data, self.test_data = train_data, test_data
         config = decoder.config
         self.module, self.loss_name = config.module, loss
@@ -67,36 +64,12 @@ class DecodingTask(Task):
         name = encoder.config.module_names[self.module]
         self.title = f"decoder of {name}, {data.corpus}"
         self.row_names = [name]
-        self.num_replicas = accelerator.num_processes
-        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
         self.relative_noise: float | None = None
         self.utterances: dict[str, dict[str, float]] = {}
 
     def parts(self) -> list[Part]:
         """The decoder."""
         return [Part(list(self.model.parameters()), [])]
-
-    def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Training mode; the encoder stays in evaluation mode."""
-        del stage, finished
-        self.model.train()
-        return [0]
-
-    def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops."""
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            start_position=position,
-            process_index=self.placement.replica,
-            num_processes=self.placement.num_replicas,
-            num_workers=self.data.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
-        )
 
     @torch.no_grad()
     def standardise(self) -> None:
@@ -142,18 +115,13 @@ class DecodingTask(Task):
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """The loss of a batch of crops."""
         device = self.accelerator.device
-        generator = module_generator(self.settings.seed, step, self.module, self.placement.replica, device)
         true = batch["input_values"].to(device)
         lengths = batch["attention_mask"].sum(dim=1).to(device)
         with self.accelerator.autocast():
-            decoded = self.model(self.latents(batch, generator), true.shape[1]).waveforms
+            decoded = self.model(self.latents(batch, self.generator(step)), true.shape[1]).waveforms
         is_audio = torch.arange(true.shape[1], device=device) < lengths[:, None]
         loss = self.loss(decoded.float() * is_audio, true * is_audio).mean()
-        backward(self.accelerator, loss, loss_scale)
-        if not accumulating:
-            averages = GradientAverages(self.placement)
-            averages.start(list(self.model.parameters()))
-            averages.finish()
+        self.backward_pass(loss, loss_scale=loss_scale, accumulating=accumulating)
         return loss.detach()[None, None]
 
     @torch.no_grad()
@@ -174,9 +142,9 @@ class DecodingTask(Task):
         for number, batch in enumerate(
             tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process)
         ):
-            generator = module_generator(self.settings.seed, 0, self.module, number, device)
             true = batch["input_values"].to(device)
-            decoded = self.model(self.latents(batch, generator), true.shape[1]).waveforms.float()
+            latents = self.latents(batch, self.generator(0, number))
+            decoded = self.model(latents, true.shape[1]).waveforms.float()
             silence = torch.zeros_like(true)
             scores = {
                 "loss": self.loss(decoded, true),
@@ -187,11 +155,7 @@ class DecodingTask(Task):
                 "spectral_of_silence": multi_resolution_stft(silence, true),
             }
             found[batch["id"][0]] = {name: float(value) for name, value in scores.items()}
-        everywhere: list[Any] = [found]
-        if accelerator.num_processes > 1:
-            everywhere = [None] * accelerator.num_processes
-            torch.distributed.all_gather_object(everywhere, found)
-        self.utterances = {name: scores for part in everywhere for name, scores in part.items()}
+        self.utterances = {name: scores for part in self.of_all_processes(found) for name, scores in part.items()}
         names = next(iter(self.utterances.values()))
         return [{name: float(np.mean([row[name] for row in self.utterances.values()])) for name in names}]
 
