@@ -128,6 +128,14 @@ def test_modules_of_other_architectures_stand_beside_those_that_see_the_same():
     assert aligned_modules(sim, sim) == {"module 0": 0, "module 1": 1, "module 2": 2, "context": 3}
 
 
+def test_modules_are_chosen_by_those_of_the_first_model(models):
+    sim, cpc = load_models([models[0], models[2]], "cpu", "2,context")
+    assert sim.modules == {"module 2": 2, "context": 3}
+    assert cpc.modules == {"module 2": 0, "context": 1}
+    with pytest.raises(ValueError, match="this model has 0, 1, 2, 3, context"):
+        load_models(models[:1], "cpu", "7")
+
+
 @pytest.mark.parametrize(
     ("preset", "fields", "name"),
     [

@@ -73,7 +73,7 @@ def analyze(arguments: Namespace) -> Path:
         OSError: A model or the data is not there.
     """
     splits = {split: load_split(arguments, split) for split in ("train", "test")}
-    models = load_models(arguments.model, arguments.device)
+    models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
     controls = [untrained(of, arguments.seed) for of in _firsts(models)]
     analysis = Analysis(arguments)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from training.audio import read_audio
 from training.batches import utterance_batches
 from training.corpora.alignments import LABEL_RATE
 from training.feature_store import model_fingerprint
+from training.features import module_numbers
 from training.measuring import feature_extractor_of, names_of
 
 
@@ -32,13 +32,20 @@ class AnalyzedModel:
     decoders: dict[int, list[SimDecoder]] = field(default_factory=dict)
 
 
-def load_models(paths: Sequence[str], device: str) -> list[AnalyzedModel]:
+def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list[AnalyzedModel]:
     """Models in evaluation mode; those whose configurations are equal are one kind, trained with several seeds.
 
+    Args:
+        paths: Folders or Hub ids.
+        device: Where to put them.
+        modules: Modules of the first model, as `module_numbers` reads them; of the others, those that see the same.
+
     Raises:
+        ValueError: There is no such module.
         OSError: A model is not there.
     """
     models = [AutoModel.from_pretrained(path).float().to(device).eval() for path in paths]
+    wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
     kinds: list[tuple[str, dict[str, Any]]] = []
     loaded = []
     for path, name, model in zip(paths, names_of(paths), models, strict=True):
@@ -49,8 +56,9 @@ def load_models(paths: Sequence[str], device: str) -> list[AnalyzedModel]:
             same = sum(known.split(" #")[0] == kind for known, _ in kinds)
             kind += f" #{same + 1}" * bool(same)
             kinds.append((kind, fields))
-        modules = aligned_modules(model.config, models[0].config)
-        loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), modules))
+        aligned = aligned_modules(model.config, models[0].config)
+        own = {of: number for of, number in aligned.items() if of in wanted}
+        loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), own))
     return loaded
 
 
@@ -182,8 +190,3 @@ def waveforms_of(dataset: Dataset, extractor: SequenceFeatureExtractor, num_samp
     rate = extractor.sampling_rate
     heard = [read_audio(row["audio"], num_samples=num_samples, sampling_rate=rate) for row in dataset]
     return torch.from_numpy(np.stack([samples for samples in heard if len(samples) == num_samples]))
-
-
-def is_folder_or_id(path: str) -> bool:
-    """Whether a path may be a model: a folder that is there, or a Hub id."""
-    return Path(path).is_dir() or not path.startswith(("/", "."))
