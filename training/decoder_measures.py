@@ -9,6 +9,7 @@ import torch
 from modeling_sim import SimDecoder
 from modeling_sim.analysis import (
     LabelledClassifier,
+    bootstrap_statistic,
     fit_linear_probe,
     principal_components,
     reconstruction_controls,
@@ -81,12 +82,11 @@ def _quality(
             "spectral_of_silence": multi_resolution_stft(silence, waveforms),
         }  # fmt: skip
     means = {name: float(values.mean()) for name, values in found.items()}
-    margin = 1.96 * float(found["log_mel"].std()) / len(waveforms) ** 0.5
-    interval = {"value": means["log_mel"], "low": means["log_mel"] - margin, "high": means["log_mel"] + margin}
-    analysis.add(row, "log_mel", *interval.values())
-    described = f"trained on {decoder.config.trained_on}s" + f", noise {decoder.config.noise:g}" * bool(
-        decoder.config.noise
-    )
+    own = found["log_mel"].cpu().numpy()
+    interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
+    analysis.add(row, "log_mel", **interval)
+    noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
+    described = f"trained on {decoder.config.trained_on}s{noise}"
     analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": None})
 
 
