@@ -11,10 +11,11 @@ import huggingface_hub
 import pytest
 from hub_server import Fault, HubServer, User
 
+from training import finetune, pretrain, publish, train_decoder
 from training import hub as training_hub
-from training import pretrain, publish
 from training.cards import CARDS
 from training.checkpoints import read_checkpoint
+from training.licenses import strictest
 
 ROOT = Path(__file__).parent.parent
 USERS = {"hf_owner": User("owner", ("org",)), "hf_reader": User("reader", ("org",), can_write=False)}
@@ -322,3 +323,46 @@ def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("publish.py: there is no token of the Hub")
     assert "Traceback" not in result.stderr
     assert server.repos == {}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A run that, by its results, was trained on data that is not for commercial use."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    settings = ["--model_settings", "{hidden_size: 16, context_size: 8}", *SYLLABLES]
+    pretrain.main([*settings, "--output_dir", str(folder)])
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, "license": "cc-by-nc-sa-4.0"}))
+    return folder
+
+
+SYLLABLES = [
+    "--corpus_settings", "{num_train: 8, num_test: 4, num_syllables: 1}", "--crop_samples", "4000",
+    "--batch_size", "4", "--max_steps", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "tag"),
+    [
+        (finetune, ["--label", "vowel"], "audio-classification"),
+        (finetune, ["--label", "phones"], "audio-classification"),
+        (train_decoder, ["--module", "1"], "audio-to-audio"),
+    ],
+)
+def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, command, flags, tag):
+    folder = tmp_path / "run"
+    command.main([*SYLLABLES, *flags, "--model", str(pretrained), "--output_dir", str(folder)])
+    capsys.readouterr()
+    publish.main([str(folder), "--repo_id", "org/run", "--dry_run"])
+    output = capsys.readouterr().out
+    assert f"pipeline_tag: {tag}" in output
+    assert "license: cc-by-nc-sa-4.0" in output  # that of the base, though the syllables are free
+    assert "Its licence: Apache-2.0" in output
+    assert str(tmp_path.parent) not in output
+
+
+def test_the_strictest_licence_is_the_models():
+    assert strictest(["apache-2.0", "cc-by-nc-sa-4.0"]) == "cc-by-nc-sa-4.0"
+    assert strictest(["cc-by-4.0", None]) == "cc-by-4.0"
+    assert strictest(["apache-2.0", "openrail"]) == "openrail"

@@ -43,7 +43,7 @@ _SETTINGS = (
     "weight_decay", "lr_scheduler_type", "warmup_steps", "kl_warmup_steps", "max_grad_norm", "mixed_precision", "seed",
 )  # fmt: skip
 _LANGUAGES = {"librispeech": "en"}
-_LICENSE_NAMES = {
+LICENSE_NAMES = {
     "apache-2.0": "Apache-2.0",
     "cc-by-4.0": "CC BY 4.0",
     "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0",
@@ -61,7 +61,7 @@ class Method(NamedTuple):
     """Words in the titles of the papers to cite, as CITATION.cff has them."""
 
 
-_METHODS = {
+METHODS = {
     "sim": Method(
         "Smooth InfoMax",
         "Smooth InfoMax (SIM): every module gives a Gaussian a frame and has an InfoNCE and a KL loss of its own; no "
@@ -84,11 +84,12 @@ _METHODS = {
 def method_of(config: SimConfig) -> Method:
     """The method that a configuration is a setting of."""
     if config.latent_distribution == "gaussian":
-        return _METHODS["sim"]
-    return _METHODS["gim" if config.gradient_isolation else "cpc"]
+        return METHODS["sim"]
+    return METHODS["gim" if config.gradient_isolation else "cpc"]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -135,7 +136,7 @@ def render_card(
     pictures = pictures or {}
     corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
     hub_id = _data_set_id(settings) or (corpus.hub_id if corpus else None)
-    license_id = training["corpus_license"]
+    license_id = training.get("license", training["corpus_license"])
     method = method_of(config)
     environment = Environment(
         loader=FileSystemLoader(CARDS),
@@ -153,7 +154,7 @@ def render_card(
         method=method,
         training=training,
         summary=_summary(config, method),
-        license_name=_LICENSE_NAMES.get(license_id, f"`{license_id}`"),
+        license_name=LICENSE_NAMES.get(license_id, f"`{license_id}`"),
         non_commercial="-nc" in license_id,
         corpus_description=corpus.description if corpus else "its own card says more.",
         corpus_hub_id=hub_id,
@@ -161,7 +162,7 @@ def render_card(
         modules_table=_modules_table(config),
         settings_table=_settings_table(settings, training, config),
         results_table=_results_table(config, training),
-        hardware=_hardware(training),
+        hardware=hardware_of(training),
         probes=[_probe_section(measures[link], title, pictures.get(link)) for link in by_kind["probe"]],
         abx_measures=[_abx_section(measures[link], title, pictures.get(link)) for link in by_kind["abx"]],
         pictures={"training": pictures.get(by_kind["training"][0])},
@@ -192,7 +193,7 @@ def _metadata(
     config: SimConfig, training: dict[str, Any], probes: Sequence[dict[str, Any]], title: str, hub_id: str | None
 ) -> str:
     """What the Hub reads, as YAML."""
-    corpus, license_id = training["corpus"], training["corpus_license"]
+    corpus, license_id = training["corpus"], training.get("license", training["corpus_license"])
     more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
     return ModelCardData(
         language=_LANGUAGES.get(corpus),
@@ -269,14 +270,16 @@ def _modules_table(config: SimConfig) -> str:
                 "-" if is_context or config.latent_distribution != "gaussian" else count(config.kl_weights[module]),
             ]
         )  # fmt: skip
-    return _table(["module", "kind", "channels", "receptive field", "hop", "frames a second", "KL weight"], rows)
+    return markdown_table(
+        ["module", "kind", "channels", "receptive field", "hop", "frames a second", "KL weight"], rows
+    )
 
 
 def _settings_table(settings: Mapping[str, Any], training: dict[str, Any], config: SimConfig) -> str:
     rows = [[f"`{name}`", _setting(settings[name])] for name in _SETTINGS]
     rows.append(["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)])
     rows += [[name, count(training[field])] for name, field in (("steps taken", "steps"), ("crops seen", "crops"))]
-    return _table(["setting", "value"], rows)
+    return markdown_table(["setting", "value"], rows)
 
 
 def _setting(value: Any) -> str:
@@ -300,10 +303,10 @@ def _results_table(config: SimConfig, training: dict[str, Any]) -> str:
         if gaussian:
             row.append(decimal(trained["kl"] if number < config.num_conv_modules else None, 1))
         rows.append([*row, count(trained["active_units"])])
-    return _table([*head, *(["KL"] if gaussian else []), "active units"], rows)
+    return markdown_table([*head, *(["KL"] if gaussian else []), "active units"], rows)
 
 
-def _hardware(training: dict[str, Any]) -> str:
+def hardware_of(training: Mapping[str, Any]) -> str:
     """What was measured of the machine, and what was not recorded."""
     seconds, rate = count(training["seconds"]), count(training["crops_per_second"])
     hardware = training.get("hardware")
@@ -369,8 +372,10 @@ def _probe_section(probe: dict[str, Any], title: str, picture: str | None) -> di
     return {
         "heading": f"Probe: {probe['label']}",
         "text": text,
-        "table": _table(head, table),
-        "differences": _table(["features", "less", "difference", "interval"], differences) if differences else None,
+        "table": markdown_table(head, table),
+        "differences": markdown_table(["features", "less", "difference", "interval"], differences)
+        if differences
+        else None,
         "picture": picture,
     }
 
@@ -387,7 +392,7 @@ def _abx_section(abx: dict[str, Any], title: str, picture: str | None) -> dict[s
             f"on {count(abx['tokens'])} tokens of `{abx['corpus']}` ({abx['split']}), within and across speakers, in "
             "any context or in the same triphone; chance is 50 %."
         ),
-        "table": _table(["features", *_ABX_CONDITIONS], rows),
+        "table": markdown_table(["features", *_ABX_CONDITIONS], rows),
         "picture": picture,
     }
 

@@ -25,6 +25,7 @@ from training.corpora.scan import BadAudioError
 from training.curves import write_curves
 from training.files import finite_or_none, write_json
 from training.greedy import broadcast_parameters
+from training.licenses import license_of_model, strictest
 from training.log import LOG_NAME, Log, Scores
 from training.nearest import nearest
 from training.optimization import Optimization
@@ -158,12 +159,13 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
         output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
     )
     curves = write_curves(output_dir)
-    corpus = run.all_settings["corpus"]
+    corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
     write_json(
         output_dir / RESULTS_NAME,
         {
             "corpus": corpus,
             "corpus_license": corpus_info(corpus).license,
+            "license": strictest([corpus_info(corpus).license, license_of_model(base)]),
             "train_utterances": size(task.train_data),
             "test_utterances": len(task.test_data),
             "steps": counts.step,

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from modeling_sim import SimConfig
+from modeling_sim import SimConfig, SimDecoderConfig
 from training.figures import read_json
 
 # What the Hub puts into a new repository, and a card: a repository with nothing else holds nothing to lose.
@@ -103,7 +103,7 @@ def _refuse_others(api: HfApi, repo_id: str, revision: str | None) -> None:
         return
     if "config.json" in files:
         config = read_json(Path(api.hf_hub_download(repo_id, "config.json", revision=revision)))
-        if config.get("model_type") == SimConfig.model_type:
+        if config.get("model_type") in (SimConfig.model_type, SimDecoderConfig.model_type):
             return
     others = ", ".join(sorted(set(files) - set(_NOTHING_TO_LOSE))[:5])
     raise HubError(f"{repo_id} holds something else ({others}); give another repository, or --yes to write into it.")

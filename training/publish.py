@@ -35,6 +35,7 @@ from training.hub import upload
 from training.log import LOG_NAME
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
 from training.scrubbing import scrub_file
+from training.task_cards import is_task, render_task_card
 
 CARD_NAME = "README.md"
 # Of a run, beside its model. Nothing else is uploaded, whatever a folder holds.
@@ -285,11 +286,22 @@ def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pic
             f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
             "card of your own with --card."
         )
+    training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
     measures = {name: read_json(staged / name) for name in sorted(names) if name == RESULTS_NAME or _is_measure(name)}
     try:
+        if is_task(training):
+            return render_task_card(
+                read_json(staged / "config.json"),
+                settings,
+                training,
+                title=folder.resolve().name,
+                model_id=repo_id,
+                links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
+                picture=pictures.get(RESULTS_NAME),
+            )
         return render_card(
             SimConfig.from_pretrained(staged),
-            read_json(staged / SETTINGS_NAME)["settings"],
+            settings,
             measures,
             title=folder.resolve().name,
             model_id=repo_id,

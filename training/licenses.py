@@ -1,0 +1,40 @@
+"""Which licence a trained model carries: the strictest of its data's and of the model's that it started from."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+# From the strictest on; one that is not named here is stricter than these, since nobody has looked at it.
+_STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "other", "cc-by-sa-4.0", "cc-by-4.0", "apache-2.0", "mit")
+
+
+def license_of_model(model: str | None) -> str | None:
+    """Licence of a checkpoint: from the results in its folder, or from its card on the Hub; `None` if neither says."""
+    if not model:
+        return None
+    results = Path(model) / "results.json"
+    if results.is_file():
+        read = json.loads(results.read_text(encoding="utf-8"))
+        return read.get("license") or read.get("corpus_license")
+    if Path(model).exists():
+        return None
+    try:
+        license_id: str | None = ModelCard.load(model).data.license
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None
+    return license_id
+
+
+def strictest(licenses: list[str | None]) -> str:
+    """The strictest of some licences, by their ids on the Hub; `None` counts as no statement.
+
+    Raises:
+        ValueError: None of them says anything.
+    """
+    known = [license_id for license_id in licenses if license_id]
+    if not known:
+        raise ValueError("there is no licence among these.")
+    unknown = [license_id for license_id in known if license_id not in _STRICTEST_FIRST]
+    return unknown[0] if unknown else min(known, key=_STRICTEST_FIRST.index)

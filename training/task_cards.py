@@ -1,0 +1,170 @@
+"""Cards of classifiers and decoders, as `cards.py` makes them of pretrained models: every figure from the results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.cards import CARDS, LICENSE_NAMES, METHODS, PAPER_URL, citation, hardware_of, markdown_table
+from training.corpora import corpus_info, corpus_names
+from training.figures import count, decimal, percent
+
+_SETTINGS = (
+    "max_steps", "batch_size", "gradient_accumulation_steps", "crop_samples", "learning_rate", "weight_decay",
+    "lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed",
+)  # fmt: skip
+
+
+def is_task(training: Mapping[str, Any]) -> bool:
+    """Whether results are of a classifier or a decoder rather than of pretraining."""
+    return "label" in training or "decoder_loss" in training
+
+
+def render_task_card(
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+    *,
+    title: str,
+    model_id: str,
+    links: Mapping[str, str],
+    picture: str | None,
+) -> str:
+    """The text of the card of a finished run of finetune.py or train_decoder.py.
+
+    Args:
+        config: Of the model, as JSON.
+        settings: Of the run.
+        training: Its results.
+        title: Heading, and the model's name in the metadata.
+        model_id: What to give to `from_pretrained`.
+        links: Links to the files that the figures come from, by their names.
+        picture: Link to the curves, if they are there.
+    """
+    corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
+    license_id = training.get("license", training["corpus_license"])
+    parts = _classifier(config, training) if "label" in training else _decoder(config, training)
+    environment = Environment(
+        loader=FileSystemLoader(CARDS),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the text is Markdown
+    )
+    return environment.get_template("task_template.md").render(
+        metadata=_metadata(training, parts, title),
+        title=title,
+        model_id=model_id,
+        kind="classifier" if "label" in training else "decoder",
+        frames=config["architectures"][0] == "SimForAudioFrameClassification",
+        sampling_rate=count(config["sampling_rate"]),
+        parameters=count(training["parameters"]),
+        license_name=LICENSE_NAMES.get(license_id, f"`{license_id}`"),
+        corpus_license_name=LICENSE_NAMES.get(training["corpus_license"], f"`{training['corpus_license']}`"),
+        non_commercial="-nc" in license_id,
+        corpus=training["corpus"],
+        corpus_description=corpus.description if corpus else "its own card says more.",
+        train_utterances=count(training["train_utterances"]),
+        test_utterances=count(training["test_utterances"]),
+        base_model=settings.get("model") or f"a new encoder of the preset `{settings.get('preset', '')}`",
+        settings_table=markdown_table(
+            ["setting", "value"],
+            [[f"`{name}`", _setting(settings[name])] for name in _SETTINGS],
+        ),
+        hardware=hardware_of(training),
+        sources=", ".join(f"[{name}]({link})" for name, link in links.items()),
+        picture=picture,
+        paper_url=PAPER_URL,
+        citation=citation(METHODS["sim"]),
+        **parts["text"],
+    )
+
+
+def _setting(value: Any) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return count(value) if is_number else f"`{value}`"
+
+
+def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a classifier says, and its metrics."""
+    after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
+    names = {"accuracy": "accuracy", "macro_f1": "mean F1 of the classes"}
+    rows = [
+        [title, percent(after[name]), _interval(training.get(name), percent), percent(before[name])]
+        for name, title in names.items()
+    ]
+    rows.append(["chance, the most frequent class", percent(training["chance"]), "-", "-"])
+    state = "frozen" if training["frozen_encoder"] else "trained with it"
+    return {
+        "tag": "audio-classification",
+        "metrics": [(name, title, after[name]) for name, title in names.items()],
+        "text": {
+            "summary": f"Tells `{training['label']}` ({count(len(training['classes']))} classes) of speech: a linear "
+            f"layer on {training['modules'][0]['name']} of a Smooth InfoMax encoder, which was {state}.",
+            "classes": ", ".join(f"`{name}`" for name in training["classes"][:60]),
+            "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
+            "module": config["probe_module"],
+        },
+    }
+
+
+def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a decoder says, and its metrics."""
+    after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
+    names = {
+        "log_mel": "log-mel distance, nats", "log_mel_of_silence": "the same of silence",
+        "spectral": "multi-resolution spectral distance", "spectral_of_silence": "the same of silence",
+        "si_sdr": "SI-SDR, dB (means little unless trained on the waveform)",
+    }  # fmt: skip
+    rows = [
+        [
+            title,
+            decimal(after[name]),
+            _interval(training["reconstruction"].get(name), decimal),
+            "-" if name.endswith("silence") else decimal(before[name]),
+        ]
+        for name, title in names.items()
+    ]
+    return {
+        "tag": "audio-to-audio",
+        "metrics": [(name, names[name], after[name]) for name in ("log_mel", "spectral")],
+        "text": {
+            "summary": f"Makes a waveform of the latents of {training['modules'][0]['name']} of a Smooth InfoMax "
+            f"encoder. It was trained on {training['latents']}s, with noise of {count(training['noise'])} standard "
+            f"deviations added, by the loss `{training['decoder_loss']}`.",
+            "classes": "",
+            "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
+            "module": config["module"],
+        },
+    }
+
+
+def _interval(score: Mapping[str, float] | None, form: Any) -> str:
+    return "-" if score is None else f"{form(score['low'])} to {form(score['high'])}"
+
+
+def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str) -> str:
+    """What the Hub reads, as YAML."""
+    license_id = training.get("license", training["corpus_license"])
+    more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
+    results = [
+        EvalResult(
+            task_type=parts["tag"],
+            dataset_type=training["corpus"],
+            dataset_name=training["corpus"],
+            dataset_split="test",
+            metric_type=name,
+            metric_name=metric,
+            metric_value=round(value, 4),
+        )
+        for name, metric, value in parts["metrics"]
+    ]
+    return ModelCardData(
+        license=license_id,
+        library_name="transformers",
+        pipeline_tag=parts["tag"],
+        tags=["audio", "speech", "smooth-infomax", "arxiv:2408.12936"],
+        model_name=title,
+        eval_results=results,
+        **more,
+    ).to_yaml()
