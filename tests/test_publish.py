@@ -262,7 +262,7 @@ def damage_auto_map(folder):
 
 def damage_results(folder):
     results = json.loads((folder / "results.json").read_text())
-    results["corpus_license"] = "no-such"
+    results["license"] = "no-such"
     (folder / "results.json").write_text(json.dumps(results))
 
 
