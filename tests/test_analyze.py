@@ -107,6 +107,20 @@ def test_a_decoder_of_another_model_is_refused(models, decoders):
         attach_decoders(load_models(models[1:2], "cpu"), decoders[:1], "cpu")
 
 
+def test_models_and_decoders_that_would_count_twice_are_refused(models, decoders):
+    with pytest.raises(ValueError, match="a checkpoint counts once"):
+        load_models([models[0], models[0]], "cpu")
+    with pytest.raises(ValueError, match="a second one of module 2"):
+        attach_decoders(load_models(models[:1], "cpu"), [decoders[0], decoders[0]], "cpu")
+
+
+def test_a_folder_of_another_kind_is_refused(models, decoders):
+    with pytest.raises(ValueError, match="not an encoder"):
+        load_models(decoders[:1], "cpu")
+    with pytest.raises(ValueError, match="not a decoder"):
+        attach_decoders(load_models(models[:1], "cpu"), models[:1], "cpu")
+
+
 def test_what_cannot_be_analysed_is_told(models, tmp_path):
     with pytest.raises(SystemExit, match="no column of classes"):
         analyze.main(
@@ -160,16 +174,21 @@ def test_principal_components_do_not_depend_on_each_other_and_independent_ones_a
     generator = np.random.default_rng(0)
     sources = generator.laplace(size=(4000, 3))
     frames = (sources @ generator.normal(size=(3, 3))).astype(np.float32)
-    rotations = _rotations(frames, seed=0)
-    components = frames @ rotations["PCA"]
+    rotations = _rotations(frames + 5, seed=0)
+    center, axes = rotations["PCA"]
+    components = (frames + 5 - center) @ axes
     assert np.abs(np.corrcoef(components.T) - np.eye(3)).max() < 1e-3
-    found = np.abs(np.corrcoef(np.hstack([frames @ rotations["ICA"], sources]).T)[:3, 3:])
+    assert np.abs(components.mean(axis=0)).max() < 1e-3  # so that a distance to N(0, I) is not that of the mean
+    found = np.abs(np.corrcoef(np.hstack([frames @ rotations["ICA"][1], sources]).T)[:3, 3:])
     assert found.max(axis=0).min() > 0.97
 
 
 def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
     def rows(measure, kind, values):
-        return [{"kind": kind, "module": "m", "measure": measure, "value": value} for value in values]
+        return [
+            {"kind": kind, "model": f"{kind}-{seed}", "module": "m", "measure": measure, "value": value}
+            for seed, value in enumerate(values)
+        ]
 
     values = [
         *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]), *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
@@ -189,17 +208,34 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
 def test_welchs_interval_is_scipys():
     from scipy import stats
 
-    values = [{"kind": "A", "module": "m", "measure": "gini", "value": value} for value in (0.1, 0.2, 0.35)]
-    values += [{"kind": "B", "module": "m", "measure": "gini", "value": value} for value in (0.4, 0.5, 0.9)]
+    values = [
+        {"kind": kind, "model": f"{kind}{value}", "module": "m", "measure": "gini", "value": value}
+        for kind, own in (("A", (0.1, 0.2, 0.35)), ("B", (0.4, 0.5, 0.9)))
+        for value in own
+    ]
     (row,) = compare(values, "A", ["B"])
     expected = stats.ttest_ind([0.1, 0.2, 0.35], [0.4, 0.5, 0.9], equal_var=False).confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
 
 
+def test_a_model_counts_once_however_often_it_was_measured():
+    values = [
+        {"kind": kind, "model": kind, "module": "m", "measure": "gini", "value": value}
+        for kind, own in (("A", (0.8, 0.81)), ("B", (0.5, 0.51)))
+        for value in own
+    ]
+    (row,) = compare(values, "A", ["B"])
+    assert (row["low"], row["verdict"]) == (None, "undecided")
+    assert row["difference"] == pytest.approx(0.3)
+
+
 def test_a_spectrum_stands_beside_every_module():
-    values = [{"kind": "A", "module": module, "measure": "gini", "value": value}
-              for module in ("module 0", "context") for value in (0.5, 0.51, 0.52)]  # fmt: skip
-    values.append({"kind": "log-mel", "module": "frame", "measure": "gini", "value": 0.3})
+    values = [
+        {"kind": "A", "model": f"A{value}", "module": module, "measure": "gini", "value": value}
+        for module in ("module 0", "context")
+        for value in (0.5, 0.51, 0.52)
+    ]
+    values.append({"kind": "log-mel", "model": "log-mel", "module": "frame", "measure": "gini", "value": 0.3})
     rows = compare(values, "A", ["log-mel"])
     assert [(row["module"], row["verdict"]) for row in rows] == [("module 0", "win"), ("context", "win")]
     assert rows[0]["low"] == pytest.approx(0.21 - 4.303 * 0.01 / 3**0.5, abs=1e-4)

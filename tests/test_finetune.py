@@ -119,6 +119,22 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path,
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
+def test_a_checkpoint_of_another_label_is_not_gone_on_from(pretrained, tmp_path):
+    flags = ["--model", str(pretrained), "--save_steps", "1"]
+    run(tmp_path, *flags, "--label", "vowel")
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(SystemExit, match="of another model: classes, label differ"):
+        run(tmp_path, *flags, "--label", "consonant")
+
+
+def test_a_wrong_label_costs_no_finished_run(pretrained, tmp_path):
+    run(tmp_path, "--model", str(pretrained), "--label", "vowel")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(SystemExit, match="no column of classes"):
+        run(tmp_path, "--model", str(pretrained), "--label", "vowl", "--overwrite_output_dir", "True")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

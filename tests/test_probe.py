@@ -10,7 +10,9 @@ from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
 from training import probe
 from training.batches import utterance_batches
 from training.corpora import load_corpus
+from training.corpora.contract import make_dataset
 from training.features import ModelEncoder, SpectralEncoder, extract, module_numbers
+from training.measuring import names_of, with_same_classes
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
 
@@ -188,13 +190,13 @@ def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_pat
 
 
 def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
-    load = probe.load_split
+    load = probe.load_splits
 
-    def without_a_vowel(arguments, split):
-        dataset = load(arguments, split)
-        return dataset.filter(lambda vowel: vowel != 2, input_columns="vowel") if split == "train" else dataset
+    def without_a_vowel(arguments):
+        splits = load(arguments)
+        return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
 
-    monkeypatch.setattr(probe, "load_split", without_a_vowel)
+    monkeypatch.setattr(probe, "load_splits", without_a_vowel)
     settings = "{num_train: 40, num_test: 20, num_speakers: 2, num_syllables: 1}"
     results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
     assert "classes [2] of the test split have no item in the training split" in capsys.readouterr().out
@@ -205,3 +207,46 @@ def test_too_few_groups_for_an_interval_are_told(checkpoint, tmp_path):
     flags = ["--label", "phones", "--modules", "2", "--corpus_settings", "{num_train: 1, num_test: 1}"]
     with pytest.raises(SystemExit, match="at least 2 groups"):
         run(checkpoint, tmp_path, *flags)
+
+
+def test_splits_that_were_numbered_apart_get_the_same_classes():
+    """As the official splits of a data set on the Hub are, whose classes are texts."""
+    train, test = (
+        make_dataset(
+            {"id": [f"{split}{n}" for n in range(len(words))], "audio": [{"path": "x"}] * len(words), "word": words,
+             "phones": [[word] for word in words]},
+            labels={"word": sorted(set(words))}, sequence_labels={"phones": sorted(set(words))},
+        )
+        for split, words in (("a", ["low", "mid", "high"]), ("b", ["mid", "new", "low"]))
+    )  # fmt: skip
+    assert train[1]["word"] != test[0]["word"]
+    train, test = with_same_classes(train, test)
+    names = train.features["word"].names
+    assert test.features["word"].names == names == ["high", "low", "mid", "new"]
+    assert [names[number] for number in test["word"]] == ["mid", "new", "low"]
+    assert [names[number] for number in train["word"]] == ["low", "mid", "high"]
+    assert test["phones"][:] == [[number] for number in test["word"]]
+
+
+def test_models_are_named_by_what_tells_them_apart(tmp_path):
+    folders = [tmp_path / "a" / "sim", tmp_path / "b" / "sim", tmp_path / "c"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert names_of([str(folders[0]), str(folders[1])]) == ["a/sim", "b/sim"]
+    assert names_of([str(folders[0]), "org/name"]) == ["sim", "org/name"]
+
+
+def test_samples_do_not_depend_on_what_was_encoded_before(corpus, tmp_path):
+    model = SimModel(SimConfig.preset("sim-small", hidden_size=8, context_size=4)).eval()
+    settings = {"label": "phones", "pooling": "frame"}
+    drawn = [
+        extract(
+            part, ModelEncoder(model, [2], sample=True), SimFeatureExtractor(), cache_dir=tmp_path / name, **settings
+        )
+        for name, part in (("whole", corpus), ("again", corpus))
+    ]
+    encoder = ModelEncoder(model, [2], sample=True)
+    extract(corpus.select(range(2)), encoder, SimFeatureExtractor(), cache_dir=tmp_path / "first", **settings)
+    drawn.append(extract(corpus, encoder, SimFeatureExtractor(), cache_dir=tmp_path / "then", **settings))
+    for items in drawn[1:]:
+        np.testing.assert_array_equal(items.features["module 2"], drawn[0].features["module 2"])

@@ -28,7 +28,7 @@ from training.corpora import corpus_info
 from training.decoder_measures import measure_decoder
 from training.features import SpectralEncoder, label_classes
 from training.files import replacing, write_json
-from training.measuring import load_split, measuring_parser
+from training.measuring import load_splits, measuring_parser
 from training.module_measures import measure_features, measure_model, measure_objective
 from training.provenance import git_revision, versions
 from training.report import write_report
@@ -72,7 +72,9 @@ def analyze(arguments: Namespace) -> Path:
         ValueError: An unknown label, no test utterance of a label, or a decoder of none of the models.
         OSError: A model or the data is not there.
     """
-    splits = {split: load_split(arguments, split) for split in ("train", "test")}
+    if arguments.num_utterances < 4 or arguments.num_pairs < 4:
+        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
+    splits = load_splits(arguments)
     models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
     controls = [untrained(of, arguments.seed) for of in _firsts(models)]
@@ -88,7 +90,10 @@ def analyze(arguments: Namespace) -> Path:
         measure_objective(analysis, path, of, splits["test"])
         for module, decoders in of.decoders.items():
             for decoder in decoders:
-                measure_decoder(analysis, task, of, module, decoder)
+                try:
+                    measure_decoder(analysis, task, of, module, decoder)
+                except ValueError as error:  # what was measured so far is not lost for one decoder
+                    tqdm.write(f"the decoder of module {module} of {of.name} is left out: {error}")
     return write_results(analysis, task, models)
 
 
@@ -112,7 +117,8 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "factors": list(task.factors),
         "train_items": task.train_items,
         "test_items": task.test_items,
-        "intervals_over": f"{len(task.splits['test'])} utterances",
+        "intervals_over": f"test utterances ({len(task.splits['test'])}) for probes and distances of spectra, pairs of "
+        "utterances for smoothness and curves, and random rotations for the rotation gap",
         "kinds": [
             {
                 "name": kind,

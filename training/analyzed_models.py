@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModel, SequenceFeatureExtractor, set_seed
+from transformers import AutoConfig, SequenceFeatureExtractor, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimModel
 from training.audio import read_audio
@@ -16,7 +16,7 @@ from training.batches import utterance_batches
 from training.corpora.alignments import LABEL_RATE
 from training.feature_store import model_fingerprint
 from training.features import module_numbers
-from training.measuring import feature_extractor_of, names_of
+from training.measuring import feature_extractor_of, load_decoder, load_encoder, names_of
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,18 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         ValueError: There is no such module.
         OSError: A model is not there.
     """
-    models = [AutoModel.from_pretrained(path).float().to(device).eval() for path in paths]
+    models = [load_encoder(path).to(device) for path in paths]
+    if len({model_fingerprint(model) for model in models}) < len(models):
+        raise ValueError("two of the models are the same; a checkpoint counts once.")
     wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
     kinds: list[tuple[str, dict[str, Any]]] = []
     loaded = []
     for path, name, model in zip(paths, names_of(paths), models, strict=True):
-        fields = {key: value for key, value in model.config.to_dict().items() if key in SimConfig.__annotations__}
+        fields: dict[str, Any] = {"classifier": is_classifier(path)}
+        fields |= {key: value for key, value in model.config.to_dict().items() if key in SimConfig.__annotations__}
         kind = next((known for known, own in kinds if own == fields), None)
         if kind is None:
-            kind = kind_name(model.config)
+            kind = kind_name(model.config) + (" finetuned" if is_classifier(path) else "")
             same = sum(known.split(" #")[0] == kind for known, _ in kinds)
             kind += f" #{same + 1}" * bool(same)
             kinds.append((kind, fields))
@@ -81,6 +84,12 @@ def kind_name(config: SimConfig) -> str:
     return "GIM" if config.latent_head == "linear" else "GIM (Löwe)"
 
 
+def is_classifier(path: str) -> bool:
+    """Whether a checkpoint is of a classifier, whose encoder a label has formed and which has no contrastive loss."""
+    architectures = AutoConfig.from_pretrained(path).architectures or []
+    return any(name.endswith("Classification") for name in architectures)
+
+
 def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
     """Modules that see as many samples, as often, as one of the reference's, by that one's name.
 
@@ -107,11 +116,19 @@ def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], devic
     """
     by_fingerprint = {model_fingerprint(of.model): of for of in models}
     for path in paths:
-        decoder = AutoModel.from_pretrained(path).float().to(device).eval()
+        decoder = load_decoder(path).to(device)
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
         if of is None:
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
-        of.decoders.setdefault(decoder.config.module, []).append(decoder)
+        others = of.decoders.setdefault(decoder.config.module, [])
+        if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
+            raise ValueError(
+                f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, on the same latents; "
+                "give one, since two would count as two models."
+            )
+        if decoder.config.module not in of.modules.values():
+            tqdm.write(f"decoder {path} is of a module that is not analysed, and is left out")
+        others.append(decoder)
 
 
 def decoder_kind(of: AnalyzedModel, decoder: SimDecoder) -> str:

@@ -63,6 +63,14 @@ class ClassificationTask(CropTask):
         self.chance = _most_frequent(train_data[label][:], test_data[label][:])
         self.cells: dict[str, np.ndarray] = {}
 
+    def comparable_config(self) -> dict[str, Any]:
+        """Another label is another model, even with as many classes."""
+        return {
+            **super().comparable_config(),
+            "label": self.label,
+            "classes": list(self.model.config.id2label.values()),
+        }
+
     def parts(self) -> list[Part]:
         """What learns: all of it, or a frozen encoder's classifier."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

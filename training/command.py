@@ -109,7 +109,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         accelerator: Supplies processes and device.
         groups: The settings.
         build: Makes the task of `(accelerator, *groups)`, after the seed is set: the model on the device, and the data
-            of `load_data`, which also makes the output folder ready.
+            of `load_data`.
 
     Raises:
         ValueError: A setting is out of range, the corpus has recordings that cannot be used, or the checkpoint to
@@ -123,6 +123,8 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     check_settings(settings)
     set_seed(settings.seed)
     task = build(accelerator, *groups)
+    if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
+        prepare_output_dir(Path(settings.output_dir), overwrite=True, resume=settings.resume)
     log = Log(
         Path(settings.output_dir) / LOG_NAME,
         accelerator,
@@ -219,17 +221,15 @@ def check_trackers(names: Sequence[str]) -> None:
 def load_data(
     accelerator: Accelerator, data: DataArguments, settings: RunArguments
 ) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Makes the output folder ready, and gives the splits to train and to evaluate on.
+    """Refuses a folder with a finished run, and gives the splits to train and to evaluate on.
 
     A stream is shuffled, and only ever trained on. The main process reads first, so that it alone fills caches.
 
     Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
     """
     with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            prepare_output_dir(
-                Path(settings.output_dir), overwrite=settings.overwrite_output_dir, resume=settings.resume
-            )
+        if accelerator.is_main_process and not settings.overwrite_output_dir:
+            prepare_output_dir(Path(settings.output_dir), overwrite=False, resume=settings.resume)
         return _load_splits(data, settings)
 
 

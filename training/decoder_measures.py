@@ -35,9 +35,12 @@ def measure_decoder(analysis: Analysis, task: LabelTask, of: AnalyzedModel, modu
     if name is None:
         return
     row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": name}
-    chosen = np.sort(
-        np.random.default_rng(arguments.seed).permutation(len(task.splits["test"]))[: arguments.num_utterances]
-    )
+    labelled = [
+        number
+        for number, label in enumerate(task.splits["test"][arguments.label][:])
+        if task.of_frames or (label is not None and label >= 0)
+    ]
+    chosen = np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[: arguments.num_utterances])
     dataset = task.splits["test"].select(chosen)
     lengths = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
     num_samples = int(np.floor(lengths.min() * of.extractor.sampling_rate))

@@ -12,7 +12,7 @@ from modeling_sim import SimDecoder, SimFeatureExtractor, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.latents import encode
 from training.arguments import DataArguments, RunArguments
-from training.batches import crop_batches, utterance_batches
+from training.batches import utterance_batches
 from training.crop_task import CropTask
 from training.log import Scores
 from training.optimization import Part
@@ -75,12 +75,7 @@ class DecodingTask(CropTask):
     def standardise(self) -> None:
         """Gives the decoder the latents' mean and scale, and finds how strong the Gaussians' own noise is in them."""
         config, module = self.encoder.config, self.module
-        batches = iter(
-            crop_batches(
-                self.train_data, self.extractor, crop_samples=self.data.crop_samples,
-                batch_size=self.settings.batch_size, seed=self.settings.seed,
-            )
-        )  # fmt: skip
+        batches = iter(self.batches(0))
         means, noises = [], []
         for _ in range(-(-_STANDARDISED_ON // self.settings.batch_size)):
             inputs, mask = to_device(next(batches), self.accelerator.device)

@@ -68,7 +68,7 @@ class FeatureWriter:
         """
         for file in self.files.values():
             file.close()
-        if not self.columns["labels"]:
+        if not sum(map(len, self.columns["labels"])):
             raise ValueError("no item has a label.")
         columns = {name: np.concatenate(values) for name, values in self.columns.items()}
         np.savez(self.folder / "columns.npz", **columns)
@@ -93,8 +93,10 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
             writer = FeatureWriter(temporary)
             write(writer)
             writer.close()
-            shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
+        except OSError:
+            if not (folder / _META).is_file():  # else another process was faster
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return _read(folder)
@@ -124,11 +126,13 @@ def model_fingerprint(model: PreTrainedModel) -> str:
 
 
 def corpus_fingerprint(dataset: Dataset, label: str) -> str:
-    """Digest of a corpus' recordings, by id, length and place, and of their labels."""
+    """Digest of a corpus' recordings, by id, length, speaker and place, and of their labels."""
     digest = hashlib.sha256()
-    columns = [dataset[name][:] for name in ("id", "num_samples", "sampling_rate", "audio", label)]
-    for name, samples, rate, audio, value in zip(*columns, strict=True):
+    names = dict.fromkeys(["id", "num_samples", "sampling_rate", "audio", "speaker_id", label])
+    columns = dataset.with_format(None).select_columns([name for name in names if name in dataset.column_names])
+    for row in columns:  # one at a time: some corpora hold the audio itself
+        audio = row.pop("audio")
         content = audio["bytes"]
         place = audio["path"] if content is None else hashlib.sha256(content).hexdigest()
-        digest.update(json.dumps([name, samples, rate, place, value]).encode())
+        digest.update(json.dumps([row, place], sort_keys=True).encode())
     return digest.hexdigest()

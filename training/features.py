@@ -146,7 +146,8 @@ def _write_batch(
         if share < 1:
             kept = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(len(own)) < share
             own, pooled = own[kept], {feature: array[kept] for feature, array in pooled.items()}
-        writer.add(pooled, own, np.full(len(own), name), np.full(len(own), int(speakers[row])))
+        speaker = -1 if speakers[row] is None else int(speakers[row])
+        writer.add(pooled, own, np.full(len(own), name), np.full(len(own), speaker))
 
 
 def _at_labels(
@@ -227,7 +228,11 @@ class ModelEncoder:
 
     def __init__(self, model: SimModel, modules: Sequence[int], *, sample: bool = False, seed: int = 0) -> None:
         self.model, self.modules, self.sample, self.seed = model, list(modules), sample, seed
-        self.generator = torch.Generator(model.device).manual_seed(seed)
+
+    def _generator(self, utterance: str) -> torch.Generator:
+        """Noise of a batch, by its first utterance: the same whatever was encoded before."""
+        state = np.random.SeedSequence([self.seed, zlib.crc32(utterance.encode())]).generate_state(1, np.uint64)[0]
+        return torch.Generator(self.model.device).manual_seed(int(state >> 1))
 
     def fingerprint(self) -> Any:
         """All that the frames depend on beside the audio."""
@@ -242,7 +247,7 @@ class ModelEncoder:
             batch["input_values"].to(model.device),
             None if bool(mask.all()) else mask.to(model.device),
             sample=self.sample,
-            generator=self.generator,
+            generator=self._generator(batch["id"][0]) if self.sample else None,
             output_hidden_states=True,
         )
         samples = mask.sum(dim=1)

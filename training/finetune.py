@@ -23,7 +23,7 @@ from training.arguments import DataArguments, RunArguments, parse_arguments, set
 from training.classification_task import ClassificationTask, Classifier, is_frame_label
 from training.command import load_data, run_command
 from training.features import label_classes, module_numbers
-from training.measuring import feature_extractor_of
+from training.measuring import feature_extractor_of, load_encoder, with_same_classes
 
 
 @dataclass
@@ -63,7 +63,7 @@ def build(
     if data.corpus_settings.get("streaming"):  # type: ignore[attr-defined] - a dict once it is parsed
         raise ValueError("classes are counted before training: load the corpus without `streaming`.")
     config, extractor = encoder_config(arguments)
-    train_data, test_data = load_data(accelerator, data, settings)
+    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings))
     classes = label_classes(train_data, arguments.label)
     train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
     check_classes(train_data, arguments.label, classes)
@@ -84,6 +84,7 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SimFeatur
         config = SimConfig.preset(arguments.preset, **settings)
         return config, SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
     extractor = feature_extractor_of(arguments.model)
+    load_encoder(arguments.model)  # refuses what is none
     return SimConfig.from_pretrained(arguments.model, **settings), extractor
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, List
 from huggingface_hub.constants import HF_HOME
-from transformers import AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
 
-from modeling_sim import SimModel
+from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 from training.arguments import HelpFormatter
 from training.corpora import corpus_info, load_corpus
+from training.corpora.contract import class_label, replace_column
 from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
 from training.files import write_json
 from training.provenance import git_revision, versions
@@ -71,7 +72,7 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
         sample: Samples of the latents instead of their means.
     """
     extractors = [feature_extractor_of(path) for path in arguments.model]
-    models = [AutoModel.from_pretrained(path) for path in arguments.model]
+    models = [load_encoder(path) for path in arguments.model]
     set_seed(arguments.seed)
     untrained = SimModel(models[0].config)
     sources = [Source(SPECTRA, SpectralEncoder(), extractors[0])]
@@ -112,6 +113,70 @@ def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Names for tables: a Hub id as it is, a folder's last part unless two share it."""
-    names = [Path(path).resolve().name if Path(path).is_dir() else path for path in paths]
-    return [path if names.count(name) > 1 else name for name, path in zip(names, paths, strict=True)]
+    """Names for tables: a Hub id as it is, of a folder as many of its last parts as tell it from the others."""
+    resolved = [Path(path).resolve().parts if Path(path).is_dir() else (path,) for path in paths]
+    longest = max(map(len, resolved))
+    for count in range(1, longest + 1):
+        names = ["/".join(parts[-count:]) for parts in resolved]
+        if len(set(names)) == len(set(resolved)):
+            return names
+    return names
+
+
+def load_encoder(path: str) -> SimModel:
+    """The encoder of a checkpoint, in float32 and in evaluation mode.
+
+    Raises:
+        ValueError: The checkpoint is of something else, a decoder for instance.
+        FileNotFoundError: A path that looks like a folder is none.
+    """
+    _check_kind(path, SimConfig.model_type, "an encoder")
+    return AutoModel.from_pretrained(path).float().eval()
+
+
+def load_decoder(path: str) -> SimDecoder:
+    """A decoder, in float32 and in evaluation mode; raises as `load_encoder`."""
+    _check_kind(path, SimDecoderConfig.model_type, "a decoder")
+    return AutoModel.from_pretrained(path).float().eval()
+
+
+def _check_kind(path: str, model_type: str, kind: str) -> None:
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+    found = AutoConfig.from_pretrained(path).model_type
+    if found != model_type:
+        raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
+
+
+def load_splits(arguments: Namespace) -> dict[str, Dataset]:
+    """Both splits of the corpus that the flags name, with the same class numbers."""
+    train, test = (load_split(arguments, split) for split in ("train", "test"))
+    return dict(zip(("train", "test"), with_same_classes(train, test), strict=True))
+
+
+def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Both splits with the same names and numbers of classes in every column of classes.
+
+    A data set whose splits were numbered each by itself would else have other classes under equal numbers. Classes of
+    the test split that training lacks come last.
+    """
+    for column in train.column_names:
+        if column not in test.column_names:
+            continue
+        known, other = class_label(train, column), class_label(test, column)
+        if known is None or other is None or known.names == other.names:
+            continue
+        names = [*known.names, *(name for name in other.names if name not in known.names)]
+        number = {name: names.index(name) for name in other.names}
+        renumber = [number[name] for name in other.names]
+
+        def renumbered(value: Any, renumber: list[int] = renumber) -> Any:
+            if isinstance(value, list):
+                return [renumbered(item) for item in value]
+            return value if value is None or value < 0 else renumber[value]
+
+        of_lists = isinstance(train.features[column], List)
+        feature = List(ClassLabel(names=names)) if of_lists else ClassLabel(names=names)
+        train = replace_column(train, column, train[column][:], feature)
+        test = replace_column(test, column, [renumbered(value) for value in test[column][:]], feature)
+    return train, test

@@ -46,15 +46,18 @@ def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_
             continue
         measure_distribution(analysis, row, frames[module])
         if of.model.config.latent_distribution == "deterministic":
-            for method, transform in _rotations(frames[module].means, arguments.seed).items():
+            for method, (center, axes) in _rotations(frames[module].means, arguments.seed).items():
                 rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
-                parts = [part @ transform for part in features]
+                parts = [(part - center) @ axes for part in features]
                 measure_features(analysis, rotated, task, *parts, parts=(train, test))
-                measure_distribution(analysis, rotated, Frames(frames[module].means @ transform, None))
+                measure_distribution(analysis, rotated, Frames((frames[module].means - center) @ axes, None))
 
 
-def _rotations(frames: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Changes of axes `(dims, dims or fewer)` to principal and to independent components."""
+def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Centre `(dims,)` and change of axes `(dims, dims or fewer)` to principal and to independent components.
+
+    They are found without labels, on the frames whose distribution is measured: the best case for the control.
+    """
     from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
 
     scale = frames.std(axis=0)
@@ -67,7 +70,8 @@ def _rotations(frames: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # components that have not converged are as good a control
         ica.fit(centred[chosen] @ kept)
-    return {"PCA": kept / scale[:, None], "ICA": kept @ ica.components_.T / scale[:, None]}
+    center = frames.mean(axis=0)
+    return {"PCA": (center, kept / scale[:, None]), "ICA": (center, kept @ ica.components_.T / scale[:, None])}
 
 
 def measure_features(
@@ -98,8 +102,10 @@ def measure_features(
         train_features, train.labels, test_features, test.labels, task.num_classes, l2=l2, seed=arguments.seed
     )
     summary = outcome.summary()
-    for measure in ("gini", "effective_dimensions", "k95", "single_best_accuracy"):
+    for measure in ("gini", "single_best_accuracy"):
         analysis.add(row, measure, summary[measure])
+    for measure in ("effective_dimensions", "k95"):  # as shares: spaces of different sizes are compared
+        analysis.add(row, measure, summary[measure] / train_features.shape[1])
     analysis.add(
         row, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
     )
@@ -191,7 +197,9 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
 
 
 def measure_objective(analysis: Analysis, path: str, of: AnalyzedModel, test: Dataset) -> None:
-    """Contrastive accuracy on the held-out split."""
+    """Contrastive accuracy on the held-out split, of a model that has a contrastive loss."""
+    if "SimForPreTraining" not in (of.model.config.architectures or []):
+        return
     model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
     batches = utterance_batches(test, of.extractor, batch_size=16)
     accelerator = Accelerator(cpu=of.model.device.type == "cpu")

@@ -34,7 +34,7 @@ from training.files import replacing
 from training.measuring import (
     UNTRAINED,
     Source,
-    load_split,
+    load_splits,
     measured_sources,
     measuring_parser,
     names_of,
@@ -92,7 +92,7 @@ def probe(arguments: Any) -> dict[str, Any]:
         ValueError: An unknown label or module, a single class, or too few utterances.
         OSError: A model or the data is not there.
     """
-    splits = {split: load_split(arguments, split) for split in ("train", "test")}
+    splits = load_splits(arguments)
     classes = label_classes(splits["train"], arguments.label)
     pooling = arguments.pooling or ("frame" if _is_list(splits["train"], arguments.label) else "mean")
     fits = None

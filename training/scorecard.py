@@ -98,11 +98,13 @@ MEASURES = (
     ),
     Measure(
         "effective_dimensions", "Concentration", "Effective dimensions",
-        "Dimensions that the probe's weights spread over.", "lower", "75 % of the dimensions",
+        "Share of the dimensions that the probe's weights spread over.", "lower",
+        "75 % for Gaussian weights", "percent",
     ),
     Measure(
         "k95", "Concentration", "Dimensions for 95 %",
-        "Dimensions, best first and refitted, that keep 95 % of the full probe's accuracy.", "lower", "all", "integer",
+        "Share of the dimensions, best first and refitted, that keeps 95 % of the full probe's accuracy.", "lower",
+        "100 %", "percent",
     ),
     Measure(
         "single_best_accuracy", "Concentration", "Best single dimension",
@@ -196,14 +198,17 @@ def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str])
     seed: then Student's interval, and the spectrum stands beside every module.
 
     Args:
-        values: Rows of results: `kind`, `module`, `measure`, `value`.
+        values: Rows of results: `kind`, `model`, `module`, `measure`, `value`.
         first: The kind that "win" and "loss" are said of.
         others: Kinds to compare it with.
     """
-    found: dict[tuple[str, str, str], list[float]] = {}
+    of_models: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in values:
         if row["value"] is not None and np.isfinite(row["value"]):
-            found.setdefault((row["measure"], row["module"], row["kind"]), []).append(row["value"])
+            by_model = of_models.setdefault((row["measure"], row["module"], row["kind"]), {})
+            by_model.setdefault(row["model"], []).append(row["value"])
+    # A model counts once, however often it was measured.
+    found = {key: [float(np.mean(measured)) for measured in by_model.values()] for key, by_model in of_models.items()}
     comparisons = []
     for (measure, module, kind), own in found.items():
         for other in others:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import AutoModel
 
 from modeling_sim import SimDecoder, SimDecoderConfig
 from training.arguments import DataArguments, RunArguments, parse_arguments, setting
@@ -23,7 +22,7 @@ from training.command import load_data, run_command
 from training.decoding_task import DecodingTask
 from training.feature_store import model_fingerprint
 from training.features import module_numbers
-from training.measuring import feature_extractor_of
+from training.measuring import feature_extractor_of, load_encoder
 from training.reconstruction import LOSSES
 
 
@@ -67,7 +66,7 @@ def build(
     """
     check(arguments)
     extractor = feature_extractor_of(arguments.model)
-    encoder = AutoModel.from_pretrained(arguments.model).float().eval().requires_grad_(requires_grad=False)
+    encoder = load_encoder(arguments.model).requires_grad_(requires_grad=False)
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
         raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
     (module,) = module_numbers(encoder.config, arguments.module)
