@@ -263,6 +263,15 @@ def test_a_louder_sound_is_louder_and_nothing_else():
     assert np.isnan(sound_properties(np.zeros(8000), 16000)).all()
 
 
+@pytest.mark.parametrize("kind", ["click", "ramp", "constant", "noise", "short"])
+def test_any_sound_has_properties(kind):
+    sounds = {
+        "click": np.eye(1, 8000)[0], "ramp": np.linspace(-1, 1, 8000), "constant": np.full(8000, 0.5),
+        "noise": np.random.default_rng(0).normal(size=8000), "short": np.sin(np.arange(200)),
+    }  # fmt: skip
+    assert sound_properties(sounds[kind], 16000).shape == (len(PROPERTIES),)
+
+
 class _Tones(torch.nn.Module):
     """A decoder whose first channel is the pitch in octaves, whose second is the level in bels, and no other counts."""
 

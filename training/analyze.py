@@ -88,11 +88,13 @@ def analyze(arguments: Namespace) -> Path:
         measure_model(analysis, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
         measure_objective(analysis, path, of, splits["test"])
+    write_results(analysis, task, models)  # what comes takes as long again, and nothing is lost if it breaks
+    for of in models:
         for module, decoders in of.decoders.items():
             for decoder in decoders:
                 try:
                     measure_decoder(analysis, task, of, module, decoder)
-                except ValueError as error:  # what was measured so far is not lost for one decoder
+                except ValueError as error:
                     tqdm.write(f"the decoder of module {module} of {of.name} is left out: {error}")
     return write_results(analysis, task, models)
 

@@ -60,6 +60,8 @@ def _pitch(frame: np.ndarray, sampling_rate: int) -> tuple[float, float]:
     first, second = squares[len(centred) - 1 - lags], squares[-1] - squares[lags - 1]
     normalised = correlation[lags] / np.sqrt(first * second).clip(min=1e-12)
     best = int(normalised.argmax())
+    if normalised[best] <= 0:
+        return np.nan, 0.0
     # The shortest period that is nearly as good: twice a period fits as well.
     best = int(np.flatnonzero(normalised >= 0.9 * normalised[best])[0])
     while best + 1 < len(normalised) and normalised[best + 1] > normalised[best]:
