@@ -366,3 +366,17 @@ def test_the_strictest_licence_is_the_models():
     assert strictest(["apache-2.0", "cc-by-nc-sa-4.0"]) == "cc-by-nc-sa-4.0"
     assert strictest(["cc-by-4.0", None]) == "cc-by-4.0"
     assert strictest(["apache-2.0", "openrail"]) == "openrail"
+
+
+def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
+    """A script with a token, or an optimiser's tensors, may lie in a run's folder; neither goes up."""
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    (folder / "upload_helper.py").write_text('TOKEN = "hf_secret"\n')
+    shutil.copyfile(folder / "model.safetensors", folder / "optimizer.safetensors")
+    (tmp_path / "staged").mkdir()
+    publish.stage_model(folder, tmp_path / "staged", shutil.copyfile)
+    assert sorted(path.name for path in (tmp_path / "staged").iterdir()) == [
+        "config.json", "configuration_sim.py", "feature_extraction_sim.py", "model.safetensors", "modeling_sim.py",
+        "objectives_sim.py", "preprocessor_config.json",
+    ]  # fmt: skip

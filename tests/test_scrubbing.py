@@ -52,3 +52,9 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match=r"a\.json is not JSON"):
         scrub_file(tmp_path / "a.json")
+
+
+def test_places_that_other_commands_name_are_cut_too():
+    settings = {"model": "../alice/run", "corpus_settings": {"alignments": "../alice-secret/align"}}
+    assert scrub(settings) == {"model": "run", "corpus_settings": {"alignments": "align"}}
+    assert scrub({"model": "org/name"}) == {"model": "org/name"}

@@ -12,6 +12,7 @@ here. `--dry_run` shows the files and the card and calls no server. The token is
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,7 @@ CARD_NAME = "README.md"
 # Of a run, beside its model. Nothing else is uploaded, whatever a folder holds.
 _RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
 _STATE_NAME = "trainer_state.json"
+_INDEX_NAME = "model.safetensors.index.json"
 
 Place = Callable[[Path, Path], Any]
 """Puts a file to another path: a link, or a copy."""
@@ -186,7 +188,7 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
     for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; give the output folder of a finished run.")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights(folder)
     if not weights:
         raise FileNotFoundError(f"{folder} has no weights (*.safetensors); give the output folder of a finished run.")
     for path in weights:
@@ -195,11 +197,36 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
                 tensors.keys()
         except SafetensorError as error:
             raise ValueError(f"{path} is cut off or broken: {error}.") from error
-    code = sorted(folder.glob("*.py"))
     check_code(folder)
-    configurations = [folder / "config.json", folder / "preprocessor_config.json", *folder.glob("*.index.json")]
+    code = _code(folder)
+    configurations = [folder / "config.json", folder / "preprocessor_config.json"]
+    if (folder / _INDEX_NAME).is_file():
+        configurations.append(folder / _INDEX_NAME)
     for path in (*weights, *configurations, *code):
         _stage_file(path, staged / path.name, place)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The model's own weights, not whatever tensors a folder holds: an optimiser's stay where they are."""
+    if (folder / _INDEX_NAME).is_file():
+        names = set(read_json(folder / _INDEX_NAME)["weight_map"].values())
+        return sorted(folder / Path(name).name for name in names)
+    return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+
+
+def _code(folder: Path) -> list[Path]:
+    """The files that loading without the package runs, and those they import; no other script of the folder."""
+    configurations = [read_json(folder / name) for name in ("config.json", "preprocessor_config.json")]
+    waiting = {reference.split(".")[0] for read in configurations for reference in read.get("auto_map", {}).values()}
+    found: dict[str, Path] = {}
+    while waiting:
+        name = waiting.pop()
+        path = folder / f"{name}.py"
+        if name in found or not path.is_file():
+            continue
+        found[name] = path
+        waiting |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return sorted(found.values())
 
 
 def check_code(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 # Settings that name places on the machine, relative ones too.
-_PLACES = ("data_dir", "output_dir", "resume", "init_from")
+_PLACES = ("data_dir", "output_dir", "resume", "init_from", "model", "alignments", "lists")
 # An absolute path inside a text: from the root, from a home folder, or from a drive. Not the slashes of "a/b" and URLs.
 _PATH = re.compile(r"(?<![\w:/.~\\-])(?:(?:~|[A-Za-z]:)?[/\\](?![/\\])|\\\\)[^\s'\"{}\[\],;:]+")
 
@@ -45,7 +45,8 @@ def scrub_file(path: Path) -> bytes:
 
 def _scrub_place(name: str, value: Any) -> Any:
     is_place = name in _PLACES and isinstance(value, str)
-    if is_place and (name != "init_from" or value.count("/") != 1 or Path(value).exists()):
+    may_be_hub_id = name in ("init_from", "model") and value.count("/") == 1 if is_place else False
+    if is_place and (not may_be_hub_id or value.startswith((".", "~")) or Path(value).exists()):
         return _last_part(value)
     return scrub(value)
 
