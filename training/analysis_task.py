@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from training.corpora.contract import class_label
 from training.feature_store import Items
-from training.features import Encoder, extract, label_classes
+from training.features import Encoder, extract, is_frame_label, label_classes
 from training.listening import Media
 
 
@@ -47,7 +47,7 @@ class LabelTask:
 
     def __init__(self, arguments: Namespace, splits: dict[str, Dataset], num_classes: int) -> None:
         self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
-        self.of_frames = isinstance(splits["train"][0][arguments.label], list)
+        self.of_frames = is_frame_label(splits["train"], arguments.label)
         self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors.split(","))
         self.test_items = self.train_items = 0
 

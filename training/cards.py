@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
 from training.card_check import check_card
@@ -88,6 +88,17 @@ def method_of(config: SimConfig) -> Method:
     return METHODS["gim" if config.gradient_isolation else "cpc"]
 
 
+def card_template(name: str) -> Template:
+    """A template of cards; what it needs and is not given is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(CARDS),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the text is Markdown
+    )
+    return environment.get_template(name)
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -138,13 +149,7 @@ def render_card(
     hub_id = _data_set_id(settings) or (corpus.hub_id if corpus else None)
     license_id = training.get("license", training["corpus_license"])
     method = method_of(config)
-    environment = Environment(
-        loader=FileSystemLoader(CARDS),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the text is Markdown
-    )
-    return environment.get_template("template.md").render(
+    return card_template("template.md").render(
         metadata=_metadata(config, training, [measures[link] for link in by_kind["probe"]], title, hub_id),
         title=title,
         model_id=model_id,
@@ -276,13 +281,14 @@ def _modules_table(config: SimConfig) -> str:
 
 
 def _settings_table(settings: Mapping[str, Any], training: dict[str, Any], config: SimConfig) -> str:
-    rows = [[f"`{name}`", _setting(settings[name])] for name in _SETTINGS]
+    rows = [[f"`{name}`", setting_text(settings[name])] for name in _SETTINGS]
     rows.append(["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)])
     rows += [[name, count(training[field])] for name, field in (("steps taken", "steps"), ("crops seen", "crops"))]
     return markdown_table(["setting", "value"], rows)
 
 
-def _setting(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A setting as cards write it."""
     if value is None:
         return "as launched"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -339,7 +345,8 @@ def _rows_of(measure: dict[str, Any], title: str) -> list[dict[str, Any]]:
     return [row for row in measure["rows"] if row["source"] not in others]
 
 
-def _interval(score: Mapping[str, float], form: Any) -> str:
+def interval_text(score: Mapping[str, float], form: Any) -> str:
+    """Bounds of an interval as cards write them."""
     return f"{form(score['low'])} to {form(score['high'])}"
 
 
@@ -359,13 +366,13 @@ def _probe_section(probe: dict[str, Any], title: str, picture: str | None) -> di
         head += ["control", "selectivity"]
     table = []
     for row in rows:
-        cells = [row["name"], percent(row["accuracy"]["value"]), _interval(row["accuracy"], percent)]
+        cells = [row["name"], percent(row["accuracy"]["value"]), interval_text(row["accuracy"], percent)]
         cells.append(percent(row["macro_f1"]["value"]))
         if has_control:
             cells += [percent(row.get("control_accuracy")), percent(row.get("selectivity"))]
         table.append(cells)
     differences = [
-        [row["name"], row["against"], points(row["accuracy"]["value"]), _interval(row["accuracy"], points)]
+        [row["name"], row["against"], points(row["accuracy"]["value"]), interval_text(row["accuracy"], points)]
         for row in probe["differences"]
         if row["name"] in names and row["against"] in names
     ]

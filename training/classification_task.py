@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from datasets import Dataset, List
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_sim import SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
@@ -178,8 +178,3 @@ def _most_frequent(train: list[Any], test: list[Any]) -> float:
     train_labels, test_labels = (np.concatenate([np.atleast_1d(value) for value in labels]) for labels in (train, test))
     most = np.bincount(train_labels[train_labels >= 0]).argmax()
     return float((test_labels[test_labels >= 0] == most).mean())
-
-
-def is_frame_label(dataset: Dataset, label: str) -> bool:
-    """Whether a column has a class a label frame rather than one an utterance."""
-    return isinstance(dataset.features[label], List)

@@ -29,7 +29,13 @@ from training.licenses import license_of_model, strictest
 from training.log import LOG_NAME, Log, Scores
 from training.nearest import nearest
 from training.optimization import Optimization
-from training.output_folder import RESULTS_NAME, SETTINGS_NAME, output_lock, prepare_output_dir
+from training.output_folder import (
+    RESULTS_NAME,
+    SETTINGS_NAME,
+    clear_output_dir,
+    output_lock,
+    refuse_earlier_run,
+)
 from training.provenance import git_revision, hardware, versions
 from training.publish import push_run
 from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
@@ -124,7 +130,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
-        prepare_output_dir(Path(settings.output_dir), overwrite=True, resume=settings.resume)
+        clear_output_dir(Path(settings.output_dir))
     log = Log(
         Path(settings.output_dir) / LOG_NAME,
         accelerator,
@@ -229,7 +235,7 @@ def load_data(
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process and not settings.overwrite_output_dir:
-            prepare_output_dir(Path(settings.output_dir), overwrite=False, resume=settings.resume)
+            refuse_earlier_run(Path(settings.output_dir), resume=settings.resume)
         return _load_splits(data, settings)
 
 

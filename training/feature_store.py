@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -125,6 +126,7 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=4)  # a train and a test split are asked for with every model
 def corpus_fingerprint(dataset: Dataset, label: str) -> str:
     """Digest of a corpus' recordings, by id, length, speaker and place, and of their labels."""
     digest = hashlib.sha256()

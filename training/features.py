@@ -39,6 +39,11 @@ def label_classes(dataset: Dataset, label: str) -> list[str]:
     return list(feature.names)
 
 
+def is_frame_label(dataset: Dataset, label: str) -> bool:
+    """Whether a column has a class a label frame rather than one an utterance."""
+    return isinstance(dataset.features[label], List)
+
+
 def extract(
     dataset: Dataset,
     encoder: "Encoder",
@@ -108,7 +113,7 @@ def _labelled_batches(dataset: Dataset, extractor: SequenceFeatureExtractor, *, 
 
 def _count(dataset: Dataset, label: str, pooling: Pooling, chunk_seconds: float, frame_step: int) -> int:
     """About how many items a data set has."""
-    if isinstance(dataset.features[label], List):
+    if is_frame_label(dataset, label):
         return sum(-(-len(row) // frame_step) for row in dataset[label][:] if row is not None)
     if pooling == "mean":
         return len(dataset)

@@ -20,10 +20,10 @@ from datasets import Dataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
 from training.arguments import DataArguments, RunArguments, parse_arguments, setting
-from training.classification_task import ClassificationTask, Classifier, is_frame_label
+from training.classification_task import ClassificationTask, Classifier
 from training.command import load_data, run_command
-from training.features import label_classes, module_numbers
-from training.measuring import feature_extractor_of, load_encoder, with_same_classes
+from training.features import is_frame_label, label_classes, module_numbers
+from training.measuring import check_encoder, feature_extractor_of, with_same_classes
 
 
 @dataclass
@@ -84,7 +84,7 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SimFeatur
         config = SimConfig.preset(arguments.preset, **settings)
         return config, SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
     extractor = feature_extractor_of(arguments.model)
-    load_encoder(arguments.model)  # refuses what is none
+    check_encoder(arguments.model)
     return SimConfig.from_pretrained(arguments.model, **settings), extractor
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.constants import HF_HOME
@@ -14,6 +15,7 @@ from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 from training.arguments import HelpFormatter
 from training.corpora import corpus_info, load_corpus
 from training.corpora.contract import class_label, replace_column
+from training.feature_store import Items
 from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
 from training.files import write_json
 from training.provenance import git_revision, versions
@@ -107,9 +109,25 @@ def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
     Raises:
         FileNotFoundError: A path that looks like a folder is none.
     """
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+    _check_place(path)
     return AutoFeatureExtractor.from_pretrained(path)
+
+
+def control_labels(
+    train: Items, test: Items, num_classes: int, *, label: str, seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels of a control task (Hewitt & Liang 2019) of the training and of the test items.
+
+    Every speaker's classes are renamed at random, with the classes' own frequencies; what a probe reaches there it has
+    by learning names by heart. `None` where there is one speaker, test speakers are not those of training, or the label
+    is the speaker.
+    """
+    speakers = np.unique(np.concatenate([train.speakers, test.speakers]))
+    if len(speakers) < 2 or not set(train.speakers) & set(test.speakers) or label == "speaker_id":
+        return None
+    names = np.random.default_rng(seed).choice(train.labels, size=(len(speakers), num_classes))
+    train_labels, test_labels = (names[np.searchsorted(speakers, of.speakers), of.labels] for of in (train, test))
+    return train_labels, test_labels
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
@@ -130,7 +148,7 @@ def load_encoder(path: str) -> SimModel:
         ValueError: The checkpoint is of something else, a decoder for instance.
         FileNotFoundError: A path that looks like a folder is none.
     """
-    _check_kind(path, SimConfig.model_type, "an encoder")
+    check_encoder(path)
     return AutoModel.from_pretrained(path).float().eval()
 
 
@@ -140,12 +158,21 @@ def load_decoder(path: str) -> SimDecoder:
     return AutoModel.from_pretrained(path).float().eval()
 
 
+def check_encoder(path: str) -> None:
+    """Refuses what is no checkpoint of an encoder, by its configuration alone; raises as `load_encoder`."""
+    _check_kind(path, SimConfig.model_type, "an encoder")
+
+
 def _check_kind(path: str, model_type: str, kind: str) -> None:
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+    _check_place(path)
     found = AutoConfig.from_pretrained(path).model_type
     if found != model_type:
         raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
+
+
+def _check_place(path: str) -> None:
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
 
 
 def load_splits(arguments: Namespace) -> dict[str, Dataset]:

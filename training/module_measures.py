@@ -26,6 +26,7 @@ from training.batches import utterance_batches
 from training.evaluation import evaluate
 from training.feature_store import Items
 from training.features import ModelEncoder
+from training.measuring import control_labels
 
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
@@ -99,8 +100,9 @@ def measure_features(
         analysis, row, task, train_features, test_features, parts, l2, float(np.mean(predictions == test.labels))
     )
     outcome = concentration(
-        train_features, train.labels, test_features, test.labels, task.num_classes, l2=l2, seed=arguments.seed
-    )
+        train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
+        seed=arguments.seed,
+    )  # fmt: skip
     summary = outcome.summary()
     for measure in ("gini", "single_best_accuracy"):
         analysis.add(row, measure, summary[measure])
@@ -130,14 +132,12 @@ def _selectivity(
     l2: float,
     reached: float,
 ) -> None:
-    """Accuracy less that on a control task (Hewitt & Liang 2019), where speakers are several and known in training."""
-    train, test = parts
-    speakers = np.unique(train.speakers)
-    if len(speakers) < 2 or set(test.speakers) - set(speakers):
+    """Accuracy less that on a control task, where there is one."""
+    arguments = analysis.arguments
+    control = control_labels(*parts, task.num_classes, label=arguments.label, seed=arguments.seed)
+    if control is None:
         return
-    names = np.random.default_rng(analysis.arguments.seed).choice(train.labels, size=(len(speakers), task.num_classes))
-    control = [names[np.searchsorted(speakers, part.speakers), part.labels] for part in parts]
-    probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=analysis.arguments.device)
+    probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=arguments.device)
     analysis.add(row, "selectivity", reached - float(np.mean(probe.predict(test_features) == control[1])))
 
 

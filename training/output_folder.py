@@ -40,13 +40,15 @@ def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def prepare_output_dir(output_dir: Path, *, overwrite: bool, resume: str) -> None:
-    """Refuses to write over a finished run, or clears it away if that is wanted."""
-    if overwrite:
-        remove_checkpoints(output_dir)
-        for name in (RESULTS_NAME, LOG_NAME, SETTINGS_NAME, CURVES_NAME, "config.json"):
-            (output_dir / name).unlink(missing_ok=True)
-        return
+def clear_output_dir(output_dir: Path) -> None:
+    """Clears an earlier run away."""
+    remove_checkpoints(output_dir)
+    for name in (RESULTS_NAME, LOG_NAME, SETTINGS_NAME, CURVES_NAME, "config.json"):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def refuse_earlier_run(output_dir: Path, *, resume: str) -> None:
+    """Refuses to write over a finished run, or over one that could be resumed but is not to be."""
     if (output_dir / RESULTS_NAME).exists():
         raise FileExistsError(
             f"`output_dir` {output_dir} holds a finished run; give another folder, or --overwrite_output_dir to "

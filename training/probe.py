@@ -29,11 +29,12 @@ from modeling_sim.analysis import (
 )
 from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
 from training.feature_store import Items
-from training.features import extract, label_classes
+from training.features import extract, is_frame_label, label_classes
 from training.files import replacing
 from training.measuring import (
     UNTRAINED,
     Source,
+    control_labels,
     load_splits,
     measured_sources,
     measuring_parser,
@@ -94,7 +95,7 @@ def probe(arguments: Any) -> dict[str, Any]:
     """
     splits = load_splits(arguments)
     classes = label_classes(splits["train"], arguments.label)
-    pooling = arguments.pooling or ("frame" if _is_list(splits["train"], arguments.label) else "mean")
+    pooling = arguments.pooling or ("frame" if is_frame_label(splits["train"], arguments.label) else "mean")
     fits = None
     for source in measured_sources(arguments, sample=arguments.latents == "sample"):
         train, test = (
@@ -142,10 +143,6 @@ def probe(arguments: Any) -> dict[str, Any]:
     return results
 
 
-def _is_list(dataset: Any, column: str) -> bool:
-    return isinstance(dataset[0][column], list)
-
-
 class _Fits:
     """Probes of all features on one task, and their scores.
 
@@ -173,14 +170,8 @@ class _Fits:
         self.labels = test.labels[self.tested]
         self.groups = (test.speakers if disjoint else test.utterances)[self.tested]
         self.train_groups = train.speakers if disjoint else train.utterances
-        # A control task (Hewitt & Liang 2019): every speaker's classes are renamed at random, with the classes'
-        # own frequencies; what a probe reaches there it has by learning names by heart.
-        types = np.unique(np.concatenate([train.speakers, test.speakers]))
-        self.control: list[np.ndarray] | None = None
-        if len(types) > 1 and not disjoint and arguments.label != "speaker_id":
-            names = np.random.default_rng(arguments.seed).choice(train.labels, size=(len(types), num_classes))
-            self.control = [names[np.searchsorted(types, of.speakers), of.labels] for of in (train, test)]
-            self.control[1] = self.control[1][self.tested]
+        control = control_labels(train, test, num_classes, label=arguments.label, seed=arguments.seed)
+        self.control = None if control is None else (control[0], control[1][self.tested])
         majority = np.bincount(train.labels, minlength=num_classes).argmax()
         self.score("chance: most frequent class", "chance", "", np.full(len(self.labels), majority))
 

@@ -45,10 +45,13 @@ def scrub_file(path: Path) -> bytes:
 
 def _scrub_place(name: str, value: Any) -> Any:
     is_place = name in _PLACES and isinstance(value, str)
-    may_be_hub_id = name in ("init_from", "model") and value.count("/") == 1 if is_place else False
-    if is_place and (not may_be_hub_id or value.startswith((".", "~")) or Path(value).exists()):
-        return _last_part(value)
-    return scrub(value)
+    return _last_part(value) if is_place and not _is_hub_id(name, value) else scrub(value)
+
+
+def _is_hub_id(name: str, value: str) -> bool:
+    """Whether a setting may name a model of the Hub, org/name, rather than a folder."""
+    may = name in ("init_from", "model") and value.count("/") == 1
+    return may and not value.startswith((".", "~")) and not Path(value).exists()
 
 
 def _scrub_text(text: str) -> str:

@@ -4,9 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from training.cards import CARDS, LICENSE_NAMES, METHODS, PAPER_URL, citation, hardware_of, markdown_table
+from training.cards import (
+    LICENSE_NAMES,
+    METHODS,
+    PAPER_URL,
+    card_template,
+    citation,
+    hardware_of,
+    interval_text,
+    markdown_table,
+    setting_text,
+)
 from training.corpora import corpus_info, corpus_names
 from training.figures import count, decimal, percent
 
@@ -45,13 +54,7 @@ def render_task_card(
     corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
     license_id = training.get("license", training["corpus_license"])
     parts = _classifier(config, training) if "label" in training else _decoder(config, training)
-    environment = Environment(
-        loader=FileSystemLoader(CARDS),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the text is Markdown
-    )
-    return environment.get_template("task_template.md").render(
+    return card_template("task_template.md").render(
         metadata=_metadata(training, parts, title),
         title=title,
         model_id=model_id,
@@ -69,7 +72,7 @@ def render_task_card(
         base_model=settings.get("model") or f"a new encoder of the preset `{settings.get('preset', '')}`",
         settings_table=markdown_table(
             ["setting", "value"],
-            [[f"`{name}`", _setting(settings[name])] for name in _SETTINGS],
+            [[f"`{name}`", setting_text(settings[name])] for name in _SETTINGS],
         ),
         hardware=hardware_of(training),
         sources=", ".join(f"[{name}]({link})" for name, link in links.items()),
@@ -78,11 +81,6 @@ def render_task_card(
         citation=citation(METHODS["sim"]),
         **parts["text"],
     )
-
-
-def _setting(value: Any) -> str:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return count(value) if is_number else f"`{value}`"
 
 
 def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
 
 
 def _interval(score: Mapping[str, float] | None, form: Any) -> str:
-    return "-" if score is None else f"{form(score['low'])} to {form(score['high'])}"
+    return "-" if score is None else interval_text(score, form)
 
 
 def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str) -> str:

@@ -158,6 +158,7 @@ def concentration(
     test_labels: np.ndarray,
     num_classes: int,
     *,
+    probe: LinearProbe | None = None,
     l2: float = 1e-4,
     ks: Sequence[int] | None = None,
     num_rotations: int = 20,
@@ -178,6 +179,7 @@ def concentration(
         test_features: `(test items, dims)`, of other utterances than those of training.
         test_labels: `(test items,)`.
         num_classes: Classes there are.
+        probe: Of all dimensions and the training items with this `l2`, if there is one already; it saves a fit.
         l2: As in `fit_linear_probe`, for all probes; choose it on the training items, `choose_l2` does.
         ks: As in `accuracy_by_dimensions`.
         num_rotations: As in `rotation_gap`.
@@ -203,7 +205,7 @@ def concentration(
             seed,
         )
 
-    probe = fit(slice(None))
+    probe = probe or fit(slice(None))
     interval = None
     if train_groups is not None:
         interval = bootstrap_statistic(
