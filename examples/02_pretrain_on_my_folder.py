@@ -2,7 +2,7 @@
 
     python examples/02_pretrain_on_my_folder.py my_speech --output_dir runs/mine
 
-The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; folders of the first level count as speakers.
+The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; the folder that a file is in counts as its speaker.
 Without one, a few synthetic utterances are written to a temporary folder and trained on.
 """
 
@@ -29,7 +29,7 @@ def main(folder: str, output_dir: str, steps: int) -> None:
     """Trains on four fifths of every speaker's recordings and scores the rest."""
     pretrain.main(
         [
-            "--corpus", "folder", "--data_dir", folder, "--corpus_settings", "{split_by: utterance}",
+            "--corpus", "folder", "--data_dir", folder, "--corpus_settings", "{folder_label: speaker_id}",
             "--preset", "sim-small", "--crop_samples", "10240", "--batch_size", "8", "--max_steps", str(steps),
             "--warmup_steps", str(steps // 10), "--output_dir", output_dir, "--overwrite_output_dir",
         ]

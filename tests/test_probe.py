@@ -160,6 +160,7 @@ def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
     [
         (["--label", "phone"], r"no column of classes.*phones"),
         (["--modules", "7"], "this model has 0, 1, 2, 3, context"),
+        (["--device", "cuda:99"], "`device` is 'cuda:99', which cannot be used here"),
         (["--label", "vowel"], "it is not a label of frames"),
         (["--label", "phones", "--pooling", "mean"], "`pooling` must be 'frame'"),
         (

@@ -16,7 +16,7 @@ from training.batches import utterance_batches
 from training.corpora.alignments import LABEL_RATE
 from training.feature_store import model_fingerprint
 from training.features import module_numbers
-from training.measuring import feature_extractor_of, load_decoder, load_encoder, names_of
+from training.measuring import check_device, feature_extractor_of, load_decoder, load_encoder, names_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         ValueError: There is no such module.
         OSError: A model is not there.
     """
+    check_device(device)
     models = [load_encoder(path).to(device) for path in paths]
     if len({model_fingerprint(model) for model in models}) < len(models):
         raise ValueError("two of the models are the same; a checkpoint counts once.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.constants import HF_HOME
@@ -73,6 +74,7 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
         arguments: Of `measuring_parser`.
         sample: Samples of the latents instead of their means.
     """
+    check_device(arguments.device)
     extractors = [feature_extractor_of(path) for path in arguments.model]
     models = [load_encoder(path) for path in arguments.model]
     set_seed(arguments.seed)
@@ -139,6 +141,18 @@ def names_of(paths: Sequence[str]) -> list[str]:
         if len(set(names)) == len(set(resolved)):
             return names
     return names
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that this machine or this build of torch does not have.
+
+    Raises:
+        ValueError: The message names it.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` is {name!r}, which cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
 def load_encoder(path: str) -> SimModel:
