@@ -2,8 +2,8 @@
 
     python examples/02_pretrain_on_my_folder.py my_speech --output_dir runs/mine
 
-The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; the folder that a file is in counts as its speaker.
-Without one, a few synthetic utterances are written to a temporary folder and trained on.
+The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; the folder that a file is in counts as its
+speaker. Without one, a few synthetic utterances are written to a temporary folder and trained on.
 """
 
 import argparse
