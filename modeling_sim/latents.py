@@ -8,10 +8,10 @@ Latents of two utterances must have as many frames to be mixed: cut the audio to
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
+from modeling_sim.interpolation import Path, points_between
 from modeling_sim.modeling_sim import SimModel, draw_latents
 from modeling_sim.modeling_sim_decoder import SimDecoder
 
@@ -55,7 +55,7 @@ def interpolate(
     *,
     steps: int = 9,
     dims: Sequence[int] | None = None,
-    path: Literal["linear", "slerp"] = "linear",
+    path: Path = "linear",
 ) -> torch.Tensor:
     """Latents on the way from one utterance to another, `(steps, frames, channels)`, both ends included.
 
@@ -64,12 +64,11 @@ def interpolate(
         end: As `start`, with as many frames.
         steps: Points on the path.
         dims: Channels that move; the others stay those of `start`. `None` for all.
-        path: "linear". "slerp": along the arc between the two directions of each frame (Shoemake 1985), with the norm
-            going from one to the other; halfway along a line between two draws of a Gaussian in many dimensions the
-            norm is 0.71 of what it is in the data, on the arc it is not.
+        path: "linear", or, so that norms on the way are those of the data, "slerp" or "norm_corrected"; see
+            `points_between`.
 
     Raises:
-        ValueError: The shapes differ, or there are fewer than 2 steps.
+        ValueError: The shapes differ, there are fewer than 2 steps, or `path` is unknown.
     """
     start, end = start.reshape(-1, start.shape[-1]), end.reshape(-1, end.shape[-1])
     if start.shape != end.shape:
@@ -79,13 +78,10 @@ def interpolate(
         )
     if steps < 2:
         raise ValueError(f"`steps` is {steps}; a path has 2 ends.")
-    if path not in ("linear", "slerp"):
-        raise ValueError(f"`path` is {path!r}; choose 'linear' or 'slerp'.")
     moving = list(range(start.shape[1])) if dims is None else list(dims)
     share = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[:, None, None]
-    between = _linear if path == "linear" else _slerp
     points = start.repeat(steps, 1, 1)
-    points[..., moving] = between(start[:, moving], end[:, moving], share)
+    points[..., moving] = points_between(start[:, moving], end[:, moving], share, path)
     return points
 
 
@@ -120,22 +116,6 @@ def swap(first: torch.Tensor, second: torch.Tensor, dims: Sequence[int]) -> tupl
     swapped_first, swapped_second = first.clone(), second.clone()
     swapped_first[..., dims], swapped_second[..., dims] = second[..., dims], first[..., dims]
     return swapped_first, swapped_second
-
-
-def _linear(start: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    return torch.lerp(start, end, share)
-
-
-def _slerp(start: torch.Tensor, end: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Directions on the arc, norms linear; where two directions are one, or a frame is 0, the line."""
-    norms = [frames.norm(dim=-1, keepdim=True) for frames in (start, end)]
-    first, second = (frames / norm.clamp(min=1e-12) for frames, norm in zip((start, end), norms, strict=True))
-    angle = torch.arccos((first * second).sum(-1, keepdim=True).clamp(-1, 1))
-    sine = torch.sin(angle)
-    direction = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / sine.clamp(min=1e-12)
-    norm = torch.lerp(norms[0], norms[1], share)
-    on_line = (sine < 1e-4) | (norms[0] < 1e-12) | (norms[1] < 1e-12)
-    return torch.where(on_line, _linear(start, end, share), norm * direction)
 
 
 __all__ = ["decode", "encode", "interpolate", "swap", "traverse"]

@@ -8,15 +8,15 @@ one architecture and training, with the same noise on their standardised latents
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
 
+from modeling_sim.interpolation import Path, points_between
+
 from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs, scale_of
 from .intervals import Interval, bootstrap_statistic
 
-Path = Literal["linear", "slerp", "norm_corrected"]
 # Latents `(batch, frames, channels)` to classes `(batch,)`, integers.
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -131,7 +131,7 @@ def smoothness(
 
     chosen = generator.permutation(len(first))[:lipschitz_pairs]
     places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
-    between = _between(start[chosen], end[chosen], places, path)
+    between = points_between(start[chosen], end[chosen], places, path)
     slopes = [
         local_lipschitz(decode_standardised, part, features=features, seed=seed) for part in between.split(batch_size)
     ]
@@ -160,16 +160,11 @@ def smoothness(
 def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path: Path = "linear") -> torch.Tensor:
     """Points from start to end, both included: `(items, steps + 1, frames, channels)`.
 
-    Half way on a straight line between two independent standard normal vectors the norm is 0.71 of theirs, where a
-    decoder has seen nothing. "slerp" (White 2016) turns one into the other within their plane, frame by frame;
-    "norm_corrected" takes the line's directions, with norms that go evenly from one end's to the other's. Where two
-    frames are parallel, or opposite, "slerp" is linear.
-
     Args:
         start: `(items, frames, channels)`.
         end: Of the same shape.
         steps: Between points, all of the same length in the path's own parameter.
-        path: Which of the three.
+        path: As in `points_between`.
 
     Raises:
         ValueError: `steps` is below 1, shapes differ or `path` is unknown.
@@ -179,24 +174,7 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
     if steps < 1:
         raise ValueError(f"`steps` is {steps}; give at least 1.")
     places = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)[:, None, None]
-    return _between(start[:, None], end[:, None], places, path)
-
-
-def _between(start: torch.Tensor, end: torch.Tensor, places: torch.Tensor, path: str) -> torch.Tensor:
-    """Points at `places` in [0, 1]; all three broadcast against each other."""
-    line = (1 - places) * start + places * end
-    if path == "linear":
-        return line
-    start_norm, end_norm = start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True)
-    if path == "norm_corrected":
-        norm = (1 - places) * start_norm + places * end_norm
-        return line * (norm / line.norm(dim=-1, keepdim=True).clamp(min=1e-12))
-    if path == "slerp":
-        cosine = (start * end).sum(dim=-1, keepdim=True) / (start_norm * end_norm).clamp(min=1e-12)
-        angle = cosine.clamp(-1, 1).arccos()
-        turned = (((1 - places) * angle).sin() * start + (places * angle).sin() * end) / angle.sin().clamp(min=1e-12)
-        return torch.where(angle.sin() > 1e-3, turned, line)
-    raise ValueError(f"`path` is {path!r}; choose 'linear', 'slerp' or 'norm_corrected'.")
+    return points_between(start[:, None], end[:, None], places, path)
 
 
 def step_distances(points: torch.Tensor) -> torch.Tensor:
