@@ -96,6 +96,13 @@ def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
     return Tokens(starts[kept], ends[kept], phones[kept], contexts, speakers[starts][kept])
 
 
+def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray) -> Tokens:
+    """Whole utterances, which have one label and no context."""
+    bounds = np.flatnonzero(np.concatenate([[True], utterances[1:] != utterances[:-1], [True]]))
+    starts = bounds[:-1]
+    return Tokens(starts, bounds[1:], labels[starts], [(-1, -1)] * len(starts), speakers[starts])
+
+
 def table(results: dict[str, Any]) -> str:
     """The results as text."""
     columns = [f"{mode} {context}" for mode, context in CONDITIONS]

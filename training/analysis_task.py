@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from training.abx import Tokens, find_tokens, utterance_tokens
 from training.corpora.contract import class_label
 from training.feature_store import Items
 from training.features import Encoder, extract, is_frame_label, label_classes
@@ -64,6 +65,20 @@ class LabelTask:
         )  # fmt: skip
         self.train_items, self.test_items = len(train.labels), len(test.labels)
         return train, test
+
+    def moments(self, encoder: Encoder, extractor: Any, name: str) -> Items:
+        """Features of the test split every 10 ms, of all its labelled utterances."""
+        arguments = self.arguments
+        return extract(
+            self.splits["test"], encoder, extractor, label=arguments.label, pooling="frame", frame_step=1,
+            batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=f"{name}, every 10 ms",
+        )  # fmt: skip
+
+    def tokens(self, items: Items) -> Tokens:
+        """What is told apart by ABX: segments of a label of frames, whole utterances of one of utterances."""
+        if self.of_frames:
+            return find_tokens(items.labels, items.utterances, items.speakers, self.class_names())
+        return utterance_tokens(items.labels, items.utterances, items.speakers)
 
     def class_names(self) -> list[str]:
         """Names of the label's classes."""

@@ -4,7 +4,7 @@ r"""Looks inside models: the scorecard of every module beside its controls, and 
         --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
 
 Models with equal configurations are one kind, trained with several seeds; the first model's kind is compared with the
-others. Beside them stand log-mel spectra, each kind untrained, and deterministic kinds in principal and independent
+others. Beside them stand log-mel spectra, each model untrained, and deterministic kinds in principal and independent
 components. Modules of other architectures are set beside those of the first model that see as many samples as often.
 What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
 that was trained with noise counts as a kind of its own.
@@ -26,16 +26,15 @@ from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, attach_decoders, load_models, untrained
 from training.corpora import corpus_info
 from training.decoder_measures import measure_decoder
-from training.features import SpectralEncoder, label_classes
+from training.features import label_classes
 from training.files import replacing, write_json
 from training.measuring import load_splits, measuring_parser
-from training.module_measures import measure_features, measure_model, measure_objective
+from training.module_measures import SPECTRUM, measure_model, measure_objective, measure_spectrum
 from training.provenance import git_revision, versions
 from training.report import write_report
-from training.scorecard import SPECTRUM_MODULE, compare, measures_as_rows
+from training.scorecard import compare, measures_as_rows
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
-_SPECTRUM = "log-mel"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,13 +76,11 @@ def analyze(arguments: Namespace) -> Path:
     splits = load_splits(arguments)
     models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
-    controls = [untrained(of, arguments.seed) for of in _firsts(models)]
+    controls = untrained(models, arguments.seed)
     analysis = Analysis(arguments)
     task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
 
-    spectrum = {"kind": _SPECTRUM, "model": _SPECTRUM, "module": SPECTRUM_MODULE}
-    items = task.items(SpectralEncoder(), models[0].extractor, _SPECTRUM)
-    measure_features(analysis, spectrum, task, *(part.features[_SPECTRUM] for part in items), parts=items)
+    measure_spectrum(analysis, task, models[0].extractor)
     for of in tqdm([*models, *controls], desc="models"):
         measure_model(analysis, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
@@ -119,8 +116,8 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "factors": list(task.factors),
         "train_items": task.train_items,
         "test_items": task.test_items,
-        "intervals_over": f"test utterances ({len(task.splits['test'])}) for probes and distances of spectra, pairs of "
-        "utterances for smoothness and curves, and random rotations for the rotation gap",
+        "intervals_over": f"test utterances ({len(task.splits['test'])}) for probes and distances of spectra, training "
+        "utterances for the rotation gap, and pairs of utterances for smoothness and curves",
         "kinds": [
             {
                 "name": kind,
@@ -159,7 +156,7 @@ def _describe(kind: str, trained: Sequence[str]) -> str:
         "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
         "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: a module a convolution, the ReLU's output is the latent.",
         "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
-        _SPECTRUM: "80 log-mel energies: what the spectrum itself tells.",
+        SPECTRUM: "80 log-mel energies: what the spectrum itself tells.",
     }
     of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
     more = {

@@ -66,12 +66,14 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
     return loaded
 
 
-def untrained(of: AnalyzedModel, seed: int) -> AnalyzedModel:
-    """The same architecture with fresh weights."""
-    set_seed(seed)
-    model = SimModel(of.model.config).to(of.model.device).eval()
-    kind = f"{of.kind} untrained"
-    return AnalyzedModel(kind, kind, model, of.extractor, of.modules)
+def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]:
+    """The same architectures with fresh weights, one for each model: seeds stand against seeds."""
+    controls = []
+    for number, of in enumerate(models):
+        set_seed(seed + number)
+        model = SimModel(of.model.config).to(of.model.device).eval()
+        controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
+    return controls
 
 
 def kind_name(config: SimConfig) -> str:

@@ -1,93 +1,128 @@
 """The part of the scorecard that needs no decoder: probes, axes, factors and the distribution of frames."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from transformers import SequenceFeatureExtractor
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.analysis import (
+    abx,
     choose_l2,
     concentration,
     dci,
     disentanglement,
     fit_linear_probe,
     gaussianity,
+    independent_components,
     knn_predictions,
+    principal_components,
     standardised,
     total_correlation,
     whitened,
 )
+from modeling_sim.analysis.decoding import scale_of
 from modeling_sim.analysis.intervals import accuracy, bootstrap_interval, confusions
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, Frames, frames_of
 from training.batches import utterance_batches
 from training.evaluation import evaluate
 from training.feature_store import Items
-from training.features import ModelEncoder
+from training.features import ModelEncoder, SpectralEncoder
 from training.measuring import control_labels
+from training.scorecard import SPECTRUM_MODULE
 
+SPECTRUM = "log-mel"
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
+# Fits for the interval of the rotation gap, and tokens of a class and speaker for ABX.
+_FITS, _TOKENS = 50, 8
 
 
 def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
     """Probes, concentration and disentanglement of every module, and the distribution of its frames."""
     arguments = analysis.arguments
     encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
-    train, test = task.items(encoder, of.extractor, of.name)
-    frames = frames_of(of, task.splits["test"], max_frames=arguments.max_frames, batch_size=arguments.batch_size)
+    items = (*task.items(encoder, of.extractor, of.name), task.moments(encoder, of.extractor, of.name))
+    test_frames: dict[int, Frames] = {}
+    train_frames: dict[int, Frames] = {}
+    if not is_control:
+        settings = {"max_frames": arguments.max_frames, "batch_size": arguments.batch_size}
+        test_frames = frames_of(of, task.splits["test"], **settings)
+        if of.model.config.latent_distribution == "deterministic":  # to find other axes on
+            train_frames = frames_of(of, task.splits["train"], **settings)
     own_names = of.model.config.module_names
     for name, module in of.modules.items():
         row = {"kind": of.kind, "model": of.name, "module": name}
-        features = [np.asarray(part.features[own_names[module]]) for part in (train, test)]
-        measure_features(analysis, row, task, *features, parts=(train, test), show=not is_control)
-        if is_control:
-            continue
-        measure_distribution(analysis, row, frames[module])
-        if of.model.config.latent_distribution == "deterministic":
-            for method, (center, axes) in _rotations(frames[module].means, arguments.seed).items():
+        features = [np.asarray(part.features[own_names[module]]) for part in items]
+        measure_features(analysis, row, task, features, items, show=not is_control)
+        if module in test_frames:
+            measure_distribution(analysis, row, test_frames[module])
+        if module in train_frames:
+            for method, (center, axes) in _rotations(train_frames[module].means, arguments.seed).items():
                 rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
-                parts = [(part - center) @ axes for part in features]
-                measure_features(analysis, rotated, task, *parts, parts=(train, test))
-                measure_distribution(analysis, rotated, Frames((frames[module].means - center) @ axes, None))
+                measure_features(analysis, rotated, task, [(part - center) @ axes for part in features], items)
+                measure_distribution(analysis, rotated, Frames((test_frames[module].means - center) @ axes, None))
+
+
+def measure_spectrum(analysis: Analysis, task: LabelTask, extractor: SequenceFeatureExtractor) -> None:
+    """What the spectrum itself tells."""
+    row = {"kind": SPECTRUM, "model": SPECTRUM, "module": SPECTRUM_MODULE}
+    items = (
+        *task.items(SpectralEncoder(), extractor, SPECTRUM),
+        task.moments(SpectralEncoder(), extractor, SPECTRUM),
+    )
+    measure_features(analysis, row, task, [np.asarray(part.features[SPECTRUM]) for part in items], items)
 
 
 def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Centre `(dims,)` and change of axes `(dims, dims or fewer)` to principal and to independent components.
 
-    They are found without labels, on the frames whose distribution is measured: the best case for the control.
+    Both are found on frames of the training split and without labels. Directions in which the frames do not vary are
+    left out, and independent components, whose size is open, get variance 1.
     """
-    from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
 
-    scale = frames.std(axis=0)
-    scale = np.where(scale > 1e-6 * scale.max(), scale, 1.0)
-    centred = (frames - frames.mean(axis=0)) / scale
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    kept = axes[:, variances > 1e-6 * variances.max()][:, ::-1]
-    chosen = np.random.default_rng(seed).permutation(len(centred))[:10_000]
-    ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=200, tol=1e-3)
+    center, latents = frames.mean(axis=0), torch.from_numpy(frames)[None]
+    scale = scale_of(latents).numpy()
+    found = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # components that have not converged are as good a control
-        ica.fit(centred[chosen] @ kept)
-    center = frames.mean(axis=0)
-    return {"PCA": (center, kept / scale[:, None]), "ICA": (center, kept @ ica.components_.T / scale[:, None])}
+        warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
+        transforms = {"PCA": principal_components(latents), "ICA": independent_components(latents, seed=seed)}
+    for method, transform in transforms.items():
+        axes = transform.matrix.numpy() / scale[:, None]
+        deviation = ((frames - center) @ axes).std(axis=0)
+        kept = deviation > 1e-3 * deviation.max()
+        found[method] = (center, axes[:, kept] / (deviation[kept] if method == "ICA" else 1.0))
+    return found
 
 
 def measure_features(
     analysis: Analysis,
     row: dict[str, str],
     task: LabelTask,
-    train_features: np.ndarray,
-    test_features: np.ndarray,
+    features: Sequence[np.ndarray],
+    items: tuple[Items, Items, Items],
     *,
-    parts: tuple[Items, Items],
     show: bool = False,
 ) -> None:
-    """Probes of the label, how many dimensions they use, and how factors lie in the dimensions."""
-    arguments, (train, test) = analysis.arguments, parts
-    train_features, test_features = (np.asarray(part, dtype=np.float32) for part in (train_features, test_features))
+    """Probes of the label, how many dimensions they use, how factors lie in the dimensions, and ABX.
+
+    Args:
+        analysis: Gets the results.
+        row: Kind, model and module.
+        task: The label.
+        features: Of the items to train on, of those to test on, and every 10 ms of the test split.
+        items: What these are.
+        show: Draw the probe's weights.
+    """
+    arguments, (train, test, moments) = analysis.arguments, items
+    train_features, test_features, every_moment = (np.asarray(part, dtype=np.float32) for part in features)
     l2 = choose_l2(train_features, train.labels, train.utterances, task.num_classes, seed=arguments.seed)
     probe = fit_linear_probe(train_features, train.labels, task.num_classes, l2=l2, device=arguments.device)
     predictions = probe.predict(test_features)
@@ -97,11 +132,12 @@ def measure_features(
         interval = bootstrap_interval(cells, accuracy, seed=arguments.seed)
         analysis.add(row, measure, interval.value, interval.low, interval.high)
     _selectivity(
-        analysis, row, task, train_features, test_features, parts, l2, float(np.mean(predictions == test.labels))
-    )
+        analysis, row, task, train_features, test_features, (train, test), l2,
+        float(np.mean(predictions == test.labels)),
+    )  # fmt: skip
     outcome = concentration(
         train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
-        seed=arguments.seed,
+        train_groups=train.utterances, resamples=_FITS, seed=arguments.seed, device=arguments.device,
     )  # fmt: skip
     summary = outcome.summary()
     for measure in ("gini", "single_best_accuracy"):
@@ -120,6 +156,7 @@ def measure_features(
         analysis.curve("probe_weights", row, values=np.abs(probe.weight).tolist(), classes=task.class_names())
     if len(task.factors) > 1:
         _disentanglement(analysis, row, task, test_features, test)
+    _discriminability(analysis, row, task, every_moment, moments)
 
 
 def _selectivity(
@@ -167,6 +204,21 @@ def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, c
             analysis.values[-1]["null"] = null(outcome.permuted)
 
 
+def _discriminability(
+    analysis: Analysis, row: dict[str, str], task: LabelTask, features: np.ndarray, moments: Items
+) -> None:
+    """ABX of the label, within speakers and, where there are several, across them."""
+    tokens = task.tokens(moments)
+    segments = [features[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
+    modes: tuple[Literal["within", "across"], ...] = ("within", "across")
+    for mode in modes[: len(set(tokens.speakers.tolist()))]:
+        score = abx(
+            segments, tokens.phones.tolist(), tokens.speakers.tolist(), mode=mode, max_tokens=_TOKENS,
+            seed=analysis.arguments.seed,
+        )  # fmt: skip
+        analysis.add(row, f"abx_{mode}", score.error)
+
+
 def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames) -> None:
     """How near a module's frames are to N(0, I), and how far its dimensions depend on each other."""
     seed = analysis.arguments.seed
@@ -175,8 +227,11 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
     log_variances = None if frames.log_variances is None else frames.log_variances[:, varying]
     outcome = gaussianity(means, log_variances, seed=seed)
     summary = outcome.summary()
-    for measure in ("kl", "active_units", "wasserstein", "mmd"):
+    for measure in ("kl", "active_units", "wasserstein", "kolmogorov_smirnov", "mmd"):
         analysis.add(row, measure, summary[measure])
+    of_means = outcome if log_variances is None else gaussianity(means, seed=seed)
+    for measure in ("wasserstein", "mmd"):
+        analysis.add(row, f"{measure}_means", of_means.summary()[measure])
     z_scored = standardised(means)
     analysis.add(row, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
     analysis.add(row, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)

@@ -58,6 +58,15 @@ MEASURES = (
         "than learnt by heart.", "higher", "0", "percent",
     ),
     Measure(
+        "abx_within", "Probes", "ABX error, within speakers",
+        "Share of triples in which a token lies nearer to one of another class than to one of its own, by one speaker.",
+        "lower", "50 %", "percent",
+    ),
+    Measure(
+        "abx_across", "Probes", "ABX error, across speakers",
+        "The same where the token to be placed is of another speaker.", "lower", "50 %", "percent",
+    ),
+    Measure(
         "kl", "Gaussianity", "KL to N(0, I)",
         "Nats a frame that the posteriors are away from the prior: how much a frame is allowed to tell.", "none", "0",
     ),
@@ -67,20 +76,32 @@ MEASURES = (
     ),
     Measure(
         "wasserstein", "Gaussianity", "W1 to N(0, 1)",
-        "Mean difference of quantiles between a dimension and N(0, 1), as it is; median of active dimensions.",
-        "lower", "1.29 / sqrt(frames)",
+        "Mean difference of quantiles between a dimension and N(0, 1), as it is, drawn from the Gaussians where there "
+        "are any; median of active dimensions.", "lower", "1.29 / sqrt(frames)",
+    ),
+    Measure(
+        "wasserstein_means", "Gaussianity", "W1 of means",
+        "The same of the means alone, which are what one reads.", "lower", "1.29 / sqrt(frames)",
     ),
     Measure(
         "wasserstein_standardised", "Gaussianity", "W1, z-scored",
-        "The same once every dimension has mean 0 and deviation 1: its shape alone.", "lower", "1.29 / sqrt(frames)",
+        "W1 of the means once every dimension has mean 0 and deviation 1: its shape alone.", "lower",
+        "1.29 / sqrt(frames)",
+    ),
+    Measure(
+        "kolmogorov_smirnov", "Gaussianity", "KS to N(0, 1)",
+        "Largest difference of distribution functions, of what W1 is taken of.", "lower", "0.87 / sqrt(frames)",
     ),
     Measure(
         "mmd", "Gaussianity", "MMD² to N(0, I)",
-        "Distance of the whole cloud of frames from N(0, I).", "lower", "0",
+        "Distance of the whole cloud of frames from N(0, I), drawn as for W1.", "lower", "0",
+    ),
+    Measure(
+        "mmd_means", "Gaussianity", "MMD² of means", "The same of the means alone.", "lower", "0",
     ),
     Measure(
         "mmd_whitened", "Gaussianity", "MMD², whitened",
-        "The same after whitening. If whitening alone brings a model there, the KL term was not needed for it.",
+        "Of the means after whitening. If whitening alone brings a model there, the KL term was not needed for it.",
         "lower", "0",
     ),
     Measure(
