@@ -41,7 +41,7 @@ SPECTRUM = "log-mel"
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
 # Fits for the interval of the rotation gap, and tokens of a class and speaker for ABX.
-_FITS, _TOKENS = 50, 8
+_FITS, _TOKENS = 20, 8
 
 
 def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
@@ -93,7 +93,10 @@ def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
-        transforms = {"PCA": principal_components(latents), "ICA": independent_components(latents, seed=seed)}
+        transforms = {
+            "PCA": principal_components(latents),
+            "ICA": independent_components(latents, max_frames=10_000, seed=seed),
+        }
     for method, transform in transforms.items():
         axes = transform.matrix.numpy() / scale[:, None]
         deviation = ((frames - center) @ axes).std(axis=0)

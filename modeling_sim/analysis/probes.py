@@ -41,7 +41,7 @@ def fit_linear_probe(
     max_iterations: int = 200,
     device: str | torch.device = "cpu",
 ) -> LinearProbe:
-    """Fits by L-BFGS with line search, from zero: the problem is convex, so there is one answer.
+    """Fits by L-BFGS from zero: the problem is convex, so there is one answer.
 
     Args:
         features: `(items, features)`.
@@ -54,27 +54,35 @@ def fit_linear_probe(
     Raises:
         ValueError: Only one class has items, lengths disagree, or a feature is not finite.
     """
+    from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
+
     _check(features, labels, num_classes)
     mean, scale = _standardisation(features)
     inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
     targets = torch.from_numpy(labels.astype(np.int64)).to(device)
-    weight = torch.zeros(num_classes, features.shape[1], device=device, requires_grad=True)
-    bias = torch.zeros(num_classes, device=device, requires_grad=True)
     absent = torch.from_numpy(np.bincount(labels, minlength=num_classes) == 0).to(device)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iterations, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    one_hot = F.one_hot(targets, num_classes)
+
+    def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        """Of weights and bias, which is the last column; by hand, as recording a graph takes longer than small fits."""
+        parameters = torch.from_numpy(flat).view(num_classes, -1).to(inputs)
+        weight, bias = parameters[:, :-1], parameters[:, -1]
+        log_probabilities = torch.addmm(bias, inputs, weight.T).masked_fill_(absent, -torch.inf).log_softmax(dim=1)
+        loss = F.nll_loss(log_probabilities, targets) + l2 * weight.square().sum()
+        residuals = (log_probabilities.exp_() - one_hot) / len(targets)
+        gradient = torch.cat([residuals.T @ inputs + 2 * l2 * weight, residuals.sum(dim=0)[:, None]], dim=1)
+        return float(loss), gradient.double().flatten().cpu().numpy()
+
+    found = minimize(
+        loss_and_gradient,
+        np.zeros(num_classes * (features.shape[1] + 1)),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-7},
     )
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        logits = (inputs @ weight.T + bias).masked_fill(absent, -torch.inf)
-        loss = F.cross_entropy(logits, targets) + l2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    final_bias = bias.detach().masked_fill(absent, -torch.inf)
-    return LinearProbe(weight.detach().cpu().numpy(), final_bias.cpu().numpy(), mean, scale)
+    parameters = found.x.reshape(num_classes, -1).astype(np.float32)
+    bias = np.where(absent.cpu().numpy(), -np.inf, parameters[:, -1]).astype(np.float32)
+    return LinearProbe(parameters[:, :-1].copy(), bias, mean, scale)
 
 
 def choose_l2(
