@@ -3,9 +3,9 @@
     python training/reconstruction_benchmark.py
 
 The plain loop is the measure as the Smooth InfoMax paper's code computes it: for every number of dimensions and every
-ordered pair it builds ten steps of an interpolation, decodes the first of them and the second item, one at a time. Both
-decode with the same small network, and their numbers must agree. What batching can save is twofold: fewer decodings,
-which is arithmetic and printed, and less of the costs that every call has, which depends on decoder and machine.
+ordered pair it builds and decodes the ten steps of an interpolation, of which it uses the first, and decodes the second
+item, pair by pair. Both decode with the same small network, and their numbers must agree. What can be saved is twofold:
+decodings, which is arithmetic and printed, and the costs that every call has, which depend on decoder and machine.
 """
 
 import json
@@ -45,7 +45,7 @@ def pair_by_pair(latents: torch.Tensor, decode: Decode, ks: Sequence[int]) -> np
             share = number / (_STEPS - 1)
             path[number] = first
             path[number][:, dims] = first[:, dims] * share + second[:, dims] * (1 - share)
-        return ((decode(path[step : step + 1]) - decode(second[None])) ** 2).mean()
+        return ((decode(path)[step] - decode(second[None])[0]) ** 2).mean()
 
     pairs = [(i, j) for i in range(len(latents)) for j in range(len(latents)) if i != j]
     with torch.no_grad():
@@ -114,7 +114,7 @@ def compare(*, items: int, dims: int, hidden_size: int, batch_size: int, seed: i
         "batched_seconds": float(batched[0]),
         "ratio": float(loop[0] / batched[0]),
         "ratio_of_processor_time": float(loop[1] / batched[1]),
-        "loop_decodings": 2 * pairs * (len(ks) + 1),
+        "loop_decodings": (_STEPS + 1) * pairs * (len(ks) + 1),
         "batched_decodings": pairs * sum(k < dims for k in ks) + items,
         "largest_difference": float(np.abs(plain - curve.error).max()),
     }
