@@ -178,7 +178,11 @@ def make_analysis():
 
 def leave(folder, analysis, arrays=None):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "analysis.json").write_text(json.dumps(analysis))
+    (folder / "analysis.json").write_text(
+        json.dumps({name: value for name, value in analysis.items() if name != "curves"})
+    )
+    if "curves" in analysis:
+        (folder / "curves.json").write_text(json.dumps(analysis["curves"]))
     if arrays is not None:
         np.savez(folder / "media.npz", **arrays)
     return folder

@@ -9,7 +9,8 @@ components. Modules of other architectures are set beside those of the first mod
 What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
 that was trained with noise counts as a kind of its own.
 
-The output folder gets `analysis.json`, `analysis.csv`, `media.npz` and `report.html`.
+The output folder gets the numbers in `analysis.json` and `analysis.csv`, what is drawn and heard in `curves.json` and
+`media.npz`, and `report.html`.
 """
 
 import csv
@@ -31,7 +32,7 @@ from training.files import replacing, write_json
 from training.measuring import load_splits, measuring_parser
 from training.module_measures import SPECTRUM, measure_model, measure_objective, measure_spectrum
 from training.provenance import git_revision, versions
-from training.report import write_report
+from training.report import ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME, write_report
 from training.scorecard import compare, measures_as_rows
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
@@ -130,19 +131,19 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "measures": measures_as_rows({row["measure"] for row in analysis.values}),
         "values": analysis.values,
         "comparisons": compare(analysis.values, trained[0], [kind for kind in found if kind != trained[0]]),
-        "curves": analysis.curves,
         "reconstruction_quality": analysis.quality,
         "media": analysis.media.items,
         "versions": versions(),
         "git": git_revision(),
     }
-    write_json(output_dir / "analysis.json", results)
+    write_json(output_dir / ANALYSIS_NAME, results)
+    write_json(output_dir / CURVES_NAME, analysis.curves)
     with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as file:
         columns = ["kind", "model", "module", "measure", "value", "low", "high", "null"]
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(analysis.values)
-    with replacing(output_dir / "media.npz") as temporary, temporary.open("wb") as file:
+    with replacing(output_dir / MEDIA_NAME) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **analysis.media.arrays)
     return write_report(output_dir)
 

@@ -2,8 +2,8 @@
 
 python -m training.report runs/analysis
 
-It is made from `analysis.json` and `media.npz`, which `training.analyze` leaves in its output folder, and from nothing
-else. Nothing in it is typed: a number that is not in those files is not in the report.
+It is made from `analysis.json`, `curves.json` and `media.npz`, which `training.analyze` leaves in its output folder,
+and from nothing else. Nothing in it is typed: a number that is not in those files is not in the report.
 """
 
 import json
@@ -21,6 +21,7 @@ from training.report_media import Sounds, by_module, load_item
 from training.report_tables import effect_tables, module_scores, opponents, quality_rows
 
 ANALYSIS_NAME = "analysis.json"
+CURVES_NAME = "curves.json"
 MEDIA_NAME = "media.npz"
 REPORT_NAME = "report.html"
 
@@ -52,19 +53,25 @@ def read_analysis(output_dir: str | Path) -> dict[str, Any]:
         FileNotFoundError: There is no analysis.
         ValueError: It is not JSON, lacks a field, or refers to a kind or measure that it does not describe.
     """
-    path = Path(output_dir) / ANALYSIS_NAME
+    path, curves_path = (Path(output_dir) / name for name in (ANALYSIS_NAME, CURVES_NAME))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the output folder of `python -m training.analyze`.")
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    read = _json_of(path)
     missing = [name for name in _REQUIRED if name not in read]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; run `python -m training.analyze` again.")
     analysis = {**_EMPTY, **read}
+    if curves_path.is_file():
+        analysis["curves"] = _json_of(curves_path)
     _check_names(analysis, path)
     return analysis
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
