@@ -62,7 +62,7 @@ def output_dir(models, decoders, tmp_path_factory):
         [
             "--model", *models, "--decoder", *decoders, "--corpus", "synthetic_syllables",
             "--corpus_settings", json.dumps(CORPUS), "--label", "vowel", "--factors", "vowel,consonant,f0",
-            "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
+            "--modules", "2,3", "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
             "--cache_dir", str(folder / "cache"), "--output_dir", str(folder),
         ]
     )  # fmt: skip

@@ -94,7 +94,8 @@ def analyze(arguments: Namespace) -> Path:
                     measure_decoder(analysis, task, of, module, decoder)
                 except ValueError as error:
                     tqdm.write(f"the decoder of module {module} of {of.name} is left out: {error}")
-    return write_results(analysis, task, models)
+    write_results(analysis, task, models)
+    return write_report(arguments.output_dir)
 
 
 def _firsts(models: Sequence[AnalyzedModel]) -> list[AnalyzedModel]:
@@ -102,8 +103,8 @@ def _firsts(models: Sequence[AnalyzedModel]) -> list[AnalyzedModel]:
     return list({of.kind: of for of in reversed(models)}.values())[::-1]
 
 
-def write_results(analysis: Analysis, task: LabelTask, models: Sequence[AnalyzedModel]) -> Path:
-    """Writes JSON, CSV, audio and the report, and returns the report's path."""
+def write_results(analysis: Analysis, task: LabelTask, models: Sequence[AnalyzedModel]) -> None:
+    """Writes JSON, CSV and audio."""
     arguments = analysis.arguments
     output_dir = Path(arguments.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,6 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         writer.writerows(analysis.values)
     with replacing(output_dir / MEDIA_NAME) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **analysis.media.arrays)
-    return write_report(output_dir)
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:

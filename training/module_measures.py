@@ -40,8 +40,8 @@ from training.scorecard import SPECTRUM_MODULE
 SPECTRUM = "log-mel"
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
-# Fits for the interval of the rotation gap, and tokens of a class and speaker for ABX.
-_FITS, _TOKENS = 20, 8
+# Fits for the interval of the rotation gap.
+_FITS = 20
 
 
 def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
@@ -216,8 +216,7 @@ def _discriminability(
     modes: tuple[Literal["within", "across"], ...] = ("within", "across")
     for mode in modes[: len(set(tokens.speakers.tolist()))]:
         score = abx(
-            segments, tokens.phones.tolist(), tokens.speakers.tolist(), mode=mode, max_tokens=_TOKENS,
-            seed=analysis.arguments.seed,
+            segments, tokens.phones.tolist(), tokens.speakers.tolist(), mode=mode, seed=analysis.arguments.seed
         )  # fmt: skip
         analysis.add(row, f"abx_{mode}", score.error)
 
