@@ -134,8 +134,8 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
             waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
         elif not np.issubdtype(waveform.dtype, np.floating):
             raise TypeError(
-                f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. (A list of "
-                "whole numbers does not say what they are scaled by.)"
+                f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. A list of "
+                "whole numbers does not say what they are scaled by."
             )
         if not np.isfinite(waveform).all():
             raise ValueError(f"{name} has samples that are NaN or infinite; check how it was decoded.")

@@ -54,7 +54,8 @@ def measure(arguments: Any) -> dict[str, Any]:
     dataset = load_split(arguments, arguments.split)
     classes = label_classes(dataset, arguments.label)
     rows: list[dict[str, Any]] = []
-    for source in measured_sources(arguments):
+    sources = measured_sources(arguments)
+    for source in sources:
         items = extract(
             dataset, source.encoder, source.extractor, label=arguments.label, pooling="frame", frame_step=1,
             batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=source.name,
@@ -76,7 +77,7 @@ def measure(arguments: Any) -> dict[str, Any]:
                 row[f"{mode} {context}"] = vars(score)
             rows.append(row)
     results = write_results(
-        arguments, "abx.json", {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}
+        arguments, "abx.json", {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}, sources
     )
     draw(results, Path(arguments.output_dir) / "abx.png")
     return results

@@ -27,6 +27,7 @@ from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, attach_decoders, load_models, untrained
 from training.corpora import corpus_info
 from training.decoder_measures import measure_decoder
+from training.feature_store import weights_fingerprint
 from training.features import label_classes
 from training.files import replacing, write_json
 from training.measuring import load_splits, measuring_parser
@@ -120,6 +121,7 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "test_items": task.test_items,
         "intervals_over": f"test utterances ({len(task.splits['test'])}) for probes and distances of spectra, training "
         "utterances for the rotation gap, and pairs of utterances for smoothness and curves",
+        "fingerprints": {of.name: weights_fingerprint(of.model) for of in models},
         "kinds": [
             {
                 "name": kind,

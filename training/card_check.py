@@ -3,12 +3,16 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
-from training.figures import decimal, values_of
+from training.card_data import known_licenses
+from training.figures import decimal, read_json, texts_of, values_of
+from training.licenses import refuse_looser
 
 _LICENSES = frozenset(
     {
@@ -34,19 +38,37 @@ _KNOWN_LANGUAGES = frozenset(
         "th", "tr", "uk", "ur", "vi", "yue", "zh", "multilingual",
     }
 )  # fmt: skip
-# Numbers that no file holds: the level of every interval, the chance of a triple, names of licences.
-_FIXED_PHRASES = re.compile(r"95 % interval|chance is 50 %|CC BY[A-Z-]* \d\.\d|Apache-2\.0")
-_NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->", flags=re.DOTALL)
-_FIGURE = re.compile(r"(?<![\w.,-])([-+]?)(\d[\d,]*)(\.\d+)?(?!\.?\d)(?!\w)( ?(?:%|points))?")
-_LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']")
+# Numbers that no file holds: the level of every interval, the chance of a triple, ranges of amplitudes, names of
+# licences, versions, references, and the numbers of a list.
+_FIXED_PHRASES = re.compile(
+    r"95 % interval|chance is 50 %|\[-1, 1\]|N\(0, I\)|CC BY[A-Z-]* \d\.\d|Apache-2\.0"
+    r"|\b(?:version|python|pytorch|torch|transformers|cuda)[ =<>]*\d+(?:\.\d+)*|\[\d+\]|\b(?:arxiv|doi):\S+"
+    r"|^\s*\d+\. ",
+    flags=re.IGNORECASE | re.MULTILINE,
+)
+# A bare number like 2019 is a year, unless it stands alone in a cell of a table or counts something ("2000 crops").
+_YEAR = re.compile(r"(?<![\w.,-])(?:19|20)\d\d(?!\w|[.,]\d| %| points| [a-z]{4,}s\b| k?Hz| *\|)")
+_NOT_PROSE = re.compile(
+    r"```.*?```|`[^`\n]*`|\]\([^)]*\)|^\s*\[[^\]\n]+\]:\s*\S+|https?://\S+|<!--.*?-->|</?[A-Za-z][^>\n]*>",
+    flags=re.DOTALL | re.MULTILINE,
+)
+_FIGURE = re.compile(r"(?<![\w.,-])([-+]?)(\d[\d,]*)(\.\d+)?(?!\.?\d)(?!\w)( ?(?:%|points|kHz))?")
+_FACTORS = {"%": 100, "points": 100, "kHz": 1e-3}
+_LINK = re.compile(
+    r"\]\(<?([^)\s>]+)[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']|^\s*\[[^\]\n]+\]:\s*(\S+)|<([a-z]+:[^>\s]+)>",
+    flags=re.MULTILINE,
+)
+_WEB = ("http:", "https:", "mailto:", "#")
 
 
 def check_card(card: str | Path, folder: str | Path | None = None) -> list[str]:
     """What is wrong with a card, one sentence each; nothing if all is well.
 
-    Checked are the licence, pipeline tag and languages, metrics that are missing or not finite, text of a template that
-    was left in, relative links and pictures, and figures: every number with a decimal point, every percentage and every
-    metric must be a value, rounded, in a JSON file or settings file that the card links to.
+    Checked are the licence, pipeline tag and languages, a licence that is looser than the linked results allow, metrics
+    that are missing or not finite, text of a template that was left in, links and pictures that are dead or lead to
+    this machine, and figures: every number of the text and every metric must be a value in a JSON file or settings file
+    that the card links to. Decimals and percentages may be rounded, as may whole numbers from 10 on. Years, versions,
+    names of modules and whatever stands as code are no figures.
     A figure that stands in the wrong place of a card is not found: cards are rendered, not typed, for that.
 
     Args:
@@ -58,7 +80,11 @@ def check_card(card: str | Path, folder: str | Path | None = None) -> list[str]:
         ValueError: A text is given without a folder.
     """
     if isinstance(card, Path):
-        text, folder = card.read_text(encoding="utf-8"), Path(folder or card.parent)
+        folder = Path(folder or card.parent)
+        try:
+            text = card.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            return [f"the card is not text in UTF-8: {error}"]
     elif folder is None:
         raise ValueError("`folder` is needed to follow the links of a card that is given as text.")
     else:
@@ -73,36 +99,79 @@ def check_card(card: str | Path, folder: str | Path | None = None) -> list[str]:
     if not isinstance(metadata, dict):
         return ["the metadata is not a list of `key: value` lines"]
     body = text[header.end() :]
-    values = [value for path in _linked_files(body, folder) for value in values_of(path)]
+    sources, problems = _read_sources(body, folder)
     return [
         *_metadata_problems(metadata),
-        *_metric_problems(metadata, values),
+        *_license_problems(metadata, sources),
+        *_metric_problems(metadata, sources.values),
         *_link_problems(body, folder),
-        *_figure_problems(body, values),
+        *problems,
+        *_figure_problems(body, sources),
     ]
+
+
+@dataclass
+class _Sources:
+    """What the files that a card links to hold."""
+
+    values: list[float]
+    texts: list[str]
+    licenses: dict[str, list[str]]
+    """What binds the model, by the name of the results that say so."""
+
+
+def _read_sources(body: str, folder: Path) -> tuple[_Sources, list[str]]:
+    sources, problems = _Sources([], [], {}), []
+    for link in dict.fromkeys(_relative_links(body)):
+        path = folder / link
+        if path.suffix not in (".json", ".yaml") or not path.is_file():
+            continue
+        try:
+            sources.values += values_of(path)
+            sources.texts += texts_of(path)
+            if path.suffix == ".json" and "modules" in (read := read_json(path)):
+                sources.licenses[link] = known_licenses(read)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            problems.append(f"the linked file {link} cannot be read: {' '.join(str(error).split())}")
+    return sources, problems
 
 
 def _metadata_problems(metadata: dict[str, Any]) -> Iterator[str]:
-    license_id = metadata.get("license")
-    if license_id not in _LICENSES:
+    license_id, tag = metadata.get("license"), metadata.get("pipeline_tag")
+    if not isinstance(license_id, str) or license_id not in _LICENSES:
         yield f"`license` is {license_id!r}, which the Hub does not know"
     if license_id == "other" and not metadata.get("license_name"):
         yield "`license` is 'other', which needs a `license_name`"
-    if metadata.get("pipeline_tag") not in _PIPELINE_TAGS:
-        yield f"`pipeline_tag` is {metadata.get('pipeline_tag')!r}; choose one of {', '.join(sorted(_PIPELINE_TAGS))}"
+    if not isinstance(tag, str) or tag not in _PIPELINE_TAGS:
+        yield f"`pipeline_tag` is {tag!r}; choose one of {', '.join(sorted(_PIPELINE_TAGS))}"
     languages = metadata.get("language") or []
-    for language in [languages] if isinstance(languages, str) else languages:
-        if language not in _KNOWN_LANGUAGES:
+    for language in languages if isinstance(languages, list) else [languages]:
+        if not isinstance(language, str) or language not in _KNOWN_LANGUAGES:
             yield f"`language` has {language!r}, which is not a language code such as en"
 
 
+def _license_problems(metadata: dict[str, Any], sources: _Sources) -> Iterator[str]:
+    license_id = metadata.get("license")
+    if not isinstance(license_id, str) or license_id not in _LICENSES:
+        return  # said already
+    for link, known in sources.licenses.items():
+        try:
+            refuse_looser(license_id, known)
+        except ValueError as error:
+            yield f"`license` is not what {link} allows: {error}"
+
+
 def _metric_problems(metadata: dict[str, Any], values: Sequence[float]) -> Iterator[str]:
-    metrics = [
-        (metric.get("name") or metric.get("type"), metric.get("value"))
-        for model in metadata.get("model-index") or []
-        for result in model.get("results") or []
-        for metric in result.get("metrics") or [{}]
-    ]
+    try:
+        metrics = [
+            (metric.get("name") or metric.get("type"), metric.get("value"))
+            for model in metadata.get("model-index") or []
+            for result in model.get("results") or []
+            for metric in result.get("metrics") or [{}]
+        ]
+    except (AttributeError, TypeError):  # a text or number where a list or mapping belongs
+        yield "`model-index` is not a list of models with a list of `results`, each with a list of `metrics`"
+        return
     if not metrics:
         yield "`model-index` has no metric"
     for name, value in metrics:
@@ -113,36 +182,52 @@ def _metric_problems(metadata: dict[str, Any], values: Sequence[float]) -> Itera
 
 
 def _link_problems(body: str, folder: Path) -> Iterator[str]:
-    for link in _relative_links(body):
+    for link in dict.fromkeys(_links(body)):
+        if not link.startswith(_WEB) and (re.match(r"[A-Za-z]+:|[/~\\]", link)):
+            yield f"the link to {link} leads to a place on this machine, and nowhere from the Hub"
+    for link in dict.fromkeys(_relative_links(body)):
         if not (folder / link).exists():
             yield f"the link to {link} is dead"
 
 
-def _figure_problems(body: str, values: Sequence[float]) -> Iterator[str]:
+def _figure_problems(body: str, sources: _Sources) -> Iterator[str]:
     if "More Information Needed" in body:
         yield "'[More Information Needed]' was left in"
-    prose = _FIXED_PHRASES.sub(" ", _NOT_PROSE.sub(" ", body))
-    known: dict[tuple[int, bool], set[str]] = {}
-    for found in _FIGURE.finditer(prose):
+    known: dict[tuple[int, str], set[str]] = {}
+    for found in _FIGURE.finditer(_prose(body, sources.texts)):
         sign, whole, fraction, unit = found.groups()
-        if fraction is None and unit is None:
-            continue
-        digits, is_share = len(fraction or ".") - 1, unit is not None
-        if (digits, is_share) not in known:
-            known[digits, is_share] = {decimal(100 * value if is_share else value, digits) for value in values}
+        digits, unit = len(fraction or ".") - 1, (unit or "").strip()
+        if (digits, unit) not in known:
+            known[digits, unit] = _written(sources.values, digits, unit)
         figure = f"{'-' if sign == '-' else ''}{whole.replace(',', '')}{fraction or ''}"
-        if figure not in known[digits, is_share]:
+        if figure not in known[digits, unit]:
             yield f"the figure {found.group().strip()} is in no linked file"
+
+
+def _written(values: Sequence[float], digits: int, unit: str) -> set[str]:
+    """How cards write values with so many decimals, in a unit."""
+    scaled = [value * _FACTORS.get(unit, 1) for value in values]
+    if digits == 0 and not unit:  # rounded to nothing, any share would be a 0 or a 1
+        scaled = [value for value in scaled if abs(value) >= 10 or float(value).is_integer()]
+    return {decimal(value, digits) for value in scaled}
+
+
+def _prose(body: str, texts: Sequence[str]) -> str:
+    """The text of a card without code, targets of links, and numbers that are no figures."""
+    prose = _NOT_PROSE.sub(" ", body)
+    for text in sorted(set(texts), key=len, reverse=True):
+        if text in prose:
+            prose = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", " ", prose)
+    return _YEAR.sub(" ", _FIXED_PHRASES.sub(" ", prose))
+
+
+def _links(body: str) -> list[str]:
+    """Targets of links and pictures."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", " ", body, flags=re.DOTALL)
+    return [next(filter(None, found)) for found in _LINK.findall(prose)]
 
 
 def _relative_links(body: str) -> list[str]:
     """Targets of links and pictures that are files beside the card."""
-    prose = re.sub(r"```.*?```|`[^`\n]*`", " ", body, flags=re.DOTALL)
-    links = [markdown or html for markdown, html in _LINK.findall(prose)]
-    return [link.split("#")[0] for link in links if not re.match(r"[a-z]+:|#", link)]
-
-
-def _linked_files(body: str, folder: Path) -> list[Path]:
-    """JSON and settings files that a card links to and that are there."""
-    paths = [folder / link for link in dict.fromkeys(_relative_links(body))]
-    return [path for path in paths if path.suffix in (".json", ".yaml") and path.is_file()]
+    links = [link for link in _links(body) if not re.match(r"[A-Za-z]+:|[/~\\#]", link)]
+    return [unquote(link.split("#")[0]) for link in links]

@@ -3,12 +3,13 @@
     python training/cards.py           # renders model_cards/NAME.md for every small run in model_cards/results
     python training/cards.py --check   # says which of them are not what the results give
 
-No figure of a card is typed: `render_card` takes all of them from JSON, and `check_card` looks every number with a
-decimal point, every percentage and every metric of a card up in the files that the card links to.
+No figure of a card is typed: `render_card` takes all of them from JSON, and `check_card` looks every number and every
+metric of a card up in the files that the card links to.
 """
 
 import re
 import sys
+import unicodedata
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
 from training.card_check import check_card
-from training.corpora import corpus_info, corpus_names
+from training.card_data import (
+    data_flag,
+    data_text,
+    dataset_of,
+    license_line,
+    license_metadata,
+    license_of,
+    start_of,
+)
 from training.figures import (
     config_of_file,
     count,
@@ -43,12 +52,6 @@ _SETTINGS = (
     "weight_decay", "lr_scheduler_type", "warmup_steps", "kl_warmup_steps", "max_grad_norm", "mixed_precision", "seed",
 )  # fmt: skip
 _LANGUAGES = {"librispeech": "en"}
-LICENSE_NAMES = {
-    "apache-2.0": "Apache-2.0",
-    "cc-by-4.0": "CC BY 4.0",
-    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0",
-    "other": "as the data's own card says",
-}
 _ABX_CONDITIONS = ("within any", "within triphone", "across any", "across triphone")
 
 
@@ -119,6 +122,8 @@ def render_card(
     settings_link: str | None = None,
     pictures: Mapping[str, str] | None = None,
     published: bool = True,
+    fingerprint: str | None = None,
+    stated_license: str | None = None,
 ) -> str:
     """The text of a card.
 
@@ -133,9 +138,12 @@ def render_card(
         settings_link: Link to the settings, if they are another file.
         pictures: Link to a picture by the link to the measure it shows.
         published: Whether the weights are there to load.
+        fingerprint: Of the weights, `feature_store.weights_fingerprint`; `None` if they are not there to ask.
+        stated_license: Licence that the publisher states; `None` takes that of the results.
 
     Raises:
-        ValueError: Not exactly one of the measures is of training; or one is of several models and none is `title`.
+        ValueError: Not exactly one of the measures is of training; one is of other models; or the stated licence is
+            looser than what the model was made of allows.
         jinja2.UndefinedError: The template needs something that is not given.
     """
     by_kind: dict[str, list[str]] = {"training": [], "probe": [], "abx": []}
@@ -145,12 +153,20 @@ def render_card(
         raise ValueError(f"a card needs the results of one training run; there are {len(by_kind['training'])}.")
     training = measures[by_kind["training"][0]]
     pictures = pictures or {}
-    corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
-    hub_id = _data_set_id(settings) or (corpus.hub_id if corpus else None)
-    license_id = training.get("license", training["corpus_license"])
+    own_names = {
+        link: own_name(measures[link], link, title=title, fingerprint=fingerprint)
+        for link in (*by_kind["probe"], *by_kind["abx"])
+    }
+    probes = {link: own_names[link] for link in by_kind["probe"]}
     method = method_of(config)
     return card_template("template.md").render(
-        metadata=_metadata(config, training, [measures[link] for link in by_kind["probe"]], title, hub_id),
+        metadata=_metadata(
+            config,
+            training,
+            title=title,
+            license_id=license_of(training, stated_license),
+            probe_metrics=_probe_metrics([(measures[link], name) for link, name in probes.items()]),
+        ),
         title=title,
         model_id=model_id,
         published=published,
@@ -159,17 +175,22 @@ def render_card(
         method=method,
         training=training,
         summary=_summary(config, method),
-        license_name=LICENSE_NAMES.get(license_id, f"`{license_id}`"),
-        non_commercial="-nc" in license_id,
-        corpus_description=corpus.description if corpus else "its own card says more.",
-        corpus_hub_id=hub_id,
+        license_line=license_line(training, stated_license),
+        started_from=start_of(training, settings.get("init_from")),
+        data=data_text(training),
+        data_flag=data_flag(training),
         paper_url=PAPER_URL,
         modules_table=_modules_table(config),
         settings_table=_settings_table(settings, training, config),
-        results_table=_results_table(config, training),
+        results_table=_results_table(
+            config, training, before="at the start" if settings.get("init_from") else "untrained"
+        ),
         hardware=hardware_of(training),
-        probes=[_probe_section(measures[link], title, pictures.get(link)) for link in by_kind["probe"]],
-        abx_measures=[_abx_section(measures[link], title, pictures.get(link)) for link in by_kind["abx"]],
+        probes=[
+            _probe_section(measures[link], name, pictures.get(link), trained_on=(training["corpus"], settings))
+            for link, name in probes.items()
+        ],
+        abx_measures=[_abx_section(measures[link], own_names[link], pictures.get(link)) for link in by_kind["abx"]],
         pictures={"training": pictures.get(by_kind["training"][0])},
         sources=_sources([*measures, *([settings_link] if settings_link else []), config_link]),
         citation=citation(method),
@@ -187,22 +208,19 @@ def _kind(measure: Mapping[str, Any], link: str) -> str:
     raise ValueError(f"{link} is not what pretrain.py, probe.py or abx.py writes.")
 
 
-def _data_set_id(settings: Mapping[str, Any]) -> str | None:
-    """The data set that a run's settings name, if it is one of the Hub."""
-    corpus_settings = settings.get("corpus_settings")
-    given = corpus_settings.get("dataset_id") if isinstance(corpus_settings, dict) else None
-    return given if re.fullmatch(r"[\w.-]+/[\w.-]+", str(given)) and not str(given).startswith(".") else None
-
-
 def _metadata(
-    config: SimConfig, training: dict[str, Any], probes: Sequence[dict[str, Any]], title: str, hub_id: str | None
+    config: SimConfig,
+    training: dict[str, Any],
+    *,
+    title: str,
+    license_id: str,
+    probe_metrics: Iterable[EvalResult],
 ) -> str:
     """What the Hub reads, as YAML."""
-    corpus, license_id = training["corpus"], training.get("license", training["corpus_license"])
-    more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
+    dataset_id = dataset_of(training)
     return ModelCardData(
-        language=_LANGUAGES.get(corpus),
-        license=license_id,
+        language=_LANGUAGES.get(training["corpus"]),
+        base_model=training.get("base_model"),
         library_name="transformers",
         pipeline_tag="feature-extraction",
         tags=[
@@ -212,21 +230,21 @@ def _metadata(
             method_of(config).name.lower().replace(" ", "-"),
             "arxiv:2408.12936",
         ],
-        datasets=[hub_id] if hub_id else None,
+        datasets=[dataset_id] if dataset_id else None,
         model_name=title,
-        eval_results=[*_training_metrics(training, hub_id), *_probe_metrics(probes, title)],
-        **more,
+        eval_results=[*_training_metrics(training), *probe_metrics],
+        **license_metadata(license_id),
     ).to_yaml()
 
 
-def _training_metrics(training: dict[str, Any], hub_id: str | None) -> Iterator[EvalResult]:
+def _training_metrics(training: dict[str, Any]) -> Iterator[EvalResult]:
     for module in training["modules"]:
         value = module["trained"]["contrastive_accuracy"]
         if value is not None:
             yield EvalResult(
                 task_type="feature-extraction",
                 task_name="Contrastive prediction on held-out speech",
-                dataset_type=hub_id or training["corpus"],
+                dataset_type=dataset_of(training) or training["corpus"],
                 dataset_name=training["corpus"],
                 dataset_split="test",
                 metric_type="accuracy",
@@ -235,14 +253,14 @@ def _training_metrics(training: dict[str, Any], hub_id: str | None) -> Iterator[
             )
 
 
-def _probe_metrics(probes: Sequence[dict[str, Any]], title: str) -> Iterator[EvalResult]:
-    for probe in probes:
+def _probe_metrics(probes: Iterable[tuple[dict[str, Any], str]]) -> Iterator[EvalResult]:
+    for probe, name in probes:
         for row in probe["rows"]:
-            if row["source"] == _own_name(probe, title):
+            if row["source"] == name:
                 yield EvalResult(
                     task_type="audio-classification",
                     task_name=f"{probe['probe']} probe of {probe['label']}",
-                    dataset_type=probe["corpus"],
+                    dataset_type=dataset_of(probe) or probe["corpus"],
                     dataset_name=probe["corpus"],
                     dataset_split="test",
                     metric_type="accuracy",
@@ -295,17 +313,17 @@ def setting_text(value: Any) -> str:
     return count(value) if is_number else f"`{value}`"
 
 
-def _results_table(config: SimConfig, training: dict[str, Any]) -> str:
+def _results_table(config: SimConfig, training: dict[str, Any], *, before: str) -> str:
     gaussian = config.latent_distribution == "gaussian"
-    head = ["module", "contrastive accuracy", "untrained", "InfoNCE, nats", "untrained"]
+    head = ["module", "contrastive accuracy", before, "InfoNCE, nats", before]
     rows = []
     for number, module in enumerate(training["modules"]):
-        trained, before = module["trained"], module["untrained"]
+        trained, start = module["trained"], module["untrained"]
         row = [module["name"]]
         for quantity in ("contrastive_accuracy", "contrastive_loss"):
             # A module without a loss has no accuracy, and a loss of 0 that says nothing.
             has_loss = trained["contrastive_accuracy"] is not None
-            row += [decimal(scores[quantity] if has_loss else None, 3) for scores in (trained, before)]
+            row += [decimal(scores[quantity] if has_loss else None, 3) for scores in (trained, start)]
         if gaussian:
             row.append(decimal(trained["kl"] if number < config.num_conv_modules else None, 1))
         rows.append([*row, count(trained["active_units"])])
@@ -329,19 +347,35 @@ def _plural(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
-def _own_name(measure: dict[str, Any], title: str) -> str:
-    """Which of the models of a measure the card is of."""
+def own_name(measure: Mapping[str, Any], file: str, *, title: str, fingerprint: str | None) -> str:
+    """Which of the models of a measure the card is of: by its weights, or by its name where these are not known.
+
+    Args:
+        measure: What probe.py or abx.py wrote.
+        file: Where it lies, for the error.
+        title: The model's name.
+        fingerprint: Of the model's weights, if they are there.
+
+    Raises:
+        ValueError: It measures other models.
+    """
     models: list[str] = measure["models"]
-    if len(models) == 1:
-        return models[0]
-    if title in models:
-        return title
-    raise ValueError(f"a measure compares {', '.join(models)}, and none of them is {title}; measure the model alone.")
+    recorded = measure.get("fingerprints")
+    if recorded and fingerprint is not None:
+        known, found = "weights", [name for name in models if recorded.get(name) == fingerprint]
+    else:
+        known, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
+    if len(found) != 1:
+        raise ValueError(
+            f"{file} measures {', '.join(models)}, and by {known} that is not {title}; measure this checkpoint with "
+            "probe.py or abx.py, and give what they write."
+        )
+    return found[0]
 
 
-def _rows_of(measure: dict[str, Any], title: str) -> list[dict[str, Any]]:
+def _rows_of(measure: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """Rows of the model and of its controls, without those of other models."""
-    others = set(measure["models"]) - {_own_name(measure, title)}
+    others = set(measure["models"]) - {name}
     return [row for row in measure["rows"] if row["source"] not in others]
 
 
@@ -350,20 +384,32 @@ def interval_text(score: Mapping[str, float], form: Any) -> str:
     return f"{form(score['low'])} to {form(score['high'])}"
 
 
-def _probe_section(probe: dict[str, Any], title: str, picture: str | None) -> dict[str, Any]:
-    rows = _rows_of(probe, title)
+def _probe_section(
+    probe: dict[str, Any], name: str, picture: str | None, *, trained_on: tuple[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    rows = _rows_of(probe, name)
     names = {row["name"] for row in rows}
     has_control = any("selectivity" in row for row in rows)
     unit = {"frame": "frames", "chunk": "chunks", "mean": "utterances"}[probe["pooling"]]
     text = (
-        f"A {probe['probe']} probe on frozen {unit} of `{probe['corpus']}`: {count(probe['train_items'])} to train on, "
-        f"{count(probe['test_items'])} to test on, with 95 % intervals over {probe['intervals_over']}, beside chance, "
-        "spectra and the same network untrained."
+        f"A {probe['probe']} probe on frozen {unit} of {_corpus_text(probe)}: {count(probe['train_items'])} to train "
+        f"on, {count(probe['test_items'])} to test on, with 95 % intervals over {probe['intervals_over']}, beside "
+        "chance, spectra and the same network untrained."
     )
     head = ["features", "accuracy", "interval", "macro F1"]
     if has_control:
         text += " The control task renames every speaker's classes at random; selectivity is the accuracy less that."
         head += ["control", "selectivity"]
+    else:
+        text += (
+            " There is no control task: it needs several speakers who are in both splits, and a label other than the "
+            "speaker."
+        )
+    if _is_other_split(probe, *trained_on):
+        text += (
+            " What is held out from the probe may have been heard in pretraining, without its label: the two were "
+            "split in different ways."
+        )
     table = []
     for row in rows:
         cells = [row["name"], percent(row["accuracy"]["value"]), interval_text(row["accuracy"], percent)]
@@ -387,17 +433,31 @@ def _probe_section(probe: dict[str, Any], title: str, picture: str | None) -> di
     }
 
 
-def _abx_section(abx: dict[str, Any], title: str, picture: str | None) -> dict[str, Any]:
+def _corpus_text(measure: Mapping[str, Any]) -> str:
+    """The corpus of a measure, with settings that are not its defaults."""
+    settings = ", ".join(f"{name}: {value}" for name, value in measure.get("corpus_settings", {}).items())
+    return f"`{measure['corpus']}`" + (f" (`{settings}`)" if settings else "")
+
+
+def _is_other_split(measure: Mapping[str, Any], corpus: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a measure divides the corpus of pretraining in another way than pretraining did, as far as is known."""
+    if measure["corpus"] != corpus or "corpus_settings" not in measure:
+        return False
+    of_training = settings.get("corpus_settings", {})
+    return measure["corpus_settings"] != ({} if isinstance(of_training, str) else of_training)
+
+
+def _abx_section(abx: dict[str, Any], name: str, picture: str | None) -> dict[str, Any]:
     rows = [
         [row["name"], *(percent(row[condition]["error"]) for condition in _ABX_CONDITIONS)]
-        for row in _rows_of(abx, title)
+        for row in _rows_of(abx, name)
     ]
     return {
         "heading": "ABX: phones",
         "text": (
             "Share of triples in which a token of a phone lies nearer to one of another phone than to one of its own, "
-            f"on {count(abx['tokens'])} tokens of `{abx['corpus']}` ({abx['split']}), within and across speakers, in "
-            "any context or in the same triphone; chance is 50 %."
+            f"on {count(abx['tokens'])} tokens of {_corpus_text(abx)} (split {abx['split']}), within and across "
+            "speakers, in any context or in the same triphone; chance is 50 %."
         ),
         "table": markdown_table(["features", *_ABX_CONDITIONS], rows),
         "picture": picture,
@@ -441,7 +501,8 @@ def _bibtex(entry: Mapping[str, Any]) -> str:
     for identifier in entry.get("identifiers", []):
         if identifier["value"].startswith("arXiv:"):
             fields |= {"eprint": identifier["value"].removeprefix("arXiv:"), "archivePrefix": "arXiv"}
-    key = re.sub(r"\W", "", surname).lower() + str(entry.get("year", ""))
+    plain = unicodedata.normalize("NFKD", surname).encode("ascii", "ignore").decode()  # BibTeX reads no other keys
+    key = re.sub(r"\W", "", plain).lower() + str(entry.get("year", ""))
     return "\n".join([f"@{kind}{{{key},", *(f"  {name} = {{{value}}}," for name, value in fields.items()), "}"])
 
 

@@ -36,7 +36,7 @@ from training.output_folder import (
     output_lock,
     refuse_earlier_run,
 )
-from training.provenance import git_revision, hardware, versions
+from training.provenance import git_revision, hardware, hours, hub_dataset, hub_id, versions
 from training.publish import push_run
 from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
 
@@ -168,14 +168,20 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     )
     curves = write_curves(output_dir)
     corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
+    corpus_license, base_license = corpus_info(corpus).license, license_of_model(base)
     write_json(
         output_dir / RESULTS_NAME,
         {
             "corpus": corpus,
-            "corpus_license": corpus_info(corpus).license,
-            "license": strictest([corpus_info(corpus).license, license_of_model(base)]),
+            "corpus_license": corpus_license,
+            "base_license": base_license,
+            "license": strictest([corpus_license, base_license]),
+            "dataset_id": hub_dataset(corpus, run.all_settings["data_dir"], run.all_settings["corpus_settings"]),
+            "base_model": hub_id(base),
             "train_utterances": size(task.train_data),
             "test_utterances": len(task.test_data),
+            "train_hours": hours(task.train_data),
+            "test_hours": hours(task.test_data),
             "steps": counts.step,
             "steps_left_out": steps_left_out,
             "crops": counts.crops,

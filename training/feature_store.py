@@ -119,7 +119,19 @@ def _file_name(feature: str) -> str:
 
 def model_fingerprint(model: PreTrainedModel) -> str:
     """Digest of a model's configuration and weights."""
-    digest = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
+    return _digest(model, model.config.to_json_string(use_diff=False))
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Digest of a model's weights alone, which is the same wherever the checkpoint lies and whatever loads it.
+
+    The configuration is left out, since it holds the path that a model was loaded from and the version of transformers.
+    """
+    return _digest(model, "")
+
+
+def _digest(model: PreTrainedModel, text: str) -> str:
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

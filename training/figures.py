@@ -5,6 +5,7 @@ A card is checked by rounding every number of its sources as the card's writer d
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -45,8 +46,17 @@ def count(value: float | None) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a mapping."""
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file that holds a mapping.
+
+    Raises:
+        ValueError: It is not JSON, or holds something else.
+    """
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the encoding too
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{path} holds a {type(read).__name__}, not a mapping.")
     return read
 
 
@@ -76,6 +86,7 @@ def values_of(path: Path) -> Iterator[float]:
         return
     read = read_json(path)
     yield from _numbers(read)
+    yield from _derived_values(read)
     if read.get("model_type") == SimConfig.model_type:
         yield from _config_values(SimConfig.from_dict(read))
     if isinstance(settings := read.get("settings"), dict) and "crop_samples" in settings:
@@ -84,11 +95,29 @@ def values_of(path: Path) -> Iterator[float]:
         yield settings["crop_samples"] / rate
 
 
+def texts_of(path: Path) -> Iterator[str]:
+    """Texts of a JSON file that have a number in them, such as the name of a module or of a device."""
+    if path.suffix == ".json":
+        yield from _texts(read_json(path))
+
+
+def _derived_values(read: Mapping[str, Any]) -> Iterator[float]:
+    """What cards count in results: all utterances of a run, and classes."""
+    train, test = read.get("train_utterances"), read.get("test_utterances")
+    if isinstance(train, int) and isinstance(test, int):
+        yield train + test
+    if isinstance(classes := read.get("classes"), list):
+        yield len(classes)
+
+
 def _config_values(config: SimConfig) -> Iterator[float]:
     yield from _numbers(config.to_dict())
     yield from config.kl_weights
+    yield config.num_modules
+    yield from (len(kernels) for kernels in config.conv_kernel)
     for module in range(config.num_modules):
         yield from (config.frame_rate(module), field_milliseconds(config, module))
+        yield from (config.receptive_field(module), config.hop_length(module))
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -101,4 +130,16 @@ def _numbers(value: Any) -> Iterator[float]:
         for item in value:
             yield from _numbers(item)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        yield value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Texts anywhere in a value as JSON holds it that have both a letter and a digit."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and re.search(r"\d", value) and re.search(r"[^\W\d_]", value):
         yield value

@@ -27,6 +27,32 @@ def license_of_model(model: str | None) -> str | None:
     return license_id
 
 
+def refuse_looser(stated: str, known: list[str]) -> None:
+    """Refuses a licence that allows more than those that bind a model.
+
+    Args:
+        stated: Licence, by its id on the Hub.
+        known: Those of the data and of the model that training started from.
+
+    Raises:
+        ValueError: It is looser than one of these, or the two cannot be compared.
+    """
+    for license_id in known:
+        if stated == license_id:
+            continue
+        comparable = stated != "other" and {stated, license_id} <= set(_STRICTEST_FIRST)
+        if not comparable:
+            raise ValueError(
+                f"the licence {stated!r} is not known to be as strict as {license_id!r}, which binds the model; give "
+                f"{license_id!r}."
+            )
+        if strictest([stated, license_id]) != stated:
+            raise ValueError(
+                f"the licence {stated!r} is looser than {license_id!r}, which binds the model; give {license_id!r} or "
+                "a stricter one."
+            )
+
+
 def strictest(licenses: list[str | None]) -> str:
     """The strictest of some licences, by their ids on the Hub; `None` counts as no statement.
 

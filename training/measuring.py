@@ -16,10 +16,10 @@ from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 from training.arguments import HelpFormatter
 from training.corpora import corpus_info, load_corpus
 from training.corpora.contract import class_label, replace_column
-from training.feature_store import Items
+from training.feature_store import Items, weights_fingerprint
 from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
 from training.files import write_json
-from training.provenance import git_revision, versions
+from training.provenance import git_revision, hub_dataset, versions
 
 UNTRAINED = "untrained"
 SPECTRA = "spectra"
@@ -89,12 +89,27 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
     return sources
 
 
-def write_results(arguments: Namespace, name: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Writes results with where they come from into the output folder, and returns them."""
+def write_results(
+    arguments: Namespace, name: str, results: dict[str, Any], sources: Sequence[Source]
+) -> dict[str, Any]:
+    """Writes results with where they come from into the output folder, and returns them.
+
+    The fingerprint of every model goes with them, by which a card knows the rows of its own.
+    """
+    models = names_of(arguments.model)
+    corpus_settings = yaml.safe_load(arguments.corpus_settings) or {}
+    encoders = {source.name: source.encoder for source in sources}
     results = {
         "corpus": arguments.corpus,
         "corpus_license": corpus_info(arguments.corpus).license,
-        "models": names_of(arguments.model),
+        "corpus_settings": corpus_settings,
+        "dataset_id": hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
+        "models": models,
+        "fingerprints": {
+            model: weights_fingerprint(encoder.model)
+            for model in models
+            if isinstance(encoder := encoders[model], ModelEncoder)
+        },
         **results,
         "versions": versions(),
         "git": git_revision(),

@@ -97,7 +97,8 @@ def probe(arguments: Any) -> dict[str, Any]:
     classes = label_classes(splits["train"], arguments.label)
     pooling = arguments.pooling or ("frame" if is_frame_label(splits["train"], arguments.label) else "mean")
     fits = None
-    for source in measured_sources(arguments, sample=arguments.latents == "sample"):
+    sources = measured_sources(arguments, sample=arguments.latents == "sample")
+    for source in sources:
         train, test = (
             extract(
                 data,
@@ -135,6 +136,7 @@ def probe(arguments: Any) -> dict[str, Any]:
             "latents": arguments.latents,
             **fits.results(),
         },
+        sources,
     )
     with replacing(output_dir / "weights.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **fits.weights)

@@ -1,14 +1,20 @@
-"""Where a result comes from: versions of packages, commit of the checkout, the machine."""
+"""Where a result comes from: versions of packages, commit of the checkout, the machine, the data."""
 
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+
+from training.corpora import corpus_info
 
 
 def versions() -> dict[str, str]:
@@ -20,6 +26,29 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def hub_dataset(corpus: str, data_dir: str | None, corpus_settings: Mapping[str, Any]) -> str | None:
+    """Id of the data set of the Hub that a corpus is read from; `None` for a folder or for generated speech.
+
+    It has to be asked where the data is: "a/b" may be a folder there, and looks like an id anywhere else.
+    """
+    given = corpus_settings.get("dataset_id", corpus_info(corpus).hub_id)
+    return None if data_dir is not None or given is None else hub_id(str(given))
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name that is an id on the Hub, org/name, and no folder here; else `None`."""
+    is_id = name is not None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not Path(name).exists()
+    return name if is_id else None
+
+
+def hours(dataset: Dataset | IterableDataset) -> float | None:
+    """Hours of speech of a data set; `None` for a stream, which does not know."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    seconds = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
+    return round(float(seconds.sum()) / 3600, 4)
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

@@ -28,12 +28,14 @@ from safetensors import SafetensorError, safe_open
 from modeling_sim import SimConfig
 from training.arguments import HelpFormatter
 from training.card_check import check_card
-from training.cards import render_card
+from training.cards import own_name, render_card
 from training.checkpoints import find_checkpoint
 from training.curves import CURVES_NAME
+from training.feature_store import weights_fingerprint
 from training.figures import read_json
 from training.hub import upload
 from training.log import LOG_NAME
+from training.measuring import load_encoder
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
 from training.scrubbing import scrub_file
 from training.task_cards import is_task, render_task_card
@@ -68,6 +70,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
     parser.add_argument("--revision", help="Branch to upload to; made if it is not there. main if unset.")
     parser.add_argument("--measures", nargs="*", default=[], help="Folders or JSON files of probe.py and abx.py.")
+    parser.add_argument(
+        "--license", help="Licence of the model, by its id on the Hub, where that of its data is not known or looser."
+    )
     parser.add_argument("--card", help="A card of your own instead of the rendered one; it is checked as well.")
     parser.add_argument("--with_training_state", action="store_true", help="Add the newest checkpoint to resume from.")
     parser.add_argument("--dry_run", action="store_true", help="Show what would be uploaded, and upload nothing.")
@@ -76,6 +81,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = parser.parse_args(argv)
     if arguments.check is None and (arguments.checkpoint is None or arguments.repo_id is None):
         parser.error("give a checkpoint and --repo_id, or --check CARD")
+    if arguments.license is not None and arguments.card is not None:
+        parser.error("--license is for the rendered card; a card of your own states its licence itself")
     return arguments
 
 
@@ -103,6 +110,7 @@ def publish(arguments: Namespace) -> None:
             repo_id=arguments.repo_id,
             measures=[Path(path) for path in arguments.measures],
             card=None if arguments.card is None else Path(arguments.card),
+            stated_license=arguments.license,
             with_training_state=arguments.with_training_state,
         )
         if arguments.dry_run:
@@ -151,6 +159,7 @@ def stage_run(
     repo_id: str,
     measures: Sequence[Path] = (),
     card: Path | None = None,
+    stated_license: str | None = None,
     with_training_state: bool = False,
 ) -> None:
     """Puts exactly what is uploaded of a run into an empty folder, big files as links.
@@ -163,13 +172,14 @@ def stage_run(
     for name in _RUN_FILES:
         if (folder / name).is_file():
             _stage_file(folder / name, staged / name, os.symlink)
-    pictures = _stage_measures(measures, staged)
+    fingerprint = weights_fingerprint(load_encoder(str(folder))) if measures else None
+    pictures = _stage_measures(measures, staged, title=folder.resolve().name, fingerprint=fingerprint)
     if (staged / CURVES_NAME).is_file():
         pictures[RESULTS_NAME] = CURVES_NAME
     if with_training_state:
         _stage_training_state(folder, staged)
     if card is None:
-        text = _card_of(folder, staged, repo_id, [path.name for path in staged.glob("*.json")], pictures)
+        text = _card_of(folder, staged, repo_id, pictures, fingerprint=fingerprint, stated_license=stated_license)
     else:
         text = card.read_text(encoding="utf-8")
     (staged / CARD_NAME).write_text(text, encoding="utf-8")
@@ -271,7 +281,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _stage_measures(measures: Sequence[Path], staged: Path) -> dict[str, str]:
+def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, fingerprint: str | None) -> dict[str, str]:
     """Puts results of probe.py and abx.py with their pictures into a folder; returns picture by results file."""
     pictures = {}
     for given in measures:
@@ -280,6 +290,7 @@ def _stage_measures(measures: Sequence[Path], staged: Path) -> dict[str, str]:
             raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
         for path in found:
             measure = read_json(path)
+            own_name(measure, str(path), title=title, fingerprint=fingerprint)
             name = f"probe_{measure['label']}_{measure['pooling']}" if "label" in measure else path.stem
             if (staged / f"{name}.json").exists():
                 raise ValueError(f"{path} and another of the measures are of the same task; give one of them.")
@@ -306,7 +317,15 @@ def _stage_training_state(folder: Path, staged: Path) -> None:
     (target / _STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
 
 
-def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pictures: dict[str, str]) -> str:
+def _card_of(
+    folder: Path,
+    staged: Path,
+    repo_id: str,
+    pictures: dict[str, str],
+    *,
+    fingerprint: str | None,
+    stated_license: str | None,
+) -> str:
     """The card of what lies in a folder."""
     if not (staged / RESULTS_NAME).is_file() or not (staged / SETTINGS_NAME).is_file():
         raise FileNotFoundError(
@@ -314,7 +333,8 @@ def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pic
             "card of your own with --card."
         )
     training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
-    measures = {name: read_json(staged / name) for name in sorted(names) if name == RESULTS_NAME or _is_measure(name)}
+    names = sorted(path.name for path in staged.glob("*.json"))
+    measures = {name: read_json(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
     try:
         if is_task(training):
             return render_task_card(
@@ -325,6 +345,7 @@ def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pic
                 model_id=repo_id,
                 links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
                 picture=pictures.get(RESULTS_NAME),
+                stated_license=stated_license,
             )
         return render_card(
             SimConfig.from_pretrained(staged),
@@ -335,6 +356,8 @@ def _card_of(folder: Path, staged: Path, repo_id: str, names: Sequence[str], pic
             config_link="config.json",
             settings_link=SETTINGS_NAME,
             pictures=pictures,
+            fingerprint=fingerprint,
+            stated_license=stated_license,
         )
     except (KeyError, UndefinedError) as error:
         raise ValueError(f"the results in {folder} are not those of this version of the commands ({error}).") from error

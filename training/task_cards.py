@@ -5,8 +5,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from training.card_data import (
+    data_text,
+    dataset_of,
+    license_line,
+    license_metadata,
+    license_of,
+    start_of,
+)
 from training.cards import (
-    LICENSE_NAMES,
     METHODS,
     PAPER_URL,
     card_template,
@@ -16,7 +23,6 @@ from training.cards import (
     markdown_table,
     setting_text,
 )
-from training.corpora import corpus_info, corpus_names
 from training.figures import count, decimal, percent
 
 _SETTINGS = (
@@ -39,6 +45,7 @@ def render_task_card(
     model_id: str,
     links: Mapping[str, str],
     picture: str | None,
+    stated_license: str | None = None,
 ) -> str:
     """The text of the card of a finished run of finetune.py or train_decoder.py.
 
@@ -50,26 +57,24 @@ def render_task_card(
         model_id: What to give to `from_pretrained`.
         links: Links to the files that the figures come from, by their names.
         picture: Link to the curves, if they are there.
+        stated_license: Licence that the publisher states; `None` takes that of the results.
+
+    Raises:
+        ValueError: The stated licence is looser than what the model was made of allows.
     """
-    corpus = corpus_info(training["corpus"]) if training["corpus"] in corpus_names() else None
-    license_id = training.get("license", training["corpus_license"])
     parts = _classifier(config, training) if "label" in training else _decoder(config, training)
     return card_template("task_template.md").render(
-        metadata=_metadata(training, parts, title),
+        metadata=_metadata(training, parts, title, license_of(training, stated_license)),
         title=title,
         model_id=model_id,
         kind="classifier" if "label" in training else "decoder",
         frames=config["architectures"][0] == "SimForAudioFrameClassification",
         sampling_rate=count(config["sampling_rate"]),
         parameters=count(training["parameters"]),
-        license_name=LICENSE_NAMES.get(license_id, f"`{license_id}`"),
-        corpus_license_name=LICENSE_NAMES.get(training["corpus_license"], f"`{training['corpus_license']}`"),
-        non_commercial="-nc" in license_id,
-        corpus=training["corpus"],
-        corpus_description=corpus.description if corpus else "its own card says more.",
-        train_utterances=count(training["train_utterances"]),
-        test_utterances=count(training["test_utterances"]),
-        base_model=settings.get("model") or f"a new encoder of the preset `{settings.get('preset', '')}`",
+        license_line=license_line(training, stated_license),
+        data=data_text(training),
+        base_model=start_of(training, settings.get("model"))
+        or f"a new encoder of the preset `{settings.get('preset', '')}`",
         settings_table=markdown_table(
             ["setting", "value"],
             [[f"`{name}`", setting_text(settings[name])] for name in _SETTINGS],
@@ -141,14 +146,13 @@ def _interval(score: Mapping[str, float] | None, form: Any) -> str:
     return "-" if score is None else interval_text(score, form)
 
 
-def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str) -> str:
+def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str, license_id: str) -> str:
     """What the Hub reads, as YAML."""
-    license_id = training.get("license", training["corpus_license"])
-    more = {"license_name": "licence-of-the-training-data"} if license_id == "other" else {}
+    dataset_id = dataset_of(training)
     results = [
         EvalResult(
             task_type=parts["tag"],
-            dataset_type=training["corpus"],
+            dataset_type=dataset_id or training["corpus"],
             dataset_name=training["corpus"],
             dataset_split="test",
             metric_type=name,
@@ -158,11 +162,12 @@ def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str)
         for name, metric, value in parts["metrics"]
     ]
     return ModelCardData(
-        license=license_id,
+        base_model=training.get("base_model"),
+        datasets=[dataset_id] if dataset_id else None,
         library_name="transformers",
         pipeline_tag=parts["tag"],
         tags=["audio", "speech", "smooth-infomax", "arxiv:2408.12936"],
         model_name=title,
         eval_results=results,
-        **more,
+        **license_metadata(license_id),
     ).to_yaml()

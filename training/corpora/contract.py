@@ -38,12 +38,14 @@ class CorpusInfo:
         description: One sentence.
         license: SPDX identifier as the Hub writes it, or "other" with the reason in `description`.
         hub_id: Data set id on the Hub, if it is there.
+        num_utterances: Of the whole corpus, if it is always the same.
         redistributable: Whether its audio may be passed on with a project or a checkpoint.
     """
 
     description: str
     license: str
     hub_id: str | None = None
+    num_utterances: int | None = None
     redistributable: bool = True
 
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from training.corpora.contract import UNKNOWN_SPEAKER, CorpusInfo, class_names, make_dataset
 from training.corpora.splits import SplitRule, split_ids
 
-INFO = CorpusInfo(description="Audio files of your own, in any tree of folders.", license="other")
+INFO = CorpusInfo(description="Audio files in a tree of folders.", license="other")
 
 _SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
 # Columns that every corpus takes from the files; a manifest has no say in them.

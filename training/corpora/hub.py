@@ -22,7 +22,7 @@ from training.corpora.contract import AUDIO_STORAGE, UNKNOWN_SPEAKER, CorpusInfo
 from training.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
-    description="Any audio data set on the Hub or saved on disk; its own card states the licence.",
+    description="An audio data set of the Hub or saved on disk, whose own card has its licence.",
     license="other",
 )
 

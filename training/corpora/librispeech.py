@@ -20,9 +20,10 @@ from training.corpora.hub import choose_columns, complete_stream, divide, divide
 from training.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
-    description="About 1000 hours of read English speech from LibriVox audiobooks.",
+    description="Read English speech from LibriVox audiobooks.",
     license="cc-by-4.0",
     hub_id="openslr/librispeech_asr",
+    num_utterances=292_367,
 )
 
 _SEXES = ["F", "M"]

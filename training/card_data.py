@@ -1,0 +1,139 @@
+"""What cards of all kinds say of the data, the licence and the start of a model, from what its run recorded.
+
+`results.json` holds what only the machine that trained can tell: `dataset_id`, the data set of the Hub that was read,
+or null for a folder or generated speech; `base_model`, the model of the Hub that training started from, or null for a
+folder or a new model. Results of earlier versions have neither, and their cards then claim neither.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.corpora import corpus_info, corpus_names
+from training.corpora.contract import CorpusInfo
+from training.figures import count, decimal
+from training.licenses import refuse_looser
+
+_LICENSE_NAMES = {
+    "apache-2.0": "Apache-2.0",
+    "cc-by-4.0": "CC BY 4.0",
+    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0",
+    "other": "not stated",
+}
+_GENERATED = ("synthetic_syllables",)
+_HUB = "https://huggingface.co"
+
+
+def license_name(license_id: str) -> str:
+    """A licence as texts name it."""
+    return _LICENSE_NAMES.get(license_id, f"`{license_id}`")
+
+
+def license_of(training: Mapping[str, Any], stated: str | None) -> str:
+    """Licence of a model, by its id on the Hub: the one that its publisher states, else the one of its results.
+
+    Raises:
+        ValueError: The stated one is looser than that of the data or of the model that training started from.
+    """
+    if stated is None:
+        license_id: str = training.get("license", training["corpus_license"])
+        return license_id
+    refuse_looser(stated, known_licenses(training))
+    return stated
+
+
+def known_licenses(training: Mapping[str, Any]) -> list[str]:
+    """What is known of the licences that bind a model, each once; "other" says nothing."""
+    found = [training.get(name) for name in ("license", "corpus_license", "base_license")]
+    return [license_id for license_id in dict.fromkeys(found) if license_id and license_id != "other"]
+
+
+def license_metadata(license_id: str) -> dict[str, str]:
+    """Licence as the Hub reads it."""
+    return {"license": license_id, **({"license_name": "not-stated"} if license_id == "other" else {})}
+
+
+def license_line(training: Mapping[str, Any], stated: str | None) -> str:
+    """The licence of a model and where it comes from."""
+    license_id = license_of(training, stated)
+    if license_id == "other":
+        return "not stated; that of the training data has to be asked for"
+    line = license_name(license_id)
+    if "-nc" in license_id:
+        line += ", **not for commercial use**"
+    if stated is not None and stated != training.get("license", training["corpus_license"]):
+        return f"{line}, as the publisher of the model states"
+    if training.get("base_license"):
+        return f"{line}, the stricter of those of the training data and of the model it started from"
+    return f"{line}, that of the training data"
+
+
+# ---------------------------------------------------------------------- data
+
+
+def dataset_of(training: Mapping[str, Any]) -> str | None:
+    """The data set of the Hub that a model was trained on, or a copy of; `None` if it is not there."""
+    info = _info(training["corpus"])
+    return training.get("dataset_id") or (info.hub_id if info else None)
+
+
+def is_local(training: Mapping[str, Any]) -> bool:
+    """Whether the data is known to have been read from a folder."""
+    return training.get("dataset_id", "unknown") is None and training["corpus"] not in _GENERATED
+
+
+def data_text(training: Mapping[str, Any]) -> str:
+    """What a model was trained and evaluated on, where it was read, how much of it, and its licence."""
+    corpus, dataset_id, info = training["corpus"], training.get("dataset_id"), _info(training["corpus"])
+    place = f"`{corpus}`"
+    if dataset_id:
+        place += f", read from {_link(dataset_id, 'datasets/')}"
+    elif info is not None and info.hub_id:
+        place += f" ({_link(info.hub_id, 'datasets/')} on the Hub)"
+    if is_local(training):
+        place += ", read from a local folder"
+    train, test = training["train_utterances"], training["test_utterances"]
+    held_out = f"{count(test)}{_hours(training, 'test_hours')} held out"
+    if train is None:
+        amount = f"a stream of utterances trained on, {held_out}"
+    else:
+        amount = f"{count(train)} utterances{_hours(training, 'train_hours')} trained on, {held_out}"
+        if info is not None and info.num_utterances is not None and train + test < info.num_utterances:
+            amount = f"a subset of {count(train + test)} utterances, {amount}"
+    description = f" {info.description}" if info else ""
+    return f"{place}: {amount}.{description} Its licence: {license_name(training['corpus_license'])}."
+
+
+def data_flag(training: Mapping[str, Any]) -> str:
+    """What a training command needs beside its settings file to find data that was read from a folder."""
+    has_folder = is_local(training) and training["corpus"] != "hub"
+    return f" --data_dir PATH_TO_{training['corpus'].upper()}" if has_folder else ""
+
+
+def _hours(training: Mapping[str, Any], name: str) -> str:
+    return "" if training.get(name) is None else f" ({decimal(training[name], 2)} hours)"
+
+
+def _info(corpus: str) -> CorpusInfo | None:
+    return corpus_info(corpus) if corpus in corpus_names() else None
+
+
+# ---------------------------------------------------------------------- the start
+
+
+def start_of(training: Mapping[str, Any], given: str | None) -> str | None:
+    """The model that training started from, as a text; `None` for a new one.
+
+    Args:
+        training: Results of the run.
+        given: The setting that names it, `init_from` or `model`.
+    """
+    if not given:
+        return None
+    if training.get("base_model"):
+        return _link(training["base_model"])
+    return f"`{Path(given).name}`, a local checkpoint" if "base_model" in training else f"`{given}`"
+
+
+def _link(name: str, kind: str = "") -> str:
+    return f"[{name}]({_HUB}/{kind}{name})"
