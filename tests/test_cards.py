@@ -6,6 +6,7 @@ import re
 import jinja2
 import numpy as np
 import pytest
+import yaml
 
 from modeling_sim import SimConfig
 from training import cards
@@ -96,6 +97,27 @@ def test_frame_rates_and_fields_are_those_of_the_configuration(committed):
         ("+22.0 points", "-22.0 points", "the figure -22.0 points is in no linked file"),
         ("## Limits", "## Limits\n\nIt is right in 97 % of cases.", "the figure 97 % is in no linked file"),
         ("## Limits", "## Limits\n\nIt took 12.5 hours.", "the figure 12.5 is in no linked file"),
+        ("| 45 samples", "| 47 samples", "the figure 47 is in no linked file"),
+        ("| 1,400 |", "| 1,401 |", "the figure 1,401 is in no linked file"),
+        ("on 11,451 tokens", "on 11,452 tokens", "the figure 11,452 is in no linked file"),
+        ("Parameters: 1,040,640", "Parameters: 1,040,641", "the figure 1,040,641 is in no linked file"),
+        ("subset of 540 utterances", "subset of 541 utterances", "the figure 541 is in no linked file"),
+        ("## Limits", "## Limits\n\nIt heard 2000 utterances.", "the figure 2000 is in no linked file"),
+        ("## Limits", "## Limits\n\nSamples come at 44 kHz.", "the figure 44 kHz is in no linked file"),
+        ("license: cc-by-4.0", "license: mit", "allows: the licence 'mit' is looser than 'cc-by-4.0'"),
+        ("license: cc-by-4.0", "license: gpl-3.0", "'gpl-3.0' is not known to be as strict as 'cc-by-4.0'"),
+        ("license: cc-by-4.0", "license: [cc-by-4.0]", "`license` is ['cc-by-4.0']"),
+        ("pipeline_tag: feature-extraction", "pipeline_tag: [other]", "`pipeline_tag` is ['other']"),
+        ("language: en", "language: 5", "`language` has 5"),
+        ("language: en", "language: [en, {de: 1}]", "`language` has {'de': 1}"),
+        ("model-index:", "model-index: [1]\nold:", "`model-index` is not a list of models"),
+        ("model-index:", "model-index: {name: m}\nold:", "`model-index` is not a list of models"),
+        ("model-index:", "model-index: 3\nold:", "`model-index` is not a list of models"),
+        ("## Limits", "## Limits\n\n[a](/home/me/a.json)", "the link to /home/me/a.json leads to a place on this"),
+        ("## Limits", "## Limits\n\n![a](file:///tmp/a.png)", "the link to file:///tmp/a.png leads to a place"),
+        ("## Limits", "## Limits\n\n<file:///tmp/a.png>", "the link to file:///tmp/a.png leads to a place"),
+        ("## Limits", "## Limits\n\n[a](C:\\runs\\a.json)", "the link to C:\\runs\\a.json leads to a place"),
+        ("## Limits", "## Limits\n\n[a]\n\n[a]: /tmp/a.json", "the link to /tmp/a.json leads to a place"),
         ("---\ndatasets", "datasets", "the card has no metadata"),
         ("language: en", "language: [en", "the metadata is not YAML"),
     ],
@@ -108,16 +130,18 @@ def test_the_check_names_what_is_wrong(before, after, problem, committed):
 
 
 def test_every_figure_of_a_table_is_checked(committed):
-    """Each cell with a decimal point or a percent, moved by one in its last digit to one that no cell has, is found."""
+    """Each number of a cell, made 300 more, is found, with or without a unit."""
     text = committed[CARD]
     body = text[text.index("# librispeech-small") :]
     cells = {cell for line in body.splitlines() if line.startswith("|") for cell in line.split(" | ")}
-    cells = sorted(cell for cell in cells if re.fullmatch(r"\d+\.\d+( %)?", cell))
+    cells = sorted(cell for cell in cells if re.fullmatch(r"[\d,]+(\.\d+)?( %)?", cell))
     assert len(cells) > 50
+    assert sum(cell.isdigit() for cell in cells) > 4
     found = 0
     for cell in cells:
         number, _, unit = cell.partition(" ")
-        wrong = f"{float(number) + 300:.{len(number.partition('.')[2])}f} {unit}".strip()
+        more = float(number.replace(",", "")) + 300.0 + 7 * number.isdigit()  # 400 is a setting, as are other hundreds
+        wrong = f"{more:.{len(number.partition('.')[2])}f} {unit}".strip()
         found += any(wrong in problem for problem in check_card(text.replace(f"| {cell} |", f"| {wrong} |", 1), CARDS))
     assert found == len(cells)
 
@@ -131,12 +155,53 @@ def test_the_check_rounds_as_the_cards_do(tmp_path):
 
 
 def test_numbers_that_are_no_figures_are_let_be(tmp_path):
-    (tmp_path / "r.json").write_text('{"one": 1}')
+    device = "NVIDIA GeForce RTX 4090"
+    (tmp_path / "r.json").write_text(json.dumps({"one": 1, "device": device, "modules": [{"name": "module 7"}]}))
     text = (
         "[r](r.json) transformers 5.23.0, `0.25`, [paper](https://arxiv.org/abs/2408.12936), https://x.org/1.5, "
-        "CC BY-NC-SA 4.0, Apache-2.0, 16,000 samples, a 95 % interval\n```python\nx = 0.125\n```\n"
+        "CC BY-NC-SA 4.0, Apache-2.0, a 95 % interval, Löwe et al. (2019), in 2018, see [12], arXiv:2408.12936, "
+        f"Python 3.11, version 2, [-1, 1], N(0, I), {device}, module 7, sim-3, checkpoint-40\n"
+        "3. of a list, <img src='r.json' width='77'> [b]\n\n[b]: r.json\n```python\nx = 0.125 + 33\n```\n"
     )
     assert check_card(HEADER + text, tmp_path) == []
+    for figure in ("0.25", "33", "2,019", "| 2019 |", "77 frames", "RTX 4090 alone", "p < 0.25, x > 3", "module 8"):
+        assert check_card(f"{HEADER}{text}\n{figure}\n", tmp_path), figure
+
+
+def test_a_whole_number_is_not_what_a_share_rounds_to(tmp_path):
+    (tmp_path / "r.json").write_text('{"one": 1, "share": 0.1, "seconds": 337.2, "rate": 16000, "some": 3.4}')
+    assert check_card(HEADER + "[r](r.json): 1, 337 seconds, 10 %, 16 kHz, 16,000 Hz", tmp_path) == []
+    assert len(check_card(HEADER + "[r](r.json): 0, 3, 338", tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("r.json", b"[1, 2]", "holds a list, not a mapping"),
+        ("r.json", b"{", "is not JSON"),
+        ("r.json", b'{"a": "\xff"}', "is not JSON"),
+        ("r.json", b'{"settings": {"crop_samples": "many"}}', "cannot be read"),
+        ("r.json", b'{"model_type": "sim", "conv_kernel": 3}', "cannot be read"),
+        ("r.yaml", b"preset: [", "is not YAML"),
+        ("r.yaml", b"preset: none-such", "none-such"),
+        ("r.yaml", b"extends: gone.yaml", "which is not a file"),
+    ],
+)
+def test_a_linked_file_that_is_broken_is_one_problem(name, content, problem, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "one.json").write_text('{"one": 1}')
+    problems = check_card(HEADER + f"[one](one.json) [r]({name})\n", tmp_path)
+    assert len(problems) == 1
+    assert problems[0].startswith(f"the linked file {name} cannot be read")
+    assert problem in problems[0]
+    assert "\n" not in problems[0]
+
+
+def test_a_card_in_another_encoding_is_one_problem(tmp_path):
+    (tmp_path / "card.md").write_bytes((HEADER + "Löwe").encode("latin-1"))
+    problems = check_card(tmp_path / "card.md")
+    assert len(problems) == 1
+    assert "not text in UTF-8" in problems[0]
 
 
 def test_a_variable_that_is_not_there_is_an_error(sources):
@@ -156,28 +221,113 @@ def test_a_result_that_is_not_finite_is_no_metric_and_no_figure(sources):
 
 def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources):
     results = next(iter(sources["measures"].values()))
-    results |= {"corpus": "hub", "corpus_license": "other", "train_utterances": None}
-    sources["settings"]["corpus_settings"] = {"dataset_id": "org/data"}
+    results |= {"corpus": "hub", "corpus_license": "other", "license": "other", "train_utterances": None}
+    results |= {"dataset_id": "org/data", "train_hours": None}
     text = render_card(**sources)
     assert "datasets:\n- org/data\n" in text
     assert "(https://huggingface.co/datasets/org/data)" in text
     assert "license: other\n" in text
     assert "license_name: " in text
     assert "a stream of utterances" in text
-    assert check_card(text, CARDS) == []
-    sources["settings"]["corpus_settings"] = {"dataset_id": "../a/folder"}
-    assert "datasets:\n" not in render_card(**sources)
+    assert "Licence: not stated" in text
+    results["dataset_id"] = None
+    text = render_card(**sources)
+    assert "datasets:\n" not in text
+    assert "`hub`, read from a local folder: " in text
 
 
 def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_rows(sources):
     probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
     probe["models"] = ["librispeech-small", "untrained"]
     sources["measures"]["probe.json"] = probe
-    with pytest.raises(ValueError, match="none of them is a model"):
+    with pytest.raises(ValueError, match=r"probe\.json measures librispeech-small, untrained, and by name"):
         render_card(**sources)
     text = render_card(**{**sources, "title": "librispeech-small"})
     assert "| librispeech-small, context |" in text
     assert "| untrained, context |" not in text
+    probe["models"] = ["librispeech-small"]
+    with pytest.raises(ValueError, match=r"probe\.json measures librispeech-small, and by name"):
+        render_card(**sources)
+
+
+@pytest.mark.parametrize("name", ["librispeech_small_phone_probe", "librispeech_small_abx"])
+def test_a_measure_is_the_models_own_by_its_weights_and_not_by_its_name(name, sources):
+    measure = json.loads((CARDS / "results" / f"{name}.json").read_text())
+    measure["fingerprints"] = {"librispeech-small": "a1"}
+    sources["measures"]["other.json"] = measure
+    assert "| librispeech-small, context |" in render_card(**sources, fingerprint="a1")
+    sources["title"] = "librispeech-small"
+    with pytest.raises(
+        ValueError, match=r"other\.json measures librispeech-small, and by weights.*probe\.py or abx\.py"
+    ):
+        render_card(**sources, fingerprint="b2")
+
+
+def test_a_run_that_went_on_from_a_model_says_so(sources):
+    results = next(iter(sources["measures"].values()))
+    sources["settings"]["init_from"] = "org/start"
+    results["base_model"] = "org/start"
+    text = render_card(**sources)
+    assert "base_model: org/start\n" in text
+    assert "- Started from: [org/start](https://huggingface.co/org/start)\n" in text
+    assert "| module | contrastive accuracy | at the start | InfoNCE, nats | at the start |" in text
+    assert "the model it started from" in text
+    assert "| untrained |" not in text
+    assert check_card(text, CARDS) == []
+    results["base_model"] = None
+    sources["settings"]["init_from"] = "some/folder"
+    text = render_card(**sources)
+    assert "base_model" not in text
+    assert "- Started from: `folder`, a local checkpoint\n" in text
+
+
+def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(sources):
+    results = next(iter(sources["measures"].values()))
+    assert "license: cc-by-nc-sa-4.0\n" in render_card(**sources, stated_license="cc-by-nc-sa-4.0")
+    with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
+        render_card(**sources, stated_license="mit")
+    results |= {"corpus": "folder", "corpus_license": "other", "license": "other"}
+    text = render_card(**sources, stated_license="mit")
+    assert "license: mit\n" in text
+    assert "Licence: `mit`, as the publisher of the model states" in text
+    results["base_license"] = "cc-by-4.0"
+    with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
+        render_card(**sources, stated_license="mit")
+
+
+def test_the_command_of_a_card_names_the_folder_of_the_data_and_the_card_how_much_of_it(committed):
+    assert "--config training/configs/librispeech_small.yaml --data_dir PATH_TO_LIBRISPEECH`" in committed[CARD]
+    assert "read from a local folder: a subset of 540 utterances, 432 (1.41 hours) trained on" in committed[CARD]
+
+
+def test_metrics_of_two_probes_are_told_apart_in_the_metadata(committed):
+    metadata = yaml.safe_load(committed[CARDS / "sim_artificial_small.md"].split("---\n")[1])
+    metrics = [metric for result in metadata["model-index"][0]["results"] for metric in result["metrics"]]
+    values = {metric["name"]: metric["value"] for metric in metrics}
+    assert len(values) == len(metrics) == 3 * 4
+    for label in ("syllable", "vowel"):
+        probe = json.loads((CARDS / "results" / f"sim_artificial_small_{label}_probe.json").read_text())
+        for row in probe["rows"]:
+            if row["source"] == "sim-artificial-small":
+                name = f"accuracy of a linear probe of {label}, {row['feature']}"
+                assert values[name] == round(row["accuracy"]["value"], 4)
+
+
+def test_every_committed_card_has_curves_probes_with_controls_and_small_pictures(committed):
+    for text in committed.values():
+        assert "![Training curves" in text
+        assert "### Probe: " in text
+        assert "| untrained, context |" in text
+        assert "| log-mel |" in text
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+            assert (CARDS / picture).stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("preset", ["gim", "cpc"])
+def test_keys_of_the_bibliography_are_ascii(preset):
+    keys = re.findall(r"@\w+\{([^,]+),", citation(method_of(SimConfig.preset(preset))))
+    assert len(keys) == 3
+    assert all(key.isascii() for key in keys), keys
 
 
 def test_a_card_needs_the_results_of_one_run(sources):

@@ -1,6 +1,7 @@
 """The probing command: features stand where the labels do, controls are what they say, bad requests are told."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -139,6 +140,21 @@ def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, caps
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     with np.load(tmp_path / "weights.npz") as weights:
         assert weights[f"{checkpoint.name}, context"].shape == (len(results["classes"]), 8)
+
+
+def test_results_hold_the_fingerprint_of_every_model_wherever_it_lies(checkpoint, tmp_path):
+    other, moved = tmp_path / "other", tmp_path / "moved"
+    torch.manual_seed(1)
+    SimModel(SimConfig.preset("sim-small", hidden_size=16, context_size=8)).save_pretrained(other)
+    SimFeatureExtractor().save_pretrained(other)
+    shutil.copytree(other, moved)
+    flags = ("--label", "phones", "--modules", "2", "--frame_step", "16")
+    results = run(checkpoint, tmp_path / "a", *flags, "--model", str(checkpoint), str(other))
+    assert results["corpus_settings"] == {"num_train": 24, "num_test": 8, "num_speakers": 2}
+    found = results["fingerprints"]
+    assert list(found) == results["models"]
+    assert len(set(found.values())) == 2
+    assert run(moved, tmp_path / "b", *flags)["fingerprints"]["moved"] == found["other"]
 
 
 @pytest.mark.parametrize("kind", ["mlp", "knn"])

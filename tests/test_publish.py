@@ -15,7 +15,9 @@ from training import finetune, pretrain, publish, train_decoder
 from training import hub as training_hub
 from training.cards import CARDS
 from training.checkpoints import read_checkpoint
+from training.feature_store import weights_fingerprint
 from training.licenses import strictest
+from training.measuring import load_encoder
 
 ROOT = Path(__file__).parent.parent
 USERS = {"hf_owner": User("owner", ("org",)), "hf_reader": User("reader", ("org",), can_write=False)}
@@ -82,6 +84,44 @@ def test_a_run_is_published_whole_in_one_commit_and_nothing_else_is(hub, run_fol
     card = files["README.md"].decode()
     for expected in ("### Probe: phones", "### ABX: phones", "](probe_phones_frame.png)", 'from_pretrained("org/tiny"'):
         assert expected in card
+
+
+def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_name(hub, run_folder, tmp_path):
+    fingerprint = weights_fingerprint(load_encoder(str(run_folder)))
+    paths = [Path(folder) / f"{Path(folder).name}.json" for folder in measures(tmp_path)]
+    for path, name in zip(paths, ("moved/tiny", "renamed"), strict=True):
+        text = path.read_text().replace('"tiny"', f'"{name}"')
+        path.write_text(json.dumps({**json.loads(text), "fingerprints": {name: fingerprint}}))
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", *map(str, paths)])
+    assert "### ABX: phones" in hub.files("org/tiny")["README.md"].decode()
+    hub.requests.clear()
+    for path in paths:
+        read = json.loads(path.read_text())
+        path.write_text(json.dumps({**read, "models": ["tiny"], "fingerprints": {"tiny": "another"}}))
+        with pytest.raises(SystemExit, match=f"{re.escape(str(path))} measures tiny, and by weights that is not tiny"):
+            publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
+    path.write_text(json.dumps({**read, "models": ["other"], "fingerprints": None}))  # of an earlier version
+    with pytest.raises(SystemExit, match=f"{re.escape(str(path))} measures other, and by name that is not tiny"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
+    assert hub.requests == []
+
+
+def test_a_licence_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
+    publish.main([str(copy), "--repo_id", "org/tiny", "--license", "cc-by-4.0", "--dry_run"])
+    assert "license: cc-by-4.0" in capsys.readouterr().out  # stricter than the generated syllables need
+    with pytest.raises(SystemExit, match=r"the licence 'mit' is looser than 'apache-2\.0'"):
+        publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--dry_run"])
+    with pytest.raises(SystemExit):
+        publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--card", "card.md"])
+    assert "--license is for the rendered card" in capsys.readouterr().err
+
+
+def test_a_run_records_what_only_its_machine_can_tell(run_folder):
+    results = json.loads((run_folder / "results.json").read_text())
+    assert results["base_model"] is None  # a folder
+    assert results["dataset_id"] is None
+    assert results["base_license"] == "apache-2.0"
+    assert results["train_hours"] > results["test_hours"] > 0
 
 
 def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
@@ -359,6 +399,8 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert f"pipeline_tag: {tag}" in output
     assert "license: cc-by-nc-sa-4.0" in output  # that of the base, though the syllables are free
     assert "Its licence: Apache-2.0" in output
+    assert "- Base: `base`, a local checkpoint\n" in output
+    assert "base_model" not in output
     assert str(tmp_path.parent) not in output
 
 

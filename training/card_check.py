@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from training.card_data import known_licenses
 from training.figures import decimal, read_json, texts_of, values_of
@@ -131,7 +132,7 @@ def _read_sources(body: str, folder: Path) -> tuple[_Sources, list[str]]:
             sources.texts += texts_of(path)
             if path.suffix == ".json" and "modules" in (read := read_json(path)):
                 sources.licenses[link] = known_licenses(read)
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
             problems.append(f"the linked file {link} cannot be read: {' '.join(str(error).split())}")
     return sources, problems
 

@@ -97,9 +97,9 @@ def data_text(training: Mapping[str, Any]) -> str:
     if train is None:
         amount = f"a stream of utterances trained on, {held_out}"
     else:
-        amount = f"{count(train)} utterances{_hours(training, 'train_hours')} trained on, {held_out}"
-        if info is not None and info.num_utterances is not None and train + test < info.num_utterances:
-            amount = f"a subset of {count(train + test)} utterances, {amount}"
+        is_subset = info is not None and info.num_utterances is not None and train + test < info.num_utterances
+        amount = f"{'a subset of ' if is_subset else ''}{count(train + test)} utterances"
+        amount += f", {count(train)}{_hours(training, 'train_hours')} trained on, {held_out}"
     description = f" {info.description}" if info else ""
     return f"{place}: {amount}.{description} Its licence: {license_name(training['corpus_license'])}."
 

@@ -259,12 +259,13 @@ def _probe_metrics(probes: Iterable[tuple[dict[str, Any], str]]) -> Iterator[Eva
             if row["source"] == name:
                 yield EvalResult(
                     task_type="audio-classification",
-                    task_name=f"{probe['probe']} probe of {probe['label']}",
+                    # The Hub puts all metrics of a task and data set together, under the first one's names.
+                    task_name="Probes of the frozen model",
                     dataset_type=dataset_of(probe) or probe["corpus"],
                     dataset_name=probe["corpus"],
                     dataset_split="test",
                     metric_type="accuracy",
-                    metric_name=f"accuracy, {row['feature']}",
+                    metric_name=f"accuracy of a {probe['probe']} probe of {probe['label']}, {row['feature']}",
                     metric_value=round(row["accuracy"]["value"], 4),
                 )
 
@@ -390,12 +391,16 @@ def _probe_section(
     rows = _rows_of(probe, name)
     names = {row["name"] for row in rows}
     has_control = any("selectivity" in row for row in rows)
-    unit = {"frame": "frames", "chunk": "chunks", "mean": "utterances"}[probe["pooling"]]
+    pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[probe["pooling"]]
+    kind = "The paper's linear" if probe.get("protocol") == "paper" else f"A {probe['probe']}"
     text = (
-        f"A {probe['probe']} probe on frozen {unit} of {_corpus_text(probe)}: {count(probe['train_items'])} to train "
-        f"on, {count(probe['test_items'])} to test on, with 95 % intervals over {probe['intervals_over']}, beside "
-        "chance, spectra and the same network untrained."
+        f"{kind} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
+        f"{count(probe['train_items'])} items to train on and {count(probe['test_items'])} to test on, with 95 % "
+        f"intervals over {probe['intervals_over']}, beside chance, spectra and the same network untrained."
     )
+    if probe["probe"] == "linear" and "l2" in probe:
+        strength = "chosen on a part of the training items" if probe["l2"] is None else f"set to {count(probe['l2'])}"
+        text += f" The strength of its L2 penalty is {strength}."
     head = ["features", "accuracy", "interval", "macro F1"]
     if has_control:
         text += " The control task renames every speaker's classes at random; selectivity is the accuracy less that."

@@ -134,6 +134,7 @@ def probe(arguments: Any) -> dict[str, Any]:
             "protocol": arguments.protocol,
             "probe": arguments.probe if arguments.protocol == "standard" else "the paper's linear",
             "latents": arguments.latents,
+            "l2": arguments.l2,
             **fits.results(),
         },
         sources,

@@ -21,7 +21,8 @@ from training.corpora.contract import CorpusInfo, make_dataset
 from training.corpora.splits import whole_groups
 
 INFO = CorpusInfo(
-    description="Words and syllables of the Smooth InfoMax paper, one male speaker (recordings by Bart de Boer).",
+    description="Words and syllables of the Smooth InfoMax paper, one male speaker (recordings by Bart de Boer); in "
+    "the published split, words of the test set are other recordings of training words.",
     license="cc-by-nc-sa-4.0",
     redistributable=False,
 )

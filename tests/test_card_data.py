@@ -1,0 +1,100 @@
+"""Where data and models come from is asked where they are; licences are compared where they can be."""
+
+import pytest
+from datasets import IterableDataset
+
+from training.card_data import data_flag, data_text, known_licenses, license_line, start_of
+from training.corpora import load_corpus
+from training.licenses import refuse_looser
+from training.provenance import hours, hub_dataset, hub_id
+
+RUN = {
+    "corpus": "librispeech", "corpus_license": "cc-by-4.0", "license": "cc-by-4.0", "base_license": None,
+    "dataset_id": None, "base_model": None, "train_utterances": 8, "test_utterances": 2, "train_hours": 0.5,
+    "test_hours": 0.25,
+}  # fmt: skip
+
+
+def test_a_folder_that_is_named_like_a_hub_id_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_id("a/b") == "a/b"
+    assert hub_dataset("hub", None, {"dataset_id": "a/b"}) == "a/b"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert hub_id("a/b") is None
+    assert hub_dataset("hub", None, {"dataset_id": "a/b"}) is None
+    for name in (None, "/a/b", "./a/b", "../a", "~/a", "C:\\a", "a/b/c"):
+        assert hub_id(name) is None
+
+
+def test_librispeech_from_a_folder_was_not_read_from_the_hub():
+    assert hub_dataset("librispeech", None, {}) == "openslr/librispeech_asr"
+    assert hub_dataset("librispeech", None, {"dataset_id": "org/mini"}) == "org/mini"
+    assert hub_dataset("librispeech", "LibriSpeech", {}) is None
+    assert hub_dataset("synthetic_syllables", None, {}) is None
+
+
+def test_hours_are_those_of_all_recordings():
+    data = load_corpus("synthetic_syllables", "train", num_train=4, num_test=2, num_speakers=2)
+    seconds = sum(row["num_samples"] / row["sampling_rate"] for row in data)
+    assert hours(data) == pytest.approx(seconds / 3600, abs=1e-4)
+    assert hours(IterableDataset.from_generator(lambda: iter([{"num_samples": 1}]))) is None
+
+
+def test_a_card_says_where_data_was_read_and_how_much_of_it():
+    text = data_text(RUN)
+    assert "openslr/librispeech_asr) on the Hub), read from a local folder: a subset of 10 utterances, 8 (0.50" in text
+    assert data_flag(RUN) == " --data_dir PATH_TO_LIBRISPEECH"
+    from_hub = {**RUN, "dataset_id": "org/mini"}
+    text = data_text(from_hub)
+    assert "read from [org/mini](https://huggingface.co/datasets/org/mini): a subset" in text
+    assert "openslr" not in text
+    assert "folder" not in text
+    assert data_flag(from_hub) == ""
+    assert "a subset" not in data_text({**RUN, "train_utterances": 292_365})
+
+
+def test_what_was_not_recorded_is_not_claimed():
+    old = {name: RUN[name] for name in ("corpus", "corpus_license", "train_utterances", "test_utterances")}
+    text = data_text(old)
+    assert "read from" not in text
+    assert "hours" not in text
+    assert start_of(old, "a/b") == "`a/b`"
+
+
+def test_generated_speech_needs_no_folder():
+    made = {**RUN, "corpus": "synthetic_syllables", "corpus_license": "apache-2.0"}
+    assert data_flag(made) == ""
+    assert "folder" not in data_text(made)
+
+
+def test_the_licence_says_where_it_comes_from():
+    assert license_line(RUN, None) == "CC BY 4.0, that of the training data"
+    other = {**RUN, "corpus_license": "other", "license": "other"}
+    assert license_line(other, None).startswith("not stated")
+    assert license_line({**RUN, "license": "cc-by-nc-sa-4.0", "base_license": "cc-by-nc-sa-4.0"}, None) == (
+        "CC BY-NC-SA 4.0, **not for commercial use**, the stricter of those of the training data and of the model it "
+        "started from"
+    )
+    assert known_licenses(other) == []
+    assert known_licenses({**other, "base_license": "cc-by-4.0"}) == ["cc-by-4.0"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "known", "message"),
+    [
+        ("cc-by-4.0", "cc-by-nc-sa-4.0", "is looser than 'cc-by-nc-sa-4.0'"),
+        ("mit", "cc-by-4.0", "is looser than 'cc-by-4.0'"),
+        ("cc0-1.0", "cc-by-nc-sa-4.0", "is not known to be as strict"),  # never heard of is not strict
+        ("other", "cc-by-4.0", "is not known to be as strict"),
+        ("cc-by-4.0", "openrail", "is not known to be as strict"),
+    ],
+)
+def test_a_looser_licence_is_refused(stated, known, message):
+    with pytest.raises(ValueError, match=message):
+        refuse_looser(stated, ["mit", known] if known != "mit" else [known])
+
+
+def test_the_same_licence_and_a_stricter_one_may_be_stated():
+    refuse_looser("openrail", ["openrail"])
+    refuse_looser("cc-by-nc-4.0", ["cc-by-4.0", "apache-2.0"])
+    refuse_looser("anything", [])
