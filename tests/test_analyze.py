@@ -76,6 +76,8 @@ def test_every_trained_kind_stands_beside_its_controls(output_dir):
     assert [name for name, kind in kinds.items() if not kind["is_control"]] == ["SIM", "CPC"]
     assert {"log-mel", "SIM untrained", "CPC untrained", "CPC + PCA", "CPC + ICA", "CPC + noise"} <= set(kinds)
     assert results["factors"] == ["vowel", "consonant", "f0"]
+    assert list(results["fingerprints"]) == ["sim-0", "sim-1", "cpc-0"]
+    assert len(set(results["fingerprints"].values())) == 3
     with (output_dir / "analysis.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(results["values"])
     assert (output_dir / "report.html").stat().st_size > 100_000

@@ -240,13 +240,17 @@ def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_r
     probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
     probe["models"] = ["librispeech-small", "untrained"]
     sources["measures"]["probe.json"] = probe
-    with pytest.raises(ValueError, match=r"probe\.json measures librispeech-small, untrained, and by name"):
+    with pytest.raises(
+        ValueError, match=r"probe\.json is of librispeech-small, untrained, and none of these is a model by its name"
+    ):
         render_card(**sources)
     text = render_card(**{**sources, "title": "librispeech-small"})
     assert "| librispeech-small, context |" in text
     assert "| untrained, context |" not in text
     probe["models"] = ["librispeech-small"]
-    with pytest.raises(ValueError, match=r"probe\.json measures librispeech-small, and by name"):
+    with pytest.raises(
+        ValueError, match=r"probe\.json is of librispeech-small, and none of these is a model by its name"
+    ):
         render_card(**sources)
 
 
@@ -258,7 +262,8 @@ def test_a_measure_is_the_models_own_by_its_weights_and_not_by_its_name(name, so
     assert "| librispeech-small, context |" in render_card(**sources, fingerprint="a1")
     sources["title"] = "librispeech-small"
     with pytest.raises(
-        ValueError, match=r"other\.json measures librispeech-small, and by weights.*probe\.py or abx\.py"
+        ValueError,
+        match=r"other\.json is of librispeech-small, and none of these is .* by its weights.*probe\.py or abx\.py",
     ):
         render_card(**sources, fingerprint="b2")
 
@@ -311,6 +316,17 @@ def test_metrics_of_two_probes_are_told_apart_in_the_metadata(committed):
             if row["source"] == "sim-artificial-small":
                 name = f"accuracy of a linear probe of {label}, {row['feature']}"
                 assert values[name] == round(row["accuracy"]["value"], 4)
+
+
+def test_a_card_says_where_spectra_know_more_than_the_model(committed, sources):
+    probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
+    sources |= {"measures": {**sources["measures"], "p.json": probe}, "title": "librispeech-small"}
+    words = "Spectra alone score higher than every module"
+    assert words not in render_card(**sources)  # the context is 0.1 points above log-mel frames
+    spectrum = next(row for row in probe["rows"] if row["name"] == "log-mel")
+    spectrum["accuracy"]["value"] = 0.5
+    assert words in render_card(**sources)
+    assert words in committed[CARDS / "sim_artificial_small.md"]
 
 
 def test_every_committed_card_has_curves_probes_with_controls_and_small_pictures(committed):

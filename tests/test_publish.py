@@ -98,10 +98,12 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
     for path in paths:
         read = json.loads(path.read_text())
         path.write_text(json.dumps({**read, "models": ["tiny"], "fingerprints": {"tiny": "another"}}))
-        with pytest.raises(SystemExit, match=f"{re.escape(str(path))} measures tiny, and by weights that is not tiny"):
+        with pytest.raises(
+            SystemExit, match=f"{re.escape(str(path))} is of tiny, and none of these is tiny by its weights"
+        ):
             publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
     path.write_text(json.dumps({**read, "models": ["other"], "fingerprints": None}))  # of an earlier version
-    with pytest.raises(SystemExit, match=f"{re.escape(str(path))} measures other, and by name that is not tiny"):
+    with pytest.raises(SystemExit, match=f"{re.escape(str(path))} is of other, and none of these is tiny by its name"):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
     assert hub.requests == []
 

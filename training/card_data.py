@@ -111,7 +111,8 @@ def data_flag(training: Mapping[str, Any]) -> str:
 
 
 def _hours(training: Mapping[str, Any], name: str) -> str:
-    return "" if training.get(name) is None else f" ({decimal(training[name], 2)} hours)"
+    hours = training.get(name)
+    return "" if hours is None else f" ({decimal(hours, 2 if hours >= 0.01 else 4)} hours)"
 
 
 def _info(corpus: str) -> CorpusInfo | None:

@@ -368,8 +368,8 @@ def own_name(measure: Mapping[str, Any], file: str, *, title: str, fingerprint: 
         known, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
     if len(found) != 1:
         raise ValueError(
-            f"{file} measures {', '.join(models)}, and by {known} that is not {title}; measure this checkpoint with "
-            "probe.py or abx.py, and give what they write."
+            f"{file} is of {', '.join(models)}, and none of these is {title} by its {known}; measure this checkpoint "
+            "with probe.py or abx.py, and give what they write."
         )
     return found[0]
 
@@ -410,6 +410,8 @@ def _probe_section(
             " There is no control task: it needs several speakers who are in both splits, and a label other than the "
             "speaker."
         )
+    if _best(rows, "name", "log-mel", "MFCC") > _best(rows, "source", name):
+        text += " Spectra alone score higher than every module of this model."
     if _is_other_split(probe, *trained_on):
         text += (
             " What is held out from the probe may have been heard in pretraining, without its label: the two were "
@@ -436,6 +438,11 @@ def _probe_section(
         else None,
         "picture": picture,
     }
+
+
+def _best(rows: Iterable[Mapping[str, Any]], field: str, *wanted: str) -> float:
+    """The highest accuracy of the rows whose field is one of these."""
+    return max((row["accuracy"]["value"] for row in rows if row[field] in wanted), default=0.0)
 
 
 def _corpus_text(measure: Mapping[str, Any]) -> str:
