@@ -363,7 +363,7 @@ def own_name(measure: Mapping[str, Any], file: str, *, title: str, fingerprint: 
     models: list[str] = measure["models"]
     recorded = measure.get("fingerprints")
     if recorded and fingerprint is not None:
-        known, found = "weights", [name for name in models if recorded.get(name) == fingerprint]
+        known, found = "weights", [name for name in models if recorded.get(name) == fingerprint][:1]
     else:
         known, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
     if len(found) != 1:
