@@ -1,11 +1,13 @@
-"""What the tests share: tiny models, seeded inputs and the real speech beside the checkout."""
+"""What the tests share: tiny models, seeded inputs, a Hub and the real speech beside the checkout."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from hub_server import HubServer, User
 
 from modeling_sim import SimConfig
 
@@ -49,6 +51,22 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real speech here; set SIM_DATA_DIR to the folder that holds `librispeech`")
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
+    """A Hub on loopback that this process' client talks to, as its owner."""
+    users = {"hf_owner": User("owner", ("org",)), "hf_reader": User("reader", ("org",), can_write=False)}
+    with HubServer(users) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", "hf_owner")
+        monkeypatch.setattr("training.hub.RETRY_SECONDS", (0.01, 0.01))
+        yield server
 
 
 @pytest.fixture

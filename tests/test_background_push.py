@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from hub_server import Fault, HubServer
+from hub_server import Fault
 
 from modeling_sim import SimFeatureExtractor, SimForPreTraining
 from training import command, pretrain, publish
@@ -25,15 +25,10 @@ TINY = [
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    with HubServer() as server:
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_owner")
-        monkeypatch.setattr(training_hub, "RETRY_SECONDS", ())
-        yield server
+def hub(hub, monkeypatch):
+    """The Hub of all tests, and a client that tries once."""
+    monkeypatch.setattr(training_hub, "RETRY_SECONDS", ())
+    return hub
 
 
 @pytest.fixture
@@ -76,6 +71,24 @@ def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimiser(hub, c
     assert not any(str(tmp_path).encode() in content for content in files.values())
     assert len(said) == 1
     assert said[0].startswith("checkpoint-2 was uploaded to")
+
+
+def test_figures_and_pictures_of_an_earlier_run_go_with_its_weights(hub, checkpoint, tmp_path):
+    said, path = [], checkpoint(1)
+    with push_of(tmp_path, said) as push:
+        push.offer(path)
+        while not said:
+            push._thread.join(0.05)
+        for name in ("results.json", "probe_phones_frame.png", "README.md", "notes.txt"):
+            huggingface_hub.HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="org/run")
+        push.offer(path)
+        while len(said) < 2:
+            push._thread.join(0.05)
+    assert "deleted, as parts of an earlier upload: probe_phones_frame.png, results.json; " in said[1]
+    assert said[1].endswith("stays there, as no part of any upload: notes.txt")
+    files = hub.files("org/run")
+    assert {"README.md", "notes.txt", "model.safetensors"} <= set(files)
+    assert not {"results.json", "probe_phones_frame.png"} & set(files)
 
 
 def test_only_the_newest_waits_and_a_checkpoint_may_be_removed_meanwhile(hub, checkpoint, tmp_path, monkeypatch):
@@ -169,6 +182,7 @@ def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
     ("changes", "message"),
     [
         ({"push_every_saves": -1}, "`push_every_saves` is -1"),
+        ({"push_to_hub": True, "repo_id": "name"}, "`repo_id` is 'name'; give org/name"),
         ({"push_every_saves": 1}, "set `push_to_hub` and `save_steps`"),
         ({"push_every_saves": 1, "push_to_hub": True, "repo_id": "a/b", "save_steps": 0}, "`save_steps` as well"),
     ],

@@ -1,15 +1,17 @@
 """What is uploaded, what is not, and what happens when the Hub or the network refuses: over real HTTP, on loopback."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import Fault, HubServer, User
+from hub_server import Fault, HubServer
 
 from training import finetune, pretrain, publish, train_decoder
 from training import hub as training_hub
@@ -20,7 +22,6 @@ from training.licenses import strictest
 from training.measuring import load_encoder
 
 ROOT = Path(__file__).parent.parent
-USERS = {"hf_owner": User("owner", ("org",)), "hf_reader": User("reader", ("org",), can_write=False)}
 MODEL_FILES = {
     "config.json", "preprocessor_config.json", "model.safetensors", "configuration_sim.py", "modeling_sim.py",
     "objectives_sim.py", "feature_extraction_sim.py",
@@ -42,21 +43,6 @@ def run_folder(tmp_path_factory):
     (root / "tiny" / "optimizer.bin").write_bytes(b"not for others")
     (root / "tiny" / "audio.wav").write_bytes(b"not for others")
     return root / "tiny"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub that this process' client talks to."""
-    with HubServer(USERS) as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setenv("HF_TOKEN", "hf_owner")
-        monkeypatch.setattr(training_hub, "RETRY_SECONDS", (0.01, 0.01))
-        yield server
 
 
 def titles(hub, name="org/tiny"):
@@ -147,14 +133,43 @@ def test_an_uploaded_training_state_is_a_whole_checkpoint(hub, run_folder, tmp_p
     assert read_checkpoint(tmp_path / "checkpoint-1").numbers["step"] == 1
 
 
-def test_a_dry_run_shows_files_and_card_and_calls_no_server(hub, run_folder, capsys):
+def test_a_dry_run_shows_files_and_card_and_only_looks(hub, run_folder, capsys):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--dry_run"])
     shown = capsys.readouterr().out
-    assert hub.requests == []
+    assert {request.split()[0] for request in hub.requests} == {"GET"}
     size = (run_folder / "model.safetensors").stat().st_size
     assert re.search(rf"^ +{size:,}  model\.safetensors$", shown, flags=re.MULTILINE)
     assert "nothing was uploaded" in shown
+    assert "org/tiny is not there yet" in shown
     assert "# tiny\n" in shown
+
+
+def test_a_dry_run_works_without_a_network(run_folder, capsys, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--dry_run"])
+    shown = capsys.readouterr().out
+    assert "org/tiny could not be looked at: the connection to http://127.0.0.1:9 failed" in shown
+    assert "# tiny\n" in shown
+
+
+def test_what_an_earlier_upload_left_is_named_and_goes_and_what_others_put_there_is_named_and_stays(
+    hub, run_folder, tmp_path, capsys
+):
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state", "--measures", *measures(tmp_path)])
+    for name in ("pytorch_model.bin", "checkpoint-1/notes.txt"):
+        huggingface_hub.HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="org/tiny")
+    before = len(titles(hub))
+    capsys.readouterr()
+    for flags in (["--dry_run"], []):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", *flags])
+        shown = capsys.readouterr().out
+        deleted = re.search("^deleted, as parts of an earlier upload: (.*)$", shown, flags=re.MULTILINE)[1].split(", ")
+        assert {"checkpoint-1/trainer.pt", "abx.json", "probe_phones_frame.png"} <= set(deleted)
+        assert "\nstays there, as no part of any upload: checkpoint-1/notes.txt, pytorch_model.bin\n" in shown
+    assert set(hub.files("org/tiny")) == MODEL_FILES | RUN_FILES | {
+        ".gitattributes", "pytorch_model.bin", "checkpoint-1/notes.txt"
+    }  # fmt: skip
+    assert len(titles(hub)) == before + 1
 
 
 def test_a_second_upload_of_the_same_run_makes_no_commit(hub, run_folder):
@@ -207,7 +222,6 @@ def test_a_branch_is_made_and_main_is_left_alone(hub, run_folder):
         ("hf_wrong", "org/tiny", "refused the token"),
         ("hf_reader", "org/tiny", "the token has no right to write to org/tiny"),
         ("hf_owner", "elsewhere/tiny", "the token has no right to write to elsewhere/tiny"),
-        ("hf_owner", "org/tiny/x", "org/tiny/x"),
     ],
 )
 def test_a_refusal_is_one_line_and_publishes_nothing(token, repo_id, message, hub, run_folder, monkeypatch):
@@ -219,6 +233,22 @@ def test_a_refusal_is_one_line_and_publishes_nothing(token, repo_id, message, hu
         publish.main([str(run_folder), "--repo_id", repo_id])
     assert "\n" not in str(error.value)
     assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--repo_id", "tiny"], "`repo_id` is 'tiny'; give org/name"),
+        (["--repo_id", "org/tiny/x"], "`repo_id` is 'org/tiny/x'; give org/name"),
+        (["--repo_id", "org/ti ny"], "`repo_id` is 'org/ti ny', which the Hub does not take"),
+        (["--repo_id", "org/tiny", "--revision", ""], "--revision is empty"),
+    ],
+)
+def test_a_repository_or_branch_that_cannot_be_is_refused_at_once(flags, message, hub, run_folder, capsys):
+    with pytest.raises(SystemExit):
+        publish.main([str(run_folder), *flags])
+    assert message in capsys.readouterr().err
+    assert hub.requests == []
 
 
 # ---------------------------------------------------------------------- a bad line
@@ -269,7 +299,7 @@ def test_an_upload_that_was_overtaken_does_not_undo_the_other(hub, tmp_path):
             return super().create_commit(*arguments, **more)
 
     (tmp_path / "model.txt").write_text("old")
-    with pytest.raises(training_hub.HubError, match="A commit has happened since"):
+    with pytest.raises(training_hub.HubError, match="another upload to org/tiny went through meanwhile"):
         training_hub.upload(OvertakenApi(), "org/tiny", tmp_path, message="old")
     assert titles(hub) == ["new"]
     assert hub.files("org/tiny")["model.txt"] == b"new"
@@ -355,7 +385,7 @@ def test_check_reads_a_card_and_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
-    with HubServer(USERS) as server:
+    with HubServer() as server:
         result = subprocess.run(
             [sys.executable, ROOT / "training" / "publish.py", run_folder, "--repo_id", "org/tiny"],
             env={**server.environment(tmp_path, token=None), "PYTHONPATH": str(ROOT)},
@@ -365,6 +395,21 @@ def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith("publish.py: there is no token of the Hub")
     assert "Traceback" not in result.stderr
     assert server.repos == {}
+
+
+def test_a_reader_of_the_output_that_has_gone_is_no_error(run_folder, tmp_path):
+    """As in `publish.py --dry_run | head -1`: the end that is read from is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with HubServer() as server:
+        result = subprocess.run(
+            [sys.executable, ROOT / "training" / "publish.py", run_folder, "--repo_id", "org/tiny", "--dry_run"],
+            env={**server.environment(tmp_path), "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    os.close(writing)
+    assert result.stderr == ""
+    assert result.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +437,7 @@ SYLLABLES = [
         (train_decoder, ["--module", "1"], "audio-to-audio"),
     ],
 )
+@pytest.mark.usefixtures("hub")
 def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, command, flags, tag):
     folder = tmp_path / "run"
     command.main([*SYLLABLES, *flags, "--model", str(pretrained), "--output_dir", str(folder)])

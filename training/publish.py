@@ -6,7 +6,9 @@
 
 The card is rendered from the run's results and from `--measures`, folders that probe.py and abx.py wrote, and is
 checked: a figure that no results file holds stops the upload. Optimiser states, data and paths of this machine stay
-here. `--dry_run` shows the files and the card and calls no server. The token is that of `hf auth login`, or HF_TOKEN.
+here. Files of an earlier upload that are no part of this one are deleted in the same commit; other files stay, and are
+named. `--dry_run` shows the files, what becomes of those that are on the Hub, and the card, and changes nothing. The
+token is that of `hf auth login`, or HF_TOKEN.
 """
 
 import hashlib
@@ -33,14 +35,14 @@ from training.checkpoints import find_checkpoint
 from training.curves import CURVES_NAME
 from training.feature_store import weights_fingerprint
 from training.figures import read_json
-from training.hub import upload
+from training.hub import CARD_NAME, MODEL_MESSAGE, HubError, check_repo_id, files_below, plan_upload, upload
 from training.log import LOG_NAME
 from training.measuring import load_encoder
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
 from training.scrubbing import scrub_file
+from training.signals import ends_with_its_reader
 from training.task_cards import is_task, render_task_card
 
-CARD_NAME = "README.md"
 # Of a run, beside its model. Nothing else is uploaded, whatever a folder holds.
 _RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
 _STATE_NAME = "trainer_state.json"
@@ -53,11 +55,12 @@ Place = Callable[[Path, Path], Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     arguments = parse(argv)
-    if arguments.check is not None:
-        check(Path(arguments.check))
-        return
     try:
-        publish(arguments)
+        with ends_with_its_reader():
+            if arguments.check is not None:
+                check(Path(arguments.check))
+            else:
+                publish(arguments)
     except (ValueError, OSError) as error:  # of files and of the Hub
         raise SystemExit(f"publish.py: {error}") from error
 
@@ -76,13 +79,20 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--card", help="A card of your own instead of the rendered one; it is checked as well.")
     parser.add_argument("--with_training_state", action="store_true", help="Add the newest checkpoint to resume from.")
     parser.add_argument("--dry_run", action="store_true", help="Show what would be uploaded, and upload nothing.")
-    parser.add_argument("--yes", action="store_true", help="Write into a repository that holds something else.")
+    parser.add_argument("--yes", action="store_true", help="Write over another model, something else, an edited card.")
     parser.add_argument("--check", metavar="CARD", help="Only check a card.")
     arguments = parser.parse_args(argv)
     if arguments.check is None and (arguments.checkpoint is None or arguments.repo_id is None):
         parser.error("give a checkpoint and --repo_id, or --check CARD")
     if arguments.license is not None and arguments.card is not None:
         parser.error("--license is for the rendered card; a card of your own states its licence itself")
+    if arguments.revision == "":
+        parser.error("--revision is empty; give the name of a branch, or leave it out for main")
+    if arguments.repo_id is not None:
+        try:
+            check_repo_id(arguments.repo_id)
+        except ValueError as error:
+            parser.error(str(error))
     return arguments
 
 
@@ -115,21 +125,24 @@ def publish(arguments: Namespace) -> None:
         )
         if arguments.dry_run:
             show(staged)
+            show_repo(staged, arguments)
+            print((staged / CARD_NAME).read_text(encoding="utf-8"))
             return
-        address = upload(
+        uploaded = upload(
             HfApi(),
             arguments.repo_id,
             staged,
-            message="Upload a pretrained model",
+            message=MODEL_MESSAGE,
             private=arguments.private,
             revision=arguments.revision,
             replace_others=arguments.yes,
         )
-        print(f"uploaded to {address}")
+        print(f"uploaded to {uploaded.address}")
+        print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
 
 
 def push_run(output_dir: Path, repo_id: str) -> str:
-    """Publishes a finished run with the card of its results and returns the address of the commit.
+    """Publishes a finished run with the card of its results; returns the address of the commit, and what else was done.
 
     Raises:
         ValueError: A file is not what the trainer writes.
@@ -137,16 +150,33 @@ def push_run(output_dir: Path, repo_id: str) -> str:
     """
     with tempfile.TemporaryDirectory() as temporary:
         stage_run(output_dir, Path(temporary), repo_id=repo_id)
-        return upload(HfApi(), repo_id, Path(temporary), message="Upload a pretrained model")
+        return str(upload(HfApi(), repo_id, Path(temporary), message=MODEL_MESSAGE))
 
 
 def show(staged: Path) -> None:
-    """Prints files with sizes, and the card."""
-    paths = sorted(path for path in staged.rglob("*") if path.is_file())
+    """Prints files with sizes."""
+    paths = files_below(staged)
     for path in paths:
         print(f"{path.stat().st_size:>14,}  {path.relative_to(staged)}")
     print(f"{sum(path.stat().st_size for path in paths):>14,}  bytes in {len(paths)} files; nothing was uploaded\n")
-    print((staged / CARD_NAME).read_text(encoding="utf-8"))
+
+
+def show_repo(staged: Path, arguments: Namespace) -> None:
+    """Prints what the upload would do to the files that are in the repository, or why that is not known."""
+    repo_id = arguments.repo_id
+    try:
+        plan = plan_upload(HfApi(), repo_id, staged, private=arguments.private, revision=arguments.revision)
+    except HubError as error:
+        print(f"{repo_id} could not be looked at: {error}\n")
+        return
+    if plan.info is None:
+        print(f"{repo_id} is not there yet, or cannot be seen with this token.\n")
+        return
+    lines = plan.describe()
+    if plan.replaced:
+        lines.insert(0, f"replaced where they differ: {', '.join(plan.replaced)}")
+    lines += [f"refused without --yes: {objection}" for objection in plan.objections]
+    print("\n".join([f"What is in {repo_id} now:", *(lines or ["nothing that would be lost"])]) + "\n")
 
 
 # ---------------------------------------------------------------------- what is uploaded

@@ -1,6 +1,10 @@
-"""Stopping when asked to, at the end of a step instead of in the middle of one."""
+"""Stopping when asked to: by a signal, at the end of a step instead of in the middle of one, or by a closed pipe."""
 
+import contextlib
+import os
 import signal
+import sys
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -9,6 +13,22 @@ import torch.distributed
 from accelerate import Accelerator
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """Ends a command quietly once nobody reads what it prints, as behind `| head -1`.
+
+    Raises:
+        SystemExit: With the code that a shell gives to commands that end so.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left to print goes nowhere: Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 class StopRequest:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from training.arguments import RunArguments
 from training.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+from training.hub import check_repo_id
 from training.log import Log, MetricMeans, Scores
 from training.optimization import Optimization, Part
 from training.signals import StopRequest
@@ -464,6 +465,8 @@ def check_settings(settings: RunArguments) -> None:
         raise ValueError("`early_stopping_patience` counts evaluations; set `eval_steps`.")
     if settings.push_to_hub and not settings.repo_id:
         raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
+    if settings.push_to_hub and settings.repo_id:
+        check_repo_id(settings.repo_id)
     if settings.push_every_saves and not (settings.push_to_hub and settings.save_steps):
         raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
 
