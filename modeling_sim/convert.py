@@ -200,12 +200,20 @@ def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: 
 def _why_not_loaded(path: Path, error: Exception) -> str:
     """What to do about a file that `torch.load` refuses, or breaks at in any of many ways."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused is None and not _looks_saved_by_torch(path):
+        return f"{path} is not a checkpoint that `torch.save` wrote; give the file of a state dict."
     if refused is None:
         return f"{path} is not a checkpoint that `torch.load` can read, or is damaged ({type(error).__name__})."
     return (
         f"{path} holds more than tensors ({refused[1]}) and is refused, as loading that could run code; save the "
         "model's `state_dict()` alone, where the checkpoint comes from."
     )
+
+
+def _looks_saved_by_torch(path: Path) -> bool:
+    """Whether a file starts as a zip archive or as a pickle, the two forms that `torch.save` writes."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _read_layout(state_dict: Mapping[str, torch.Tensor]) -> _Layout:

@@ -440,6 +440,13 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path):
         read_state_dict(path)
 
 
+def test_a_text_is_called_no_checkpoint_rather_than_a_damaged_one(tmp_path):
+    (tmp_path / "notes.txt").write_text("these are notes, not tensors\n")
+    with pytest.raises(SystemExit, match=r"notes\.txt is not a checkpoint that `torch\.save` wrote") as error:
+        main([str(tmp_path / "notes.txt"), str(tmp_path / "sim"), "--method", "sim"])
+    assert "damaged" not in str(error.value)
+
+
 def test_a_damaged_checkpoint_is_refused_and_leaves_nothing(checkpoint, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
     with pytest.raises(SystemExit, match="or is damaged"):

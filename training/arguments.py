@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 
 from modeling_sim import SimConfig
 from training.corpora import corpus_names
+from training.corpora import corpus_settings as settings_of
 from training.nearest import nearest
 
 
@@ -21,6 +22,9 @@ def setting(default: Any, help_line: str) -> Any:
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": help_line})
     return field(default=default, metadata={"help": help_line})
+
+
+DATASET_NAME_HELP = "Data set, a Hub id or a folder, for corpora that take one: their setting `dataset_id`."
 
 
 @dataclass
@@ -42,6 +46,7 @@ class DataArguments:
 
     corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: str = setting("{}", "Further arguments of the corpus' loader, as YAML: '{num_train: 256}'.")
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
@@ -187,7 +192,36 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
         for name in _MAPPINGS:
             if hasattr(group, name):
                 setattr(group, name, {**from_file.get(name, {}), **_mapping(name, getattr(group, name))})
+        if isinstance(group, DataArguments):
+            group.corpus_settings = with_dataset_name(
+                group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
+            )
     return groups
+
+
+def with_dataset_name(
+    corpus: str, settings: dict[str, Any], dataset_name: str | None, *, data_dir: str | None = None
+) -> dict[str, Any]:
+    """The settings of a corpus with `dataset_name` as their `dataset_id`; as they are if there is none.
+
+    Raises:
+        ValueError: The corpus takes no data set, or the settings or `data_dir` say another place.
+    """
+    if dataset_name is None:
+        return settings
+    if "dataset_id" not in settings_of(corpus):
+        able = [name for name in corpus_names() if "dataset_id" in settings_of(name)]
+        raise ValueError(f"`dataset_name` is for the corpora {' and '.join(able)}; {corpus!r} takes no data set.")
+    given = settings.get("dataset_id", dataset_name)
+    if given != dataset_name:
+        raise ValueError(
+            f"`dataset_name` is {dataset_name!r}, and `dataset_id` in `corpus_settings` is {given!r}; give one of them."
+        )
+    if data_dir is not None:
+        raise ValueError(
+            f"`dataset_name` is {dataset_name!r}, and `data_dir` is {data_dir!r}; give the data set or the folder."
+        )
+    return {**settings, "dataset_id": dataset_name}
 
 
 def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
