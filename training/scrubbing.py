@@ -5,22 +5,38 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-# Settings that name places on the machine, relative ones too.
-_PLACES = ("data_dir", "output_dir", "resume", "init_from", "model", "alignments", "lists")
-# An absolute path inside a text: from the root, from a home folder, or from a drive. Not the slashes of "a/b" and URLs.
-_PATH = re.compile(r"(?<![\w:/.~\\-])(?:(?:~|[A-Za-z]:)?[/\\](?![/\\])|\\\\)[^\s'\"{}\[\],;:]+")
+# Settings that name places on the machine, relative ones too; those of the second line may name a Hub id instead.
+_PLACES = ("data_dir", "output_dir", "resume", "alignments", "lists")
+_PLACES_OR_HUB_IDS = ("init_from", "model", "dataset_id", "dataset_name")
+# Addresses that mean the same on every machine.
+_URL = r"(?:git\+)?(?:https?|hf|s3|gs)://[^\s'\"<>,;]+"
+# How a place starts: at the root, a home folder, this folder or the one above, a drive, or another machine, which
+# `file:` is taken for as well.
+_START = r"(?:[\w.-]+@[\w.-]+:[^\s'\"/\\]*|[\w.+-]+:|~(?:[A-Za-z_][\w.-]*)?|\.{1,2})?[/\\]+"
+_END = r"[^\s'\"{}\[\],;:]+"
+# Spaces end a place unless quotes hold it, or what follows has a slash and is no ratio.
+_MORE = r"(?: (?!\d+/\d|and/or\b)\w[^\s'\"{}\[\],;:=/\\]*[/\\][^\s'\"{}\[\],;:]*)*"
+# Not the slashes of "a/b". A colon may come before a place, as in a list of them.
+_PLACE = re.compile(
+    rf"(?P<url>{_URL})|(?P<quote>['\"`])(?P<quoted>{_START}.+?)(?P=quote)|(?<![\w/.~@\\+-])(?P<place>{_START}{_END}{_MORE})"
+)
 
 
-def scrub(value: Any) -> Any:
+def scrub(value: Any, *, of_corpus: bool = False) -> Any:
     """A value as JSON holds it, with only the last part of every local path.
 
-    Absolute paths are cut wherever they are, in keys and inside texts too; the settings that name places are cut even
-    where they are relative, except an `init_from` that is a Hub id, org/name, and no folder here.
+    Absolute paths and those that start with a dot or a tilde are cut wherever they are, in keys and inside texts too.
+    The settings that name places are cut even where they are relative, except those that are a Hub id, org/name, and no
+    folder here; so are those of a corpus that are a folder or file here.
+
+    Args:
+        value: Anything made of dicts, lists and texts.
+        of_corpus: It is the settings of a corpus.
     """
     if isinstance(value, dict):
-        return {_scrub_text(name): _scrub_place(name, item) for name, item in value.items()}
+        return {_scrub_text(name): _scrub_place(name, item, of_corpus=of_corpus) for name, item in value.items()}
     if isinstance(value, list):
-        return [scrub(item) for item in value]
+        return [scrub(item, of_corpus=of_corpus) for item in value]
     return _scrub_text(value) if isinstance(value, str) else value
 
 
@@ -43,21 +59,37 @@ def scrub_file(path: Path) -> bytes:
     return content if scrubbed == value else (json.dumps(scrubbed, indent=2) + "\n").encode()
 
 
-def _scrub_place(name: str, value: Any) -> Any:
-    is_place = name in _PLACES and isinstance(value, str)
-    return _last_part(value) if is_place and not _is_hub_id(name, value) else scrub(value)
+def _scrub_place(name: str, value: Any, *, of_corpus: bool) -> Any:
+    """A setting's value; one of a corpus may name a place whatever it is called."""
+    if isinstance(value, list):
+        return [_scrub_place(name, item, of_corpus=of_corpus) for item in value]
+    if not isinstance(value, str):
+        return scrub(value, of_corpus=name == "corpus_settings")
+    is_place = name in _PLACES or (name in _PLACES_OR_HUB_IDS and not _is_hub_id(value))
+    return _last_part(value) if is_place or (of_corpus and _is_here(value)) else _scrub_text(value)
 
 
-def _is_hub_id(name: str, value: str) -> bool:
-    """Whether a setting may name a model of the Hub, org/name, rather than a folder."""
-    may = name in ("init_from", "model") and value.count("/") == 1
-    return may and not value.startswith((".", "~")) and not Path(value).exists()
+def _is_hub_id(value: str) -> bool:
+    """Whether a text may be an id of the Hub, org/name, rather than a folder."""
+    return value.count("/") == 1 and not value.startswith((".", "~", "/")) and not _is_here(value)
+
+
+def _is_here(value: str) -> bool:
+    """Whether a text is the path of something on this machine, and not a name alone."""
+    return re.search(r"[/\\]", value) is not None and Path(value).exists()
 
 
 def _scrub_text(text: str) -> str:
     if PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute():
         return _last_part(text)
-    return _PATH.sub(lambda found: _last_part(found.group()), text)
+    return _PLACE.sub(_scrub_found, text)
+
+
+def _scrub_found(found: re.Match[str]) -> str:
+    if found["url"]:
+        return found["url"]
+    quote = found["quote"] or ""
+    return f"{quote}{_last_part(found['quoted'] or found['place'])}{quote}"
 
 
 def _last_part(path: str) -> str:
