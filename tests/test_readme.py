@@ -1,6 +1,7 @@
 """What the README shows works: its Python runs, and its commands have the flags it gives them."""
 
 import functools
+import importlib
 import re
 import shlex
 import subprocess
@@ -22,6 +23,21 @@ COMMANDS = [
 ]
 
 
+# What makes a command small enough for a test; commands of other programs are run by the tests of these programs.
+SPEECH = "--corpus synthetic_syllables --corpus_settings '{num_train: 24, num_test: 16, num_speakers: 2}'"
+STEP = "--crop_samples 6000 --batch_size 4 --max_steps 1 --eval_steps 0"
+WIDTH = "--model_settings '{hidden_size: 8, context_size: 4}'"
+SMALLER = {
+    "training/pretrain.py": f"{SPEECH} {STEP} {WIDTH} --output_dir runs/sim-small --overwrite_output_dir true",
+    "training/probe.py": f"{SPEECH} --max_items 400",
+    "training/abx.py": f"{SPEECH} --max_tokens 2",
+    "training/finetune.py": f"{SPEECH} {STEP} --output_dir runs/classifier --overwrite_output_dir true",
+    "training/train_decoder.py": f"{SPEECH} {STEP} --output_dir runs/decoder",
+    "training/publish.py": "",
+    "training.corpora": "--corpus synthetic_syllables --num_train 4 --num_test 4",
+}
+
+
 @pytest.fixture(scope="module")
 def folder_with_a_demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
@@ -41,6 +57,13 @@ def test_python_runs(block, folder_with_a_demo, monkeypatch):
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - the README's own
 
 
+def program_of(words):
+    """The script or module that a command runs, and its arguments."""
+    start = next(n for n, word in enumerate(words) if word.endswith(".py") or word == "-m")
+    start += words[start] == "-m"
+    return words[start], words[start + 1 :]
+
+
 @functools.cache
 def help_of(program):
     command = [sys.executable, *program.split(), "--help"]
@@ -52,11 +75,31 @@ def help_of(program):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_has_the_flags_it_is_given(command):
     words = [word for word in shlex.split(command) if "=" not in word]
-    start = next(n for n, word in enumerate(words) if word.endswith(".py") or word == "-m")
-    program = words[start] if words[start] != "-m" else f"-m {words[start + 1]}"
-    flags = [word for word in words[start + 1 :] if word.startswith("--")]
+    program, arguments = program_of(words)
+    program = program if program.endswith(".py") else f"-m {program}"
+    flags = [word for word in arguments if word.startswith("--")]
     for flag in flags:
         assert re.search(rf"{flag}\b", help_of(program)), f"{program} has no {flag}"
+
+
+def test_commands_run_one_after_another_on_little_speech(hub, tmp_path, monkeypatch):
+    assert hub is not None  # that publish.py looks at
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "training").symlink_to(ROOT / "training")
+    (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
+    ran = set()
+    for command in COMMANDS:
+        words = shlex.split(re.sub("--corpus librispeech|--data_dir LibriSpeech", "", command))
+        program, arguments = program_of(words)
+        if program not in SMALLER or "--help" in words:
+            continue
+        if "--preset" in arguments:  # a new network, rather than a trained one
+            arguments += shlex.split(WIDTH)
+        name = "training.corpora.__main__" if program == "training.corpora" else program[:-3].replace("/", ".")
+        importlib.import_module(name).main([*arguments, *shlex.split(SMALLER[program])])
+        ran.add(program)
+    assert ran == set(SMALLER)
+    assert (tmp_path / "utterance.png").stat().st_size > 10_000
 
 
 def test_there_is_something_to_test():
