@@ -294,7 +294,7 @@ def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(
     results |= {"corpus": "folder", "corpus_license": "other", "license": "other"}
     text = render_card(**sources, stated_license="mit")
     assert "license: mit\n" in text
-    assert "Licence: `mit`, as the publisher of the model states" in text
+    assert "Licence: MIT, as the publisher of the model states" in text
     results["base_license"] = "cc-by-4.0"
     with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
         render_card(**sources, stated_license="mit")

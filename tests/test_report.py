@@ -14,7 +14,8 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from training.report import license_name, main, read_analysis, write_report
+from training.licenses import license_name
+from training.report import main, read_analysis, write_report
 from training.report_figures import SIGNED
 from training.report_media import common_gain, load_item
 from training.report_tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
@@ -303,7 +304,7 @@ def test_a_licence_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(te
 
 @pytest.mark.parametrize(
     ("identifier", "name"),
-    [("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"), ("cc-by-4.0", "CC BY 4.0"), ("apache-2.0", "Apache-2.0"), ("mit", "mit")],
+    [("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"), ("cc-by-4.0", "CC BY 4.0"), ("apache-2.0", "Apache-2.0"), ("mit", "MIT")],
 )
 def test_licences_are_written_as_people_write_them(identifier, name):
     assert license_name(identifier) == name

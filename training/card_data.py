@@ -12,21 +12,10 @@ from typing import Any
 from training.corpora import corpus_info, corpus_names
 from training.corpora.contract import CorpusInfo
 from training.figures import count, decimal
-from training.licenses import refuse_looser
+from training.licenses import license_name, refuse_looser
 
-_LICENSE_NAMES = {
-    "apache-2.0": "Apache-2.0",
-    "cc-by-4.0": "CC BY 4.0",
-    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0",
-    "other": "not stated",
-}
 _GENERATED = ("synthetic_syllables",)
 _HUB = "https://huggingface.co"
-
-
-def license_name(license_id: str) -> str:
-    """A licence as texts name it."""
-    return _LICENSE_NAMES.get(license_id, f"`{license_id}`")
 
 
 def license_of(training: Mapping[str, Any], stated: str | None) -> str:

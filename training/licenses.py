@@ -10,6 +10,14 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 _STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "other", "cc-by-sa-4.0", "cc-by-4.0", "apache-2.0", "mit")
 
 
+def license_name(license_id: str) -> str:
+    """A licence, by its id on the Hub, as people write it: "CC BY-NC-SA 4.0"."""
+    if license_id.startswith("cc-by"):
+        *terms, version = license_id.upper().split("-")[1:]
+        return f"CC {'-'.join(terms)} {version}"
+    return {"apache-2.0": "Apache-2.0", "mit": "MIT", "other": "not stated"}.get(license_id, license_id)
+
+
 def license_of_model(model: str | None) -> str | None:
     """Licence of a checkpoint: from the results in its folder, or from its card on the Hub; `None` if neither says."""
     if not model:

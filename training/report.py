@@ -16,6 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.files import replacing
+from training.licenses import license_name
 from training.report_figures import make_plots
 from training.report_media import Sounds, by_module, load_item
 from training.report_tables import effect_tables, module_scores, opponents, quality_rows
@@ -116,14 +117,6 @@ def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Soun
             if items:
                 sounds.append(Sounds(group.replace("_", "-"), title, sentence, by_module(items)))
     return sounds
-
-
-def license_name(identifier: str) -> str:
-    """An SPDX identifier of the Hub as people write it: "CC BY-NC-SA 4.0"."""
-    if identifier.startswith("cc-"):
-        words = identifier.upper().split("-")
-        return f"CC {'-'.join(words[1:-1])} {words[-1]}"
-    return {"apache-2.0": "Apache-2.0", "other": "as the data's own card says"}.get(identifier, identifier)
 
 
 def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
