@@ -13,7 +13,7 @@ from training.batches import utterance_batches
 from training.corpora import load_corpus
 from training.corpora.contract import make_dataset
 from training.features import ModelEncoder, SpectralEncoder, extract, module_numbers
-from training.measuring import names_of, with_same_classes
+from training.measuring import Source, measuring_parser, names_of, with_same_classes, write_results
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
 
@@ -267,3 +267,11 @@ def test_samples_do_not_depend_on_what_was_encoded_before(corpus, tmp_path):
     drawn.append(extract(corpus, encoder, SimFeatureExtractor(), cache_dir=tmp_path / "then", **settings))
     for items in drawn[1:]:
         np.testing.assert_array_equal(items.features["module 2"], drawn[0].features["module 2"])
+
+
+def test_results_name_the_data_set_that_was_given(tmp_path):
+    flags = ["--model", "m", "--corpus", "librispeech", "--dataset_name", "org/mini"]
+    arguments = measuring_parser(None, output_dir=str(tmp_path)).parse_args(flags)
+    results = write_results(arguments, "x.json", {}, [Source("m", SpectralEncoder(), SimFeatureExtractor())])
+    assert results["dataset_id"] == results["corpus_settings"]["dataset_id"] == "org/mini"
+    assert json.loads((tmp_path / "x.json").read_text()) == results

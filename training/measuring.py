@@ -61,12 +61,16 @@ def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentPar
 
 def load_split(arguments: Namespace, split: str) -> Dataset:
     """A split of the corpus that the flags name."""
-    settings = yaml.safe_load(arguments.corpus_settings) or {}
-    settings = with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
+    settings = _corpus_settings(arguments)
     if arguments.data_dir:
         settings["data_dir"] = arguments.data_dir
     dataset: Dataset = load_corpus(arguments.corpus, split, **settings)
     return dataset
+
+
+def _corpus_settings(arguments: Namespace) -> dict[str, Any]:
+    settings = yaml.safe_load(arguments.corpus_settings) or {}
+    return with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
 
 
 def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Source]:
@@ -99,7 +103,7 @@ def write_results(
     The fingerprint of every model goes with them, by which a card knows the rows of its own.
     """
     models = names_of(arguments.model)
-    corpus_settings = yaml.safe_load(arguments.corpus_settings) or {}
+    corpus_settings = _corpus_settings(arguments)
     encoders = {source.name: source.encoder for source in sources}
     results = {
         "corpus": arguments.corpus,
