@@ -67,11 +67,12 @@ class LabelTask:
         return train, test
 
     def moments(self, encoder: Encoder, extractor: Any, name: str) -> Items:
-        """Features of the test split every 10 ms, of all its labelled utterances."""
+        """Features of the test split every 10 ms; every 20 ms for ABX of utterances, which are longer than phones."""
         arguments = self.arguments
         return extract(
-            self.splits["test"], encoder, extractor, label=arguments.label, pooling="frame", frame_step=1,
-            batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=f"{name}, every 10 ms",
+            self.splits["test"], encoder, extractor, label=arguments.label, pooling="frame",
+            frame_step=1 if self.of_frames else 2, batch_size=arguments.batch_size,
+            cache_dir=Path(arguments.cache_dir), description=f"{name}, moments",
         )  # fmt: skip
 
     def tokens(self, items: Items) -> Tokens:

@@ -60,7 +60,7 @@ def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_
     for name, module in of.modules.items():
         row = {"kind": of.kind, "model": of.name, "module": name}
         features = [np.asarray(part.features[own_names[module]]) for part in items]
-        measure_features(analysis, row, task, features, items, show=not is_control)
+        measure_features(analysis, row, task, features, items, in_full=not is_control)
         if module in test_frames:
             measure_distribution(analysis, row, test_frames[module])
         if module in train_frames:
@@ -112,7 +112,7 @@ def measure_features(
     features: Sequence[np.ndarray],
     items: tuple[Items, Items, Items],
     *,
-    show: bool = False,
+    in_full: bool = False,
 ) -> None:
     """Probes of the label, how many dimensions they use, how factors lie in the dimensions, and ABX.
 
@@ -120,9 +120,10 @@ def measure_features(
         analysis: Gets the results.
         row: Kind, model and module.
         task: The label.
-        features: Of the items to train on, of those to test on, and every 10 ms of the test split.
+        features: Of the items to train on, of those to test on, and at moments of the test split.
         items: What these are.
-        show: Draw the probe's weights.
+        in_full: These are a trained model's own axes, no control: draw the probe's weights, and find the rotation gap's
+            interval over utterances, which takes many fits, rather than over rotations.
     """
     arguments, (train, test, moments) = analysis.arguments, items
     train_features, test_features, every_moment = (np.asarray(part, dtype=np.float32) for part in features)
@@ -140,7 +141,8 @@ def measure_features(
     )  # fmt: skip
     outcome = concentration(
         train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
-        train_groups=train.utterances, resamples=_FITS, seed=arguments.seed, device=arguments.device,
+        train_groups=train.utterances if in_full else None, resamples=_FITS, seed=arguments.seed,
+        device=arguments.device,
     )  # fmt: skip
     summary = outcome.summary()
     for measure in ("gini", "single_best_accuracy"):
@@ -155,7 +157,7 @@ def measure_features(
         "accuracy_by_dimensions", row, ks=by_dimensions.ks.tolist(), values=by_dimensions.accuracies.tolist(),
         chance=by_dimensions.chance,
     )  # fmt: skip
-    if show:
+    if in_full:
         analysis.curve("probe_weights", row, values=np.abs(probe.weight).tolist(), classes=task.class_names())
     if len(task.factors) > 1:
         _disentanglement(analysis, row, task, test_features, test)
