@@ -192,6 +192,14 @@ def test_a_repository_that_holds_something_else_needs_a_yes(hub, run_folder):
     assert json.loads(hub.files("org/tiny")["config.json"])["model_type"] == "sim"
 
 
+def test_a_card_has_the_name_of_the_repository_and_measures_that_of_the_folder(hub, run_folder, tmp_path):
+    publish.main([str(run_folder), "--repo_id", "org/readable-speech", "--measures", *measures(tmp_path)])
+    card = hub.files("org/readable-speech")["README.md"].decode()
+    assert "\n# readable-speech\n" in card
+    assert "- name: readable-speech\n" in card
+    assert "name: accuracy of a linear probe of phones, context" in card
+
+
 def test_a_repository_with_a_card_alone_holds_nothing_to_lose(hub, run_folder):
     api = huggingface_hub.HfApi()
     api.create_repo("org/tiny")

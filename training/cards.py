@@ -122,6 +122,7 @@ def render_card(
     settings_link: str | None = None,
     pictures: Mapping[str, str] | None = None,
     published: bool = True,
+    measured_as: str | None = None,
     fingerprint: str | None = None,
     stated_license: str | None = None,
 ) -> str:
@@ -138,6 +139,7 @@ def render_card(
         settings_link: Link to the settings, if they are another file.
         pictures: Link to a picture by the link to the measure it shows.
         published: Whether the weights are there to load.
+        measured_as: Name that measures know the model by; `None` if it is the title.
         fingerprint: Of the weights, `feature_store.weights_fingerprint`; `None` if they are not there to ask.
         stated_license: Licence that the publisher states; `None` takes that of the results.
 
@@ -154,7 +156,7 @@ def render_card(
     training = measures[by_kind["training"][0]]
     pictures = pictures or {}
     own_names = {
-        link: own_name(measures[link], link, title=title, fingerprint=fingerprint)
+        link: own_name(measures[link], link, title=measured_as or title, fingerprint=fingerprint)
         for link in (*by_kind["probe"], *by_kind["abx"])
     }
     probes = {link: own_names[link] for link in by_kind["probe"]}

@@ -363,6 +363,7 @@ def _card_of(
             "card of your own with --card."
         )
     training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
+    title = repo_id.rsplit("/", maxsplit=1)[-1]
     names = sorted(path.name for path in staged.glob("*.json"))
     measures = {name: read_json(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
     try:
@@ -371,7 +372,7 @@ def _card_of(
                 read_json(staged / "config.json"),
                 settings,
                 training,
-                title=folder.resolve().name,
+                title=title,
                 model_id=repo_id,
                 links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
                 picture=pictures.get(RESULTS_NAME),
@@ -381,8 +382,9 @@ def _card_of(
             SimConfig.from_pretrained(staged),
             settings,
             measures,
-            title=folder.resolve().name,
+            title=title,
             model_id=repo_id,
+            measured_as=folder.resolve().name,
             config_link="config.json",
             settings_link=SETTINGS_NAME,
             pictures=pictures,
