@@ -259,6 +259,19 @@ def test_concentration_tells_axes_that_mean_something_from_turned_ones(aligned, 
     assert summary["rotation_gap"] == on_axes.gini - on_axes.rotation_gap.rotated.mean()
 
 
+def test_axes_that_mean_nothing_lie_below_0_where_dimensions_are_strongly_correlated():
+    gaps = []
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        causes = generator.standard_normal((1500, 64))
+        scores = causes @ generator.standard_normal((64, 6)) / 8 + 0.5 * generator.standard_normal((1500, 6))
+        steep = causes / np.arange(1, 65) @ random_rotation(64, generator)
+        labels = scores.argmax(axis=1)
+        outcome = concentration(steep, labels, steep, labels, 6, ks=(), num_rotations=8, l2=1e-3)
+        gaps.append(outcome.rotation_gap.gap)
+    assert -0.05 < np.mean(gaps) < 0
+
+
 def test_its_rotation_gap_is_that_of_probes_fitted_anew(aligned):
     """Correlated dims of unlike scales: the rotated probe stands for one fitted to rotated features."""
     features, labels = aligned

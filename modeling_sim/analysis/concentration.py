@@ -452,7 +452,9 @@ def rotation_gap(
 
     The points are standardised, then measured; and rotated at random, standardised again, so that the measure sees one
     scale on all axes, then measured. Standardising raises dimensions that hardly vary to the others' size: to ask
-    about the axes of those that vary, leave the inactive ones out.
+    about the axes of those that vary, leave the inactive ones out. Where dimensions are strongly correlated, a few
+    directions rule, which random axes meet unequally and standardised ones equally: the gap of a Gini then lies a
+    little below 0 even for axes that mean nothing, at -0.02 for 64 dimensions with a spectrum falling as 1 / i^2.
 
     An interval over utterances comes of `bootstrap_statistic`, with the measure on the items drawn::
 
