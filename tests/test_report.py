@@ -108,7 +108,9 @@ def make_curves(generator):
         "reconstruction": [
             {**entry, "control": control, "ks": [0, *ks[:-1]], "values": (falling ** power).tolist(), "area": 0.4}
             for entry in trained
-            for power, control in enumerate(("dimensions", "random", "rotation", "pca", "ica", "oracle", "paper"), 1)
+            for power, control in enumerate(
+                ("dimensions", "random", "rotation", "pca", "ica", "oracle", "paper", "paper_pca"), 1
+            )
         ],
         "kl_spectrum": [
             {**entry, "values": np.sort(generator.gamma(0.6, size=dims))[::-1].tolist()}

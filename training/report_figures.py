@@ -49,6 +49,7 @@ _CONTROLS = {
     "pca": "principal components",
     "ica": "independent components",
     "paper": "the paper's measure, on waveforms",
+    "paper_pca": "the paper's measure, in principal components",
 }
 
 
@@ -117,7 +118,7 @@ def kind_style(kinds: Sequence[Entry], name: str) -> tuple[str, bool]:
 
 def _control_style(control: str) -> tuple[str, bool]:
     number = list(_CONTROLS).index(control) if control in _CONTROLS else len(_COLORS)
-    return (*_COLORS, "#888888")[number], control not in ("dimensions", "paper")
+    return (*_COLORS, "#888888")[min(number, len(_COLORS))], control not in ("dimensions", "paper")
 
 
 def _key(label: str, style: tuple[str, bool]) -> Key:
