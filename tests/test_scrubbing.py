@@ -98,6 +98,7 @@ def test_any_setting_of_a_corpus_that_is_a_place_here_is_cut(tmp_path, monkeypat
     (tmp_path / "alice").mkdir()
     (tmp_path / "alice" / "labels.tsv").touch()
     settings = {"labels": "alice/labels.tsv", "more": ["alice/labels.tsv"], "label": "speaker/id", "parts": "alice"}
+    assert scrub({"corpus_settings": {"label": "a/" + 999 * "b"}}) == {"corpus_settings": {"label": "a/" + 999 * "b"}}
     cut = {"labels": "labels.tsv", "more": ["labels.tsv"], "label": "speaker/id", "parts": "alice"}
     assert scrub({"corpus_settings": settings}) == {"corpus_settings": cut}
     assert scrub(settings) == settings

@@ -1,12 +1,13 @@
 """Takes the paths of the machine that trained a model out of what is uploaded."""
 
 import json
+import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 # Settings that name places on the machine, relative ones too; those of the second line may name a Hub id instead.
-_PLACES = ("data_dir", "output_dir", "resume", "alignments", "lists")
+_PLACES = ("data_dir", "output_dir", "resume", "alignments", "lists", "manifest")
 _PLACES_OR_HUB_IDS = ("init_from", "model", "dataset_id", "dataset_name")
 # Addresses that mean the same on every machine.
 _URL = r"(?:git\+)?(?:https?|hf|s3|gs)://[^\s'\"<>,;]+"
@@ -76,7 +77,7 @@ def _is_hub_id(value: str) -> bool:
 
 def _is_here(value: str) -> bool:
     """Whether a text is the path of something on this machine, and not a name alone."""
-    return re.search(r"[/\\]", value) is not None and Path(value).exists()
+    return re.search(r"[/\\]", value) is not None and os.path.exists(value)  # noqa: PTH110 - takes any text
 
 
 def _scrub_text(text: str) -> str:
