@@ -178,6 +178,18 @@ def test_an_error_of_the_hub_is_told_in_its_words_and_ours_alone(api, hub, folde
     assert str(error.value) == f"{hub.url} answered 500 (injected); org/model is as it was before."
 
 
+@pytest.mark.parametrize("kind", ["error", "drop", "truncate"])
+@pytest.mark.parametrize(
+    "pattern", ["GET .*models/org/model", "GET .*config.json", "GET .*commits/", "POST .*paths-info"]
+)
+def test_a_hub_that_cannot_be_looked_at_at_first_is_asked_again(kind, pattern, api, hub, folder_of):
+    push(api, folder_of(SIM))
+    hub.faults.append(Fault(kind, pattern))
+    push(api, folder_of(SIM, card="# Two\n"))
+    assert hub.faults[0].times == 0
+    assert hub.files("org/model")["README.md"] == b"# Two\n"
+
+
 def test_two_uploads_at_once_give_one_state_or_the_other(api, hub, folder_of):
     """Both look at the repository before either commits; the second is refused, and neither is mixed with the other."""
     push(api, folder_of(SIM))

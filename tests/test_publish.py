@@ -262,7 +262,9 @@ def test_a_repository_or_branch_that_cannot_be_is_refused_at_once(flags, message
 # ---------------------------------------------------------------------- a bad line
 
 
-@pytest.mark.parametrize("pattern", ["POST .*/commit/", "POST .*batch", "GET .*whoami", "POST .*create"])
+@pytest.mark.parametrize(
+    "pattern", ["POST .*/commit/", "POST .*batch", "GET .*whoami", "POST .*create", "GET .*models/org/tiny"]
+)
 def test_a_hub_that_answers_500_and_then_works_gets_everything_once(pattern, hub, run_folder):
     hub.faults.append(Fault("error", pattern, times=2))
     publish.main([str(run_folder), "--repo_id", "org/tiny"])

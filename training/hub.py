@@ -134,9 +134,9 @@ def upload(
     """
 
     def agreed_plan() -> Plan:
-        plan = plan_upload(api, repo_id, folder, private=private, revision=revision)
+        plan = _plan(api, repo_id, folder, private=private, revision=revision)
         if plan.objections and not replace_others:
-            raise HubError(f"{'; '.join(plan.objections)}; give another repository, or --yes to go on.")
+            raise HubError(f"{'; '.join(plan.objections)}; give another repository, or insist with `publish.py --yes`.")
         return plan
 
     def attempt() -> Uploaded:
@@ -189,19 +189,24 @@ def plan_upload(api: HfApi, repo_id: str, folder: Path, *, private: bool = False
         HubError: It could not be done at all; see `upload`.
     """
     with hub_errors(api, repo_id):
-        try:
-            info = api.model_info(repo_id, timeout=_LOOK_SECONDS)
-        except RepositoryNotFoundError:
-            return Plan(None, has_branch=False, replaced=[], deleted=[], staying=[], objections=[])
-        if private and not info.private:
-            raise HubError(f"{repo_id} is public; give another repository, or leave --private out.")
-        branch = info if revision is None else _find_branch(api, repo_id, revision)
-        info = branch or info
-        there = [file.rfilename for file in info.siblings or []]
-        new = [path.relative_to(folder).as_posix() for path in files_below(folder)]
-        replaced, deleted, staying = sort_files(there, new)
-        objections = _objections(api, repo_id, info.sha, there, folder)
-        return Plan(info, branch is not None, replaced, deleted, staying, objections)
+        return _plan(api, repo_id, folder, private=private, revision=revision)
+
+
+def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: str | None) -> Plan:
+    """As `plan_upload`, with the client's own errors."""
+    try:
+        info = api.model_info(repo_id, timeout=_LOOK_SECONDS)
+    except RepositoryNotFoundError:
+        return Plan(None, has_branch=False, replaced=[], deleted=[], staying=[], objections=[])
+    if private and not info.private:
+        raise HubError(f"{repo_id} is public; give another repository, or leave --private out.")
+    branch = info if revision is None else _find_branch(api, repo_id, revision)
+    info = branch or info
+    there = [file.rfilename for file in info.siblings or []]
+    new = [path.relative_to(folder).as_posix() for path in files_below(folder)]
+    replaced, deleted, staying = sort_files(there, new)
+    objections = _objections(api, repo_id, info.sha, there, folder)
+    return Plan(info, branch is not None, replaced, deleted, staying, objections)
 
 
 def sort_files(there: Collection[str], new: Collection[str]) -> tuple[list[str], list[str], list[str]]:
