@@ -2,6 +2,8 @@
 
 import csv
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +12,14 @@ import torch
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.latents import encode
 from training import analyze
+from training.abx import utterance_tokens
+from training.analysis_task import Analysis
 from training.analyzed_models import aligned_modules, attach_decoders, frames_of, kind_name, load_models
 from training.audio import read_audio
 from training.corpora import load_corpus
-from training.feature_store import model_fingerprint
+from training.feature_store import Items, model_fingerprint
 from training.listening import Media, record, traversal_effects
-from training.module_measures import _rotations
+from training.module_measures import _discriminability, _rotations
 from training.scorecard import MEASURES, compare
 from training.sound_properties import PROPERTIES, sound_properties
 
@@ -183,6 +187,20 @@ def test_principal_components_do_not_depend_on_each_other_and_independent_ones_a
     assert np.abs(components.mean(axis=0)).max() < 1e-3  # so that a distance to N(0, I) is not that of the mean
     found = np.abs(np.corrcoef(np.hstack([frames @ rotations["ICA"][1], sources]).T)[:3, 3:])
     assert found.max(axis=0).min() > 0.97
+
+
+def test_a_label_that_abx_cannot_ask_for_is_left_out_of_abx_alone(capsys):
+    speakers = np.arange(6) % 2
+    names = np.array([f"u{number}" for number in range(6)])
+    moments = Items({}, speakers, names, speakers)  # the label is the speaker: no other class within one
+    analysis = Analysis(Namespace(seed=0))
+    task = SimpleNamespace(tokens=lambda items: utterance_tokens(items.labels, items.utterances, items.speakers))
+    _discriminability(analysis, {"model": "m"}, task, np.eye(6), moments)
+    assert analysis.values == []
+    assert "ABX within speakers of m is left out: no triple" in capsys.readouterr().out
+    other = Items({}, np.arange(6) // 3, names, np.zeros(6, dtype=int))
+    _discriminability(analysis, {"model": "m"}, task, np.eye(6) + np.eye(6)[np.arange(6) // 3 * 3], other)
+    assert [row["measure"] for row in analysis.values] == ["abx_within"]
 
 
 def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():

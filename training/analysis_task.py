@@ -52,8 +52,8 @@ class LabelTask:
         self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors.split(","))
         self.test_items = self.train_items = 0
 
-    def items(self, encoder: Encoder, extractor: Any, name: str) -> tuple[Items, Items]:
-        """Training and test items."""
+    def items(self, encoder: Encoder, extractor: Any, name: str) -> tuple[Items, Items, Items]:
+        """Training and test items of the label, and moments of the test split."""
         arguments = self.arguments
         train, test = (
             extract(
@@ -64,9 +64,9 @@ class LabelTask:
             for split, data in self.splits.items()
         )  # fmt: skip
         self.train_items, self.test_items = len(train.labels), len(test.labels)
-        return train, test
+        return train, test, self._moments(encoder, extractor, name)
 
-    def moments(self, encoder: Encoder, extractor: Any, name: str) -> Items:
+    def _moments(self, encoder: Encoder, extractor: Any, name: str) -> Items:
         """Features of the test split every 10 ms; every 20 ms for ABX of utterances, which are longer than phones."""
         arguments = self.arguments
         return extract(

@@ -108,7 +108,7 @@ def _smoothness(
     if labels is not None:
         number = of.modules[module]
         encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
-        train, _ = task.items(encoder, of.extractor, of.name)
+        train, *_ = task.items(encoder, of.extractor, of.name)
         features = np.asarray(train.features[of.model.config.module_names[number]])
         probe = fit_linear_probe(features, train.labels, task.num_classes, l2=1e-3)
         classifier = LabelledClassifier(
