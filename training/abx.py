@@ -85,9 +85,7 @@ def measure(arguments: Any) -> dict[str, Any]:
 
 def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray, classes: Sequence[str]) -> Tokens:
     """Runs of one label in an utterance, without silence and noise, and without the first and last of an utterance."""
-    new_utterance = utterances[1:] != utterances[:-1]
-    bounds = np.flatnonzero(np.concatenate([[True], (labels[1:] != labels[:-1]) | new_utterance, [True]]))
-    starts, ends = bounds[:-1], bounds[1:]
+    starts, ends = _runs((labels[1:] != labels[:-1]) | (utterances[1:] != utterances[:-1]))
     phones = labels[starts]
     inner = np.zeros(len(starts), dtype=bool)
     same = utterances[starts][1:] == utterances[starts][:-1]
@@ -99,9 +97,14 @@ def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
 
 def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray) -> Tokens:
     """Whole utterances, which have one label and no context."""
-    bounds = np.flatnonzero(np.concatenate([[True], utterances[1:] != utterances[:-1], [True]]))
-    starts = bounds[:-1]
-    return Tokens(starts, bounds[1:], labels[starts], [(-1, -1)] * len(starts), speakers[starts])
+    starts, ends = _runs(utterances[1:] != utterances[:-1])
+    return Tokens(starts, ends, labels[starts], [(-1, -1)] * len(starts), speakers[starts])
+
+
+def _runs(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of runs of items, by where an item differs from the one before, `(items - 1,)`."""
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    return bounds[:-1], bounds[1:]
 
 
 def table(results: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from training.card_data import known_licenses
-from training.figures import decimal, read_json, texts_of, values_of
+from training.figures import decimal, read_json, texts_of, values_of, values_of_settings
 from training.licenses import refuse_looser
 
 _LICENSES = frozenset(
@@ -59,6 +59,8 @@ _LINK = re.compile(
     r"\]\(<?([^)\s>]+)[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']|^\s*\[[^\]\n]+\]:\s*(\S+)|<([a-z]+:[^>\s]+)>",
     flags=re.MULTILINE,
 )
+# How a link starts that leads to no file beside the card.
+_ELSEWHERE = re.compile(r"[A-Za-z]+:|[/~\\#]")
 _WEB = ("http:", "https:", "mailto:", "#")
 
 
@@ -128,9 +130,13 @@ def _read_sources(body: str, folder: Path) -> tuple[_Sources, list[str]]:
         if path.suffix not in (".json", ".yaml") or not path.is_file():
             continue
         try:
-            sources.values += values_of(path)
-            sources.texts += texts_of(path)
-            if path.suffix == ".json" and "modules" in (read := read_json(path)):
+            if path.suffix == ".yaml":
+                sources.values += values_of_settings(path)
+                continue
+            read = read_json(path)
+            sources.values += values_of(read, path)
+            sources.texts += texts_of(read)
+            if "modules" in read:
                 sources.licenses[link] = known_licenses(read)
         except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
             problems.append(f"the linked file {link} cannot be read: {' '.join(str(error).split())}")
@@ -184,7 +190,7 @@ def _metric_problems(metadata: dict[str, Any], values: Sequence[float]) -> Itera
 
 def _link_problems(body: str, folder: Path) -> Iterator[str]:
     for link in dict.fromkeys(_links(body)):
-        if not link.startswith(_WEB) and (re.match(r"[A-Za-z]+:|[/~\\]", link)):
+        if _ELSEWHERE.match(link) and not link.startswith(_WEB):
             yield f"the link to {link} leads to a place on this machine, and nowhere from the Hub"
     for link in dict.fromkeys(_relative_links(body)):
         if not (folder / link).exists():
@@ -230,5 +236,5 @@ def _links(body: str) -> list[str]:
 
 def _relative_links(body: str) -> list[str]:
     """Targets of links and pictures that are files beside the card."""
-    links = [link for link in _links(body) if not re.match(r"[A-Za-z]+:|[/~\\#]", link)]
+    links = [link for link in _links(body) if not _ELSEWHERE.match(link)]
     return [unquote(link.split("#")[0]) for link in links]

@@ -5,9 +5,11 @@ or null for a folder or generated speech; `base_model`, the model of the Hub tha
 folder or a new model. Results of earlier versions have neither, and their cards then claim neither.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from training.corpora import corpus_info, corpus_names
 from training.corpora.contract import CorpusInfo
@@ -37,9 +39,40 @@ def known_licenses(training: Mapping[str, Any]) -> list[str]:
     return [license_id for license_id in dict.fromkeys(found) if license_id and license_id != "other"]
 
 
-def license_metadata(license_id: str) -> dict[str, str]:
-    """Licence as the Hub reads it."""
-    return {"license": license_id, **({"license_name": "not-stated"} if license_id == "other" else {})}
+def metadata_of(
+    training: Mapping[str, Any],
+    license_id: str,
+    *,
+    title: str,
+    tag: str,
+    tags: Sequence[str],
+    results: Sequence[EvalResult],
+    language: str | None = None,
+) -> str:
+    """What the Hub reads of a card, as YAML.
+
+    Args:
+        training: Results of the run.
+        license_id: Of the model.
+        title: The model's name.
+        tag: Its pipeline tag.
+        tags: What it is about.
+        results: Its metrics.
+        language: Of the speech, if it has one.
+    """
+    dataset_id = dataset_of(training)
+    return ModelCardData(
+        language=language,
+        base_model=training.get("base_model"),
+        library_name="transformers",
+        pipeline_tag=tag,
+        tags=list(tags),
+        datasets=[dataset_id] if dataset_id else None,
+        model_name=title,
+        eval_results=list(results),
+        license=license_id,
+        **({"license_name": "not-stated"} if license_id == "other" else {}),
+    ).to_yaml()
 
 
 def license_line(training: Mapping[str, Any], stated: str | None) -> str:

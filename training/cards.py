@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
@@ -26,8 +26,8 @@ from training.card_data import (
     data_text,
     dataset_of,
     license_line,
-    license_metadata,
     license_of,
+    metadata_of,
     start_of,
 )
 from training.figures import (
@@ -219,24 +219,16 @@ def _metadata(
     probe_metrics: Iterable[EvalResult],
 ) -> str:
     """What the Hub reads, as YAML."""
-    dataset_id = dataset_of(training)
-    return ModelCardData(
+    tags = ["audio", "speech", "self-supervised", method_of(config).name.lower().replace(" ", "-"), "arxiv:2408.12936"]
+    return metadata_of(
+        training,
+        license_id,
+        title=title,
+        tag="feature-extraction",
+        tags=tags,
+        results=[*_training_metrics(training), *probe_metrics],
         language=_LANGUAGES.get(training["corpus"]),
-        base_model=training.get("base_model"),
-        library_name="transformers",
-        pipeline_tag="feature-extraction",
-        tags=[
-            "audio",
-            "speech",
-            "self-supervised",
-            method_of(config).name.lower().replace(" ", "-"),
-            "arxiv:2408.12936",
-        ],
-        datasets=[dataset_id] if dataset_id else None,
-        model_name=title,
-        eval_results=[*_training_metrics(training), *probe_metrics],
-        **license_metadata(license_id),
-    ).to_yaml()
+    )
 
 
 def _training_metrics(training: dict[str, Any]) -> Iterator[EvalResult]:

@@ -76,29 +76,24 @@ def field_milliseconds(config: SimConfig, module: int) -> float:
     return 1000 * config.receptive_field(module) / config.sampling_rate
 
 
-def values_of(path: Path) -> Iterator[float]:
-    """Every number that a card may take from a file."""
-    if path.suffix == ".yaml":
-        settings, config = settings_of_file(path), config_of_file(path)
-        yield settings["crop_samples"] / config.sampling_rate
-        yield from _numbers(settings)
-        yield from _config_values(config)
-        return
-    read = read_json(path)
+def values_of_settings(path: Path) -> Iterator[float]:
+    """Every number that a card may take from a settings file."""
+    settings, config = settings_of_file(path), config_of_file(path)
+    yield settings["crop_samples"] / config.sampling_rate
+    yield from _numbers(settings)
+    yield from _config_values(config)
+
+
+def values_of(read: Mapping[str, Any], path: Path) -> Iterator[float]:
+    """Every number that a card may take from what a JSON file at `path` holds."""
     yield from _numbers(read)
     yield from _derived_values(read)
     if read.get("model_type") == SimConfig.model_type:
-        yield from _config_values(SimConfig.from_dict(read))
+        yield from _config_values(SimConfig.from_dict(dict(read)))
     if isinstance(settings := read.get("settings"), dict) and "crop_samples" in settings:
         config_path = path.with_name("config.json")
         rate = read_json(config_path)["sampling_rate"] if config_path.is_file() else SimConfig.sampling_rate
         yield settings["crop_samples"] / rate
-
-
-def texts_of(path: Path) -> Iterator[str]:
-    """Texts of a JSON file that have a number in them, such as the name of a module or of a device."""
-    if path.suffix == ".json":
-        yield from _texts(read_json(path))
 
 
 def _derived_values(read: Mapping[str, Any]) -> Iterator[float]:
@@ -133,13 +128,13 @@ def _numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Texts anywhere in a value as JSON holds it that have both a letter and a digit."""
+def texts_of(value: Any) -> Iterator[str]:
+    """Texts anywhere in a value as JSON holds it that have a number in them, such as the name of a module or device."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from texts_of(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _texts(item)
+            yield from texts_of(item)
     elif isinstance(value, str) and re.search(r"\d", value) and re.search(r"[^\W\d_]", value):
         yield value

@@ -1,13 +1,12 @@
 """Uploading to the Hub: all files in one commit, and every failure as one clear line."""
 
 import contextlib
-import json
 import re
 import textwrap
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
@@ -22,12 +21,15 @@ from huggingface_hub.utils import validate_repo_id
 
 from modeling_sim import SimConfig, SimDecoderConfig
 from training.curves import CURVES_NAME
+from training.figures import read_json
 from training.log import LOG_NAME
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
 
 CARD_NAME = "README.md"
 MODEL_MESSAGE = "Upload a pretrained model"
 """Message of the commits that bring a card."""
+RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
+"""Of a run, beside its model. Nothing else of its folder is uploaded, whatever that holds."""
 # What the Hub puts into a new repository, and a card: a repository with nothing else holds nothing to lose.
 _NOTHING_TO_LOSE = (".gitattributes", CARD_NAME)
 # Names of what is uploaded beside the card: a model with its code, which a training state holds too; a run; measures.
@@ -35,7 +37,7 @@ _MODEL_FILE = (
     r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
     r"(configuration|modeling|objectives|feature_extraction)_sim(_decoder)?\.py"
 )
-_RUN_FILE = "|".join(map(re.escape, (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)))
+_RUN_FILE = "|".join(map(re.escape, RUN_FILES))
 _OWN_FILE = re.compile(
     rf"{_MODEL_FILE}|{_RUN_FILE}|(probe_|abx)[^/]*\.(json|png)|"
     rf"checkpoint-\d+/({_MODEL_FILE}|trainer\.pt|trainer_state\.json)"
@@ -257,13 +259,10 @@ def _objections(api: HfApi, repo_id: str, commit: str | None, there: Collection[
 def _kind(path: Path) -> str | None:
     """What a configuration says its model is, `SimModel (sim)`; `None` if it is not one of this package."""
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(config, dict) or config.get("model_type") not in (
-        SimConfig.model_type,
-        SimDecoderConfig.model_type,
-    ):
+    if config.get("model_type") not in (SimConfig.model_type, SimDecoderConfig.model_type):
         return None
     return f"{', '.join(config.get('architectures') or ['a model'])} ({config['model_type']})"
 

@@ -35,16 +35,13 @@ from training.checkpoints import find_checkpoint
 from training.curves import CURVES_NAME
 from training.feature_store import weights_fingerprint
 from training.figures import read_json
-from training.hub import CARD_NAME, MODEL_MESSAGE, HubError, check_repo_id, files_below, plan_upload, upload
-from training.log import LOG_NAME
+from training.hub import CARD_NAME, MODEL_MESSAGE, RUN_FILES, HubError, check_repo_id, files_below, plan_upload, upload
 from training.measuring import load_encoder
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
 from training.scrubbing import scrub_file
 from training.signals import ends_with_its_reader
 from training.task_cards import is_task, render_task_card
 
-# Of a run, beside its model. Nothing else is uploaded, whatever a folder holds.
-_RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
 _STATE_NAME = "trainer_state.json"
 _INDEX_NAME = "model.safetensors.index.json"
 
@@ -199,7 +196,7 @@ def stage_run(
         ValueError: A file is broken, or something is wrong with the card.
     """
     stage_model(folder, staged, os.symlink)
-    for name in _RUN_FILES:
+    for name in RUN_FILES:
         if (folder / name).is_file():
             _stage_file(folder / name, staged / name, os.symlink)
     fingerprint = weights_fingerprint(load_encoder(str(folder))) if measures else None

@@ -6,6 +6,8 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from training.provenance import hub_id
+
 # Settings that name places on the machine, relative ones too; those of the second line may name a Hub id instead.
 _PLACES = ("data_dir", "output_dir", "resume", "alignments", "lists", "manifest")
 _PLACES_OR_HUB_IDS = ("init_from", "model", "dataset_id", "dataset_name")
@@ -66,13 +68,8 @@ def _scrub_place(name: str, value: Any, *, of_corpus: bool) -> Any:
         return [_scrub_place(name, item, of_corpus=of_corpus) for item in value]
     if not isinstance(value, str):
         return scrub(value, of_corpus=name == "corpus_settings")
-    is_place = name in _PLACES or (name in _PLACES_OR_HUB_IDS and not _is_hub_id(value))
+    is_place = name in _PLACES or (name in _PLACES_OR_HUB_IDS and hub_id(value) is None)
     return _last_part(value) if is_place or (of_corpus and _is_here(value)) else _scrub_text(value)
-
-
-def _is_hub_id(value: str) -> bool:
-    """Whether a text may be an id of the Hub, org/name, rather than a folder."""
-    return value.count("/") == 1 and not value.startswith((".", "~", "/")) and not _is_here(value)
 
 
 def _is_here(value: str) -> bool:

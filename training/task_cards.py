@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult
 
 from training.card_data import (
     data_text,
     dataset_of,
     license_line,
-    license_metadata,
     license_of,
+    metadata_of,
     start_of,
 )
 from training.cards import (
@@ -148,11 +148,10 @@ def _interval(score: Mapping[str, float] | None, form: Any) -> str:
 
 def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str, license_id: str) -> str:
     """What the Hub reads, as YAML."""
-    dataset_id = dataset_of(training)
     results = [
         EvalResult(
             task_type=parts["tag"],
-            dataset_type=dataset_id or training["corpus"],
+            dataset_type=dataset_of(training) or training["corpus"],
             dataset_name=training["corpus"],
             dataset_split="test",
             metric_type=name,
@@ -161,13 +160,5 @@ def _metadata(training: Mapping[str, Any], parts: Mapping[str, Any], title: str,
         )
         for name, metric, value in parts["metrics"]
     ]
-    return ModelCardData(
-        base_model=training.get("base_model"),
-        datasets=[dataset_id] if dataset_id else None,
-        library_name="transformers",
-        pipeline_tag=parts["tag"],
-        tags=["audio", "speech", "smooth-infomax", "arxiv:2408.12936"],
-        model_name=title,
-        eval_results=results,
-        **license_metadata(license_id),
-    ).to_yaml()
+    tags = ("audio", "speech", "smooth-infomax", "arxiv:2408.12936")
+    return metadata_of(training, license_id, title=title, tag=parts["tag"], tags=tags, results=results)
