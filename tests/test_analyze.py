@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 from argparse import Namespace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ import torch
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.latents import encode
-from training import analyze
+from training import analysis_parts, analyze, decoder_measures, module_measures
 from training.abx import utterance_tokens
 from training.analysis_task import Analysis
 from training.analyzed_models import aligned_modules, attach_decoders, frames_of, kind_name, load_models
 from training.audio import read_audio
 from training.corpora import load_corpus
-from training.feature_store import Items, model_fingerprint
+from training.feature_store import Items, weights_fingerprint
 from training.listening import Media, record, traversal_effects
 from training.module_measures import _discriminability, _rotations
 from training.scorecard import MEASURES, compare
@@ -50,7 +52,7 @@ def decoders(models, tmp_path_factory):
         torch.manual_seed(number)
         decoder = SimDecoder(
             SimDecoderConfig.for_module(
-                encoder.model.config, module, encoder_fingerprint=model_fingerprint(encoder.model), noise=noise
+                encoder.model.config, module, encoder_fingerprint=weights_fingerprint(encoder.model), noise=noise
             )
         )
         folder = tmp_path_factory.mktemp("decoder")
@@ -59,17 +61,22 @@ def decoders(models, tmp_path_factory):
     return folders
 
 
-@pytest.fixture(scope="module")
-def output_dir(models, decoders, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("analysis")
+def run(models, decoders, cache_dir, output_dir, *flags):
     analyze.main(
         [
             "--model", *models, "--decoder", *decoders, "--corpus", "synthetic_syllables",
             "--corpus_settings", json.dumps(CORPUS), "--label", "vowel", "--factors", "vowel,consonant,f0",
             "--modules", "2,3", "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
-            "--cache_dir", str(folder / "cache"), "--output_dir", str(folder),
+            "--cache_dir", str(cache_dir), "--output_dir", str(output_dir), *flags,
         ]
     )  # fmt: skip
+    return json.loads((output_dir / "analysis.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def output_dir(models, decoders, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis")
+    run(models, decoders, folder / "cache", folder)
     return folder
 
 
@@ -106,6 +113,76 @@ def test_there_is_something_to_hear_through_every_kind_of_decoder(output_dir):
     assert {item["kind"] for item in results["media"]} == {"SIM", "CPC + noise"}
     groups = {"reconstruction", "interpolation", "interpolation_k", "traversal", "prior"}
     assert {item["group"] for item in results["media"]} == groups
+
+
+def refuse_to_measure(monkeypatch, *names):
+    """Lets any of these functions fail, wherever it is called."""
+    for name in names:
+        module = module_measures if hasattr(module_measures, name) else decoder_measures
+        monkeypatch.setattr(module, name, Mock(side_effect=AssertionError("measured again")))
+
+
+def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tmp_path, monkeypatch, capsys):
+    refuse_to_measure(monkeypatch, "measure_features", "measure_distribution", "evaluate", "smoothness", "frames_of")
+    results = run(models, decoders, output_dir / "cache", tmp_path)
+    first = json.loads((output_dir / "analysis.json").read_text())
+    assert {**results, "git": None} == {**first, "git": None}
+    assert json.loads((tmp_path / "curves.json").read_text()) == json.loads((output_dir / "curves.json").read_text())
+    with np.load(output_dir / "media.npz") as one, np.load(tmp_path / "media.npz") as other:
+        assert one.files == other.files
+        assert all((one[name] == other[name]).all() for name in one.files)
+    assert "18 parts were measured before" in capsys.readouterr().out  # 1 + 2 * 3 * 2 modules + 3 objectives + 2
+    with pytest.raises(AssertionError, match="measured again"):
+        run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1")
+
+
+def test_other_code_measures_anew(models, decoders, output_dir, tmp_path, monkeypatch):
+    refuse_to_measure(monkeypatch, "measure_features")
+    monkeypatch.setattr(analysis_parts, "code_fingerprint", lambda: "another")
+    with pytest.raises(AssertionError, match="measured again"):
+        run(models, decoders, output_dir / "cache", tmp_path)
+
+
+def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(module_measures, "measure_distribution", _fails_at_call(2))
+        with pytest.raises(KeyboardInterrupt):
+            run(models[:1], [], tmp_path / "cache", tmp_path)
+    assert not (tmp_path / "analysis.json").exists()
+    assert len(list((tmp_path / "cache" / "analysis").iterdir())) == 2  # the spectrum and the first module
+    with monkeypatch.context() as counted:
+        measured = []
+        whole = module_measures.measure_features
+        counted.setattr(
+            module_measures, "measure_features", lambda *args, **kwargs: (measured.append(1), whole(*args, **kwargs))
+        )
+        results = run(models[:1], [], tmp_path / "cache", tmp_path)
+    assert len(measured) == 3  # the second module, and both of the untrained network
+    first = json.loads((output_dir / "analysis.json").read_text())
+    own = [row for row in first["values"] if row["model"] == "sim-0" and row in results["values"]]
+    assert len([row for row in results["values"] if row["model"] == "sim-0"]) == len(own)
+
+
+def _fails_at_call(number):
+    calls = []
+    whole = module_measures.measure_distribution
+
+    def measure(*args):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        whole(*args)
+
+    return measure
+
+
+def test_a_decoder_knows_its_model_wherever_that_lies(models, decoders, tmp_path):
+    shutil.copytree(models[0], tmp_path / "moved")
+    (moved,) = load_models([str(tmp_path / "moved")], "cpu")
+    attach_decoders([moved], decoders[:1], "cpu")
+    assert list(moved.decoders) == ["module 2"]
+    with pytest.raises(ValueError, match="a checkpoint counts once"):
+        load_models([models[0], str(tmp_path / "moved")], "cpu")
 
 
 def test_a_decoder_of_another_model_is_refused(models, decoders):

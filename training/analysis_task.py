@@ -1,5 +1,6 @@
 """What an analysis reads of features, and its results as they come in."""
 
+import hashlib
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from datasets import Dataset
 
 from training.abx import Tokens, find_tokens, utterance_tokens
 from training.corpora.contract import class_label
-from training.feature_store import Items
+from training.feature_store import Items, corpus_fingerprint
 from training.features import Encoder, extract, is_frame_label, label_classes
 from training.listening import Media
 
@@ -32,6 +33,14 @@ class Analysis:
         """Adds a number; `of` names kind, model and module."""
         self.values.append({**of, "measure": measure, "value": value, "low": low, "high": high})
 
+    def extend(self, part: "Analysis") -> None:
+        """Adds all that a part of the analysis has found."""
+        self.values.extend(part.values)
+        for name, rows in part.curves.items():
+            self.curves.setdefault(name, []).extend(rows)
+        self.quality.extend(part.quality)
+        self.media.extend(part.media)
+
     def curve(self, name: str, of: dict[str, str], **content: Any) -> None:
         """Adds something to draw."""
         self.curves.setdefault(name, []).append({**of, **content})
@@ -51,6 +60,12 @@ class LabelTask:
         self.of_frames = is_frame_label(splits["train"], arguments.label)
         self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors.split(","))
         self.test_items = self.train_items = 0
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What measures depend on beside flags and models: recordings, labels and factors."""
+        factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.factors.items()}
+        corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in self.splits.items()}
+        return {"corpus": corpus, "classes": self.class_names(), "factors": factors}
 
     def items(self, encoder: Encoder, extractor: Any, name: str) -> tuple[Items, Items, Items]:
         """Training and test items of the label, and moments of the test split."""

@@ -9,6 +9,9 @@ components. Modules of other architectures are set beside those of the first mod
 What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
 that was trained with noise counts as a kind of its own.
 
+What is measured is kept in `--cache_dir`, part by part: the same command goes on after it was killed, and one with a
+model or a decoder more measures these alone.
+
 The output folder gets the numbers in `analysis.json` and `analysis.csv`, what is drawn and heard in `curves.json` and
 `media.npz`, and `report.html`.
 """
@@ -23,8 +26,9 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
-from training.analyzed_models import AnalyzedModel, attach_decoders, load_models, untrained
+from training.analyzed_models import AnalyzedModel, attach_decoders, decoder_kind, load_models, untrained
 from training.corpora import corpus_info
 from training.decoder_measures import measure_decoder
 from training.feature_store import weights_fingerprint
@@ -82,19 +86,24 @@ def analyze(arguments: Namespace) -> Path:
     analysis = Analysis(arguments)
     task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
 
-    measure_spectrum(analysis, task, models[0].extractor)
+    parts = AnalysisParts(analysis, task.fingerprint())
+    measure_spectrum(parts, task, models[0].extractor)
     for of in tqdm([*models, *controls], desc="models"):
-        measure_model(analysis, task, of, is_control=of in controls)
+        measure_model(parts, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
-        measure_objective(analysis, path, of, splits["test"])
-    write_results(analysis, task, models)  # what comes takes as long again, and nothing is lost if it breaks
-    for of in models:
-        for module, decoders in of.decoders.items():
-            for decoder in decoders:
-                try:
-                    measure_decoder(analysis, task, of, module, decoder)
-                except ValueError as error:
-                    tqdm.write(f"the decoder of module {module} of {of.name} is left out: {error}")
+        measure_objective(parts, task, path, of)
+    heard: set[tuple[str, int]] = set()
+    decoders = [(of, module, decoder) for of in models for module, own in of.decoders.items() for decoder in own]
+    for of, module, decoder in tqdm(decoders, desc="decoders", disable=not decoders):
+        kind = (decoder_kind(of, decoder), module)
+        try:
+            measure_decoder(parts, task, of, module, decoder, is_heard=kind not in heard)  # one model a kind
+        except ValueError as error:
+            tqdm.write(f"the decoder of {module} of {of.name} is left out: {error}")
+        else:
+            heard.add(kind)
+    if parts.found:
+        print(f"{parts.found} parts were measured before and are read from {parts.folder}")
     write_results(analysis, task, models)
     return write_report(arguments.output_dir)
 

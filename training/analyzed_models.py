@@ -14,9 +14,10 @@ from modeling_sim import SimConfig, SimDecoder, SimModel
 from training.audio import read_audio
 from training.batches import utterance_batches
 from training.corpora.alignments import LABEL_RATE
-from training.feature_store import model_fingerprint
+from training.feature_store import weights_fingerprint
 from training.features import module_numbers
 from training.measuring import check_device, feature_extractor_of, load_decoder, load_encoder, names_of
+from training.provenance import own_settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AnalyzedModel:
     extractor: SequenceFeatureExtractor
     modules: dict[str, int]
     """Numbers of its modules by the name that the first model's module with the same view has."""
-    decoders: dict[int, list[SimDecoder]] = field(default_factory=dict)
+    decoders: dict[str, list[SimDecoder]] = field(default_factory=dict)
 
 
 def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list[AnalyzedModel]:
@@ -46,14 +47,13 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
     """
     check_device(device)
     models = [load_encoder(path).to(device) for path in paths]
-    if len({model_fingerprint(model) for model in models}) < len(models):
+    if len({weights_fingerprint(model) for model in models}) < len(models):
         raise ValueError("two of the models are the same; a checkpoint counts once.")
     wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
     kinds: list[tuple[str, dict[str, Any]]] = []
     loaded = []
     for path, name, model in zip(paths, names_of(paths), models, strict=True):
-        fields: dict[str, Any] = {"classifier": is_classifier(path)}
-        fields |= {key: value for key, value in model.config.to_dict().items() if key in SimConfig.__annotations__}
+        fields = {"classifier": is_classifier(path), **own_settings(model.config)}
         kind = next((known for known, own in kinds if own == fields), None)
         if kind is None:
             kind = kind_name(model.config) + (" finetuned" if is_classifier(path) else "")
@@ -112,25 +112,27 @@ def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
 
 
 def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], device: str) -> None:
-    """Gives each decoder to the model it was trained on.
+    """Gives each decoder to the model it was trained on, by the name of its module; one of no module here is left out.
 
     Raises:
-        ValueError: A decoder is of none of the models.
+        ValueError: A decoder is of none of the models, or a second one of the same latents.
     """
-    by_fingerprint = {model_fingerprint(of.model): of for of in models}
+    by_fingerprint = {weights_fingerprint(of.model): of for of in models}
     for path in paths:
         decoder = load_decoder(path).to(device)
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
         if of is None:
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
-        others = of.decoders.setdefault(decoder.config.module, [])
+        name = next((name for name, number in of.modules.items() if number == decoder.config.module), None)
+        if name is None:
+            tqdm.write(f"decoder {path} is of a module that is not analysed, and is left out")
+            continue
+        others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
             raise ValueError(
                 f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, on the same latents; "
                 "give one, since two would count as two models."
             )
-        if decoder.config.module not in of.modules.values():
-            tqdm.write(f"decoder {path} is of a module that is not analysed, and is left out")
         others.append(decoder)
 
 

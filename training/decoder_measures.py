@@ -1,6 +1,7 @@
 """The part of the scorecard that needs a decoder: its quality, smoothness, and error against replaced dimensions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from modeling_sim.analysis import (
     smoothness,
 )
 from modeling_sim.latents import encode
+from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, waveforms_of
+from training.feature_store import model_fingerprint
 from training.features import ModelEncoder
 from training.listening import record, traversal_effects
 from training.reconstruction import multi_resolution_stft, reconstruction_loss
@@ -28,13 +31,31 @@ from training.sound_properties import PROPERTIES
 _DECODED_TOGETHER, _SHOWN = 32, 8
 
 
-def measure_decoder(analysis: Analysis, task: LabelTask, of: AnalyzedModel, module: int, decoder: SimDecoder) -> None:
-    """Quality of the decoder, smoothness of the way between utterances, and how few dimensions make the difference."""
-    arguments = analysis.arguments
-    name = next((name for name, number in of.modules.items() if number == module), None)
-    if name is None:
-        return
-    row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": name}
+def measure_decoder(
+    parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, module: str, decoder: SimDecoder, *, is_heard: bool
+) -> None:
+    """Quality of the decoder, smoothness of the way between utterances, and how few dimensions make the difference.
+
+    Args:
+        parts: Gets the results.
+        task: The label.
+        of: The decoder's model.
+        module: Name of its module, one of `of.modules`.
+        decoder: In evaluation mode.
+        is_heard: Whether there is to be something to hear through it.
+    """
+    row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": module}
+    key = {
+        "measured": "decoder", **row, "of": model_fingerprint(of.model), "decoder": model_fingerprint(decoder),
+        "heard": is_heard,
+    }  # fmt: skip
+    parts.add(key, partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard))
+
+
+def _measure_decoder(
+    analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, str], decoder: SimDecoder, is_heard: bool
+) -> None:
+    arguments, module = analysis.arguments, of.modules[row["module"]]
     labelled = [
         number
         for number, label in enumerate(task.splits["test"][arguments.label][:])
@@ -52,7 +73,7 @@ def measure_decoder(analysis: Analysis, task: LabelTask, of: AnalyzedModel, modu
 
     _quality(analysis, row, decoder, decode, latents, waveforms)
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
-    _smoothness(analysis, row, task, of, name, decode, latents, labels)
+    _smoothness(analysis, row, task, of, decode, latents, labels)
     _curves(analysis, row, decode, latents, of.extractor.sampling_rate)
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
@@ -61,7 +82,7 @@ def measure_decoder(analysis: Analysis, task: LabelTask, of: AnalyzedModel, modu
     analysis.curve(
         "traversal_effects", row, dimensions=order[:_SHOWN], factors=list(PROPERTIES), values=effects.tolist()
     )
-    if all(item["kind"] != row["kind"] or item["module"] != name for item in analysis.media.items):  # one model a kind
+    if is_heard:
         names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
         record(analysis.media, decoder, waveforms, latents, names, order, seed=arguments.seed, **row)
 
@@ -98,7 +119,6 @@ def _smoothness(
     row: dict[str, str],
     task: LabelTask,
     of: AnalyzedModel,
-    module: str,
     decode: Callable[[torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
     labels: np.ndarray | None,
@@ -106,7 +126,7 @@ def _smoothness(
     """Paths between utterances, and whether a classifier of the label changes its mind once."""
     arguments, classifier = analysis.arguments, None
     if labels is not None:
-        number = of.modules[module]
+        number = of.modules[row["module"]]
         encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
         train, *_ = task.items(encoder, of.extractor, of.name)
         features = np.asarray(train.features[of.model.config.module_names[number]])

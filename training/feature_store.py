@@ -18,6 +18,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from training.provenance import own_settings
+
 _META = "meta.json"
 # Part of every key: raise it whenever the same key would mean other features.
 _VERSION = 1
@@ -118,15 +120,16 @@ def _file_name(feature: str) -> str:
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of a model's configuration and weights."""
-    return _digest(model, model.config.to_json_string(use_diff=False))
+    """Digest of a model's weights and of its configuration's own fields: what its features depend on.
+
+    The path that a model was loaded from and the version of transformers, which a configuration holds too, are left
+    out: a checkpoint is the same wherever it lies.
+    """
+    return _digest(model, json.dumps(own_settings(model.config), sort_keys=True))
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of a model's weights alone, which is the same wherever the checkpoint lies and whatever loads it.
-
-    The configuration is left out, since it holds the path that a model was loaded from and the version of transformers.
-    """
+    """Digest of a model's weights alone, by which decoders and results know theirs."""
     return _digest(model, "")
 
 

@@ -36,6 +36,13 @@ class Media:
             {"id": identity, "group": group, "title": title, **of, "sampling_rate": sampling_rate, "clips": rows}
         )
 
+    def extend(self, other: "Media") -> None:
+        """Adds all clips of another."""
+        for item in other.items:
+            clips = [(clip["label"], other.arrays[clip["array"]]) for clip in item["clips"]]
+            of = {name: item[name] for name in ("kind", "model", "module")}
+            self.add(item["group"], item["title"], clips, item["sampling_rate"], **of)
+
 
 @torch.no_grad()
 def record(

@@ -1,13 +1,13 @@
 """The part of the scorecard that needs no decoder: probes, axes, factors and the distribution of frames."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
@@ -29,11 +29,12 @@ from modeling_sim.analysis import (
 )
 from modeling_sim.analysis.decoding import scale_of
 from modeling_sim.analysis.intervals import accuracy, bootstrap_interval, confusions
+from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, Frames, frames_of
 from training.batches import utterance_batches
 from training.evaluation import evaluate
-from training.feature_store import Items
+from training.feature_store import Items, model_fingerprint
 from training.features import ModelEncoder, SpectralEncoder
 from training.measuring import control_labels
 from training.scorecard import SPECTRUM_MODULE
@@ -45,37 +46,55 @@ _SHOWN = 8
 _FITS = 20
 
 
-def measure_model(analysis: Analysis, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
-    """Probes, concentration and disentanglement of every module, and the distribution of its frames."""
-    arguments = analysis.arguments
-    encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
-    items = task.items(encoder, of.extractor, of.name)
-    test_frames: dict[int, Frames] = {}
-    train_frames: dict[int, Frames] = {}
-    if not is_control:
-        settings = {"max_frames": arguments.max_frames, "batch_size": arguments.batch_size}
-        test_frames = frames_of(of, task.splits["test"], **settings)
-        if of.model.config.latent_distribution == "deterministic":  # to find other axes on
-            train_frames = frames_of(of, task.splits["train"], **settings)
-    own_names = of.model.config.module_names
+def measure_model(parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
+    """Probes, concentration and disentanglement of every module, and the distribution of its frames; a part each."""
+    arguments = task.arguments
+
+    @cache  # encoded once for all modules, if any of them has to be measured
+    def frames(split: str) -> dict[int, Frames]:
+        data = task.splits[split]
+        return frames_of(of, data, max_frames=arguments.max_frames, batch_size=arguments.batch_size)
+
     for name, module in of.modules.items():
         row = {"kind": of.kind, "model": of.name, "module": name}
-        features = [np.asarray(part.features[own_names[module]]) for part in items]
-        measure_features(analysis, row, task, features, items, in_full=not is_control)
-        if module in test_frames:
-            measure_distribution(analysis, row, test_frames[module])
-        if module in train_frames:
-            for method, (center, axes) in _rotations(train_frames[module].means, arguments.seed).items():
-                rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
-                measure_features(analysis, rotated, task, [(part - center) @ axes for part in features], items)
-                measure_distribution(analysis, rotated, Frames((test_frames[module].means - center) @ axes, None))
+        key = {"measured": "module", **row, "number": module, "of": model_fingerprint(of.model), "control": is_control}
+        parts.add(key, partial(_measure_module, task=task, of=of, row=row, frames=None if is_control else frames))
 
 
-def measure_spectrum(analysis: Analysis, task: LabelTask, extractor: SequenceFeatureExtractor) -> None:
+def _measure_module(
+    analysis: Analysis,
+    task: LabelTask,
+    of: AnalyzedModel,
+    row: dict[str, str],
+    frames: Callable[[str], dict[int, Frames]] | None,
+) -> None:
+    """A module in its own axes and, if it is deterministic, in others; `frames` of a split, `None` for a control."""
+    config, module = of.model.config, of.modules[row["module"]]
+    encoder = ModelEncoder(of.model, list(of.modules.values()), seed=analysis.arguments.seed)
+    items = task.items(encoder, of.extractor, of.name)
+    features = [np.asarray(part.features[config.module_names[module]]) for part in items]
+    measure_features(analysis, row, task, features, items, in_full=frames is not None)
+    if frames is None:
+        return
+    own = frames("test")[module]
+    measure_distribution(analysis, row, own)
+    if config.latent_distribution != "deterministic":
+        return
+    for method, (center, axes) in _rotations(frames("train")[module].means, analysis.arguments.seed).items():
+        rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
+        measure_features(analysis, rotated, task, [(part - center) @ axes for part in features], items)
+        measure_distribution(analysis, rotated, Frames((own.means - center) @ axes, None))
+
+
+def measure_spectrum(parts: AnalysisParts, task: LabelTask, extractor: SequenceFeatureExtractor) -> None:
     """What the spectrum itself tells."""
     row = {"kind": SPECTRUM, "model": SPECTRUM, "module": SPECTRUM_MODULE}
     items = task.items(SpectralEncoder(), extractor, SPECTRUM)
-    measure_features(analysis, row, task, [np.asarray(part.features[SPECTRUM]) for part in items], items)
+    features = [np.asarray(part.features[SPECTRUM]) for part in items]
+    parts.add(
+        {"measured": "spectrum", "extractor": extractor.to_json_string()},
+        lambda analysis: measure_features(analysis, row, task, features, items),
+    )
 
 
 def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -257,18 +276,20 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
     analysis.curve("correlation", row, values=np.round(np.corrcoef(means.T), 3).tolist())
 
 
-def measure_objective(analysis: Analysis, path: str, of: AnalyzedModel, test: Dataset) -> None:
+def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: AnalyzedModel) -> None:
     """Contrastive accuracy on the held-out split, of a model that has a contrastive loss."""
     if "SimForPreTraining" not in (of.model.config.architectures or []):
         return
-    model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
-    batches = utterance_batches(test, of.extractor, batch_size=16)
-    accelerator = Accelerator(cpu=of.model.device.type == "cpu")
-    scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
-    for name, module in of.modules.items():
-        value = scores[module].contrastive_accuracy
-        analysis.add(
-            {"kind": of.kind, "model": of.name, "module": name},
-            "contrastive_accuracy",
-            value if np.isfinite(value) else None,
-        )
+
+    def measure(analysis: Analysis) -> None:
+        model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
+        batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16)
+        accelerator = Accelerator(cpu=of.model.device.type == "cpu")
+        scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
+        for name, module in of.modules.items():
+            value = scores[module].contrastive_accuracy
+            row = {"kind": of.kind, "model": of.name, "module": name}
+            analysis.add(row, "contrastive_accuracy", value if np.isfinite(value) else None)
+
+    key = {"measured": "objective", "kind": of.kind, "model": of.name, "modules": of.modules}
+    parts.add({**key, "of": model_fingerprint(of.model)}, measure)

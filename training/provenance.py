@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedConfig
 
 from training.corpora import corpus_info
 
@@ -26,6 +27,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields that a configuration's own class has: what makes a model another one, and no path or version."""
+    return {name: value for name, value in config.to_dict().items() if name in type(config).__annotations__}
 
 
 def hub_dataset(corpus: str, data_dir: str | None, corpus_settings: Mapping[str, Any]) -> str | None:

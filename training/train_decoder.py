@@ -20,7 +20,7 @@ from modeling_sim import SimDecoder, SimDecoderConfig
 from training.arguments import DataArguments, RunArguments, parse_arguments, setting
 from training.command import load_data, run_command
 from training.decoding_task import DecodingTask
-from training.feature_store import model_fingerprint
+from training.feature_store import weights_fingerprint
 from training.features import module_numbers
 from training.measuring import feature_extractor_of, load_encoder
 from training.reconstruction import LOSSES
@@ -71,7 +71,7 @@ def build(
         raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
     (module,) = module_numbers(encoder.config, arguments.module)
     settings_of_decoder: dict[str, Any] = {
-        "encoder_fingerprint": model_fingerprint(encoder), "trained_on": arguments.latents, "noise": arguments.noise
+        "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents, "noise": arguments.noise
     }  # fmt: skip
     if arguments.decoder_hidden_size:
         settings_of_decoder["hidden_size"] = arguments.decoder_hidden_size

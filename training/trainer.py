@@ -27,6 +27,7 @@ from training.checkpoints import find_checkpoint, read_checkpoint, save_checkpoi
 from training.hub import check_repo_id
 from training.log import Log, MetricMeans, Scores
 from training.optimization import Optimization, Part
+from training.provenance import own_settings
 from training.signals import StopRequest
 
 
@@ -95,8 +96,7 @@ class Task(ABC):
 
     def comparable_config(self) -> dict[str, Any]:
         """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not gone on from."""
-        config = self.model.config
-        return {name: value for name, value in config.to_dict().items() if name in type(config).__annotations__}
+        return own_settings(self.model.config)
 
     def check_resumable(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most tasks take any settings
         """Refuses to go on from a checkpoint of a run with other settings; raises ValueError."""
