@@ -1,12 +1,12 @@
 """Where data and models come from is asked where they are; licences are compared where they can be."""
 
 import pytest
-from datasets import IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from training.card_data import data_flag, data_text, known_licenses, license_line, start_of
 from training.corpora import load_corpus
 from training.licenses import refuse_looser
-from training.provenance import hours, hub_dataset, hub_id
+from training.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
 RUN = {
     "corpus": "librispeech", "corpus_license": "cc-by-4.0", "license": "cc-by-4.0", "base_license": None,
@@ -51,6 +51,33 @@ def test_a_card_says_where_data_was_read_and_how_much_of_it():
     assert "folder" not in text
     assert data_flag(from_hub) == ""
     assert "a subset" not in data_text({**RUN, "train_utterances": 292_365})
+
+
+def test_held_out_speakers_are_known_by_name_however_splits_number_them():
+    train, test = (
+        Dataset.from_dict({"speaker_id": values}, features=Features({"speaker_id": ClassLabel(names=names)}))
+        for values, names in (([0, 1, 1], ["ann", "bea"]), ([0, 1, 0], ["bea", "cat"]))
+    )
+    assert held_out_speakers(train, test) == {"speakers": 2, "heard_in_training": 1}
+    unknown = Dataset.from_dict({"speaker_id": [None, "cat"]})
+    assert held_out_speakers(train, unknown) == {"speakers": 1, "heard_in_training": 0}
+    assert held_out_speakers(train, unknown.select(range(1))) is None
+    assert held_out_speakers(train, train) == {"speakers": 2, "heard_in_training": 2}
+    assert held_out_speakers(train, test.remove_columns("speaker_id")) is None
+    assert held_out_speakers(IterableDataset.from_generator(lambda: iter([{"speaker_id": 1}])), test) is None
+
+
+@pytest.mark.parametrize(
+    ("speakers", "heard", "text"),
+    [
+        (1, 1, "of one speaker, who was heard in training"), (1, 0, "of one speaker, who was not heard in training"),
+        (20, 20, "of 20 speakers, all of whom were heard"), (20, 0, "of 20 speakers, none of whom was heard"),
+        (20, 1, "of 20 speakers, one of whom was heard"), (20, 3, "of 20 speakers, 3 of whom were heard"),
+    ],
+)  # fmt: skip
+def test_a_card_says_whether_training_heard_the_speakers_that_are_held_out(speakers, heard, text):
+    found = {"speakers": speakers, "heard_in_training": heard}
+    assert f"2 (0.25 hours) held out, {text}" in data_text({**RUN, "held_out_speakers": found})
 
 
 def test_what_was_not_recorded_is_not_claimed():

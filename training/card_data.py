@@ -115,7 +115,7 @@ def data_text(training: Mapping[str, Any]) -> str:
     if is_local(training):
         place += ", read from a local folder"
     train, test = training["train_utterances"], training["test_utterances"]
-    held_out = f"{count(test)}{_hours(training, 'test_hours')} held out"
+    held_out = f"{count(test)}{_hours(training, 'test_hours')} held out{_speakers(training)}"
     if train is None:
         amount = f"a stream of utterances trained on, {held_out}"
     else:
@@ -135,6 +135,18 @@ def data_flag(training: Mapping[str, Any]) -> str:
 def _hours(training: Mapping[str, Any], name: str) -> str:
     hours = training.get(name)
     return "" if hours is None else f" ({decimal(hours, 2 if hours >= 0.01 else 4)} hours)"
+
+
+def _speakers(training: Mapping[str, Any]) -> str:
+    """Whose the held-out utterances are: a score on speakers who were heard in training says less."""
+    found = training.get("held_out_speakers")
+    if not found:
+        return ""
+    speakers, heard = found["speakers"], found["heard_in_training"]
+    if speakers == 1:
+        return f", of one speaker, who was {'' if heard else 'not '}heard in training"
+    told = {0: "none of whom was", 1: "one of whom was", speakers: "all of whom were"}
+    return f", of {count(speakers)} speakers, {told.get(heard, f'{count(heard)} of whom were')} heard in training"
 
 
 def _info(corpus: str) -> CorpusInfo | None:

@@ -36,7 +36,7 @@ from training.output_folder import (
     output_lock,
     refuse_earlier_run,
 )
-from training.provenance import git_revision, hardware, hours, hub_dataset, hub_id, versions
+from training.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from training.publish import push_run
 from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
 
@@ -182,6 +182,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             "test_utterances": len(task.test_data),
             "train_hours": hours(task.train_data),
             "test_hours": hours(task.test_data),
+            "held_out_speakers": held_out_speakers(task.train_data, task.test_data),
             "steps": counts.step,
             "steps_left_out": steps_left_out,
             "crops": counts.crops,

@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig
 
 from training.corpora import corpus_info
+from training.corpora.contract import class_label
 
 
 def versions() -> dict[str, str]:
@@ -55,6 +56,21 @@ def hours(dataset: Dataset | IterableDataset) -> float | None:
         return None
     seconds = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
     return round(float(seconds.sum()) / 3600, 4)
+
+
+def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[str, int] | None:
+    """Speakers of the held-out split, and how many of them training hears too; `None` where it cannot be told."""
+    if isinstance(train, IterableDataset) or not all("speaker_id" in data.column_names for data in (train, test)):
+        return None
+    heard, held_out = _speakers(train), _speakers(test)
+    return {"speakers": len(held_out), "heard_in_training": len(held_out & heard)} if held_out else None
+
+
+def _speakers(dataset: Dataset) -> set[str]:
+    """Names of the speakers that are known: splits may number them each in its own way."""
+    label = class_label(dataset, "speaker_id")
+    known = [speaker for speaker in dataset.unique("speaker_id") if speaker is not None]
+    return set(map(str, known if label is None else label.int2str(known)))
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
