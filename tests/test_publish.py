@@ -110,6 +110,8 @@ def test_a_run_records_what_only_its_machine_can_tell(run_folder):
     assert results["dataset_id"] is None
     assert results["base_license"] == "apache-2.0"
     assert results["train_hours"] > results["test_hours"] > 0
+    speakers = results["held_out_speakers"]
+    assert speakers["speakers"] >= speakers["heard_in_training"] > 0  # synthetic speakers are in both splits
 
 
 def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
