@@ -22,8 +22,8 @@ class SimDecoderConfig(PreTrainedConfig):
         paddings: One a layer: frames cut from both ends of what the layer makes.
         output_paddings: One a layer: frames added at the end. The encoder's convolutions round down, so one number of
             frames stands for several lengths; these choose one of them.
-        encoder_fingerprint: Digest of the encoder's weights, so that a decoder is not used with
-            another one by mistake; empty if unknown.
+        encoder_fingerprint: Digest of the encoder's weights, so that a decoder is not used with another one by mistake;
+            empty if unknown.
         trained_on: "mean" or "sample": the latents that it was trained to decode.
         noise: Standard deviation of the noise added to them in training, in units of each channel's own.
 

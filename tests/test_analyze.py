@@ -143,6 +143,15 @@ def test_other_code_measures_anew(models, decoders, output_dir, tmp_path, monkey
         run(models, decoders, output_dir / "cache", tmp_path)
 
 
+def test_waveforms_that_are_prepared_otherwise_are_measured_anew(models, output_dir, tmp_path, monkeypatch):
+    refuse_to_measure(monkeypatch, "measure_distribution")
+    run(models[:1], [], output_dir / "cache", tmp_path)  # a module, which the spectrum is not, is found
+    shutil.copytree(models[0], tmp_path / "sim-0")
+    SimFeatureExtractor(do_normalize=not SimFeatureExtractor().do_normalize).save_pretrained(tmp_path / "sim-0")
+    with pytest.raises(AssertionError, match="measured again"):
+        run([str(tmp_path / "sim-0")], [], output_dir / "cache", tmp_path)
+
+
 def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr(module_measures, "measure_distribution", _fails_at_call(2))

@@ -11,6 +11,7 @@ import numpy as np
 
 import modeling_sim
 from training.analysis_task import Analysis
+from training.feature_store import key_name
 from training.files import replacing
 from training.provenance import versions
 
@@ -43,15 +44,15 @@ class AnalysisParts:
             key: What the part is and what it depends on, as JSON holds it.
             measure: Measures it and adds it to the analysis that it is given.
         """
-        text = json.dumps({**self.common, **key}, sort_keys=True)
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+        path = self.folder / f"{key_name({**self.common, **key})}.npz"
+        part = Analysis(self.analysis.arguments)
         if path.is_file():
+            read_part(path, part)
             self.found += 1
         else:
-            part = Analysis(self.analysis.arguments)
             measure(part)
             write_part(path, part)
-        self.analysis.extend(read_part(path, self.analysis))
+        self.analysis.extend(part)
 
 
 def write_part(path: Path, part: Analysis) -> None:
@@ -62,16 +63,14 @@ def write_part(path: Path, part: Analysis) -> None:
         np.savez(file, found=np.array(json.dumps(found)), **part.media.arrays)
 
 
-def read_part(path: Path, of: Analysis) -> Analysis:
-    """What `write_part` wrote."""
-    part = Analysis(of.arguments)
+def read_part(path: Path, part: Analysis) -> None:
+    """Reads what `write_part` wrote into an empty part."""
     with np.load(path) as file:
         found = json.loads(str(file["found"]))
         part.media.arrays = {name: file[name] for name in file.files if name != "found"}
     part.values, part.curves, part.quality, part.media.items = (
         found[name] for name in ("values", "curves", "quality", "media")
     )
-    return part
 
 
 @lru_cache(maxsize=1)

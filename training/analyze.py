@@ -92,7 +92,7 @@ def analyze(arguments: Namespace) -> Path:
         measure_model(parts, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
         measure_objective(parts, task, path, of)
-    heard: set[tuple[str, int]] = set()
+    heard: set[tuple[str, str]] = set()
     decoders = [(of, module, decoder) for of in models for module, own in of.decoders.items() for decoder in own]
     for of, module, decoder in tqdm(decoders, desc="decoders", disable=not decoders):
         kind = (decoder_kind(of, decoder), module)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from modeling_sim import SimConfig, SimDecoder, SimModel
 from training.audio import read_audio
 from training.batches import utterance_batches
 from training.corpora.alignments import LABEL_RATE
-from training.feature_store import weights_fingerprint
+from training.feature_store import model_fingerprint, weights_fingerprint
 from training.features import module_numbers
 from training.measuring import check_device, feature_extractor_of, load_decoder, load_encoder, names_of
 from training.provenance import own_settings
@@ -31,6 +32,11 @@ class AnalyzedModel:
     modules: dict[str, int]
     """Numbers of its modules by the name that the first model's module with the same view has."""
     decoders: dict[str, list[SimDecoder]] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> dict[str, str]:
+        """What its latents depend on beside the audio: weights, settings, and how waveforms are prepared."""
+        return {"of": model_fingerprint(self.model), "extractor": self.extractor.to_json_string()}
 
 
 def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list[AnalyzedModel]:

@@ -45,10 +45,7 @@ def measure_decoder(
         is_heard: Whether there is to be something to hear through it.
     """
     row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": module}
-    key = {
-        "measured": "decoder", **row, "of": model_fingerprint(of.model), "decoder": model_fingerprint(decoder),
-        "heard": is_heard,
-    }  # fmt: skip
+    key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": is_heard}
     parts.add(key, partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard))
 
 

@@ -87,8 +87,7 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
         key: All that the features depend on, as JSON holds it.
         write: Writes them.
     """
-    text = json.dumps([_VERSION, dict(key)], sort_keys=True)
-    folder = cache_dir / hashlib.sha256(text.encode()).hexdigest()[:24]
+    folder = cache_dir / key_name([_VERSION, dict(key)])
     if not (folder / _META).is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache_dir))
@@ -103,6 +102,11 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return _read(folder)
+
+
+def key_name(key: Any) -> str:
+    """Name in the cache of what depends on a key, given as JSON holds it."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _read(folder: Path) -> Items:

@@ -53,7 +53,7 @@ def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentPar
     parser.add_argument(
         "--cache_dir",
         default=str(Path(HF_HOME) / "modeling_sim" / "features"),
-        help="Folder where features are kept, by model and corpus; what is in it can be deleted.",
+        help="Folder where features and parts of analyses are kept; what is in it can be deleted.",
     )
     parser.add_argument("--output_dir", default=output_dir, help="Folder for results and pictures.")
     return parser

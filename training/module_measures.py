@@ -34,7 +34,7 @@ from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, Frames, frames_of
 from training.batches import utterance_batches
 from training.evaluation import evaluate
-from training.feature_store import Items, model_fingerprint
+from training.feature_store import Items
 from training.features import ModelEncoder, SpectralEncoder
 from training.measuring import control_labels
 from training.scorecard import SPECTRUM_MODULE
@@ -57,7 +57,7 @@ def measure_model(parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, *, i
 
     for name, module in of.modules.items():
         row = {"kind": of.kind, "model": of.name, "module": name}
-        key = {"measured": "module", **row, "number": module, "of": model_fingerprint(of.model), "control": is_control}
+        key = {"measured": "module", **row, **of.key, "number": module, "control": is_control}
         parts.add(key, partial(_measure_module, task=task, of=of, row=row, frames=None if is_control else frames))
 
 
@@ -291,5 +291,5 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: Anal
             row = {"kind": of.kind, "model": of.name, "module": name}
             analysis.add(row, "contrastive_accuracy", value if np.isfinite(value) else None)
 
-    key = {"measured": "objective", "kind": of.kind, "model": of.name, "modules": of.modules}
-    parts.add({**key, "of": model_fingerprint(of.model)}, measure)
+    key = {"measured": "objective", "kind": of.kind, "model": of.name, **of.key, "modules": of.modules}
+    parts.add(key, measure)
