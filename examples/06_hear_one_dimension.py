@@ -15,7 +15,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 from modeling_sim.latents import decode, encode, interpolate, traverse
 from training import train_decoder
-from training.analyzed_models import waveforms_of
+from training.analyzed_models import heard_waveforms
 from training.corpora import load_corpus
 from training.listening import traversal_effects
 from training.sound_properties import PROPERTIES
@@ -34,7 +34,8 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
     model, decoder = (AutoModel.from_pretrained(path).eval() for path in (checkpoint, output_dir / "decoder"))
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     syllables = load_corpus("synthetic_syllables", "test", num_syllables=1, num_train=128, num_test=16)
-    waveforms = waveforms_of(syllables, extractor, 6000)
+    _, waveforms = heard_waveforms(syllables, extractor)
+    num_samples = waveforms.shape[1]
     latents = encode(model, waveforms, module=module)
 
     spread = latents.std(dim=(0, 1))
@@ -42,13 +43,13 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
     values = latents[..., dim].mean() + spread[dim] * torch.tensor([-3.0, -1.5, 0.0, 1.5, 3.0])
     for name, clips in (
         ("spoken", waveforms[:1]),
-        ("decoded", decode(decoder, latents[:1], 6000)),
-        ("way", decode(decoder, interpolate(latents[0], latents[1], steps=5), 6000)),
-        (f"dimension_{dim}", decode(decoder, traverse(latents[0], dim, values), 6000)),
+        ("decoded", decode(decoder, latents[:1], num_samples)),
+        ("way", decode(decoder, interpolate(latents[0], latents[1], steps=5), num_samples)),
+        (f"dimension_{dim}", decode(decoder, traverse(latents[0], dim, values), num_samples)),
     ):
         soundfile.write(output_dir / f"{name}.wav", clips.flatten().numpy(), extractor.sampling_rate)
     print(f"wrote WAV files to {output_dir}; dimension {dim}, up by a standard deviation, changes")
-    for name, change in zip(PROPERTIES, traversal_effects(decoder, latents[:4], [dim], 6000)[0], strict=True):
+    for name, change in zip(PROPERTIES, traversal_effects(decoder, latents[:4], [dim], num_samples)[0], strict=True):
         print(f"  {name}: {change:+.2f}")
 
 

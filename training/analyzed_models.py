@@ -213,8 +213,32 @@ def _batches(
         yield hidden, audible, steps
 
 
-def waveforms_of(dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int) -> torch.Tensor:
-    """The first `num_samples` of every utterance that has as many, `(utterances, num_samples)`."""
-    rate = extractor.sampling_rate
-    heard = [read_audio(row["audio"], num_samples=num_samples, sampling_rate=rate) for row in dataset]
-    return torch.from_numpy(np.stack([samples for samples in heard if len(samples) == num_samples]))
+def heard_waveforms(
+    dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int | None = None
+) -> tuple[Dataset, torch.Tensor]:
+    """Utterances of one length, and what is heard of each from its first sound on, `(utterances, samples)`.
+
+    Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale
+    the faintest hiss of a decoder is far from it, and would rule every distance.
+
+    Args:
+        dataset: The utterances.
+        extractor: Of the model; gives the sampling rate.
+        num_samples: Samples to take; `None` for as many as 95 % of the utterances have. Those with fewer are left out.
+
+    Raises:
+        ValueError: No utterance has as many samples, or any sound.
+    """
+    sounds = []
+    for row in dataset:
+        samples = read_audio(row["audio"], sampling_rate=extractor.sampling_rate)
+        heard = np.flatnonzero(samples)
+        sounds.append(samples[heard[0] : heard[-1] + 1] if len(heard) else samples[:0])
+    lengths = np.array([len(samples) for samples in sounds])
+    if num_samples is None:
+        num_samples = int(np.quantile(lengths[lengths > 0], 0.05, method="lower")) if lengths.any() else 1
+    kept = np.flatnonzero(lengths >= num_samples)
+    if not len(kept):
+        raise ValueError(f"no utterance has {num_samples} samples from its first sound to its last.")
+    waveforms = np.stack([sounds[number][:num_samples] for number in kept])
+    return dataset.select(kept), torch.from_numpy(waveforms)

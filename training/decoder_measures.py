@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from modeling_sim import SimDecoder
 from modeling_sim.analysis import (
@@ -20,15 +21,16 @@ from modeling_sim.analysis import (
 from modeling_sim.latents import encode
 from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
-from training.analyzed_models import AnalyzedModel, decoder_kind, waveforms_of
+from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
-from training.features import ModelEncoder
 from training.listening import record, traversal_effects
 from training.reconstruction import multi_resolution_stft, reconstruction_loss
 from training.sound_properties import PROPERTIES
 
 # Items decoded at a time, and dims that are traversed, those that differ most between utterances.
 _DECODED_TOGETHER, _SHOWN = 32, 8
+# Most training utterances of the classifier of transitions.
+_CLASSIFIED = 2000
 
 
 def measure_decoder(
@@ -53,24 +55,18 @@ def _measure_decoder(
     analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, str], decoder: SimDecoder, is_heard: bool
 ) -> None:
     arguments, module = analysis.arguments, of.modules[row["module"]]
-    labelled = [
-        number
-        for number, label in enumerate(task.splits["test"][arguments.label][:])
-        if task.of_frames or (label is not None and label >= 0)
-    ]
-    chosen = np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[: arguments.num_utterances])
-    dataset = task.splits["test"].select(chosen)
-    lengths = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
-    num_samples = int(np.floor(lengths.min() * of.extractor.sampling_rate))
-    waveforms = waveforms_of(dataset, of.extractor, num_samples).to(of.model.device)
-    latents = torch.cat([encode(of.model, part, module=module) for part in waveforms.split(_DECODED_TOGETHER)])
+    chosen = _drawn(task, "test", arguments.num_utterances)
+    dataset, waveforms = heard_waveforms(chosen, of.extractor)
+    waveforms, num_samples = waveforms.to(of.model.device), waveforms.shape[1]
+    latents = _latents(of, module, waveforms)
 
     def decode(values: torch.Tensor) -> torch.Tensor:
         return decoder(values, num_samples).waveforms
 
     _quality(analysis, row, decoder, decode, latents, waveforms)
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
-    _smoothness(analysis, row, task, of, decode, latents, labels)
+    classifier = None if labels is None else LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+    _smoothness(analysis, row, decode, latents, of.extractor.sampling_rate, classifier)
     _curves(analysis, row, decode, latents, of.extractor.sampling_rate)
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
@@ -111,33 +107,55 @@ def _quality(
     analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": None})
 
 
+def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
+    """Utterances of a split that have the label, drawn if there are more than `most`."""
+    data, arguments = task.splits[split], task.arguments
+    labelled = [
+        number
+        for number, label in enumerate(data[arguments.label][:])
+        if task.of_frames or (label is not None and label >= 0)
+    ]
+    return data.select(np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[:most]))
+
+
+def _latents(of: AnalyzedModel, module: int, waveforms: torch.Tensor) -> torch.Tensor:
+    """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
+    parts = waveforms.split(_DECODED_TOGETHER)
+    return torch.cat([encode(of.model, part, module=module) for part in parts])
+
+
+def _classifier(
+    task: LabelTask, of: AnalyzedModel, module: int, num_samples: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A linear classifier of the label on latents' means over time, of training utterances cut as those it is asked."""
+    utterances, waveforms = heard_waveforms(_drawn(task, "train", _CLASSIFIED), of.extractor, num_samples)
+    features = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1).cpu().numpy()
+    probe = fit_linear_probe(features, np.array(utterances[task.arguments.label][:]), task.num_classes, l2=1e-3)
+    return lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy()))
+
+
 def _smoothness(
     analysis: Analysis,
     row: dict[str, str],
-    task: LabelTask,
-    of: AnalyzedModel,
     decode: Callable[[torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
-    labels: np.ndarray | None,
+    sampling_rate: int,
+    classifier: LabelledClassifier | None,
 ) -> None:
     """Paths between utterances, and whether a classifier of the label changes its mind once."""
-    arguments, classifier = analysis.arguments, None
-    if labels is not None:
-        number = of.modules[row["module"]]
-        encoder = ModelEncoder(of.model, list(of.modules.values()), seed=arguments.seed)
-        train, *_ = task.items(encoder, of.extractor, of.name)
-        features = np.asarray(train.features[of.model.config.module_names[number]])
-        probe = fit_linear_probe(features, train.labels, task.num_classes, l2=1e-3)
-        classifier = LabelledClassifier(
-            lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy())), labels
-        )
-    outcome = smoothness(
-        decode, latents, sampling_rate=of.extractor.sampling_rate, num_pairs=min(arguments.num_pairs, len(latents) - 1),
-        steps=arguments.steps, lipschitz_pairs=24, classifier=classifier, seed=arguments.seed,
-    )  # fmt: skip
+    arguments = analysis.arguments
+    settings: dict[str, Any] = {
+        "sampling_rate": sampling_rate, "num_pairs": min(arguments.num_pairs, len(latents) - 1),
+        "steps": arguments.steps, "seed": arguments.seed,
+    }  # fmt: skip
+    outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
+    on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
     for measure, interval in (
         ("path_ratio", outcome.path_ratio),
         ("jump_ratio", outcome.jump_ratio),
+        ("path_ratio_norm_corrected", on_the_shell.path_ratio),
+        ("jump_ratio_norm_corrected", on_the_shell.jump_ratio),
+        ("lipschitz_median", outcome.lipschitz_median),
         ("lipschitz_95", outcome.lipschitz_95),
     ):
         analysis.add(row, measure, interval.value, interval.low, interval.high)

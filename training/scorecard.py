@@ -174,8 +174,22 @@ MEASURES = (
         "Largest step of that path over the mean step; 1 is even.", "near 1", "1",
     ),
     Measure(
+        "path_ratio_norm_corrected", "Smoothness", "Path ratio, norms kept",
+        "Path ratio where frames keep a norm between those of the two ends: a straight line passes nearer to the "
+        "centre than the data lie.", "near 1", "1",
+    ),
+    Measure(
+        "jump_ratio_norm_corrected", "Smoothness", "Jump ratio, norms kept",
+        "Jump ratio on the path of the path ratio with norms kept.", "near 1", "1",
+    ),
+    Measure(
+        "lipschitz_median", "Smoothness", "Local Lipschitz, median",
+        "How much the sound changes at most by a unit step of the latents, against the mean distance of sounds; the "
+        "middle one of random places on the paths.", "lower", "-",
+    ),
+    Measure(
         "lipschitz_95", "Smoothness", "Local Lipschitz, 95 %",
-        "How much the sound changes at most by a unit step of the latents, against the mean distance of sounds.",
+        "The change by a unit step, as in the median, at the steepest of these places: 95 % of them are less steep.",
         "lower", "-",
     ),
     Measure(

@@ -58,7 +58,7 @@ class Smoothness:
         path_ratio: Median of `path_ratio`; 1 is a straight path.
         jump_ratio: Median of `jump_ratio`; 1 is a uniform path.
         lipschitz_median: Median, at a random place of each path, of the largest change of features by a unit of
-            standardised latents, divided by `mean_distance`.
+            standardised latents, divided by `mean_distance`; `None` if no pair was to be taken for it.
         lipschitz_95: 95th percentile of the same.
         mean_distance: Mean distance of features between the ends of pairs.
         transitions: Of a classifier, if one was given.
@@ -66,8 +66,8 @@ class Smoothness:
 
     path_ratio: Interval
     jump_ratio: Interval
-    lipschitz_median: Interval
-    lipschitz_95: Interval
+    lipschitz_median: Interval | None
+    lipschitz_95: Interval | None
     mean_distance: float
     transitions: CleanTransitions | None
 
@@ -98,7 +98,7 @@ def smoothness(
         num_pairs: Pairs to draw; keep it below the number of items, since pairs that share an item are not independent.
         steps: Of a path. More steps raise both ratios of a decoder that is not linear, so compare at one number.
         path: As in `interpolation_path`, taken in standardised latents.
-        lipschitz_pairs: Of these pairs, how many to take derivatives on.
+        lipschitz_pairs: Of these pairs, how many to take derivatives on; 0 for none.
         classifier: For `transitions`.
         batch_size: Latents that are decoded at a time.
         resamples: Draws of pairs for intervals.
@@ -130,13 +130,18 @@ def smoothness(
     if mean_distance == 0:
         raise ValueError("the two ends of every pair decode to the same features; is the decoder constant?")
 
-    chosen = generator.permutation(len(first))[:lipschitz_pairs]
-    places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
-    between = points_between(start[chosen], end[chosen], places, path)
-    slopes = [
-        local_lipschitz(decode_standardised, part, features=features, seed=seed) for part in between.split(batch_size)
-    ]
-    relative = torch.cat(slopes).double().cpu().numpy() / mean_distance
+    lipschitz_median = lipschitz_95 = None
+    if lipschitz_pairs:
+        chosen = generator.permutation(len(first))[:lipschitz_pairs]
+        places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
+        between = points_between(start[chosen], end[chosen], places, path)
+        slopes = [
+            local_lipschitz(decode_standardised, part, features=features, seed=seed)
+            for part in between.split(batch_size)
+        ]
+        relative = torch.cat(slopes).double().cpu().numpy() / mean_distance
+        lipschitz_median = over_pairs(np.median, relative)
+        lipschitz_95 = over_pairs(partial(np.quantile, q=0.95), relative)
 
     transitions = None
     if classifier is not None:
@@ -151,8 +156,8 @@ def smoothness(
     return Smoothness(
         over_pairs(np.median, straight),
         over_pairs(np.median, jumps),
-        over_pairs(np.median, relative),
-        over_pairs(partial(np.quantile, q=0.95), relative),
+        lipschitz_median,
+        lipschitz_95,
         mean_distance,
         transitions,
     )
