@@ -9,6 +9,7 @@ prints how pitch, level and formants follow the dimension.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
@@ -17,7 +18,7 @@ from modeling_sim.latents import decode, encode, interpolate, traverse
 from training import train_decoder
 from training.analyzed_models import heard_waveforms
 from training.corpora import load_corpus
-from training.listening import traversal_effects
+from training.listening import traversal_changes
 from training.sound_properties import PROPERTIES
 
 
@@ -49,7 +50,8 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
     ):
         soundfile.write(output_dir / f"{name}.wav", clips.flatten().numpy(), extractor.sampling_rate)
     print(f"wrote WAV files to {output_dir}; dimension {dim}, up by a standard deviation, changes")
-    for name, change in zip(PROPERTIES, traversal_effects(decoder, latents[:4], [dim], num_samples)[0], strict=True):
+    (changes,) = traversal_changes(decoder, latents[:4], spread * torch.eye(len(spread))[[dim]], num_samples)
+    for name, change in zip(PROPERTIES, np.nanmedian(changes, axis=0), strict=True):
         print(f"  {name}: {change:+.2f}")
 
 

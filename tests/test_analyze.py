@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.analysis import traversal
 from modeling_sim.latents import encode
 from training import analysis_parts, analyze, decoder_measures, module_measures
 from training.abx import utterance_tokens
@@ -20,7 +21,7 @@ from training.analyzed_models import aligned_modules, attach_decoders, frames_of
 from training.audio import read_audio
 from training.corpora import load_corpus
 from training.feature_store import Items, weights_fingerprint
-from training.listening import Media, record, traversal_effects
+from training.listening import Media, decoded_properties, record, traversal_changes
 from training.module_measures import _discriminability, _rotations
 from training.scorecard import MEASURES, compare
 from training.sound_properties import PROPERTIES, sound_properties
@@ -394,12 +395,26 @@ class _Tones(torch.nn.Module):
 
 def test_moving_the_channel_of_the_pitch_moves_the_pitch_and_nothing_else_does():
     latents = 0.2 * torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
-    effects = traversal_effects(_Tones(), latents, [0, 1, 2], 8000)
-    spread = latents.std(dim=(0, 1)).numpy()
-    assert effects[0, PROPERTIES.index("pitch, semitones")] == pytest.approx(12 * spread[0], rel=0.1)
-    assert abs(effects[1, 0]) < 0.1
-    assert effects[1, 1] == pytest.approx(10 * spread[1], rel=0.05)
-    np.testing.assert_allclose(effects[2], 0, atol=1e-6)
+    changes = traversal_changes(_Tones(), latents, 0.1 * torch.eye(3), 8000)
+    assert changes.shape == (3, 4, len(PROPERTIES))
+    pitch, level = PROPERTIES.index("pitch, semitones"), PROPERTIES.index("level, dB")
+    np.testing.assert_allclose(changes[0, :, pitch], 12 * 0.1, rtol=0.1)
+    np.testing.assert_allclose(changes[1, :, level], 10 * 0.1, rtol=0.05)
+    assert np.abs(changes[1, :, pitch]).max() < 0.1
+    np.testing.assert_allclose(changes[2], 0, atol=1e-6)
+
+
+def test_traversals_tell_a_decoder_whose_dimensions_have_a_meaning_each_from_random_directions():
+    """Pitch and level by channel; of the brightness and formants of a tone nothing is asked here."""
+    latents = 0.2 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
+    spread = decoded_properties(_Tones(), latents, 8000).std(axis=0)
+    turned = 0.1 * torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]) / 2**0.5
+    own, mixed = (
+        traversal(traversal_changes(_Tones(), latents, axes, 8000)[..., :2], spread[:2])
+        for axes in (0.1 * torch.eye(3)[:2], turned)
+    )
+    assert own.selectivity.value > 0.9
+    assert mixed.selectivity.value < 0.8
 
 
 def test_what_is_recorded_begins_and_ends_where_it_says():

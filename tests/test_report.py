@@ -130,7 +130,7 @@ def make_curves(generator):
         "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
         "traversal_effects": [
             {**entry, "dimensions": [3, 7, 11], "factors": ["f0 (semitones)", "F1 (Hz)"],
-             "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]]}
+             "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]], "spread": [2.5, 300.0]}
             for entry in trained[:1]
         ],
     }  # fmt: skip

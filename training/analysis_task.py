@@ -28,10 +28,17 @@ class Analysis:
     media: Media = field(default_factory=Media)
 
     def add(
-        self, of: dict[str, str], measure: str, value: float | None, low: float | None = None, high: float | None = None
+        self,
+        of: dict[str, str],
+        measure: str,
+        value: float | None,
+        low: float | None = None,
+        high: float | None = None,
+        null: float | None = None,
     ) -> None:
-        """Adds a number; `of` names kind, model and module."""
-        self.values.append({**of, "measure": measure, "value": value, "low": low, "high": high})
+        """Adds a number; `of` names kind, model and module, `null` is the measure's own control where it has one."""
+        known = {} if null is None else {"null": null}
+        self.values.append({**of, "measure": measure, "value": value, "low": low, "high": high, **known})
 
     def extend(self, part: "Analysis") -> None:
         """Adds all that a part of the analysis has found."""

@@ -1,6 +1,7 @@
 """The part of the scorecard that needs a decoder: its quality, smoothness, and error against replaced dimensions."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,21 +15,25 @@ from modeling_sim.analysis import (
     bootstrap_statistic,
     fit_linear_probe,
     principal_components,
+    random_axes,
     reconstruction_controls,
     reconstruction_curve,
     smoothness,
+    traversal,
 )
 from modeling_sim.latents import encode
 from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
-from training.listening import record, traversal_effects
+from training.listening import decoded_properties, record, traversal_changes
 from training.reconstruction import multi_resolution_stft, reconstruction_loss
 from training.sound_properties import PROPERTIES
 
 # Items decoded at a time, and dims that are traversed, those that differ most between utterances.
 _DECODED_TOGETHER, _SHOWN = 32, 8
+# Utterances whose dimensions are moved.
+_TRAVERSED = 16
 # Most training utterances of the classifier of transitions.
 _CLASSIFIED = 2000
 
@@ -71,10 +76,7 @@ def _measure_decoder(
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
     )
-    effects = traversal_effects(decoder, latents[:12], order[:_SHOWN], num_samples)
-    analysis.curve(
-        "traversal_effects", row, dimensions=order[:_SHOWN], factors=list(PROPERTIES), values=effects.tolist()
-    )
+    _traversals(analysis, row, decoder, latents[:_TRAVERSED], order[:_SHOWN], num_samples)
     if is_heard:
         names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
         record(analysis.media, decoder, waveforms, latents, names, order, seed=arguments.seed, **row)
@@ -191,3 +193,32 @@ def _curves(
     ):  # fmt: skip
         interval = curves[name].area_interval
         analysis.add(row, measure, interval.value, interval.low, interval.high)
+
+
+def _traversals(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    latents: torch.Tensor,
+    dims: Sequence[int],
+    num_samples: int,
+) -> None:
+    """What moving a dimension by a standard deviation does to the sound, beside random moves of the same length."""
+    seed = analysis.arguments.seed
+    own = torch.eye(latents.shape[2], device=latents.device)[dims]
+    random = random_axes(latents, seed).matrix[: len(dims)].to(own)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
+        spread = np.nanstd(decoded_properties(decoder, latents, num_samples), axis=0)
+        changes, of_random = (
+            traversal_changes(decoder, latents, axes * latents.std(dim=(0, 1)), num_samples) for axes in (own, random)
+        )
+        effects = np.nanmedian(changes, axis=1)
+    outcome, control = (traversal(values, spread, seed=seed) for values in (changes, of_random))
+    interval = outcome.selectivity
+    null = control.selectivity.value
+    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
+    analysis.curve(
+        "traversal_effects", row, dimensions=list(dims), factors=list(PROPERTIES), values=effects.tolist(),
+        spread=spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
+    )  # fmt: skip

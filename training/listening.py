@@ -101,31 +101,29 @@ def record(
 
 
 @torch.no_grad()
-def traversal_effects(decoder: SimDecoder, latents: torch.Tensor, dims: Sequence[int], num_samples: int) -> np.ndarray:
-    """Change of each of `PROPERTIES` of the sound by moving one channel up by its deviation, `(dims, properties)`.
+def traversal_changes(
+    decoder: SimDecoder, latents: torch.Tensor, directions: torch.Tensor, num_samples: int
+) -> np.ndarray:
+    """Change of each of `PROPERTIES` of the decoded sound by each of some moves, `(directions, items, properties)`.
 
-    The channel is moved in all frames by one standard deviation up and down from where it is; the change is half the
-    difference, and the median over items. NaN where no item has the property.
+    Latents are moved in all frames, there and as far back; the change is half the difference. NaN where an item lacks
+    the property, as silence has no pitch.
 
     Args:
         decoder: In evaluation mode.
         latents: `(items, frames, channels)`.
-        dims: Channels to move.
+        directions: `(directions, channels)`, moves in the latents' own units.
         num_samples: Samples of a decoded item.
     """
-    spread = latents.std(dim=(0, 1))
-    effects = []
-    for dim in dims:
-        ends = []
-        for direction in (-1.0, 1.0):
-            moved = latents.clone()
-            moved[..., dim] += direction * spread[dim]
-            ends.append(
-                [
-                    sound_properties(waveform, decoder.config.sampling_rate)
-                    for waveform in decode(decoder, moved, num_samples).cpu().numpy()
-                ]
-            )
-        change = (np.array(ends[1]) - np.array(ends[0])) / 2
-        effects.append([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in change.T])
-    return np.array(effects)
+    there, back = (
+        [decoded_properties(decoder, latents + sign * direction, num_samples) for direction in directions]
+        for sign in (1.0, -1.0)
+    )
+    return (np.array(there) - np.array(back)) / 2
+
+
+@torch.no_grad()
+def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> np.ndarray:
+    """Each of `PROPERTIES` of each decoded item, `(items, properties)`."""
+    waveforms = decode(decoder, latents, num_samples).cpu().numpy()
+    return np.array([sound_properties(waveform, decoder.config.sampling_rate) for waveform in waveforms])

@@ -221,9 +221,8 @@ def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, c
         ),
         ("modularity", outcome.modularity_explicitness.modularity, lambda of: of.modularity_explicitness.modularity),
     ):
-        analysis.add(row, measure, value)
-        if null is not None and outcome.permuted is not None:
-            analysis.values[-1]["null"] = null(outcome.permuted)
+        known = null is not None and outcome.permuted is not None
+        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)
 
 
 def _discriminability(

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from training.figures import decimal, percent
 
 Entry = Mapping[str, Any]
@@ -14,10 +16,14 @@ _OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
 
 
 class Cell(NamedTuple):
-    """A score: the value, what it varies within, and whether comparisons say that its kind is the best trained one."""
+    """A score: the value, what it varies within, its own control if it has one, and whether its kind is the best.
+
+    The best is the trained kind that comparisons say it of.
+    """
 
     value: str
     spread: str = ""
+    null: str = ""
     best: bool = False
 
 
@@ -90,7 +96,7 @@ class Quality(NamedTuple):
 
 
 class EffectCell(NamedTuple):
-    """A change per unit move; `share` is its size by the largest of its factor, in [0, 1]."""
+    """A change by a move; `share` is its size by the factor's spread, as part of the table's largest, in [0, 1]."""
 
     value: str
     share: float
@@ -230,13 +236,15 @@ def _cell(entries: Sequence[Entry], form: str, digits: int) -> Cell:
     values = [entry["value"] for entry in measured]
     if not values:
         return Cell(MISSING)
+    nulls = [entry["null"] for entry in measured if entry.get("null") is not None]
+    null = write_value(sum(nulls) / len(nulls), form, digits) if nulls else ""
     if len(entries) == 1:
         low, high = measured[0].get("low"), measured[0].get("high")
-        return Cell(write_value(values[0], form, digits), _write_span(low, high, form, digits))
+        return Cell(write_value(values[0], form, digits), _write_span(low, high, form, digits), null)
     spread = _write_span(min(values), max(values), form, digits) if len(values) > 1 else ""
     if len(values) < len(entries):
         spread += f" ({len(values)} of {len(entries)} models)"
-    return Cell(write_value(sum(values) / len(values), form, digits), spread.strip())
+    return Cell(write_value(sum(values) / len(values), form, digits), spread.strip(), null)
 
 
 def _marked(row: Row, measures: Sequence[Entry], best: Mapping[str, str | None]) -> Row:
@@ -362,25 +370,25 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
-    """Effects of traversals; a cell's share is by the largest change of its factor, since units differ."""
+    """Effects of traversals; a cell's share is by the largest of the table, each by how its factor varies."""
     return [
-        EffectTable(
-            entry["kind"],
-            entry["model"],
-            entry["module"],
-            entry["factors"],
-            [
-                (str(dimension), [_effect(row[n], [each[n] for each in entry["values"]]) for n in range(len(row))])
-                for dimension, row in zip(entry["dimensions"], entry["values"], strict=True)
-            ],
-        )
+        EffectTable(entry["kind"], entry["model"], entry["module"], entry["factors"], _effect_rows(entry))
         for entry in entries
     ]
 
 
-def _effect(value: float | None, column: Sequence[float | None]) -> EffectCell:
-    largest = max((abs(each) for each in column if each is not None), default=0.0)
-    if value is None:
-        return EffectCell(MISSING, 0.0, negative=False)
-    share = abs(value) / largest if largest > 0 else 0.0
-    return EffectCell(decimal(value, digits_for(column), signed=True), round(share, 3), value < 0)
+def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
+    values, spread = (np.array(entry[name], dtype=float) for name in ("values", "spread"))  # null becomes NaN
+    sizes = np.nan_to_num(np.divide(np.abs(values), spread, out=np.zeros_like(values), where=spread > 0))
+    shares = sizes / max(sizes.max(), 1e-12)
+    digits = [digits_for(column[np.isfinite(column)]) for column in values.T]
+    rows = []
+    for dimension, row, of_row in zip(entry["dimensions"], values, shares, strict=True):
+        cells = [
+            EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))
+            if np.isfinite(value)
+            else EffectCell(MISSING, 0.0, negative=False)
+            for value, share, number in zip(row, of_row, digits, strict=True)
+        ]
+        rows.append((str(dimension), cells))
+    return rows

@@ -166,6 +166,12 @@ MEASURES = (
         "1 if every informative dimension tells of one factor alone.", "higher", "that of permuted factors",
     ),
     Measure(
+        "traversal_selectivity", "Disentanglement", "Traversal selectivity",
+        "Where dimensions are moved one by one, the share of all changes of the decoded sound (pitch, level, "
+        "brightness, formants) that is the largest of its dimension: 1 if each moves one property alone.", "higher",
+        "that of random directions",
+    ),
+    Measure(
         "path_ratio", "Smoothness", "Path ratio",
         "Length of the sound's path between two utterances over the direct distance; 1 is straight.", "near 1", "1",
     ),

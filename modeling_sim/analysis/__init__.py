@@ -58,6 +58,7 @@ from .smoothness import (
     smoothness,
     step_distances,
 )
+from .traversal import Traversal, traversal
 
 __all__ = [
     "AbxScore",
@@ -81,6 +82,7 @@ __all__ = [
     "SingleBestDimension",
     "Smoothness",
     "TotalCorrelation",
+    "Traversal",
     "abx",
     "accuracy_by_dimensions",
     "bootstrap_difference",
@@ -123,5 +125,6 @@ __all__ = [
     "step_distances",
     "stratified_total_correlation",
     "total_correlation",
+    "traversal",
     "whitened",
 ]
