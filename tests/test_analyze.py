@@ -1,6 +1,7 @@
 """The analysis end to end on tiny models, and its parts where the answer is known."""
 
 import csv
+import io
 import json
 import shutil
 from argparse import Namespace
@@ -9,7 +10,9 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from datasets import Dataset
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.analysis import traversal
@@ -17,7 +20,14 @@ from modeling_sim.latents import encode
 from training import analysis_parts, analyze, decoder_measures, module_measures
 from training.abx import utterance_tokens
 from training.analysis_task import Analysis
-from training.analyzed_models import aligned_modules, attach_decoders, frames_of, kind_name, load_models
+from training.analyzed_models import (
+    aligned_modules,
+    attach_decoders,
+    frames_of,
+    heard_waveforms,
+    kind_name,
+    load_models,
+)
 from training.audio import read_audio
 from training.corpora import load_corpus
 from training.feature_store import Items, weights_fingerprint
@@ -377,6 +387,41 @@ def test_any_sound_has_properties(kind):
         "noise": np.random.default_rng(0).normal(size=8000), "short": np.sin(np.arange(200)),
     }  # fmt: skip
     assert sound_properties(sounds[kind], 16000).shape == (len(PROPERTIES),)
+
+
+def padded_clips(spans, length=2000):
+    """Clips at 16 kHz that are digital silence but for a span of samples each, which is loud from end to end."""
+    clips = []
+    for number, (start, end) in enumerate(spans):
+        samples = np.zeros(length, dtype=np.float32)
+        samples[start:end] = 0.5 - 0.001 * np.arange(end - start)
+        file = io.BytesIO()
+        soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+        clips.append({"id": f"clip-{number}", "audio": {"path": None, "bytes": file.getvalue()}})
+    return Dataset.from_list(clips)
+
+
+def test_decoders_are_measured_on_what_is_heard_and_not_on_the_silence_of_padding():
+    clips = padded_clips([(100, 700), (0, 650), (1400, 2000), (0, 0)])
+    kept, waveforms = heard_waveforms(clips, SimFeatureExtractor())
+    assert kept["id"][:] == ["clip-0", "clip-1", "clip-2"]  # the last is silence alone
+    assert waveforms.shape == (3, 600)
+    np.testing.assert_allclose(waveforms, np.tile(0.5 - 0.001 * np.arange(600), (3, 1)), atol=1e-6)
+    assert heard_waveforms(clips, SimFeatureExtractor(), 640)[0]["id"][:] == ["clip-1"]
+
+
+def test_one_short_clip_does_not_cut_all_others_to_its_length():
+    kept, waveforms = heard_waveforms(
+        padded_clips([(0, 40), *[(0, 900 + 10 * n) for n in range(30)]]), SimFeatureExtractor()
+    )
+    assert waveforms.shape == (30, 900)
+    assert "clip-0" not in kept["id"][:]
+
+
+@pytest.mark.parametrize("num_samples", [None, 1000])
+def test_clips_without_sound_are_told(num_samples):
+    with pytest.raises(ValueError, match="no utterance has"):
+        heard_waveforms(padded_clips([(0, 0), (5, 5)]), SimFeatureExtractor(), num_samples)
 
 
 class _Tones(torch.nn.Module):

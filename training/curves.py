@@ -137,11 +137,11 @@ def write_curves(output_dir: str | Path) -> Path:
         raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
     figure = draw_curves(log, chance=log[0]["chance"], title=log[0]["title"])
     path = output_dir / CURVES_NAME
-    _save(figure, path)
+    save_picture(figure, path)
     return path
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
     """Writes a PNG of few colours: a third of the bytes, since it goes up with every model."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")

@@ -38,17 +38,22 @@ def fit_linear_probe(
     num_classes: int,
     *,
     l2: float = 1e-4,
-    max_iterations: int = 200,
+    max_iterations: int = 1000,
     device: str | torch.device = "cpu",
 ) -> LinearProbe:
-    """Fits by L-BFGS from zero: the problem is convex, so there is one answer.
+    """Fits by L-BFGS: the problem is convex, so there is one answer, and the fit comes to it.
+
+    Features of one network are strongly correlated, so that in their own coordinates L-BFGS is still far from that
+    answer after hundreds of steps where `l2` is small, and further the more they are: a comparison of models would be
+    one of their condition numbers. So the fit goes along principal components, each in units that make the loss about
+    equally curved along all, and is turned back. It is the same problem, penalty included, and takes fewer steps.
 
     Args:
         features: `(items, features)`.
         labels: `(items,)` integers below `num_classes`.
         num_classes: Classes there are; one that has no item is never predicted.
         l2: Weight of the squared weights, summed; the bias is free.
-        max_iterations: Of L-BFGS.
+        max_iterations: Of L-BFGS; it ends before, once the loss no longer falls.
         device: Where to compute, in float32.
 
     Raises:
@@ -62,15 +67,18 @@ def fit_linear_probe(
     targets = torch.from_numpy(labels.astype(np.int64)).to(device)
     absent = torch.from_numpy(np.bincount(labels, minlength=num_classes) == 0).to(device)
     one_hot = F.one_hot(targets, num_classes)
+    axes, curvatures = _curvature(inputs, num_classes, l2)
+    inputs = inputs @ (axes / curvatures.sqrt())
+    penalty = l2 / curvatures
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         """Of weights and bias, which is the last column; by hand, as recording a graph takes longer than small fits."""
         parameters = torch.from_numpy(flat).view(num_classes, -1).to(inputs)
         weight, bias = parameters[:, :-1], parameters[:, -1]
         log_probabilities = torch.addmm(bias, inputs, weight.T).masked_fill_(absent, -torch.inf).log_softmax(dim=1)
-        loss = F.nll_loss(log_probabilities, targets) + l2 * weight.square().sum()
+        loss = F.nll_loss(log_probabilities, targets) + (penalty * weight.square()).sum()
         residuals = (log_probabilities.exp_() - one_hot) / len(targets)
-        gradient = torch.cat([residuals.T @ inputs + 2 * l2 * weight, residuals.sum(dim=0)[:, None]], dim=1)
+        gradient = torch.cat([residuals.T @ inputs + 2 * penalty * weight, residuals.sum(dim=0)[:, None]], dim=1)
         return float(loss), gradient.double().flatten().cpu().numpy()
 
     found = minimize(
@@ -80,9 +88,18 @@ def fit_linear_probe(
         method="L-BFGS-B",
         options={"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-7},
     )
-    parameters = found.x.reshape(num_classes, -1).astype(np.float32)
-    bias = np.where(absent.cpu().numpy(), -np.inf, parameters[:, -1]).astype(np.float32)
-    return LinearProbe(parameters[:, :-1].copy(), bias, mean, scale)
+    parameters = torch.from_numpy(found.x).view(num_classes, -1).to(inputs)
+    weight = (parameters[:, :-1] / curvatures.sqrt()) @ axes.T
+    bias = parameters[:, -1].masked_fill(absent, -torch.inf)
+    return LinearProbe(weight.cpu().numpy(), bias.cpu().numpy(), mean, scale)
+
+
+def _curvature(inputs: torch.Tensor, num_classes: int, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Principal axes as columns `(features, features)`, and about how curved a probe's loss is along each."""
+    variances, axes = torch.linalg.eigh((inputs.T @ inputs).cpu().double() / len(inputs))
+    curvatures = variances.clamp(min=0) / num_classes + 2 * l2
+    # Directions without variance, where there is no penalty, have no curvature at all.
+    return axes.to(inputs), curvatures.clamp(min=1e-9 * float(curvatures.max())).to(inputs)
 
 
 def choose_l2(
