@@ -443,9 +443,9 @@ def test_moving_the_channel_of_the_pitch_moves_the_pitch_and_nothing_else_does()
     changes = traversal_changes(_Tones(), latents, 0.1 * torch.eye(3), 8000)
     assert changes.shape == (3, 4, len(PROPERTIES))
     pitch, level = PROPERTIES.index("pitch, semitones"), PROPERTIES.index("level, dB")
-    np.testing.assert_allclose(changes[0, :, pitch], 12 * 0.1, rtol=0.1)
+    np.testing.assert_allclose(changes[0, :, pitch], 12 * 0.1, rtol=0.02)  # finer than samples of a period
     np.testing.assert_allclose(changes[1, :, level], 10 * 0.1, rtol=0.05)
-    assert np.abs(changes[1, :, pitch]).max() < 0.1
+    assert np.abs(changes[1, :, pitch]).max() < 0.01
     np.testing.assert_allclose(changes[2], 0, atol=1e-6)
 
 

@@ -32,8 +32,8 @@ from training.sound_properties import PROPERTIES
 
 # Items decoded at a time, and dims that are traversed, those that differ most between utterances.
 _DECODED_TOGETHER, _SHOWN = 32, 8
-# Utterances whose dimensions are moved.
-_TRAVERSED = 16
+# Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
+_TRAVERSED, _DEVIATIONS = 16, 3.0
 # Most training utterances of the classifier of transitions.
 _CLASSIFIED = 2000
 
@@ -203,16 +203,15 @@ def _traversals(
     dims: Sequence[int],
     num_samples: int,
 ) -> None:
-    """What moving a dimension by a standard deviation does to the sound, beside random moves of the same length."""
+    """What moving a dimension does to the sound, beside random moves of the same length."""
     seed = analysis.arguments.seed
+    length = _DEVIATIONS * latents.std(dim=(0, 1))
     own = torch.eye(latents.shape[2], device=latents.device)[dims]
     random = random_axes(latents, seed).matrix[: len(dims)].to(own)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         spread = np.nanstd(decoded_properties(decoder, latents, num_samples), axis=0)
-        changes, of_random = (
-            traversal_changes(decoder, latents, axes * latents.std(dim=(0, 1)), num_samples) for axes in (own, random)
-        )
+        changes, of_random = (traversal_changes(decoder, latents, axes * length, num_samples) for axes in (own, random))
         effects = np.nanmedian(changes, axis=1)
     outcome, control = (traversal(values, spread, seed=seed) for values in (changes, of_random))
     interval = outcome.selectivity

@@ -191,17 +191,17 @@ MEASURES = (
     Measure(
         "lipschitz_median", "Smoothness", "Local Lipschitz, median",
         "How much the sound changes at most by a unit step of the latents, against the mean distance of sounds; the "
-        "middle one of random places on the paths.", "lower", "-",
+        "middle one of random places on the paths.", "lower", "",
     ),
     Measure(
         "lipschitz_95", "Smoothness", "Local Lipschitz, 95 %",
         "The change by a unit step, as in the median, at the steepest of these places: 95 % of them are less steep.",
-        "lower", "-",
+        "lower", "",
     ),
     Measure(
         "clean_transitions", "Smoothness", "Clean transitions",
         "Share of interpolations on which a classifier's answer changes once, from the one label to the other.",
-        "higher", "-", "percent",
+        "higher", "", "percent",
     ),
     Measure(
         "log_mel", "Reconstruction", "Log-mel distance",
@@ -215,19 +215,19 @@ MEASURES = (
     ),
     Measure(
         "curve_area_rotation", "Reconstruction", "Error against k, rotated",
-        "The same after a random rotation: its control.", "none", "-",
+        "The same after a random rotation: its control.", "none", "",
     ),
     Measure(
         "curve_area_pca", "Reconstruction", "Error against k, PCA",
-        "The same in principal components: what any model gets by rotating its axes.", "none", "-",
+        "The same in principal components: what any model gets by rotating its axes.", "none", "",
     ),
     Measure(
         "curve_area_paper", "Reconstruction", "Error against k, as the paper",
-        "Area under the paper's curve: raw dimensions ranked for every pair, waveform error.", "lower", "-",
+        "Area under the paper's curve: raw dimensions ranked for every pair, waveform error.", "lower", "",
     ),
     Measure(
         "curve_area_paper_pca", "Reconstruction", "As the paper, PCA",
-        "The paper's curve in principal components of the same latents: the control it lacks.", "lower", "-",
+        "The paper's curve in principal components of the same latents: the control it lacks.", "lower", "",
     ),
 )  # fmt: skip
 
