@@ -25,6 +25,7 @@ class SimDecoderConfig(PreTrainedConfig):
         encoder_fingerprint: Digest of the encoder's weights, so that a decoder is not used with another one by mistake;
             empty if unknown.
         trained_on: "mean" or "sample": the latents that it was trained to decode.
+        loss: What training lowered, by the name that `train_decoder.py` has for it; empty if unknown.
         noise: Standard deviation of the noise added to them in training, in units of each channel's own.
 
     Example:
@@ -45,6 +46,7 @@ class SimDecoderConfig(PreTrainedConfig):
     output_paddings: list[int] | tuple[int, ...] = (1, 0, 1, 3, 4)
     encoder_fingerprint: str = ""
     trained_on: Literal["mean", "sample"] = "mean"
+    loss: str = ""
     noise: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -61,7 +63,7 @@ class SimDecoderConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
         for kernel, stride, padding, output_padding in self.layers():
-            if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 2):
+            if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 1):
                 raise ValueError(
                     f"a layer has kernel {kernel}, stride {stride}, padding {padding}, output padding "
                     f"{output_padding}; padding must be below the kernel and output padding below the stride."

@@ -35,7 +35,12 @@ def encode(
         module: From 0, the context last; negative from the last.
         sample: Draw from the Gaussians of this module and of those below; means otherwise.
         generator: Of the draws; the global one if `None`.
+
+    Raises:
+        ValueError: The model has no such module.
     """
+    if not -model.config.num_modules <= module < model.config.num_modules:
+        raise ValueError(f"`module` is {module}; the model has modules 0 to {model.config.num_modules - 1}.")
     hidden_states, lengths = model.prepare_inputs(input_values, attention_mask)
     for number in range(module % model.config.num_modules + 1):
         mean, log_variance, lengths = model.encode_module(number, hidden_states, lengths)
@@ -68,9 +73,9 @@ def interpolate(
             `points_between`.
 
     Raises:
-        ValueError: The shapes differ, there are fewer than 2 steps, or `path` is unknown.
+        ValueError: The shapes differ or hold several utterances, there are fewer than 2 steps, or `path` is unknown.
     """
-    start, end = start.reshape(-1, start.shape[-1]), end.reshape(-1, end.shape[-1])
+    start, end = _utterance(start, "start"), _utterance(end, "end")
     if start.shape != end.shape:
         raise ValueError(
             f"`start` has (frames, channels) {tuple(start.shape)} and `end` {tuple(end.shape)}; cut the audio to one "
@@ -92,14 +97,26 @@ def traverse(latents: torch.Tensor, dim: int, values: Sequence[float] | torch.Te
         latents: `(1, frames, channels)` or `(frames, channels)`.
         dim: The channel.
         values: What it is set to, in the latents' own units.
+
+    Raises:
+        ValueError: There is no such channel, or there are several utterances.
     """
-    latents = latents.reshape(-1, latents.shape[-1])
+    latents = _utterance(latents, "latents")
     if not 0 <= dim < latents.shape[1]:
         raise ValueError(f"`dim` is {dim}; there are channels 0 to {latents.shape[1] - 1}.")
     values = torch.as_tensor(values, dtype=latents.dtype, device=latents.device)
     moved = latents.repeat(len(values), 1, 1)
     moved[..., dim] = values[:, None]
     return moved
+
+
+def _utterance(latents: torch.Tensor, name: str) -> torch.Tensor:
+    """Latents `(frames, channels)` of one utterance, which may come as a batch of one."""
+    if latents.ndim not in (2, 3) or (latents.ndim == 3 and len(latents) != 1):
+        raise ValueError(
+            f"`{name}` has shape {tuple(latents.shape)}; give one utterance: (frames, channels), or a batch of one."
+        )
+    return latents.reshape(latents.shape[-2:])
 
 
 def swap(first: torch.Tensor, second: torch.Tensor, dims: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,8 +68,11 @@ class SimDecoder(PreTrainedModel):
         """Sets what latents are centred by and divided by, `(channels,)` each.
 
         Raises:
-            ValueError: A scale is not above 0.
+            ValueError: They are not one finite number a channel, or a scale is not above 0.
         """
+        for name, values in (("mean", mean), ("scale", scale)):
+            if values.shape != self.mean.shape or not bool(values.isfinite().all()):
+                raise ValueError(f"`{name}` must be {len(self.mean)} finite numbers, one a channel.")
         if not bool((scale > 0).all()):
             raise ValueError("`scale` must be above 0 in every channel.")
         self.mean.copy_(mean)
@@ -104,10 +107,11 @@ class SimDecoder(PreTrainedModel):
         waveforms = hidden_states[:, 0]
         if num_samples is None:
             return SimDecoderOutput(waveforms=waveforms)
-        longest = num_samples if isinstance(num_samples, int) else int(num_samples.max())
+        lengths = torch.as_tensor(num_samples, device=waveforms.device)
+        longest = int(lengths.max())
         waveforms = F.pad(waveforms, (0, longest - waveforms.shape[1]))  # a negative padding cuts
-        if not isinstance(num_samples, int):
-            is_audio = torch.arange(longest, device=waveforms.device) < num_samples[:, None]
+        if lengths.ndim:
+            is_audio = torch.arange(longest, device=waveforms.device) < lengths[:, None]
             waveforms = waveforms * is_audio
         return SimDecoderOutput(waveforms=waveforms)
 

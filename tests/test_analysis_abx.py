@@ -156,3 +156,11 @@ def test_it_is_fastabxs(corpus, mode, in_context):
     expected = fastabx.Score(task, cosine, progress=False).collapse(levels=["context"] * in_context + ["speaker"])
     found = abx(segments, phones, speakers, contexts if in_context else None, mode=mode, max_tokens=99)
     assert found.error == pytest.approx(expected, abs=1e-6)
+
+
+def test_frames_that_are_no_numbers_are_told_and_not_perfect():
+    generator = np.random.default_rng(0)
+    segments = [generator.normal(size=(3, 4)) for _ in range(8)]
+    segments[2][1, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        abx(segments, list("aabbaabb"), ["s"] * 8)

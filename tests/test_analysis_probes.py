@@ -9,13 +9,14 @@ from sklearn.metrics import accuracy_score, f1_score
 from modeling_sim.analysis import (
     bootstrap_difference,
     bootstrap_interval,
+    bootstrap_pairs,
     bootstrap_statistic,
     choose_l2,
     fit_linear_probe,
     fit_mlp_probe,
     knn_predictions,
 )
-from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
+from modeling_sim.analysis.intervals import Interval, accuracy, confusions, macro_f1
 
 
 @pytest.fixture
@@ -189,3 +190,53 @@ def test_a_bootstrapped_mean_has_the_standard_error_of_independent_groups():
     assert half_width == pytest.approx(1.96 * values.std() / 400**0.5, rel=0.1)
     with pytest.raises(ValueError, match="at least 2 groups"):
         bootstrap_statistic(lambda items: values[items].mean(), np.zeros(len(values)))
+
+
+def test_an_interval_of_pairs_covers_at_its_rate_and_one_that_takes_pairs_for_independent_does_not():
+    """The mean distance of pairs of 40 items, all pairs: each item is in 78 of them."""
+    first, second = np.nonzero(~np.eye(40, dtype=bool))
+    truth, covered = 2 / np.pi**0.5, {"items": 0, "pairs": 0}
+    for study in range(60):
+        values = np.random.default_rng(study).normal(size=40)
+        distance = np.abs(values[first] - values[second])
+        intervals = {
+            "items": bootstrap_pairs(lambda pairs, d=distance: float(d[pairs].mean()), first, second, seed=study),
+            "pairs": bootstrap_statistic(
+                lambda pairs, d=distance: float(d[pairs].mean()), np.arange(len(first)), seed=study
+            ),
+        }
+        for name, interval in intervals.items():
+            covered[name] += not interval.excludes(truth)
+    assert covered["items"] >= 51
+    assert covered["pairs"] <= 30
+
+
+def test_a_pair_comes_as_often_as_both_of_its_ends():
+    drawn = []
+    interval = bootstrap_pairs(
+        lambda pairs: drawn.append(np.bincount(pairs, minlength=3).tolist()) or 0.0,
+        np.array(["a", "a", "b"]), np.array(["b", "c", "c"]), resamples=50,
+    )  # fmt: skip
+    assert interval.value == 0.0
+    draws = drawn[:50]  # the last call is of the pairs as they are
+    assert drawn[50] == [1, 1, 1]
+    for times in draws:  # of a, b and c, three in all
+        assert any(times == [a * b, a * (3 - a - b), b * (3 - a - b)] for a in range(4) for b in range(4 - a))
+    assert all(sum(times) for times in draws)
+
+
+def test_no_draws_and_no_value_make_no_interval():
+    with pytest.raises(ValueError, match="`resamples` is 0"):
+        bootstrap_statistic(np.mean, np.arange(4), resamples=0)
+    assert not Interval(np.nan, np.nan, np.nan).excludes(0.0)
+
+
+def test_half_precision_features_are_probed_like_others():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=30_000)
+    features = (20 * generator.normal(size=(30_000, 2)) + 30 * labels[:, None]).astype(np.float16)
+    accuracy_of = [
+        (fit_linear_probe(values, labels, 2).predict(values) == labels).mean()
+        for values in (features, features.astype(np.float64))
+    ]
+    assert accuracy_of[0] == pytest.approx(accuracy_of[1], abs=1e-3)

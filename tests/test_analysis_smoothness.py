@@ -137,6 +137,18 @@ def test_derivatives_go_through_log_mel_spectra(noise):
         assert value.item() == pytest.approx(torch.linalg.svdvals(jacobian)[0].item(), rel=1e-4)
 
 
+def test_places_where_all_units_are_off_are_flat_and_no_error(noise):
+    """One item a batch: nothing changes to first order at half of the places of a decoder that clips at 0."""
+    latents = noise(12, FRAMES, CHANNELS)
+    settings = {"features": waveform, "num_pairs": 8, "lipschitz_pairs": 8, "resamples": 20}
+
+    def clipped(values):
+        return (values[:, :, :1].mean(dim=1) * torch.ones(50, dtype=values.dtype)).clamp(min=0)
+
+    single, together = (smoothness(clipped, latents, batch_size=size, **settings) for size in (1, 32))
+    assert single.lipschitz_median.value == pytest.approx(together.lipschitz_median.value, rel=1e-3)
+
+
 def test_a_decoder_without_gradients_is_an_error_and_not_smooth(linear, latents):
     def silent(values):
         with torch.no_grad():
@@ -184,7 +196,7 @@ def test_a_decoder_with_a_step_jumps_and_a_sharper_one_has_a_larger_lipschitz_co
     settings = {"features": waveform, "num_pairs": 60, "lipschitz_pairs": 60, "resamples": 50}
     soft, sharp = (smoothness(sigmoid(sharpness), latents, **settings) for sharpness in (0.5, 50.0))
     assert sharp.jump_ratio.low > 2 * soft.jump_ratio.high
-    assert sharp.lipschitz_95.low > soft.lipschitz_95.high
+    assert sharp.lipschitz_95.value > 3 * soft.lipschitz_95.high
     assert sharp.lipschitz_median.value < soft.lipschitz_median.value  # it is flat away from the step
 
 
@@ -258,6 +270,7 @@ def test_log_mel_bands_hold_frequencies_and_a_tone_lies_in_its_band():
     [
         (torch.zeros(4, 3), "give \\(items, frames, channels\\)"),
         (torch.full((4, 3, 2), torch.nan), "without NaN"),
+        (torch.ones(4, 3, 2, dtype=torch.float16), "must be float32 or float64"),
         (torch.zeros(1, 3, 2), "at least 2"),
         (torch.zeros(4, 3, 2), "is the decoder constant"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
@@ -124,6 +125,19 @@ def test_encode_gives_the_models_own_hidden_states(tiny_config, padded_batch, mo
     torch.testing.assert_close(drawn, sampled.hidden_states[module])
 
 
+@pytest.mark.parametrize("module", [4, -5])
+def test_a_module_that_is_not_there_is_told(tiny_config, module):
+    with pytest.raises(ValueError, match=f"`module` is {module}; the model has modules 0 to 3"):
+        encode(SimModel(tiny_config()).eval(), torch.zeros(1, 2000), module=module)
+
+
+@pytest.mark.parametrize("samples", [100, np.int64(100), torch.tensor(100), torch.tensor([100, 100, 60])])
+def test_a_number_of_samples_may_be_any_kind_of_number(samples):
+    waveforms = decoder()(torch.randn(3, 4, 6), samples).waveforms
+    assert waveforms.shape == (3, 100)
+    assert waveforms[0, -1] != 0
+
+
 def test_a_path_has_its_ends_and_moves_the_chosen_channels_alone():
     start, end = torch.randn(1, 5, 6), torch.randn(1, 5, 6)
     for path in ("linear", "slerp"):
@@ -179,6 +193,8 @@ def test_latents_become_audio():
         (lambda: interpolate(torch.zeros(3, 2), torch.zeros(3, 2), path="arc"), "'slerp'"),
         (lambda: traverse(torch.zeros(3, 2), 2, [0.0]), "channels 0 to 1"),
         (lambda: swap(torch.zeros(3, 2), torch.zeros(3, 3), [0]), "one shape"),
+        (lambda: interpolate(torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)), "`start` has shape .* give one utterance"),
+        (lambda: traverse(torch.zeros(2, 3, 2), 0, [0.0]), "`latents` has shape .* give one utterance"),
     ],
 )
 def test_what_cannot_be_mixed_is_told(call, message):

@@ -128,9 +128,8 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "factors": list(task.factors),
         "train_items": task.train_items,
         "test_items": task.test_items,
-        "intervals_over": f"test utterances ({len(task.splits['test'])}) for probes and distances of spectra, training "
-        "utterances for the rotation gap (rotations for that of controls), and pairs of utterances for smoothness and "
-        "curves",
+        "intervals_over": f"test utterances ({len(task.splits['test'])}), or those of them that are decoded; rotations "
+        "for the rotation gap",
         "fingerprints": {of.name: weights_fingerprint(of.model) for of in models},
         "kinds": [
             {

@@ -27,7 +27,7 @@ from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
 from training.listening import decoded_properties, record, traversal_changes
-from training.reconstruction import multi_resolution_stft, reconstruction_loss
+from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
 from training.sound_properties import PROPERTIES
 
 # Items decoded at a time, and dims that are traversed, those that differ most between utterances.
@@ -104,9 +104,11 @@ def _quality(
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
     analysis.add(row, "log_mel", **interval)
+    # A decoder that was trained on spectra is free in its phases: the number would say nothing of it.
+    heard = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
     noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
     described = f"trained on {decoder.config.trained_on}s{noise}"
-    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": None})
+    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": heard})
 
 
 def _drawn(task: LabelTask, split: str, most: int) -> Dataset:

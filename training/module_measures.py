@@ -42,8 +42,6 @@ from training.scorecard import SPECTRUM_MODULE
 SPECTRUM = "log-mel"
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
-# Fits for the interval of the rotation gap.
-_FITS = 20
 
 
 def measure_model(parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
@@ -139,8 +137,7 @@ def measure_features(
         task: The label.
         features: Of the items to train on, of those to test on, and at moments of the test split.
         items: What these are.
-        in_full: These are a trained model's own axes, no control: draw the probe's weights, and find the rotation gap's
-            interval over utterances, which takes many fits, rather than over rotations.
+        in_full: These are a trained model's own axes, no control: draw the probe's weights.
     """
     arguments, (train, test, moments) = analysis.arguments, items
     train_features, test_features, every_moment = (np.asarray(part, dtype=np.float32) for part in features)
@@ -158,8 +155,7 @@ def measure_features(
     )  # fmt: skip
     outcome = concentration(
         train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
-        train_groups=train.utterances if in_full else None, resamples=_FITS, seed=arguments.seed,
-        device=arguments.device,
+        seed=arguments.seed, device=arguments.device,
     )  # fmt: skip
     summary = outcome.summary()
     for measure in ("gini", "single_best_accuracy"):

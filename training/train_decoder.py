@@ -71,7 +71,8 @@ def build(
         raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
     (module,) = module_numbers(encoder.config, arguments.module)
     settings_of_decoder: dict[str, Any] = {
-        "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents, "noise": arguments.noise
+        "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents,
+        "loss": arguments.loss, "noise": arguments.noise,
     }  # fmt: skip
     if arguments.decoder_hidden_size:
         settings_of_decoder["hidden_size"] = arguments.decoder_hidden_size

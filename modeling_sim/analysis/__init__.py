@@ -34,7 +34,7 @@ from .disentanglement import (
     separated_attribute_predictability,
 )
 from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardised, whitened
-from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_statistic
+from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_pairs, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 from .reconstruction_curve import (
     LinearTransform,
@@ -87,6 +87,7 @@ __all__ = [
     "accuracy_by_dimensions",
     "bootstrap_difference",
     "bootstrap_interval",
+    "bootstrap_pairs",
     "bootstrap_statistic",
     "choose_l2",
     "clean_transition_rate",

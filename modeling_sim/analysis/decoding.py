@@ -124,8 +124,8 @@ def check_latents(latents: torch.Tensor) -> None:
     """Raises a ValueError unless latents are finite numbers of shape (items, frames, channels)."""
     if latents.ndim != 3 or not latents.numel():
         raise ValueError(f"`latents` is of shape {tuple(latents.shape)}; give (items, frames, channels).")
-    if not latents.is_floating_point() or not latents.isfinite().all():
-        raise ValueError("`latents` must be floating-point numbers without NaN or infinity.")
+    if latents.dtype not in (torch.float32, torch.float64) or not latents.isfinite().all():
+        raise ValueError("`latents` must be float32 or float64, without NaN or infinity; convert them with `.float()`.")
 
 
 def scale_of(latents: torch.Tensor) -> torch.Tensor:

@@ -94,8 +94,9 @@ def stratified_total_correlation(
     exact. It sees any dependence, not linear alone.
 
     Where few Gaussians reach z, its own makes `log q(z)` too high, and a draw that misses its neighbours too low. The
-    null has that bias too, as far as its Gaussians overlap alike. It grows with the number of dimensions and as
-    variances fall; where the null is of the size of the value, take fewer dimensions.
+    null has that bias too, and more of it, since shuffled Gaussians lie further apart: `corrected` understates
+    dependence, by half for 16 correlated dimensions and 2000 items. It grows with the number of dimensions and as
+    variances fall; where the null is of the size of the value, take fewer dimensions or more items.
 
     Args:
         means: `(frames, dims)`, at most 16 dims: those with most KL divergence, for instance.

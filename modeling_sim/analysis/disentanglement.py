@@ -115,7 +115,8 @@ class Disentanglement:
         separated_attribute_predictability: Of `separated_attribute_predictability`.
         modularity_explicitness: Of `modularity_explicitness`.
         permuted: All of this with factors that have nothing to do with the code; `None` in itself.
-        intervals: Over groups, of `mutual_information_gap`, `separated_attribute_predictability` and `modularity`.
+        intervals: Over groups, of `mutual_information_gap` and `modularity`. The others are scored on a test part: to
+            split a draw of groups again would be another measure.
     """
 
     dci: Dci
@@ -141,7 +142,8 @@ def disentanglement(
     """All measures of this file, of the factors and of permuted factors.
 
     Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that an
-    interval may lie above its value if there are few items. Dimensions that were informative stay so in every draw.
+    interval may lie above its value if there are few items. Dimensions that were informative stay so in every draw, and
+    a factor that is constant in a draw is left out of it.
 
     Args:
         codes: `(items, dims)`.
@@ -176,32 +178,20 @@ def disentanglement(
     whole = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
     if resamples == 0:
         return whole
-    statistics: dict[str, Callable[[np.ndarray, Factors, np.ndarray], float]] = {
-        "mutual_information_gap": lambda code, of, _: mutual_information_gap(code, of, bins).gap,
-        "separated_attribute_predictability": lambda code, of, own: (
-            separated_attribute_predictability(code, of, groups=own, bins=bins, test_share=test_share, seed=seed).gap
-        ),
-        "modularity": lambda code, of, _: _modularity(
-            mutual_information_gap(code, of, bins).mutual_information, whole.modularity_explicitness.informative
-        ),
+    statistics: dict[str, Callable[[MutualInformationGap], float]] = {
+        "mutual_information_gap": lambda of: of.gap,
+        "modularity": lambda of: _modularity(of.mutual_information, whole.modularity_explicitness.informative),
     }
+
+    def on_items(statistic: Callable[[MutualInformationGap], float], items: np.ndarray) -> float:
+        drawn = {name: column[items] for name, column in columns.items() if len(np.unique(column[items])) > 1}
+        return statistic(mutual_information_gap(codes[items], drawn, bins)) if len(drawn) > 1 else np.nan
+
     intervals = {
-        name: bootstrap_statistic(
-            partial(_on_items, statistic, codes, columns, group), group, resamples=resamples, seed=seed
-        )
+        name: bootstrap_statistic(partial(on_items, statistic), group, resamples=resamples, seed=seed)
         for name, statistic in statistics.items()
     }
     return replace(whole, intervals=intervals)
-
-
-def _on_items(
-    statistic: Callable[[np.ndarray, Factors, np.ndarray], float],
-    codes: np.ndarray,
-    columns: Mapping[str, np.ndarray],
-    groups: np.ndarray,
-    items: np.ndarray,
-) -> float:
-    return statistic(codes[items], {name: column[items] for name, column in columns.items()}, groups[items])
 
 
 def dci(
@@ -330,7 +320,7 @@ def separated_attribute_predictability(
     known = _checked(codes, factors, min_factors=1)
     train, test = _split(_groups(groups, len(codes)), test_share, seed)
     binned = _binned(codes, bins, "width")
-    centred = codes - codes.mean(axis=0)
+    centred = codes - codes.mean(axis=0, dtype=np.float64)
     columns = []
     for factor in known:
         if factor.discrete:
@@ -406,11 +396,12 @@ def modularity_explicitness(
 
 
 def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
-    """An order of items, `(items,)`, that has nothing to do with the code: factors in that order are a null.
+    """Items `(items,)` whose factors stand in for each item's own: in that order they have nothing to do with a code.
 
-    Whole groups change places, so factors that change slowly within a group still do: a permutation of single frames
-    would make the null look better than it is. No group stays at its place. Every item moves by itself if each is a
-    group of its own.
+    Every group takes the factors of another one, so factors that change slowly within a group still do: a permutation
+    of single frames would make the null look better than it is. Where groups differ in length, the other one's are
+    taken at the same share of the way, some twice or not at all. Every item moves by itself if each is a group of its
+    own.
 
     Args:
         groups: `(items,)`.
@@ -418,11 +409,16 @@ def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.nd
     """
     names, group = np.unique(groups, return_inverse=True)
     cycle = np.random.default_rng(seed).permutation(len(names))
-    place = np.empty(len(names), dtype=np.int64)
-    place[cycle] = np.roll(cycle, 1)
+    other = np.empty(len(names), dtype=np.int64)
+    other[cycle] = np.roll(cycle, 1)
     members = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    # Of the items in the order of `members`: their group, and their place in it.
+    own = np.repeat(np.arange(len(names)), sizes)
+    place = np.arange(len(groups)) - starts[own]
     order = np.empty(len(groups), dtype=np.int64)
-    order[members] = members[np.argsort(place[group[members]], kind="stable")]
+    order[members] = members[starts[other[own]] + place * sizes[other[own]] // sizes[own]]
     return order
 
 
@@ -506,7 +502,8 @@ def _chance(factor: _Factor, train: np.ndarray, test: np.ndarray) -> float:
 
 def _standardised(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Codes in float32 with mean 0 and standard deviation 1 on training items; a constant dimension is 0."""
-    mean, scale = codes[train].mean(axis=0), codes[train].std(axis=0)
+    # Sums of squares in half precision overflow.
+    mean, scale = (of(axis=0, dtype=np.float64) for of in (codes[train].mean, codes[train].std))
     constant = scale <= 1e-6 * np.abs(codes[train]).max(axis=0).clip(min=1e-30)
     standardised = ((codes - mean) / np.where(constant, 1.0, scale)).astype(np.float32)
     standardised[:, constant] = 0.0
@@ -635,6 +632,7 @@ def _binned(codes: np.ndarray, bins: int, binning: str) -> np.ndarray:
         return np.stack([np.searchsorted(*pair, side="right") for pair in zip(edges.T, codes.T, strict=True)])
     if binning != "width":
         raise ValueError(f"`binning` is {binning!r}; choose 'width' or 'count'.")
+    codes = codes.astype(np.float64)  # whole numbers of few bits would overflow
     low, high = codes.min(axis=0), codes.max(axis=0)
     per_width = bins / np.where(high > low, high - low, 1.0)
     # The highest value belongs to the last bin.
@@ -736,12 +734,24 @@ def _ranking_of_classes(
 
 
 def _ranking_of_amounts(codes: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, l2: float) -> float:
-    """Concordance of a ridge regression: share of pairs of test items in the right order, from Kendall's tau."""
+    """Concordance of a ridge regression: share of pairs of test items of unlike factor that are in the right order.
+
+    It is (1 + Somers' D) / 2, with D = (concordant - discordant) / (pairs that differ in the factor). Kendall's tau by
+    itself would keep a factor of few levels below 1 however well it is told.
+    """
     from scipy.stats import kendalltau  # noqa: PLC0415 - of the extra `analysis`
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above
 
     target = factor.values / factor.values[train].std()
     predictions = Ridge(alpha=l2 * len(train)).fit(codes[train], target[train]).predict(codes[test])
     tau = kendalltau(predictions, target[test]).statistic
-    # Not defined where every prediction is the same: nothing is put in order.
-    return 0.5 if np.isnan(tau) else (float(tau) + 1.0) / 2.0
+    if np.isnan(tau):  # every prediction is the same: nothing is put in order
+        return 0.5
+    somers_d = tau * (_pairs_that_differ(predictions) / _pairs_that_differ(target[test])) ** 0.5
+    return (float(somers_d) + 1.0) / 2.0
+
+
+def _pairs_that_differ(values: np.ndarray) -> float:
+    """Twice the number of pairs of unlike values."""
+    _, counts = np.unique(values, return_counts=True)
+    return float(len(values) ** 2 - (counts.astype(np.float64) ** 2).sum())

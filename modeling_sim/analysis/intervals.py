@@ -20,7 +20,7 @@ class Interval:
 
     def excludes(self, value: float) -> bool:
         """Whether a value lies outside."""
-        return not self.low <= value <= self.high
+        return value < self.low or value > self.high
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -113,18 +113,18 @@ def bootstrap_statistic(
     """Percentile bootstrap of any statistic over groups of items, for those that counts do not suffice for.
 
     Args:
-        statistic: Of the indices of items, `(drawn items,)`; an item comes as often as its group was drawn.
+        statistic: Of the indices of items, `(drawn items,)`; an item comes as often as its group was drawn. NaN where a
+            draw has no such statistic; it is left out.
         groups: `(items,)` of anything that sorts: utterances, or speakers.
         level: As in `bootstrap_interval`.
         resamples: Draws; fewer than there, since each computes the statistic anew.
         seed: Of the draws.
 
     Raises:
-        ValueError: There are fewer than 2 groups.
+        ValueError: There are fewer than 2 groups, or no draws.
     """
     names, group = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError("a bootstrap interval needs at least 2 groups (utterances or speakers) to draw from.")
+    _check_draws(len(names), resamples)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     generator = np.random.default_rng(seed)
     draws = [
@@ -134,11 +134,55 @@ def bootstrap_statistic(
     return _percentiles(np.asarray(statistic(np.arange(len(groups)))), np.array(draws), level)
 
 
+def bootstrap_pairs(
+    statistic: Callable[[np.ndarray], float],
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a statistic of pairs over the items that they are pairs of.
+
+    Pairs that share an item are not independent: a draw of pairs, or of first items alone, gives intervals that are too
+    narrow. Here items are drawn, and a pair comes as often as its two ends do together.
+
+    Args:
+        statistic: Of the indices of pairs, `(drawn pairs,)`.
+        first: `(pairs,)`, one end of each pair, anything that sorts.
+        second: As `first`, the other end.
+        level: As in `bootstrap_interval`.
+        resamples: As in `bootstrap_statistic`.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: There are fewer than 2 items, or no draws.
+    """
+    items, ends = np.unique(np.concatenate([first, second]), return_inverse=True)
+    _check_draws(len(items), resamples)
+    ends = ends.reshape(2, -1)
+    generator = np.random.default_rng(seed)
+    pairs, draws = np.arange(len(first)), list[float]()
+    while len(draws) < resamples:
+        times = generator.multinomial(len(items), np.full(len(items), 1 / len(items)))
+        drawn = np.repeat(pairs, times[ends[0]] * times[ends[1]])
+        if len(drawn):  # of very few items a draw may hold no pair
+            draws.append(statistic(drawn))
+    return _percentiles(np.asarray(statistic(pairs)), np.array(draws), level)
+
+
+def _check_draws(groups: int, resamples: int) -> None:
+    if groups < 2:
+        raise ValueError("a bootstrap interval needs at least 2 groups (utterances or speakers) to draw from.")
+    if resamples < 1:
+        raise ValueError(f"`resamples` is {resamples}; give at least 1.")
+
+
 def _resampled(confusion: np.ndarray, score: Score, resamples: int, seed: int) -> np.ndarray:
     """The score of every resample of the groups."""
     groups = len(confusion)
-    if groups < 2:
-        raise ValueError("a bootstrap interval needs at least 2 groups (utterances or speakers) to draw from.")
+    _check_draws(groups, resamples)
     generator = np.random.default_rng(seed)
     flat = confusion.reshape(groups, -1).astype(np.float64)
     scores = []
@@ -149,5 +193,5 @@ def _resampled(confusion: np.ndarray, score: Score, resamples: int, seed: int) -
 
 
 def _percentiles(value: np.ndarray, draws: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))

@@ -231,8 +231,8 @@ def knn_predictions(
 
 def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature; 1 where a feature is constant."""
-    scale = features.std(axis=0)
-    return features.mean(axis=0), np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
+    mean, scale = (of(axis=0, dtype=np.float64) for of in (features.mean, features.std))  # half precision overflows
+    return mean, np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
 
 
 def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:

@@ -16,10 +16,14 @@ import torch
 from modeling_sim.interpolation import Path, points_between
 
 from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs, scale_of
-from .intervals import Interval, bootstrap_statistic
+from .intervals import Interval, bootstrap_pairs
 
+Statistic = Callable[[np.ndarray], np.floating]
 # Latents `(batch, frames, channels)` to classes `(batch,)`, integers.
 Predict = Callable[[torch.Tensor], torch.Tensor]
+
+
+_NO_DERIVATIVE = "`decode` does not change with its latents; does it run under torch.no_grad, or detach?"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class LabelledClassifier:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Outcome of `smoothness`; intervals are over pairs.
+    """Outcome of `smoothness`; intervals are over items.
 
     Args:
         path_ratio: Median of `path_ratio`; 1 is a straight path.
@@ -95,13 +99,13 @@ def smoothness(
         latents: `(items, frames, channels)`.
         features: Of waveforms, compared by Euclidean distance; log-mel spectra by default.
         sampling_rate: Of the decoded audio, for log-mel spectra.
-        num_pairs: Pairs to draw; keep it below the number of items, since pairs that share an item are not independent.
+        num_pairs: Pairs to draw; more than there are items add little, since pairs that share an item depend on it.
         steps: Of a path. More steps raise both ratios of a decoder that is not linear, so compare at one number.
         path: As in `interpolation_path`, taken in standardised latents.
         lipschitz_pairs: Of these pairs, how many to take derivatives on; 0 for none.
         classifier: For `transitions`.
         batch_size: Latents that are decoded at a time.
-        resamples: Draws of pairs for intervals.
+        resamples: Draws of items for intervals.
         seed: Of pairs, places and draws.
 
     Raises:
@@ -117,7 +121,11 @@ def smoothness(
     standardised = (latents - mean) / scale
     start, end = standardised[first], standardised[second]
     features = features or LogMel(sampling_rate)
-    over_pairs = partial(_interval, resamples=resamples, seed=seed)
+
+    def interval(statistic: Statistic, values: np.ndarray, pairs: np.ndarray | slice = slice(None)) -> Interval:
+        return bootstrap_pairs(
+            lambda drawn: float(statistic(values[drawn])), first[pairs], second[pairs], resamples=resamples, seed=seed
+        )
 
     def restored(values: torch.Tensor) -> torch.Tensor:
         return values * scale + mean
@@ -136,12 +144,14 @@ def smoothness(
         places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
         between = points_between(start[chosen], end[chosen], places, path)
         slopes = [
-            local_lipschitz(decode_standardised, part, features=features, seed=seed)
+            _largest_singular_values(decode_standardised, part, features, seed=seed)
             for part in between.split(batch_size)
         ]
         relative = torch.cat(slopes).double().cpu().numpy() / mean_distance
-        lipschitz_median = over_pairs(np.median, relative)
-        lipschitz_95 = over_pairs(partial(np.quantile, q=0.95), relative)
+        if not relative.any():
+            raise ValueError(_NO_DERIVATIVE)
+        lipschitz_median = interval(np.median, relative, chosen)
+        lipschitz_95 = interval(partial(np.quantile, q=0.95), relative, chosen)
 
     transitions = None
     if classifier is not None:
@@ -152,10 +162,12 @@ def smoothness(
         classes = _predicted(
             lambda values: classifier.predict(restored(values)), start[differ], end[differ], steps, path, batch_size
         )
-        transitions = _transitions(classes, start_labels[differ], end_labels[differ], resamples, seed)
+        clean = _is_clean(classes, start_labels[differ], end_labels[differ])
+        recognised = (classes[:, 0] == start_labels[differ]) & (classes[:, -1] == end_labels[differ])
+        transitions = CleanTransitions(interval(np.mean, clean, differ), float(recognised.mean()), len(clean))
     return Smoothness(
-        over_pairs(np.median, straight),
-        over_pairs(np.median, jumps),
+        interval(np.median, straight),
+        interval(np.median, jumps),
         lipschitz_median,
         lipschitz_95,
         mean_distance,
@@ -238,6 +250,24 @@ def local_lipschitz(
     Raises:
         ValueError: Nothing changes with any latent to first order.
     """
+    values = _largest_singular_values(
+        decode, latents, features, max_iterations=max_iterations, tolerance=tolerance, seed=seed
+    )
+    if not values.any():
+        raise ValueError(_NO_DERIVATIVE)
+    return values
+
+
+def _largest_singular_values(
+    decode: Decode,
+    latents: torch.Tensor,
+    features: Features | None,
+    *,
+    max_iterations: int = 100,
+    tolerance: float = 1e-3,
+    seed: int,
+) -> torch.Tensor:
+    """As `local_lipschitz`, 0 for an item of which nothing changes with its latents, as where all units are off."""
 
     def of_latents(values: torch.Tensor) -> torch.Tensor:
         waveforms = decode(values)
@@ -253,10 +283,6 @@ def local_lipschitz(
         for _ in range(max_iterations):
             pushed = push_forward(direction)
             previous, value = value, pushed.norm(dim=1)
-            if not value.any():
-                raise ValueError(
-                    "`decode` does not change with its latents; does it run under torch.no_grad, or detach?"
-                )
             if ((value - previous).abs() <= tolerance * value).all():
                 break
             direction = _unit(pull_back(pushed)[0])
@@ -350,15 +376,6 @@ def _is_clean(classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndar
     return once & (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
 
 
-def _transitions(
-    classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndarray, resamples: int, seed: int
-) -> CleanTransitions:
-    clean = _is_clean(classes, start_labels, end_labels)
-    recognised = (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
-    rate = _interval(np.mean, clean, resamples=resamples, seed=seed)
-    return CleanTransitions(rate, float(recognised.mean()), len(clean))
-
-
 def _parts(paths: int, steps: int, batch_size: int) -> Iterator[slice]:
     """Paths whose points make about a batch."""
     together = max(1, batch_size // (steps + 1))
@@ -369,12 +386,3 @@ def _unit(directions: torch.Tensor) -> torch.Tensor:
     """Directions `(batch, frames, channels)` with norm 1 an item; 0 stays 0."""
     norm = directions.flatten(1).norm(dim=1)[:, None, None]
     return directions / norm.clamp(min=torch.finfo(directions.dtype).tiny)
-
-
-def _interval(
-    statistic: Callable[[np.ndarray], np.floating], values: np.ndarray, *, resamples: int, seed: int
-) -> Interval:
-    """Of a statistic of `(pairs,)` values, over pairs."""
-    return bootstrap_statistic(
-        lambda pairs: float(statistic(values[pairs])), np.arange(len(values)), resamples=resamples, seed=seed
-    )
