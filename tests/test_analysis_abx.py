@@ -164,3 +164,13 @@ def test_frames_that_are_no_numbers_are_told_and_not_perfect():
     segments[2][1, 0] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         abx(segments, list("aabbaabb"), ["s"] * 8)
+
+
+@pytest.mark.parametrize("limits", [{"max_tokens": 3}, {"max_speakers": 1}])
+def test_limits_make_fewer_triples(limits):
+    generator = np.random.default_rng(0)
+    segments = [generator.normal(size=(2, 3)) for _ in range(90)]
+    phones, speakers = (np.arange(90) % 3).tolist(), (np.arange(90) // 3 % 5).tolist()
+    everything = abx(segments, phones, speakers, mode="across", max_tokens=100, max_speakers=100)
+    limited = abx(segments, phones, speakers, mode="across", **{"max_tokens": 100, "max_speakers": 100, **limits})
+    assert limited.num_triples < everything.num_triples / 2

@@ -297,3 +297,12 @@ def test_a_factor_that_a_draw_of_utterances_lacks_does_not_end_the_bootstrap(noi
     rare = np.isin(groups, [3, 8, 12, 15]).astype(int)  # none of them is in one draw of 90
     score = disentanglement(noise, {"rare": rare, "other": np.arange(ITEMS) % 2}, groups=groups, resamples=200, seed=2)
     assert np.isfinite([score.intervals["mutual_information_gap"].low, score.intervals["modularity"].high]).all()
+
+
+def test_explicitness_is_of_items_that_were_not_fitted():
+    """With as many dimensions as items any labels can be learnt by heart, and nothing of them told."""
+    generator = np.random.default_rng(0)
+    code = generator.normal(size=(100, 80))
+    factors = {"class": generator.integers(2, size=100), "amount": generator.normal(size=100)}
+    score = modularity_explicitness(code, factors, l2=1e-4, test_share=0.4)
+    np.testing.assert_allclose(score.explicitness_of_factors, 0.5, atol=0.25)

@@ -1,5 +1,7 @@
 """Distances to a standard normal, on points whose distance is known."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,6 +11,9 @@ from sklearn.decomposition import PCA
 from modeling_sim.analysis import gaussianity, maximum_mean_discrepancy, standardised, whitened
 from modeling_sim.analysis.gaussianity import ACTIVE_UNIT_VARIANCE, generator_of
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE as TRAINING_ACTIVE_UNIT_VARIANCE
+
+# The package exports the function by the module's name.
+gaussianity_module = sys.modules["modeling_sim.analysis.gaussianity"]
 
 
 def normal_points(items, dims, seed=0):
@@ -146,8 +151,12 @@ def test_mmd_is_0_on_average_for_normal_points_and_grows_with_a_shift():
     assert maximum_mean_discrepancy(0.8 * normal_points(1000, 8)) > 3 * nulls.std()
 
 
-def test_mmd_takes_no_more_than_max_items_from_anywhere():
+def test_mmd_takes_no_more_than_max_items_from_anywhere(monkeypatch):
     points = np.concatenate([normal_points(500, 4), normal_points(500, 4) + 4])
+    shapes, kernel = [], gaussianity_module._kernel
+    monkeypatch.setattr(gaussianity_module, "_kernel", lambda *of: shapes.append(kernel(*of).shape) or kernel(*of))
+    maximum_mean_discrepancy(points, max_items=200)
+    assert set(shapes) == {(200, 200)}
     assert maximum_mean_discrepancy(points, max_items=200) == pytest.approx(maximum_mean_discrepancy(points), rel=0.3)
 
 

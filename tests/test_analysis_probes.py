@@ -240,3 +240,10 @@ def test_half_precision_features_are_probed_like_others():
         for values in (features, features.astype(np.float64))
     ]
     assert accuracy_of[0] == pytest.approx(accuracy_of[1], abs=1e-3)
+
+
+def test_neighbours_are_near_whatever_the_scales_of_features():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=600)
+    features = np.stack([labels + 0.2 * generator.normal(size=600), 1e4 * generator.normal(size=600)], axis=1)
+    assert (knn_predictions(features[:400], labels[:400], features[400:]) == labels[400:]).mean() > 0.95
