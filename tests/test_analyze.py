@@ -187,11 +187,11 @@ def _fails_at_call(number):
     calls = []
     whole = module_measures.measure_distribution
 
-    def measure(*args):
+    def measure(*args, **kwargs):
         calls.append(1)
         if len(calls) == number:
             raise KeyboardInterrupt
-        whole(*args)
+        whole(*args, **kwargs)
 
     return measure
 
@@ -215,6 +215,77 @@ def test_models_and_decoders_that_would_count_twice_are_refused(models, decoders
         load_models([models[0], models[0]], "cpu")
     with pytest.raises(ValueError, match="a second one of module 2"):
         attach_decoders(load_models(models[:1], "cpu"), [decoders[0], decoders[0]], "cpu")
+
+
+def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, decoders, tmp_path):
+    (other,) = load_models(models[1:2], "cpu")
+    config = SimDecoderConfig.for_module(
+        other.model.config, 2, encoder_fingerprint=weights_fingerprint(other.model), trained_on="sample"
+    )
+    SimDecoder(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`trained_on` 'sample', another one of the same kind and module 'mean'"):
+        attach_decoders(load_models(models[:2], "cpu"), [decoders[0], str(tmp_path)], "cpu")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
+
+    def measure(decoder, config=None, is_heard=False):
+        latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
+        spoken = _Tones()(latents, 8000).waveforms
+        clips = Dataset.from_dict({"id": [str(number) for number in range(12)], "label": [0, 1] * 6})
+        monkeypatch.setattr(decoder_measures, "heard_waveforms", lambda *_: (clips, spoken))
+        monkeypatch.setattr(decoder_measures, "_latents", lambda *_: latents)
+        monkeypatch.setattr(decoder_measures, "_classifier", lambda *_: lambda values: (values[:, 0, 0] > 0).long())
+        decoder.config = SimpleNamespace(
+            **{"sampling_rate": 16_000, "noise": 0.0, "loss": "stft", "trained_on": "mean", **(config or {})}
+        )
+        arguments = Namespace(seed=0, label="label", num_utterances=12, num_pairs=11, steps=2)
+        analysis = Analysis(arguments)
+        task = SimpleNamespace(
+            arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, class_names=lambda: ["a", "b"]
+        )
+        of = SimpleNamespace(name="tones", modules={"m": 0}, extractor=SimFeatureExtractor(), model=Mock(device="cpu"))
+        row = {"kind": "T", "model": "tones", "module": "m"}
+        decoder_measures._measure_decoder(analysis, task, of, row, decoder, is_heard)
+        return analysis
+
+    return measure
+
+
+def test_a_decoder_that_is_no_better_than_silence_has_its_quality_alone(decoded, capsys):
+    class Silent(_Tones):
+        def forward(self, latents, num_samples):
+            return SimpleNamespace(waveforms=0 * super().forward(latents, num_samples).waveforms)
+
+    analysis = decoded(Silent())
+    assert [row["measure"] for row in analysis.values] == ["log_mel"]
+    assert analysis.values[0]["value"] == pytest.approx(analysis.values[0]["null"])
+    assert analysis.quality[0]["kind"] == "T"
+    assert "no better than silence" in capsys.readouterr().out
+
+
+def test_what_fails_of_a_decoder_takes_nothing_else_with_it(decoded, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise ValueError("there are too few")
+
+    monkeypatch.setattr(decoder_measures, "smoothness", fails)
+    analysis = decoded(_Tones())
+    found = {row["measure"] for row in analysis.values}
+    assert {"log_mel", "curve_area", "traversal_selectivity"} <= found
+    assert "path_ratio" not in found
+    assert "smoothness of the decoder of m of tones is left out: there are too few" in capsys.readouterr().out
+
+
+def test_samples_are_compared_only_where_a_decoder_was_trained_on_them(decoded):
+    assert decoded(_Tones()).quality[0]["si_sdr"] is None
+    assert np.isfinite(decoded(_Tones(), {"loss": "waveform"}).quality[0]["si_sdr"])
+
+
+def test_transitions_of_latents_are_counted_once_and_not_again_for_a_decoder_with_noise(decoded):
+    assert "clean_transitions" in {row["measure"] for row in decoded(_Tones()).values}
+    assert "clean_transitions" not in {row["measure"] for row in decoded(_Tones(), {"noise": 0.5}).values}
 
 
 def test_a_folder_of_another_kind_is_refused(models, decoders):
@@ -315,11 +386,21 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
         *rows("gini", "A", [0.5, 0.6, 0.4]), *rows("gini", "B", [0.5, 0.58, 0.4]),
         *rows("k95", "A", [1.0]), *rows("k95", "B", [5.0]),
     ]  # fmt: skip
-    verdicts = {row["measure"]: row["verdict"] for row in compare(values, "A", ["B"])}
+    verdicts = {row["measure"]: row["verdict"] for row in compare(values, [("A", "B")])}
     assert verdicts == {
-        "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "kl": "undecided", "gini": "undecided",
-        "k95": "undecided",
+        "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "gini": "undecided", "k95": "undecided"
     }  # fmt: skip
+
+
+def test_ties_of_a_coarse_measure_decide_nothing():
+    values = [
+        {"kind": kind, "model": f"{kind}-{seed}", "module": "m", "measure": "k95", "value": value + seed * 1e-17}
+        for kind, value in (("A", 0.25), ("B", 0.5))
+        for seed in range(3)
+    ]
+    values.append({"kind": "log-mel", "model": "log-mel", "module": "frame", "measure": "k95", "value": 0.5})
+    for row in compare(values, [("A", "B"), ("A", "log-mel")]):
+        assert (row["low"], row["high"], row["verdict"]) == (None, None, "undecided")
 
 
 def test_welchs_interval_is_scipys():
@@ -330,7 +411,7 @@ def test_welchs_interval_is_scipys():
         for kind, own in (("A", (0.1, 0.2, 0.35)), ("B", (0.4, 0.5, 0.9)))
         for value in own
     ]
-    (row,) = compare(values, "A", ["B"])
+    (row,) = compare(values, [("A", "B")])
     expected = stats.ttest_ind([0.1, 0.2, 0.35], [0.4, 0.5, 0.9], equal_var=False).confidence_interval()
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
 
@@ -341,7 +422,7 @@ def test_a_model_counts_once_however_often_it_was_measured():
         for kind, own in (("A", (0.8, 0.81)), ("B", (0.5, 0.51)))
         for value in own
     ]
-    (row,) = compare(values, "A", ["B"])
+    (row,) = compare(values, [("A", "B")])
     assert (row["low"], row["verdict"]) == (None, "undecided")
     assert row["difference"] == pytest.approx(0.3)
 
@@ -353,7 +434,7 @@ def test_a_spectrum_stands_beside_every_module():
         for value in (0.5, 0.51, 0.52)
     ]
     values.append({"kind": "log-mel", "model": "log-mel", "module": "frame", "measure": "gini", "value": 0.3})
-    rows = compare(values, "A", ["log-mel"])
+    rows = compare(values, [("A", "log-mel")])
     assert [(row["module"], row["verdict"]) for row in rows] == [("module 0", "win"), ("context", "win")]
     assert rows[0]["low"] == pytest.approx(0.21 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
 
@@ -418,6 +499,14 @@ def test_one_short_clip_does_not_cut_all_others_to_its_length():
     assert "clip-0" not in kept["id"][:]
 
 
+def test_clips_are_prepared_as_the_model_reads_them():
+    clips = padded_clips([(100, 1500), (0, 1400)])
+    _, plain = heard_waveforms(clips, SimFeatureExtractor())
+    _, normalised = heard_waveforms(clips, SimFeatureExtractor(do_normalize=True))
+    expected = (plain - plain.mean(dim=1, keepdim=True)) / plain.std(dim=1, correction=0, keepdim=True)
+    torch.testing.assert_close(normalised, expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("num_samples", [None, 1000])
 def test_clips_without_sound_are_told(num_samples):
     with pytest.raises(ValueError, match="no utterance has"):
@@ -473,3 +562,34 @@ def test_what_is_recorded_begins_and_ends_where_it_says():
     for place, item in ((0, 0), (-1, 1)):
         expected = decoder(latents[item : item + 1], 400).waveforms[0].detach().numpy()
         np.testing.assert_allclose(media.arrays[way["clips"][place]["array"]], expected, atol=1e-6)
+
+
+def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_path, capsys):
+    shutil.copytree(output_dir / "cache", tmp_path / "cache")
+    for path in (tmp_path / "cache" / "analysis").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    results = run(models[:1], [], tmp_path / "cache", tmp_path / "again")
+    assert "cannot be read and is measured again" in capsys.readouterr().out
+    first = json.loads((output_dir / "analysis.json").read_text())
+    assert next(row for row in results["values"] if row["model"] == "sim-0") in first["values"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps", "0"], "`steps` must be at least 1"),
+        (["--max_frames", "1"], "`max_frames` at least 2"),
+        (["--corpus_settings", "hello"], "`corpus_settings` is 'hello'; give a mapping"),
+        (["--corpus_settings", "{num_train: "], "`corpus_settings` is not YAML"),
+        (["--model", "runs/sim-9"], "runs/sim-9 is no checkpoint's folder here"),
+    ],
+)
+def test_flags_that_mean_nothing_are_told_in_a_line(models, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit, match=message) as raised:
+        analyze.main(
+            ["--model", models[0], "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS),
+             "--label", "vowel", "--output_dir", str(tmp_path / "out"), *flags]
+        )  # fmt: skip
+    assert "\n" not in str(raised.value)

@@ -24,7 +24,7 @@ def analysis(**values):
     return {
         "measures": measures_as_rows(set(values)),
         "values": rows,
-        "comparisons": compare(rows, kinds[0], kinds[1:]),
+        "comparisons": compare(rows, [(kinds[0], kind) for kind in kinds[1:]]),
     }
 
 

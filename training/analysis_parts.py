@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 import modeling_sim
 from training.analysis_task import Analysis
@@ -16,14 +19,16 @@ from training.files import replacing
 from training.provenance import versions
 
 # What flags say of places, and of models that a part is not about.
-_NOT_MEASURED_BY = ("model", "decoder", "modules", "data_dir", "cache_dir", "output_dir")
+_NOT_MEASURED_BY = ("model", "decoder", "modules", "data_dir", "dataset_name", "cache_dir", "output_dir")
+# What begins with these renders and publishes results: it has no part in measuring them.
+_RENDERING = ("report", "claims", "card", "task_cards", "publish", "hub", "background_push", "licenses", "scrubbing")
 
 
 class AnalysisParts:
     """Measures parts of an analysis, or reads them from the cache if nothing that they depend on has changed.
 
-    A part depends on the flags, the data, its model's weights and the code: a change of any line of either package, or
-    of a library's version, measures all anew.
+    A part depends on the flags, the data, its model's weights and the code: a change of any line that may take part in
+    measuring, or of a library's version, measures all anew. A file of the cache that cannot be read is measured again.
 
     Args:
         analysis: Gets the parts.
@@ -31,10 +36,14 @@ class AnalysisParts:
     """
 
     def __init__(self, analysis: Analysis, depends_on: Mapping[str, Any]) -> None:
-        flags = {name: value for name, value in vars(analysis.arguments).items() if name not in _NOT_MEASURED_BY}
         self.analysis = analysis
         self.folder = Path(analysis.arguments.cache_dir) / "analysis"
-        self.common = {"flags": flags, "versions": versions(), "code": code_fingerprint(), **depends_on}
+        self.common = {
+            "flags": measuring_settings(analysis.arguments),
+            "versions": versions(),
+            "code": code_fingerprint(),
+            **depends_on,
+        }
         self.found = 0
 
     def add(self, key: Mapping[str, Any], measure: Callable[[Analysis], None]) -> None:
@@ -46,13 +55,27 @@ class AnalysisParts:
         """
         path = self.folder / f"{key_name({**self.common, **key})}.npz"
         part = Analysis(self.analysis.arguments)
-        if path.is_file():
-            read_part(path, part)
+        if self._is_read(path, part):
             self.found += 1
         else:
             measure(part)
             write_part(path, part)
         self.analysis.extend(part)
+
+    def _is_read(self, path: Path, part: Analysis) -> bool:
+        if not path.is_file():
+            return False
+        try:
+            read_part(path, part)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            tqdm.write(f"{path} cannot be read and is measured again: {error}")
+            return False
+        return True
+
+
+def measuring_settings(arguments: Namespace) -> dict[str, Any]:
+    """Flags that measures depend on."""
+    return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
 
 
 def write_part(path: Path, part: Analysis) -> None:
@@ -75,9 +98,9 @@ def read_part(path: Path, part: Analysis) -> None:
 
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """Digest of the source of the package and of the commands."""
+    """Digest of the source of the package and of the commands, but for what renders results."""
     digest = hashlib.sha256()
     for root in (Path(modeling_sim.__file__).parent, Path(__file__).parent):
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted(path for path in root.rglob("*.py") if not path.name.startswith(_RENDERING)):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ The output folder gets the numbers in `analysis.json` and `analysis.csv`, what i
 """
 
 import csv
+import itertools
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from training.analysis_parts import AnalysisParts
+from training.analysis_parts import AnalysisParts, measuring_settings
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, attach_decoders, decoder_kind, load_models, untrained
 from training.corpora import corpus_info
@@ -57,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parser() -> ArgumentParser:
     """The flags."""
     of = measuring_parser(__doc__, output_dir="runs/analysis")
-    of.set_defaults(label="syllable")
     of.add_argument("--decoder", nargs="*", default=[], help="Decoders of these models, of train_decoder.py.")
     of.add_argument(
         "--factors", default=",".join(FACTORS), help="Columns for disentanglement, of those that the corpus has."
@@ -74,11 +74,11 @@ def analyze(arguments: Namespace) -> Path:
     """Measures everything, writes the results, and returns the report's path.
 
     Raises:
-        ValueError: An unknown label, no test utterance of a label, or a decoder of none of the models.
+        ValueError: An unknown label, no test utterance of a label, a decoder of none of the models, or nothing that can
+            be measured.
         OSError: A model or the data is not there.
     """
-    if arguments.num_utterances < 4 or arguments.num_pairs < 4:
-        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
+    check(arguments)
     splits = load_splits(arguments)
     models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
@@ -102,10 +102,22 @@ def analyze(arguments: Namespace) -> Path:
             tqdm.write(f"the decoder of {module} of {of.name} is left out: {error}")
         else:
             heard.add(kind)
+    if not analysis.values:
+        raise ValueError("nothing could be measured; what was left out is told above.")
     if parts.found:
         print(f"{parts.found} parts were measured before and are read from {parts.folder}")
     write_results(analysis, task, models)
     return write_report(arguments.output_dir)
+
+
+def check(arguments: Namespace) -> None:
+    """Refuses flags that mean nothing, before anything is measured."""
+    if arguments.num_utterances < 4 or arguments.num_pairs < 4:
+        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
+    if arguments.steps < 1 or arguments.max_frames < 2:
+        raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
+    if Path(arguments.output_dir).is_file():
+        raise ValueError(f"`output_dir` is {arguments.output_dir}, a file; name a folder.")
 
 
 def _firsts(models: Sequence[AnalyzedModel]) -> list[AnalyzedModel]:
@@ -124,6 +136,7 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "corpus": arguments.corpus,
         "corpus_license": corpus_info(arguments.corpus).license,
         "label": arguments.label,
+        "settings": measuring_settings(arguments),
         "classes": task.class_names(),
         "factors": list(task.factors),
         "train_items": task.train_items,
@@ -142,7 +155,11 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         ],
         "measures": measures_as_rows({row["measure"] for row in analysis.values}),
         "values": analysis.values,
-        "comparisons": compare(analysis.values, trained[0], [kind for kind in found if kind != trained[0]]),
+        # The first kind with all others, and trained kinds with each other: the best of them has won against all.
+        "comparisons": compare(
+            analysis.values,
+            [*((trained[0], kind) for kind in found if kind != trained[0]), *itertools.combinations(trained[1:], 2)],
+        ),
         "reconstruction_quality": analysis.quality,
         "media": analysis.media.items,
         "versions": versions(),
@@ -175,7 +192,8 @@ def _describe(kind: str, trained: Sequence[str]) -> str:
         " untrained": "The same network with fresh weights.",
         " + PCA": "The same latents in principal components: what a rotation alone does.",
         " + ICA": "The same latents in independent components: what a change of axes alone does.",
-        " + noise": "The same model through a decoder that was trained on noisy latents, as those of SIM are.",
+        " + noise": "The same model through a decoder that was trained with noise on its latents; how much, stands "
+        "with the quality of the decoders.",
     }
     extra = kind.removeprefix(of)
     return more.get(extra, sentences.get(of.split(" #")[0], ""))

@@ -68,6 +68,8 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
             kinds.append((kind, fields))
         aligned = aligned_modules(model.config, models[0].config)
         own = {of: number for of, number in aligned.items() if of in wanted}
+        if not own:
+            tqdm.write(f"{name} has no module that sees what {' or '.join(wanted)} of {names_of(paths)[0]} does")
         loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), own))
     return loaded
 
@@ -121,9 +123,10 @@ def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], devic
     """Gives each decoder to the model it was trained on, by the name of its module; one of no module here is left out.
 
     Raises:
-        ValueError: A decoder is of none of the models, or a second one of the same latents.
+        ValueError: A decoder is of none of the models, a second one of a module, or unlike another one of its kind.
     """
     by_fingerprint = {weights_fingerprint(of.model): of for of in models}
+    alike: dict[tuple[str, str], SimDecoder] = {}
     for path in paths:
         decoder = load_decoder(path).to(device)
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
@@ -136,10 +139,22 @@ def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], devic
         others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
             raise ValueError(
-                f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, on the same latents; "
-                "give one, since two would count as two models."
+                f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, both "
+                f"{'with' if decoder.config.noise else 'without'} noise; give one, since two would count as two models."
             )
         others.append(decoder)
+        _check_alike(path, decoder, alike.setdefault((decoder_kind(of, decoder), name), decoder))
+
+
+def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
+    """Refuses a decoder that was trained in another way than the first of its kind and module."""
+    for name in ("trained_on", "loss", "noise", "hidden_size"):
+        own, other = getattr(decoder.config, name), getattr(first.config, name)
+        if own != other:
+            raise ValueError(
+                f"decoder {path} has `{name}` {own!r}, another one of the same kind and module {other!r}; decoders of "
+                "models that count as seeds of one kind must be trained alike."
+            )
 
 
 def decoder_kind(of: AnalyzedModel, decoder: SimDecoder) -> str:
@@ -216,7 +231,7 @@ def _batches(
 def heard_waveforms(
     dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int | None = None
 ) -> tuple[Dataset, torch.Tensor]:
-    """Utterances of one length, and what is heard of each from its first sound on, `(utterances, samples)`.
+    """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
 
     Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale
     the faintest hiss of a decoder is far from it, and would rule every distance.
@@ -240,5 +255,6 @@ def heard_waveforms(
     kept = np.flatnonzero(lengths >= num_samples)
     if not len(kept):
         raise ValueError(f"no utterance has {num_samples} samples from its first sound to its last.")
-    waveforms = np.stack([sounds[number][:num_samples] for number in kept])
-    return dataset.select(kept), torch.from_numpy(waveforms)
+    cut = [sounds[number][:num_samples] for number in kept]
+    inputs = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_values"]
+    return dataset.select(kept), inputs

@@ -191,7 +191,7 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
     for group in groups:
         for name in _MAPPINGS:
             if hasattr(group, name):
-                setattr(group, name, {**from_file.get(name, {}), **_mapping(name, getattr(group, name))})
+                setattr(group, name, {**from_file.get(name, {}), **mapping_of(name, getattr(group, name))})
         if isinstance(group, DataArguments):
             group.corpus_settings = with_dataset_name(
                 group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
@@ -242,11 +242,11 @@ def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) 
         base = read_settings(path.parent / str(settings.pop("extends")), extended_by=[*extended_by, path])
     for name in _MAPPINGS:
         if name in settings:
-            settings[name] = {**base.get(name, {}), **_mapping(name, settings[name])}
+            settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
     return {**base, **settings}
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any]:
+def mapping_of(name: str, value: Any) -> dict[str, Any]:
     """A setting that is a mapping, from YAML text or as read from a file."""
     value = _yaml(value, f"`{name}`") if isinstance(value, str) else value
     if not isinstance(value, dict):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from modeling_sim import SimDecoder
 from modeling_sim.analysis import (
@@ -34,6 +35,8 @@ from training.sound_properties import PROPERTIES
 _DECODED_TOGETHER, _SHOWN = 32, 8
 # Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
 _TRAVERSED, _DEVIATIONS = 16, 3.0
+# Utterances that there must be to hear ways between two pairs of them.
+_HEARD = 4
 # Most training utterances of the classifier of transitions.
 _CLASSIFIED = 2000
 
@@ -68,16 +71,31 @@ def _measure_decoder(
     def decode(values: torch.Tensor) -> torch.Tensor:
         return decoder(values, num_samples).waveforms
 
-    _quality(analysis, row, decoder, decode, latents, waveforms)
-    labels = None if task.of_frames else np.array(dataset[arguments.label][:])
-    classifier = None if labels is None else LabelledClassifier(_classifier(task, of, module, num_samples), labels)
-    _smoothness(analysis, row, decode, latents, of.extractor.sampling_rate, classifier)
-    _curves(analysis, row, decode, latents, of.extractor.sampling_rate)
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
     )
-    _traversals(analysis, row, decoder, latents[:_TRAVERSED], order[:_SHOWN], num_samples)
-    if is_heard:
+    labels = None if task.of_frames else np.array(dataset[arguments.label][:])
+    if _quality(analysis, row, decoder, decode, latents, waveforms):
+
+        def attempt(what: str, measure: Callable[[], None]) -> None:
+            try:
+                measure()
+            except ValueError as error:
+                tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
+
+        classifier = None
+        if labels is not None and not decoder.config.noise:  # the latents are those of the decoder without
+            classifier = LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+        rate = of.extractor.sampling_rate
+        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier))
+        attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
+        attempt(
+            "the traversal",
+            lambda: _traversals(analysis, row, decoder, latents[:_TRAVERSED], order[:_SHOWN], num_samples),
+        )
+    else:
+        tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
+    if is_heard and len(latents) >= _HEARD:
         names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
         record(analysis.media, decoder, waveforms, latents, names, order, seed=arguments.seed, **row)
 
@@ -89,8 +107,8 @@ def _quality(
     decode: Callable[[torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
     waveforms: torch.Tensor,
-) -> None:
-    """Distance of what is decoded from what was spoken, beside that of silence."""
+) -> bool:
+    """Distance of what is decoded from what was spoken, beside that of silence; whether it is nearer than silence."""
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
     with torch.no_grad():
         decoded = torch.cat([decode(part) for part in latents.split(_DECODED_TOGETHER)])
@@ -103,12 +121,13 @@ def _quality(
     means = {name: float(values.mean()) for name, values in found.items()}
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
-    analysis.add(row, "log_mel", **interval)
+    analysis.add(row, "log_mel", **interval, null=means["log_mel_of_silence"])
     # A decoder that was trained on spectra is free in its phases: the number would say nothing of it.
     heard = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
     noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
     described = f"trained on {decoder.config.trained_on}s{noise}"
     analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": heard})
+    return means["log_mel"] < means["log_mel_of_silence"]
 
 
 def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
@@ -194,7 +213,8 @@ def _curves(
         ("curve_area_paper", "paper"), ("curve_area_paper_pca", "paper_pca"),
     ):  # fmt: skip
         interval = curves[name].area_interval
-        analysis.add(row, measure, interval.value, interval.low, interval.high)
+        null = curves["rotation"].area if measure == "curve_area" else None
+        analysis.add(row, measure, interval.value, interval.low, interval.high, null=null)
 
 
 def _traversals(

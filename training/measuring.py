@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from datasets import ClassLabel, Dataset, List
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
-from training.arguments import DATASET_NAME_HELP, HelpFormatter, with_dataset_name
+from training.arguments import DATASET_NAME_HELP, HelpFormatter, mapping_of, with_dataset_name
 from training.corpora import corpus_info, load_corpus
 from training.corpora.contract import class_label, replace_column
 from training.feature_store import Items, weights_fingerprint
@@ -69,7 +68,7 @@ def load_split(arguments: Namespace, split: str) -> Dataset:
 
 
 def _corpus_settings(arguments: Namespace) -> dict[str, Any]:
-    settings = yaml.safe_load(arguments.corpus_settings) or {}
+    settings = mapping_of("corpus_settings", arguments.corpus_settings)
     return with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
 
 
@@ -200,7 +199,13 @@ def check_encoder(path: str) -> None:
 
 def _check_kind(path: str, model_type: str, kind: str) -> None:
     _check_place(path)
-    found = AutoConfig.from_pretrained(path).model_type
+    try:
+        found = AutoConfig.from_pretrained(path).model_type
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"{path} is no checkpoint's folder here, and no model that can be read from the Hub now: {reason}"
+        ) from error
     if found != model_type:
         raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
 

@@ -56,7 +56,11 @@ def measure_model(parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, *, i
     for name, module in of.modules.items():
         row = {"kind": of.kind, "model": of.name, "module": name}
         key = {"measured": "module", **row, **of.key, "number": module, "control": is_control}
-        parts.add(key, partial(_measure_module, task=task, of=of, row=row, frames=None if is_control else frames))
+        measure = partial(_measure_module, task=task, of=of, row=row, frames=None if is_control else frames)
+        try:
+            parts.add(key, measure)
+        except ValueError as error:  # as of a module that has collapsed
+            tqdm.write(f"{name} of {of.name} is left out: {error}")
 
 
 def _measure_module(
@@ -81,7 +85,7 @@ def _measure_module(
     for method, (center, axes) in _rotations(frames("train")[module].means, analysis.arguments.seed).items():
         rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
         measure_features(analysis, rotated, task, [(part - center) @ axes for part in features], items)
-        measure_distribution(analysis, rotated, Frames((own.means - center) @ axes, None))
+        measure_distribution(analysis, rotated, Frames((own.means - center) @ axes, None), is_own=False)
 
 
 def measure_spectrum(parts: AnalysisParts, task: LabelTask, extractor: SequenceFeatureExtractor) -> None:
@@ -145,23 +149,25 @@ def measure_features(
     probe = fit_linear_probe(train_features, train.labels, task.num_classes, l2=l2, device=arguments.device)
     predictions = probe.predict(test_features)
     neighbours = knn_predictions(train_features, train.labels, test_features)
+    chance = float(np.mean(test.labels == np.bincount(train.labels).argmax()))
+    reached = {}
     for measure, guesses in (("linear_accuracy", predictions), ("knn_accuracy", neighbours)):
         cells = confusions(test.labels, guesses, test.utterances, task.num_classes)
-        interval = bootstrap_interval(cells, accuracy, seed=arguments.seed)
-        analysis.add(row, measure, interval.value, interval.low, interval.high)
-    _selectivity(
-        analysis, row, task, train_features, test_features, (train, test), l2,
-        float(np.mean(predictions == test.labels)),
-    )  # fmt: skip
+        interval = reached[measure] = bootstrap_interval(cells, accuracy, seed=arguments.seed)
+        analysis.add(row, measure, interval.value, interval.low, interval.high, null=chance)
+    read = reached["linear_accuracy"]
+    _selectivity(analysis, row, task, train_features, test_features, (train, test), l2, read.value)
     outcome = concentration(
         train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
         seed=arguments.seed, device=arguments.device,
     )  # fmt: skip
     summary = outcome.summary()
-    for measure in ("gini", "single_best_accuracy"):
-        analysis.add(row, measure, summary[measure])
-    for measure in ("effective_dimensions", "k95"):  # as shares: spaces of different sizes are compared
-        analysis.add(row, measure, summary[measure] / train_features.shape[1])
+    analysis.add(row, "gini", summary["gini"])
+    analysis.add(row, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
+    # As shares: spaces of different sizes are compared. What tells nothing needs one dimension for it.
+    num_dims, tells = train_features.shape[1], read.low > chance
+    analysis.add(row, "effective_dimensions", summary["effective_dimensions"] / num_dims)
+    analysis.add(row, "k95", summary["k95"] / num_dims if tells else None)
     analysis.add(
         row, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
     )
@@ -239,36 +245,48 @@ def _discriminability(
         analysis.add(row, f"abx_{mode}", score.error)
 
 
-def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames) -> None:
-    """How near a module's frames are to N(0, I), and how far its dimensions depend on each other."""
+def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames, *, is_own: bool = True) -> None:
+    """How near a module's frames are to N(0, I), and how far its dimensions depend on each other.
+
+    Args:
+        analysis: Gets the results.
+        row: Kind, model and module.
+        frames: Of the module.
+        is_own: Whether these are the module's own dimensions. The size of other components is a convention, so only
+            their shape is measured.
+    """
     seed = analysis.arguments.seed
     varying = frames.means.std(axis=0) > 1e-6 * frames.means.std()
     means = frames.means[:, varying]
     log_variances = None if frames.log_variances is None else frames.log_variances[:, varying]
     outcome = gaussianity(means, log_variances, seed=seed)
     summary = outcome.summary()
-    for measure in ("kl", "active_units", "wasserstein", "kolmogorov_smirnov", "mmd"):
-        analysis.add(row, measure, summary[measure])
-    of_means = outcome if log_variances is None else gaussianity(means, seed=seed)
-    for measure in ("wasserstein", "mmd"):
-        analysis.add(row, f"{measure}_means", of_means.summary()[measure])
+    analysis.add(row, "kl", summary["kl"])
+    if is_own:
+        for measure in ("active_units", "wasserstein", "kolmogorov_smirnov", "mmd"):
+            analysis.add(row, measure, summary[measure])
+        of_means = outcome if log_variances is None else gaussianity(means, seed=seed)
+        for measure in ("wasserstein", "mmd"):
+            analysis.add(row, f"{measure}_means", of_means.summary()[measure])
     z_scored = standardised(means)
     analysis.add(row, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
     analysis.add(row, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
     for measure, copula in (("total_correlation", False), ("total_correlation_copula", True)):
         analysis.add(row, measure, total_correlation(z_scored, copula=copula, shrinkage=1e-3, seed=seed).per_dimension)
-    if "+" in row["kind"]:
+    if not is_own:
         return
     if outcome.kl_per_dimension is not None:
         analysis.curve("kl_spectrum", row, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
     edges = np.linspace(-4, 4, 41)
     shown = np.argsort(-means.var(axis=0))[:_SHOWN]
-    densities = [np.histogram(means[:, dim], edges, density=True)[0].tolist() for dim in shown]
+    densities = [  # of all frames, those outside of the edges included
+        (np.histogram(means[:, dim], edges)[0] / (len(means) * np.diff(edges))).tolist() for dim in shown
+    ]
     analysis.curve(
         "histograms", row, edges=edges.tolist(), densities=densities,
         dimensions=np.flatnonzero(varying)[shown].tolist(),
     )  # fmt: skip
-    analysis.curve("correlation", row, values=np.round(np.corrcoef(means.T), 3).tolist())
+    analysis.curve("correlation", row, values=np.round(np.atleast_2d(np.corrcoef(means.T)), 3).tolist())
 
 
 def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: AnalyzedModel) -> None:

@@ -54,7 +54,9 @@ def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Te
             for waveforms in (decoded, true)
         ]  # fmt: skip
         difference = (magnitudes[0] - magnitudes[1]).square().sum(dim=(1, 2)).sqrt()
-        convergence = difference / magnitudes[1].square().sum(dim=(1, 2)).sqrt()
+        # Silence has no spectrum to relate a difference to.
+        norm = magnitudes[1].square().sum(dim=(1, 2)).sqrt()
+        convergence = torch.where(norm > 2 * _FLOOR * magnitudes[1][0].numel() ** 0.5, difference / norm, 1.0)
         total = total + convergence + (magnitudes[0].log() - magnitudes[1].log()).abs().mean(dim=(1, 2))
     return total / len(windows)
 

@@ -1,6 +1,6 @@
 """The scorecard: what is measured of a module, what each number means, and which way is better, fixed beforehand."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -124,8 +124,8 @@ MEASURES = (
     ),
     Measure(
         "k95", "Concentration", "Dimensions for 95 %",
-        "Share of the dimensions, best first and refitted, that keeps 95 % of the full probe's accuracy.", "lower",
-        "100 %", "percent",
+        "Share of the dimensions, best first and refitted, that keeps 95 % of the full probe's accuracy; none where "
+        "that is not above chance.", "lower", "100 %", "percent",
     ),
     Measure(
         "single_best_accuracy", "Concentration", "Best single dimension",
@@ -200,7 +200,8 @@ MEASURES = (
     ),
     Measure(
         "clean_transitions", "Smoothness", "Clean transitions",
-        "Share of interpolations on which a classifier's answer changes once, from the one label to the other.",
+        "Share of interpolations between latents on which a classifier of latents changes its answer once, from the "
+        "one label to the other; no decoder has a part in it.",
         "higher", "", "percent",
     ),
     Measure(
@@ -232,17 +233,18 @@ MEASURES = (
 )  # fmt: skip
 
 
-def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences of one kind of model to others, over their models, and what they say.
+def compare(values: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Differences of kinds of models, over their models, and what they say; measures without a direction say nothing.
 
     With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
     for three of each, as it should be. With fewer nothing is decided, unless the other is a spectrum, which has no
-    seed: then Student's interval, and the spectrum stands beside every module.
+    seed: then Student's interval, and the spectrum stands beside every module. Nor is anything decided where all models
+    of both kinds have the value of their kind: a coarse measure ties by chance, and a scatter of 0 is none that is
+    known.
 
     Args:
         values: Rows of results: `kind`, `model`, `module`, `measure`, `value`.
-        first: The kind that "win" and "loss" are said of.
-        others: Kinds to compare it with.
+        pairs: Kinds to compare: the one that "win" and "loss" are said of, and another.
     """
     of_models: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in values:
@@ -251,46 +253,49 @@ def compare(values: Iterable[dict[str, Any]], first: str, others: Sequence[str])
             by_model.setdefault(row["model"], []).append(row["value"])
     # A model counts once, however often it was measured.
     found = {key: [float(np.mean(measured)) for measured in by_model.values()] for key, by_model in of_models.items()}
+    directions = {measure.key: measure.direction for measure in MEASURES}
     comparisons = []
-    for (measure, module, kind), own in found.items():
-        for other in others:
-            spectrum = found.get((measure, SPECTRUM_MODULE, other))
-            theirs = spectrum or found.get((measure, module, other))
-            if kind != first or theirs is None:
+    for first, second in pairs:
+        for (measure, module, kind), own in found.items():
+            spectrum = found.get((measure, SPECTRUM_MODULE, second))
+            theirs = spectrum or found.get((measure, module, second))
+            if kind != first or theirs is None or directions[measure] == "none":
                 continue
             low, high = _student(own, theirs[0]) if spectrum else _welch(own, theirs)
-            verdict = _verdict(next(of for of in MEASURES if of.key == measure).direction, own, theirs, low, high)
             comparisons.append(
                 {
-                    "measure": measure, "module": module, "first": first, "second": other,
-                    "difference": float(np.mean(own) - np.mean(theirs)), "low": low, "high": high, "verdict": verdict,
+                    "measure": measure, "module": module, "first": first, "second": second,
+                    "difference": float(np.mean(own) - np.mean(theirs)), "low": low, "high": high,
+                    "verdict": _verdict(directions[measure], own, theirs, low, high),
                 }
             )  # fmt: skip
     return comparisons
 
 
 def _welch(first: list[float], second: list[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the difference of means; `None` where a kind has one model."""
-    if min(len(first), len(second)) < 2:
+    """95 % interval of the difference of means; `None` where a kind has one model, or neither scatters."""
+    if min(len(first), len(second)) < 2 or (_is_one_value(first) and _is_one_value(second)):
         return None, None
-    difference = float(np.mean(first) - np.mean(second))
-    if np.var(first) == np.var(second) == 0:
-        return difference, difference
     interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     return float(interval.low), float(interval.high)
 
 
 def _student(values: list[float], constant: float) -> tuple[float | None, float | None]:
-    """95 % interval of the mean's difference to a constant; `None` for one value."""
-    if len(values) < 2:
+    """95 % interval of the mean's difference to a constant; `None` for one value, or several that are the same."""
+    if len(values) < 2 or _is_one_value(values):
         return None, None
     margin = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return float(np.mean(values) - constant - margin), float(np.mean(values) - constant + margin)
 
 
+def _is_one_value(values: list[float]) -> bool:
+    """Whether values differ by rounding at most."""
+    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
+
+
 def _verdict(direction: Direction, own: list[float], theirs: list[float], low: float | None, high: float | None) -> str:
     """Says "win", "loss" or "undecided" of the first kind."""
-    if low is None or high is None or direction == "none" or low <= 0 <= high:
+    if low is None or high is None or low <= 0 <= high:
         return "undecided"
     if direction == "near 1":
         return "win" if abs(np.mean(own) - 1) < abs(np.mean(theirs) - 1) else "loss"

@@ -69,7 +69,10 @@ def build(
     encoder = load_encoder(arguments.model).requires_grad_(requires_grad=False)
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
         raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
-    (module,) = module_numbers(encoder.config, arguments.module)
+    modules = module_numbers(encoder.config, arguments.module)
+    if len(modules) > 1:
+        raise ValueError(f"`module` is {arguments.module!r}; a decoder is of one module.")
+    module = modules[0]
     settings_of_decoder: dict[str, Any] = {
         "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents,
         "loss": arguments.loss, "noise": arguments.noise,
