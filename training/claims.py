@@ -131,6 +131,8 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
                 color = _COLORS[kind]
                 inside = "white" if "+" in kind else color
                 axis.plot(values, [place] * len(values), "o", color=color, markerfacecolor=inside, markersize=5)
+            if not axis.lines or all(len(line.get_xdata()) == 0 for line in axis.lines):
+                axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.tick_params(length=0, labelsize=8)

@@ -1,5 +1,6 @@
 """The scorecard: what is measured of a module, what each number means, and which way is better, fixed beforehand."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -276,7 +277,9 @@ def _welch(first: list[float], second: list[float]) -> tuple[float | None, float
     """95 % interval of the difference of means; `None` where a kind has one model, or neither scatters."""
     if min(len(first), len(second)) < 2 or (_is_one_value(first) and _is_one_value(second)):
         return None, None
-    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one kind's values may be nearly the same
+        interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     return float(interval.low), float(interval.high)
 
 
