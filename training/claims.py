@@ -1,6 +1,6 @@
 """What holds of the paper's claims: tables and pictures of the scorecards in `model_cards/results`.
 
-    python training/claims.py           # writes model_cards/claims.md and its pictures
+    python training/claims.py           # writes model_cards/results/claims.md and its pictures
     python training/claims.py --check   # says whether claims.md is what the results give
 
 No figure is typed: everything is made from what `training/analyze.py` wrote. The kind that stands first is Smooth
@@ -26,7 +26,7 @@ RESULTS = {
     "syllables": ("Synthetic syllables", CARDS / "results" / "syllables_small_analysis.json"),
     "artificial": ("The paper's artificial speech", CARDS / "results" / "artificial_small_analysis.json"),
 }
-PAGE = CARDS / "claims.md"
+PAGE = CARDS / "results" / "claims.md"
 # What the paper claims or its critics ask, of everything that is measured.
 MEASURES = (
     "linear_accuracy", "abx_within", "wasserstein", "wasserstein_standardised", "mmd_whitened", "total_correlation",
@@ -76,7 +76,7 @@ def render_page() -> str:
     lines = ["# What holds of the paper's claims", "", _EXPLANATION]
     for name, (title, path) in RESULTS.items():
         analysis = read_json(path)
-        lines += ["", f"## {title}", "", f"![{title}: scores of every model](images/{name}_small_claims.png)"]
+        lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
         for module in _modules(analysis):
             lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
     return "\n".join(lines) + "\n"
