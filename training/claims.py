@@ -131,7 +131,7 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
                 color = _COLORS[kind]
                 inside = "white" if "+" in kind else color
                 axis.plot(values, [place] * len(values), "o", color=color, markerfacecolor=inside, markersize=5)
-            if not axis.lines or all(len(line.get_xdata()) == 0 for line in axis.lines):
+            if not any(len(line.get_xdata()) for line in axis.lines):
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)
             axis.set_yticks(range(len(names)), names)
             axis.set_ylim(len(names) - 0.5, -0.5)
@@ -164,7 +164,7 @@ def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -
 def _verdict(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -> str:
     """What is decided of the first kind against another; "undecided" of itself."""
     for each in analysis["comparisons"]:
-        if (each["measure"], each["module"], each["second"]) == (measure, module, kind):
+        if (each["measure"], each["module"], each["first"], each["second"]) == (measure, module, KINDS[0], kind):
             return each["verdict"]
     return "undecided"
 

@@ -83,11 +83,13 @@ def _measure_decoder(
             except ValueError as error:
                 tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
 
-        classifier = None
-        if labels is not None and not decoder.config.noise:  # the latents are those of the decoder without
-            classifier = LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+        def classifier() -> LabelledClassifier | None:
+            if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
+                return None
+            return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+
         rate = of.extractor.sampling_rate
-        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier))
+        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
         attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
         attempt(
             "the traversal",

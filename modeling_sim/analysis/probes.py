@@ -232,7 +232,10 @@ def knn_predictions(
 def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature; 1 where a feature is constant."""
     mean, scale = (of(axis=0, dtype=np.float64) for of in (features.mean, features.std))  # half precision overflows
-    return mean, np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
+    scale = np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
+    # As precise as the features, half precision apart: float64 here would make all that is standardised twice as large.
+    dtype = np.result_type(features, np.float32)
+    return mean.astype(dtype), scale.astype(dtype)
 
 
 def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
