@@ -20,7 +20,7 @@ from training.cards import CARDS
 from training.curves import save_picture
 from training.figures import decimal, read_json
 from training.files import replacing
-from training.scorecard import SPECTRUM_MODULE
+from training.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
 
 RESULTS = {
     "syllables": ("Synthetic syllables", CARDS / "results" / "syllables_small_analysis.json"),
@@ -42,9 +42,6 @@ _DRAWN = (
 _COLORS = {
     "SIM": "#0072B2", "GIM": "#D55E00", "GIM (Löwe)": "#009E73", "CPC": "#CC79A7", "GIM + PCA": "#E69F00",
     "GIM + ICA": "#E69F00", "GIM + noise": "#E69F00",
-}  # fmt: skip
-_DIRECTIONS = {
-    "higher": "higher is better", "lower": "lower is better", "near 1": "nearer to 1 is better", "none": "no direction"
 }  # fmt: skip
 _EXPLANATION = (
     "Made by `python training/claims.py` from the results beside it. Means over models of different seeds. **+** and "
@@ -140,7 +137,7 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
             axis.spines[["top", "right", "left"]].set_visible(False)
             axis.spines["bottom"].set_color("#999999")
             axis.set_xlabel(module, fontsize=8, color="#666666", labelpad=1)
-        note = _DIRECTIONS[measures[key]["direction"]]
+        note = DIRECTION_WORDS[measures[key]["direction"]]
         row[0].set_title(f"{measures[key]['title']}, {note}", loc="left", fontsize=9, fontweight="bold")
     figure.suptitle(f"{title}: a point a model; controls are hollow", fontsize=12)
     return figure

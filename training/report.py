@@ -20,6 +20,7 @@ from training.licenses import license_name
 from training.report_figures import make_plots
 from training.report_media import Sounds, by_module, load_item
 from training.report_tables import effect_tables, module_scores, opponents, quality_rows
+from training.scorecard import DIRECTION_WORDS
 
 ANALYSIS_NAME = "analysis.json"
 CURVES_NAME = "curves.json"
@@ -137,6 +138,7 @@ def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
     license_id = analysis["corpus_license"]
     return environment.get_template(_TEMPLATE).render(
         analysis=analysis,
+        directions=DIRECTION_WORDS,
         first=analysis["kinds"][0]["name"] if analysis["kinds"] else "no model",
         license_name=license_name(license_id),
         non_commercial="-nc" in license_id,

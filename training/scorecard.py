@@ -12,6 +12,12 @@ from scipy import stats
 SPECTRUM_MODULE = "frame"
 
 Direction = Literal["higher", "lower", "near 1", "none"]
+DIRECTION_WORDS: dict[Direction, str] = {
+    "higher": "higher is better",
+    "lower": "lower is better",
+    "near 1": "nearer to 1 is better",
+    "none": "no direction",
+}
 
 
 @dataclass(frozen=True)
