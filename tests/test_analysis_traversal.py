@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from modeling_sim.analysis import traversal
+from modeling_sim.analysis import most_telling, rank_correlations, traversal
 
 
 def changes_of(effects, items=40, noise=0.0, seed=0):
@@ -13,60 +14,95 @@ def changes_of(effects, items=40, noise=0.0, seed=0):
 
 
 def test_a_direction_for_each_property_is_wholly_selective_and_one_for_all_alike_not_at_all():
-    assert traversal(changes_of(np.diag([1.0, -2.0, 3.0])), np.ones(3)).selectivity.value == 1.0
-    assert traversal(changes_of(np.ones((2, 5))), np.ones(5)).selectivity.value == pytest.approx(1 / 5)
+    each = traversal(changes_of(np.diag([1.0, -2.0, 3.0])), np.ones(3), np.arange(3))
+    assert each.selectivity.value == 1.0
+    assert traversal(changes_of(np.ones((2, 5))), np.ones(5), np.array([0, 3])).selectivity.value == pytest.approx(0.2)
+
+
+def test_moving_another_property_than_the_one_that_is_meant_does_not_count():
+    assert traversal(changes_of(np.diag([1.0, -2.0])), np.ones(2), np.array([1, 0])).selectivity.value == 0
 
 
 def test_it_is_what_the_formula_says():
     generator = np.random.default_rng(0)
-    changes, spread = generator.normal(size=(4, 9, 3)), generator.uniform(0.5, 2, size=3)
-    largest = total = 0.0
-    for direction in changes:
+    changes, spread, targets = generator.normal(size=(4, 9, 3)), generator.uniform(0.5, 2, size=3), [2, 0, 1, 1]
+    shares = []
+    for direction, target in zip(changes, targets, strict=True):
         effects = [abs(np.median(direction[:, number]) / spread[number]) for number in range(3)]
-        largest, total = largest + max(effects), total + sum(effects)
-    outcome = traversal(changes, spread)
-    assert outcome.selectivity.value == pytest.approx(largest / total)
+        shares.append(effects[target] / sum(effects))
+    outcome = traversal(changes, spread, np.array(targets))
+    assert outcome.selectivity.value == pytest.approx(sum(shares) / 4)
+    np.testing.assert_allclose(outcome.selectivity_of_directions, shares)
     assert outcome.selectivity.low <= outcome.selectivity.value <= outcome.selectivity.high
 
 
 def test_units_of_properties_do_not_matter():
-    changes, units = changes_of(np.random.default_rng(0).normal(size=(6, 4)), noise=0.1), np.array([1, 10, 0.1, 1000])
-    plain, scaled = traversal(changes, np.ones(4)), traversal(changes * units, units)
+    changes, units = changes_of(np.random.default_rng(0).normal(size=(4, 4)), noise=0.1), np.array([1, 10, 0.1, 1000])
+    plain, scaled = (traversal(changes * unit, unit, np.arange(4)) for unit in (np.ones(4), units))
     assert scaled.selectivity.value == pytest.approx(plain.selectivity.value)
     np.testing.assert_allclose(scaled.effects, plain.effects)
 
 
-def test_random_directions_of_properties_that_change_together_are_not_at_one_by_their_number():
-    """Why the null is that of random directions: here any direction moves two properties and hardly the others."""
-    loadings = np.array([[1.0, 1.0, 0.05, 0.05], [1.0, 1.0, -0.05, 0.05]])
-    random = np.random.default_rng(0).normal(size=(50, 2)) @ loadings
-    assert traversal(changes_of(random), np.ones(4)).selectivity.value > 1.5 / 4
+def test_aimless_directions_are_at_one_by_the_number_of_properties():
+    random = np.random.default_rng(0).normal(size=(4000, 4))
+    outcome = traversal(changes_of(random, items=2), np.ones(4), np.arange(4000) % 4, resamples=1)
+    assert outcome.selectivity.value == pytest.approx(1 / 4, abs=0.01)
 
 
 def test_a_property_that_some_items_lack_is_taken_of_the_others_and_one_that_none_has_of_none():
     changes = changes_of([[1.0, 0.5, 7.0]])
     changes[0, ::2, 1] = np.nan
     changes[0, :, 2] = np.nan
-    outcome = traversal(changes, np.array([1.0, 1.0, np.nan]))
+    outcome = traversal(changes, np.array([1.0, 1.0, np.nan]), np.array([0]))
     np.testing.assert_allclose(outcome.effects, [[1.0, 0.5, 0.0]])
     assert outcome.selectivity.value == pytest.approx(2 / 3)
 
 
-def test_a_direction_that_changes_nothing_weighs_nothing():
-    outcome = traversal(changes_of([[1.0, 0.0], [0.0, 0.0]]), np.ones(2))
-    assert outcome.selectivity.value == 1.0
-    assert np.isnan(outcome.selectivity_of_directions[1])
+def test_a_direction_that_changes_nothing_does_not_move_its_property():
+    outcome = traversal(changes_of([[1.0, 0.0], [0.0, 0.0]]), np.ones(2), np.array([0, 1]))
+    assert outcome.selectivity_of_directions.tolist() == [1.0, 0.0]
+    assert outcome.selectivity.value == 0.5
 
 
 @pytest.mark.parametrize(
-    ("changes", "spread", "message"),
+    ("changes", "spread", "targets", "message"),
     [
-        (np.zeros((2, 3)), np.ones(3), "shape"),
-        (np.ones((2, 3, 4)), np.ones(3), "shape"),
-        (np.zeros((2, 3, 4)), np.ones(4), "no change"),
-        (np.ones((2, 3, 4)), np.zeros(4), "no change"),
+        (np.zeros((2, 3)), np.ones(3), [0, 1], "shape"),
+        (np.ones((2, 3, 4)), np.ones(3), [0, 1], "shape"),
+        (np.ones((2, 3, 4)), np.ones(4), [0], "shape"),
+        (np.zeros((2, 3, 4)), np.ones(4), [0, 1], "no change"),
+        (np.ones((2, 3, 4)), np.array([1.0, 0.0, np.nan, 1.0]), [1, 3], r"\[1\], without spread"),
     ],
 )
-def test_changes_that_say_nothing_are_refused(changes, spread, message):
+def test_changes_that_say_nothing_are_refused(changes, spread, targets, message):
     with pytest.raises(ValueError, match=message):
-        traversal(changes, spread)
+        traversal(changes, spread, np.array(targets))
+
+
+def test_the_coordinate_that_a_property_follows_is_found_whatever_its_sign_or_scale():
+    coordinates = np.random.default_rng(0).normal(size=(60, 7))
+    properties = np.stack([np.exp(coordinates[:, 4]), -(coordinates[:, 1] ** 3), np.ones(60), np.full(60, np.nan)], 1)
+    properties[::3, 0] = np.nan
+    assert most_telling(coordinates, properties).tolist() == [4, 1, -1, -1]
+
+
+def test_correlations_of_ranks_are_those_of_scipy_with_ties_too():
+    generator = np.random.default_rng(0)
+    coordinates = np.c_[generator.normal(size=(30, 2)), generator.integers(0, 4, 30), np.zeros(30)]
+    values = coordinates[:, 0] + generator.integers(0, 3, 30)
+    expected = [spearmanr(column, values).statistic for column in coordinates.T[:3]]
+    np.testing.assert_allclose(rank_correlations(coordinates, values), [*expected, 0.0], atol=1e-12)
+    np.testing.assert_array_equal(rank_correlations(coordinates, np.ones(30)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "properties", "message"),
+    [
+        (np.ones((3, 2)), np.ones((4, 2)), "same items"),
+        (np.ones(3), np.ones((3, 1)), "same items"),
+        (np.full((3, 2), np.nan), np.ones((3, 1)), "not finite"),
+    ],
+)
+def test_coordinates_that_do_not_fit_are_refused(coordinates, properties, message):
+    with pytest.raises(ValueError, match=message):
+        most_telling(coordinates, properties)

@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.analysis import traversal
 from modeling_sim.latents import encode
 from training import analysis_parts, analyze, decoder_measures, module_measures
 from training.abx import utterance_tokens
@@ -31,7 +30,7 @@ from training.analyzed_models import (
 from training.audio import read_audio
 from training.corpora import load_corpus
 from training.feature_store import Items, weights_fingerprint
-from training.listening import Media, decoded_properties, record, traversal_changes
+from training.listening import Media, record, traversal_changes
 from training.module_measures import _discriminability, _rotations
 from training.scorecard import MEASURES, compare
 from training.sound_properties import PROPERTIES, sound_properties
@@ -538,17 +537,28 @@ def test_moving_the_channel_of_the_pitch_moves_the_pitch_and_nothing_else_does()
     np.testing.assert_allclose(changes[2], 0, atol=1e-6)
 
 
-def test_traversals_tell_a_decoder_whose_dimensions_have_a_meaning_each_from_random_directions():
-    """Pitch and level by channel; of the brightness and formants of a tone nothing is asked here."""
-    latents = 0.2 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
-    spread = decoded_properties(_Tones(), latents, 8000).std(axis=0)
-    turned = 0.1 * torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]) / 2**0.5
-    own, mixed = (
-        traversal(traversal_changes(_Tones(), latents, axes, 8000)[..., :2], spread[:2])
-        for axes in (0.1 * torch.eye(3)[:2], turned)
+def test_a_decoder_whose_dimensions_have_a_meaning_each_is_told_from_turned_axes(decoded):
+    """Pitch, level and nothing by channel; a tone's brightness and formants come and go with its pitch."""
+    analysis = decoded(_Tones())
+    row = next(row for row in analysis.values if row["measure"] == "traversal_selectivity")
+    (effects,) = analysis.curves["traversal_effects"]
+    of_target = dict(
+        zip(effects["targets"], zip(effects["dimensions"], effects["selectivity"], strict=True), strict=True)
     )
-    assert own.selectivity.value > 0.9
-    assert mixed.selectivity.value < 0.8
+    assert of_target["pitch, semitones"][0] == 0
+    assert of_target["level, dB"][0] == 1
+    assert of_target["level, dB"][1] > 0.9
+    assert row["value"] > 1.3 * row["null"]
+    assert effects["conveyed"][:2] == pytest.approx([1, 1])
+
+
+def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(decoded, monkeypatch):
+    titles = [item["title"] for item in decoded(_Tones(), is_heard=True).media.items if item["group"] == "traversal"]
+    assert any("dimension 0, which tells most of" in title and "pitch" in title for title in titles)
+    monkeypatch.setattr(decoder_measures, "_what_dimensions_tell", Mock(side_effect=ValueError("no such utterance")))
+    titles = [item["title"] for item in decoded(_Tones(), is_heard=True).media.items if item["group"] == "traversal"]
+    assert len(titles) == 2
+    assert all("differs most between utterances" in title for title in titles)
 
 
 def test_what_is_recorded_begins_and_ends_where_it_says():
@@ -556,7 +566,7 @@ def test_what_is_recorded_begins_and_ends_where_it_says():
     torch.manual_seed(0)
     decoder = SimDecoder(SimDecoderConfig(latent_size=6, hidden_size=4)).eval()
     waveforms = torch.randn(4, 400)
-    record(media, decoder, waveforms, latents, list("abcd"), range(6), kind="K", model="M", module="0")
+    record(media, decoder, waveforms, latents, list("abcd"), range(6), {2: "counts"}, kind="K", model="M", module="0")
     way = next(item for item in media.items if item["group"] == "interpolation")
     assert way["title"] == "a to b, all dimensions"
     for place, item in ((0, 0), (-1, 1)):

@@ -129,7 +129,8 @@ def make_curves(generator):
         ],
         "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
         "traversal_effects": [
-            {**entry, "dimensions": [3, 7, 11], "factors": ["f0 (semitones)", "F1 (Hz)"],
+            {**entry, "dimensions": [3, 7, 11], "factors": ["f0, semitones", "F1, Hz"],
+             "targets": ["f0, semitones", "F1, Hz", "F1, Hz"], "conveyed": [0.91, 0.12],
              "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]], "spread": [2.5, 300.0]}
             for entry in trained[:1]
         ],

@@ -1,7 +1,8 @@
 """The part of the scorecard that needs a decoder: its quality, smoothness, and error against replaced dimensions."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,10 @@ from modeling_sim.analysis import (
     LabelledClassifier,
     bootstrap_statistic,
     fit_linear_probe,
+    most_telling,
     principal_components,
     random_axes,
+    rank_correlations,
     reconstruction_controls,
     reconstruction_curve,
     smoothness,
@@ -27,14 +30,21 @@ from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
-from training.listening import decoded_properties, record, traversal_changes
+from training.listening import decoded_properties, properties_of, record, traversal_changes
 from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
 from training.sound_properties import PROPERTIES
 
-# Items decoded at a time, and dims that are traversed, those that differ most between utterances.
-_DECODED_TOGETHER, _SHOWN = 32, 8
+# Items decoded at a time.
+_DECODED_TOGETHER = 32
+# Training utterances that say which dimension tells most of a property of the sound: with fewer, the best of hundreds
+# of dimensions is one that happens to fit.
+_TOLD = 256
 # Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
 _TRAVERSED, _DEVIATIONS = 16, 3.0
+# Turned axes that the dimensions are compared with.
+_ROTATIONS = 4
+# Properties whose dimension one hears move.
+_HEARD_PROPERTIES = ("pitch, semitones", "F1, semitones")
 # Utterances that there must be to hear ways between two pairs of them.
 _HEARD = 4
 # Most training utterances of the classifier of transitions.
@@ -75,6 +85,7 @@ def _measure_decoder(
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
     )
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
+    moved = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
     if _quality(analysis, row, decoder, decode, latents, waveforms):
 
         def attempt(what: str, measure: Callable[[], None]) -> None:
@@ -88,18 +99,20 @@ def _measure_decoder(
                 return None
             return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
 
+        def traversals() -> None:
+            nonlocal moved
+            told = _what_dimensions_tell(task, of, module, num_samples)
+            moved = _traversals(analysis, row, decoder, latents, waveforms, told) or moved
+
         rate = of.extractor.sampling_rate
         attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
         attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
-        attempt(
-            "the traversal",
-            lambda: _traversals(analysis, row, decoder, latents[:_TRAVERSED], order[:_SHOWN], num_samples),
-        )
+        attempt("the traversal", traversals)
     else:
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
     if is_heard and len(latents) >= _HEARD:
         names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
-        record(analysis.media, decoder, waveforms, latents, names, order, seed=arguments.seed, **row)
+        record(analysis.media, decoder, waveforms, latents, names, order, moved, seed=arguments.seed, **row)
 
 
 def _quality(
@@ -219,29 +232,80 @@ def _curves(
         analysis.add(row, measure, interval.value, interval.low, interval.high, null=null)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """Training utterances to see what dimensions tell: properties of the sound, and latents averaged over time."""
+
+    properties: np.ndarray
+    latents: np.ndarray
+
+
+def _what_dimensions_tell(task: LabelTask, of: AnalyzedModel, module: int, num_samples: int) -> _Told:
+    """Training utterances, cut as those that are decoded."""
+    _, waveforms = heard_waveforms(_drawn(task, "train", _TOLD), of.extractor, num_samples)
+    properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
+    latents = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1)
+    return _Told(properties, latents.double().cpu().numpy())
+
+
 def _traversals(
     analysis: Analysis,
     row: dict[str, str],
     decoder: SimDecoder,
     latents: torch.Tensor,
-    dims: Sequence[int],
-    num_samples: int,
-) -> None:
-    """What moving a dimension does to the sound, beside random moves of the same length."""
-    seed = analysis.arguments.seed
-    length = _DEVIATIONS * latents.std(dim=(0, 1))
-    own = torch.eye(latents.shape[2], device=latents.device)[dims]
-    random = random_axes(latents, seed).matrix[: len(dims)].to(own)
+    waveforms: torch.Tensor,
+    told: _Told,
+) -> dict[int, str]:
+    """What moving the dimension that tells most of a property does to the sound, beside the same of turned axes.
+
+    Returns:
+        Dimensions to hear move, and why them.
+    """
+    seed, num_samples, few = analysis.arguments.seed, waveforms.shape[1], latents[:_TRAVERSED]
+    scale = latents.std(dim=(0, 1)).clamp(min=1e-12)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
-        spread = np.nanstd(decoded_properties(decoder, latents, num_samples), axis=0)
-        changes, of_random = (traversal_changes(decoder, latents, axes * length, num_samples) for axes in (own, random))
-        effects = np.nanmedian(changes, axis=1)
-    outcome, control = (traversal(values, spread, seed=seed) for values in (changes, of_random))
+        spread = np.nanstd(told.properties, axis=0)
+
+    def moved(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Axis and property of each move, and the changes it makes; `axes` `(dims, axes)`, of standardised latents."""
+        coordinates = told.latents / scale.double().cpu().numpy() @ axes.double().cpu().numpy()
+        axis_of = most_telling(coordinates, told.properties)
+        targets = np.flatnonzero((axis_of >= 0) & (spread > 0))
+        chosen = axis_of[targets]
+        directions = _DEVIATIONS * scale * axes.T[torch.from_numpy(chosen)]
+        return chosen, targets, traversal_changes(decoder, few, directions, num_samples)
+
+    dimensions, targets, changes = moved(torch.eye(latents.shape[2]).to(latents))
+    outcome = traversal(changes, spread, targets, seed=seed)
+    turned = (moved(random_axes(latents, seed + number).matrix) for number in range(_ROTATIONS))
+    null = np.mean([
+        traversal(of_turned, spread, of_targets, seed=seed, resamples=1).selectivity.value
+        for _, of_targets, of_turned in turned
+    ])  # fmt: skip
     interval = outcome.selectivity
-    null = control.selectivity.value
-    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
+    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=float(null))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        effects = np.nanmedian(changes, axis=1)
     analysis.curve(
-        "traversal_effects", row, dimensions=list(dims), factors=list(PROPERTIES), values=effects.tolist(),
-        spread=spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
+        "traversal_effects", row, dimensions=dimensions.tolist(), targets=[PROPERTIES[number] for number in targets],
+        factors=list(PROPERTIES), values=effects.tolist(), spread=spread.tolist(),
+        selectivity=outcome.selectivity_of_directions.tolist(), conveyed=_conveyed(decoder, latents, waveforms),
     )  # fmt: skip
+    return {
+        int(dimension): f"tells most of {PROPERTIES[target].split(',')[0]}"
+        for dimension, target in zip(dimensions, targets, strict=True)
+        if PROPERTIES[target] in _HEARD_PROPERTIES
+    }
+
+
+def _conveyed(decoder: SimDecoder, latents: torch.Tensor, waveforms: torch.Tensor) -> list[float]:
+    """Rank correlation over utterances of each property as it was spoken and as it is decoded; 0 of a constant one."""
+    spoken = properties_of(waveforms.cpu().numpy(), decoder.config.sampling_rate)
+    decoded = decoded_properties(decoder, latents, waveforms.shape[1])
+    correlations = []
+    for of_spoken, of_decoded in zip(spoken.T, decoded.T, strict=True):
+        both = np.isfinite(of_spoken) & np.isfinite(of_decoded)
+        correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]))
+    return correlations

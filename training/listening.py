@@ -1,6 +1,6 @@
 """What an analysis lets one hear: reconstructions, ways between utterances, single dimensions, draws from the prior."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ def record(
     latents: torch.Tensor,
     names: Sequence[str],
     order: Sequence[int],
+    moved: Mapping[int, str],
     *,
     seed: int = 0,
     few: int = 16,
@@ -66,6 +67,7 @@ def record(
         latents: `(items, frames, channels)` of them.
         names: What each item is, for titles.
         order: Channels, the most important first.
+        moved: Channels to hear by themselves, and why them.
         seed: Of draws from the prior.
         few: Channels that move where not all do.
         of: `kind`, `model` and `module`, for the report.
@@ -88,11 +90,11 @@ def record(
             points = interpolate(latents[first], latents[second], steps=_STEPS, dims=dims)
             media.add(group, f"{way}, {what}", list(zip(labels, heard(points), strict=True)), rate, **of)
     center, spread = latents.mean(dim=(0, 1)), latents.std(dim=(0, 1))
-    for dim in order[:2]:
+    for dim, reason in moved.items():
         values = [float(center[dim] + deviation * spread[dim]) for deviation in _DEVIATIONS]
         clips = [f"{deviation:+g} deviations" for deviation in _DEVIATIONS]
-        points = traverse(latents[0], int(dim), values)
-        title = f"{names[0]}, dimension {int(dim)}"
+        points = traverse(latents[0], dim, values)
+        title = f"{names[0]}, dimension {dim}, which {reason}"
         media.add("traversal", title, list(zip(clips, heard(points), strict=True)), rate, **of)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(3, *latents.shape[1:], generator=generator).to(latents)
@@ -125,5 +127,9 @@ def traversal_changes(
 @torch.no_grad()
 def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> np.ndarray:
     """Each of `PROPERTIES` of each decoded item, `(items, properties)`."""
-    waveforms = decode(decoder, latents, num_samples).cpu().numpy()
-    return np.array([sound_properties(waveform, decoder.config.sampling_rate) for waveform in waveforms])
+    return properties_of(decode(decoder, latents, num_samples).cpu().numpy(), decoder.config.sampling_rate)
+
+
+def properties_of(waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Each of `PROPERTIES` of each of `(items, samples)`, `(items, properties)`."""
+    return np.array([sound_properties(waveform, sampling_rate) for waveform in waveforms])

@@ -104,12 +104,13 @@ class EffectCell(NamedTuple):
 
 
 class EffectTable(NamedTuple):
-    """Effects of moving single dimensions of one model's module."""
+    """Effects of moving single dimensions of one model's module, and what its decoder conveys at all."""
 
     kind: str
     model: str
     module: str
     factors: list[str]
+    conveyed: list[str]
     rows: list[tuple[str, list[EffectCell]]]
 
 
@@ -372,7 +373,14 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
     """Effects of traversals; a cell's share is by the largest of the table, each by how its factor varies."""
     return [
-        EffectTable(entry["kind"], entry["model"], entry["module"], entry["factors"], _effect_rows(entry))
+        EffectTable(
+            entry["kind"],
+            entry["model"],
+            entry["module"],
+            entry["factors"],
+            [write_value(value, "number", 2) for value in entry["conveyed"]],
+            _effect_rows(entry),
+        )
         for entry in entries
     ]
 
@@ -383,12 +391,12 @@ def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
     shares = sizes / max(sizes.max(), 1e-12)
     digits = [digits_for(column[np.isfinite(column)]) for column in values.T]
     rows = []
-    for dimension, row, of_row in zip(entry["dimensions"], values, shares, strict=True):
+    for dimension, target, row, of_row in zip(entry["dimensions"], entry["targets"], values, shares, strict=True):
         cells = [
             EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))
             if np.isfinite(value)
             else EffectCell(MISSING, 0.0, negative=False)
             for value, share, number in zip(row, of_row, digits, strict=True)
         ]
-        rows.append((str(dimension), cells))
+        rows.append((f"{dimension}, of {target.split(',')[0]}", cells))
     return rows

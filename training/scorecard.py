@@ -174,9 +174,9 @@ MEASURES = (
     ),
     Measure(
         "traversal_selectivity", "Disentanglement", "Traversal selectivity",
-        "Where dimensions are moved one by one, the share of all changes of the decoded sound (pitch, level, "
-        "brightness, formants) that is the largest of its dimension: 1 if each moves one property alone.", "higher",
-        "that of random directions",
+        "For each property of the sound (pitch, level, brightness, formants), the dimension that tells most of it is "
+        "moved; the share of all changes that is of this property: 1 if each moves its own alone.", "higher",
+        "that of turned axes",
     ),
     Measure(
         "path_ratio", "Smoothness", "Path ratio",

@@ -26,47 +26,55 @@ def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
         waveform = np.pad(waveform, (0, size - len(waveform)))
     frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), size)[::hop]
     energy = (frames**2).mean(axis=1)
-    loud = energy > 0.05 * energy.max()
     if energy.max() < 1e-10:
         return np.full(len(PROPERTIES), np.nan)
-    pitches, voicing = zip(*(_pitch(frame, sampling_rate) for frame in frames), strict=True)
-    voiced = loud & (np.array(voicing) > _VOICED)
-    chosen = voiced if voiced.any() else loud
-    rows = [
-        (
-            _semitones(pitches[number]) if voiced[number] else np.nan,
-            10 * np.log10(energy[number]),
-            _semitones(_center_of_gravity(frames[number], sampling_rate)),
-            *(_semitones(formant) for formant in _formants(frames[number], sampling_rate)),
-        )
-        for number in np.flatnonzero(chosen)
-    ]
-    columns = np.array(rows).T
+    loud = energy > 0.05 * energy.max()
+    frames, energy = frames[loud], energy[loud]
+    pitches, voicing = _pitch(frames, sampling_rate)
+    voiced = voicing > _VOICED
+    pitches = np.where(voiced, pitches, np.nan)
+    if voiced.any():
+        frames, energy, pitches = frames[voiced], energy[voiced], pitches[voiced]
+    columns = (
+        _semitones(pitches), 10 * np.log10(energy), _semitones(_center_of_gravity(frames, sampling_rate)),
+        *_semitones(_formants(frames, sampling_rate)).T,
+    )  # fmt: skip
     return np.array([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in columns])
 
 
-def _semitones(frequency: float) -> float:
-    return float(12 * np.log2(frequency)) if np.isfinite(frequency) and frequency > 0 else np.nan
+def _semitones(frequencies: np.ndarray) -> np.ndarray:
+    positive = np.where(frequencies > 0, frequencies, np.nan)
+    return np.asarray(12 * np.log2(positive))
 
 
-def _pitch(frame: np.ndarray, sampling_rate: int) -> tuple[float, float]:
-    """Frequency of the strongest period, and how much of the energy repeats with it."""
-    centred = frame - frame.mean()
-    spectrum = np.fft.rfft(centred, 2 * len(centred))
-    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: len(centred)]
-    squares = np.cumsum(centred**2)
-    lags = np.arange(int(sampling_rate / _HIGHEST_PITCH), min(int(sampling_rate / _LOWEST_PITCH), len(centred) - 2) + 1)
+def _autocorrelation(frames: np.ndarray) -> np.ndarray:
+    """Of lags from 0 on, `(frames, samples)`."""
+    length = frames.shape[1]
+    spectrum = np.fft.rfft(frames, 2 * length)
+    return np.fft.irfft(np.abs(spectrum) ** 2)[:, :length]
+
+
+def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency of the strongest period of each frame, and how much of the energy repeats with it."""
+    centred = frames - frames.mean(axis=1, keepdims=True)
+    length = frames.shape[1]
+    lags = np.arange(int(sampling_rate / _HIGHEST_PITCH), min(int(sampling_rate / _LOWEST_PITCH), length - 2) + 1)
+    squares = np.cumsum(centred**2, axis=1)
     # Energies of the two parts that a lag compares.
-    first, second = squares[len(centred) - 1 - lags], squares[-1] - squares[lags - 1]
-    normalised = correlation[lags] / np.sqrt(first * second).clip(min=1e-12)
-    best = int(normalised.argmax())
-    if normalised[best] <= 0:
-        return np.nan, 0.0
-    # The shortest period that is nearly as good: twice a period fits as well.
-    best = int(np.flatnonzero(normalised >= 0.9 * normalised[best])[0])
-    while best + 1 < len(normalised) and normalised[best + 1] > normalised[best]:
-        best += 1
-    return sampling_rate / (lags[best] + _offset_of_peak(normalised, best)), float(normalised[best])
+    first, second = squares[:, length - 1 - lags], squares[:, -1:] - squares[:, lags - 1]
+    normalised = _autocorrelation(centred)[:, lags] / np.sqrt(first * second).clip(min=1e-12)
+    frequencies, voicing = np.full(len(frames), np.nan), np.zeros(len(frames))
+    for number, row in enumerate(normalised):
+        highest = row.max()
+        if highest <= 0:
+            continue
+        # The shortest period that is nearly as good: twice a period fits as well.
+        best = int(np.flatnonzero(row >= 0.9 * highest)[0])
+        while best + 1 < len(row) and row[best + 1] > row[best]:
+            best += 1
+        frequencies[number] = sampling_rate / (lags[best] + _offset_of_peak(row, best))
+        voicing[number] = row[best]
+    return frequencies, voicing
 
 
 def _offset_of_peak(values: np.ndarray, highest: int) -> float:
@@ -81,23 +89,27 @@ def _offset_of_peak(values: np.ndarray, highest: int) -> float:
     return float(0.5 * (before - after) / bend) if bend < 0 else 0.0
 
 
-def _center_of_gravity(frame: np.ndarray, sampling_rate: int) -> float:
-    power = np.abs(np.fft.rfft(frame * np.hanning(len(frame)))) ** 2
-    frequencies = np.fft.rfftfreq(len(frame), 1 / sampling_rate)
-    return float((power * frequencies).sum() / power.sum().clip(min=1e-12))
+def _center_of_gravity(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Of the power spectrum of each frame, in Hz."""
+    power = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]))) ** 2
+    frequencies = np.fft.rfftfreq(frames.shape[1], 1 / sampling_rate)
+    return np.asarray(power @ frequencies / power.sum(axis=1).clip(min=1e-12))
 
 
-def _formants(frame: np.ndarray, sampling_rate: int) -> tuple[float, float]:
-    """The two lowest resonances narrower than 500 Hz and above 150 Hz."""
-    emphasised = lfilter([1, -0.97], [1], frame) * np.hamming(len(frame))
+def _formants(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """The two lowest resonances narrower than 500 Hz and above 150 Hz, `(frames, 2)` in Hz; NaN where there is none."""
+    emphasised = lfilter([1, -0.97], [1], frames) * np.hamming(frames.shape[1])
     order = 2 + sampling_rate // 1000
-    correlation = np.correlate(emphasised, emphasised, "full")[len(frame) - 1 : len(frame) + order]
-    matrix = correlation[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
-    matrix[np.diag_indices(order)] *= 1 + 1e-6
-    coefficients = np.linalg.solve(matrix + 1e-12 * np.eye(order), correlation[1:])
-    roots = np.roots([1, *-coefficients])
-    roots = roots[roots.imag > 0]
+    correlation = _autocorrelation(emphasised)[:, : order + 1]
+    matrices = correlation[:, np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
+    matrices = matrices + (1e-6 * correlation[:, :1, None] + 1e-12) * np.eye(order)
+    coefficients = np.linalg.solve(matrices, correlation[:, 1:, None])[..., 0]
+    # The roots of the prediction's polynomial are the eigenvalues of its companion matrix.
+    companions = np.zeros_like(matrices)
+    companions[:, 0] = coefficients
+    companions[:, np.arange(1, order), np.arange(order - 1)] = 1
+    roots = np.linalg.eigvals(companions)
     frequencies = np.angle(roots) * sampling_rate / (2 * np.pi)
     widths = -np.log(np.abs(roots).clip(min=1e-12)) * sampling_rate / np.pi
-    found = np.sort(frequencies[(widths < 500) & (frequencies > 150)])
-    return tuple([*found[:2], np.nan, np.nan][:2])  # type: ignore[return-value]
+    is_formant = (roots.imag > 0) & (widths < 500) & (frequencies > 150)
+    return np.sort(np.where(is_formant, frequencies, np.nan))[:, :2]  # NaN is sorted last

@@ -62,7 +62,7 @@ from .smoothness import (
     smoothness,
     step_distances,
 )
-from .traversal import Traversal, traversal
+from .traversal import Traversal, most_telling, rank_correlations, traversal
 
 __all__ = [
     "AbxScore",
@@ -111,12 +111,14 @@ __all__ = [
     "local_lipschitz",
     "maximum_mean_discrepancy",
     "modularity_explicitness",
+    "most_telling",
     "mutual_information_gap",
     "path_ratio",
     "permuted_items",
     "principal_components",
     "random_axes",
     "random_rotation",
+    "rank_correlations",
     "rank_dimensions",
     "reconstruction_controls",
     "reconstruction_curve",

@@ -1,4 +1,4 @@
-"""Traversal: does moving one dimension of the latents change one property of the sound, and nothing else?"""
+"""Traversal: does moving the dimension that tells most of a property of the sound change it, and nothing else?"""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class Traversal:
 
     Args:
         effects: `(directions, properties)`, median change over items, by the property's spread; 0 where no item has it.
-        selectivity: Share of all effects that is the largest one of its direction: 1 if each direction changes one
-            property alone, `1 / properties` if each changes all alike. With an interval over items.
-        selectivity_of_directions: `(directions,)`, the same of each; NaN for one that changes nothing.
+        selectivity: Mean over directions of the share of their effects that falls on the target: 1 if each changes its
+            target alone, `1 / properties` if each changes all alike. With an interval over items.
+        selectivity_of_directions: `(directions,)`, the same of each; 0 for one that changes nothing.
     """
 
     effects: np.ndarray
@@ -23,49 +23,99 @@ class Traversal:
     selectivity_of_directions: np.ndarray
 
 
-def traversal(changes: np.ndarray, spread: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> Traversal:
-    """How selectively directions of the latent space change measured properties.
+def traversal(
+    changes: np.ndarray, spread: np.ndarray, targets: np.ndarray, *, resamples: int = 1000, seed: int = 0
+) -> Traversal:
+    """How selectively each direction of the latent space changes the property that it is meant to change.
 
-    Properties that hang together, as the brightness of a vowel and its formants, change together whatever is moved, and
-    an effect that is nothing but scatter falls on one property more than on others. So the null is not `1 / properties`
-    but what the same function says of random directions of the same length: give their changes to a second call.
+    Properties that hang together, as the brightness of a vowel and its formants, change together whatever is moved. So
+    the null is not `1 / properties` but what the same function says of turned axes that are chosen by the same rule:
+    give their changes to a second call.
 
     Args:
         changes: `(directions, items, properties)`, change of each property of each item by a move; NaN where an item
             does not have the property.
-        spread: `(properties,)`, standard deviation of each property among items that are not moved, to compare
+        spread: `(properties,)`, standard deviation of each property among the items as they were spoken, to compare
             properties of different units. One that does not vary, or NaN, is left out.
+        targets: `(directions,)`, which property each direction is meant to change, as `most_telling` finds.
         resamples: Draws of items for the interval.
         seed: Of the draws.
 
     Raises:
-        ValueError: Shapes disagree, or nothing changes.
+        ValueError: Shapes disagree, a target does not vary, or nothing changes.
     """
     changes, spread = np.asarray(changes, dtype=np.float64), np.asarray(spread, dtype=np.float64)
-    if changes.ndim != 3 or not changes.size or spread.shape != changes.shape[2:]:
+    targets = np.asarray(targets)
+    if changes.ndim != 3 or not changes.size or spread.shape != changes.shape[2:] or targets.shape != changes.shape[:1]:
         raise ValueError(
-            f"`changes` is of shape {changes.shape} and `spread` of {spread.shape}; give (directions, items, "
-            "properties) and (properties,)."
+            f"`changes` is of shape {changes.shape}, `spread` of {spread.shape} and `targets` of {targets.shape}; give "
+            "(directions, items, properties), (properties,) and (directions,)."
         )
     varies = spread > 0
+    if not varies[targets].all():
+        raise ValueError(f"`targets` name properties {np.unique(targets[~varies[targets]]).tolist()}, without spread.")
     relative = np.divide(changes, spread, out=np.zeros_like(changes), where=varies)
 
     def effects_of(items: np.ndarray) -> np.ndarray:
         chosen = np.ma.masked_invalid(relative[:, items])
         return np.asarray(np.ma.median(chosen, axis=1).filled(0.0))
 
-    def selectivity_of(items: np.ndarray) -> float:
-        sizes = np.abs(effects_of(items))
-        # A draw in which nothing changes singles nothing out.
-        return float(sizes.max(axis=1).sum() / sizes.sum()) if sizes.any() else 1 / sizes.shape[1]
+    def shares_of(effects: np.ndarray) -> np.ndarray:
+        sizes = np.abs(effects)
+        total = sizes.sum(axis=1)
+        return np.divide(sizes[np.arange(len(sizes)), targets], total, out=np.zeros(len(sizes)), where=total > 0)
 
-    effects = effects_of(np.arange(changes.shape[1]))
-    sizes = np.abs(effects)
-    if not sizes.any():
+    items = np.arange(changes.shape[1])
+    effects = effects_of(items)
+    if not effects.any():
         raise ValueError("`changes` holds no change of any property that varies; is the decoder constant?")
-    total = sizes.sum(axis=1)
     return Traversal(
         effects,
-        bootstrap_statistic(selectivity_of, np.arange(changes.shape[1]), resamples=resamples, seed=seed),
-        np.divide(sizes.max(axis=1), total, out=np.full(len(total), np.nan), where=total > 0),
+        bootstrap_statistic(
+            lambda drawn: float(shares_of(effects_of(drawn)).mean()), items, resamples=resamples, seed=seed
+        ),
+        shares_of(effects),
     )
+
+
+def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> np.ndarray:
+    """The coordinate whose ranks correlate most with those of each property, `(properties,)`, whatever the sign.
+
+    -1 for a property that does not vary, or that fewer than 3 items have.
+
+    Args:
+        coordinates: `(items, coordinates)`.
+        properties: `(items, properties)`, NaN where an item does not have one.
+
+    Raises:
+        ValueError: The items are not as many, or a coordinate is NaN.
+    """
+    coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
+    if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
+        raise ValueError(
+            f"`coordinates` is of shape {coordinates.shape} and `properties` of {properties.shape}; give (items, "
+            "coordinates) and (items, properties) of the same items."
+        )
+    if not np.isfinite(coordinates).all():
+        raise ValueError("`coordinates` holds values that are not finite.")
+    chosen = np.full(properties.shape[1], -1)
+    for number, values in enumerate(properties.T):
+        has = np.isfinite(values)
+        if has.sum() >= 3 and np.ptp(values[has]) > 0:
+            chosen[number] = np.abs(rank_correlations(coordinates[has], values[has])).argmax()
+    return chosen
+
+
+def rank_correlations(coordinates: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each coordinate with the values, `(coordinates,)`; 0 where one of both is constant.
+
+    Args:
+        coordinates: `(items, coordinates)`, finite.
+        values: `(items,)`, finite.
+    """
+    from scipy.stats import rankdata  # noqa: PLC0415 - of the extra `analysis`
+
+    of_coordinates, of_values = rankdata(coordinates, axis=0), rankdata(values)
+    of_coordinates, of_values = of_coordinates - of_coordinates.mean(axis=0), of_values - of_values.mean()
+    scale = np.sqrt((of_coordinates**2).sum(axis=0) * (of_values**2).sum())
+    return np.divide(of_values @ of_coordinates, scale, out=np.zeros(len(scale)), where=scale > 0)
