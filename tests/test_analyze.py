@@ -294,12 +294,20 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
         attach_decoders(load_models(models[:1], "cpu"), models[:1], "cpu")
 
 
-def test_what_cannot_be_analysed_is_told(models, tmp_path):
-    with pytest.raises(SystemExit, match="no column of classes"):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label", "colour"], "no column of classes"),
+        (["--label", "vowel", "--factors", "vowel,vowle"], "`factors` names 'vowle'"),
+        (["--label", "vowel", "--factors", "phones"], "`factors` names 'phones'.*columns are id, audio"),
+    ],
+)
+def test_what_cannot_be_analysed_is_told(flags, message, models, tmp_path):
+    with pytest.raises(SystemExit, match=message):
         analyze.main(
             [
                 "--model", models[0], "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS),
-                "--label", "colour", "--output_dir", str(tmp_path),
+                *flags, "--output_dir", str(tmp_path),
             ]
         )  # fmt: skip
 

@@ -153,6 +153,7 @@ def test_the_command_lists_the_corpora(capsys):
         (["--num_speakers", "1e3"], "`num_speakers` is '1e3'; it must be of type int"),
         (["--noise_level", "loud"], "`noise_level` is 'loud'; it must be of type float"),
         (["--cache", "1"], "`cache` is 1; it must be of type bool"),
+        (["--vowels", "1"], "`vowels` is 1; it must be a list of names"),
         (["--vowels", "[a, i"], "expected ',' or ']'"),
         (["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0; it must be above 0"),
     ],

@@ -2,7 +2,6 @@
 
 import hashlib
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from training.corpora.contract import class_label
 from training.feature_store import Items, corpus_fingerprint
 from training.features import Encoder, extract, is_frame_label, label_classes
 from training.listening import Media
+
+FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 
 
 @dataclass
@@ -65,7 +66,7 @@ class LabelTask:
     def __init__(self, arguments: Namespace, splits: dict[str, Dataset], num_classes: int) -> None:
         self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
         self.of_frames = is_frame_label(splits["train"], arguments.label)
-        self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors.split(","))
+        self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors)
         self.test_items = self.train_items = 0
 
     def fingerprint(self) -> dict[str, Any]:
@@ -108,14 +109,25 @@ class LabelTask:
         return label_classes(self.splits["train"], self.arguments.label)
 
 
-def _factors(dataset: Dataset, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of one value an utterance that vary: integers for classes, floats for amounts."""
+def _factors(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
+    """Columns of one value an utterance that vary: integers for classes, floats for amounts.
+
+    Args:
+        dataset: Utterances.
+        names: Columns with commas between; empty for those of `FACTORS` that can be used.
+
+    Raises:
+        ValueError: A column that is named is not there, or not of one value an utterance that varies.
+    """
     found = {}
-    for name in (name.strip() for name in names):
-        if name not in dataset.column_names:
-            continue
-        values = dataset[name][:]
+    for name in [name.strip() for name in names.split(",")] if names else FACTORS:
+        values = dataset[name][:] if name in dataset.column_names else []
         if any(value is None or isinstance(value, (list, str)) for value in values) or len(set(values)) < 2:
+            if names:
+                raise ValueError(
+                    f"`factors` names {name!r}, which is no column of one class or number an utterance that varies; "
+                    f"columns are {', '.join(dataset.column_names)}."
+                )
             continue
         is_class = class_label(dataset, name) is not None
         found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)

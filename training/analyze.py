@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from training.analysis_parts import AnalysisParts, measuring_settings
-from training.analysis_task import Analysis, LabelTask
+from training.analysis_task import FACTORS, Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, attach_decoders, decoder_kind, load_models, untrained
 from training.corpora import corpus_info
 from training.decoder_measures import measure_decoder
@@ -40,8 +40,6 @@ from training.module_measures import SPECTRUM, measure_model, measure_objective,
 from training.provenance import git_revision, versions
 from training.report import ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME, write_report
 from training.scorecard import compare, measures_as_rows
-
-FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,7 +58,9 @@ def parser() -> ArgumentParser:
     of = measuring_parser(__doc__, output_dir="runs/analysis")
     of.add_argument("--decoder", nargs="*", default=[], help="Decoders of these models, of train_decoder.py.")
     of.add_argument(
-        "--factors", default=",".join(FACTORS), help="Columns for disentanglement, of those that the corpus has."
+        "--factors",
+        default="",
+        help=f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has.",
     )
     of.add_argument("--max_frames", type=int, default=20_000, help="Frames of a module, about, for distributions.")
     of.add_argument("--max_items", type=int, default=50_000, help="Items for probes; 0 for all.")

@@ -7,7 +7,7 @@ the corpus' settings.
 import importlib
 import inspect
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
@@ -87,7 +87,7 @@ def _corpus(name: str) -> ModuleType:
 
 
 def _check_settings(name: str, settings: dict[str, Any]) -> None:
-    """Refuse settings that are missing, and numbers and switches of another type, as a YAML file may hold them."""
+    """Refuse settings that are missing or of another type, as a YAML file may hold them."""
     load = _corpus(name).load
     for parameter in inspect.signature(load).parameters.values():
         if parameter.default is parameter.empty and parameter.name not in settings:
@@ -97,6 +97,8 @@ def _check_settings(name: str, settings: dict[str, Any]) -> None:
         kind = kinds[setting]
         if kind in _KINDS and (not isinstance(value, _KINDS[kind]) or isinstance(value, bool) != (kind is bool)):
             raise ValueError(f"`{setting}` is {value!r}; it must be of type {kind.__name__}.")
+        if kind == Sequence[str] and not isinstance(value, Sequence):
+            raise ValueError(f"`{setting}` is {value!r}; it must be a list of names.")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
