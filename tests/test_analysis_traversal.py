@@ -70,6 +70,8 @@ def test_a_direction_that_changes_nothing_does_not_move_its_property():
         (np.zeros((2, 3)), np.ones(3), [0, 1], "shape"),
         (np.ones((2, 3, 4)), np.ones(3), [0, 1], "shape"),
         (np.ones((2, 3, 4)), np.ones(4), [0], "shape"),
+        (np.ones((2, 3, 4)), np.ones(4), [0, -1], "numbers of properties, 0 to 3"),
+        (np.ones((2, 3, 4)), np.ones(4), [0, 4], "numbers of properties, 0 to 3"),
         (np.zeros((2, 3, 4)), np.ones(4), [0, 1], "no change"),
         (np.ones((2, 3, 4)), np.array([1.0, 0.0, np.nan, 1.0]), [1, 3], r"\[1\], without spread"),
     ],
@@ -83,7 +85,16 @@ def test_the_coordinate_that_a_property_follows_is_found_whatever_its_sign_or_sc
     coordinates = np.random.default_rng(0).normal(size=(60, 7))
     properties = np.stack([np.exp(coordinates[:, 4]), -(coordinates[:, 1] ** 3), np.ones(60), np.full(60, np.nan)], 1)
     properties[::3, 0] = np.nan
-    assert most_telling(coordinates, properties).tolist() == [4, 1, -1, -1]
+    chosen, correlations = most_telling(coordinates, properties)
+    assert chosen.tolist() == [4, 1, -1, -1]
+    np.testing.assert_allclose(correlations, [1.0, -1.0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(("items", "expected"), [(256, 0.17), (40, 0.44)])
+def test_the_best_of_many_coordinates_correlates_with_anything(items, expected):
+    generator = np.random.default_rng(0)
+    _, correlations = most_telling(generator.normal(size=(items, 128)), generator.normal(size=(items, 50)))
+    assert np.abs(correlations).mean() == pytest.approx(expected, abs=0.02)
 
 
 def test_correlations_of_ranks_are_those_of_scipy_with_ties_too():

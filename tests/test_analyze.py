@@ -230,9 +230,10 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
 def decoded(monkeypatch):
     """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
 
-    def measure(decoder, config=None, is_heard=False):
+    def measure(decoder, config=None, is_heard=False, turn=None):
         latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
         spoken = _Tones()(latents, 8000).waveforms
+        latents = latents if turn is None else latents @ turn
         clips = Dataset.from_dict({"id": [str(number) for number in range(12)], "label": [0, 1] * 6})
         monkeypatch.setattr(decoder_measures, "heard_waveforms", lambda *_: (clips, spoken))
         monkeypatch.setattr(decoder_measures, "_latents", lambda *_: latents)
@@ -300,6 +301,8 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
         (["--label", "colour"], "no column of classes"),
         (["--label", "vowel", "--factors", "vowel,vowle"], "`factors` names 'vowle'"),
         (["--label", "vowel", "--factors", "phones"], "`factors` names 'phones'.*columns are id, audio"),
+        (["--label", "vowel", "--factors", "audio"], "`factors` names 'audio'"),
+        (["--label", "phones", "--factors", "vowel"], "leave `factors` out"),
     ],
 )
 def test_what_cannot_be_analysed_is_told(flags, message, models, tmp_path):
@@ -466,6 +469,7 @@ def test_a_louder_sound_is_louder_and_nothing_else():
     np.testing.assert_allclose(change, [0, 20 * np.log10(2), 0, 0, 0], atol=1e-3)
     assert 2 ** (sound_properties(tone, 16000)[0] / 12) == pytest.approx(150, rel=0.01)
     assert np.isnan(sound_properties(np.zeros(8000), 16000)).all()
+    assert np.isnan(sound_properties(np.where(np.arange(8000) == 4000, np.nan, tone[:8000]), 16000)).all()
 
 
 @pytest.mark.parametrize("kind", ["click", "ramp", "constant", "noise", "short"])
@@ -545,28 +549,52 @@ def test_moving_the_channel_of_the_pitch_moves_the_pitch_and_nothing_else_does()
     np.testing.assert_allclose(changes[2], 0, atol=1e-6)
 
 
+class _TurnedTones(_Tones):
+    """The same sounds of latents whose meaning lies along no dimension."""
+
+    turn = torch.tensor([[2.0, -2.0, 1.0], [2.0, 1.0, -2.0], [1.0, 2.0, 2.0]]) / 3
+
+    def forward(self, latents, num_samples):
+        return super().forward(latents @ self.turn.T, num_samples)
+
+
+def selectivity_of(analysis):
+    row = next(row for row in analysis.values if row["measure"] == "traversal_selectivity")
+    return row, analysis.curves["traversal_effects"][0]
+
+
 def test_a_decoder_whose_dimensions_have_a_meaning_each_is_told_from_turned_axes(decoded):
     """Pitch, level and nothing by channel; a tone's brightness and formants come and go with its pitch."""
-    analysis = decoded(_Tones())
-    row = next(row for row in analysis.values if row["measure"] == "traversal_selectivity")
-    (effects,) = analysis.curves["traversal_effects"]
-    of_target = dict(
-        zip(effects["targets"], zip(effects["dimensions"], effects["selectivity"], strict=True), strict=True)
+    row, effects = selectivity_of(decoded(_Tones()))
+    dimension_of, share_of = (
+        dict(zip(effects["targets"], effects[name], strict=True)) for name in ("dimensions", "selectivity")
     )
-    assert of_target["pitch, semitones"][0] == 0
-    assert of_target["level, dB"][0] == 1
-    assert of_target["level, dB"][1] > 0.9
-    assert row["value"] > 1.3 * row["null"]
+    assert dimension_of["pitch, semitones"] == 0
+    assert dimension_of["level, dB"] == 1
+    assert share_of["level, dB"] > 0.9
+    assert row["null"] == pytest.approx(np.mean(effects["selectivity_of_turned_axes"]))
+    assert row["value"] > max(effects["selectivity_of_turned_axes"])
     assert effects["conveyed"][:2] == pytest.approx([1, 1])
 
 
+def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axes(decoded):
+    row, effects = selectivity_of(decoded(_TurnedTones(), turn=_TurnedTones.turn))
+    turned = effects["selectivity_of_turned_axes"]
+    assert min(turned) <= row["value"] <= max(turned)
+    assert row["value"] < selectivity_of(decoded(_Tones()))[0]["value"]
+
+
 def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(decoded, monkeypatch):
-    titles = [item["title"] for item in decoded(_Tones(), is_heard=True).media.items if item["group"] == "traversal"]
-    assert any("dimension 0, which tells most of" in title and "pitch" in title for title in titles)
+    def titles():
+        items = decoded(_Tones(), is_heard=True).media.items
+        return [item["title"] for item in items if item["group"] == "traversal"]
+
+    assert any("dimension 0, which tells most of pitch" in title for title in titles())
+    monkeypatch.setattr(decoder_measures, "most_telling", lambda *_: (np.full(5, 1), np.ones(5)))
+    assert [title.split(", ", 1)[1] for title in titles()] == ["dimension 1, which tells most of pitch and F1"]
     monkeypatch.setattr(decoder_measures, "_what_dimensions_tell", Mock(side_effect=ValueError("no such utterance")))
-    titles = [item["title"] for item in decoded(_Tones(), is_heard=True).media.items if item["group"] == "traversal"]
-    assert len(titles) == 2
-    assert all("differs most between utterances" in title for title in titles)
+    assert len(titles()) == 2
+    assert all("differs most between utterances" in title for title in titles())
 
 
 def test_what_is_recorded_begins_and_ends_where_it_says():

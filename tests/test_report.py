@@ -130,7 +130,8 @@ def make_curves(generator):
         "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
         "traversal_effects": [
             {**entry, "dimensions": [3, 7, 11], "factors": ["f0, semitones", "F1, Hz"],
-             "targets": ["f0, semitones", "F1, Hz", "F1, Hz"], "conveyed": [0.91, 0.12],
+             "targets": ["f0, semitones", "F1, Hz", "F1, Hz"], "correlations": [0.81, -0.3, 0.2],
+             "conveyed": [0.91, None], "selectivity": [0.9, 0.6, 0.3], "selectivity_of_turned_axes": [0.31, 0.42],
              "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]], "spread": [2.5, 300.0]}
             for entry in trained[:1]
         ],

@@ -66,6 +66,8 @@ class LabelTask:
     def __init__(self, arguments: Namespace, splits: dict[str, Dataset], num_classes: int) -> None:
         self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
         self.of_frames = is_frame_label(splits["train"], arguments.label)
+        if self.of_frames and arguments.factors:
+            raise ValueError("`factors` are of utterances, and the label is one of frames; leave `factors` out.")
         self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors)
         self.test_items = self.train_items = 0
 
@@ -122,7 +124,7 @@ def _factors(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
     found = {}
     for name in [name.strip() for name in names.split(",")] if names else FACTORS:
         values = dataset[name][:] if name in dataset.column_names else []
-        if any(value is None or isinstance(value, (list, str)) for value in values) or len(set(values)) < 2:
+        if any(value is None or isinstance(value, (list, str, dict)) for value in values) or len(set(values)) < 2:
             if names:
                 raise ValueError(
                     f"`factors` names {name!r}, which is no column of one class or number an utterance that varies; "

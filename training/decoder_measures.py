@@ -1,4 +1,4 @@
-"""The part of the scorecard that needs a decoder: its quality, smoothness, and error against replaced dimensions."""
+"""The part of the scorecard that needs a decoder: its quality, smoothness, replaced dimensions and moved ones."""
 
 import warnings
 from collections.abc import Callable
@@ -41,8 +41,10 @@ _DECODED_TOGETHER = 32
 _TOLD = 256
 # Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
 _TRAVERSED, _DEVIATIONS = 16, 3.0
-# Turned axes that the dimensions are compared with.
-_ROTATIONS = 4
+# Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
+_ROTATIONS = 8
+# Utterances below which a correlation over them says nothing.
+_CORRELATED = 8
 # Properties whose dimension one hears move.
 _HEARD_PROPERTIES = ("pitch, semitones", "F1, semitones")
 # Utterances that there must be to hear ways between two pairs of them.
@@ -54,7 +56,7 @@ _CLASSIFIED = 2000
 def measure_decoder(
     parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, module: str, decoder: SimDecoder, *, is_heard: bool
 ) -> None:
-    """Quality of the decoder, smoothness of the way between utterances, and how few dimensions make the difference.
+    """Quality of the decoder, smoothness between utterances, how few dimensions matter, and what moving one changes.
 
     Args:
         parts: Gets the results.
@@ -85,7 +87,7 @@ def _measure_decoder(
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
     )
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
-    moved = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
+    heard = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
     if _quality(analysis, row, decoder, decode, latents, waveforms):
 
         def attempt(what: str, measure: Callable[[], None]) -> None:
@@ -100,9 +102,9 @@ def _measure_decoder(
             return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
 
         def traversals() -> None:
-            nonlocal moved
+            nonlocal heard
             told = _what_dimensions_tell(task, of, module, num_samples)
-            moved = _traversals(analysis, row, decoder, latents, waveforms, told) or moved
+            heard = _traversals(analysis, row, decoder, latents, waveforms, told) or heard
 
         rate = of.extractor.sampling_rate
         attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
@@ -112,7 +114,7 @@ def _measure_decoder(
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
     if is_heard and len(latents) >= _HEARD:
         names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
-        record(analysis.media, decoder, waveforms, latents, names, order, moved, seed=arguments.seed, **row)
+        record(analysis.media, decoder, waveforms, latents, names, order, heard, seed=arguments.seed, **row)
 
 
 def _quality(
@@ -234,18 +236,34 @@ def _curves(
 
 @dataclass(frozen=True)
 class _Told:
-    """Training utterances to see what dimensions tell: properties of the sound, and latents averaged over time."""
+    """Training utterances to see what dimensions tell.
+
+    Args:
+        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance lacks one.
+        spread: `(properties,)`, standard deviations of them; NaN of one that no utterance has.
+        means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 of a dimension that is constant.
+        scale: `(dims,)`, standard deviations of latents over all frames.
+    """
 
     properties: np.ndarray
-    latents: np.ndarray
+    spread: np.ndarray
+    means: torch.Tensor
+    scale: torch.Tensor
 
 
 def _what_dimensions_tell(task: LabelTask, of: AnalyzedModel, module: int, num_samples: int) -> _Told:
     """Training utterances, cut as those that are decoded."""
     _, waveforms = heard_waveforms(_drawn(task, "train", _TOLD), of.extractor, num_samples)
     properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
-    latents = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1)
-    return _Told(properties, latents.double().cpu().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no utterance has is NaN
+        spread = np.nanstd(properties, axis=0)
+    if not (spread > 0).any():
+        raise ValueError(f"{len(waveforms)} training utterances of {num_samples} samples differ in no property.")
+    latents = _latents(of, module, waveforms.to(of.model.device))
+    scale = latents.std(dim=(0, 1))
+    means = torch.where(scale > 0, latents.mean(dim=1) / scale.clamp(min=1e-30), 0.0)
+    return _Told(properties, spread, means, scale)
 
 
 def _traversals(
@@ -261,51 +279,47 @@ def _traversals(
     Returns:
         Dimensions to hear move, and why them.
     """
-    seed, num_samples, few = analysis.arguments.seed, waveforms.shape[1], latents[:_TRAVERSED]
-    scale = latents.std(dim=(0, 1)).clamp(min=1e-12)
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
-        spread = np.nanstd(told.properties, axis=0)
+    seed, num_samples = analysis.arguments.seed, waveforms.shape[1]
 
-    def moved(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Axis and property of each move, and the changes it makes; `axes` `(dims, axes)`, of standardised latents."""
-        coordinates = told.latents / scale.double().cpu().numpy() @ axes.double().cpu().numpy()
-        axis_of = most_telling(coordinates, told.properties)
-        targets = np.flatnonzero((axis_of >= 0) & (spread > 0))
-        chosen = axis_of[targets]
-        directions = _DEVIATIONS * scale * axes.T[torch.from_numpy(chosen)]
-        return chosen, targets, traversal_changes(decoder, few, directions, num_samples)
+    def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Axes `(dims, axes)` that tell most of each property, these properties, correlations, and changes by moves."""
+        best, correlations = most_telling((told.means @ axes).double().cpu().numpy(), told.properties)
+        targets = np.flatnonzero((best >= 0) & (told.spread > 0))
+        directions = _DEVIATIONS * told.scale * axes.T[torch.from_numpy(best[targets])]
+        changes = traversal_changes(decoder, latents[:_TRAVERSED], directions, num_samples)
+        return best[targets], targets, correlations[targets], changes
 
-    dimensions, targets, changes = moved(torch.eye(latents.shape[2]).to(latents))
-    outcome = traversal(changes, spread, targets, seed=seed)
-    turned = (moved(random_axes(latents, seed + number).matrix) for number in range(_ROTATIONS))
-    null = np.mean([
-        traversal(of_turned, spread, of_targets, seed=seed, resamples=1).selectivity.value
-        for _, of_targets, of_turned in turned
-    ])  # fmt: skip
-    interval = outcome.selectivity
-    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=float(null))
+    dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
+    outcome = traversal(changes, told.spread, targets, seed=seed)
+    turned = []
+    for number in range(_ROTATIONS):
+        _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
+        turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
+    interval, null = outcome.selectivity, float(np.mean(turned))
+    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         effects = np.nanmedian(changes, axis=1)
     analysis.curve(
         "traversal_effects", row, dimensions=dimensions.tolist(), targets=[PROPERTIES[number] for number in targets],
-        factors=list(PROPERTIES), values=effects.tolist(), spread=spread.tolist(),
-        selectivity=outcome.selectivity_of_directions.tolist(), conveyed=_conveyed(decoder, latents, waveforms),
+        correlations=correlations.tolist(), utterances=len(told.properties), factors=list(PROPERTIES),
+        values=effects.tolist(), spread=told.spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
+        selectivity_of_turned_axes=turned, conveyed=_conveyed(decoder, latents, waveforms),
     )  # fmt: skip
-    return {
-        int(dimension): f"tells most of {PROPERTIES[target].split(',')[0]}"
-        for dimension, target in zip(dimensions, targets, strict=True)
-        if PROPERTIES[target] in _HEARD_PROPERTIES
-    }
+    heard: dict[int, list[str]] = {}
+    for dimension, target in zip(dimensions.tolist(), targets, strict=True):
+        if PROPERTIES[target] in _HEARD_PROPERTIES:
+            heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
+    return {dimension: f"tells most of {' and '.join(names)}" for dimension, names in heard.items()}
 
 
 def _conveyed(decoder: SimDecoder, latents: torch.Tensor, waveforms: torch.Tensor) -> list[float]:
-    """Rank correlation over utterances of each property as it was spoken and as it is decoded; 0 of a constant one."""
+    """Rank correlation over utterances of each property as spoken and as decoded; NaN where too few have it in both."""
     spoken = properties_of(waveforms.cpu().numpy(), decoder.config.sampling_rate)
     decoded = decoded_properties(decoder, latents, waveforms.shape[1])
     correlations = []
     for of_spoken, of_decoded in zip(spoken.T, decoded.T, strict=True):
         both = np.isfinite(of_spoken) & np.isfinite(of_decoded)
-        correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]))
+        enough = both.sum() >= _CORRELATED
+        correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]) if enough else np.nan)
     return correlations

@@ -12,6 +12,7 @@ from modeling_sim.latents import decode, interpolate, traverse
 from training.sound_properties import sound_properties
 
 _STEPS = 7
+_DECODED_TOGETHER = 32
 _DEVIATIONS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 
 
@@ -127,7 +128,8 @@ def traversal_changes(
 @torch.no_grad()
 def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> np.ndarray:
     """Each of `PROPERTIES` of each decoded item, `(items, properties)`."""
-    return properties_of(decode(decoder, latents, num_samples).cpu().numpy(), decoder.config.sampling_rate)
+    waveforms = [decode(decoder, part, num_samples).cpu().numpy() for part in latents.split(_DECODED_TOGETHER)]
+    return properties_of(np.concatenate(waveforms), decoder.config.sampling_rate)
 
 
 def properties_of(waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:

@@ -111,6 +111,7 @@ class EffectTable(NamedTuple):
     module: str
     factors: list[str]
     conveyed: list[str]
+    selectivity: str
     rows: list[tuple[str, list[EffectCell]]]
 
 
@@ -379,10 +380,16 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
             entry["module"],
             entry["factors"],
             [write_value(value, "number", 2) for value in entry["conveyed"]],
+            _selectivity(entry),
             _effect_rows(entry),
         )
         for entry in entries
     ]
+
+
+def _selectivity(entry: Entry) -> str:
+    own, turned = float(np.mean(entry["selectivity"])), entry["selectivity_of_turned_axes"]
+    return f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
 
 
 def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
@@ -391,12 +398,18 @@ def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
     shares = sizes / max(sizes.max(), 1e-12)
     digits = [digits_for(column[np.isfinite(column)]) for column in values.T]
     rows = []
-    for dimension, target, row, of_row in zip(entry["dimensions"], entry["targets"], values, shares, strict=True):
+    names = [
+        f"{dimension}, of {target.split(',')[0]} ({decimal(correlation, 2, signed=True)})"
+        for dimension, target, correlation in zip(
+            entry["dimensions"], entry["targets"], entry["correlations"], strict=True
+        )
+    ]
+    for name, row, of_row in zip(names, values, shares, strict=True):
         cells = [
             EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))
             if np.isfinite(value)
             else EffectCell(MISSING, 0.0, negative=False)
             for value, share, number in zip(row, of_row, digits, strict=True)
         ]
-        rows.append((f"{dimension}, of {target.split(',')[0]}", cells))
+        rows.append((name, cells))
     return rows

@@ -13,9 +13,9 @@ _VOICED = 0.5
 def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Medians over the voiced frames, or over the loud ones where none is voiced, `(5,)`; NaN for silence.
 
-    Pitch is the period with the largest normalised autocorrelation; brightness the centre of gravity of the spectrum;
-    formants are the two lowest resonances of a linear prediction of order `2 + sampling_rate / 1000`. Frequencies are
-    semitones above 1 Hz, so that differences are those of hearing.
+    NaN, too, if a sample is not finite. Pitch is the period with the largest normalised autocorrelation; brightness the
+    centre of gravity of the spectrum; formants are the two lowest resonances of a linear prediction of order
+    `2 + sampling_rate / 1000`. Frequencies are semitones above 1 Hz, so that differences are those of hearing.
 
     Args:
         waveform: `(samples,)`.
@@ -26,7 +26,7 @@ def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
         waveform = np.pad(waveform, (0, size - len(waveform)))
     frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), size)[::hop]
     energy = (frames**2).mean(axis=1)
-    if energy.max() < 1e-10:
+    if not np.isfinite(energy).all() or energy.max() < 1e-10:
         return np.full(len(PROPERTIES), np.nan)
     loud = energy > 0.05 * energy.max()
     frames, energy = frames[loud], energy[loud]

@@ -35,14 +35,14 @@ def traversal(
     Args:
         changes: `(directions, items, properties)`, change of each property of each item by a move; NaN where an item
             does not have the property.
-        spread: `(properties,)`, standard deviation of each property among the items as they were spoken, to compare
+        spread: `(properties,)`, standard deviation of each property among utterances as they were spoken, to compare
             properties of different units. One that does not vary, or NaN, is left out.
-        targets: `(directions,)`, which property each direction is meant to change, as `most_telling` finds.
+        targets: `(directions,)`, number of the property that each direction is meant to change.
         resamples: Draws of items for the interval.
         seed: Of the draws.
 
     Raises:
-        ValueError: Shapes disagree, a target does not vary, or nothing changes.
+        ValueError: Shapes disagree, a target is no property or does not vary, or nothing changes.
     """
     changes, spread = np.asarray(changes, dtype=np.float64), np.asarray(spread, dtype=np.float64)
     targets = np.asarray(targets)
@@ -51,6 +51,8 @@ def traversal(
             f"`changes` is of shape {changes.shape}, `spread` of {spread.shape} and `targets` of {targets.shape}; give "
             "(directions, items, properties), (properties,) and (directions,)."
         )
+    if not np.isin(targets, np.arange(len(spread))).all():
+        raise ValueError(f"`targets` are {targets.tolist()}; give numbers of properties, 0 to {len(spread) - 1}.")
     varies = spread > 0
     if not varies[targets].all():
         raise ValueError(f"`targets` name properties {np.unique(targets[~varies[targets]]).tolist()}, without spread.")
@@ -78,14 +80,19 @@ def traversal(
     )
 
 
-def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> np.ndarray:
-    """The coordinate whose ranks correlate most with those of each property, `(properties,)`, whatever the sign.
+def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinate whose ranks correlate most with those of each property, whatever the sign, and how much they do.
 
-    -1 for a property that does not vary, or that fewer than 3 items have.
+    The best of many coordinates correlates with anything: of 128 that have nothing to do with a property, the best has
+    about 0.17 over 256 items, and 0.44 over 40.
 
     Args:
         coordinates: `(items, coordinates)`.
         properties: `(items, properties)`, NaN where an item does not have one.
+
+    Returns:
+        Numbers of coordinates `(properties,)`, -1 for a property that does not vary or that fewer than 3 items have,
+        and their Spearman correlations `(properties,)`, NaN for these.
 
     Raises:
         ValueError: The items are not as many, or a coordinate is NaN.
@@ -98,12 +105,14 @@ def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> np.ndarray:
         )
     if not np.isfinite(coordinates).all():
         raise ValueError("`coordinates` holds values that are not finite.")
-    chosen = np.full(properties.shape[1], -1)
+    chosen, correlations = np.full(properties.shape[1], -1), np.full(properties.shape[1], np.nan)
     for number, values in enumerate(properties.T):
         has = np.isfinite(values)
         if has.sum() >= 3 and np.ptp(values[has]) > 0:
-            chosen[number] = np.abs(rank_correlations(coordinates[has], values[has])).argmax()
-    return chosen
+            of_coordinates = rank_correlations(coordinates[has], values[has])
+            chosen[number] = np.abs(of_coordinates).argmax()
+            correlations[number] = of_coordinates[chosen[number]]
+    return chosen, correlations
 
 
 def rank_correlations(coordinates: np.ndarray, values: np.ndarray) -> np.ndarray:
