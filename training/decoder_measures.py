@@ -30,19 +30,19 @@ from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
-from training.listening import decoded_properties, properties_of, record, traversal_changes
+from training.listening import decoded_in_parts, decoded_properties, properties_of, record, traversal_changes
 from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
 from training.sound_properties import PROPERTIES
 
-# Items decoded at a time.
-_DECODED_TOGETHER = 32
+# Items encoded at a time.
+_ENCODED_TOGETHER = 32
 # Training utterances that say which dimension tells most of a property of the sound: with fewer, the best of hundreds
 # of dimensions is one that happens to fit.
 _TOLD = 256
 # Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
 _TRAVERSED, _DEVIATIONS = 16, 3.0
 # Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
-_ROTATIONS = 8
+_ROTATIONS = 5
 # Utterances below which a correlation over them says nothing.
 _CORRELATED = 8
 # Properties whose dimension one hears move.
@@ -81,7 +81,7 @@ def _measure_decoder(
     latents = _latents(of, module, waveforms)
 
     def decode(values: torch.Tensor) -> torch.Tensor:
-        return decoder(values, num_samples).waveforms
+        return decoded_in_parts(decoder, values, num_samples)
 
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
@@ -128,7 +128,7 @@ def _quality(
     """Distance of what is decoded from what was spoken, beside that of silence; whether it is nearer than silence."""
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
     with torch.no_grad():
-        decoded = torch.cat([decode(part) for part in latents.split(_DECODED_TOGETHER)])
+        decoded = decode(latents)
         silence = torch.zeros_like(waveforms)
         found = {
             "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
@@ -160,7 +160,7 @@ def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
 
 def _latents(of: AnalyzedModel, module: int, waveforms: torch.Tensor) -> torch.Tensor:
     """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
-    parts = waveforms.split(_DECODED_TOGETHER)
+    parts = waveforms.split(_ENCODED_TOGETHER)
     return torch.cat([encode(of.model, part, module=module) for part in parts])
 
 
