@@ -58,6 +58,16 @@ def test_a_table_holds_means_and_says_what_is_decided():
     ]
 
 
+def test_a_null_of_each_model_stands_below_the_measure():
+    results = analysis(traversal_selectivity={"SIM": [0.5, 0.7], "GIM": [0.4, 0.4]})
+    for row, null in zip(results["values"], (0.2, 0.4, 0.35, None), strict=True):
+        row["null"] = null
+    assert claims.table(results, "module 2")[2:] == [
+        "| Traversal selectivity | 0.60 | 0.40 |",
+        "| The same, turned axes | 0.30 | 0.35 |",
+    ]
+
+
 def test_a_spectrum_stands_beside_every_module_and_a_kind_that_was_not_measured_nowhere():
     results = analysis(linear_accuracy={"SIM": [0.9, 0.92], "log-mel": [0.72]})
     assert claims.table(results, "module 2")[0] == "| | SIM | log-mel |"

@@ -34,6 +34,8 @@ MEASURES = (
     "path_ratio_norm_corrected", "jump_ratio", "lipschitz_95", "clean_transitions", "curve_area_paper",
     "curve_area_paper_pca", "curve_area", "log_mel",
 )  # fmt: skip
+# Measures whose null is each model's own, and no number is known without it.
+NULLS = {"traversal_selectivity": "The same, turned axes"}
 KINDS = ("SIM", "GIM", "GIM (Löwe)", "CPC", "GIM + PCA", "GIM + ICA", "GIM + noise", "log-mel")
 _DRAWN = (
     "linear_accuracy", "wasserstein", "mmd_whitened", "total_correlation", "gini", "path_ratio", "lipschitz_95",
@@ -103,6 +105,10 @@ def table(analysis: Mapping[str, Any], module: str) -> list[str]:
             for kind, value in zip(kinds, means, strict=True)
         ]
         lines.append(f"| {measure['title']}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
+        if key in NULLS:
+            nulls = [_values(analysis, key, module, kind, of="null") for kind in kinds]
+            means = [float(np.mean(column)) if column else None for column in nulls]
+            lines.append(f"| {NULLS[key]} | {' | '.join(decimal(value, digits) for value in means)} |")
     return lines
 
 
@@ -148,13 +154,13 @@ def _modules(analysis: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: (name == "context", name))
 
 
-def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -> list[float]:
-    """Values of the models of a kind; a spectrum, which has no modules, stands beside all."""
+def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str, of: str = "value") -> list[float]:
+    """Values, or nulls, of the models of a kind; a spectrum, which has no modules, stands beside all."""
     return [
-        row["value"]
+        row[of]
         for row in analysis["values"]
         if row["measure"] == measure and row["kind"] == kind and row["module"] in (module, SPECTRUM_MODULE)
-        and row["value"] is not None
+        and row.get(of) is not None
     ]  # fmt: skip
 
 
