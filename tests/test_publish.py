@@ -55,7 +55,8 @@ def measures(folder):
     for kind, source in (("probe", "librispeech_small_phone_probe"), ("abx", "librispeech_small_abx")):
         (folder / kind).mkdir(parents=True)
         text = (CARDS / "results" / f"{source}.json").read_text().replace("librispeech-small", "tiny")
-        (folder / kind / f"{kind}.json").write_text(text)
+        read = {**json.loads(text), "fingerprints": None}  # the committed ones are another model's
+        (folder / kind / f"{kind}.json").write_text(json.dumps(read))
         shutil.copy(CARDS / "images" / "librispeech_small_phone_probe.png", folder / kind / f"{kind}.png")
     return [str(folder / "probe"), str(folder / "abx")]
 
