@@ -104,12 +104,13 @@ class EffectCell(NamedTuple):
 
 
 class EffectTable(NamedTuple):
-    """Effects of moving single dimensions of one model's module, and what its decoder conveys at all."""
+    """Effects of moving single dimensions, how utterances differ, and what the decoder conveys of that at all."""
 
     kind: str
     model: str
     module: str
     factors: list[str]
+    spread: list[str]
     conveyed: list[str]
     selectivity: str
     rows: list[tuple[str, list[EffectCell]]]
@@ -372,13 +373,17 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
-    """Effects of traversals; a cell's share is by the largest of the table, each by how its factor varies."""
+    """Effects of traversals; a cell's share is that of how its factor varies between utterances, 1 at most."""
     return [
         EffectTable(
             entry["kind"],
             entry["model"],
             entry["module"],
             entry["factors"],
+            [
+                write_value(value, "number", digits)
+                for value, digits in zip(entry["spread"], _effect_digits(entry), strict=True)
+            ],
             [write_value(value, "number", 2) for value in entry["conveyed"]],
             _selectivity(entry),
             _effect_rows(entry),
@@ -392,11 +397,16 @@ def _selectivity(entry: Entry) -> str:
     return f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
 
 
+def _effect_digits(entry: Entry) -> list[int]:
+    """Decimals of each factor, by how it varies: an effect too small for them is none that counts."""
+    return [digits_for([value]) for value in entry["spread"]]
+
+
 def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
     values, spread = (np.array(entry[name], dtype=float) for name in ("values", "spread"))  # null becomes NaN
     sizes = np.nan_to_num(np.divide(np.abs(values), spread, out=np.zeros_like(values), where=spread > 0))
-    shares = sizes / max(sizes.max(), 1e-12)
-    digits = [digits_for(column[np.isfinite(column)]) for column in values.T]
+    shares = sizes.clip(max=1)
+    digits = _effect_digits(entry)
     rows = []
     names = [
         f"{dimension}, of {target.split(',')[0]} ({decimal(correlation, 2, signed=True)})"
