@@ -30,7 +30,7 @@ from training.analysis_parts import AnalysisParts
 from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, decoder_kind, heard_waveforms
 from training.feature_store import model_fingerprint
-from training.listening import decoded_in_parts, decoded_properties, properties_of, record, traversal_changes
+from training.listening import decoded_in_parts, properties_of, record, traversal_changes
 from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
 from training.sound_properties import PROPERTIES
 
@@ -86,30 +86,32 @@ def _measure_decoder(
     order = (
         (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
     )
+    with torch.no_grad():
+        decoded = decode(latents)
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
     heard = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
-    if _quality(analysis, row, decoder, decode, latents, waveforms):
+    if _quality(analysis, row, decoder, decoded, waveforms):
 
-        def attempt(what: str, measure: Callable[[], None]) -> None:
+        def attempt(what: str, measure: Callable[[], Any]) -> Any:
             try:
-                measure()
+                return measure()
             except ValueError as error:
                 tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
+                return None
 
         def classifier() -> LabelledClassifier | None:
             if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
                 return None
             return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
 
-        def traversals() -> None:
-            nonlocal heard
+        def traversals() -> dict[int, str]:
             told = _what_dimensions_tell(task, of, module, num_samples)
-            heard = _traversals(analysis, row, decoder, latents, waveforms, told) or heard
+            return _traversals(analysis, row, decoder, latents, waveforms, decoded, told)
 
         rate = of.extractor.sampling_rate
         attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
         attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
-        attempt("the traversal", traversals)
+        heard = attempt("the traversal", traversals) or heard
     else:
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
     if is_heard and len(latents) >= _HEARD:
@@ -121,20 +123,17 @@ def _quality(
     analysis: Analysis,
     row: dict[str, str],
     decoder: SimDecoder,
-    decode: Callable[[torch.Tensor], torch.Tensor],
-    latents: torch.Tensor,
+    decoded: torch.Tensor,
     waveforms: torch.Tensor,
 ) -> bool:
     """Distance of what is decoded from what was spoken, beside that of silence; whether it is nearer than silence."""
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
-    with torch.no_grad():
-        decoded = decode(latents)
-        silence = torch.zeros_like(waveforms)
-        found = {
-            "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
-            "log_mel_of_silence": log_mel(silence, waveforms),
-            "spectral_of_silence": multi_resolution_stft(silence, waveforms),
-        }  # fmt: skip
+    silence = torch.zeros_like(waveforms)
+    found = {
+        "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
+        "log_mel_of_silence": log_mel(silence, waveforms),
+        "spectral_of_silence": multi_resolution_stft(silence, waveforms),
+    }  # fmt: skip
     means = {name: float(values.mean()) for name, values in found.items()}
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
@@ -272,6 +271,7 @@ def _traversals(
     decoder: SimDecoder,
     latents: torch.Tensor,
     waveforms: torch.Tensor,
+    decoded: torch.Tensor,
     told: _Told,
 ) -> dict[int, str]:
     """What moving the dimension that tells most of a property does to the sound, beside the same of turned axes.
@@ -304,7 +304,7 @@ def _traversals(
         "traversal_effects", row, dimensions=dimensions.tolist(), targets=[PROPERTIES[number] for number in targets],
         correlations=correlations.tolist(), utterances=len(told.properties), factors=list(PROPERTIES),
         values=effects.tolist(), spread=told.spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
-        selectivity_of_turned_axes=turned, conveyed=_conveyed(decoder, latents, waveforms),
+        selectivity_of_turned_axes=turned, conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
     )  # fmt: skip
     heard: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
@@ -313,12 +313,11 @@ def _traversals(
     return {dimension: f"tells most of {' and '.join(names)}" for dimension, names in heard.items()}
 
 
-def _conveyed(decoder: SimDecoder, latents: torch.Tensor, waveforms: torch.Tensor) -> list[float]:
+def _conveyed(waveforms: torch.Tensor, decoded: torch.Tensor, sampling_rate: int) -> list[float]:
     """Rank correlation over utterances of each property as spoken and as decoded; NaN where too few have it in both."""
-    spoken = properties_of(waveforms.cpu().numpy(), decoder.config.sampling_rate)
-    decoded = decoded_properties(decoder, latents, waveforms.shape[1])
+    spoken, heard = (properties_of(sounds.cpu().numpy(), sampling_rate) for sounds in (waveforms, decoded))
     correlations = []
-    for of_spoken, of_decoded in zip(spoken.T, decoded.T, strict=True):
+    for of_spoken, of_decoded in zip(spoken.T, heard.T, strict=True):
         both = np.isfinite(of_spoken) & np.isfinite(of_decoded)
         enough = both.sum() >= _CORRELATED
         correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]) if enough else np.nan)

@@ -374,22 +374,23 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
     """Effects of traversals; a cell's share is that of how its factor varies between utterances, 1 at most."""
-    return [
-        EffectTable(
-            entry["kind"],
-            entry["model"],
-            entry["module"],
-            entry["factors"],
-            [
-                write_value(value, "number", digits)
-                for value, digits in zip(entry["spread"], _effect_digits(entry), strict=True)
-            ],
-            [write_value(value, "number", 2) for value in entry["conveyed"]],
-            _selectivity(entry),
-            _effect_rows(entry),
+    tables = []
+    for entry in entries:
+        # Decimals of each factor by how it varies: an effect too small for them is none that counts.
+        digits = [digits_for([value]) for value in entry["spread"]]
+        tables.append(
+            EffectTable(
+                entry["kind"],
+                entry["model"],
+                entry["module"],
+                entry["factors"],
+                [write_value(value, "number", number) for value, number in zip(entry["spread"], digits, strict=True)],
+                [write_value(value, "number", 2) for value in entry["conveyed"]],
+                _selectivity(entry),
+                _effect_rows(entry, digits),
+            )
         )
-        for entry in entries
-    ]
+    return tables
 
 
 def _selectivity(entry: Entry) -> str:
@@ -397,16 +398,10 @@ def _selectivity(entry: Entry) -> str:
     return f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
 
 
-def _effect_digits(entry: Entry) -> list[int]:
-    """Decimals of each factor, by how it varies: an effect too small for them is none that counts."""
-    return [digits_for([value]) for value in entry["spread"]]
-
-
-def _effect_rows(entry: Entry) -> list[tuple[str, list[EffectCell]]]:
+def _effect_rows(entry: Entry, digits: Sequence[int]) -> list[tuple[str, list[EffectCell]]]:
     values, spread = (np.array(entry[name], dtype=float) for name in ("values", "spread"))  # null becomes NaN
     sizes = np.nan_to_num(np.divide(np.abs(values), spread, out=np.zeros_like(values), where=spread > 0))
     shares = sizes.clip(max=1)
-    digits = _effect_digits(entry)
     rows = []
     names = [
         f"{dimension}, of {target.split(',')[0]} ({decimal(correlation, 2, signed=True)})"
