@@ -1,7 +1,9 @@
 import gzip
+import re
 
 import numpy as np
 import pytest
+import soundfile
 
 from modeling_sim import SimConfig
 from training.audio import log_mel, read_audio
@@ -15,6 +17,7 @@ from training.corpora.alignments import (
     read_alignments,
     read_phone_names,
     read_textgrid_phones,
+    with_phones,
 )
 
 LONG_GRID = """File type = "ooTextFile"
@@ -165,9 +168,97 @@ def test_a_folder_of_text_grids(tmp_path):
         read_alignments(tmp_path)
 
 
+def two_speakers(ann, bob, names=("ann - phones", "bob - phones")):
+    """A TextGrid of half a second; each speaker's intervals are `(start, end, phone)`."""
+    lines = ['"ooTextFile"', '"TextGrid"', "0", "0.5", "<exists>", "4"]
+    for name, tier in ((names[0], ann), ("ann - words", []), (names[1], bob), ("bob - words", [])):
+        lines += ['"IntervalTier"', f'"{name}"', "0", "0.5", str(len(tier))]
+        lines += [str(value) if isinstance(value, float) else f'"{value}"' for row in tier for value in row]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("names", [("ann - phones", "bob - phones"), ("phones", "phones"), ("Phones", "b-phone")])
+def test_a_frame_has_the_phone_of_whoever_speaks(tmp_path, names):
+    path = tmp_path / "u.TextGrid"
+    path.write_text(two_speakers([(0.0, 0.2, "AA1")], [(0.2, 0.3, ""), (0.3, 0.5, "T")], names))
+    assert read_textgrid_phones(path) == ["AA"] * 19 + ["SIL"] * 10 + ["T"] * 19
+    path.write_text(two_speakers([(0.0, 0.3, "AA1")], [(0.2, 0.5, "T"), (0.5, 0.5, "AA1")], names))
+    assert read_textgrid_phones(path) == ["AA"] * 19 + ["SPN"] * 10 + ["T"] * 19
+
+
+def test_text_grids_of_one_name_in_several_folders_are_kept_apart(tmp_path):
+    recordings, grids = tmp_path / "recordings", tmp_path / "alignments"
+    for speaker, phone in (("ann", "AA"), ("bob", "T")):
+        (recordings / speaker).mkdir(parents=True)
+        (grids / speaker).mkdir(parents=True)
+        soundfile.write(recordings / speaker / "1.wav", 0.1 * np.sin(np.arange(8_000)), 16_000)
+        (grids / speaker / "1.TextGrid").write_text(two_speakers([(0.0, 0.5, phone)], []))
+    (grids / "ann" / "._1.TextGrid").write_bytes(b"\x00\x05\x16\x07\xb0\xff")
+    assert set(read_alignments(grids).labels) == {"ann/1", "bob/1"}
+    corpus = with_phones(load_corpus("folder", "all", data_dir=recordings), grids)
+    names = corpus.features["phones"].feature.names
+    assert {row["id"]: {names[label] for label in row["phones"]} for row in corpus} == {"ann/1": {"AA"}, "bob/1": {"T"}}
+    (grids / "bob" / "1.TextGrid").unlink()
+    with pytest.raises(ValueError, match="'1' is that of 'ann/1' and 'bob/1'"):
+        with_phones(corpus, grids)
+    plain = corpus.remove_columns(["id", "phones"]).add_column("id", ["1", "2"])
+    (grids / "bob" / "1.TextGrid").write_text(two_speakers([], []))
+    with pytest.raises(ValueError, match="'ann/1' and 'bob/1' are both alignments"):
+        with_phones(plain, grids)
+
+
+def test_utterances_without_an_alignment_are_counted(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.ones(8_000) / 2, 16_000)
+    (tmp_path / "labels.txt").write_text("b\t1 2\n")
+    corpus = with_phones(load_corpus("folder", "all", data_dir=tmp_path), tmp_path / "labels.txt")
+    assert corpus["phones"] == [None]
+    assert "1 of 1 utterances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["u.TextGrid", "converted_aligned_phones.txt", "segments.tsv", "phones.txt"])
+def test_what_is_not_utf8_is_named(tmp_path, name):
+    (tmp_path / "u.TextGrid").write_text(LONG_GRID)
+    (tmp_path / name).write_bytes("é 1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=re.escape(name)):
+        read_alignments(tmp_path)
+
+
+def test_byte_order_marks_and_tabs_are_no_part_of_an_id(tmp_path):
+    path = tmp_path / "converted_aligned_phones.txt"
+    path.write_text("\ufeff84-1-0\t3 3\t5\r\n\n84-1-1  4 4\n84-1-2\n")
+    labels = {name: row.tolist() for name, row in read_alignments(path).labels.items()}
+    assert labels == {"84-1-0": [3, 3, 5], "84-1-1": [4, 4], "84-1-2": []}
+    for wrong in ("84-1-0 -1", "84-1-0 1.5", "84-1-0 1\n84-1-0 2", "84-1-0 99999999999999999999"):
+        path.write_text(wrong + "\n")
+        with pytest.raises(ValueError, match=r"phones\.txt, line"):
+            read_alignments(path)
+    path.write_text("84-1-0 0 2\n")
+    (tmp_path / "phones.txt").write_text("SIL 0\nAA 1\n")
+    with pytest.raises(ValueError, match=r"converted_aligned_phones.*label 2"):
+        read_alignments(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"utt\tlabel\nu\tA\n", "no column tier and no start_frame"),
+        (b"utt\ttier\tstart_frame\tn_frames\tlabel\nu\tphone\tx\t1\tA\n", "line 2: start_frame"),
+        (gzip.compress(b"utt\ttier\n" * 99)[:-9], "cannot be read"),
+        (b"not compressed", "cannot be read"),
+    ],
+)
+def test_segments_of_another_layout_are_named(tmp_path, content, message):
+    name = "segments.tsv" if content[:3] == b"utt" else "segments.tsv.gz"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}.*{message}"):
+        read_alignments(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (LONG_GRID.replace("xmax = 0.5\ntiers", 'xmax = "x"\ntiers'), "in place of a number"),
+        (LONG_GRID.replace("xmax = 0.5\ntiers", "xmax = 1e30\ntiers"), "must end between"),
         ("hello", "ends in the middle"),
         ('"ooTextFile" "Pitch"', "not a TextGrid"),
         (LONG_GRID.replace('"phones"', '"tones"'), "no tier of intervals named 'phones'"),

@@ -1,10 +1,20 @@
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
-from datasets import DatasetDict
+import soundfile
+from datasets import Audio, DatasetDict
 
 from training.audio import read_audio
 from training.corpora import load_corpus
+from training.corpora.alignments import num_label_frames
 from training.corpora.scan import BadAudioError
 
 
@@ -102,7 +112,7 @@ def test_a_column_or_split_that_is_not_there_is_named(folder):
         with pytest.raises(ValueError, match=r"no column colour; columns there: .*mood"):
             load_corpus("hub", **arguments(folder, label_columns=["colour"], streaming=streaming))
     if "saved_splits" in folder.name:
-        with pytest.raises(ValueError, match="no split third; splits there: first, second"):
+        with pytest.raises(ValueError, match="no split 'third'; splits there: first, second"):
             load_corpus("hub", **arguments(folder) | {"split": "third"})
 
 
@@ -114,8 +124,62 @@ def test_a_column_that_is_not_audio_is_named(folder):
 
 def test_a_single_data_set_is_not_its_own_test_split(syllables, tmp_path):
     syllables.save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="no split 'test'; set `split_by` to divide it"):
-        load_corpus("hub", **arguments(tmp_path / "saved") | {"split": "test"})
+    for split in ("test", "validation", "test[:2]", "train+validation"):
+        for streaming in (False, True):
+            with pytest.raises(ValueError, match=r"saved has no split '\w+'; splits there: train.*`split_by`"):
+                load_corpus("hub", **arguments(tmp_path / "saved", streaming=streaming) | {"split": split})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_slices_of_saved_data_sets_are_taken(syllables, tmp_path, streaming):
+    names = syllables["name"][:]
+    syllables.save_to_disk(tmp_path / "saved")
+    halves = {"first-half": syllables.select(range(6)), "second": syllables.select(range(6, 12))}
+    DatasetDict(halves).save_to_disk(tmp_path / "halves")
+
+    def ids(folder, split):
+        corpus = load_corpus("hub", **arguments(tmp_path / folder, streaming=streaming) | {"split": split})
+        return [row["id"] for row in corpus]
+
+    assert ids("saved", "train[:3]") == names[:3]
+    assert ids("saved", "train[3:]") == names[3:]
+    assert ids("saved", "train[:25%] + train[-2:]") == names[:3] + names[-2:]
+    assert ids("saved", "all") == ids("halves", "all") == names
+    assert ids("halves", "first-half[4:]+second[:1]") == names[4:7]
+    for split in ("train[12:]", "train[x:]", "train[2]", "train["):
+        with pytest.raises(ValueError, match="`split` is 'train"):
+            ids("saved", split)
+
+
+def test_a_saved_slice_is_all_of_its_split(syllables, tmp_path):
+    syllables.to_parquet(tmp_path / "files" / "test.parquet")
+    part = datasets.load_dataset(str(tmp_path / "files"), split="test[:4]")
+    part.save_to_disk(tmp_path / "saved")
+    assert len(load_corpus("hub", **arguments(tmp_path / "saved") | {"split": "test"})) == 4
+    with pytest.raises(ValueError, match="no split 'train'; splits there: test"):
+        load_corpus("hub", **arguments(tmp_path / "saved"))
+
+
+def test_slices_of_files_are_the_same_streamed(syllables, tmp_path):
+    names = syllables["name"][:]
+    syllables.to_parquet(tmp_path / "of_files" / "set" / "train.parquet")
+
+    def ids(split, **more):
+        return [
+            row["id"]
+            for row in load_corpus("hub", **arguments(tmp_path / "of_files" / "set", **more) | {"split": split})
+        ]
+
+    assert ids("train[2:5]") == ids("train[2:5]", streaming=True) == names[2:5]
+    assert ids("train[10:99]") == ids("train[10:]", streaming=True) == names[10:]
+    with pytest.raises(ValueError, match="length is not known"):
+        ids("train[:50%]", streaming=True)
+
+
+def test_a_slice_is_divided(syllables, tmp_path):
+    syllables.save_to_disk(tmp_path / "saved")
+    settings = arguments(tmp_path / "saved", split_by="utterance", source_split="train[:6]", test_fraction=0.5)
+    assert sorted(load_corpus("hub", **settings | {"split": "all"})["id"]) == syllables["name"][:][:6]
 
 
 def test_rows_without_a_speaker_are_divided_as_one_speakers(syllables, tmp_path):
@@ -124,3 +188,149 @@ def test_rows_without_a_speaker_are_divided_as_one_speakers(syllables, tmp_path)
     settings = arguments(tmp_path / "saved", split_by="utterance", test_fraction=0.25)
     test = load_corpus("hub", **settings | {"split": "test"})
     assert sorted(test["speaker_id"], key=str) == [0, 1, None]
+
+
+NUMBERS = range(4)
+
+
+def waveform(number):
+    return (0.1 * np.random.default_rng(number).standard_normal(4_000 + number)).astype("float32")
+
+
+def wav(number):
+    file = io.BytesIO()
+    soundfile.write(file, waveform(number), 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def class_folders(folder):
+    for number in NUMBERS:
+        path = folder / "train" / "ab"[number % 2] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wav(number))
+        (path.parent / f"._{number}.wav").write_bytes(b"not audio")
+
+
+def metadata(folder):
+    for number in NUMBERS:
+        (folder / f"{number}.wav").write_bytes(wav(number))
+    rows = [{"file_name": f"{number}.wav", "mood": "ab"[number % 2]} for number in NUMBERS]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def archive(folder):
+    with zipfile.ZipFile(folder / "train.zip", "w") as file:
+        for number in NUMBERS:
+            file.writestr(f"{number}.wav", wav(number))
+
+
+def tar_shards(folder):
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard:04d}.tar", "w") as file:
+            for number in NUMBERS[2 * shard : 2 * shard + 2]:
+                for name, content in ((f"{number}.wav", wav(number)), (f"{number}.json", b'{"mood": "a"}')):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    file.addfile(member, io.BytesIO(content))
+
+
+def parquet_of(make, kind=None):
+    def write(folder):
+        for number in NUMBERS:
+            (folder / "clips").mkdir(exist_ok=True)
+            (folder / "clips" / f"{number}.audio").write_bytes(wav(number))
+        column = pa.array([make(folder, number) for number in NUMBERS], kind)
+        (folder / "data").mkdir()
+        pa.parquet.write_table(pa.table({"audio": column}), folder / "data" / "train.parquet")
+
+    return write
+
+
+SAMPLES = {"array": pa.list_(pa.float32()), "path": pa.string(), "sampling_rate": pa.int32()}
+FORMS = {
+    "class folders": class_folders,
+    "metadata": metadata,
+    "zip": archive,
+    "tar shards": tar_shards,
+    "paths": parquet_of(lambda folder, number: str(folder / "clips" / f"{number}.audio")),
+    "relative large paths": parquet_of(lambda _, number: f"clips/{number}.audio", pa.large_string()),
+    "path alone": parquet_of(lambda _, number: {"path": f"clips/{number}.audio"}),
+    "bytes": parquet_of(lambda _, number: wav(number)),
+    "large bytes": parquet_of(lambda _, number: wav(number), pa.large_binary()),
+    "bytes alone": parquet_of(lambda _, number: {"bytes": wav(number)}),
+    "more than a file": parquet_of(lambda _, number: {"bytes": wav(number), "path": "x.wav", "sampling_rate": 8_000}),
+    "samples": parquet_of(
+        lambda _, number: {"array": waveform(number), "path": "x.wav", "sampling_rate": 16_000}, pa.struct(SAMPLES)
+    ),
+    "samples of a channel": parquet_of(lambda _, number: {"array": [waveform(number)], "sampling_rate": 16_000}),
+    "whole numbers": parquet_of(
+        lambda _, number: {"array": np.round(waveform(number) * 32_768).astype(int), "sampling_rate": 16_000}
+    ),
+}
+
+
+@pytest.fixture(params=FORMS)
+def audio_files(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    FORMS[request.param](folder)
+    return {"dataset_id": str(folder), "audio_column": "wav" if request.param == "tar shards" else "audio"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_audio_in_every_form_is_read_without_torchcodec(audio_files, streaming, monkeypatch):
+    def refuse(*_):
+        raise ImportError("torchcodec")
+
+    monkeypatch.setattr(Audio, "encode_example", refuse)
+    monkeypatch.setattr(Audio, "decode_example", refuse)
+    corpus = load_corpus("hub", "train", streaming=streaming, **audio_files)
+    if streaming:
+        corpus = pickle.loads(pickle.dumps(corpus))  # noqa: S301 - as readers that are spawned get it
+    found = sorted((read_audio(row["audio"]) for row in corpus), key=len)
+    for number, samples in zip(NUMBERS, found, strict=True):
+        np.testing.assert_allclose(samples, waveform(number), atol=2**-15)
+
+
+def test_classes_of_folders_are_labels(tmp_path):
+    class_folders(tmp_path)
+    corpus = load_corpus("hub", "train", dataset_id=str(tmp_path), label_columns="label")
+    assert corpus.features["label"].names == ["a", "b"]
+    assert {row["id"]: row["label"] for row in corpus} == {"0": 0, "1": 1, "2": 0, "3": 1}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_samples_and_paths_that_cannot_be_read_are_left_out(tmp_path, streaming):
+    rows = [{"array": [0.1] * 800, "sampling_rate": 8_000}, {"array": [0.1], "sampling_rate": None}, None]
+    paths = ["0.wav", None, "gone.wav"]
+    (tmp_path / "0.wav").write_bytes(wav(0))
+    pa.parquet.write_table(pa.table({"audio": rows, "file": paths}), tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.parquet\n---\n")
+    for column in ("audio", "file"):
+        settings = {"dataset_id": str(tmp_path), "audio_column": column, "streaming": streaming}
+        assert len(list(load_corpus("hub", "train", on_bad_audio="skip", **settings))) == 1
+        with pytest.raises(BadAudioError):
+            list(load_corpus("hub", "train", **settings))
+
+
+def test_samples_without_a_rate_are_no_audio(tmp_path):
+    pa.parquet.write_table(pa.table({"audio": [{"array": [0.1, 0.2]}]}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="column audio"):
+        load_corpus("hub", "train", dataset_id=str(tmp_path))
+
+
+def test_a_streams_row_without_a_speaker_is_of_none(syllables, tmp_path):
+    corpus = syllables.remove_columns("reader").add_column("reader", ["a", None, ""] * 4)
+    corpus.to_parquet(tmp_path / "train.parquet")
+    stream = load_corpus("hub", **arguments(tmp_path, streaming=True))
+    assert [row["speaker_id"] for row in stream] == ["a", "unknown", "unknown"] * 4
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_alignments_come_with_any_data_set(folder, tmp_path, streaming):
+    corpus = load_corpus("hub", **arguments(folder))
+    lengths = dict(zip(corpus["id"][:3], corpus["num_samples"][:3], strict=True))
+    lines = [f"{name}\t{' '.join(['1'] * num_label_frames(length))}\n" for name, length in lengths.items()]
+    (tmp_path / "labels.txt").write_text("".join(lines))
+    aligned = load_corpus("hub", **arguments(folder, alignments=tmp_path / "labels.txt", streaming=streaming))
+    assert aligned.features["phones"].feature.names == ["0", "1"]
+    assert {row["id"] for row in aligned if row["phones"] is not None} == set(lengths)

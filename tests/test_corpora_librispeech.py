@@ -13,6 +13,7 @@ from training.batches import crop_batches
 from training.corpora import load_corpus
 from training.corpora.alignments import num_label_frames
 from training.corpora.scan import BadAudioError
+from training.names import say_once
 
 UTTERANCES = {
     f"{speaker}-{chapter}-{number:04d}": speaker
@@ -113,13 +114,68 @@ def test_both_sources_have_the_same_columns(tree, hub_copy):
 
 
 def test_parts_are_chosen_joined_and_named(tree, hub_copy):
-    assert len(load_corpus("librispeech", "all", data_dir=tree)) == 25
     assert len(load_corpus("librispeech", "all", data_dir=tree, parts="train-clean-100+dev-clean")) == 25
+    assert len(load_corpus("librispeech", "train.100", data_dir=tree)) == 20
+    assert len(load_corpus("librispeech", "dev-clean", dataset_id=str(hub_copy))) == 5
     assert len(load_corpus("librispeech", "dev-clean", data_dir=tree)) == 5
     assert len(load_corpus("librispeech", "validation", dataset_id=str(hub_copy))) == 5
     assert len(load_corpus("librispeech", "train.100+validation", dataset_id=str(hub_copy))) == 25
     with pytest.raises(ValueError, match="no dev-other; parts there: dev-clean, train-clean-100"):
         load_corpus("librispeech", "dev-other", data_dir=tree)
+
+
+def test_without_parts_train_clean_100_is_taken_and_said(tree, hub_copy, capsys):
+    say_once.cache_clear()
+    for source in ({"data_dir": tree}, {"dataset_id": str(hub_copy)}):
+        train, test = (load_corpus("librispeech", split, **source) for split in ("train", "test"))
+        assert {*names_of(train), *names_of(test)} == {"19", "100", "1034"}
+        assert not set(train["id"]) & set(test["id"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.count("train-clean-100") + line.count("train.100") for line in lines] == [1] * 4
+    assert "dev-clean" in lines[0]
+
+
+def test_the_only_part_is_taken_and_of_several_others_none(tree, tmp_path):
+    shutil.copytree(tree / "LibriSpeech" / "dev-clean", tmp_path / "dev-clean")
+    assert len(load_corpus("librispeech", "all", data_dir=tmp_path)) == 5
+    shutil.copytree(tree / "LibriSpeech" / "dev-clean", tmp_path / "test-clean")
+    with pytest.raises(ValueError, match=r"`parts`.*dev-clean, test-clean"):
+        load_corpus("librispeech", "train", data_dir=tmp_path)
+    assert len(load_corpus("librispeech", "test-clean", data_dir=tmp_path)) == 5
+
+
+def test_a_part_of_another_configuration_is_named(hub_copy):
+    with pytest.raises(ValueError, match="'test-other' is not in `config` 'clean'"):
+        load_corpus("librispeech", "test-other", dataset_id=str(hub_copy))
+
+
+def test_hidden_files_are_skipped(tree, tmp_path):
+    shutil.copytree(tree / "LibriSpeech", tmp_path / "LibriSpeech")
+    part = tmp_path / "LibriSpeech" / "train-clean-100"
+    for path in list(part.rglob("*.flac")):
+        (path.parent / f"._{path.name}").write_bytes(b"not audio")
+    (tmp_path / "LibriSpeech" / ".git" / "1" / "2").mkdir(parents=True)
+    shutil.copy(next(part.rglob("1*.flac")), tmp_path / "LibriSpeech" / ".git" / "1" / "2")
+    shutil.copytree(part / "19" / "198", part / "19" / ".ipynb_checkpoints")
+    assert len(load_corpus("librispeech", "all", data_dir=tmp_path)) == 20
+
+
+def test_the_lists_of_cpc_are_found_under_their_published_names(tree, tmp_path):
+    shutil.copytree(tree / "LibriSpeech", tmp_path / "LibriSpeech")
+    (tmp_path / "train_split.txt").write_text("1034-121-0004\n19-198-0000\n")
+    (tmp_path / "test_split.txt").write_text("100-1-0002\n")
+    frames = {name: num_label_frames(len(waveform(name))) for name in UTTERANCES}
+    (tmp_path / "converted_aligned_phones.txt").write_text(
+        "".join(f"{name} {' '.join(['3'] * count)}\n" for name, count in frames.items())
+    )
+    train, test = (load_corpus("librispeech", split, data_dir=tmp_path) for split in ("train", "test"))
+    assert sorted(train["id"]) == ["1034-121-0004", "19-198-0000"]
+    assert test["id"] == ["100-1-0002"]
+    assert set(test[0]["phones"]) == {3}
+    # Without the one list, the other split is not drawn from the utterances of the list that is there.
+    (tmp_path / "test_split.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="no such list"):
+        load_corpus("librispeech", "test", data_dir=tmp_path)
 
 
 def test_by_default_every_speaker_is_in_both_splits_and_no_utterance_is(source):
@@ -149,7 +205,8 @@ def test_speakers_can_be_kept_apart(source):
 
 
 def test_the_test_speakers_are_of_both_sexes_where_they_are_known(tree):
-    test = load_corpus("librispeech", "test", data_dir=tree, split_by="speaker", test_fraction=0.5)
+    parts = "train-clean-100+dev-clean"
+    test = load_corpus("librispeech", "test", data_dir=tree, parts=parts, split_by="speaker", test_fraction=0.5)
     assert set(names_of(test, "sex")) == {"F", "M"}
 
 
@@ -233,9 +290,10 @@ def test_two_files_of_one_id_are_named(tmp_path):
         chapter = tmp_path / part / "19" / "198"
         chapter.mkdir(parents=True)
         soundfile.write(chapter / "19-198-0000.flac", waveform("19-198-0000"), 16_000)
+    both = "train-clean-100+train-clean-360"
     with pytest.raises(BadAudioError, match=r"train-clean-360.*a second recording of this id"):
-        load_corpus("librispeech", "all", data_dir=tmp_path)
-    assert len(load_corpus("librispeech", "all", data_dir=tmp_path, on_bad_audio="skip")) == 1
+        load_corpus("librispeech", both, data_dir=tmp_path)
+    assert len(load_corpus("librispeech", both, data_dir=tmp_path, on_bad_audio="skip")) == 1
 
 
 @pytest.mark.parametrize("line", ["33", "33 | X | train-clean-100"])

@@ -5,19 +5,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset, List
+from datasets import ClassLabel, Dataset, IterableDataset
 
-from training.corpora.alignments import read_alignments
+from training.corpora.alignments import find_alignments, with_phones
 from training.corpora.contract import (
     CorpusInfo,
     as_class_label,
     as_text,
     class_names,
     make_dataset,
-    replace_column,
 )
 from training.corpora.hub import choose_columns, complete_stream, divide, divide_stream, open_source
-from training.corpora.splits import SplitRule, split_ids
+from training.corpora.splits import SplitRule, find_list, split_ids
+from training.corpora.tree import read_text, visible_files
+from training.names import say_once
 
 INFO = CorpusInfo(
     description="Read English speech from LibriVox audiobooks.",
@@ -27,6 +28,17 @@ INFO = CorpusInfo(
 )
 
 _SEXES = ["F", "M"]
+_DEFAULT_PART = "train-clean-100"
+# Splits of the Hub's configurations "clean" and "other", and of "all", by the names of the published archives.
+_HUB_SPLITS = {
+    "train-clean-100": ("train.100", "train.clean.100"),
+    "train-clean-360": ("train.360", "train.clean.360"),
+    "train-other-500": ("train.500", "train.other.500"),
+    "dev-clean": ("validation", "validation.clean"),
+    "dev-other": ("validation", "validation.other"),
+    "test-clean": ("test", "test.clean"),
+    "test-other": ("test", "test.other"),
+}
 
 
 def load(
@@ -48,12 +60,13 @@ def load(
 
     The split is "train" or "test" of the chosen parts by one of three rules, the same for the Hub and a local tree:
 
-    - "list": the utterance ids in `train.txt` and `test.txt`, one a line, as in the CPC paper;
+    - "list": the utterance ids in `train.txt` and `test.txt`, or `train_split.txt` and `test_split.txt` as the CPC
+      authors publish them, one per line;
     - "utterance": a seeded share of every speaker's utterances is the test set;
     - "speaker": a seeded share of the speakers of either sex is the test set, so that no speaker is in both.
 
-    It may also be "all" of the parts, or parts by their own names ("train.100+train.360", "dev-clean"). The corpus' own
-    test part is `split="all", parts="test"` on the Hub.
+    It may also be "all" of the parts, or parts by their own names ("train-clean-100+train-clean-360", "test-clean").
+    One line is printed that says what is taken.
 
     Columns beside the contract's: `text`, `chapter_id` (string), `sex` (null on the Hub, which does not have it), and
     `phones` where there are alignments.
@@ -61,62 +74,100 @@ def load(
     Args:
         split: As above.
         data_dir: Folder with the tree `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
-            archive in it. `None` reads the Hub.
+            archive in it. Hidden files are skipped. `None` reads the Hub.
         dataset_id: Id on the Hub, or a folder with a copy of it.
         config: On the Hub: "clean", "other" or "all".
         revision: On the Hub: commit, branch or tag.
         streaming: From the Hub: an `IterableDataset`. Its `speaker_id` is text, and of the rules it knows "list".
-        parts: What is divided, several joined with "+". `None`: all folders of a local tree; "train.100" on the Hub.
+        parts: What is divided, several joined with "+", by the archives' names or the Hub's ("train.100"). `None`:
+            train-clean-100, or a local tree's only part; never all parts, since the corpus' own test set is one.
         split_by: The rule; `None` takes "list" where the lists are, else "utterance".
-        lists: Folder of `train.txt` and `test.txt`; `None` looks in `data_dir`.
+        lists: Folder of the two lists; `None` looks in `data_dir`.
         test_fraction: Share of the test set under "utterance" and "speaker".
         seed: Seed of the split under "utterance" and "speaker".
         alignments: Phone alignments, a folder or a file that `training.corpora.alignments.read_alignments` reads;
-            `None` looks for a folder `alignments` in `data_dir`.
+            `None` looks in `data_dir` for a folder `alignments`, or for `converted_aligned_phones.txt` and its like.
 
     Raises:
         FileNotFoundError: `data_dir`, a list, or alignments that are not there.
-        ValueError: An unknown split, part or rule.
+        ValueError: An unknown split, part or rule; a tree of several parts without train-clean-100 and `parts`.
     """
     if split not in ("train", "test", "all"):
         parts, split = split, "all"
     if split_by is None:
-        found = lists is not None or (data_dir is not None and (Path(data_dir) / f"{split}.txt").is_file())
-        split_by = "list" if found else "utterance"
+        folder = lists if lists is not None else data_dir
+        listed = folder is not None and any(find_list(Path(folder), name) for name in ("train", "test"))
+        split_by = "list" if listed or lists is not None else "utterance"
     if data_dir is None:
-        source = open_source(dataset_id, config, parts or "train.100", revision=revision, streaming=streaming)
+        parts = "+".join(_hub_split(part, config) for part in (parts or _DEFAULT_PART).split("+"))
+        _say_what_is_taken(split, parts, split_by)
+        source = open_source(dataset_id, config, parts, revision=revision, streaming=streaming)
         dataset = _from_hub(
             source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed, name=dataset_id
         )
-    else:
-        root = Path(data_dir)
-        if not root.is_dir():
-            raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
-        if streaming:
-            raise ValueError("`streaming` is for the Hub; a local tree is read as it is used already.")
-        if alignments is None and (root / "alignments").is_dir():
-            alignments = root / "alignments"
-        files = _find_files(root, parts)
-        speakers = {utterance: utterance.split("-")[0] for utterance in files}
-        sexes = _read_sexes(root)
-        lists = Path(lists) if lists else root
-        ids = split_ids(
-            speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed, strata=sexes
-        )
-        dataset = _from_files(root, files, sorted(ids), speakers, sexes)
-    return dataset if alignments is None else _with_phones(dataset, alignments)
-
-
-def _find_files(root: Path, parts: str | None) -> dict[str, list[Path]]:
-    """Files of every utterance, one unless something is wrong, by its id, in the order of the ids."""
+        return with_phones(dataset, alignments)
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
+    if streaming:
+        raise ValueError("`streaming` is for the Hub; a local tree is read as it is used already.")
+    if alignments is None:
+        alignments = root / "alignments" if (root / "alignments").is_dir() else find_alignments(root)
     tree = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-    found = sorted(folder.name for folder in tree.iterdir() if next(folder.glob("*/*/*.flac"), None))
-    chosen = found if parts is None else parts.split("+")
-    missing = sorted(set(chosen) - set(found)) or ([] if found else ["PART/SPEAKER/CHAPTER/*.flac"])
+    chosen, others = _choose_parts(tree, parts)
+    _say_what_is_taken(split, "+".join(chosen), split_by, others=others)
+    files = _find_files(tree, chosen)
+    speakers = {utterance: utterance.split("-")[0] for utterance in files}
+    sexes = _read_sexes(root)
+    lists = Path(lists) if lists else root
+    ids = split_ids(
+        speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed, strata=sexes
+    )
+    return with_phones(_from_files(root, files, sorted(ids), speakers, sexes), alignments)
+
+
+def _say_what_is_taken(split: str, parts: str, split_by: str, *, others: Iterable[str] = ()) -> None:
+    rule = {
+        "list": "by its list of utterances",
+        "utterance": "by utterance, every speaker in both splits",
+        "speaker": "by speaker, none in both splits",
+    }
+    skipped = f"; `parts` not taken: {', '.join(others)}" if others else ""
+    taken = f"all of {parts}" if split == "all" else f"{split} of {parts}, divided {rule.get(split_by, split_by)}"
+    say_once(f"librispeech: {taken}{skipped}")
+
+
+def _hub_split(part: str, config: str) -> str:
+    """A part's name on the Hub; a name of the Hub's own is left as it is."""
+    if part not in _HUB_SPLITS:
+        return part
+    if config != "all" and config not in part.split("-"):
+        raise ValueError(f"the part {part!r} is not in `config` {config!r}; set it to {part.split('-')[1]!r} or 'all'.")
+    return _HUB_SPLITS[part][config == "all"]
+
+
+def _choose_parts(tree: Path, parts: str | None) -> tuple[list[str], list[str]]:
+    """The parts of a tree to take, and those that are there too."""
+    folders = sorted(folder for folder in tree.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    found = [folder.name for folder in folders if next(folder.glob("*/*/*.flac"), None)]
+    if parts is not None:
+        archives = {name: archive for archive, names in _HUB_SPLITS.items() for name in names if name != "validation"}
+        chosen = [part if part in found else archives.get(part, part) for part in parts.split("+")]
+    elif len(found) > 1 and _DEFAULT_PART not in found:
+        raise ValueError(f"{tree} has several parts; set `parts` to those to take, of {', '.join(found)}")
+    else:
+        chosen = found if len(found) == 1 else [_DEFAULT_PART] if found else ["PART/SPEAKER/CHAPTER/*.flac"]
+    missing = sorted(set(chosen) - set(found))
     if missing:
         raise ValueError(f"{tree} has no {' and no '.join(missing)}; parts there: {', '.join(found) or 'none'}")
+    return chosen, sorted(set(found) - set(chosen))
+
+
+def _find_files(tree: Path, parts: Iterable[str]) -> dict[str, list[Path]]:
+    """Files of every utterance, one unless something is wrong, by its id, in the order of the ids."""
     files = defaultdict(list)
-    for path in sorted((path for part in chosen for path in (tree / part).glob("*/*/*.flac")), key=_stem):
+    paths = [path for part in parts for path in visible_files(tree / part) if path.match("*/*/*.flac")]
+    for path in sorted(paths, key=lambda path: path.stem):
         files[path.stem].append(path)
     return files
 
@@ -154,26 +205,11 @@ def _from_hub(
     return source if split == "all" else divide(source, split=split, split_by=split_by, lists=lists, **draw)
 
 
-def _with_phones(dataset: Dataset | IterableDataset, alignments: str | Path) -> Dataset | IterableDataset:
-    """Add `phones` by utterance id."""
-    names, labels = read_alignments(alignments)
-    feature = List(ClassLabel(names=names))
-    if isinstance(dataset, IterableDataset):
-        features = Features({**dataset.features, "phones": feature})
-        lists = {utterance: values.tolist() for utterance, values in labels.items()}
-        return dataset.map(lambda row: {"phones": lists.get(row["id"])}, features=features)
-    return replace_column(dataset, "phones", [labels.get(utterance) for utterance in dataset["id"][:]], feature)
-
-
-def _stem(path: Path) -> str:
-    return path.stem
-
-
 def _read_sexes(root: Path) -> dict[str, str]:
     """Sex, "F" or "M", by speaker, from SPEAKERS.TXT where it is there."""
     for path in (root / "SPEAKERS.TXT", root / "LibriSpeech" / "SPEAKERS.TXT"):
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = read_text(path).split("\n")
             fields = [line.split("|") for line in lines if line.strip() and not line.startswith(";")]
             if any(len(row) < 2 or row[1].strip() not in _SEXES for row in fields):
                 wrong = next(row for row in fields if len(row) < 2 or row[1].strip() not in _SEXES)
@@ -186,8 +222,8 @@ def _read_transcripts(chapters: Iterable[Path]) -> dict[str, str]:
     """Transcript by utterance id."""
     transcripts = {}
     for chapter in chapters:
-        for path in chapter.glob("*.trans.txt"):
-            for line in path.read_text(encoding="utf-8").split("\n"):
+        for path in chapter.glob("[!.]*.trans.txt"):
+            for line in read_text(path).split("\n"):
                 utterance, _, text = line.partition(" ")
                 transcripts[utterance] = text
     return transcripts

@@ -110,26 +110,36 @@ def check_streamed_audio(
 
     "skip" passes over a bad row; the first time it meets one it prints the reason and adds the row to the list.
     """
-    left_out: dict[str, BadRecording] = {}
     if on_bad_audio == "skip" and bad_audio_list is not None:
         _write_list(bad_audio_list, [])
+    check = _StreamCheck(on_bad_audio, bad_audio_list, decode_all)
+    numbers = {"num_samples": Value("int64"), "sampling_rate": Value("int64")}
+    return dataset.map(check, features=Features({**dataset.features, **numbers})).filter(_has_samples)
 
-    def complete(row: Mapping[str, Any]) -> dict[str, int]:
-        header, reason = _look_at(row, decode_all=decode_all)
-        if reason is not None and on_bad_audio == "raise":
+
+class _StreamCheck:
+    """Looks at the rows of a stream; a class, since readers that are spawned get it pickled."""
+
+    def __init__(self, on_bad_audio: str, bad_audio_list: str | Path | None, decode_all: bool) -> None:
+        self.on_bad_audio, self.bad_audio_list, self.decode_all = on_bad_audio, bad_audio_list, decode_all
+        self.left_out: dict[str, BadRecording] = {}
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, int]:
+        header, reason = _look_at(row, decode_all=self.decode_all)
+        if reason is not None and self.on_bad_audio == "raise":
             raise BadAudioError([BadRecording(row["id"], audio_name(row["audio"]), reason)], 1)
         if header is None:
-            if row["id"] not in left_out:
-                left_out[row["id"]] = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
+            if row["id"] not in self.left_out:
+                self.left_out[row["id"]] = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
                 print(f"left out: {row['id']}  {reason}")
-                if bad_audio_list is not None:
-                    _write_list(bad_audio_list, list(left_out.values()))
+                if self.bad_audio_list is not None:
+                    _write_list(self.bad_audio_list, list(self.left_out.values()))
             return {"num_samples": 0, "sampling_rate": 0}
         return {"num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
 
-    numbers = {"num_samples": Value("int64"), "sampling_rate": Value("int64")}
-    features = Features({**dataset.features, **numbers})
-    return dataset.map(complete, features=features).filter(lambda row: row["num_samples"] > 0)
+
+def _has_samples(row: Mapping[str, Any]) -> bool:
+    return row["num_samples"] > 0
 
 
 def _write_list(path: str | Path, recordings: list[BadRecording]) -> None:

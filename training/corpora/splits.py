@@ -41,12 +41,14 @@ def split_ids(
     if split not in ("train", "test"):
         raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
     if rule == "list":
-        path = (lists or Path()) / f"{split}.txt"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such list; give `lists`, or set `split_by` to 'utterance'")
+        folder = lists or Path()
+        path, other = (find_list(folder, name) for name in ((split, "test" if split == "train" else "train")))
+        if path is None:
+            raise FileNotFoundError(
+                f"{folder / split}.txt: no such list; give `lists`, or set `split_by` to 'utterance'"
+            )
         ids = read_id_list(path)
-        other = path.with_name("test.txt" if split == "train" else "train.txt")
-        both = sorted(set(ids) & set(read_id_list(other))) if other.is_file() else []
+        both = sorted(set(ids) & set(read_id_list(other))) if other is not None else []
         if both:
             raise ValueError(
                 f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
@@ -71,6 +73,12 @@ def split_ids(
     else:
         raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")
     return [utterance for utterance in speakers if (utterance in test) == (split == "test")]
+
+
+def find_list(folder: Path, split: str) -> Path | None:
+    """A split's list in a folder: `train.txt`, or `train_split.txt`, as the lists of CPC are published."""
+    paths = (folder / f"{split}.txt", folder / f"{split}_split.txt")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_id_list(path: str | Path) -> list[str]:
