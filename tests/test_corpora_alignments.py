@@ -195,7 +195,7 @@ def test_text_grids_of_one_name_in_several_folders_are_kept_apart(tmp_path):
         (grids / speaker / "1.TextGrid").write_text(two_speakers([(0.0, 0.5, phone)], []))
     (grids / "ann" / "._1.TextGrid").write_bytes(b"\x00\x05\x16\x07\xb0\xff")
     assert set(read_alignments(grids).labels) == {"ann/1", "bob/1"}
-    corpus = with_phones(load_corpus("folder", "all", data_dir=recordings), grids)
+    corpus = load_corpus("folder", "all", data_dir=recordings, alignments=grids)
     names = corpus.features["phones"].feature.names
     assert {row["id"]: {names[label] for label in row["phones"]} for row in corpus} == {"ann/1": {"AA"}, "bob/1": {"T"}}
     (grids / "bob" / "1.TextGrid").unlink()

@@ -21,6 +21,7 @@ from training.audio import AudioError
 from training.background_push import BackgroundPush
 from training.checkpoints import save_model
 from training.corpora import corpus_info, load_corpus
+from training.corpora.overlap import say_shared_recordings
 from training.corpora.scan import BadAudioError
 from training.curves import write_curves
 from training.files import finite_or_none, write_json
@@ -265,7 +266,10 @@ def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset |
         train_data = train_data.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
     # Evaluation reads every utterance once: one that breaks half-way has no replacement and is found beforehand.
     map_style = {"streaming": False} if corpus_settings.get("streaming") else {}
-    return train_data, load(data.eval_split, "eval", decode_all=skip, **map_style)
+    eval_data = load(data.eval_split, "eval", decode_all=skip, **map_style)
+    if isinstance(train_data, Dataset):
+        say_shared_recordings(train_data, eval_data)
+    return train_data, eval_data
 
 
 def size(dataset: Dataset | IterableDataset) -> int | None:

@@ -15,6 +15,7 @@ from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 from training.arguments import DATASET_NAME_HELP, HelpFormatter, mapping_of, with_dataset_name
 from training.corpora import corpus_info, load_corpus
 from training.corpora.contract import class_label, replace_column
+from training.corpora.overlap import say_shared_recordings, say_shared_speakers
 from training.feature_store import Items, weights_fingerprint
 from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
 from training.files import write_json
@@ -216,8 +217,14 @@ def _check_place(path: str) -> None:
 
 
 def load_splits(arguments: Namespace) -> dict[str, Dataset]:
-    """Both splits of the corpus that the flags name, with the same class numbers."""
+    """Both splits of the corpus that the flags name, with the same class numbers.
+
+    A warning is printed if they share recordings, or speakers unless it is speakers that are told apart.
+    """
     train, test = (load_split(arguments, split) for split in ("train", "test"))
+    say_shared_recordings(train, test)
+    if arguments.label != "speaker_id":
+        say_shared_speakers(train, test)
     return dict(zip(("train", "test"), with_same_classes(train, test), strict=True))
 
 

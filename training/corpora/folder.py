@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
+from training.corpora.alignments import with_phones
 from training.corpora.contract import UNKNOWN_SPEAKER, CorpusInfo, class_names, make_dataset, plain_array
 from training.corpora.splits import SplitRule, say_division, split_ids
 from training.corpora.tree import audio_files, file_key, read_text
@@ -48,6 +49,7 @@ def load(
     lists: str | Path | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    alignments: str | Path | None = None,
 ) -> Dataset:
     """Load a split.
 
@@ -71,6 +73,8 @@ def load(
         lists: Folder of `train.txt` and `test.txt` with ids.
         test_fraction: Share of the test set.
         seed: Seed of the split.
+        alignments: Phone alignments, a folder or a file that `training.corpora.alignments.read_alignments` reads, for
+            the column `phones`.
 
     Raises:
         FileNotFoundError: The tree or the manifest is not there, or the tree has no audio.
@@ -136,7 +140,7 @@ def load(
     columns = {name: _at(values, places) for name, values in columns.items()}
     columns["id"][len(places) - len(absent) :] = absent
     columns["audio"][len(places) - len(absent) :] = [{"path": f"{utf8_name(root)}/{name} (listed)"} for name in absent]
-    return make_dataset(columns, labels=labels)
+    return with_phones(make_dataset(columns, labels=labels), alignments)
 
 
 def _check_columns(

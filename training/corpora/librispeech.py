@@ -100,7 +100,7 @@ def load(
         split_by = "list" if listed or lists is not None else "utterance"
     if data_dir is None:
         parts = "+".join(_hub_split(part, config) for part in (parts or _DEFAULT_PART).split("+"))
-        _say_what_is_taken(split, parts, split_by)
+        _say_what_is_taken(split, parts)
         source = open_source(dataset_id, config, parts, revision=revision, streaming=streaming)
         dataset = _from_hub(
             source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed, name=dataset_id
@@ -115,7 +115,7 @@ def load(
         alignments = root / "alignments" if (root / "alignments").is_dir() else find_alignments(root)
     tree = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
     chosen, others = _choose_parts(tree, parts)
-    _say_what_is_taken(split, "+".join(chosen), split_by, others=others)
+    _say_what_is_taken(split, "+".join(chosen), others=others)
     files = _find_files(tree, chosen)
     speakers = {utterance: utterance.split("-")[0] for utterance in files}
     sexes = _read_sexes(root)
@@ -126,15 +126,8 @@ def load(
     return with_phones(_from_files(root, files, sorted(ids), speakers, sexes), alignments)
 
 
-def _say_what_is_taken(split: str, parts: str, split_by: str, *, others: Iterable[str] = ()) -> None:
-    rule = {
-        "list": "by its list of utterances",
-        "utterance": "by utterance, every speaker in both splits",
-        "speaker": "by speaker, none in both splits",
-    }
-    skipped = f"; `parts` not taken: {', '.join(others)}" if others else ""
-    taken = f"all of {parts}" if split == "all" else f"{split} of {parts}, divided {rule.get(split_by, split_by)}"
-    say_once(f"librispeech: {taken}{skipped}")
+def _say_what_is_taken(split: str, parts: str, *, others: Iterable[str] = ()) -> None:
+    say_once(f"librispeech: {split} of {parts}" + (f"; not taken: {', '.join(others)}" if others else ""))
 
 
 def _hub_split(part: str, config: str) -> str:

@@ -58,7 +58,7 @@ def split_ids(
                 f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
                 "that was trained on tests nothing"
             )
-        others = read_id_list(other) if other is not None and other.is_file() else []
+        others = read_id_list(other) if other is not None else []
         parts = {split: ids, "test" if split == "train" else "train": others}
         say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
         return ids

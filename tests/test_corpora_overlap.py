@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import soundfile
+from datasets import Audio
+
+from training.corpora import load_corpus
+from training.corpora.overlap import say_shared_recordings, say_shared_speakers
+from training.names import say_once
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Four speakers with three recordings of one length each."""
+    for speaker in "abcd":
+        (tmp_path / speaker).mkdir()
+        for number in range(3):
+            noise = 0.1 * np.random.default_rng([ord(speaker), number]).standard_normal(4_000)
+            soundfile.write(tmp_path / speaker / f"{number}.wav", noise, 16_000)
+    say_once.cache_clear()
+    return load_corpus("folder", "all", data_dir=tmp_path, folder_label="speaker_id")
+
+
+def test_shared_speakers_are_counted(corpus, capsys):
+    say_shared_speakers(corpus.select(range(6)), corpus.select(range(6, 12)))
+    assert not capsys.readouterr().out
+    say_shared_speakers(corpus.select(range(7)), corpus.select(range(7, 12)))
+    assert "warning: 1 of 2 speakers of the test split are among the 3" in capsys.readouterr().out
+    unnamed = corpus.remove_columns("speaker_id")
+    say_shared_speakers(unnamed, unnamed)
+    assert not capsys.readouterr().out
+
+
+def test_shared_recordings_are_counted(corpus, capsys):
+    say_shared_recordings(corpus.select(range(6)), corpus.select(range(6, 12)))
+    assert not capsys.readouterr().out
+    say_shared_recordings(corpus.select(range(8)), corpus.select(range(6, 12)))
+    assert "warning: 2 recordings" in capsys.readouterr().out
+
+
+def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsys):
+    audio = [{"bytes": open(row["path"], "rb").read(), "path": None} for row in corpus["audio"]]  # noqa: SIM115, PTH123
+    numbered = (
+        corpus.remove_columns(["id", "audio"]).add_column("audio", audio).cast_column("audio", Audio(decode=False))
+    )
+    halves = [
+        half.add_column("id", [str(row) for row in range(6)])
+        for half in (numbered.select(range(6)), numbered.select(range(6, 12)))
+    ]
+    say_shared_recordings(*halves)
+    assert not capsys.readouterr().out
+    say_shared_recordings(halves[0], halves[0])
+    assert "warning: 6 recordings" in capsys.readouterr().out
