@@ -5,6 +5,7 @@ from datasets import Audio
 
 from training.corpora import load_corpus
 from training.corpora.overlap import say_shared_recordings, say_shared_speakers
+from training.measuring import load_splits, measuring_parser
 from training.names import say_once
 
 
@@ -50,3 +51,28 @@ def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsy
     assert not capsys.readouterr().out
     say_shared_recordings(halves[0], halves[0])
     assert "warning: 6 recordings" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize(
+    ("split_by", "label", "warns"),
+    [("utterance", "word", True), ("speaker", "word", False), ("utterance", "speaker_id", False)],
+)
+def test_a_measure_warns_of_speakers_it_was_trained_on(tmp_path, capsys, split_by, label, warns):
+    settings = f"{{folder_label: speaker_id, split_by: {split_by}, test_fraction: 0.4}}"
+    flags = ["--model", "x", "--corpus", "folder", "--data_dir", str(tmp_path), "--label", label]
+    arguments = measuring_parser("", output_dir="x").parse_args([*flags, "--corpus_settings", settings])
+    capsys.readouterr()
+    load_splits(arguments)
+    assert ("speakers of the test split are among" in capsys.readouterr().out) == warns
+
+
+@pytest.mark.real_data
+def test_the_real_splits_share_speakers_and_no_recording(data_dir, capsys):
+    say_once.cache_clear()
+    train, test = (load_corpus("librispeech", split, data_dir=data_dir / "librispeech") for split in ("train", "test"))
+    say_shared_recordings(train, test)
+    say_shared_speakers(train, test)
+    printed = capsys.readouterr().out
+    assert "20 of 20 speakers" in printed
+    assert "recordings of the test split" not in printed

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from training.corpora.contract import CorpusInfo, make_dataset
 from training.corpora.splits import whole_groups
+from training.corpora.tree import visible_files
 
 INFO = CorpusInfo(
     description="Words and syllables of the Smooth InfoMax paper, one male speaker (recordings by Bart de Boer); in "
@@ -107,7 +108,7 @@ def _find(data_dir: Path, units: str) -> list[_Recording]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; `data_dir` must hold {' and '.join(_FOLDERS.values())}")
         recordings += [
-            _parse(path, units, published_split) for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES
+            _parse(path, units, published_split) for path in visible_files(folder) if path.suffix.lower() in _SUFFIXES
         ]
         if not any(recording.published_split == published_split for recording in recordings):
             raise FileNotFoundError(f"{folder}: holds no {' and no '.join(_SUFFIXES)} file")
