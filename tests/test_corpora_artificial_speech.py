@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -191,3 +192,11 @@ def test_the_real_test_syllables_are_cut_from_take_2(data_dir):
 
         assert likeness(2) > 0.8
         assert likeness(2) > likeness(1) + 0.1
+
+
+def test_hidden_files_are_skipped(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    folder = tmp_path / "data" / "reshuffledv2" / "train"
+    (folder / "._babadu_1.wav").write_bytes(b"not audio")
+    count = len(load_corpus("artificial_speech", "train", data_dir=data))
+    assert len(load_corpus("artificial_speech", "train", data_dir=tmp_path / "data")) == count
