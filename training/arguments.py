@@ -137,6 +137,8 @@ class PretrainingArguments(RunArguments):
 PRETRAINING = (ModelArguments, DataArguments, PretrainingArguments)
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
 _MAPPINGS = ("model_settings", "corpus_settings")
+# Of YAML 1.1, where a flag takes true and false, yes and no.
+_YAML_WORDS = {"on": "true", "off": "false"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,7 +173,7 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
     argv = list(sys.argv[1:] if argv is None else argv)
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    from_file = read_settings(first.parse_known_args(argv)[0].config)
+    from_file = read_settings(first.parse_known_args(argv)[0].config, as_text=True)
 
     parser = HfArgumentParser(classes, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
@@ -182,7 +184,9 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
         if value is None and defaults[key] is not None:
             raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
     # As text, so that a value of the file is converted and refused as that of a flag is.
-    parser.set_defaults(**{key: None if value is None else str(value) for key, value in from_file.items()})
+    for key, value in from_file.items():
+        word = _YAML_WORDS.get(str(value).lower(), str(value)) if isinstance(defaults[key], bool) else str(value)
+        parser.set_defaults(**{key: None if value is None else word})
     parser.set_defaults(
         **{name: "{}" for name in _MAPPINGS if name in defaults}
     )  # flags alone; the file's are added below
@@ -227,8 +231,14 @@ def with_dataset_name(
     return {**settings, "dataset_id": dataset_name}
 
 
-def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
-    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder."""
+def read_settings(
+    path: str | Path | None, *, as_text: bool = False, extended_by: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder.
+
+    With `as_text` values are as they are written, `None` and mappings excepted: YAML reads `mixed_precision: no` as
+    false, and `output_dir: 007` as a number.
+    """
     if path is None:
         return {}
     path = Path(path).resolve()
@@ -237,12 +247,13 @@ def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) 
         raise FileNotFoundError(f"{named}, which is not a file.")
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
-    settings = _yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(settings).__name__}.")
     base = {}
     if "extends" in settings:
-        base = read_settings(path.parent / str(settings.pop("extends")), extended_by=[*extended_by, path])
+        extended = path.parent / str(settings.pop("extends"))
+        base = read_settings(extended, as_text=as_text, extended_by=[*extended_by, path])
     for name in _MAPPINGS:
         if name in settings:
             settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
@@ -257,12 +268,21 @@ def mapping_of(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _yaml(text: str, name: str) -> Any:
-    """Reads YAML; an error is told in one line."""
+def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
+    """Reads YAML; an error is one line. With `as_text` the scalars of a mapping are as they are written."""
+    loader = _Loader(text)
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - made of the safe one
-    except yaml.YAMLError as error:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        value = loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    if as_text and isinstance(value, dict):
+        for key, item in node.value:  # with merged mappings in place
+            if isinstance(item, yaml.ScalarNode) and isinstance(key, yaml.ScalarNode) and value.get(key.value) is not None:
+                value[key.value] = item.value
+    return value
 
 
 def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
