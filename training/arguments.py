@@ -66,16 +66,18 @@ class RunArguments:
     overwrite_output_dir: bool = setting(False, "Replace what an earlier run left in `output_dir`.")
     resume: str = setting(
         "auto",
-        "'auto': go on from the newest whole checkpoint in `output_dir`, if there is one; 'never'; or the path of a "
-        "checkpoint to go on from.",
+        "'auto': resume from the newest complete checkpoint in `output_dir`, if there is one; 'never'; or the path of "
+        "a checkpoint to resume from.",
     )
-    save_steps: int = setting(100, "Steps between checkpoints to resume from; 0 for none.")
+    save_steps: int = setting(100, "Steps between checkpoints to resume from, the last step included; 0 for none.")
     save_total_limit: int = setting(2, "Checkpoints that are kept; older ones are removed.")
     max_skipped_steps: int = setting(
         5, "Steps in a row whose gradient is not finite, and which are left out, before training gives up."
     )
     seed: int = setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
-    max_steps: int = setting(200, "Optimiser steps; of each module in 'sequential' execution.")
+    max_steps: int = setting(
+        200, "Optimizer steps; of each module in 'sequential' execution. More than a finished run had extend it."
+    )
     num_train_epochs: float = setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
     max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
     batch_size: int = setting(16, "Crops a process and batch.")
@@ -97,6 +99,9 @@ class RunArguments:
         0,
         "Evaluations without a lower held-out loss after which a module is trained no more, once all below it are not "
         "either; 0 for never.",
+    )
+    disable_tqdm: bool = setting(
+        False, "Print a line per `logging_steps` instead of progress bars, as is done without a terminal."
     )
     report_to: str = setting(
         "none",
@@ -280,7 +285,11 @@ def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
     if as_text and isinstance(value, dict):
         for key, item in node.value:  # with merged mappings in place
-            if isinstance(item, yaml.ScalarNode) and isinstance(key, yaml.ScalarNode) and value.get(key.value) is not None:
+            if (
+                isinstance(item, yaml.ScalarNode)
+                and isinstance(key, yaml.ScalarNode)
+                and value.get(key.value) is not None
+            ):
                 value[key.value] = item.value
     return value
 

@@ -20,6 +20,7 @@ from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.modeling_sim import draw_latents
 from training.batches import Place, first_crops, place_batches
 from training.greedy import module_generator
+from training.log import bars_are_shown
 
 _FOLDER = ".latents-{module}"
 
@@ -167,7 +168,7 @@ def write_cache(
     else:
         starts = range(accelerator.process_index * batch_size, len(below), accelerator.num_processes * batch_size)
         source = [range(start, min(start + batch_size, len(below))) for start in starts]
-    for batch in tqdm(source, desc=f"latents of module {module}", leave=False, disable=not accelerator.is_main_process):
+    for batch in tqdm(source, desc=f"latents of module {module}", leave=False, disable=not bars_are_shown(accelerator)):
         if below is None:
             indices = batch["index"].tolist()
             mask = batch["attention_mask"]

@@ -8,7 +8,7 @@ claimed while no file has it. Checkpoints are known by what is in them.
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,23 @@ CLAIM_NAME = ".modeling_sim.json"
 LOCK_NAME = ".modeling_sim.lock"
 RUN = "training run"
 """Kind of the folders that training commands write."""
+UPLOAD_NAME = "upload.json"
+"""Which repository a finished run was uploaded to, and the address of the commit."""
 RUN_NAMES = (
-    RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME, "bad_audio_train.tsv", "bad_audio_eval.tsv",
+    RESULTS_NAME, SETTINGS_NAME, LOG_NAME, UPLOAD_NAME, CURVES_NAME, "bad_audio_train.tsv", "bad_audio_eval.tsv",
     "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "configuration_sim*.py", "modeling_sim*.py", "objectives_sim.py",
     "feature_extraction_sim.py",
 )  # fmt: skip
 """What they write there, next to checkpoints."""
 
+# Settings that make a run longer, and those that make no other run of it.
+_LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
+_NO_OTHER_RUN = {
+    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "push_to_hub", "repo_id",
+    "push_every_saves", "report_to", "disable_tqdm", "num_workers", "reader_timeout", "logging_steps", "eval_steps",
+    "eval_batch_size", "max_skipped_steps", "pipeline_stages", "cache_latents",
+}  # fmt: skip
 # What a killed process left: names of temporary files and folders, and of everything that is written into the latter.
 _LEFTOVER = re.compile(
     r"\.(?P<name>.+)\.\d+(-\d+)?|\.saving-\w{8}|\.pushing-checkpoint-\d+\.\w{8}|\.latents-\d+", re.ASCII
@@ -160,8 +169,7 @@ def claim_run_folder(output_dir: Path, *, resume: str, overwrite: bool) -> None:
     """Claims the folder of a run, and removes what killed processes left there; call it under `output_lock`.
 
     Raises:
-        FileExistsError: It holds files of something else, a finished run, or one that could be resumed but is not to
-            be.
+        FileExistsError: It holds files of something else, or a run that could be resumed but is not to be.
     """
     resumable = bool(own_checkpoints(output_dir))
     if resumable and not (output_dir / CLAIM_NAME).exists() and not (output_dir / SETTINGS_NAME).exists():
@@ -169,24 +177,47 @@ def claim_run_folder(output_dir: Path, *, resume: str, overwrite: bool) -> None:
         unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
         write_json(output_dir / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
     claim_folder(output_dir, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
-    if not overwrite:
-        _refuse_earlier_run(output_dir, resume=resume, resumable=resumable)
-    for path in output_dir.iterdir():
-        _remove_leftover(path)
-
-
-def _refuse_earlier_run(output_dir: Path, *, resume: str, resumable: bool) -> None:
-    """Refuses to write over a finished run, or over one that could be resumed but is not to be."""
-    if (output_dir / RESULTS_NAME).exists():
-        raise FileExistsError(
-            f"`output_dir` {output_dir} holds a finished run; give another folder, or --overwrite_output_dir to "
-            "replace it."
-        )
-    if resume == "never" and resumable:
+    if resume == "never" and resumable and not overwrite and not (output_dir / RESULTS_NAME).exists():
         raise FileExistsError(
             f"`output_dir` {output_dir} holds checkpoints of a run that was not finished; resume it, give another "
             "folder, or --overwrite_output_dir to replace it."
         )
+    for path in output_dir.iterdir():
+        _remove_leftover(path)
+
+
+def is_finished(output_dir: Path, settings: Mapping[str, Any], *, resume: str) -> bool:
+    """Whether a folder holds the finished run of some settings; `False` if it is to be trained on.
+
+    The same settings with more steps, or more time, extend a finished run from its last checkpoint.
+
+    Raises:
+        FileExistsError: It holds a finished run that the settings neither repeat nor extend.
+    """
+    if not (output_dir / RESULTS_NAME).exists():
+        return False
+    then = _read_dict(output_dir / SETTINGS_NAME).get("settings")
+    finished = f"`output_dir` {output_dir} holds a finished run"
+    otherwise = "give another folder, or --overwrite_output_dir to replace it."
+    if not isinstance(then, dict) or resume != "auto":
+        raise FileExistsError(f"{finished}; {otherwise}")
+    now = json.loads(json.dumps(settings))
+    different = {name for name in {*then, *now} - _NO_OTHER_RUN if then.get(name) != now.get(name)}
+    longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
+    if now.get("num_train_epochs") and "max_steps" in longer:
+        longer.add("num_train_epochs")
+    if different - longer:
+        raise FileExistsError(f"{finished} with another `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
+    if different and now.get("execution") == "sequential":
+        raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
+    if different and not own_checkpoints(output_dir):
+        raise FileExistsError(f"{finished} without a checkpoint to extend it from; {otherwise}")
+    return not different
+
+
+def _longer(then: Any, now: Any) -> bool:
+    """Whether a limit, 0 for none, is higher than it was."""
+    return bool(then) and (not now or now > then)
 
 
 def clear_run_folder(output_dir: Path) -> None:
