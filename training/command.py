@@ -79,6 +79,7 @@ def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> 
                 if accelerator.is_main_process:
                     print(finished)
                     upload_once(settings, print)
+                accelerator.end_training()
                 return
         stack.callback(run.task.close)
         push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))

@@ -42,7 +42,7 @@ _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 _NO_OTHER_RUN = {
     "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "push_to_hub", "repo_id",
     "push_every_saves", "report_to", "disable_tqdm", "num_workers", "reader_timeout", "logging_steps", "eval_steps",
-    "eval_batch_size", "max_skipped_steps", "pipeline_stages", "cache_latents",
+    "eval_batch_size", "max_skipped_steps", "num_processes", "pipeline_stages", "cache_latents",
 }  # fmt: skip
 # What a killed process left: names of temporary files and folders, and of everything that is written into the latter.
 _LEFTOVER = re.compile(
@@ -202,7 +202,8 @@ def is_finished(output_dir: Path, settings: Mapping[str, Any], *, resume: str) -
     if not isinstance(then, dict) or resume != "auto":
         raise FileExistsError(f"{finished}; {otherwise}")
     now = json.loads(json.dumps(settings))
-    different = {name for name in {*then, *now} - _NO_OTHER_RUN if then.get(name) != now.get(name)}
+    # Only what both versions of this package know: a new setting has a default that changes nothing.
+    different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
     longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
     if now.get("num_train_epochs") and "max_steps" in longer:
         longer.add("num_train_epochs")
