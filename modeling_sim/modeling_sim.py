@@ -4,9 +4,12 @@ Tensors are `(batch, frames, channels)` throughout, inside the convolutions too:
 rows of frames, and no tensor changes its layout from the waveform to the loss.
 """
 
+import importlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,6 +18,18 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
+
+if __name__ == "modeling_sim":
+    # Python runs in the folder of a checkpoint and took its copy of this file for the package, which has the same name.
+    # The package is imported in its place, and so is what `import modeling_sim` gives; nobody sees the classes below.
+    _path, _here = sys.path[:], Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in _path if Path(entry).resolve() != _here]
+    del sys.modules["modeling_sim"]
+    try:
+        importlib.import_module("modeling_sim")
+    finally:
+        sys.path[:] = _path
+    __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig, num_output_frames
 from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal

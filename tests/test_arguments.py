@@ -46,3 +46,43 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
     load_corpus("synthetic_syllables", num_train=3, num_speakers=2, cache=False).to_parquet(tmp_path / "x.parquet")
     flags = ["--model", "m", "--corpus", "hub", "--dataset_name", str(tmp_path)]
     assert len(load_split(measuring_parser("", output_dir="x").parse_args(flags), "train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("mixed_precision: no", "mixed_precision", "no"),
+        ("execution: off", "execution", "off"),
+        ("output_dir: 007", "output_dir", "007"),
+        ("output_dir: 1.10", "output_dir", "1.10"),
+        ("output_dir: 12:30:45", "output_dir", "12:30:45"),
+        ("output_dir: 2026-02-01", "output_dir", "2026-02-01"),
+        ("repo_id: 'null'", "repo_id", "null"),
+        ("repo_id: ~", "repo_id", None),
+        ("seed: 1_000", "seed", 1000),
+        ("learning_rate: 1e-3", "learning_rate", 1e-3),
+        ("push_to_hub: on", "push_to_hub", True),
+        ("push_to_hub: Off", "push_to_hub", False),
+        ("push_to_hub: yes", "push_to_hub", True),
+        ("corpus_settings: {streaming: no}", "corpus_settings", {"streaming": False}),
+        ("\ufeffseed: 3", "seed", 3),
+        ("<<: {seed: 4}", "seed", 4),
+    ],
+)
+def test_values_of_a_file_are_read_as_flags_are(tmp_path, text, name, value):
+    (tmp_path / "run.yaml").write_text(text, "utf-8")
+    assert as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")]))[name] == value
+
+
+def test_a_file_on_top_of_another_keeps_its_words(tmp_path):
+    (tmp_path / "base.yaml").write_text("mixed_precision: no\nseed: 2\n")
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nseed: 3\n")
+    settings = as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")]))
+    assert (settings["mixed_precision"], settings["seed"]) == ("no", 3)
+
+
+@pytest.mark.parametrize("text", ["data_dir: 2026-02-31", "max_steps: [1", "seed: yes"])
+def test_values_that_are_none_are_refused(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises((ValueError, SystemExit)):
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")])

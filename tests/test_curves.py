@@ -1,6 +1,7 @@
 import pytest
+from matplotlib.text import Text
 
-from training.curves import draw_curves
+from training.curves import draw_curves, save_picture
 
 
 def line(step, split, modules):
@@ -36,3 +37,14 @@ def test_units_are_whole_and_losses_are_written_out(active):
     assert all(float(tick).is_integer() for tick in axes[3].get_yticks())
     assert axes[3].get_ylim()[1] >= 1
     assert axes[0].yaxis.get_offset_text().get_text() == ""
+
+
+def test_names_are_drawn_as_they_are_and_a_logarithmic_axis_has_plain_numbers(tmp_path):
+    log = [line(step, "train", [(10.0**step, 0.1, 1.0, 2)]) for step in range(5)]
+    log[0]["modules"][0]["name"] = "$x^"
+    figure = draw_curves(log, chance=None, title="a$b_$ and $\\nothing")
+    save_picture(figure, tmp_path / "curves.png")
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert {"a$b_$ and $\\nothing", "$x^"} <= set(texts)
+    assert not any("mathdefault" in text for text in texts)
+    assert "100" in texts

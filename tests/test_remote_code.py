@@ -1,8 +1,10 @@
 """A saved folder carries its own code: it loads where the package cannot be imported, whichever class was saved."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from modeling_sim import (
     SimModel,
 )
 
+ROOT = Path(__file__).parent.parent
 SAVED = [SimModel, SimForPreTraining, SimForSequenceClassification, SimForAudioFrameClassification]
 AUTO = {
     "AutoModel": "SimModel",
@@ -131,6 +134,25 @@ def test_what_remote_code_saved_loads_without_the_package_again(saved):
     results = torch.load(again / "results.pt")
     key = "SimForPreTraining AutoModelForPreTraining"
     assert torch.equal(results[key][2], before[key][2])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", "import modeling_sim; print(modeling_sim.__path__[0])"],
+        ["-c", "from modeling_sim import SimModel; import modeling_sim.latents as m; print(m.__file__, SimModel)"],
+        ["-m", "modeling_sim.convert", "--help"],
+    ],
+)
+def test_in_the_folder_of_a_checkpoint_the_package_is_imported_and_not_its_file(command, saved):
+    """Python looks for modules in the current folder first, and the code of a checkpoint has the package's name."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=saved[0] / "SimModel", env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (str(ROOT / "modeling_sim") in done.stdout) or "usage" in done.stdout
 
 
 def test_the_packages_code_replaces_a_reference_to_another_repository(tiny_config, tmp_path):

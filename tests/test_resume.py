@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,14 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from training import checkpoints, pretrain, pretraining_task
+from training import checkpoints, command, pretrain, pretraining_task
 from training.arguments import RunArguments
+from training.batches import ReaderError
 from training.checkpoints import find_checkpoint
 from training.curves import read_log
+from training.log import Log
 from training.optimization import Optimization, Part
-from training.output_folder import output_lock
+from training.output_folder import LOCK_NAME, output_lock
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -111,7 +115,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_p
         file.write_bytes(content[: len(content) // 2])
     train(tmp_path)
     output = capsys.readouterr().out
-    assert f"checkpoint-6 is not a whole checkpoint: {file.name}" in output
+    assert f"checkpoint-6 is not a complete checkpoint: {file.name}" in output
     assert "resuming after step 3" in output
     assert same(weights(tmp_path), weights(whole_run))
 
@@ -139,7 +143,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_training_goes_on(whole_ru
 
 
 def test_old_checkpoints_are_removed(whole_run):
-    assert sorted(path.name for path in whole_run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
+    assert sorted(path.name for path in whole_run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-14"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
@@ -153,7 +157,7 @@ def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch
     with pytest.raises(SystemExit, match="not finished; resume it"):
         train(tmp_path, "--resume", "never")
     train(tmp_path, "--resume", "never", "--overwrite_output_dir", "--max_steps", "1")
-    assert not list(tmp_path.glob("checkpoint-*"))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
 
 
 def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monkeypatch):
@@ -166,9 +170,9 @@ def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monk
 
 
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
-    train(tmp_path, "--resume", str(whole_run / "checkpoint-9"))
+    train(tmp_path, "--resume", str(whole_run / "checkpoint-12"))
     assert same(weights(tmp_path), weights(whole_run))
-    with pytest.raises(SystemExit, match="nowhere is not a whole checkpoint"):
+    with pytest.raises(SystemExit, match="nowhere is not a complete checkpoint"):
         train(tmp_path / "other", "--resume", "nowhere")
 
 
@@ -178,6 +182,187 @@ def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
         pytest.raises(SystemExit, match="in use by another trainer"),
     ):
         train(tmp_path)
+
+
+# ---------------------------------------------------------------------- finished runs
+
+
+def test_a_finished_run_is_extended_from_its_last_step(tmp_path, capsys):
+    constant = ["--lr_scheduler_type", "constant_with_warmup"]
+    train(tmp_path / "extended", *constant, "--max_steps", "8", "--save_total_limit", "1")
+    assert (tmp_path / "extended" / "checkpoint-8").is_dir()
+    train(tmp_path / "extended", *constant)
+    assert "resuming after step 8" in capsys.readouterr().out
+    train(tmp_path / "at_once", *constant)
+    assert same(weights(tmp_path / "extended"), weights(tmp_path / "at_once"))
+    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("extended", "at_once")]
+    assert results[0]["modules"] == results[1]["modules"]
+
+
+def test_a_broken_off_extension_is_resumed(tmp_path, monkeypatch):
+    train(tmp_path, "--max_steps", "8")
+    train_until(monkeypatch, 12, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    train(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] == 14
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(whole_run, capsys):
+    before = {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()}
+    train(whole_run)
+    assert "is finished" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--max_steps", "13"], "max_steps"),
+        (["--max_steps", "20", "--batch_size", "2"], "batch_size"),
+        (["--model_settings", "{hidden_size: 8}"], "model_settings"),
+    ],
+)
+def test_a_finished_run_is_not_repeated_with_other_settings(whole_run, flags, name):
+    with pytest.raises(SystemExit, match=f"finished run with another `{name}`.*--overwrite_output_dir"):
+        train(whole_run, *flags)
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_extended(tmp_path):
+    train(tmp_path, "--save_steps", "0", "--max_steps", "2")
+    with pytest.raises(SystemExit, match="without a checkpoint"):
+        train(tmp_path, "--save_steps", "0")
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_finished_with_the_same_log(whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    for name in ("results.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+    assert without_times(read_log(tmp_path / "log.jsonl")) == without_times(read_log(whole_run / "log.jsonl"))
+
+
+def test_an_upload_that_failed_is_made_by_the_same_command(tmp_path, monkeypatch, capsys):
+    flags = ["--push_to_hub", "--repo_id", "org/run", "--max_steps", "2"]
+    uploads = []
+
+    def push_run(_output_dir, repo_id):
+        uploads.append(repo_id)
+        if len(uploads) == 1:
+            raise OSError("no network")
+        return "address"
+
+    monkeypatch.setattr(command, "push_run", push_run)
+    for said in ("the upload to org/run failed (no network)", "uploaded to address", "was uploaded before"):
+        train(tmp_path, *flags)
+        assert said in capsys.readouterr().out
+    assert len(uploads) == 2
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(tmp_path, monkeypatch):
+    train_until(monkeypatch, 8, tmp_path)
+    with pytest.raises(SystemExit, match="`max_steps` is 4"):
+        train(tmp_path, "--max_steps", "4")
+
+
+def test_settings_that_changed_hold_after_a_resume():
+    weight = torch.nn.Parameter(torch.ones(2))
+    first = Optimization([Part([weight], [])], Accelerator(cpu=True), RunArguments(max_steps=10, warmup_steps=0))
+    for _ in range(10):
+        first.begin_step([0])
+        weight.grad = torch.ones(2)
+        first.finish_step()
+    assert first.learning_rate(0) == 0
+    longer = RunArguments(max_steps=20, warmup_steps=0, learning_rate=4e-3, weight_decay=0.5)
+    second = Optimization([Part([weight], [])], Accelerator(cpu=True), longer)
+    second.load_state_dict(first.state_dict())
+    assert second.learning_rate(0) == pytest.approx(2e-3)  # half-way down the longer cosine
+    group = second.optimizers[0].param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (second.learning_rate(0), 0.5)
+
+
+# ---------------------------------------------------------------------- troubles
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("I/O error: file too large"), RuntimeError("file write failed\nat 0")]
+)
+def test_every_kind_of_error_of_a_full_disk_is_reported_in_one_line(whole_run, tmp_path, monkeypatch, capsys, error):
+    """The first save fails, the others do not: training continues and ends as it would have."""
+    saved, save = [], torch.save
+
+    def fail_once(tensors, path):
+        saved.append(path)
+        if len(saved) == 1:
+            raise error
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoints.torch, "save", fail_once)
+    train(tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "step 3 could not be saved" in line]
+    assert " ".join(str(error).split()) in said[0]
+    assert same(weights(tmp_path), weights(whole_run))
+
+
+def test_a_full_disk_at_the_end_is_one_line_and_the_same_command_finishes(whole_run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "move_model_into", lambda *_: (_ for _ in ()).throw(SafetensorError("no space")))
+        with pytest.raises(SystemExit, match=r"no space.*checkpoint-14 is kept"):
+            train(tmp_path)
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+
+
+def test_a_log_on_a_full_disk_keeps_complete_lines(tmp_path, monkeypatch, capsys):
+    log = Log(tmp_path / "log.jsonl", Accelerator(cpu=True), title="", row_names=["a"], chance=None)
+    log.write(1, "train", [{"loss": 1.0}])
+    size = log.path.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr("training.log.json.dumps", lambda _: "x" * 10)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        try:
+            log.write(2, "train", [{"loss": 1.0}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert "step 2 could not be added" in capsys.readouterr().out
+    log.write(3, "train", [{"loss": 1.0}])
+    assert [line["step"] for line in read_log(log.path)] == [1, 3]
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_what_ends_a_reader_ends_the_run_after_a_save_of_complete_steps(tmp_path, monkeypatch, accumulated):
+    """The batch that cannot be read is in the middle of step 8."""
+    flags = ["--gradient_accumulation_steps", str(accumulated)]
+    crops = pretraining_task.crop_batches
+
+    def breaking(*arguments, **more):
+        for number, batch in enumerate(crops(*arguments, **more)):
+            if number == 7 * accumulated + accumulated // 2:
+                raise ReaderError("a reader process (pid 1) was killed")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining_task, "crop_batches", breaking)
+        with pytest.raises(SystemExit, match=r"reader process.*checkpoint-7 is kept") as stopped:
+            train(tmp_path / "broken", *flags)
+    assert len(str(stopped.value).splitlines()) == 1
+    train(tmp_path / "broken", *flags)
+    train(tmp_path / "not_broken", *flags)
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "not_broken"))
+    logs = [without_times(read_log(tmp_path / name / "log.jsonl")) for name in ("broken", "not_broken")]
+    assert logs[0] == logs[1]
+
+
+def test_a_loss_beyond_all_bounds_is_reported_with_what_helps(tmp_path, capsys):
+    train(tmp_path, "--learning_rate", "1e3", "--warmup_steps", "0", "--lr_scheduler_type", "constant")
+    said = [line for line in capsys.readouterr().out.splitlines() if "diverged by step 4" in line]
+    assert "module 0" in said[0]
+    assert "`learning_rate`" in said[0]
+
+
+def test_a_loss_that_is_as_usual_is_not(tmp_path, capsys):
+    train(tmp_path)
+    assert "diverged" not in capsys.readouterr().out
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
@@ -270,7 +455,7 @@ def wait_for(path, process, seconds=120):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_a_signal_saves_before_it_stops(tmp_path, number, code):
     long = ["--max_steps", "100000", "--lr_scheduler_type", "constant_with_warmup"]
     process = start(tmp_path, *long)
@@ -321,7 +506,7 @@ def test_one_process_goes_on_from_the_sample_where_two_stopped(tmp_path):
     found, _ = find_checkpoint(tmp_path)
     step, position = found.numbers["counts"]["step"], found.numbers["counts"]["position"]
     assert position == step * 3 * 2
-    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", ".lock"))
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", LOCK_NAME))
     alone = start(tmp_path / "copy", "--max_steps", str(step + 1), "--lr_scheduler_type", "constant_with_warmup")
     output, _ = alone.communicate(timeout=120)
     assert alone.returncode == 0, output

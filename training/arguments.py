@@ -53,6 +53,9 @@ class DataArguments:
     on_bad_audio: str = setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
     crop_samples: int = setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
+    reader_timeout: float = setting(
+        300.0, "Seconds to wait for a batch of these processes before the run is saved and ended; 0 for no limit."
+    )
 
 
 @dataclass
@@ -63,16 +66,18 @@ class RunArguments:
     overwrite_output_dir: bool = setting(False, "Replace what an earlier run left in `output_dir`.")
     resume: str = setting(
         "auto",
-        "'auto': go on from the newest whole checkpoint in `output_dir`, if there is one; 'never'; or the path of a "
-        "checkpoint to go on from.",
+        "'auto': resume from the newest complete checkpoint in `output_dir`, if there is one; 'never'; or the path of "
+        "a checkpoint to resume from.",
     )
-    save_steps: int = setting(100, "Steps between checkpoints to resume from; 0 for none.")
+    save_steps: int = setting(100, "Steps between checkpoints to resume from, the last step included; 0 for none.")
     save_total_limit: int = setting(2, "Checkpoints that are kept; older ones are removed.")
     max_skipped_steps: int = setting(
         5, "Steps in a row whose gradient is not finite, and which are left out, before training gives up."
     )
     seed: int = setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
-    max_steps: int = setting(200, "Optimiser steps; of each module in 'sequential' execution.")
+    max_steps: int = setting(
+        200, "Optimizer steps; of each module in 'sequential' execution. More than a finished run had extend it."
+    )
     num_train_epochs: float = setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
     max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
     batch_size: int = setting(16, "Crops a process and batch.")
@@ -94,6 +99,9 @@ class RunArguments:
         0,
         "Evaluations without a lower held-out loss after which a module is trained no more, once all below it are not "
         "either; 0 for never.",
+    )
+    disable_tqdm: bool = setting(
+        False, "Print a line per `logging_steps` instead of progress bars, as is done without a terminal."
     )
     report_to: str = setting(
         "none",
@@ -134,6 +142,8 @@ class PretrainingArguments(RunArguments):
 PRETRAINING = (ModelArguments, DataArguments, PretrainingArguments)
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
 _MAPPINGS = ("model_settings", "corpus_settings")
+# Of YAML 1.1, where a flag takes true and false, yes and no.
+_YAML_WORDS = {"on": "true", "off": "false"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -168,7 +178,7 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
     argv = list(sys.argv[1:] if argv is None else argv)
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    from_file = read_settings(first.parse_known_args(argv)[0].config)
+    from_file = read_settings(first.parse_known_args(argv)[0].config, as_text=True)
 
     parser = HfArgumentParser(classes, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
@@ -179,7 +189,9 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
         if value is None and defaults[key] is not None:
             raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
     # As text, so that a value of the file is converted and refused as that of a flag is.
-    parser.set_defaults(**{key: None if value is None else str(value) for key, value in from_file.items()})
+    for key, value in from_file.items():
+        word = _YAML_WORDS.get(str(value).lower(), str(value)) if isinstance(defaults[key], bool) else str(value)
+        parser.set_defaults(**{key: None if value is None else word})
     parser.set_defaults(
         **{name: "{}" for name in _MAPPINGS if name in defaults}
     )  # flags alone; the file's are added below
@@ -224,8 +236,14 @@ def with_dataset_name(
     return {**settings, "dataset_id": dataset_name}
 
 
-def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) -> dict[str, Any]:
-    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder."""
+def read_settings(
+    path: str | Path | None, *, as_text: bool = False, extended_by: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder.
+
+    With `as_text` values are as they are written, `None` and mappings excepted: YAML reads `mixed_precision: no` as
+    false, and `output_dir: 007` as a number.
+    """
     if path is None:
         return {}
     path = Path(path).resolve()
@@ -234,12 +252,13 @@ def read_settings(path: str | Path | None, *, extended_by: Sequence[Path] = ()) 
         raise FileNotFoundError(f"{named}, which is not a file.")
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
-    settings = _yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold `key: value` lines, not a {type(settings).__name__}.")
     base = {}
     if "extends" in settings:
-        base = read_settings(path.parent / str(settings.pop("extends")), extended_by=[*extended_by, path])
+        extended = path.parent / str(settings.pop("extends"))
+        base = read_settings(extended, as_text=as_text, extended_by=[*extended_by, path])
     for name in _MAPPINGS:
         if name in settings:
             settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
@@ -254,12 +273,25 @@ def mapping_of(name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _yaml(text: str, name: str) -> Any:
-    """Reads YAML; an error is told in one line."""
+def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
+    """Reads YAML; an error is one line. With `as_text` the scalars of a mapping are as they are written."""
+    loader = _Loader(text)
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - made of the safe one
-    except yaml.YAMLError as error:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        value = loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    if as_text and isinstance(value, dict):
+        for key, item in node.value:  # with merged mappings in place
+            if (
+                isinstance(item, yaml.ScalarNode)
+                and isinstance(key, yaml.ScalarNode)
+                and value.get(key.value) is not None
+            ):
+                value[key.value] = item.value
+    return value
 
 
 def as_dict(groups: Sequence[Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from training.arguments import DataArguments, RunArguments
 from training.batches import utterance_batches
 from training.corpora.alignments import IGNORED, labels_at_frames
 from training.crop_task import CropTask
-from training.log import Scores
+from training.log import Scores, bars_are_shown
 from training.optimization import Part
 from training.pretraining_task import to_device
 
@@ -114,11 +114,12 @@ class ClassificationTask(CropTask):
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
             columns=self.columns,
         )
         model.eval()
         found: list[tuple[float, dict[str, np.ndarray]]] = []
-        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process):
+        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):
             labels = self.labels(batch)
             inputs, mask = to_device(batch, accelerator.device)
             with accelerator.autocast():

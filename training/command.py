@@ -4,7 +4,6 @@ A command is a function that makes a `Task` of its settings; `run_command` does 
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,27 +18,40 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor, set_seed
 from training.arguments import DataArguments, RunArguments, as_dict
 from training.audio import AudioError
 from training.background_push import BackgroundPush
-from training.checkpoints import save_model
+from training.batches import ReaderError
+from training.checkpoints import own_checkpoints, save_model
 from training.corpora import corpus_info, load_corpus
 from training.corpora.overlap import say_shared_recordings
 from training.corpora.scan import BadAudioError
 from training.curves import write_curves
-from training.files import finite_or_none, write_json
+from training.figures import read_json
+from training.files import finite_or_none, follow_umask, temporary_folder, write_json
 from training.greedy import broadcast_parameters
 from training.licenses import license_of_model, strictest
-from training.log import LOG_NAME, Log, Scores
+from training.log import LOG_NAME, Log, Scores, in_one_line, prepare_output
 from training.nearest import nearest
 from training.optimization import Optimization
 from training.output_folder import (
     RESULTS_NAME,
     SETTINGS_NAME,
-    clear_output_dir,
+    UPLOAD_NAME,
+    claim_run_folder,
+    clear_run_folder,
+    is_finished,
     output_lock,
-    refuse_earlier_run,
 )
 from training.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from training.publish import push_run
-from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
+from training.trainer import (
+    SAVING_ERRORS,
+    Run,
+    Task,
+    check_processes,
+    check_settings,
+    resume,
+    steps_of_epochs,
+    train,
+)
 
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
 SHUFFLE_BUFFER = 1000
@@ -59,16 +71,27 @@ def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> 
         with errors_in_one_line(name):
             groups = parse()
             settings = groups[-1]
+            prepare_output(disable_tqdm=settings.disable_tqdm)
             accelerator = make_accelerator(settings)
             stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
-            run = prepare(accelerator, groups, build)
+            try:
+                run = prepare(accelerator, groups, build)
+            except RunIsFinishedError as finished:
+                if accelerator.is_main_process:
+                    print(finished)
+                    upload_once(settings, print)
+                accelerator.end_training()
+                return
         stack.callback(run.task.close)
         push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))
         run.after_save = push.offer
+        run.after_evaluation = lambda: redraw(run)
         try:
             trained = train(run)
         except FloatingPointError as error:
             raise SystemExit(f"{name}: {error}") from error
+        except ReaderError as error:
+            raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
         except (AudioError, BadAudioError) as error:
             # A loader's worker wraps the message into its own traceback; the message is the last line of it.
             message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
@@ -76,8 +99,19 @@ def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> 
         skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
         if accelerator.is_main_process:
             push.close()
-            finish(run, trained, steps_left_out=skipped)
+            try:
+                finish(run, trained, steps_left_out=skipped)
+            except SAVING_ERRORS as error:
+                raise SystemExit(
+                    f"{name}: the finished model could not be written to {settings.output_dir} ({in_one_line(error)}); "
+                    f"{_what_is_kept(run)}."
+                ) from error
+            upload_once(settings, run.log.say)
         accelerator.end_training()
+
+
+class RunIsFinishedError(Exception):
+    """The output folder holds the finished run of these very settings."""
 
 
 @contextlib.contextmanager
@@ -121,7 +155,9 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     Raises:
         ValueError: A setting is out of range, the corpus has recordings that cannot be used, or the checkpoint to
             resume from is of another model or not whole.
-        FileExistsError: `output_dir` holds a finished run, and `overwrite_output_dir` is not set.
+        FileExistsError: `output_dir` holds files of another program, or another run that is finished, and
+            `overwrite_output_dir` is not set.
+        RunIsFinishedError: `output_dir` holds this run, and it is finished.
         FileNotFoundError: Data or a checkpoint is not there.
         OSError: The disk has no room.
     """
@@ -131,7 +167,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
-        clear_output_dir(Path(settings.output_dir))
+        clear_run_folder(Path(settings.output_dir))
     log = Log(
         Path(settings.output_dir) / LOG_NAME,
         accelerator,
@@ -151,6 +187,13 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     all_settings = {
         **as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes
     }  # fmt: skip
+    output_dir = Path(settings.output_dir)
+    if not settings.overwrite_output_dir and is_finished(output_dir, all_settings, resume=settings.resume):
+        raise RunIsFinishedError(f"the run in {output_dir} is finished: {RESULTS_NAME} is there, nothing is left to do")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:  # a run that is extended is finished no more, and has yet to be uploaded
+        for name in (RESULTS_NAME, UPLOAD_NAME):
+            (output_dir / name).unlink(missing_ok=True)
     accelerator.init_trackers("modeling_sim", config={name: str(value) for name, value in all_settings.items()})
     run = Run(accelerator, settings, all_settings, task, log, Optimization(task.parts(), accelerator, settings))
     resume(run)
@@ -207,11 +250,42 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
         f"{counts.crops / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
         f"picture {curves}"
     )
-    if settings.push_to_hub and settings.repo_id:
-        try:
-            log.say(f"uploaded to {push_run(output_dir, settings.repo_id)}")
-        except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
-            log.say(f"the upload to {settings.repo_id} failed ({error}); the run is whole in {output_dir}")
+
+
+def upload_once(settings: RunArguments, say: Callable[[str], None]) -> None:
+    """Uploads a finished run if that is wanted and was not done before; a failure is reported and loses nothing."""
+    output_dir = Path(settings.output_dir)
+    record = output_dir / UPLOAD_NAME
+    if not (settings.push_to_hub and settings.repo_id):
+        return
+    if record.is_file() and read_json(record).get("repo_id") == settings.repo_id:
+        say(f"the run was uploaded before, to {settings.repo_id}")
+        return
+    try:
+        address = push_run(output_dir, settings.repo_id)
+        write_json(record, {"repo_id": settings.repo_id, "address": address})
+        say(f"uploaded to {address}")
+    except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
+        say(
+            f"the upload to {settings.repo_id} failed ({error}); the run is complete in {output_dir}, and the same "
+            "command tries again"
+        )
+
+
+def redraw(run: Run) -> None:
+    """Draws the curves of a run that goes on; a disk that is full is no reason to end it."""
+    try:
+        write_curves(run.settings.output_dir)
+    except (OSError, ValueError) as error:
+        run.log.say(f"the curves could not be drawn ({in_one_line(error)}); training continues")
+
+
+def _what_is_kept(run: Run) -> str:
+    """What the same command continues from after an error."""
+    newest = own_checkpoints(Path(run.settings.output_dir))
+    if not newest:
+        return "there is no checkpoint, and the same command starts again"
+    return f"{newest[0].name} is kept, and the same command continues from it"
 
 
 # ---------------------------------------------------------------------- parts of a run
@@ -242,8 +316,8 @@ def load_data(
     Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
     """
     with accelerator.main_process_first():
-        if accelerator.is_main_process and not settings.overwrite_output_dir:
-            refuse_earlier_run(Path(settings.output_dir), resume=settings.resume)
+        if accelerator.is_main_process:
+            claim_run_folder(Path(settings.output_dir), resume=settings.resume, overwrite=settings.overwrite_output_dir)
         return _load_splits(data, settings)
 
 
@@ -278,8 +352,9 @@ def size(dataset: Dataset | IterableDataset) -> int | None:
 
 
 def move_model_into(model: PreTrainedModel, extractor: SequenceFeatureExtractor, output_dir: Path) -> None:
-    """Writes model and extractor beside their place first, then moves each file in, weights last."""
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".saving-") as temporary:
-        save_model(model, extractor, Path(temporary))
-        for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix == ".safetensors"):
+    """Writes model and extractor next to their place first, then moves each file in, weights last."""
+    with temporary_folder(output_dir / "model") as temporary:
+        save_model(model, extractor, temporary)
+        follow_umask(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
             file.replace(output_dir / file.name)

@@ -9,16 +9,20 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 from training.files import replacing
 from training.log import LOG_NAME
 
 CURVES_NAME = "curves.png"
+# Names of folders, classes and modules are drawn as they are: a `$` in them starts no formula. Every module that draws
+# imports this one; axes with a logarithmic scale need a formatter that writes none either.
+mpl.rcParams["text.parse_math"] = False
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -49,7 +53,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the output folder of a training run.")
     lines = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -96,6 +100,8 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
+        axes[0, 0].yaxis.set_major_formatter(LogFormatter())
+        axes[0, 0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     for axis in axes.flat[: len(panels)][-2:]:
         axis.set_xlabel("step")
         axis.tick_params(labelbottom=True)

@@ -14,7 +14,7 @@ from modeling_sim.latents import encode
 from training.arguments import DataArguments, RunArguments
 from training.batches import utterance_batches
 from training.crop_task import CropTask
-from training.log import Scores
+from training.log import Scores, bars_are_shown
 from training.optimization import Part
 from training.pretraining_task import to_device
 from training.reconstruction import multi_resolution_stft, reconstruction_loss, si_sdr
@@ -130,12 +130,13 @@ class DecodingTask(CropTask):
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
         )
         log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
         self.model.eval()
         found: dict[str, dict[str, float]] = {}
         for number, batch in enumerate(
-            tqdm(batches, desc="evaluating", leave=False, disable=not accelerator.is_main_process)
+            tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator))
         ):
             true = batch["input_values"].to(device)
             latents = self.latents(batch, self.generator(0, number))

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE
+from training.log import bars_are_shown
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def evaluate(
     widths = [config.hidden_size] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
     first_moments = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
     second_moments = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
-    for batch in tqdm(batches, desc=description, leave=False, disable=not accelerator.is_main_process):
+    for batch in tqdm(batches, desc=description, leave=False, disable=not bars_are_shown(accelerator)):
         hidden_states, lengths = model.sim.prepare_inputs(
             batch["input_values"].to(device), batch["attention_mask"].to(device)
         )

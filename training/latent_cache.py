@@ -20,6 +20,7 @@ from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.modeling_sim import draw_latents
 from training.batches import Place, first_crops, place_batches
 from training.greedy import module_generator
+from training.log import bars_are_shown
 
 _FOLDER = ".latents-{module}"
 
@@ -134,6 +135,7 @@ def write_cache(
     batch_size: int,
     seed: int,
     num_workers: int,
+    reader_timeout: float,
 ) -> LatentCache:
     """Computes a finished module's latents, on those of the module below if there are any, and removes the latter.
 
@@ -160,12 +162,13 @@ def write_cache(
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
+            reader_timeout=reader_timeout,
             **share,
         )
     else:
         starts = range(accelerator.process_index * batch_size, len(below), accelerator.num_processes * batch_size)
         source = [range(start, min(start + batch_size, len(below))) for start in starts]
-    for batch in tqdm(source, desc=f"latents of module {module}", leave=False, disable=not accelerator.is_main_process):
+    for batch in tqdm(source, desc=f"latents of module {module}", leave=False, disable=not bars_are_shown(accelerator)):
         if below is None:
             indices = batch["index"].tolist()
             mask = batch["attention_mask"]
@@ -192,6 +195,7 @@ def write_cache(
 
 
 def remove_caches(output_dir: Path) -> None:
-    """Removes all caches of a run."""
-    for folder in output_dir.glob(_FOLDER.format(module="*")):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Removes all caches of a run, which are known by what is in them."""
+    for folder in output_dir.glob(_FOLDER.format(module="[0-9]*")):
+        if {path.name for path in folder.iterdir()} <= {"latents.npy", "lengths.npy"}:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -51,6 +51,14 @@ class Optimization:
         """Call before the forward pass of a step that trains some of the parts."""
         self._buffers = {part: [buffer.clone() for buffer in self.parts[part].buffers] for part in parts}
 
+    def abandon_step(self) -> None:
+        """Call instead of `finish_step` to leave everything as it was before the step."""
+        for part, before in self._buffers.items():
+            for buffer, value in zip(self.parts[part].buffers, before, strict=True):
+                buffer.copy_(value)
+            self.optimizers[part].zero_grad()
+        self._buffers = {}
+
     def finish_step(self) -> None:
         """Call after the backward pass."""
         for part, before in self._buffers.items():
@@ -87,11 +95,21 @@ class Optimization:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
+        """Continues from a `state_dict`, with the learning rates and the weight decay of this run's settings."""
         for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
+            decays = [group["weight_decay"] for group in optimizer.param_groups]
             optimizer.load_state_dict(optimizer_state)
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
         for scheduler, scheduler_state in zip(self.schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(scheduler_state)
+            rates = scheduler.base_lrs
+            scheduler.load_state_dict({**scheduler_state, "base_lrs": rates})
+            now = [
+                rate * factor(scheduler.last_epoch) for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(scheduler.optimizer.param_groups, now, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = now  # noqa: SLF001 - what its `get_last_lr` gives
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped_steps.copy_(state["skipped_steps"])

@@ -94,7 +94,7 @@ def git_revision() -> str | None:
         ).stdout.strip()  # fmt: skip
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"],  # noqa: S607
-            cwd=root, capture_output=True, text=True, check=True,
+            cwd=root, capture_output=True, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -12,7 +12,8 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Schedulers announce the end of a job's time with a signal of the user's choice: `#SBATCH --signal=USR1@120`.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def ends_with_its_reader() -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT while it is entered; a second one acts as it would without this."""
+    """Notes SIGTERM, SIGINT and SIGUSR1 while it is entered; a second one acts as it would without this."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from training.arguments import RunArguments
+from training.audio import AudioError
+from training.batches import ReaderError
 from training.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+from training.corpora.scan import BadAudioError
 from training.hub import check_repo_id
-from training.log import Log, MetricMeans, Scores
+from training.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
 from training.optimization import Optimization, Part
 from training.provenance import own_settings
 from training.signals import StopRequest
@@ -209,6 +214,18 @@ class Run:
     trained_parts: list[int] = field(default_factory=list)
     after_save: Callable[[Path], None] | None = None
     """Called in the main process with the folder of every checkpoint that was written."""
+    after_evaluation: Callable[[], None] | None = None
+    """Called in the main process after every evaluation between two steps."""
+    saved_step: int = -1
+    """Step of the newest checkpoint of this run, or of the latest attempt at one; the same in all processes."""
+    diverged: set[int] = field(default_factory=set)
+    """Rows whose loss has been reported as absurd."""
+
+
+# What a full disk raises: Python, safetensors and torch's writer of archives.
+SAVING_ERRORS = (OSError, SafetensorError, RuntimeError)
+# A loss this many times as large as before the first step, or as 1 where that is less, says that training diverged.
+_ABSURD_LOSS = 1e4
 
 
 # ---------------------------------------------------------------------- checkpoints
@@ -233,6 +250,11 @@ def resume(run: Run) -> None:
         return
 
     numbers = checkpoint.numbers
+    if numbers["counts"]["stage_step"] > settings.max_steps:
+        raise ValueError(
+            f"{checkpoint.path} is after step {numbers['counts']['stage_step']}, and `max_steps` is "
+            f"{settings.max_steps}; give more steps, or another `output_dir`."
+        )
     then = numbers["comparable_config"]
     different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
     if different:
@@ -246,6 +268,8 @@ def resume(run: Run) -> None:
     run.optimization.load_state_dict(tensors["optimization"])
     run.means.load_state_dict(tensors["means"], run.accelerator.device)
     run.counts = Counts(**numbers["counts"])
+    if settings.resume == "auto":
+        run.saved_step = run.counts.step
     run.early_stopping = EarlyStopping(**numbers["early_stopping"])
     run.untrained = [
         {name: math.nan if value is None else value for name, value in scores.items()}
@@ -259,7 +283,13 @@ def resume(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Writes a checkpoint; a full disk is reported, and training goes on. Every process calls it."""
+    """Writes a checkpoint unless there is one of this step; a full disk is reported, and training continues.
+
+    Every process calls it.
+    """
+    if run.saved_step == run.counts.step:
+        return
+    run.saved_step = run.counts.step
     run.task.share_model()
     optimization = run.task.gather_optimization(run.optimization.state_dict())
     means = run.means.state_dict(run.task.gather_rows)
@@ -281,8 +311,11 @@ def save(run: Run) -> None:
             tensors={"optimization": optimization, "means": means},
             limit=run.settings.save_total_limit,
         )
-    except OSError as error:
-        run.log.say(f"step {run.counts.step} could not be saved ({error}); earlier checkpoints are intact")
+    except SAVING_ERRORS as error:
+        run.log.say(
+            f"step {run.counts.step} could not be saved ({in_one_line(error)}); training continues, and earlier "
+            "checkpoints are as they were"
+        )
         return
     if run.after_save is not None:
         run.after_save(checkpoint)
@@ -295,19 +328,31 @@ def train(run: Run) -> list[Scores]:
     """Trains to the end and returns the scores there; `run.untrained` has those before the first step.
 
     Raises:
-        SystemExit: SIGTERM or SIGINT came; the state was saved, and the code is 128 plus the signal's number.
+        SystemExit: SIGTERM, SIGINT or SIGUSR1 came; the state was saved, and the code is 128 plus the signal's number.
         FloatingPointError: `max_skipped_steps` steps in a row were not finite.
+        ReaderError: A reader process died or hangs; the steps so far were saved.
+        AudioError, BadAudioError: A recording cannot be read; the steps so far were saved.
     """
     counts, task = run.counts, run.task
     if not run.untrained:
         run.untrained = score(run)
-    with StopRequest(run.accelerator) as stop:
-        for stage in range(counts.stage, task.num_stages):
-            if stage > counts.stage:
-                counts.stage, counts.stage_step, counts.position = stage, 0, 0
-            if not train_stage(run, stop):
-                break
-    return score(run)
+    try:
+        with StopRequest(run.accelerator) as stop:
+            for stage in range(counts.stage, task.num_stages):
+                if stage > counts.stage:
+                    counts.stage, counts.stage_step, counts.position = stage, 0, 0
+                if not train_stage(run, stop):
+                    break
+        if run.settings.save_steps:
+            save(run)
+        scores = score(run)
+    except (ReaderError, AudioError, BadAudioError):
+        # Other processes wait for this one in the middle of a step: what needs them cannot be saved.
+        if counts.step and task.num_replicas == run.accelerator.num_processes:
+            save(run)
+        raise
+    check_diverged(run, scores)
+    return scores
 
 
 def train_stage(run: Run, stop: StopRequest) -> bool:
@@ -325,7 +370,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         desc="training" if task.num_stages == 1 else f"training {counts.stage + 1}/{task.num_stages}",
         initial=counts.stage_step,
         total=settings.max_steps,
-        disable=not accelerator.is_main_process,
+        disable=not bars_are_shown(accelerator),
     )
     for stage_step in progress:
         started = time.perf_counter()
@@ -346,7 +391,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
             save(run)
         if received:
             run.log.say(
-                f"stopped by {signal.Signals(received).name} after step {counts.step}; the same command goes on"
+                f"stopped by {signal.Signals(received).name} after step {counts.step}; the same command continues"
             )
             raise SystemExit(128 + received)
         if out_of_time:
@@ -363,9 +408,16 @@ def training_step(
     """One step of the optimiser, on as many batches as gradients accumulate over."""
     settings, counts = run.settings, run.counts
     accumulated = settings.gradient_accumulation_steps
+    before, means_before = asdict(counts), copy(run.means)
     run.optimization.begin_step(run.trained_parts)
     for number in range(accumulated):
-        batch = next(batches)
+        try:
+            batch = next(batches)
+        except Exception:  # as if the step had not begun: the steps before it are saved
+            vars(counts).update(before)
+            run.means = means_before
+            run.optimization.abandon_step()
+            raise
         if latest_ids is not None:
             latest_ids.append(batch["id"])
         rows = run.task.backward(
@@ -398,13 +450,19 @@ def report(run: Run, progress: Any) -> None:
     scores = [{**mean, **latest} for mean, latest in zip(means, run.task.snapshot(), strict=True)]
     learning_rate = run.optimization.learning_rate(run.trained_parts[0]) if run.trained_parts else math.nan
     run.log.write(run.counts.step, "train", scores, learning_rate=learning_rate)
-    progress.set_postfix_str(run.task.summary(scores))
+    summary = run.task.summary(scores)
+    progress.set_postfix_str(summary)
+    if not bars_are_shown(run.accelerator):
+        run.log.say(f"step {run.counts.step} of {run.settings.max_steps * run.task.num_stages}: {summary}")
+    check_diverged(run, scores)
     for sentence in run.task.warnings(scores, run.counts.stage_step):
         run.log.say(sentence)
 
 
 def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
     """Ends the training of rows whose held-out loss has not fallen for `early_stopping_patience` evaluations."""
+    if run.after_evaluation is not None and run.accelerator.is_main_process:
+        run.after_evaluation()
     if not run.settings.early_stopping_patience:
         return
     losses = [row["loss"] for row in scores]
@@ -416,6 +474,23 @@ def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
             f"fallen below {stopping.best[row]:.3f} for {stopping.waited[row]} evaluations"
         )
     run.trained_parts = run.task.begin_stage(run.counts.stage, stopping.finished)
+
+
+def check_diverged(run: Run, scores: Sequence[Scores]) -> None:
+    """Says once per row that its loss has left every sensible range, though it is finite."""
+    found = []
+    for row, (now, before) in enumerate(zip(scores, run.untrained, strict=True)):
+        bound = _ABSURD_LOSS * max(1.0, abs(before["loss"])) if math.isfinite(before["loss"]) else _ABSURD_LOSS
+        # NaN means nothing to say in a row of training; steps that are not finite have a check of their own.
+        if row not in run.diverged and abs(now["loss"]) > bound:
+            run.diverged.add(row)
+            found.append(f"{run.log.row_names[row]} ({now['loss']:.3g}, {before['loss']:.3g} before the first step)")
+    if found:
+        run.log.say(
+            f"training has diverged by step {run.counts.step}; the loss of {', '.join(found)} is beyond all bounds. "
+            f"Start again with a lower `learning_rate` (now {run.settings.learning_rate:g}), more `warmup_steps`, or "
+            "`max_grad_norm`."
+        )
 
 
 def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:

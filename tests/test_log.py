@@ -1,0 +1,92 @@
+"""What a run prints, where it prints to a file, a terminal of another alphabet, or nowhere at all."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from training import curves, pretrain
+from training.log import Log
+
+ROOT = Path(__file__).parent.parent
+FLAGS = [
+    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
+    "--corpus_settings", "{num_train: 4, num_test: 2, num_speakers: 2}", "--batch_size", "2", "--max_steps", "4",
+    "--logging_steps", "2", "--save_steps", "2",
+]  # fmt: skip
+
+
+def run(output_dir, *flags, stderr=subprocess.PIPE, **environment):
+    command = [sys.executable, "training/pretrain.py", *FLAGS, "--output_dir", str(output_dir), *flags]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=variables, check=False)
+
+
+def test_without_a_terminal_a_logging_step_is_a_plain_line(tmp_path):
+    done = run(tmp_path / "run")
+    assert done.returncode == 0
+    assert b"\r" not in done.stdout + done.stderr
+    assert b"it/s" not in done.stderr
+    assert [line.split(b":")[0] for line in done.stdout.splitlines() if line.startswith(b"step ")] == [
+        b"step 2 of 4", b"step 4 of 4"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "has_bars"),
+    [([], {}, True), (["--disable_tqdm", "true"], {}, False), ([], {"TQDM_DISABLE": "1"}, False)],
+)
+def test_a_terminal_has_bars_unless_they_are_not_wanted(tmp_path, flags, environment, has_bars):
+    terminal, stderr = pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    try:
+        done = run(tmp_path / "run", *flags, stderr=stderr, **environment)
+    finally:
+        os.close(stderr)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 1 << 16)
+        except OSError:  # all of it is read
+            break
+    os.close(terminal)
+    assert done.returncode == 0, shown
+    assert (b"training:" in shown) == has_bars
+    assert (b"step 2 of 4" in done.stdout) != has_bars
+
+
+def test_names_that_a_locale_cannot_print_are_escaped(tmp_path):
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(tmp_path / "Löwe", "--eval_steps", "2", **plain)
+    assert done.returncode == 0, done.stderr
+    assert rb"L\xf6we" in done.stdout or rb"L\udcc3\udcb6we" in done.stdout
+    second = run(tmp_path / "second", *FLAGS[2:], "--init_from", str(tmp_path / "Löwe"), **plain)
+    assert second.returncode == 0, second.stderr
+    assert curves.read_log(tmp_path / "second" / "log.jsonl")[0]["title"] == "synthetic_syllables, Löwe"
+
+
+def test_control_characters_of_names_reach_no_terminal(tmp_path, capsys):
+    log = Log(tmp_path / "log.jsonl", Accelerator(cpu=True), title="", row_names=["a"], chance=None)
+    log.say("a\x1b[2Jb\nc\rd \udcff é")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\nc\\rd \\udcff é\n"
+
+
+def test_curves_are_drawn_at_every_evaluation(tmp_path, monkeypatch):
+    drawn = []
+    write = curves.write_curves
+
+    def counting(output_dir):
+        drawn.append(len(curves.read_log(Path(output_dir) / "log.jsonl")))
+        return write(output_dir)
+
+    monkeypatch.setattr("training.command.write_curves", counting)
+    pretrain.main([*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "1"])
+    assert len(drawn) == 4  # after steps 1 to 3, and at the end
+    assert (tmp_path / "curves.png").is_file()
