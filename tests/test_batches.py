@@ -82,9 +82,30 @@ def test_a_batch_has_what_it_says(corpus, extractor):
     assert batch["attention_mask"].shape == (4, CROP)
     assert batch["position"].tolist() == [0, 1, 2, 3]
     assert batch["id"] == [f"utterance {index}" for index in batch["index"]]
-    assert batch["speaker_id"].tolist() == [int(index) % 2 for index in batch["index"]]
-    assert batch["text"] == [f"text {index}" for index in batch["index"]]
+    assert batch["columns"] == [{"speaker_id": int(index) % 2, "text": f"text {index}"} for index in batch["index"]]
     assert batch["num_replaced"] == 0
+
+
+def test_columns_of_any_name_leave_a_batch_as_it_is(corpus, extractor):
+    """Positions, indices and ids are the batch's own, and whole numbers as ids are texts."""
+    names = ["position", "index", "start", "samples", "num_replaced", "input_values", "attention_mask", "length"]
+    other = corpus.remove_columns("id").add_column("id", list(range(len(corpus))))
+    for name in names:
+        other = other.add_column(name, [100 + row for row in range(len(corpus))])
+    settings = {"crop_samples": CROP, "batch_size": 4, "seed": 0}
+    for loader in (
+        crop_batches(other, extractor, columns=names, **settings),
+        utterance_batches(other, extractor, columns=names),
+    ):
+        (batch,) = take(loader, 1)
+        rows = batch["index"].tolist()
+        assert batch["id"] == [str(row) for row in rows]
+        assert batch["columns"] == [dict.fromkeys(names, 100 + row) for row in rows]
+        assert batch["input_values"].shape == batch["attention_mask"].shape
+    (plain,) = take(crop_batches(corpus, extractor, **settings), 1)
+    (batch,) = take(crop_batches(other, extractor, columns=names, **settings), 1)
+    for name in ("position", "index", "start", "input_values", "attention_mask"):
+        assert torch.equal(plain[name], batch[name])
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -79,7 +79,8 @@ def test_a_row_without_a_label_has_none(tree, tmp_path):
         "folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.jsonl", rows), label_columns=["mood"]
     )
     assert corpus["mood"][:] == [0, None]
-    assert corpus.features["speaker_id"].names == ["alice", "unknown"]
+    assert corpus.features["speaker_id"].names == ["alice"]
+    assert corpus["speaker_id"][:] == [0, None]
 
 
 def test_a_rule_divides_the_speakers(tree):
@@ -120,8 +121,10 @@ def test_what_is_wrong_is_named(tree, tmp_path):
     (tmp_path / "m.xml").write_text("x")
     with pytest.raises(ValueError, match=r"its suffix must be \.csv"):
         load_corpus("folder", data_dir=tree, manifest=tmp_path / "m.xml")
-    with pytest.raises(ValueError, match="row 1 has no `file`"):
-        load_corpus("folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.csv", [{"path": "x.wav"}]))
+    with pytest.raises(ValueError, match=r"no column `file`.*columns there: path, note"):
+        load_corpus(
+            "folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.csv", [{"path": "x.wav", "note": "x"}])
+        )
     manifest = write_manifest(tmp_path / "m.tsv", ROWS)
     with pytest.raises(ValueError, match="no column colour"):
         load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["colour"])
@@ -132,7 +135,14 @@ def test_a_manifest_that_is_not_of_its_format_is_named(tree, tmp_path):
         ("m.jsonl", b'{"file": "alice/one.wav"', "line 1: not JSON"),
         ("m.jsonl", b'{"file": "alice/one.wav"}\n[1]\n', "line 2: must be an object"),
         ("m.csv", b"file,mood\nalice/one.wav,calm,far\n", "row 1 has more cells than the header"),
-        ("m.csv", "file\nalice/one.wav\n".encode("utf-16"), "not text in UTF-8"),
+        ("m.csv", b"file\ncaf\xe9.wav\n", "not text in UTF-8"),
+        ("m.csv", b'file,text\nalice/one.wav,"Stop\nbob/five.wav,x\n', "line 3: not a table"),
+        ("m.csv", b"file,mood,file\nalice/one.wav,calm,x\n", "two columns file"),
+        ("m.csv", b"file,mood\n,calm\n", "row 1 has no `file`"),
+        ("m.csv", b"\n", "has no rows"),
+        ("m.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("m.jsonl", b'{"file": ["alice/one.wav"]}\n', "column file holds a list"),
+        ("m.jsonl", b'{"file": "alice/one.wav", "speaker": {"a": 1}}\n', "column speaker holds a list"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name}.*{message}"):

@@ -57,9 +57,9 @@ def crop_batches(
 
     A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
     `position`, `index` and `start`, the crop's first sample, (batch,) int64, `id` a list of strings, `num_replaced` an
-    int, and `columns`. An utterance shorter than the crop comes whole, padded with zeros that the mask excludes. One
-    shorter even than the extractor's `min_samples`, from which a model makes no frame, is first lengthened to it with
-    silence that counts as audio.
+    int, and `columns`, a list with a dict per crop. An utterance shorter than the crop comes whole, padded with zeros
+    that the mask excludes. One shorter even than the extractor's `min_samples`, from which a model makes no frame, is
+    first lengthened to it with silence that counts as audio.
 
     A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
     `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the
@@ -80,7 +80,7 @@ def crop_batches(
         on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
             another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
             load it with `decode_all` to leave such recordings out.
-        columns: Further columns of the data set to pass on: numbers as tensors, all else as lists.
+        columns: Further columns of the data set to pass on, as they are, in `columns` of a batch.
 
     Raises:
         ValueError: A count out of range.
@@ -340,8 +340,9 @@ def _with_samples(
     missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
     if missing > 0:
         samples = np.pad(samples, (0, missing))
-    kept = {name: value for name, value in row.items() if name not in ("audio", "num_samples", "sampling_rate")}
-    return {**kept, "samples": samples, "start": start}
+    # Apart from the keys of a batch: a data set may have columns of any name.
+    columns = {name: value for name, value in row.items() if name not in _COLUMNS}
+    return {"id": str(row["id"]), "columns": columns, "samples": samples, "start": start}
 
 
 class _Collate:

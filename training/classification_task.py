@@ -79,9 +79,9 @@ class ClassificationTask(CropTask):
 
     def labels(self, batch: dict[str, Any]) -> torch.Tensor:
         """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
-        values = batch[self.label]
-        if isinstance(values, torch.Tensor):
-            return values.to(self.accelerator.device)
+        values = [row[self.label] for row in batch["columns"]]
+        if not isinstance(values[0], list):
+            return torch.tensor(values, device=self.accelerator.device)
         config, module = self.model.config, self.model.probe_module
         centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
         starts = batch.get("start", torch.zeros(len(values))).tolist()

@@ -135,9 +135,8 @@ def _write_batch(
     seed: int,
 ) -> None:
     """Writes the items of a batch."""
-    values = batch[label].tolist() if isinstance(batch[label], torch.Tensor) else batch[label]
-    speakers = batch.get("speaker_id", [0] * len(values))
-    for row, value in enumerate(values):
+    for row, columns in enumerate(batch["columns"]):
+        value, own_speaker = columns[label], columns.get("speaker_id", 0)
         if value is None or (isinstance(value, int) and value < 0):
             continue
         seconds = int(batch["attention_mask"][row].sum()) / sampling_rate
@@ -151,7 +150,7 @@ def _write_batch(
         if share < 1:
             kept = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(len(own)) < share
             own, pooled = own[kept], {feature: array[kept] for feature, array in pooled.items()}
-        speaker = -1 if speakers[row] is None else int(speakers[row])
+        speaker = -1 if own_speaker is None else int(own_speaker)
         writer.add(pooled, own, np.full(len(own), name), np.full(len(own), speaker))
 
 

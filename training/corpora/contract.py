@@ -78,11 +78,34 @@ def make_dataset(
             arrays[name] = pa.array(rows, type=pa.list_(pa.int64()))
             features[name] = List(ClassLabel(names=list(sequence_labels[name])))
         else:
-            arrays[name] = pa.array(values)
+            arrays[name] = plain_array(name, values)
             features[name] = Features.from_arrow_schema(pa.schema({name: arrays[name].type}))[name]
     dataset = Dataset.from_dict(arrays, features=features)
     # Changes the type alone; giving it to `from_dict` would encode the audio, which needs torchcodec.
     return dataset.cast_column("audio", Audio(decode=False))
+
+
+def plain_array(name: str, values: Any) -> pa.Array:
+    """A column as Arrow has it; one that mixes numbers, truth values and texts becomes text.
+
+    Args:
+        name: Of the column, for the message.
+        values: One value per row.
+
+    Raises:
+        ValueError: The column holds lists or mappings of several kinds.
+    """
+    if isinstance(values, pa.Array):
+        return values
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
+        if any(isinstance(value, (list, tuple, dict, np.ndarray)) for value in values):
+            raise ValueError(
+                f"column {name!r} holds lists or mappings of several kinds ({error}); give all rows the same kind"
+            ) from error
+    texts = (None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values)
+    return pa.array(list(texts), type=pa.string())
 
 
 def _numbers(values: Any, names: Sequence[str]) -> Any:
@@ -143,4 +166,10 @@ def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
 def class_names(values: Iterable[str | None]) -> list[str]:
     """Sorted distinct values without nulls; whole numbers come first and in the numbers' order."""
     distinct = {value for value in values if value is not None}
-    return sorted(distinct, key=lambda name: (0, int(name), name) if name.isdigit() else (1, 0, name))
+    return sorted(distinct, key=_class_order)
+
+
+def _class_order(name: str) -> tuple[bool, int, str, str]:
+    # Of whole numbers without leading zeros, the longer is the larger; `int` refuses some digits, and long numbers.
+    digits = name.lstrip("0") if name.isascii() and name.isdecimal() else None
+    return digits is None, len(digits or ""), digits or "", name

@@ -15,6 +15,7 @@ from training.audio import log_mel, mel, read_audio
 from training.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from training.corpora.contract import UNKNOWN_SPEAKER, class_label
 from training.files import replacing
+from training.names import printable
 
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
@@ -53,7 +54,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     return {
         "utterances": len(dataset),
         "hours": float(seconds.sum() / 3600),
-        "speakers": len(set(dataset["speaker_id"][:])),
+        "speakers": len(set(dataset["speaker_id"][:]) - {None}),
         "sampling_rates": sorted({int(rate) for rate in columns[:]["sampling_rate"]}),
         "seconds": {name: float(np.quantile(seconds, share)) for name, share in _QUANTILES.items()},
         "label_coverage": {
@@ -112,7 +113,8 @@ def plot_utterance(
     if seconds is not None and seconds <= 0:
         raise ValueError(f"`seconds` is {seconds}; it must be above 0, or None for the whole utterance")
     stop = length if seconds is None else min(start + seconds, length)
-    phones = utterance.get("phones")
+    has_phones = "phones" in dataset.column_names and class_label(dataset, "phones") is not None
+    phones = utterance["phones"] if has_phones else None
     with mpl.rc_context(_STYLE):
         heights = [1.0, 2.2] + ([0.42] if phones is not None else [])
         figure = Figure(figsize=(9, 1.25 * sum(heights)), layout="constrained")
@@ -213,7 +215,7 @@ def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start:
 
 def _title(dataset: Dataset, utterance: Mapping[str, Any]) -> str:
     """The id, the speaker, and the classes that describe the whole utterance."""
-    parts = [f"{utterance['id']}"]
+    parts = [printable(utterance["id"])]
     for name in ("speaker_id", "sex", "word", "syllable"):
         value = utterance.get(name)
         label = class_label(dataset, name) if name in dataset.column_names else None

@@ -1,7 +1,7 @@
 """A look at every recording before a run starts: its header, its last sample, its id, the length of its labels."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,10 @@ from datasets import Dataset, Features, IterableDataset, Value
 
 from training.audio import AudioError, AudioHeader, audio_name, read_audio, read_header, resampled_length
 from training.corpora.alignments import LABEL_RATE, num_label_frames
+from training.corpora.contract import class_label
+from training.corpora.tree import file_key
 from training.files import replacing
+from training.names import printable, say
 
 _SHOWN = 20
 # soundfile releases the interpreter while it decodes, and a disk answers several requests at once.
@@ -49,8 +52,8 @@ class BadAudioError(ValueError):
 def bad_audio_table(recordings: list[BadRecording]) -> str:
     """The first 20 recordings with their reasons, one a line, and how many more there are."""
     shown = recordings[:_SHOWN]
-    width = max(len(recording.id) for recording in shown)
-    lines = [f"  {recording.id:<{width}}  {recording.reason}" for recording in shown]
+    width = max(len(printable(recording.id)) for recording in shown)
+    lines = [f"  {printable(recording.id):<{width}}  {printable(recording.reason)}" for recording in shown]
     if len(recordings) > _SHOWN:
         lines.append(f"  ... and {len(recordings) - _SHOWN} more")
     return "\n".join(lines)
@@ -78,11 +81,15 @@ def check_audio(
     headers: list[AudioHeader | None] = []
     bad: list[BadRecording] = []
     seen: Counter[str] = Counter()
+    owners: dict[Hashable, str] = {}
     for row, header, problem in _scan(dataset, decode_all=decode_all):
         name = str(row["id"])
         seen[name] += 1
         twice = f"{audio_name(row['audio'])}: a second recording of this id" if seen[name] > 1 else None
         reason = problem or twice
+        if reason is None and row["audio"]["bytes"] is None:
+            owner = owners.setdefault(file_key(row["audio"]["path"]), name)
+            reason = f"{audio_name(row['audio'])}: the recording of {owner} too" if owner != name else None
         if reason is not None:
             bad.append(BadRecording(name, audio_name(row["audio"]), reason))
         headers.append(header if reason is None else None)
@@ -92,7 +99,7 @@ def check_audio(
     dataset = dataset.add_column("num_samples", [header.num_samples if header else 0 for header in headers])
     dataset = dataset.add_column("sampling_rate", [header.sampling_rate if header else 0 for header in headers])
     if bad:
-        print(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
+        say(f"{len(bad)} of {len(headers)} recordings are left out:\n{bad_audio_table(bad)}")
         dataset = dataset.select([row for row, header in enumerate(headers) if header is not None])
     if on_bad_audio == "skip" and bad_audio_list is not None:
         _write_list(bad_audio_list, bad)
@@ -121,7 +128,7 @@ def check_streamed_audio(
         if header is None:
             if row["id"] not in left_out:
                 left_out[row["id"]] = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
-                print(f"left out: {row['id']}  {reason}")
+                say(f"left out: {printable(row['id'])}  {printable(reason)}")
                 if bad_audio_list is not None:
                     _write_list(bad_audio_list, list(left_out.values()))
             return {"num_samples": 0, "sampling_rate": 0}
@@ -133,15 +140,18 @@ def check_streamed_audio(
 
 
 def _write_list(path: str | Path, recordings: list[BadRecording]) -> None:
-    """Id, file and reason of each recording, a line each, separated by tabs."""
+    """Id, file and reason of each recording, a line each, separated by tabs; what is not printed is escaped."""
+    lines = ["\t".join(map(printable, recording)) + "\n" for recording in recordings]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text("".join("\t".join(recording) + "\n" for recording in recordings), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _scan(dataset: Dataset, *, decode_all: bool) -> Iterator[tuple[dict[str, Any], AudioHeader | None, str | None]]:
     """Each row with its header, or with the reason why it cannot be used."""
-    columns = [name for name in ("id", "audio", "phones") if name in dataset.column_names]
+    columns = ["id", "audio"]
+    if "phones" in dataset.column_names and class_label(dataset, "phones") is not None:  # else text of a manifest
+        columns.append("phones")
     rows = dataset.with_format(None).select_columns(columns)
     look_at = partial(_look_at, decode_all=decode_all)
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -1,11 +1,15 @@
 """Rules that divide a corpus into a train and a test set; each depends on its arguments alone."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from training.corpora.contract import UNKNOWN_SPEAKER
+from training.corpora.tree import read_text
+from training.names import say_once
 
 SplitRule = Literal["list", "utterance", "speaker"]
 
@@ -20,7 +24,7 @@ def split_ids(
     seed: int = 0,
     strata: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Ids of a split's utterances.
+    """Ids of a split's utterances; one printed line says what the split is by (`say_division`).
 
     Args:
         speakers: Speaker of every utterance id, in the order that the ids are to come in.
@@ -52,6 +56,9 @@ def split_ids(
                 f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
                 "that was trained on tests nothing"
             )
+        others = read_id_list(other) if other is not None and other.is_file() else []
+        parts = {split: ids, "test" if split == "train" else "train": others}
+        say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
         return ids
     if rule == "utterance":
         test = share_of_each(speakers, test_fraction, seed)
@@ -70,13 +77,42 @@ def split_ids(
         test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
     else:
         raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")
-    return [utterance for utterance in speakers if (utterance in test) == (split == "test")]
+    parts = {
+        name: [utterance for utterance in speakers if (utterance in test) == (name == "test")]
+        for name in ("train", "test")
+    }
+    say_division(rule, {name: [speakers[utterance] for utterance in part] for name, part in parts.items()})
+    return parts[split]
+
+
+def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> None:
+    """Print what a split is by and how many speakers each part has, once; with a warning if parts share speakers.
+
+    Args:
+        rule: What it is by.
+        speakers: Speaker of each utterance of each part, by the part's name; `None` or "unknown" for none.
+    """
+    named = {part: set(names) - {None, UNKNOWN_SPEAKER} for part, names in speakers.items() if names}
+    counts = sorted(
+        (
+            f"{part} {len(speakers[part])} utterances of " + (f"{len(names)} speakers" if names else "unknown speakers")
+            for part, names in named.items()
+        ),
+        reverse=True,  # "train" before "test"
+    )
+    line = f"split by {rule}: {', '.join(counts)}"
+    train, *others = (named.pop("train", set()), *named.values())
+    shared = train & set().union(*others)
+    if shared:
+        line += f"; warning: {len(shared)} speakers of the training are in the other parts too"
+    elif others and not (train and all(others)):
+        line += "; warning: without speakers' names, those of the training may be in the other parts too"
+    say_once(line)
 
 
 def read_id_list(path: str | Path) -> list[str]:
-    """Utterance ids, one a line; empty lines are passed over."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    """Utterance ids, one per line; empty lines are skipped."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[str]:
