@@ -9,6 +9,7 @@ so the numbers show how it is done and not how good it gets: give 1,000 steps an
 
 import argparse
 import csv
+import json
 import tempfile
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def main(folder: Path, table: Path, label: str, output_dir: Path, steps: int) ->
     """Trains both models, probes their modules, and writes the report."""
     corpus = [
         "--corpus", "folder", "--data_dir", str(folder),
-        "--corpus_settings", f"{{manifest: '{table}', label_columns: {label}}}",
+        "--corpus_settings", json.dumps({"manifest": str(table), "label_columns": label}),
     ]  # fmt: skip
     models = [output_dir / "sim", output_dir / "gim"]
     for model in models:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_help_explains_every_setting(name, capsys):
     for show in (lambda: parse_arguments("", ["--help"]), lambda: measuring.parse_args(["--help"])):
         with pytest.raises(SystemExit):
             show()
-        words = capsys.readouterr().out.replace(",", " ").split()
+        words = re.split(r"[^a-z_]+", capsys.readouterr().out)
         assert set(corpus_settings(name)) <= set(words)
 
 
