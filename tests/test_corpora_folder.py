@@ -6,9 +6,11 @@ import pytest
 import soundfile
 from datasets import ClassLabel
 
+from modeling_sim import SimFeatureExtractor
 from training.audio import read_audio
 from training.corpora import load_corpus
 from training.corpora.scan import BadAudioError
+from training.features import SpectralEncoder, extract
 from training.names import say_once
 
 FILES = ["alice/one.wav", "alice/two.flac", "alice/deep/three.ogg", "bob/four.mp3", "bob/five.wav", "bob/six.wav"]
@@ -389,3 +391,17 @@ def test_a_name_that_is_not_utf8_is_one_bad_recording(tree, tmp_path, capsys):
     assert listed.read_text().count("\n") == 1
     assert listed.read_text().count("\t") == 2
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_classes_of_any_name_and_ids_that_are_numbers_can_be_probed(tree, tmp_path):
+    names = ["position", "index", "start", "length", "samples", "attention_mask"]
+    rows = [{"file": name, "id": number} | dict.fromkeys(names, "ab"[number % 2]) for number, name in enumerate(FILES)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    corpus = load_text(tree, tmp_path, "m.jsonl", text, label_columns=names)
+    for name in names:
+        items = extract(
+            corpus, SpectralEncoder(), SimFeatureExtractor(), label=name, pooling="mean", cache_dir=tmp_path / name
+        )
+        assert dict(zip(items.utterances.tolist(), items.labels.tolist(), strict=True)) == {
+            str(number): number % 2 for number in range(len(FILES))
+        }
