@@ -286,6 +286,8 @@ def num_output_frames(length: Any, kernel: int, stride: int, padding: int) -> An
 
 # Greedy InfoMax with SIM's modules, as its authors compare against: no distribution, no KL.
 _GIM: dict[str, Any] = {"latent_distribution": "deterministic", "kl_weight": 0.0}
+# A quarter of the width, for CPUs.
+_SMALL: dict[str, Any] = {"hidden_size": 128, "context_size": 64}
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "sim": {},
@@ -311,15 +313,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "gradient_isolation": False,
         "contrastive_modules": "context",
     },
-    # A quarter of the width, for CPUs. Posteriors start narrow (standard deviation 0.14): where they start at the
-    # prior, as the paper's do, the upper modules get little but noise until the first one has learnt. The clamp is
-    # far from where training goes; it keeps one loud frame from drowning a batch in noise.
-    "sim-small": {
-        "hidden_size": 128,
-        "context_size": 64,
-        "initial_log_variance": -4.0,
-        "log_variance_clamp": (-10.0, 2.0),
-    },
+    # Posteriors start narrow (standard deviation 0.14): where they start at the prior, as the paper's do, the upper
+    # modules get little but noise until the first one has learnt. The clamp is far from where training goes; it keeps
+    # one loud frame from drowning a batch in noise.
+    "sim-small": {**_SMALL, "initial_log_variance": -4.0, "log_variance_clamp": (-10.0, 2.0)},
+    "gim-small": {**_GIM, **_SMALL},
 }
 
 __all__ = ["SimConfig", "num_output_frames"]

@@ -48,8 +48,8 @@ def test_gim_lowe_has_the_parameters_counted_by_hand():
 
 
 def test_presets_are_the_settings_of_their_papers():
-    sim, artificial, gim, lowe, cpc, small = map(SimConfig.preset, SimConfig.preset_names())
-    assert SimConfig.preset_names() == ["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small"]
+    sim, artificial, gim, lowe, cpc, small, gim_small = map(SimConfig.preset, SimConfig.preset_names())
+    assert SimConfig.preset_names() == ["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
     assert (sim.latent_distribution, sim.use_batch_norm, sim.num_prediction_steps, sim.num_negatives) == (
         "gaussian",
         True,
@@ -62,6 +62,7 @@ def test_presets_are_the_settings_of_their_papers():
     assert (lowe.num_modules, lowe.latent_head, lowe.num_prediction_steps) == (6, "identity", 12)
     assert (cpc.num_modules, cpc.gradient_isolation, cpc.contrastive_modules) == (2, False, "context")
     assert small.hidden_size < sim.hidden_size
+    assert gim_small == SimConfig.preset("gim", hidden_size=small.hidden_size, context_size=small.context_size)
 
 
 def test_additions_to_the_papers_are_off_by_default():

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ import soundfile
 from datasets import Audio, ClassLabel
 
 from modeling_sim import SimFeatureExtractor
+from training.arguments import parse_arguments
 from training.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
 from training.corpora.__main__ import main
 from training.corpora.contract import as_class_label, as_text, class_names
 from training.corpora.describe import describe, description_table, plot_utterance
 from training.corpora.splits import share_of_each, whole_groups
+from training.measuring import measuring_parser
 from training.reading_speed import crop_against_file, crops_per_second
 
 
@@ -133,7 +136,7 @@ def test_the_command_describes_and_draws(tmp_path, capsys):
         [*COMMAND, "--vowels", "[a, i]", "--describe", "--plot", str(tmp_path / "x.png"), "--utterance", "train-000002"]
     )
     printed = capsys.readouterr().out
-    assert "Licence: apache-2.0" in printed
+    assert "License: apache-2.0" in printed
     assert "labelled: vowel (2 classes)" in printed
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
@@ -141,6 +144,21 @@ def test_the_command_describes_and_draws(tmp_path, capsys):
 def test_the_command_lists_the_corpora(capsys):
     main([])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == corpus_names()
+
+
+@pytest.mark.parametrize("name", corpus_names())
+def test_help_explains_every_setting(name, capsys):
+    main(["--corpus", name, "--help"])
+    printed = capsys.readouterr().out
+    assert f"Settings of the corpus '{name}'" in printed
+    for setting in corpus_settings(name):
+        assert f"  --{setting} (" in printed
+    measuring = measuring_parser("", output_dir="x")
+    for show in (lambda: parse_arguments("", ["--help"]), lambda: measuring.parse_args(["--help"])):
+        with pytest.raises(SystemExit):
+            show()
+        words = re.split(r"[^a-z_]+", capsys.readouterr().out)
+        assert set(corpus_settings(name)) <= set(words)
 
 
 @pytest.mark.parametrize(

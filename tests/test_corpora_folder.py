@@ -1,19 +1,24 @@
 import json
+import os
 
 import numpy as np
 import pytest
 import soundfile
 from datasets import ClassLabel
 
+from modeling_sim import SimFeatureExtractor
 from training.audio import read_audio
 from training.corpora import load_corpus
 from training.corpora.scan import BadAudioError
+from training.features import SpectralEncoder, extract
+from training.names import say_once
 
 FILES = ["alice/one.wav", "alice/two.flac", "alice/deep/three.ogg", "bob/four.mp3", "bob/five.wav", "bob/six.wav"]
 
 
 @pytest.fixture
 def tree(tmp_path):
+    say_once.cache_clear()
     root = tmp_path / "recordings"
     for number, name in enumerate(FILES):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -198,3 +203,205 @@ def test_lists_that_share_an_utterance_are_refused(tree, tmp_path):
     for split in ("train", "test"):
         with pytest.raises(ValueError, match=r"share 1 utterances, such as 'bob/five'"):
             load_corpus("folder", split, data_dir=tree, lists=tmp_path)
+
+
+def load_text(tree, tmp_path, name, text, split="all", **settings):
+    """The corpus of a manifest that is written as it stands."""
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_corpus("folder", split, data_dir=tree, manifest=path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", "file,speaker_id,mood\nalice/one.wav,alice,calm\nbob/five.wav,bob,angry\n"),
+        ("m.csv", "\ufefffile, speaker_id , mood\r\nalice/one.wav , alice,calm \r\nbob/five.wav,bob, angry\r\n"),
+        ("m.csv", "\n file ,speaker_id,mood,,\nalice/one.wav,alice,calm,,\n,,,,\nbob/five.wav,bob,angry,,\n\n"),
+        ("m.csv", "file;speaker_id;mood\nalice/one.wav;alice;calm\nbob/five.wav;bob;angry"),
+        ("m.csv", '"file" , "speaker_id", "mood"\n"alice/one.wav" ,"alice" , "calm"\nbob/five.wav,bob,angry\n'),
+        ("m.csv", "file\tspeaker_id\tmood\nalice/one.wav\talice\tcalm\nbob/five.wav\tbob\tangry\n"),
+        ("m.csv", ",file,speaker_id,mood\n0,./alice//one.wav,alice,calm\n1,alice/../bob/five.wav,bob,angry\n"),
+        ("m.csv", "file,speaker_id,mood\nalice\\one.wav,alice,calm\nbob\\five.wav,bob,angry\n"),
+        ("m.tsv", '"file"\t"speaker_id"\t"mood"\n"alice/one.wav"\t"alice"\t"calm"\n"bob/five.wav"\t"bob"\t"angry"\n'),
+        ("m.TSV", "file\tspeaker_id\tmood\nalice/one.wav\talice\tcalm\nbob/five.wav\tbob\tangry\n".encode("utf-16")),
+        (
+            "m.jsonl",
+            '\ufeff{"file": "alice/one.wav", "speaker_id": " alice", "mood": "calm"}\r\n\n\ufeff'
+            + json.dumps({" mood ": "angry ", "file": "bob/five.wav", "speaker_id": "bob"}),
+        ),
+    ],
+)  # fmt: skip
+def test_a_manifest_reads_the_same_whatever_program_wrote_it(tree, tmp_path, name, text):
+    corpus = load_text(tree, tmp_path, name, text, label_columns="mood")
+    assert corpus["id"][:] == ["alice/one", "bob/five"]
+    assert corpus.features["speaker_id"].names == ["alice", "bob"]
+    assert corpus.features["mood"].names == ["angry", "calm"]
+    assert corpus["mood"][:] == [1, 0]
+    assert set(corpus.column_names) == {"id", "audio", "num_samples", "sampling_rate", "speaker_id", "mood"}
+
+
+def test_a_lone_quote_in_tabs_is_text(tree, tmp_path):
+    text = 'file\tsentence\nalice/one.wav\t"Stop, he said\nbob/five.wav\tthey left" early\nbob/six.wav\t"\n'
+    corpus = load_text(tree, tmp_path, "m.tsv", text)
+    assert corpus["sentence"][:] == ['"Stop, he said', 'they left" early', '"']
+
+
+def test_columns_of_any_kind_are_text_or_named(tree, tmp_path):
+    rows = [
+        {
+            "file": "alice/one.wav",
+            "id": 7,
+            "age": "twenties",
+            "ok": True,
+            "n": 1,
+            "big": 1,
+            "take": 1.0,
+            "half": "\ud83d",
+        },
+        {"file": "bob/five.wav", "id": 8.0, "age": 31, "ok": 1, "n": 2.5, "big": 2**70, "take": None},
+        {"file": "bob/six.wav", "id": None, "age": None, "take": float("nan"), "late": "x"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    corpus = load_text(tree, tmp_path, "m.jsonl", text, label_columns="take")
+    assert corpus["id"][:] == ["7", "8", "bob/six"]
+    assert corpus["age"][:] == ["twenties", "31", None]
+    assert corpus["ok"][:] == ["True", "1", None]
+    assert corpus["n"][:] == [1.0, 2.5, None]
+    assert corpus["big"][:] == ["1", str(2**70), None]
+    assert corpus["late"][:] == [None, None, "x"]
+    assert corpus["half"][0] == r"\ud83d"
+    assert corpus.features["take"].names == ["1"]
+    assert corpus["take"][:] == [0, None, None]
+    wrong = '{"file": "alice/one.wav", "x": {"a": 1}}\n{"file": "bob/five.wav", "x": {"a": "b"}}'
+    with pytest.raises(ValueError, match="column 'x'"):
+        load_text(tree, tmp_path, "m.jsonl", wrong)
+
+
+def test_types_and_classes_do_not_depend_on_the_split(tree, tmp_path):
+    text = '{"file": "alice/one.wav", "split": "train", "n": 1}\n{"file": "bob/five.wav", "split": "test", "n": "x"}\n'
+    train, test = (load_text(tree, tmp_path, "m.jsonl", text, split) for split in ("train", "test"))
+    assert train.features == test.features
+    assert train["n"][:] == ["1"]
+
+
+def test_split_counts_wherever_it_is_named(tree, tmp_path, capsys):
+    splits = [{}, {"split": " test"}, {"split": None}]
+    files = ["alice/one.wav", "bob/five.wav", "bob/six.wav"]
+    text = "".join(json.dumps({"file": file, **own}) + "\n" for file, own in zip(files, splits, strict=True))
+    assert load_text(tree, tmp_path, "m.jsonl", text, "test")["id"][:] == ["bob/five"]
+    assert "2 of 3 rows are in no split" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"`split` is 'train'; the manifest has \['test'\]"):
+        load_text(tree, tmp_path, "m.jsonl", text, "train")
+
+
+@pytest.mark.parametrize("column", ["speaker", "spk", "Speaker ID", "speaker-id", "client_id", "SPK_ID", "participant"])
+def test_speakers_are_known_by_the_usual_names(tree, tmp_path, capsys, column):
+    text = f"file,{column}\nalice/one.wav,7\nalice/two.flac,7\nbob/five.wav,9\nbob/six.wav,9\n"
+    corpus = load_text(tree, tmp_path, "m.csv", text)
+    assert corpus.features["speaker_id"].names == ["7", "9"]
+    assert column in capsys.readouterr().out
+    text = "file,voice no,Voice\nalice/one.wav,7,a\nbob/five.wav,9,b\n"
+    own = load_text(tree, tmp_path, "m.csv", text, speaker_column="Voice")
+    assert own.features["speaker_id"].names == ["a", "b"]
+    with pytest.raises(ValueError, match="no column voice; columns there: file, voice no, Voice"):
+        load_text(tree, tmp_path, "m.csv", text, speaker_column="voice")
+
+
+def test_one_line_says_what_a_split_is_by(tree, tmp_path, capsys):
+    for split in ("train", "test"):
+        load_corpus("folder", split, data_dir=tree, folder_label="speaker_id", test_fraction=0.5)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("split by utterance: train ")
+    assert "warning" in line
+    load_corpus("folder", "train", data_dir=tree, folder_label="speaker_id", split_by="speaker")
+    line = capsys.readouterr().out
+    assert "split by speaker: train" in line
+    assert "of 1 speakers" in line
+    assert "warning" not in line
+    load_corpus("folder", "test", data_dir=tree)
+    assert "unknown speakers; warning" in capsys.readouterr().out
+    (tmp_path / "train.txt").write_text("bob/five\n")
+    (tmp_path / "test.txt").write_text("alice/one\n")
+    load_corpus("folder", "test", data_dir=tree, lists=tmp_path, folder_label="speaker_id")
+    assert "split by list: train 1 utterances of 1 speakers, test 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", ["alice/copy.wav", "alice/link.wav", "bob/../alice/one.wav", "linked/one.wav"])
+def test_one_file_in_two_splits_is_refused(tree, tmp_path, other):
+    (tree / "alice" / "copy.wav").hardlink_to(tree / "alice" / "one.wav")
+    (tree / "alice" / "link.wav").symlink_to("one.wav")
+    (tree / "linked").symlink_to("alice")
+    text = f"file,id,split\nalice/one.wav,a,train\n{other},b,{{}}\n"
+    with pytest.raises(ValueError, match=r"m\.csv: alice/one\.wav and .* one file"):
+        load_text(tree, tmp_path, "m.csv", text.format("test"), "train")
+    with pytest.raises(BadAudioError, match="the recording of a too"):
+        load_text(tree, tmp_path, "m.csv", text.format("train"), "train")
+    with pytest.raises(ValueError, match="have one id"):
+        load_text(tree, tmp_path, "m.csv", "file,id,split\nbob/five.wav,a,train\nbob/six.wav,a,test\n", "train")
+
+
+def test_a_manifest_stays_below_the_folder(tree, tmp_path):
+    soundfile.write(tmp_path / "secret.wav", np.zeros(4_000), 16_000)
+    for outside in ("../secret.wav", str(tmp_path / "secret.wav"), "alice/../../secret.wav", "..\\secret.wav"):
+        with pytest.raises(ValueError, match=rf"row 2 names .*secret\.wav, which is outside.*such as {tmp_path},"):
+            load_text(tree, tmp_path, "m.csv", f"file\nbob/five.wav\n{outside}\n")
+    corpus = load_text(tree, tmp_path, "m.csv", f"file\n{tree}/bob/five.wav\n")
+    assert corpus["id"][:] == ["bob/five"]
+
+
+def test_hidden_files_and_links_count_no_recording_twice(tree):
+    (tree / ".git" / "annex").mkdir(parents=True)
+    for name in FILES:
+        hidden = tree / ".git" / "annex" / name.replace("/", "-")
+        (tree / name).rename(hidden)
+        (tree / name).symlink_to(hidden)
+    (tree / "bob" / "._five.wav").write_bytes(b"x")
+    corpus = load_corpus("folder", "all", data_dir=tree)
+    assert sorted(corpus["id"]) == sorted(name.rsplit(".", 1)[0] for name in FILES)
+
+
+def test_columns_that_have_another_use_hold_no_classes(tree, tmp_path):
+    manifest = write_manifest(tmp_path / "m.csv", ROWS)
+    for column in ("id", "audio", "file", "split"):
+        with pytest.raises(ValueError, match=f"`folder_label` is '{column}'"):
+            load_corpus("folder", data_dir=tree, manifest=manifest, folder_label=column)
+    with pytest.raises(ValueError, match="`folder_label` is 'mood', a column"):
+        load_corpus("folder", data_dir=tree, manifest=manifest, folder_label="mood")
+    with pytest.raises(ValueError, match="`label_columns` is"):
+        load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["file"])
+    with pytest.raises(ValueError, match="column late is empty"):
+        load_text(tree, tmp_path, "m.csv", "file,late\nbob/five.wav,\n", label_columns="late")
+    corpus = load_text(tree, tmp_path, "m.csv", "file,phones\nbob/five.wav,AH B\n")  # a text, and no label of frames
+    assert corpus["phones"][:] == ["AH B"]
+
+
+def test_a_name_that_is_not_utf8_is_one_bad_recording(tree, tmp_path, capsys):
+    name = os.fsencode(tree) + b"/caf\xe9\n\x1b[2K.wav"
+    try:
+        with open(name, "wb") as file:  # noqa: PTH123 - of bytes
+            file.write((tree / "bob" / "five.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    with pytest.raises(BadAudioError, match=r"caf\\xe9\\n\\x1b\[2K.*not UTF-8"):
+        load_corpus("folder", "all", data_dir=tree)
+    listed = tmp_path / "bad.tsv"
+    kept = load_corpus("folder", "all", data_dir=tree, on_bad_audio="skip", bad_audio_list=listed)
+    assert len(kept) == len(FILES)
+    assert listed.read_text().count("\n") == 1
+    assert listed.read_text().count("\t") == 2
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_classes_of_any_name_and_ids_that_are_numbers_can_be_probed(tree, tmp_path):
+    names = ["position", "index", "start", "length", "samples", "attention_mask"]
+    rows = [{"file": name, "id": number} | dict.fromkeys(names, "ab"[number % 2]) for number, name in enumerate(FILES)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    corpus = load_text(tree, tmp_path, "m.jsonl", text, label_columns=names)
+    for name in names:
+        items = extract(
+            corpus, SpectralEncoder(), SimFeatureExtractor(), label=name, pooling="mean", cache_dir=tmp_path / name
+        )
+        assert dict(zip(items.utterances.tolist(), items.labels.tolist(), strict=True)) == {
+            str(number): number % 2 for number in range(len(FILES))
+        }

@@ -32,7 +32,7 @@ def run(monkeypatch, name, *flags):
 
 def test_every_example_is_short_and_is_run_here():
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06"]
+    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07"]
     assert all(len((EXAMPLES / name).read_text().splitlines()) < 80 for name in names)
     source = Path(__file__).read_text()
     assert all(f'"{name}"' in source for name in names)
@@ -70,3 +70,12 @@ def test_hearing_a_dimension(run_folder, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "06_hear_one_dimension.py", run_folder, "--output_dir", tmp_path, "--steps", "1")
     assert len(list(tmp_path.glob("*.wav"))) == 4
     assert "pitch, semitones" in capsys.readouterr().out
+
+
+def test_own_recordings_and_their_labels(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "07_my_recordings.py", "--output_dir", tmp_path, "--steps", "1")
+    assert (tmp_path / "probe" / "probe.json").is_file()
+    assert (tmp_path / "report" / "report.html").is_file()
+    printed = capsys.readouterr().out
+    assert "speakers are those of the column speaker" in printed
+    assert "split by utterance" in printed

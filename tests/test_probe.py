@@ -58,7 +58,7 @@ def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus, tmp_path):
     assert {features.shape for features in items.features.values()} == {(len(items.labels), 16), (len(items.labels), 8)}
     for batch in utterance_batches(corpus, extractor, batch_size=1, columns=("phones",)):
         mine = items.utterances == batch["id"][0]
-        (phones,) = batch["phones"]
+        phones = batch["columns"][0]["phones"]
         np.testing.assert_array_equal(items.labels[mine], phones[::3])
         with torch.no_grad():
             states = model(batch["input_values"], output_hidden_states=True).hidden_states

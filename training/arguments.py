@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from modeling_sim import SimConfig
-from training.corpora import corpus_names
+from training.corpora import corpus_names, settings_overview
 from training.corpora import corpus_settings as settings_of
 from training.nearest import nearest
 
@@ -25,6 +25,12 @@ def setting(default: Any, help_line: str) -> Any:
 
 
 DATASET_NAME_HELP = "Data set, a Hub id or a folder, for corpora that take one: their setting `dataset_id`."
+
+
+CORPUS_SETTINGS_HELP = (
+    "Settings of the corpus, as YAML: '{num_train: 256}', or '{manifest: words.csv, label_columns: word}'. "
+    + settings_overview()
+)
 
 
 @dataclass
@@ -47,7 +53,7 @@ class DataArguments:
     corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: str = setting("{}", "Further arguments of the corpus' loader, as YAML: '{num_train: 256}'.")
+    corpus_settings: str = setting("{}", CORPUS_SETTINGS_HELP)
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
     on_bad_audio: str = setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")

@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
-from training.arguments import DATASET_NAME_HELP, HelpFormatter, mapping_of, with_dataset_name
+from training.arguments import CORPUS_SETTINGS_HELP, DATASET_NAME_HELP, HelpFormatter, mapping_of, with_dataset_name
 from training.corpora import corpus_info, load_corpus
 from training.corpora.contract import class_label, replace_column
 from training.corpora.overlap import say_shared_recordings, say_shared_speakers
@@ -44,7 +44,7 @@ def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentPar
     parser.add_argument("--corpus", default="librispeech", help="A corpus of training.corpora.")
     parser.add_argument("--data_dir", help="Its folder.")
     parser.add_argument("--dataset_name", help=DATASET_NAME_HELP)
-    parser.add_argument("--corpus_settings", default="{}", help="Further arguments of its loader, as YAML.")
+    parser.add_argument("--corpus_settings", default="{}", help=CORPUS_SETTINGS_HELP)
     parser.add_argument("--label", default="phones", help="A column of classes: phones, speaker_id, vowel, ...")
     parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")

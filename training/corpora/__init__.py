@@ -7,6 +7,7 @@ the corpus' settings.
 import importlib
 import inspect
 import numbers
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,8 +34,25 @@ def corpus_info(name: str) -> CorpusInfo:
 
 
 def corpus_settings(name: str) -> list[str]:
-    """Names of a corpus' settings: the keyword arguments of its `load` beside the split."""
+    """Names of a corpus' settings: the keyword arguments of its `load` except the split."""
     return [argument for argument in inspect.signature(_corpus(name).load).parameters if argument != "split"]
+
+
+def settings_overview() -> str:
+    """The settings of every corpus by name, in one line for `--help`."""
+    known = "; ".join(f"{name}: {', '.join(corpus_settings(name))}" for name in corpus_names())
+    return f"Settings by corpus: {known}. `python -m training.corpora --corpus NAME --help` explains them."
+
+
+def explain_settings(name: str) -> str:
+    """What the docstring of a corpus' `load` says of the corpus and of each setting, with the defaults."""
+    load = _corpus(name).load
+    about, _, settings = inspect.cleandoc(load.__doc__).partition("\nArgs:\n")
+    settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # the command's own flag
+    for setting, parameter in inspect.signature(load).parameters.items():
+        default = "required" if parameter.default is parameter.empty else f"default: {parameter.default!r}"
+        settings = re.sub(rf"^    {setting}: ", f"  --{setting} ({default}): ", settings, flags=re.MULTILINE)
+    return f"Settings of the corpus {name!r}\n\n{about.partition(chr(10))[2].strip()}\n\n{settings}"
 
 
 def load_corpus(

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from datasets import disable_progress_bars
 
-from training.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
+from training.corpora import corpus_info, corpus_names, corpus_settings, explain_settings, load_corpus
 from training.corpora.describe import describe, description_table, plot_utterance
 
 
@@ -19,8 +19,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="python -m training.corpora",
-        description="Look at a corpus. Every setting of the corpus is an option too, as in --data_dir FOLDER.",
+        description="Look at a corpus. Every setting of the corpus is an option too, as in --data_dir FOLDER; with "
+        "--corpus NAME, --help explains those of the corpus.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="store_true", help="show this message and exit")
     parser.add_argument("--corpus", choices=corpus_names(), help="the corpus; without it, the corpora are listed")
     parser.add_argument("--splits", nargs="+", default=["train", "test"], help="splits to look at (default: both)")
     parser.add_argument("--describe", action="store_true", help="print a table of counts, lengths and labels")
@@ -30,10 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=3.5, help="seconds that the picture shows (default: 3.5)")
     parser.add_argument("--on_bad_audio", choices=["raise", "skip"], default="raise", help="stop, or leave out")
     options, others = parser.parse_known_args(arguments)
+    if options.help:
+        parser.epilog = None if options.corpus is None else explain_settings(options.corpus)
+        parser.print_help()
+        return
     if options.corpus is None:
         for name in corpus_names():
             info = corpus_info(name)
-            print(f"{name:<20} {info.description} Licence: {info.license}.")
+            print(f"{name:<20} {info.description} License: {info.license}.")
         return
     disable_progress_bars()
     try:
@@ -41,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         datasets = {split: load_corpus(options.corpus, split, **settings) for split in options.splits}
         if options.describe or options.plot is None:
             info = corpus_info(options.corpus)
-            print(f"{options.corpus}: {info.description} Licence: {info.license}.\n")
+            print(f"{options.corpus}: {info.description} License: {info.license}.\n")
             print(description_table({split: describe(dataset) for split, dataset in datasets.items()}))
         if options.plot is not None:
             dataset = datasets[options.splits[0]]

@@ -1,0 +1,71 @@
+"""From a folder of recordings and a table of labels to a probe, and to a report of SIM next to Greedy InfoMax.
+
+    python examples/07_my_recordings.py my_speech my_speech/words.csv --label word --output_dir runs/my_recordings
+
+The table has a row per recording: `file`, a path below the folder, `speaker`, and classes in the column of `--label`.
+Without a folder, 60 synthetic vowels of four speakers are written to one, with their table. Steps and models are small,
+so the numbers show how it is done and not how good it gets: give 1,000 steps and more to recordings of your own.
+"""
+
+import argparse
+import csv
+import json
+import tempfile
+from pathlib import Path
+
+import soundfile
+
+from training import analyze, pretrain, probe
+from training.audio import read_audio
+from training.corpora import load_corpus
+
+
+def write_some_speech(folder: Path) -> Path:
+    """Synthetic vowels as anyone's recordings might lie in a folder, and a table of who says what."""
+    vowels = load_corpus("synthetic_syllables", "train", num_train=60, num_speakers=4, num_syllables=1)
+    names = vowels.features["vowel"].names
+    table = folder / "words.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "speaker", "vowel"])
+        for row in vowels:
+            name = f"session_{row['speaker_id']}/{row['id']}.wav"
+            (folder / name).parent.mkdir(exist_ok=True)
+            soundfile.write(folder / name, read_audio(row["audio"]), 16000)
+            rows.writerow([name, f"speaker {row['speaker_id']}", names[row["vowel"]]])
+    return table
+
+
+def main(folder: Path, table: Path, label: str, output_dir: Path, steps: int) -> None:
+    """Trains both models, probes their modules, and writes the report."""
+    corpus = [
+        "--corpus", "folder", "--data_dir", str(folder),
+        "--corpus_settings", json.dumps({"manifest": str(table), "label_columns": label}),
+    ]  # fmt: skip
+    models = [output_dir / "sim", output_dir / "gim"]
+    for model in models:
+        pretrain.main(
+            [
+                *corpus, "--preset", f"{model.name}-small", "--crop_samples", "8000", "--batch_size", "8",
+                "--max_steps", str(steps), "--warmup_steps", str(steps // 10),
+                "--output_dir", str(model), "--overwrite_output_dir",
+            ]
+        )  # fmt: skip
+    measured = [*corpus, "--model", *map(str, models), "--label", label, "--cache_dir", str(output_dir / "features")]
+    probe.main([*measured, "--pooling", "mean", "--output_dir", str(output_dir / "probe")])
+    analyze.main([*measured, "--output_dir", str(output_dir / "report")])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="Folder of recordings; synthetic vowels if not given.")
+    parser.add_argument("table", nargs="?", type=Path, help="CSV, TSV or JSONL file (default: words.csv in it).")
+    parser.add_argument("--label", default="vowel", help="Column of classes to probe.")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/my_recordings"), help="Where the results go.")
+    parser.add_argument("--steps", type=int, default=40, help="Optimizer steps of each model.")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, table = arguments.folder, arguments.table
+        if folder is None:
+            folder, table = Path(temporary), write_some_speech(Path(temporary))
+        main(folder, table or folder / "words.csv", arguments.label, arguments.output_dir, arguments.steps)
