@@ -1,8 +1,11 @@
 import itertools
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from datasets import Dataset
 
 from modeling_sim import SimFeatureExtractor
 from training.audio import AudioError
-from training.batches import crop_batches, utterance_batches
+from training.batches import ReaderError, crop_batches, utterance_batches
 from training.corpora.contract import make_dataset
 from training.corpora.scan import check_audio
 
@@ -266,6 +269,38 @@ def test_a_corpus_that_is_broken_throughout_stops_the_run_even_so(make_corpus, e
         file.write(b"broken")
     with pytest.raises(AudioError):
         take(crop_batches(corpus, extractor, crop_samples=CROP, batch_size=1, seed=0, on_bad_audio="skip"), 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_reader_process_that_is_killed_or_hangs_is_an_error(corpus, extractor, number):
+    before = set(multiprocessing.active_children())
+    batches = iter(
+        crop_batches(corpus, extractor, crop_samples=CROP, batch_size=2, seed=0, num_workers=2, reader_timeout=1.5)
+    )
+    next(batches)
+    readers = set(multiprocessing.active_children()) - before
+    assert len(readers) == 2
+    pid = min(reader.pid for reader in readers)
+    os.kill(pid, number)
+    time.sleep(0.1)  # the death of a reader does not interrupt what the trainer does meanwhile
+    with pytest.raises(ReaderError, match=f"{pid}.*SIGKILL" if number == signal.SIGKILL else "reader_timeout"):
+        list(itertools.islice(batches, 20))
+    for reader in readers:
+        reader.join(timeout=10)
+        assert not reader.is_alive()
+
+
+def test_an_error_in_a_reader_process_keeps_its_type(breaking_corpus, extractor):
+    with pytest.raises(AudioError, match=r"2\.wav: not decodable"):
+        take(crop_batches(breaking_corpus, extractor, crop_samples=CROP, batch_size=4, seed=0, num_workers=1), 1)
+
+
+def test_readers_use_no_shared_memory(corpus, extractor):
+    """A container has 64 MB of it, and a reader process that finds none left would lose its batch without a word."""
+    for batch in utterance_batches(corpus, extractor, num_workers=1):
+        tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+        assert len(tensors) > 1
+        assert not any(tensor.is_shared() for tensor in tensors)
 
 
 @pytest.mark.parametrize(

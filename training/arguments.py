@@ -53,6 +53,9 @@ class DataArguments:
     on_bad_audio: str = setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
     crop_samples: int = setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
+    reader_timeout: float = setting(
+        300.0, "Seconds to wait for a batch of these processes before the run is saved and ended; 0 for no limit."
+    )
 
 
 @dataclass

@@ -7,8 +7,14 @@ run, another number of processes or of workers, or another batch size goes on in
 """
 
 import itertools
+import queue
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +30,121 @@ _PERMUTATION, _START, _REPLACEMENT = 1, 2, 3
 _COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 # Recordings tried in place of one that breaks, before the data set as a whole is given up.
 _ATTEMPTS = 10
+# Seconds to wait for a batch of a reader process: far more than a slow network disk takes.
+READER_TIMEOUT = 300.0
+# Seconds between two looks at whether the reader processes live.
+_LOOK = 0.5
+
+
+class ReaderError(RuntimeError):
+    """A reader process died, or gave no batch in time. The message says which, and what to do."""
+
+
+class Batches:
+    """Batches of a loader as tensors, with an error instead of endless waiting when a reader process dies or hangs.
+
+    Reader processes send arrays through pipes. Tensors would go through shared memory, of which a container has 64 MB,
+    and a reader that finds none left loses its batch without a word. The pipes are read by a thread, because a read
+    from a process that stopped in the middle of a batch never ends; and in a thread torch sets no handler of SIGCHLD,
+    which would raise the death of a reader in the middle of a training step.
+
+    Args:
+        loader: Its batches are dicts of arrays and of anything else.
+        timeout: Seconds to wait for a batch of a reader process; 0 for no limit.
+        pin_memory: Put tensors in page-locked memory.
+
+    Raises:
+        ReaderError: On iteration: a reader process ended, or gave no batch within `timeout` seconds.
+    """
+
+    def __init__(self, loader: DataLoader[Any], *, timeout: float = READER_TIMEOUT, pin_memory: bool = False) -> None:
+        self.loader, self.timeout, self.pin_memory = loader, timeout, pin_memory
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Reads the batches, in this process or in the loader's reader processes."""
+        source = self._from_readers() if self.loader.num_workers else iter(self.loader)
+        for batch in source:
+            yield {
+                name: self._tensor(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()
+            }
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.pin_memory else tensor
+
+    def _from_readers(self) -> Iterator[dict[str, Any]]:
+        wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_answer, args=(self.loader, wanted, found), daemon=True).start()
+        readers: list[BaseProcess] = found.get()
+        try:
+            while True:
+                wanted.put(True)
+                answer = self._await(found, readers)
+                if isinstance(answer, StopIteration):
+                    return
+                if isinstance(answer, BaseException):
+                    if isinstance(answer, (RuntimeError, EOFError, OSError)):
+                        _require_alive(readers)
+                    raise answer
+                yield answer
+        except ReaderError:
+            for reader in readers:
+                reader.kill()  # a stopped process ignores all else, and would be waited for at the end of the program
+            raise
+        finally:
+            wanted.put(False)
+
+    def _await(self, found: "queue.SimpleQueue[Any]", readers: list[BaseProcess]) -> Any:
+        """The next batch or error of the thread."""
+        waited_since = time.monotonic()
+        while True:
+            try:
+                return found.get(timeout=_LOOK)
+            except queue.Empty:
+                _require_alive(readers)
+            if self.timeout and time.monotonic() - waited_since > self.timeout:
+                raise ReaderError(
+                    f"the reader processes gave no batch for {self.timeout:g} seconds; look for a disk or a network "
+                    "that hangs, raise `reader_timeout`, or read in the trainer itself with `num_workers` 0"
+                )
+
+
+def _answer(loader: DataLoader[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
+    """Starts reader processes and puts them into `found`; then a batch, or the error that ends them, when wanted."""
+    others = active_children()
+    try:
+        batches = iter(loader)
+    except Exception as error:  # noqa: BLE001 - raised again where the batch is awaited
+        found.put([])
+        found.put(error)
+        return
+    found.put([process for process in active_children() if process not in others])
+    while wanted.get():
+        try:
+            found.put(next(batches))
+        except BaseException as error:  # noqa: BLE001 - raised again where the batch is awaited
+            found.put(error)
+            return
+
+
+def _require_alive(readers: list[BaseProcess]) -> None:
+    """Raises a `ReaderError` if a reader process ended that should not have."""
+    for reader in readers:
+        if reader.exitcode:
+            how = f"ended with code {reader.exitcode}"
+            if reader.exitcode < 0:
+                how = f"was killed by {signal.Signals(-reader.exitcode).name}"
+            if reader.exitcode == -9:
+                how += ", perhaps because memory ran out"
+            raise ReaderError(
+                f"a reader process (pid {reader.pid}) {how}; give fewer `num_workers`, or 0 to read in the trainer "
+                "itself"
+            )
 
 
 class Place(NamedTuple):
@@ -45,10 +166,11 @@ def crop_batches(
     process_index: int = 0,
     num_processes: int = 1,
     num_workers: int = 0,
+    reader_timeout: float = READER_TIMEOUT,
     pin_memory: bool = False,
     on_bad_audio: Literal["raise", "skip"] = "raise",
     columns: Sequence[str] = (),
-) -> DataLoader[dict[str, Any]]:
+) -> Batches:
     """Endless batches of random crops.
 
     The loader belongs to one process and is not to be prepared or sharded again: in step s, counted from 0, process r
@@ -76,6 +198,7 @@ def crop_batches(
         process_index: This process.
         num_processes: Processes that share the stream.
         num_workers: Worker processes that read ahead; they change no sample.
+        reader_timeout: Seconds to wait for a batch of them before it is a `ReaderError`; 0 for no limit.
         pin_memory: Put batches in page-locked memory, for copies to a GPU.
         on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
             another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
@@ -84,6 +207,7 @@ def crop_batches(
 
     Raises:
         ValueError: A count out of range.
+        ReaderError: On iteration: a worker process died, or gave no batch in time.
     """
     streamed = isinstance(dataset, IterableDataset)
     for name, value, least in (
@@ -111,14 +235,14 @@ def crop_batches(
         source = {"dataset": _StreamedCrops(crops, share), "batch_size": batch_size}
     else:
         source = {"dataset": crops, "batch_sampler": _PlaceBatches(len(dataset), seed, share)}
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         **source,
         collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
         num_workers=num_workers,
-        pin_memory=pin_memory,
         # Without one of its own, the loader would draw from the global generator and disturb the trainer's.
         generator=torch.Generator().manual_seed(seed),
     )
+    return Batches(loader, timeout=reader_timeout, pin_memory=pin_memory)
 
 
 def first_crops(
@@ -131,7 +255,8 @@ def first_crops(
     process_index: int = 0,
     num_processes: int = 1,
     num_workers: int = 0,
-) -> DataLoader[dict[str, Any]]:
+    reader_timeout: float = READER_TIMEOUT,
+) -> Batches:
     """The first epoch's crop of every utterance, once and in the data set's order.
 
     Arguments and batches are those of `crop_batches`; the last batch may be smaller.
@@ -145,7 +270,7 @@ def first_crops(
         skip_bad_audio=False,
     )
     starts = range(process_index * batch_size, len(dataset), num_processes * batch_size)
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         crops,
         batch_sampler=[
             [Place(index, 0, index) for index in range(start, min(start + batch_size, len(dataset)))]
@@ -155,6 +280,7 @@ def first_crops(
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),
     )
+    return Batches(loader, timeout=reader_timeout)
 
 
 def utterance_batches(
@@ -167,8 +293,9 @@ def utterance_batches(
     process_index: int = 0,
     num_processes: int = 1,
     num_workers: int = 0,
+    reader_timeout: float = READER_TIMEOUT,
     columns: Sequence[str] = (),
-) -> DataLoader[dict[str, Any]]:
+) -> Batches:
     """Every utterance once and whole, in batches of similar lengths, shortest first.
 
     A batch is a dict as that of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
@@ -185,6 +312,7 @@ def utterance_batches(
         process_index: This process, which takes every `num_processes`-th batch.
         num_processes: Processes that share the batches; some may get one batch more than others.
         num_workers: Worker processes that read ahead.
+        reader_timeout: As for `crop_batches`.
         columns: Further columns of the data set to pass on.
     """
     _check_process(process_index, num_processes)
@@ -206,13 +334,14 @@ def utterance_batches(
         batches[-1].append(index)
     if len(batches) > 1 and len(batches[-1]) < min_utterances:
         batches[-2:] = [batches[-2] + batches[-1]]
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), feature_extractor),
         batch_sampler=batches[process_index::num_processes],
         collate_fn=_Collate(feature_extractor, padding="longest"),
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),
     )
+    return Batches(loader, timeout=reader_timeout)
 
 
 def _check_process(process_index: int, num_processes: int) -> None:
@@ -345,7 +474,10 @@ def _with_samples(
 
 
 class _Collate:
-    """Pads waveforms with the feature extractor and gathers the rest; a class, so that workers can be spawned."""
+    """Pads waveforms with the feature extractor and gathers the rest in arrays, of which `Batches` makes tensors.
+
+    A class, so that workers can be spawned.
+    """
 
     def __init__(self, feature_extractor: SequenceFeatureExtractor, **padding: Any) -> None:
         self.feature_extractor, self.padding = feature_extractor, padding
@@ -357,7 +489,7 @@ class _Collate:
                 columns.pop("samples"),
                 sampling_rate=self.feature_extractor.sampling_rate,
                 return_attention_mask=True,
-                return_tensors="pt",
+                return_tensors="np",
                 **self.padding,
             )
         )
@@ -365,5 +497,5 @@ class _Collate:
             batch["num_replaced"] = sum(columns.pop("num_replaced"))
         for name, values in columns.items():
             numbers = all(isinstance(value, (int, float)) for value in values)
-            batch[name] = torch.tensor(values) if numbers else values
+            batch[name] = torch.tensor(values).numpy() if numbers else values
         return batch

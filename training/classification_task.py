@@ -114,6 +114,7 @@ class ClassificationTask(CropTask):
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
             columns=self.columns,
         )
         model.eval()

@@ -46,6 +46,7 @@ class CropTask(Task):
             process_index=self.placement.replica,
             num_processes=self.placement.num_replicas,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
             pin_memory=self.accelerator.device.type == "cuda",
             on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
             columns=self.columns,

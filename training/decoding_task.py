@@ -130,6 +130,7 @@ class DecodingTask(CropTask):
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
         )
         log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
         self.model.eval()

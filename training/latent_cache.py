@@ -134,6 +134,7 @@ def write_cache(
     batch_size: int,
     seed: int,
     num_workers: int,
+    reader_timeout: float,
 ) -> LatentCache:
     """Computes a finished module's latents, on those of the module below if there are any, and removes the latter.
 
@@ -160,6 +161,7 @@ def write_cache(
             batch_size=batch_size,
             seed=seed,
             num_workers=num_workers,
+            reader_timeout=reader_timeout,
             **share,
         )
     else:

@@ -137,6 +137,7 @@ class PretrainingTask(Task):
             self.extractor,
             crop_samples=self.data.crop_samples,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
             pin_memory=self.accelerator.device.type == "cuda",
             on_bad_audio=self.data.on_bad_audio,
             **share,
@@ -157,6 +158,7 @@ class PretrainingTask(Task):
                 batch_size=self.settings.batch_size,
                 seed=self.settings.seed,
                 num_workers=self.data.num_workers,
+                reader_timeout=self.data.reader_timeout,
             )
             self.cached_module = number
         if self.cache is None:
@@ -216,6 +218,7 @@ class PretrainingTask(Task):
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
             num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
         )
         return [
             scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
