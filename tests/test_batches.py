@@ -263,6 +263,21 @@ def test_a_recording_that_breaks_is_replaced_always_alike_and_counted(breaking_c
     assert flat(again) == flat(batches)
 
 
+@pytest.mark.parametrize("change", ["shorter", "gone"])
+def test_a_recording_that_changes_while_it_is_read_is_a_broken_one(make_corpus, extractor, change):
+    corpus = make_corpus([3_000, 3_000, 3_000])
+    path = Path(corpus[1]["audio"]["path"])
+    if change == "gone":
+        path.unlink()
+    else:
+        soundfile.write(path, np.zeros(1_500, np.float32), 16_000, subtype="FLOAT")
+    settings = {"crop_samples": CROP, "batch_size": 3, "seed": 0}
+    batches = take(crop_batches(corpus, extractor, on_bad_audio="skip", **settings), 6)
+    assert [batch["num_replaced"] for batch in batches] == [1] * 6
+    with pytest.raises(AudioError, match=r"1\.wav"):
+        take(crop_batches(corpus, extractor, **settings), 1)
+
+
 def test_a_corpus_that_is_broken_throughout_stops_the_run_even_so(make_corpus, extractor):
     corpus = make_corpus([1_500])
     with open(corpus[0]["audio"]["path"], "wb") as file:  # noqa: PTH123

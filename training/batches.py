@@ -464,7 +464,11 @@ def _with_samples(
 ) -> dict[str, Any]:
     """A row of the data set with `samples` instead of what they are read from."""
     samples = read_audio(
-        row["audio"], start=start, num_samples=num_samples, sampling_rate=feature_extractor.sampling_rate
+        row["audio"],
+        start=start,
+        num_samples=num_samples,
+        sampling_rate=feature_extractor.sampling_rate,
+        found=(row["num_samples"], row["sampling_rate"]),
     )
     missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
     if missing > 0:
