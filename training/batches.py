@@ -6,6 +6,7 @@ epoch and the index of the utterance alone. So a batch never ends short but runs
 run, another number of processes or of workers, or another batch size goes on in the same stream.
 """
 
+import contextlib
 import itertools
 import queue
 import signal
@@ -45,8 +46,7 @@ class Batches:
 
     Reader processes send arrays through pipes. Tensors would go through shared memory, of which a container has 64 MB,
     and a reader that finds none left loses its batch without a word. The pipes are read by a thread, because a read
-    from a process that stopped in the middle of a batch never ends; and in a thread torch sets no handler of SIGCHLD,
-    which would raise the death of a reader in the middle of a training step.
+    from a process that stopped in the middle of a batch never ends.
 
     Args:
         loader: Its batches are dicts of arrays and of anything else.
@@ -77,10 +77,14 @@ class Batches:
         return tensor.pin_memory() if self.pin_memory else tensor
 
     def _from_readers(self) -> Iterator[dict[str, Any]]:
+        others = active_children()
+        with _own_sigchld_handler():
+            batches = iter(self.loader)
+        readers = [process for process in active_children() if process not in others]
         wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=_answer, args=(self.loader, wanted, found), daemon=True).start()
-        readers: list[BaseProcess] = found.get()
+        threading.Thread(target=_answer, args=(batches, wanted, found), daemon=True).start()
+        del batches  # the thread alone holds it, and with its end the readers end
         try:
             while True:
                 wanted.put(True)
@@ -114,16 +118,21 @@ class Batches:
                 )
 
 
-def _answer(loader: DataLoader[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
-    """Starts reader processes and puts them into `found`; then a batch, or the error that ends them, when wanted."""
-    others = active_children()
-    try:
-        batches = iter(loader)
-    except Exception as error:  # noqa: BLE001 - raised again where the batch is awaited
-        found.put([])
-        found.put(error)
+@contextlib.contextmanager
+def _own_sigchld_handler() -> Iterator[None]:
+    """Takes back torch's handler of SIGCHLD, which raises the death of a reader in the middle of a training step."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
         return
-    found.put([process for process in active_children() if process not in others])
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def _answer(batches: Iterator[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
+    """Puts a batch into `found` whenever one is wanted, or the error that ends them."""
     while wanted.get():
         try:
             found.put(next(batches))
