@@ -350,6 +350,31 @@ def test_evaluation_batches_are_bounded_in_samples(corpus, extractor):
         assert batch["input_values"].numel() <= 4_000 or len(batch["id"]) == 1
 
 
+def test_evaluation_cuts_long_utterances_into_equal_pieces(make_corpus, extractor, monkeypatch):
+    monkeypatch.setattr("training.batches.LONGEST_WHOLE", 0.2)
+    monkeypatch.setattr("training.batches.LONGEST_PIECE", 0.1)
+    corpus = make_corpus([3_200, 3_201, 8_000])
+    for cut, expected in (
+        (False, {0: [3_200], 1: [3_201], 2: [8_000]}),
+        (True, {0: [3_200], 1: [1_067] * 3, 2: [1_600] * 5}),
+    ):
+        samples = {}
+        for batch in utterance_batches(corpus, extractor, batch_size=2, cut=cut):
+            assert batch["input_values"].numel() <= 2 * 3_200 or not cut
+            for row, index in enumerate(batch["index"].tolist()):
+                values = batch["input_values"][row, batch["attention_mask"][row] == 1]
+                samples.setdefault(index, {})[int(batch["start"][row])] = values
+        for index, pieces in samples.items():
+            assert [len(pieces[start]) for start in sorted(pieces)] == expected[index]
+            whole = torch.cat([pieces[start] for start in sorted(pieces)])
+            np.testing.assert_allclose(whole * 2**15, np.arange(len(whole)) + 1)
+
+
+def test_crops_far_beyond_the_data_are_refused(corpus, extractor):
+    with pytest.raises(ValueError, match=r"`crop_samples` is 1000000.*5000"):
+        crop_batches(corpus, extractor, crop_samples=1_000_000, batch_size=2, seed=0)
+
+
 @pytest.mark.parametrize(("batch_size", "max_samples"), [(2, None), (3, None), (1, None), (8, 1_000)])
 def test_no_evaluation_batch_is_smaller_than_asked(corpus, extractor, batch_size, max_samples):
     batches = utterance_batches(corpus, extractor, batch_size=batch_size, max_samples=max_samples, min_utterances=2)
