@@ -331,3 +331,23 @@ def test_whatever_the_decoder_throws_names_the_file(write, monkeypatch, error):
             patch.setattr(owner, name, fail)
             with pytest.raises(AudioError, match=r"speech\.flac"):
                 read_audio(audio)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"format": "FLAC"}, {"format": "WAV"}, {"format": "RF64"}, {"format": "WAV", "endian": "BIG"}],
+    ids=["flac", "wav", "rf64", "rifx"],
+)
+def test_joined_files_are_refused(options):
+    content = encoded(speech_like(0.3, 16_000), **options)
+    read_header(as_audio(content))
+    with pytest.raises(AudioError, match=r"joined|goes on|No .* chunk"):
+        read_header(as_audio(content + content))
+
+
+@pytest.mark.parametrize("options", [{"format": "NIST", "subtype": "PCM_16"}, {"format": "AIFF"}], ids=["nist", "aiff"])
+def test_other_containers_that_are_cut_are_refused(options):
+    content = encoded(speech_like(0.3, 16_000), **options)
+    assert read_header(as_audio(content)).num_samples == 4_800
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content[: len(content) // 2]))

@@ -60,7 +60,7 @@ def read_header(audio: Mapping[str, Any]) -> AudioHeader:
 
     The last sample is decoded, the container is looked through (see `training.containers`), and of a file of floats
     a second from the middle is read, whose samples may be out of range. Costs a fraction of a millisecond and a few
-    reads whatever the length; MP3 and Ogg have no index and are read from end to end, but not decoded.
+    reads whatever the length; FLAC, MP3 and Ogg are read from end to end, but not decoded.
 
     Raises:
         AudioError: The file is missing, empty, truncated, damaged, not audio, shorter than a millisecond, holds

@@ -1,8 +1,8 @@
 """What the container of a recording says about its own end, and whether the file bears it out.
 
 libsndfile shortens a file that is cut, and stops where a header says so even if audio follows. So the chunks of WAV
-and AIFF, the pages of Ogg (with their checksums) and the frames of MP3 are counted here. Of WAV, AIFF and NIST only
-headers are read; Ogg and MP3 have no index, and are read from end to end but not decoded.
+and AIFF, the pages of Ogg (with their checksums) and the frames of MP3 are counted here, and a second header is looked
+for in FLAC. Of WAV, AIFF and NIST only headers are read; the others are read from end to end but not decoded.
 """
 
 import re
@@ -13,6 +13,8 @@ from typing import BinaryIO, NamedTuple
 # Sizes that writers leave who cannot know them, because they write to a pipe: 0, and near these.
 _UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
 _MOST_HEADERS = 256  # by which such a size may differ from them: the bytes of the headers
+_WAV = (b"RIFF", b"RIFX", b"RF64")
+_JOINED = "several recordings joined in one file, of which only the first would be read; split them"
 # Bits of each byte in reverse order.
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Kilobits per second of MPEG audio, by (MPEG version 1, layer).
@@ -38,18 +40,20 @@ def problem(file: BinaryIO, num_samples: int) -> str | None:
     file.seek(0)
     head = file.read(12)
     file.seek(0)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE":
+    if head[:4] in _WAV and head[8:] == b"WAVE":
         return _wav_problem(file, size)
-    if head[:4] == b"FORM" and len(head) >= 8:
-        return "truncated" if struct.unpack(">I", head[4:8])[0] + 8 > size + 1 else None
-    if head[:4] == b"NIST":
-        count = re.search(rb"sample_count -i (\d+)", file.read(1024))
-        return "truncated" if count and int(count[1]) > num_samples else None
+    if head[:4] == b"fLaC":
+        content = file.read()
+        # The marker and the header of a STREAMINFO block, which may be the last block of metadata.
+        again = max(content.find(b"fLaC" + kind + b"\0\0\x22", 4) for kind in (b"\0", b"\x80"))
+        return _JOINED if again > 0 else None
     if head[:4] == b"OggS":
         return _ogg_problem(file.read())
     if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
         return _mp3_problem(file.read(), num_samples)
-    return None
+    form = head[:4] == b"FORM" and len(head) == 12 and struct.unpack(">I", head[4:8])[0] + 8 > size + 1
+    nist = re.search(rb"sample_count -i (\d+)", file.read(1024)) if head[:4] == b"NIST" else None
+    return "truncated" if form or (nist and int(nist[1]) > num_samples) else None
 
 
 def with_size(content: bytes) -> bytes | None:
@@ -97,7 +101,7 @@ def _end_of_chunks(content: bytes, order: str = "<") -> int:
     place = 0
     while place + 8 <= len(content):
         name, length = struct.unpack(f"{order}4sI", content[place : place + 8])
-        if not re.fullmatch(rb"[ -~]{4}", name) or place + 8 + length > len(content):
+        if name in _WAV or not re.fullmatch(rb"[ -~]{4}", name) or place + 8 + length > len(content):
             break
         place = min(place + 8 + length + length % 2, len(content))
     return place
@@ -117,7 +121,7 @@ def _ogg_problem(content: bytes) -> str | None:
         if _ogg_checksum(page) != checksum:
             return f"damaged in the page at byte {place}"
         if flags & 2 and ended:
-            return "several recordings joined in one file, of which only the first would be read; split them"
+            return _JOINED
         if number != streams.get(serial, -1) + 1:
             return f"damaged, pages are missing before byte {place}"
         streams[serial] = number
