@@ -1,3 +1,5 @@
+import io
+import struct
 import warnings
 
 import numpy as np
@@ -184,3 +186,168 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(AudioError, match=r"x\.wav: no permission to read it"):
         read_header({"path": str(tmp_path / "x.wav")})
+
+
+def encoded(samples, rate=16_000, **options):
+    """A file's bytes."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, **options)
+    return buffer.getvalue()
+
+
+def as_audio(content):
+    return {"path": "x", "bytes": bytes(content)}
+
+
+def with_data_size(wav, size, order="<"):
+    """A WAV whose header says another number of bytes of samples."""
+    place = wav.index(b"data") + 4
+    return wav[:place] + struct.pack(f"{order}I", size) + wav[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    "size", [0, 0x7FFF_F000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0xFFFF_FFDB], ids=lambda size: f"{size:#x}"
+)
+@pytest.mark.parametrize(("endian", "order"), [("LITTLE", "<"), ("BIG", ">")])
+def test_a_wav_that_was_written_to_a_pipe_is_complete(size, endian, order):
+    samples = speech_like(0.2, 16_000)
+    audio = as_audio(with_data_size(encoded(samples, format="WAV", subtype="PCM_16", endian=endian), size, order))
+    assert read_header(audio).num_samples == len(samples)
+    np.testing.assert_allclose(read_audio(audio, start=100), samples[100:], atol=2**-15)
+
+
+@pytest.mark.parametrize("file_format", ["WAV", "WAVEX", "RF64"])
+@pytest.mark.parametrize("trailer", [b"", b"LIST\x04\x00\x00\x00INFO", b"LIST\x03\x00\x00\x00abc"])
+def test_a_wav_ends_where_its_header_says(file_format, trailer):
+    content = encoded(speech_like(0.2, 16_000), format=file_format, subtype="PCM_16")
+    assert read_header(as_audio(content + trailer)).num_samples == 3_200
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content[:-100]))
+    with pytest.raises(AudioError, match="goes on for"):
+        read_header(as_audio(content + trailer + b"\x07" * 100))
+
+
+def test_a_wav_of_64_bits_that_announces_too_much_is_truncated():
+    content = bytearray(encoded(speech_like(0.2, 16_000), format="RF64", subtype="PCM_16"))
+    place = content.index(b"ds64")
+    content[place + 16 : place + 24] = struct.pack("<Q", 2**62)
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content))
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("VORBIS", 16_000), ("OPUS", 48_000)])
+def test_an_ogg_is_looked_through_page_by_page(subtype, rate):
+    content = encoded(speech_like(3, rate), rate, format="OGG", subtype=subtype)
+    assert read_header(as_audio(content)).num_samples == 3 * rate
+    pages = [place for place in range(len(content)) if content[place : place + 4] == b"OggS"]
+    assert len(pages) > 3
+    for cut in (pages[-1], len(content) - 1, pages[-1] + 10):
+        with pytest.raises(AudioError, match="truncated"):
+            read_header(as_audio(content[:cut]))
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged, reason in (
+        (flipped, "damaged"),
+        (content[: pages[2]] + content[pages[3] :], "missing"),
+        (content + content, "joined"),
+    ):
+        with pytest.raises(AudioError, match=reason):
+            read_header(as_audio(damaged))
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_looked_through_frame_by_frame(rate, mode):
+    samples = speech_like(2, rate) * np.linspace(0, 1, 2 * rate)
+    content = encoded(samples, rate, format="MP3", bitrate_mode=mode)
+    assert read_header(as_audio(content)).num_samples == len(samples)
+    tagged = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10) + content + b"TAG" + bytes(125)
+    assert len(read_audio(as_audio(tagged), sampling_rate=rate)) == len(samples)
+    for damaged, reason in (
+        (content[: len(content) // 2], "truncated"),
+        (content + content, "joined"),
+    ):
+        with pytest.raises(AudioError, match=reason):
+            read_header(as_audio(damaged))
+    for place in range(1_000, len(content) - 1):
+        if content[place] == 0xFF and content[place + 1] & 0xF6 == 0xF2:
+            flipped = bytearray(content)
+            flipped[place + 1] ^= 0x08  # another version of MPEG, and with it another sampling rate
+            with pytest.raises(AudioError, match="MPEG frame"):
+                read_header(as_audio(flipped))
+            break
+
+
+def test_a_flac_of_unknown_length_is_refused_for_that_reason():
+    content = bytearray(encoded(speech_like(1, 16_000), format="FLAC"))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    with pytest.raises(AudioError, match="length open"):
+        read_header(as_audio(content))
+
+
+@pytest.mark.parametrize("rate", [1, 100, 2_000_000])
+def test_a_rate_that_is_none_of_sound_is_refused(rate):
+    with pytest.raises(AudioError, match=f"{rate} samples per second"):
+        read_header(as_audio(encoded(speech_like(1, 4_000), rate, format="WAV", subtype="PCM_16")))
+
+
+def test_less_than_a_millisecond_is_refused():
+    with pytest.raises(AudioError, match="millisecond"):
+        read_header(as_audio(encoded(np.array([0.1]), 44_100, format="WAV")))
+
+
+@pytest.mark.parametrize("peak", [12_000.0, 1e30])
+def test_floats_that_hold_other_than_audio_are_refused(peak):
+    audio = as_audio(encoded(peak * np.sin(np.arange(8_000)), format="WAV", subtype="FLOAT"))
+    for read in (read_header, read_audio):
+        with pytest.raises(AudioError, match=r"lie in \[-1, 1\]"):
+            read(audio)
+
+
+def test_a_little_overshoot_is_clipped():
+    samples = 1.3 * np.sin(np.arange(8_000))
+    read = read_audio(as_audio(encoded(samples, format="WAV", subtype="FLOAT")))
+    np.testing.assert_allclose(read, samples.clip(-1, 1), atol=1e-6)
+
+
+def test_a_file_that_changed_since_it_was_found_is_named(write):
+    audio = write(speech_like(0.5, 16_000))
+    assert len(read_audio(audio, start=7_000, num_samples=1_000, found=(8_000, 16_000))) == 1_000
+    write(speech_like(0.25, 16_000))
+    with pytest.raises(AudioError, match=r"speech\.flac: changed"):
+        read_audio(audio, start=7_000, num_samples=1_000, found=(8_000, 16_000))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("any"), AssertionError(), MemoryError(), OSError(5, "stale")])
+def test_whatever_the_decoder_throws_names_the_file(write, monkeypatch, error):
+    audio = write(speech_like(0.5, 8_000), 8_000)
+
+    def fail(*_args, **_options):
+        raise error
+
+    for owner, name in ((soundfile, "SoundFile"), (soundfile.SoundFile, "read"), (soxr, "resample")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(AudioError, match=r"speech\.flac"):
+                read_audio(audio)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"format": "FLAC"}, {"format": "WAV"}, {"format": "RF64"}, {"format": "WAV", "endian": "BIG"}],
+    ids=["flac", "wav", "rf64", "rifx"],
+)
+def test_joined_files_are_refused(options):
+    content = encoded(speech_like(0.3, 16_000), **options)
+    read_header(as_audio(content))
+    with pytest.raises(AudioError, match=r"joined|goes on|No .* chunk"):
+        read_header(as_audio(content + content))
+
+
+@pytest.mark.parametrize("options", [{"format": "NIST", "subtype": "PCM_16"}, {"format": "AIFF"}], ids=["nist", "aiff"])
+def test_other_containers_that_are_cut_are_refused(options):
+    content = encoded(speech_like(0.3, 16_000), **options)
+    assert read_header(as_audio(content)).num_samples == 4_800
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content[: len(content) // 2]))

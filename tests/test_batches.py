@@ -284,6 +284,21 @@ def test_a_recording_that_breaks_is_replaced_always_alike_and_counted(breaking_c
     assert flat(again) == flat(batches)
 
 
+@pytest.mark.parametrize("change", ["shorter", "gone"])
+def test_a_recording_that_changes_while_it_is_read_is_a_broken_one(make_corpus, extractor, change):
+    corpus = make_corpus([3_000, 3_000, 3_000])
+    path = Path(corpus[1]["audio"]["path"])
+    if change == "gone":
+        path.unlink()
+    else:
+        soundfile.write(path, np.zeros(1_500, np.float32), 16_000, subtype="FLOAT")
+    settings = {"crop_samples": CROP, "batch_size": 3, "seed": 0}
+    batches = take(crop_batches(corpus, extractor, on_bad_audio="skip", **settings), 6)
+    assert [batch["num_replaced"] for batch in batches] == [1] * 6
+    with pytest.raises(AudioError, match=r"1\.wav"):
+        take(crop_batches(corpus, extractor, **settings), 1)
+
+
 def test_a_corpus_that_is_broken_throughout_stops_the_run_even_so(make_corpus, extractor):
     corpus = make_corpus([1_500])
     with open(corpus[0]["audio"]["path"], "wb") as file:  # noqa: PTH123
@@ -354,6 +369,31 @@ def test_evaluation_batches_are_bounded_in_samples(corpus, extractor):
     assert sum(len(batch["id"]) for batch in batches) == 7
     for batch in batches:
         assert batch["input_values"].numel() <= 4_000 or len(batch["id"]) == 1
+
+
+def test_evaluation_cuts_long_utterances_into_equal_pieces(make_corpus, extractor, monkeypatch):
+    monkeypatch.setattr("training.batches.LONGEST_WHOLE", 0.2)
+    monkeypatch.setattr("training.batches.LONGEST_PIECE", 0.1)
+    corpus = make_corpus([3_200, 3_201, 8_000])
+    for cut, expected in (
+        (False, {0: [3_200], 1: [3_201], 2: [8_000]}),
+        (True, {0: [3_200], 1: [1_067] * 3, 2: [1_600] * 5}),
+    ):
+        samples = {}
+        for batch in utterance_batches(corpus, extractor, batch_size=2, cut=cut):
+            assert batch["input_values"].numel() <= 2 * 3_200 or not cut
+            for row, index in enumerate(batch["index"].tolist()):
+                values = batch["input_values"][row, batch["attention_mask"][row] == 1]
+                samples.setdefault(index, {})[int(batch["start"][row])] = values
+        for index, pieces in samples.items():
+            assert [len(pieces[start]) for start in sorted(pieces)] == expected[index]
+            whole = torch.cat([pieces[start] for start in sorted(pieces)])
+            np.testing.assert_allclose(whole * 2**15, np.arange(len(whole)) + 1)
+
+
+def test_crops_far_beyond_the_data_are_refused(corpus, extractor):
+    with pytest.raises(ValueError, match=r"`crop_samples` is 1000000.*5000"):
+        crop_batches(corpus, extractor, crop_samples=1_000_000, batch_size=2, seed=0)
 
 
 @pytest.mark.parametrize(("batch_size", "max_samples"), [(2, None), (3, None), (1, None), (8, 1_000)])

@@ -26,11 +26,13 @@ def corpus(tmp_path):
         path = write(f"truncated.{suffix}", 0.1 * generator.standard_normal(16_000))
         path.write_bytes(path.read_bytes()[:9_000])
         rows[f"truncated_{suffix}"] = path
-    rows["nan"] = write("nan.wav", np.array([0.1, np.nan] * 4_000), subtype="FLOAT")
+    # Of floats a second in the middle is looked at.
+    rows["nan"] = write("nan.wav", np.array([np.nan] + [0.1] * 39_999), subtype="FLOAT")
+    rows["whole_numbers"] = write("whole_numbers.wav", 9_000 * generator.standard_normal(8_000), subtype="FLOAT")
     ids = [*rows, "good0", "labels"]
     paths = [*rows.values(), rows["good1"], rows["good2"]]
-    # 8000 samples are 48 label frames.
-    phones = [[0] * (30 if name == "labels" else 48) for name in ids]
+    # 8000 samples are 48 label frames, 40000 are 248.
+    phones = [[0] * {"labels": 30, "nan": 248}.get(name, 48) for name in ids]
     return make_dataset(
         {"id": ids, "audio": [{"path": str(path)} for path in paths], "speaker_id": [0] * len(ids), "phones": phones},
         labels={"speaker_id": ["a"]},
@@ -45,6 +47,7 @@ REASONS = {
     "silent": "no samples",
     "truncated_wav": "truncated",
     "truncated_flac": "truncated",
+    "whole_numbers": "lie in [-1, 1]",
     "good0": "a second recording of this id",
     "labels": "30 phone labels, but 8000 samples at 16000 Hz have 48 frames",
 }
@@ -57,7 +60,7 @@ def test_every_bad_recording_is_named_with_its_reason(corpus):
     for recording in error.value.recordings:
         assert REASONS[recording.id] in recording.reason
         assert f"  {recording.id}" in str(error.value)
-    assert "8 of 13 recordings cannot be used" in str(error.value)
+    assert "9 of 14 recordings cannot be used" in str(error.value)
     assert "'skip'" in str(error.value)
 
 
@@ -77,13 +80,13 @@ def test_skip_leaves_them_out_and_writes_the_list(corpus, tmp_path, capsys):
     listed = tmp_path / "run" / "bad_audio.tsv"
     kept = check_audio(corpus, on_bad_audio="skip", bad_audio_list=listed)
     assert kept["id"] == ["good0", "good1", "good2", "good3", "nan"]
-    assert kept["num_samples"] == [8_000] * 5
+    assert kept["num_samples"] == [8_000] * 4 + [40_000]
     assert kept["sampling_rate"] == [16_000] * 5
     fields = [line.split("\t") for line in listed.read_text().splitlines()]
     assert {name for name, _, _ in fields} == set(REASONS)
     assert all(REASONS[name] in reason for name, _, reason in fields)
     assert list(listed.parent.iterdir()) == [listed]
-    assert "8 of 13 recordings are left out" in capsys.readouterr().out
+    assert "9 of 14 recordings are left out" in capsys.readouterr().out
 
 
 def test_the_table_shows_20_and_counts_the_rest(tmp_path):
@@ -114,7 +117,7 @@ def test_a_stream_is_checked_as_it_passes(corpus, capsys):
     rows = list(check_streamed_audio(stream, on_bad_audio="skip"))
     # A stream cannot know of ids it has not seen yet, nor keep all it has.
     assert [row["id"] for row in rows] == ["good0", "good1", "good2", "good3", "nan", "good0"]
-    assert [row["num_samples"] for row in rows] == [8_000] * 6
+    assert [row["num_samples"] for row in rows] == [8_000] * 4 + [40_000, 8_000]
     assert "missing" in capsys.readouterr().out
     with pytest.raises(BadAudioError, match="missing"):
         list(check_streamed_audio(stream))

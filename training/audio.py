@@ -5,23 +5,32 @@ An `audio` argument is one value of a data set's `Audio(decode=False)` column: `
 resamples.
 """
 
+import contextlib
 import functools
 import io
 import math
 import os
-import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
 
+from training import containers
+
 # How far soxr's "HQ" filter reaches, in samples of the lower of the two rates: with this margin on either side a
 # resampled crop equals the same span of the resampled file to float32 rounding (measured from 8 to 48 kHz).
 _RESAMPLER_REACH = 240
+# Samples per second that a header may say. At 1 Hz, a file of 80 kB would last 11 hours.
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+# Largest sample that is clipped to 1. Floats that were mastered too loud and lossy codecs overshoot by less; whole
+# numbers of 8 and more bits go beyond.
+MAX_PEAK = 8.0
+_MOST_SAMPLES = 2**48  # a FLAC that was written to a pipe leaves its length open, and counts 2^63 - 1
+_BLOCK = 2**22  # samples of all channels that are decoded at a time
 
 
 class AudioError(ValueError):
@@ -47,43 +56,73 @@ def audio_name(audio: Mapping[str, Any] | None) -> str:
 
 
 def read_header(audio: Mapping[str, Any]) -> AudioHeader:
-    """Read a recording's header and its last sample, which a truncated file does not have.
+    """Read a recording's header, and make sure that the file holds what it announces.
 
-    Costs a fraction of a millisecond, whatever the length.
+    The last sample is decoded, the container is looked through (see `training.containers`), and of a file of floats
+    a second from the middle is read, whose samples may be out of range. Costs a fraction of a millisecond and a few
+    reads whatever the length; FLAC, MP3 and Ogg are read from end to end, but not decoded.
 
     Raises:
-        AudioError: The file is missing, empty, truncated, or not audio.
+        AudioError: The file is missing, empty, truncated, damaged, not audio, shorter than a millisecond, holds
+            samples out of range, or its sampling rate is none of sound.
     """
+    name = audio_name(audio)
     with _open(audio) as file:
         header = AudioHeader(file.frames, file.samplerate, file.channels)
         if header.num_samples <= 0:
-            raise AudioError(f"{audio_name(audio)}: holds no samples")
+            raise AudioError(f"{name}: holds no samples")
+        if not MIN_RATE <= header.sampling_rate <= MAX_RATE:
+            raise AudioError(
+                f"{name}: its header says {header.sampling_rate} samples per second; sound has {MIN_RATE} to {MAX_RATE}"
+            )
+        if header.num_samples > _MOST_SAMPLES:
+            raise AudioError(f"{name}: its header leaves its length open or wrong; write the file anew")
+        if 1000 * header.num_samples < header.sampling_rate:
+            raise AudioError(f"{name}: its {header.num_samples} samples are less than a millisecond")
+        with _errors_named(audio), _content(audio) as content:
+            reason = containers.problem(content, header.num_samples)
+        if reason is not None:
+            raise AudioError(f"{name}: {reason}")
         _read(file, audio, header.num_samples - 1, 1)
-    if _is_truncated_wav(audio):
-        raise AudioError(f"{audio_name(audio)}: truncated, its header announces more bytes than there are")
+        if file.subtype in ("FLOAT", "DOUBLE"):
+            middle = max(0, (header.num_samples - header.sampling_rate) // 2)
+            _read(file, audio, middle, min(header.sampling_rate, header.num_samples))
     return header
 
 
 def read_audio(
-    audio: Mapping[str, Any], *, start: int = 0, num_samples: int | None = None, sampling_rate: int = 16_000
+    audio: Mapping[str, Any],
+    *,
+    start: int = 0,
+    num_samples: int | None = None,
+    sampling_rate: int = 16_000,
+    found: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Read a recording, or a crop of it, as float32 `(samples,)` in [-1, 1].
 
     A crop is sought: only its own span is decoded, and where the rates differ a margin for the resampling filter, so
-    that the crop equals the same span of the whole recording. Several channels are averaged, with one warning.
+    that the crop equals the same span of the whole recording. Several channels are averaged, with one warning. What
+    little lossy codecs and resampling overshoot is clipped, as all decoders to whole numbers do.
 
     Args:
         audio: The recording.
         start: First sample, counted at `sampling_rate`.
         num_samples: Samples at `sampling_rate`; `None` for all that follow. Fewer come where the recording ends.
         sampling_rate: Samples a second of the result; the recording is resampled where its own rate differs.
+        found: Samples and sampling rate that `read_header` found earlier; a file that has others by now is an error.
 
     Raises:
-        AudioError: The recording cannot be decoded, is truncated, empty, or holds NaN or infinite samples.
+        AudioError: The recording cannot be decoded, is truncated, empty, not as `found`, or holds samples that are
+            NaN, infinite or far out of range.
         ValueError: `start` lies outside the recording, or `num_samples` is below 1.
     """
     with _open(audio) as file:
         own_rate = file.samplerate
+        if found is not None and (file.frames, own_rate) != tuple(found):
+            raise AudioError(
+                f"{audio_name(audio)}: changed since the corpus was read, from {found[0]} samples at {found[1]} Hz to "
+                f"{file.frames} at {own_rate} Hz"
+            )
         length = resampled_length(file.frames, own_rate, sampling_rate)
         if length == 0:
             raise AudioError(f"{audio_name(audio)}: holds no samples")
@@ -93,8 +132,7 @@ def read_audio(
             raise ValueError(f"`num_samples` is {num_samples}; give at least 1, or None for all that follow")
         stop = length if num_samples is None else min(start + num_samples, length)
         if own_rate == sampling_rate:
-            first = start
-            samples = _read(file, audio, first, stop - first)
+            samples = _read(file, audio, start, stop - start)
         else:
             # Sample i of the result stands at i * own_rate / sampling_rate. Decoding begins where both rates have a
             # sample at the same instant, so that the crop's sampling instants are those of the whole recording.
@@ -104,12 +142,12 @@ def read_audio(
             first_block = max(0, (start * own_rate // sampling_rate - margin) // own_block)
             first_own = first_block * own_block
             stop_own = min(file.frames, math.ceil(stop * own_rate / sampling_rate) + margin)
-            samples = soxr.resample(_read(file, audio, first_own, stop_own - first_own), own_rate, sampling_rate)
+            own_samples = _read(file, audio, first_own, stop_own - first_own)
+            with _errors_named(audio):
+                samples = soxr.resample(own_samples, own_rate, sampling_rate)
             first = first_block * block
             samples = samples[start - first : stop - first]
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{audio_name(audio)}: holds NaN or infinite samples")
-    return samples
+    return np.clip(samples, -1, 1, out=samples)
 
 
 def log_mel(
@@ -147,6 +185,24 @@ def mel(frequency: Any) -> Any:
     return 2595 * np.log10(1 + np.asarray(frequency) / 700)
 
 
+@contextlib.contextmanager
+def _errors_named(audio: Mapping[str, Any] | None, where: str = "") -> Iterator[None]:
+    """Whatever libsndfile, the resampler or the file system throws, as an `AudioError` that names the recording."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
+        raise AudioError(f"{audio_name(audio)}: not decodable{where} ({reason}); truncated or corrupt") from error
+
+
+def _content(audio: Mapping[str, Any]) -> BinaryIO:
+    """The encoded file."""
+    content = audio.get("bytes")
+    return Path(audio["path"]).open("rb") if content is None else io.BytesIO(content)
+
+
 def _open(audio: Mapping[str, Any] | None) -> soundfile.SoundFile:
     """Open a recording, with every failure as an `AudioError`."""
     if audio is None:
@@ -154,57 +210,58 @@ def _open(audio: Mapping[str, Any] | None) -> soundfile.SoundFile:
     content, path = audio.get("bytes"), audio.get("path")
     if content is None and path is None:
         raise AudioError("the row has neither `path` nor `bytes`")
-    if content is None:
-        if not Path(path).is_file():
-            raise AudioError(f"{path}: no such file")
-        if Path(path).stat().st_size == 0:
-            raise AudioError(f"{path}: an empty file")
-        if not os.access(path, os.R_OK):
-            raise AudioError(f"{path}: no permission to read it")
-    elif len(content) == 0:
-        raise AudioError(f"{audio_name(audio)}: no bytes")
-    try:
-        return soundfile.SoundFile(path if content is None else io.BytesIO(content))
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{audio_name(audio)}: not decodable ({error.error_string})") from error
+    with _errors_named(audio):
+        if content is None:
+            if not Path(path).is_file():
+                raise AudioError(f"{path}: no such file")
+            if Path(path).stat().st_size == 0:
+                raise AudioError(f"{path}: an empty file")
+            if not os.access(path, os.R_OK):
+                raise AudioError(f"{path}: no permission to read it")
+        elif len(content) == 0:
+            raise AudioError(f"{audio_name(audio)}: no bytes")
+        file = soundfile.SoundFile(path if content is None else io.BytesIO(content))
+        if file.frames == 0:
+            with _content(audio) as encoded:
+                sized = containers.with_size(encoded.read())
+            if sized is not None:
+                file.close()
+                file = soundfile.SoundFile(io.BytesIO(sized))
+        return file
 
 
 def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_samples: int) -> np.ndarray:
     """Decode a span at the file's own rate, averaged over channels."""
-    try:
+    blocks = []
+    with _errors_named(audio, f" at sample {start}"):
         file.seek(start)
-        samples = file.read(num_samples, dtype="float32", always_2d=False)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{audio_name(audio)}: not decodable at sample {start} ({error.error_string}); truncated or corrupt"
-        ) from error
-    if len(samples) < num_samples:
+        # In blocks: a header may announce more than memory holds.
+        most, left = max(1, _BLOCK // file.channels), num_samples
+        while left:
+            block = file.read(min(most, left), dtype="float32", always_2d=False)
+            blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
+            left -= len(block)
+            if len(block) == 0:
+                break
+        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    if left:
         raise AudioError(
             f"{audio_name(audio)}: truncated, its header announces {file.frames} samples and it ends at "
             f"{start + len(samples)}"
         )
-    if samples.ndim == 2:
+    if file.channels > 1:
         _warn_of_channels()
-        samples = samples.mean(axis=1, dtype=np.float32)
+    peak = float(max(samples.max(), -samples.min()))
+    if not np.isfinite(peak):
+        raise AudioError(f"{audio_name(audio)}: holds NaN or infinite samples")
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{audio_name(audio)}: holds samples up to {peak:g}, but floats of audio lie in [-1, 1]; divide whole "
+            "numbers of 16 bits by 32768"
+        )
     return samples
 
 
 @functools.cache  # one warning a process, not one a file
 def _warn_of_channels() -> None:
     warnings.warn("Some recordings have several channels; they are averaged into one.", stacklevel=4)
-
-
-def _is_truncated_wav(audio: Mapping[str, Any]) -> bool:
-    """Whether a RIFF header announces more bytes than there are; libsndfile silently shortens such files."""
-    content = audio.get("bytes")
-    if content is None:
-        size = Path(audio["path"]).stat().st_size
-        with Path(audio["path"]).open("rb") as file:
-            head = file.read(8)
-    else:
-        size, head = len(content), content[:8]
-    if len(head) < 8 or head[:4] != b"RIFF":
-        return False
-    announced = struct.unpack("<I", head[4:])[0]
-    # Writers that stream do not know the size and leave 0 or all ones.
-    return announced not in (0, 0xFFFFFFFF) and announced + 8 > size + 1

@@ -8,6 +8,7 @@ run, another number of processes or of workers, or another batch size goes on in
 
 import contextlib
 import itertools
+import math
 import queue
 import signal
 import threading
@@ -33,6 +34,10 @@ _COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 _ATTEMPTS = 10
 # Seconds to wait for a batch of a reader process: far more than a slow network disk takes.
 READER_TIMEOUT = 300.0
+# Seconds of an utterance that evaluation takes whole; of a longer one it takes pieces, so that memory is bounded.
+LONGEST_WHOLE, LONGEST_PIECE = 40, 20
+# Crops may be this many times as long as the longest recording, or 2 seconds: more would be padding alone.
+_MOST_PADDING, _SHORT_CROP = 4, 2
 # Seconds between two looks at whether the reader processes live.
 _LOOK = 0.5
 
@@ -156,6 +161,14 @@ def _require_alive(readers: list[BaseProcess]) -> None:
             )
 
 
+class Piece(NamedTuple):
+    """A span of an utterance: all that follows `start`, or `num_samples`."""
+
+    index: int
+    start: int = 0
+    num_samples: int | None = None
+
+
 class Place(NamedTuple):
     """A position of the stream and what it points to."""
 
@@ -229,6 +242,13 @@ def crop_batches(
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     _check_process(process_index, num_processes)
+    if not streamed:
+        longest = max(_lengths(dataset, feature_extractor.sampling_rate))
+        if crop_samples > max(_MOST_PADDING * longest, _SHORT_CROP * feature_extractor.sampling_rate):
+            raise ValueError(
+                f"`crop_samples` is {crop_samples}, but the longest recording has {longest} samples; all beyond would "
+                "be padding."
+            )
     if streamed and num_workers > 1:
         raise ValueError(f"`num_workers` is {num_workers}; `datasets` divides a stream among workers, so give 0 or 1.")
     crops = _Crops(
@@ -304,8 +324,13 @@ def utterance_batches(
     num_workers: int = 0,
     reader_timeout: float = READER_TIMEOUT,
     columns: Sequence[str] = (),
+    cut: bool = False,
 ) -> Batches:
-    """Every utterance once and whole, in batches of similar lengths, shortest first.
+    """Every utterance once, in batches of similar lengths, shortest first.
+
+    Utterances come whole. With `cut`, one that is longer than 40 seconds comes in pieces instead: as few as leave none
+    longer than 20 seconds, of equal lengths to a sample, each a row of its own with the utterance's `id` and its
+    `start`. So a batch holds no more than `batch_size` times 40 seconds, however long recordings are.
 
     A batch is a dict as that of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
     the longest utterance of the batch.
@@ -323,6 +348,7 @@ def utterance_batches(
         num_workers: Worker processes that read ahead.
         reader_timeout: As for `crop_batches`.
         columns: Further columns of the data set to pass on.
+        cut: Cut long utterances into pieces.
     """
     _check_process(process_index, num_processes)
     if batch_size < 1:
@@ -330,17 +356,18 @@ def utterance_batches(
     if max_samples is not None and max_samples < 1:
         raise ValueError(f"`max_samples` is {max_samples}; give at least 1, or None for no bound.")
     rate = feature_extractor.sampling_rate
-    lengths = [
-        resampled_length(num_samples, own_rate, rate)
-        for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
+    pieces = [
+        (number if piece.num_samples is None else piece.num_samples, piece)
+        for index, number in enumerate(_lengths(dataset, rate))
+        for piece in (_pieces(index, number, rate) if cut else [Piece(index)])
     ]
-    batches: list[list[int]] = [[]]
-    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+    batches: list[list[Piece]] = [[]]
+    for length, piece in sorted(pieces, key=lambda item: (item[0], item[1].index, item[1].start)):
         # Sorted by length: this utterance is the longest so far, and the batch would be padded to it.
-        too_large = max_samples is not None and (len(batches[-1]) + 1) * lengths[index] > max_samples
+        too_large = max_samples is not None and (len(batches[-1]) + 1) * length > max_samples
         if len(batches[-1]) >= max(1, min_utterances) and (len(batches[-1]) >= batch_size or too_large):
             batches.append([])
-        batches[-1].append(index)
+        batches[-1].append(piece)
     if len(batches) > 1 and len(batches[-1]) < min_utterances:
         batches[-2:] = [batches[-2] + batches[-1]]
     loader: DataLoader[Any] = DataLoader(
@@ -351,6 +378,23 @@ def utterance_batches(
         generator=torch.Generator().manual_seed(0),
     )
     return Batches(loader, timeout=reader_timeout)
+
+
+def _lengths(dataset: Dataset, rate: int) -> list[int]:
+    """Samples of every utterance at a rate."""
+    return [
+        resampled_length(num_samples, own_rate, rate)
+        for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
+    ]
+
+
+def _pieces(index: int, length: int, rate: int) -> list[Piece]:
+    """An utterance, or its pieces if it is long."""
+    if length <= LONGEST_WHOLE * rate:
+        return [Piece(index)]
+    count = math.ceil(length / (LONGEST_PIECE * rate))
+    edges = [number * length // count for number in range(count + 1)]
+    return [Piece(index, start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
 def _check_process(process_index: int, num_processes: int) -> None:
@@ -459,13 +503,14 @@ class _StreamedCrops(torch.utils.data.IterableDataset[dict[str, Any]]):
 
 
 class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
-    """The utterance at an index, whole."""
+    """The utterance at an index, or a piece of it."""
 
     def __init__(self, dataset: Dataset, feature_extractor: SequenceFeatureExtractor) -> None:
         self.dataset, self.feature_extractor = dataset, feature_extractor
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**_with_samples(self.dataset[index], self.feature_extractor), "index": index}
+    def __getitem__(self, piece: Piece) -> dict[str, Any]:
+        samples = _with_samples(self.dataset[piece.index], self.feature_extractor, piece.start, piece.num_samples)
+        return {**samples, "index": piece.index}
 
 
 def _with_samples(
@@ -473,7 +518,11 @@ def _with_samples(
 ) -> dict[str, Any]:
     """A row of the data set with `samples` instead of what they are read from."""
     samples = read_audio(
-        row["audio"], start=start, num_samples=num_samples, sampling_rate=feature_extractor.sampling_rate
+        row["audio"],
+        start=start,
+        num_samples=num_samples,
+        sampling_rate=feature_extractor.sampling_rate,
+        found=(row["num_samples"], row["sampling_rate"]),
     )
     missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
     if missing > 0:

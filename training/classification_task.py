@@ -1,5 +1,6 @@
 """What finetuning trains: a classifier of utterances or of frames, with its encoder or on a frozen one."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,10 @@ class ClassificationTask(CropTask):
 
     @torch.no_grad()
     def evaluate(self) -> list[Scores]:
-        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split."""
+        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split.
+
+        Each piece of an utterance that is longer than 40 seconds counts as an utterance; see `utterance_batches`.
+        """
         model, accelerator = self.model, self.accelerator
         batches = utterance_batches(
             self.test_data,
@@ -116,6 +120,7 @@ class ClassificationTask(CropTask):
             num_workers=self.data.num_workers,
             reader_timeout=self.data.reader_timeout,
             columns=self.columns,
+            cut=True,
         )
         model.eval()
         found: list[tuple[float, dict[str, np.ndarray]]] = []
@@ -129,9 +134,10 @@ class ClassificationTask(CropTask):
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORED)
             found.append((float(loss), _cells(batch["id"], labels.cpu().numpy(), logits.cpu().numpy())))
         everywhere = self.of_all_processes(found)
-        self.cells = {
-            name: cells for of_process in everywhere for _, rows in of_process for name, cells in rows.items()
-        }
+        self.cells = {}
+        for _, rows in itertools.chain(*everywhere):
+            for name, cells in rows.items():
+                self.cells[name] = self.cells.get(name, 0) + cells
         total = np.sum(list(self.cells.values()), axis=0)
         loss_sum = sum(loss for of_process in everywhere for loss, _ in of_process)
         return [
@@ -169,7 +175,7 @@ def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, 
     for name, true, predicted in zip(ids, labels, predictions, strict=True):
         true, predicted = np.atleast_1d(true), np.atleast_1d(predicted)  # noqa: PLW2901 - one label or many
         counted = true != IGNORED
-        cells[name] = np.zeros((logits.shape[-1],) * 2, dtype=np.int64)
+        cells.setdefault(name, np.zeros((logits.shape[-1],) * 2, dtype=np.int64))
         np.add.at(cells[name], (true[counted], predicted[counted]), 1)
     return cells
 

@@ -1,5 +1,6 @@
 """What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,10 @@ class DecodingTask(CropTask):
 
     @torch.no_grad()
     def evaluate(self) -> list[Scores]:
-        """Distances of every held-out utterance from its reconstruction, averaged, and from silence beside them."""
+        """Distances of every held-out utterance from its reconstruction, averaged, and from silence beside them.
+
+        Of an utterance that is longer than 40 seconds, the mean over its pieces; see `utterance_batches`.
+        """
         accelerator, device = self.accelerator, self.accelerator.device
         batches = utterance_batches(
             self.test_data,
@@ -131,10 +135,11 @@ class DecodingTask(CropTask):
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
             reader_timeout=self.data.reader_timeout,
+            cut=True,
         )
         log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
         self.model.eval()
-        found: dict[str, dict[str, float]] = {}
+        found: list[tuple[str, dict[str, float]]] = []
         for number, batch in enumerate(
             tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator))
         ):
@@ -150,9 +155,15 @@ class DecodingTask(CropTask):
                 "log_mel_of_silence": log_mel(silence, true),
                 "spectral_of_silence": multi_resolution_stft(silence, true),
             }
-            found[batch["id"][0]] = {name: float(value) for name, value in scores.items()}
-        self.utterances = {name: scores for part in self.of_all_processes(found) for name, scores in part.items()}
-        names = next(iter(self.utterances.values()))
+            found.append((batch["id"][0], {name: float(value) for name, value in scores.items()}))
+        pieces: dict[str, list[dict[str, float]]] = {}
+        for name, scores in itertools.chain(*self.of_all_processes(found)):
+            pieces.setdefault(name, []).append(scores)
+        names = list(next(iter(pieces.values()))[0])
+        self.utterances = {
+            utterance: {name: float(np.mean([piece[name] for piece in of])) for name in names}
+            for utterance, of in pieces.items()
+        }
         return [{name: float(np.mean([row[name] for row in self.utterances.values()])) for name in names}]
 
     def summary(self, scores: list[Scores]) -> str:

@@ -41,7 +41,9 @@ def evaluate(
 ) -> list[ModuleScores]:
     """Scores every module on all batches, in evaluation mode with means for latents and the same negatives each time.
 
-    Contrastive scores are means over utterances, KL and active units over frames.
+    Contrastive scores are means over the rows of the batches, KL and active units over frames. A row is an utterance;
+    `utterance_batches(..., cut=True)` makes several rows of one that is longer than 40 seconds, so that memory is
+    bounded.
 
     Args:
         model: Left in the mode it came in.

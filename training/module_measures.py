@@ -296,7 +296,7 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: Anal
 
     def measure(analysis: Analysis) -> None:
         model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
-        batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16)
+        batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16, cut=True)
         accelerator = Accelerator(cpu=of.model.device.type == "cpu")
         scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
         for name, module in of.modules.items():

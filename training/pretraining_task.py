@@ -215,6 +215,7 @@ class PretrainingTask(Task):
             self.extractor,
             batch_size=self.settings.eval_batch_size,
             min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
+            cut=True,
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
             num_workers=self.data.num_workers,
