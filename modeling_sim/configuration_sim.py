@@ -1,13 +1,39 @@
 """Configuration of the Smooth InfoMax model family."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
+
+def plain_numbers(value: Any) -> Any:
+    """A value with numpy's and torch's numbers and arrays, also inside lists and dictionaries, as Python's own."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_numbers, value)) if type(value) in (list, tuple) else value
+    if type(value) is dict:
+        return {plain_numbers(key): plain_numbers(entry) for key, entry in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
+    """Class decorator above `@strict`, whose checks and JSON know Python's numbers alone.
+
+    A sweep over `np.array([64, 128])` gives `np.int64`.
+    """
+    strict_setattr = config_class.__setattr__
+
+    def set_plain(self: Any, name: str, value: Any) -> None:
+        strict_setattr(self, name, plain_numbers(value))
+
+    config_class.__setattr__ = set_plain  # type: ignore[method-assign, assignment]
+    return config_class
+
+
+@takes_numpy_numbers
 @strict
 class SimConfig(PreTrainedConfig):
     r"""Every number of Smooth InfoMax (SIM), Greedy InfoMax (GIM) and Contrastive Predictive Coding (CPC).
@@ -55,6 +81,8 @@ class SimConfig(PreTrainedConfig):
     """
 
     model_type = "sim"
+    # `Trainer` gathers every other output of an evaluation as a prediction; these are numbers per batch.
+    keys_to_ignore_at_inference = ["module_losses", "contrastive_losses", "contrastive_accuracies", "kl_losses"]
 
     sampling_rate: int = 16_000
     hidden_size: int = 512
@@ -213,6 +241,11 @@ class SimConfig(PreTrainedConfig):
         return self.num_conv_modules + (self.context_size > 0)
 
     @property
+    def num_hidden_layers(self) -> int:
+        """`num_modules`, by the name that transformers' tools read; not saved, as it follows from other fields."""
+        return self.num_modules
+
+    @property
     def module_names(self) -> list[str]:
         """Names for tables and pictures: "module 0", ..., "context"."""
         names = [f"module {module}" for module in range(self.num_conv_modules)]
@@ -320,4 +353,4 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "gim-small": {**_GIM, **_SMALL},
 }
 
-__all__ = ["SimConfig", "num_output_frames"]
+__all__ = ["SimConfig", "num_output_frames", "takes_numpy_numbers"]

@@ -5,7 +5,10 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .configuration_sim import takes_numpy_numbers
 
+
+@takes_numpy_numbers
 @strict
 class SimDecoderConfig(PreTrainedConfig):
     r"""Shapes of a decoder from one module's latents to the waveform: transposed convolutions with ReLUs between.

@@ -1,6 +1,7 @@
 """Raw waveforms to batches for the Smooth InfoMax models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
             )
         if waveform.size == 0:
             raise ValueError(f"{name} is empty; leave it out of the batch.")
+        waveform = waveform.astype(waveform.dtype.newbyteorder("="), copy=False)  # AIFF, RIFX, SPHERE: big-endian
         if waveform.dtype in (np.int16, np.int32):
             waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
         elif not np.issubdtype(waveform.dtype, np.floating):
@@ -137,28 +139,44 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
                 f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. A list of "
                 "whole numbers does not say what they are scaled by."
             )
+        with np.errstate(over="ignore"):
+            waveform = waveform.astype(np.float32, copy=False)
         if not np.isfinite(waveform).all():
-            raise ValueError(f"{name} has samples that are NaN or infinite; check how it was decoded.")
+            raise ValueError(
+                f"{name} has samples that are NaN, infinite or beyond float32's range; check how it was decoded."
+            )
         if len(waveform) < self.min_samples:
             raise ValueError(
                 f"{name} has {len(waveform)} samples, fewer than the {self.min_samples} that one frame of the model "
                 "sees (`min_samples`); leave it out, or pad it with silence first."
             )
-        return waveform.astype(np.float32, copy=False)
+        return waveform
 
 
 def _as_batch(raw_speech: Any) -> list[np.ndarray]:
     """One or several waveforms as a list of arrays."""
     if hasattr(raw_speech, "detach"):
         raw_speech = _to_array(raw_speech)
+    if isinstance(raw_speech, np.ndarray) and raw_speech.dtype == object:
+        raw_speech = raw_speech.tolist()  # numbers, or waveforms of several lengths
+    if isinstance(raw_speech, (str, bytes, PathLike)):
+        raise TypeError(
+            f"`raw_speech` is {raw_speech!r:.60}; files are not read here. Give samples, for example those of "
+            "`soundfile.read(path, dtype='float32')`."
+        )
     if isinstance(raw_speech, np.ndarray):
         if raw_speech.ndim == 2 and raw_speech.shape[1] <= _MOST_CHANNELS < raw_speech.shape[0]:
             return [raw_speech]  # (samples, channels), as soundfile reads it: one stereo waveform
         return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
     if not isinstance(raw_speech, Sequence):
-        raise TypeError(f"`raw_speech` is a {type(raw_speech).__name__}; give an array, a tensor, or a list of them.")
+        raise TypeError(
+            f"`raw_speech` is a {type(raw_speech).__name__}; give an array, a tensor, or a list of them. Of a row of "
+            "`datasets` that is its 'array', with its 'sampling_rate'."
+        )
     if len(raw_speech) == 0:
         raise ValueError("`raw_speech` is empty; give at least one waveform.")
+    if isinstance(raw_speech[0], (str, bytes, PathLike, Mapping)):
+        return _as_batch(raw_speech[0])  # the error of a single one
     if np.ndim(raw_speech[0]) == 0:
         return [_to_array(raw_speech)]
     return [_to_array(waveform) for waveform in raw_speech]
@@ -169,6 +187,8 @@ def _to_array(waveform: Any) -> np.ndarray:
     if hasattr(waveform, "detach"):
         waveform = waveform.detach().cpu()
         return (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+    if isinstance(waveform, np.ndarray) and waveform.dtype == object:
+        waveform = waveform.tolist()
     return np.asarray(waveform)
 
 

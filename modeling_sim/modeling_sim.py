@@ -32,7 +32,7 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig, num_output_frames
-from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal
+from .objectives_sim import draw_window_start, full_precision, info_nce, kl_to_standard_normal, require
 
 # Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -110,8 +110,8 @@ class SimClassifierOutput(ModelOutput):
     """Output of the classification heads.
 
     Args:
-        loss: Cross-entropy, 0-dim, if labels were given.
-        logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before the softmax.
+        loss: What `SimClassifier.classification_loss` gives, 0-dim, if labels were given.
+        logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before a softmax or sigmoid.
         hidden_states: As in `SimModelOutput`.
     """
 
@@ -174,9 +174,14 @@ class _RowConvolution(torch.autograd.Function):
         ctx.save_for_backward(hidden_states, weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_states, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # `create_graph`: a second derivative is wanted, of torch's own convolution
+            grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight, [weight.shape[0]],
+                [ctx.stride], [ctx.padding], [1], False, [0], 1, ctx.needs_input_grad[:3],
+            )  # fmt: skip
+            return None if grad_input is None else grad_input.transpose(1, 2), grad_weight, grad_bias, None, None
         taps = -(-weight.shape[2] // ctx.stride)
         rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
         matrix = rows.flatten(0, 1)
@@ -205,26 +210,23 @@ class _RowConvolution(torch.autograd.Function):
 class SimConv1d(nn.Conv1d):
     """`nn.Conv1d` with its parameters, on `(batch, frames, channels)`."""
 
-    bias: nn.Parameter
-
-    def num_frames(self, length: Any) -> Any:
-        """Output frames for a number of input frames (an int, or a tensor of integers)."""
-        return num_output_frames(length, self.kernel_size[0], self.stride[0], int(self.padding[0]))
-
     def patches(self, waveform: torch.Tensor) -> torch.Tensor:
         """What each output frame sees of a `(batch, samples, 1)` input, `(batch, frames, kernel)`."""
         padding = int(self.padding[0])
         return F.pad(waveform[..., 0], (padding, padding)).unfold(1, self.kernel_size[0], self.stride[0])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():  # `torch.export` too: a plain convolution has any length
+        # What is compiled, exported or traced is a plain convolution, which has any length; adapters such as LoRA make
+        # convolutions of this class without a bias.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self.bias is None or self.groups > 1:
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
             return _patch_product(self.patches(hidden_states), self.weight[:, 0], self.bias)
         weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
-        if torch.is_autocast_enabled(hidden_states.device.type):
-            dtype = torch.get_autocast_dtype(hidden_states.device.type)
+        device = hidden_states.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
             hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
         return _RowConvolution.apply(hidden_states, weight, bias, self.stride[0], int(self.padding[0]))
 
@@ -272,6 +274,7 @@ class SimConvLayer(nn.Module):
 
     def __init__(self, config: SimConfig, in_channels: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__()
+        self.sizes = kernel, stride, padding
         self.conv = SimConv1d(in_channels, config.hidden_size, kernel, stride, padding)
         self.norm = (
             SimBatchNorm(config.hidden_size, config.batch_norm_eps, config.batch_norm_momentum)
@@ -279,14 +282,22 @@ class SimConvLayer(nn.Module):
             else None
         )
 
+    def num_frames(self, length: Any) -> Any:
+        """Output frames for a number of input frames (an int, or a tensor of integers)."""
+        return num_output_frames(length, *self.sizes)
+
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+        # What a hook or an adapter may watch is neither fused nor changed in place.
+        is_own = _is_own(self.conv, SimConv1d) and (self.norm is None or _is_own(self.norm, SimBatchNorm))
         # In place where that is free: not on a view, which autograd would copy around.
-        in_place = not torch.is_grad_enabled()
-        if self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
+        in_place = is_own and not torch.is_grad_enabled()
+        if is_own and self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
             hidden_states, in_place = self._normalized_waveform(hidden_states), True
         else:
             hidden_states = self.conv(hidden_states)
-            if self.norm is not None:
+            if isinstance(self.norm, nn.SyncBatchNorm):
+                hidden_states = _synchronized_norm(self.norm, hidden_states, frame_mask)
+            elif self.norm is not None:
                 hidden_states = self.norm(hidden_states, frame_mask)
         if frame_mask is not None:
             # The next convolution must see zeros past the end, as it does for an utterance without padding.
@@ -302,7 +313,7 @@ class SimConvLayer(nn.Module):
         change of weights: the widest tensor of the model is written once and kept once.
         """
         patches = self.conv.patches(waveform)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device):
             rows = _at_least_float32(patches.flatten(0, 1))
             center = rows.mean(dim=0)
             covariance = (rows - center).T @ (rows - center) / len(rows)
@@ -316,8 +327,41 @@ class SimConvLayer(nn.Module):
         return _patch_product(patches, weight.to(patches.dtype), bias.to(patches.dtype))
 
 
+def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
+    """Whether a layer is the one that was built: no adapter, parametrization, hook or replaced `forward`."""
+    return (
+        type(module) is own_class
+        and "forward" not in module.__dict__
+        and not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no name for it
+        and not (module._backward_hooks or module._backward_pre_hooks)  # noqa: SLF001
+    )
+
+
+def _synchronized_norm(
+    norm: nn.SyncBatchNorm, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """What `nn.SyncBatchNorm.convert_sync_batchnorm` made of a `SimBatchNorm`, on the real frames."""
+    if frame_mask is None or not norm.training:
+        return norm(hidden_states.flatten(0, 1)).view_as(hidden_states)
+    normalized = norm(hidden_states[frame_mask])
+    return torch.zeros_like(hidden_states, dtype=normalized.dtype).masked_scatter(frame_mask[..., None], normalized)
+
+
 class SimLatentHead(nn.Linear):
-    """Latents of a module from its last ReLU; for Gaussians mean and log-variance, in this order, in one product."""
+    """Latents of a module from its last ReLU; for Gaussians mean and log-variance, in this order, in one product.
+
+    `in_halves` takes two products, so that the mean and its gradient are GIM's to the bit.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, in_halves: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.in_halves = in_halves
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self.in_halves:
+            return super().forward(hidden_states)
+        halves = zip(self.weight.chunk(2), self.bias.chunk(2), strict=True)
+        return torch.cat([F.linear(hidden_states, weight, bias) for weight, bias in halves], dim=-1)
 
 
 class SimConvModule(nn.Module):
@@ -327,14 +371,16 @@ class SimConvModule(nn.Module):
         super().__init__()
         self.config = config
         self.is_gaussian = config.latent_distribution == "gaussian"
-        self.trains_log_variance = self.is_gaussian and (config.sample_latents or config.kl_weights[module] > 0)
+        trains_log_variance = config.sample_latents or config.kl_weights[module] > 0
         channels = config.hidden_size
         layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
         self.layers = nn.ModuleList(
             SimConvLayer(config, 1 if module == layer == 0 else channels, *sizes) for layer, sizes in enumerate(layers)
         )
         self.latent_head = (
-            SimLatentHead(channels, 2 * channels if self.is_gaussian else channels)
+            SimLatentHead(channels, 2 * channels, in_halves=not trains_log_variance)
+            if self.is_gaussian
+            else SimLatentHead(channels, channels)
             if config.latent_head == "linear"
             else None
         )
@@ -349,16 +395,12 @@ class SimConvModule(nn.Module):
         frame_mask = None
         for layer in cast("list[SimConvLayer]", self.layers):
             if lengths is not None:
-                lengths = layer.conv.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, layer.conv.num_frames(hidden_states.shape[1]))
+                lengths = layer.num_frames(lengths)
+                frame_mask = _frame_mask(lengths, layer.num_frames(hidden_states.shape[1]))
             hidden_states = layer(hidden_states, frame_mask)
         if self.latent_head is None:
             return hidden_states, None, lengths
-        if self.trains_log_variance or not self.is_gaussian:
-            latents = self.latent_head(hidden_states)
-        else:  # products of their own, so that the mean and its gradient are GIM's to the bit
-            halves = zip(self.latent_head.weight.chunk(2), self.latent_head.bias.chunk(2), strict=True)
-            latents = torch.cat([F.linear(hidden_states, weight, bias) for weight, bias in halves], dim=-1)
+        latents = self.latent_head(hidden_states)
         if frame_mask is not None:
             latents = latents * frame_mask[..., None]
         if not self.is_gaussian:
@@ -376,10 +418,31 @@ class SimPredictor(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_steps, channels, context_channels))
 
+    def forward(self) -> torch.Tensor:
+        """The weight; a call runs the hooks that bring an offloaded one."""
+        return self.weight
+
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in float32, or in float64 if it is that."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
+    """`(batch,)`, samples of audio.
+
+    Raises:
+        ValueError: There is padding before or within the audio. On an accelerator, where the host does not wait for the
+            answer, a RuntimeError at a later operation.
+    """
+    is_audio = attention_mask != 0
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # a graph cannot depend on values
+        require(
+            (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
+            "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
+            "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
+        )
+    return is_audio.sum(-1)
 
 
 def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
@@ -479,7 +542,7 @@ class SimModel(SimPreTrainedModel):
 
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
         """Mask of a module's frames, `(batch, frames_m)` int64, from the samples' `(batch, samples)`."""
-        lengths = self.config.num_frames((attention_mask != 0).sum(-1), module)
+        lengths = self.config.num_frames(_audio_lengths(attention_mask), module)
         return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
@@ -488,8 +551,20 @@ class SimModel(SimPreTrainedModel):
         """The first module's input `(batch, samples, 1)`, zero where padded, and lengths `(batch,)` in samples.
 
         Raises:
-            ValueError: `input_values` is not `(batch, samples)`, or too short for one frame of the last module.
+            TypeError: `input_values` is no tensor, or not of floats that the weights can be multiplied with.
+            ValueError: `input_values` is not `(batch, samples)`, or too short for one frame of the last module, or
+                `attention_mask` has padding before or within the audio (see `_audio_lengths` for accelerators).
         """
+        if not isinstance(input_values, torch.Tensor):
+            raise TypeError(
+                f"`input_values` is a {type(input_values).__name__}; give a tensor (batch, samples), as "
+                "`SimFeatureExtractor` makes with `return_tensors='pt'`."
+            )
+        if not input_values.is_floating_point() or (input_values.dtype == torch.float64 != self.dtype):
+            raise TypeError(
+                f"`input_values` is {input_values.dtype} but the model {self.dtype}; give floats in [-1, 1], as "
+                "`SimFeatureExtractor` makes of any samples."
+            )
         if input_values.ndim != 2:
             raise ValueError(f"`input_values` has shape {tuple(input_values.shape)}; it must be (batch, samples).")
         if self.config.num_frames(input_values.shape[1]) < 1:
@@ -504,8 +579,7 @@ class SimModel(SimPreTrainedModel):
                 f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
                 f"{tuple(input_values.shape)}; both must be (batch, samples)."
             )
-        is_audio = attention_mask != 0
-        return input_values.masked_fill(~is_audio, 0.0)[..., None], is_audio.sum(-1)
+        return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], _audio_lengths(attention_mask)
 
     def encode_module(
         self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
@@ -730,7 +804,7 @@ class SimForPreTraining(SimPreTrainedModel):
         return info_nce(
             context,
             latents,
-            self.predictors[str(module)].get_parameter("weight"),
+            self.predictors[str(module)](),
             num_negatives=config.num_negatives,
             window_start=start,
             frame_mask=frame_mask,
@@ -749,6 +823,7 @@ class SimForPreTraining(SimPreTrainedModel):
         sample: bool | None = None,
         generator: torch.Generator | None = None,
         output_hidden_states: bool | None = None,
+        return_loss: bool = True,
         **kwargs: Any,
     ) -> SimForPreTrainingOutput:
         """Encodes waveforms and computes every module's loss.
@@ -760,6 +835,7 @@ class SimForPreTraining(SimPreTrainedModel):
             generator: Source of noise, windows and negatives. `None`: the global one in training mode, a fixed one
                 in evaluation mode, so that the loss is a function of the batch alone.
             output_hidden_states: Return `hidden_states`.
+            return_loss: Return `loss`. `Trainer` looks for this argument: it evaluates a loss without labels.
             kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
 
         Raises:
@@ -774,7 +850,7 @@ class SimForPreTraining(SimPreTrainedModel):
             hidden_states, lengths = outputs[-1].hidden_state, outputs[-1].lengths
         module_losses = tuple(output.loss for output in outputs)
         return SimForPreTrainingOutput(
-            loss=torch.stack(module_losses).sum(),
+            loss=torch.stack(module_losses).sum() if return_loss else None,
             module_losses=module_losses,
             contrastive_losses=tuple(output.contrastive_loss for output in outputs),
             contrastive_accuracies=tuple(output.contrastive_accuracy for output in outputs),
@@ -782,6 +858,10 @@ class SimForPreTraining(SimPreTrainedModel):
             last_hidden_state=hidden_states,
             hidden_states=tuple(output.hidden_state for output in outputs) if output_hidden_states else None,
         )
+
+
+# A label that is none, as in `F.cross_entropy`.
+_IGNORED = -100
 
 
 class SimClassifier(SimPreTrainedModel):
@@ -795,6 +875,48 @@ class SimClassifier(SimPreTrainedModel):
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
         self.train()
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Loss of `logits` `(rows, num_labels)`, of the kind that `config.problem_type` names.
+
+        `None` is read as by transformers' heads: "regression" for one label, else "single_label_classification" for
+        whole numbers and "multi_label_classification" for floats.
+
+        Args:
+            logits: `(rows, num_labels)`.
+            labels: Single label: `(rows,)` int64, -100 for none. Multi-label: `(rows, num_labels)`, 0 or 1, -100 for
+                none. Regression: `(rows, num_labels)`, or `(rows,)` of a single one, NaN for none.
+
+        Raises:
+            ValueError: `labels` has another shape or dtype than that.
+        """
+        problem_type = self.config.problem_type
+        if problem_type is None:
+            kind = "multi" if labels.is_floating_point() else "single"
+            problem_type = "regression" if logits.shape[1] == 1 else f"{kind}_label_classification"
+        is_single = problem_type == "single_label_classification"
+        logits = logits.float()
+        if problem_type == "regression" and labels.ndim == 1:
+            labels = labels[:, None]
+        if labels.shape != (logits.shape[:1] if is_single else logits.shape) or (
+            is_single and labels.is_floating_point()
+        ):
+            raise ValueError(
+                f"`labels` of {labels.dtype} with {labels[0].numel() if len(labels) else 0} number(s) per utterance or "
+                f"frame do not fit `config.problem_type` {problem_type!r} and `config.num_labels` {logits.shape[1]}: "
+                "'single_label_classification' takes one whole number, 'multi_label_classification' and 'regression' "
+                "`num_labels` floats."
+            )
+        if is_single:
+            return F.cross_entropy(logits, labels)
+        labels = labels.float()
+        if problem_type == "regression":
+            known = ~labels.isnan()
+            losses = F.mse_loss(logits, labels.masked_fill(~known, 0.0), reduction="none")
+        else:
+            known = labels != _IGNORED
+            losses = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0.0), reduction="none")
+        return (losses * known).sum() / known.sum()
 
     def freeze_encoder(self) -> None:
         """Trains the classifier alone from here on: no gradient, and batch-norm statistics stay as they are."""
@@ -854,7 +976,8 @@ class SimForSequenceClassification(SimClassifier):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            labels: `(batch,)` int64, in `[0, num_labels)`; -100 leaves an utterance out of the loss.
+            labels: `(batch,)` int64, in `[0, num_labels)`; -100 leaves an utterance out of the loss. Several labels an
+                utterance, or numbers, as `classification_loss` takes them.
             output_hidden_states: Return `hidden_states`.
             generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
             kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
@@ -867,7 +990,7 @@ class SimForSequenceClassification(SimClassifier):
         else:  # padded frames are 0
             pooled = frames.sum(dim=1) / frame_mask.sum(dim=1, keepdim=True).clamp(min=1).to(frames.dtype)
         logits = self.classifier(pooled)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        loss = None if labels is None else self.classification_loss(logits, labels)
         return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
 
@@ -891,7 +1014,8 @@ class SimForAudioFrameClassification(SimClassifier):
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
             labels: `(batch, frames)` int64 for the probed module's frames (`config.num_frames(samples,
                 config.probe_module)` of them), in `[0, num_labels)`; -100 leaves a frame out of the loss, and so
-                does padding.
+                does padding. Several labels a frame, or numbers, `(batch, frames, num_labels)`, as
+                `classification_loss` takes them.
             output_hidden_states: Return `hidden_states`.
             generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
             kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
@@ -905,15 +1029,19 @@ class SimForAudioFrameClassification(SimClassifier):
         logits = self.classifier(frames)
         loss = None
         if labels is not None:
-            if labels.shape != logits.shape[:2]:
+            if labels.shape[:2] != logits.shape[:2] or labels.ndim > 3:
                 raise ValueError(
                     f"`labels` has shape {tuple(labels.shape)}, but module {self.probe_module} makes "
                     f"{tuple(logits.shape[:2])} (batch, frames) of this audio; place the labels on its frames by "
                     "time, with `config.frame_centers`."
                 )
             if frame_mask is not None:
-                labels = labels.masked_fill(frame_mask == 0, -100)
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+                is_padding = (frame_mask == 0).view(*frame_mask.shape, *[1] * (labels.ndim - 2))
+                is_regression = self.config.problem_type == "regression" or self.config.num_labels == 1
+                labels = (labels.float() if is_regression else labels).masked_fill(
+                    is_padding, math.nan if is_regression else _IGNORED
+                )
+            loss = self.classification_loss(logits.flatten(0, 1), labels.flatten(0, 1))
         return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
 

@@ -1,12 +1,17 @@
 """The two terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
-from typing import Literal, NamedTuple, get_args
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 
 # Variance over frames above which a channel is active; Burda et al.'s (2016).
 ACTIVE_UNIT_VARIANCE = 0.01
+
+# Scores that differ by less than this, in units of the norms of their two vectors, are equal: float32 rounding of the
+# product, and of the encoder on equal frames at different places.
+_SCORE_ROUNDING = 1e-5
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 
@@ -98,7 +103,7 @@ def info_nce(
     if frame_mask is not None:
         real = frame_mask.reshape(-1)[window_frames] != 0
         valid = valid & real[:, :anchors, None] & real[:, target.clamp(max=window - 1)]
-        _require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
+        require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
     pairs = valid.sum(dim=(0, 1))  # (steps,)
 
     all_latents, all_masks = _with_others(latents, frame_mask, other_latents, other_frame_mask)
@@ -122,7 +127,7 @@ def info_nce(
     if frame_mask is not None:
         context = context.masked_fill(~real[..., None], 0.0)
     predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
-    with torch.autocast(device.type, enabled=False):
+    with full_precision(device):
         predictions = predictions.float().unflatten(-1, (steps, channels))  # (batch, anchors, steps, channels)
         candidates = all_latents.float().reshape(-1, channels)
         targets = F.pad(F.embedding(window_frames[:, 1:], candidates), (0, 0, 0, steps - 1)).unfold(1, steps, 1)
@@ -135,10 +140,11 @@ def info_nce(
         losses = F.softplus(negative.logsumexp(dim=-1) - positive)
         loss = _mean_of_steps(losses, valid, pairs)
         with torch.no_grad():
-            # A negative that is the target itself ties with it, whatever rounding makes of two ways to the same score.
-            is_target = negative_frames[:, :, None] == (first_frame[:, None, None] + target)[..., None]
-            lead = (negative - positive[..., None]).masked_fill(is_target, 0.0)
-            highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
+            # Equal candidates (the target itself, frames of silence) tie, whatever rounding makes of their scores.
+            rounding = predictions.norm(dim=-1) * targets.norm(dim=2)
+            rounding = (_SCORE_ROUNDING * abs(logit_scale) * rounding)[..., None]
+            lead = negative - positive[..., None]
+            highest, ties = (lead <= rounding).all(dim=-1), (lead.abs() <= rounding).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
 
@@ -222,7 +228,7 @@ def draw_negatives(
         low, size = utterance_start.expand_as(anchors), length.expand_as(anchors)
     elif source == "other_utterances":
         hole_start, hole = utterance_start.expand_as(anchors), length.expand_as(anchors)
-        _require((size > hole).all(), "`negatives` 'other_utterances' needs real frames in at least 2 utterances.")
+        require((size > hole).all(), "`negatives` 'other_utterances' needs real frames in at least 2 utterances.")
     elif source == "not_positive":
         utterance_end = torch.arange(1, batch + 1, device=device)[:, None] * frames - 1
         hole_start = rank[anchors]
@@ -271,7 +277,7 @@ def kl_to_standard_normal(
     Returns:
         A 0-dim float32 tensor, computed in float32 under any autocast.
     """
-    with torch.autocast(mean.device.type, enabled=False):
+    with full_precision(mean.device):
         mean, log_variance = mean.float(), log_variance.float()
         if frame_mask is not None:  # N(0, I) where frames are padding: no divergence, and no gradient
             padded = (frame_mask == 0)[..., None]
@@ -321,8 +327,17 @@ def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.
     return torch.empty(shape, dtype=torch.long, device=drawing_device).random_(2**62, generator=generator).to(device)
 
 
-def _require(condition: torch.Tensor, message: str) -> None:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast on a device, which may be one that has none, such as meta."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def require(condition: torch.Tensor, message: str) -> None:
     """Raises if a 0-dim tensor is false; on an accelerator without making the host wait for it."""
+    if condition.device.type == "meta":
+        return
     if condition.device.type != "cpu":
         torch._assert_async(condition, message)  # noqa: SLF001 - the only check that does not synchronise
     elif not condition:
@@ -336,6 +351,8 @@ __all__ = [
     "count_active_units",
     "draw_negatives",
     "draw_window_start",
+    "full_precision",
     "info_nce",
     "kl_to_standard_normal",
+    "require",
 ]

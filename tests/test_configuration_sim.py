@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_sim import SimConfig, SimForPreTraining
+from modeling_sim import SimConfig, SimDecoderConfig, SimForPreTraining
 from modeling_sim.modeling_sim import SimModel
 
 HEADS = 3 * (512 * 512 + 512)
@@ -217,3 +217,32 @@ def test_importing_the_package_loads_nothing_heavy_that_is_optional():
     heavy = ["datasets", "evaluate", "matplotlib", "sklearn", "training"]
     program = f"import sys, modeling_sim; assert not set({heavy}) & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("as_number", [np.asarray, torch.tensor, lambda value: np.array(value)[()]])
+def test_numbers_of_numpy_and_torch_are_taken_as_pythons(as_number, tmp_path):
+    settings = {
+        "hidden_size": 32,
+        "kl_weight": [0.25, 0.5, 1.0],
+        "use_batch_norm": False,
+        "conv_kernel": [[10, 8], [4, 4], [4]],
+    }
+    given = {**settings, **{name: as_number(settings[name]) for name in ("hidden_size", "kl_weight", "use_batch_norm")}}
+    given["conv_kernel"] = [as_number(kernels) for kernels in settings["conv_kernel"]]
+    config = SimConfig(**given, id2label={as_number(0).item(): "a", 1: "b"})
+    config.num_negatives = as_number(4)
+    config.save_pretrained(tmp_path)
+    assert SimConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert {name: getattr(config, name) for name in settings} == settings
+    assert type(config.hidden_size) is int
+
+
+def test_numbers_of_numpy_are_taken_by_a_decoders_config():
+    config = SimDecoderConfig(hidden_size=np.int64(8), strides=np.array([2, 2, 2, 4, 5]))
+    assert SimDecoderConfig.from_dict(config.to_dict()).strides == [2, 2, 2, 4, 5]
+
+
+def test_the_number_of_hidden_layers_is_that_of_modules_and_is_not_saved():
+    config = SimConfig()
+    assert config.num_hidden_layers == config.num_modules
+    assert "num_hidden_layers" not in config.to_dict()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,11 @@ def waveform(noise):
         lambda wave: [torch.from_numpy(wave)],
         lambda wave: wave[None],
         lambda wave: torch.from_numpy(wave)[None],
+        lambda wave: wave.astype(">f4"),
+        lambda wave: wave.astype(object),
+        lambda wave: np.array([wave, None], dtype=object)[:1],
+        lambda wave: wave[::-1].copy()[::-1],
+        lambda wave: np.frombuffer(wave.tobytes(), np.float32),
     ],
 )
 def test_every_form_of_one_waveform_gives_the_same_batch(form, extractor, waveform):
@@ -125,13 +132,17 @@ def test_a_waveform_is_not_changed_in_place(waveform):
         (np.zeros(0), ValueError, "waveform 0 of `raw_speech` is empty; leave it out"),
         ([np.zeros(1000), []], ValueError, "waveform 1 of `raw_speech` is empty"),
         ([], ValueError, "`raw_speech` is empty; give at least one waveform"),
-        (np.full(1000, np.nan), ValueError, "NaN or infinite; check how it was decoded"),
-        (np.full(1000, np.inf), ValueError, "NaN or infinite"),
+        (np.full(1000, np.nan), ValueError, "NaN, infinite or beyond float32"),
+        (np.full(1000, np.inf), ValueError, "NaN, infinite"),
+        (np.full(1000, 1e300), ValueError, "beyond float32"),
         (np.zeros(464), ValueError, r"464 samples, fewer than the 465 .*\(`min_samples`\); leave it out, or pad it"),
         (np.zeros(1000, np.uint8), TypeError, "dtype uint8; give floats"),
         (np.zeros(1000, bool), TypeError, "dtype bool; give floats"),
         ([0] * 1000, TypeError, "A list of whole numbers does not say what they are scaled by"),
-        (["a.wav"], TypeError, "give floats"),
+        (["a.wav"], TypeError, "soundfile.read"),
+        ("a.wav", TypeError, "soundfile.read"),
+        (Path("a.wav"), TypeError, "soundfile.read"),
+        ([{"array": np.zeros(1000)}], TypeError, "'array'"),
         (3.0, TypeError, "`raw_speech` is a float; give an array, a tensor, or a list"),
     ],
 )

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForAudioFrameClassification,
     AutoModelForPreTraining,
+    AutoProcessor,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -25,6 +26,7 @@ from modeling_sim import (
     SimForSequenceClassification,
     SimModel,
 )
+from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.modeling_sim import SimBatchNorm, SimConv1d, SimConvLayer
 
 AUTO_CLASSES = {
@@ -101,7 +103,8 @@ def test_a_convolution_equals_torchs_in_value_and_gradients(channels, kernel, st
     rows = noise(batch, length, channels, dtype=torch.float64).requires_grad_()
     expected = F.conv1d(rows.transpose(1, 2), conv.weight, conv.bias, stride, padding).transpose(1, 2)
     output = conv(rows)
-    assert output.shape[1] == conv.num_frames(length) == conv.num_frames(torch.tensor(length))
+    sizes = kernel, stride, padding
+    assert output.shape[1] == num_output_frames(length, *sizes) == num_output_frames(torch.tensor(length), *sizes)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     direction, leaves = noise(*output.shape, seed=1, dtype=torch.float64), [rows, conv.weight, conv.bias]
     gradients = torch.autograd.grad(output, leaves, direction)
@@ -118,6 +121,13 @@ def test_a_convolution_passes_gradcheck_whatever_is_frozen(kernel, stride, paddi
         parameter.requires_grad_(name not in frozen)
     leaves = [leaf for leaf in [rows, *conv.parameters()] if leaf.requires_grad]
     assert torch.autograd.gradcheck(lambda *_: conv(rows), leaves)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 2), (2, 3, 1)])
+def test_a_convolution_has_second_derivatives(kernel, stride, padding, noise):
+    conv = SimConv1d(3, 2, kernel, stride, padding).double()
+    leaves = [noise(2, 9, 3, dtype=torch.float64).requires_grad_(), *conv.parameters()]
+    assert torch.autograd.gradgradcheck(lambda rows, *_: conv(rows).square(), leaves)
 
 
 def test_a_convolution_keeps_one_tensor_for_backward_its_input(noise):
@@ -200,7 +210,7 @@ def test_batch_statistics_of_half_precision_are_float32(masked, tiny_config, noi
     layer = SimConvLayer(tiny_config(), 1, 10, 5, 2)
     half = copy.deepcopy(layer).half()
     waveform = 100 * noise(4, 4000, 1)
-    frame_mask = torch.ones(4, layer.conv.num_frames(4000)).bool() if masked else None
+    frame_mask = torch.ones(4, layer.num_frames(4000)).bool() if masked else None
     output = half(waveform.half(), frame_mask)
     assert output.dtype == torch.float16
     torch.testing.assert_close(output.float(), layer(waveform, frame_mask), rtol=0.01, atol=0.02)
@@ -924,3 +934,124 @@ def test_forward_raises_no_warning(make, padded_batch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(SimForPreTraining)(*padded_batch).loss.backward()
+
+
+# ---------------------------------------------------------------------- other tools
+
+
+@pytest.mark.parametrize("mask", [[0, 1], [1, 0, 1]])
+@pytest.mark.parametrize("model_class", AUTO_CLASSES)
+def test_padding_before_or_within_the_audio_is_an_error(mask, model_class, make, noise):
+    attention_mask = torch.tensor(mask).repeat_interleave(2000)[None]
+    with pytest.raises(ValueError, match="attention_mask"):
+        make(model_class)(noise(*attention_mask.shape), attention_mask)
+
+
+@pytest.mark.parametrize(
+    "as_input", [lambda audio: audio.numpy(), lambda audio: audio.double(), lambda audio: audio.long()]
+)
+def test_an_input_of_another_type_names_the_extractor(as_input, make, noise):
+    with pytest.raises(TypeError, match="SimFeatureExtractor"):
+        make(SimModel)(as_input(noise(1, 4000)))
+
+
+@variants
+def test_every_model_runs_on_the_meta_device(variant, make):
+    model = make(SimForPreTraining, variant).to("meta")
+    output = model(torch.empty(2, 4000, device="meta"), torch.ones(2, 4000, device="meta"))
+    assert output.loss.is_meta
+    assert output.last_hidden_state.shape[0] == 2
+
+
+@pytest.mark.parametrize("preset", ["sim", "gim", "sim-artificial"])
+def test_identical_frames_are_told_apart_by_chance(preset, make):
+    model = make(SimForPreTraining, preset, sample_latents=False).eval()
+    for accuracy in model(torch.full((4, 8000), 0.3)).contrastive_accuracies:
+        assert accuracy < 1.3 / (model.config.num_negatives + 1)
+
+
+def test_a_traced_encoder_is_saved_and_takes_another_length(make, noise, tmp_path):
+    model = make(SimModel).eval()
+    model.config.return_dict = False
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, (noise(1, 4000),), strict=False, check_trace=False).save(tmp_path / "model.pt")
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(noise(1, 5000))[0], model(noise(1, 5000))[0])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_synchronized_batch_norm_is_the_same_in_one_process(training, make, padded_batch):
+    model = make(SimModel, "mean").train(training)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    for batch in (padded_batch[:2], padded_batch[:1]):
+        torch.testing.assert_close(
+            converted(*batch).last_hidden_state, model(*batch).last_hidden_state, rtol=1e-3, atol=1e-4
+        )
+
+
+@variants
+def test_hooks_on_every_layer_see_what_it_made_and_change_nothing(variant, make, noise):
+    model, seen = make(SimForPreTraining, variant), []
+    for mode in (True, False):
+        plain, hooked = copy.deepcopy(model).train(mode), copy.deepcopy(model).train(mode)
+        layers = [layer for layer in hooked.modules() if isinstance(layer, (SimConv1d, SimBatchNorm))]
+        for layer in layers:
+            layer.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
+        with torch.no_grad():
+            losses = [each(noise(2, 4000), generator=torch.Generator().manual_seed(0)).loss for each in (plain, hooked)]
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+        assert len(seen) == len(layers)
+        assert all(torch.equal(output, copied) for output, copied in seen)
+        seen.clear()
+
+
+def test_parametrized_weights_are_used(make, noise):
+    model = make(SimForPreTraining).eval()
+    expected = model(noise(2, 4000)).loss
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, (SimConv1d, nn.Linear)) or name.startswith("predictors."):
+            nn.utils.parametrizations.weight_norm(layer)
+    torch.testing.assert_close(model(noise(2, 4000)).loss, expected)
+
+
+def test_every_weight_is_read_through_its_module(make, noise):
+    model = make(SimForPreTraining, "beta 0", sample_latents=False).eval()
+    called, owners = set(), {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    for name, layer in model.named_modules():
+        layer.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    model(noise(2, 4000))
+    assert owners <= called
+
+
+@pytest.mark.parametrize("model_class", CLASSIFIERS)
+def test_the_loss_is_that_of_the_problem_type(model_class, make, padded_batch):
+    model = make(model_class, num_labels=3).eval()
+    logits = model(*padded_batch[:2]).logits
+    keep = torch.ones(logits.shape[:-1], dtype=torch.bool)
+    if logits.ndim == 3:
+        keep = model.sim.get_frame_mask(padded_batch[1], model.probe_module) != 0
+    labels = (torch.arange(logits.numel()).view(logits.shape) % 2).float()
+    for problem_type, loss in (
+        ("multi_label_classification", F.binary_cross_entropy_with_logits),
+        ("regression", F.mse_loss),
+        (None, F.binary_cross_entropy_with_logits),
+    ):
+        model.config.problem_type = problem_type
+        found = model(*padded_batch[:2], labels=labels).loss
+        torch.testing.assert_close(found, loss(logits[keep], labels[keep]))
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="problem_type"):
+        model(*padded_batch[:2], labels=labels[..., 0].long())
+
+
+def test_trainer_finds_the_loss_of_pretraining_without_labels(make, noise, tmp_path):
+    settings = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
+    trainer = Trainer(make(SimForPreTraining), settings, eval_dataset=[{"input_values": row} for row in noise(4, 4000)])
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    assert trainer.predict(trainer.eval_dataset).predictions is not None
+
+
+def test_the_auto_processor_of_a_saved_model_is_its_extractor(make, tmp_path):
+    make(SimModel).save_pretrained(tmp_path)
+    SimFeatureExtractor().save_pretrained(tmp_path)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), SimFeatureExtractor)

@@ -360,3 +360,10 @@ def test_active_units_are_channels_whose_mean_moves(noise):
     mean[frame_mask == 0] = 100.0
     assert count_active_units(mean) == 4
     assert count_active_units(mean, frame_mask) == 2
+
+
+def test_candidates_that_differ_by_rounding_are_ties(noise):
+    latents = noise(1, 1, 64).expand(4, 40, 64) * (1 + 1e-7 * noise(4, 40, 64, seed=1))
+    context, weight = noise(4, 40, 64, seed=2), noise(5, 64, 64, seed=3)
+    accuracy = info_nce(context, latents, weight, num_negatives=9).accuracy
+    assert accuracy.item() == pytest.approx(0.1)

@@ -5,9 +5,12 @@
 A label of utterances (speaker_id, vowel, syllable) trains a linear layer on the mean of a module's frames, a label of
 frames (phones) one on every frame. `--freeze_encoder` trains the layer alone. Without `--model` the encoder is a new
 one of `--preset`: trained with it, that is the fully supervised baseline of the Smooth InfoMax paper; frozen, its
-random one. The finished folder works in a pipeline:
+random one. The finished folder works in a pipeline, on an array at the model's sampling rate (for a path, or an array
+at another rate, transformers' pipeline needs FFmpeg or torchaudio):
 
-    pipeline("audio-classification", model="runs/finetuned")("speech.wav")
+    import modeling_sim, soundfile, transformers
+    classify = transformers.pipeline("audio-classification", model="runs/finetuned")
+    classify(soundfile.read("speech.wav", dtype="float32")[0])
 """
 
 import sys
