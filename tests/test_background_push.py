@@ -139,12 +139,6 @@ def test_a_checkpoint_that_is_gone_is_said_and_raises_nothing(tmp_path):
     assert not list(tmp_path.glob(".pushing-*"))
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    (tmp_path / ".pushing-checkpoint-1.x").mkdir()
-    with push_of(tmp_path, []):
-        assert not list(tmp_path.glob(".pushing-*"))
-
-
 def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
     """The Hub fails for as long as the run goes on: the run ends as it would, and then all of it is uploaded."""
     hub.faults.append(Fault("error", "POST .*/commit/", times=99))

@@ -17,6 +17,7 @@ from training import pretrain
 from training.arguments import as_dict, parse_arguments, read_settings
 from training.command import prepare
 from training.curves import read_log, write_curves
+from training.output_folder import CLAIM_NAME, LOCK_NAME
 from training.trainer import check_settings
 
 ROOT = Path(__file__).parent.parent
@@ -70,7 +71,7 @@ def test_results_hold_the_untrained_network_beside_the_trained_one(finished_run)
 
 
 def test_no_file_is_left_half_written(finished_run):
-    assert not [file for file in finished_run.iterdir() if file.name.startswith(".") and file.name != ".lock"]
+    assert {path.name for path in finished_run.glob(".*")} == {LOCK_NAME, CLAIM_NAME}
 
 
 def test_curves_are_drawn_again_on_demand(finished_run):

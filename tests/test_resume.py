@@ -20,7 +20,7 @@ from training.arguments import RunArguments
 from training.checkpoints import find_checkpoint
 from training.curves import read_log
 from training.optimization import Optimization, Part
-from training.output_folder import output_lock
+from training.output_folder import LOCK_NAME, output_lock
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -111,7 +111,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_p
         file.write_bytes(content[: len(content) // 2])
     train(tmp_path)
     output = capsys.readouterr().out
-    assert f"checkpoint-6 is not a whole checkpoint: {file.name}" in output
+    assert f"checkpoint-6 is not a complete checkpoint: {file.name}" in output
     assert "resuming after step 3" in output
     assert same(weights(tmp_path), weights(whole_run))
 
@@ -168,7 +168,7 @@ def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monk
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
     train(tmp_path, "--resume", str(whole_run / "checkpoint-9"))
     assert same(weights(tmp_path), weights(whole_run))
-    with pytest.raises(SystemExit, match="nowhere is not a whole checkpoint"):
+    with pytest.raises(SystemExit, match="nowhere is not a complete checkpoint"):
         train(tmp_path / "other", "--resume", "nowhere")
 
 
@@ -321,7 +321,7 @@ def test_one_process_goes_on_from_the_sample_where_two_stopped(tmp_path):
     found, _ = find_checkpoint(tmp_path)
     step, position = found.numbers["counts"]["step"], found.numbers["counts"]["position"]
     assert position == step * 3 * 2
-    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", ".lock"))
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", LOCK_NAME))
     alone = start(tmp_path / "copy", "--max_steps", str(step + 1), "--lr_scheduler_type", "constant_with_warmup")
     output, _ = alone.communicate(timeout=120)
     assert alone.returncode == 0, output

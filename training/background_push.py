@@ -50,8 +50,6 @@ class BackgroundPush:
 
     def __enter__(self) -> Self:
         if self.every:
-            for left in self.output_dir.glob(f"{_PREFIX}*"):  # of a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
             self._thread.start()
         return self
 

@@ -1,14 +1,14 @@
-"""Checkpoints that a run resumes from: whole or absent, checked before use, the newest few kept.
+"""Checkpoints that a run resumes from: complete or absent, checked before use, the newest few kept.
 
 A checkpoint is a folder `checkpoint-STEP` in the output folder: the model as `from_pretrained` reads it, `trainer.pt`
-with the optimiser's and the other tensors of the run, and `trainer_state.json` with its numbers and a digest of every
-file. There are no states of random generators: everything random is keyed by seed, step and module.
+with the optimizer's and the other tensors of the run, and `trainer_state.json` with its numbers and a digest of every
+file, itself included. There are no states of random generators: everything random is keyed by seed, step and module.
 """
 
 import hashlib
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from training.files import write_json
+from training.files import finite_or_none, follow_umask, remove_folder, temporary_folder, write_json
 
 _PREFIX = "checkpoint-"
-_STATE_NAME = "trainer_state.json"
+STATE_NAME = "trainer_state.json"
 _TENSORS_NAME = "trainer.pt"
+_SEAL = "sha256"
+_UNSEALED = {"counts", "early_stopping", "untrained", "settings", "comparable_config", "step", "files"}
 
 
 class Checkpoint(NamedTuple):
@@ -55,35 +57,35 @@ def save_checkpoint(
     tensors: dict[str, Any],
     limit: int,
 ) -> Path:
-    """Writes a checkpoint beside its place, moves it there, and then removes all but the newest `limit`.
+    """Writes a checkpoint next to its place, moves it there, and then removes all but the newest `limit`.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; the checkpoints before are as they were.
+        OSError: The disk is full, the folder cannot be written, or another program's folder has the name; the
+            checkpoints before are as they were.
     """
     path = output_dir / f"{_PREFIX}{step}"
-    temporary = output_dir / f".{path.name}.{os.getpid()}"
-    try:
-        temporary.mkdir()
+    if path.exists() and not is_own_checkpoint(path):
+        raise FileExistsError(f"{path} was not written by this program, and is not replaced")
+    with temporary_folder(path) as temporary:
         save_model(model, extractor, temporary)
         torch.save(tensors, temporary / _TENSORS_NAME)
         files = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
-        write_json(temporary / _STATE_NAME, {**numbers, "step": step, "files": files})
+        write_json(temporary / STATE_NAME, sealed({**numbers, "step": step, "files": files}))
+        follow_umask(temporary)
         for file in temporary.iterdir():
             _flush(file)
         _flush(temporary)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            remove_folder(path)
         temporary.replace(path)
         _flush(output_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    for old in _checkpoint_folders(output_dir)[limit:]:
-        shutil.rmtree(old)
+    for old in own_checkpoints(output_dir)[limit:]:
+        remove_folder(old)
     return path
 
 
 def find_checkpoint(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint of a run, and one sentence for each newer one that is broken."""
+    """The newest complete checkpoint of a run, and one sentence for each newer one that is broken."""
     broken = []
     for path in _checkpoint_folders(output_dir):
         try:
@@ -100,22 +102,57 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ValueError: A file is missing or is not what was written; the message names it.
     """
     try:
-        numbers = json.loads((path / _STATE_NAME).read_text())
+        numbers = unsealed(json.loads((path / STATE_NAME).read_bytes()))
         files = numbers.pop("files")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: {_STATE_NAME} is missing or damaged") from error
+        raise ValueError(f"{path} is not a complete checkpoint: {STATE_NAME} is missing or damaged") from error
     for name, digest in files.items():
         if not (path / name).is_file():
-            raise ValueError(f"{path} is not a whole checkpoint: {name} is missing")
+            raise ValueError(f"{path} is not a complete checkpoint: {name} is missing")
         if _digest(path / name) != digest:
-            raise ValueError(f"{path} is not a whole checkpoint: {name} is not what was written")
+            raise ValueError(f"{path} is not a complete checkpoint: {name} is not what was written")
     return Checkpoint(path, numbers)
 
 
-def remove_checkpoints(output_dir: Path) -> None:
-    """Removes all checkpoints, and what a killed run left of one."""
-    for path in [*_checkpoint_folders(output_dir), *output_dir.glob(f".{_PREFIX}*")]:
-        shutil.rmtree(path)
+def sealed(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The content of a state file with a digest of itself, in place of an earlier one."""
+    numbers = json.loads(json.dumps(finite_or_none({**numbers, _SEAL: None})))
+    del numbers[_SEAL]
+    return {**numbers, _SEAL: _seal(numbers)}
+
+
+def unsealed(state: Any) -> dict[str, Any]:
+    """The content of a state file without its digest, after a check.
+
+    Raises:
+        ValueError: The content is not what was written.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f"{STATE_NAME} holds no entries")
+    numbers = {name: value for name, value in state.items() if name != _SEAL}
+    # Versions before there was a digest wrote exactly these entries.
+    if _SEAL not in state and numbers.keys() == _UNSEALED:
+        return numbers
+    if state.get(_SEAL) != _seal(numbers):
+        raise ValueError(f"{STATE_NAME} is not what was written")
+    return numbers
+
+
+def own_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders of checkpoints that this program wrote, newest first; they may be damaged."""
+    return [path for path in _checkpoint_folders(output_dir) if is_own_checkpoint(path)]
+
+
+def is_own_checkpoint(path: Path) -> bool:
+    """Whether this program wrote a folder, which other trainers may name the same, by entries of its state file.
+
+    One of them is enough, so that a checkpoint with damage is still known.
+    """
+    try:
+        content = (path / STATE_NAME).read_bytes()
+    except OSError:
+        return False
+    return any(f'"{entry}"'.encode() in content for entry in ("stage_step", "comparable_config", _TENSORS_NAME))
 
 
 def _checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -123,9 +160,13 @@ def _checkpoint_folders(output_dir: Path) -> list[Path]:
     steps = {
         int(path.name.removeprefix(_PREFIX)): path
         for path in output_dir.glob(f"{_PREFIX}*")
-        if path.name.removeprefix(_PREFIX).isdigit()
+        if re.fullmatch(r"[1-9][0-9]*|0", path.name.removeprefix(_PREFIX))
     }
     return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def _seal(numbers: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -4,7 +4,6 @@ A command is a function that makes a `Task` of its settings; `run_command` does 
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +22,13 @@ from training.checkpoints import save_model
 from training.corpora import corpus_info, load_corpus
 from training.corpora.scan import BadAudioError
 from training.curves import write_curves
-from training.files import finite_or_none, write_json
+from training.files import finite_or_none, follow_umask, temporary_folder, write_json
 from training.greedy import broadcast_parameters
 from training.licenses import license_of_model, strictest
 from training.log import LOG_NAME, Log, Scores
 from training.nearest import nearest
 from training.optimization import Optimization
-from training.output_folder import (
-    RESULTS_NAME,
-    SETTINGS_NAME,
-    clear_output_dir,
-    output_lock,
-    refuse_earlier_run,
-)
+from training.output_folder import RESULTS_NAME, SETTINGS_NAME, claim_run_folder, clear_run_folder, output_lock
 from training.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from training.publish import push_run
 from training.trainer import Run, Task, check_processes, check_settings, resume, steps_of_epochs, train
@@ -130,7 +123,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
-        clear_output_dir(Path(settings.output_dir))
+        clear_run_folder(Path(settings.output_dir))
     log = Log(
         Path(settings.output_dir) / LOG_NAME,
         accelerator,
@@ -241,8 +234,8 @@ def load_data(
     Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
     """
     with accelerator.main_process_first():
-        if accelerator.is_main_process and not settings.overwrite_output_dir:
-            refuse_earlier_run(Path(settings.output_dir), resume=settings.resume)
+        if accelerator.is_main_process:
+            claim_run_folder(Path(settings.output_dir), resume=settings.resume, overwrite=settings.overwrite_output_dir)
         return _load_splits(data, settings)
 
 
@@ -274,8 +267,9 @@ def size(dataset: Dataset | IterableDataset) -> int | None:
 
 
 def move_model_into(model: PreTrainedModel, extractor: SequenceFeatureExtractor, output_dir: Path) -> None:
-    """Writes model and extractor beside their place first, then moves each file in, weights last."""
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".saving-") as temporary:
-        save_model(model, extractor, Path(temporary))
-        for file in sorted(Path(temporary).iterdir(), key=lambda file: file.suffix == ".safetensors"):
+    """Writes model and extractor next to their place first, then moves each file in, weights last."""
+    with temporary_folder(output_dir / "model") as temporary:
+        save_model(model, extractor, temporary)
+        follow_umask(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
             file.replace(output_dir / file.name)

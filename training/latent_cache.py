@@ -192,6 +192,7 @@ def write_cache(
 
 
 def remove_caches(output_dir: Path) -> None:
-    """Removes all caches of a run."""
-    for folder in output_dir.glob(_FOLDER.format(module="*")):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Removes all caches of a run, which are known by what is in them."""
+    for folder in output_dir.glob(_FOLDER.format(module="[0-9]*")):
+        if {path.name for path in folder.iterdir()} <= {"latents.npy", "lengths.npy"}:
+            shutil.rmtree(folder, ignore_errors=True)

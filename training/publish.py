@@ -12,7 +12,6 @@ token is that of `hf auth login`, or HF_TOKEN.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -31,10 +30,11 @@ from modeling_sim import SimConfig
 from training.arguments import HelpFormatter
 from training.card_check import check_card
 from training.cards import own_name, render_card
-from training.checkpoints import find_checkpoint
+from training.checkpoints import STATE_NAME, find_checkpoint, sealed
 from training.curves import CURVES_NAME
 from training.feature_store import weights_fingerprint
 from training.figures import read_json
+from training.files import write_json
 from training.hub import CARD_NAME, MODEL_MESSAGE, RUN_FILES, HubError, check_repo_id, files_below, plan_upload, upload
 from training.measuring import load_encoder
 from training.output_folder import RESULTS_NAME, SETTINGS_NAME
@@ -42,7 +42,6 @@ from training.scrubbing import scrub_file
 from training.signals import ends_with_its_reader
 from training.task_cards import is_task, render_task_card
 
-_STATE_NAME = "trainer_state.json"
 _INDEX_NAME = "model.safetensors.index.json"
 
 Place = Callable[[Path, Path], Any]
@@ -400,9 +399,9 @@ def _stage_training_state(folder: Path, staged: Path) -> None:
         for path in sorted(own)
         if (content := _stage_file(path, target / path.name, os.symlink)) is not None
     }
-    state = read_json(target / _STATE_NAME)
+    state = read_json(target / STATE_NAME)
     state["files"] |= {name: digest for name, digest in changed.items() if name in state["files"]}
-    (target / _STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
+    write_json(target / STATE_NAME, sealed(state))
 
 
 def _card_of(
