@@ -310,7 +310,7 @@ def _auto_map(folder: Path) -> dict[str, str]:
 
 
 def _module_of(reference: str) -> str:
-    return reference.split(".")[0]
+    return reference.split(".", maxsplit=1)[0]
 
 
 def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
@@ -390,7 +390,7 @@ def _stage_training_state(folder: Path, staged: Path) -> None:
         raise FileNotFoundError(f"{folder} has no whole checkpoint to resume from; leave --with_training_state out.")
     target = staged / checkpoint.path.name
     _require_inside(checkpoint.path)
-    own = [checkpoint.path / name for name in (*read_json(checkpoint.path / _STATE_NAME)["files"], _STATE_NAME)]
+    own = [checkpoint.path / name for name in (*read_json(checkpoint.path / STATE_NAME)["files"], STATE_NAME)]
     for path in own:
         if path.parent != checkpoint.path or not path.resolve().is_relative_to(checkpoint.path.resolve()):
             raise ValueError(f"{path} is no file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
