@@ -544,6 +544,14 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert "- Base: `base`, a local checkpoint\n" in output
     assert "base_model" not in output
     assert str(tmp_path.parent) not in output
+    # The card's own code runs on what is uploaded.
+    (tmp_path / "staged").mkdir()
+    publish.stage_run(folder, tmp_path / "staged", repo_id="org/run")
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "staged" / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    found = {}
+    exec(blocks[0].replace('"org/run"', repr(str(tmp_path / "staged"))), found)  # noqa: S102 - the card's own
+    assert {"classify", "logits", "waveforms"} & set(found)
 
 
 def test_the_strictest_licence_is_the_models():
