@@ -29,7 +29,7 @@ def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
     def set_plain(self: Any, name: str, value: Any) -> None:
         strict_setattr(self, name, plain_numbers(value))
 
-    config_class.__setattr__ = set_plain  # type: ignore[method-assign, assignment]
+    config_class.__setattr__ = set_plain  # type: ignore[method-assign]
     return config_class
 
 

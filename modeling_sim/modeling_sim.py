@@ -218,7 +218,7 @@ class SimConv1d(nn.Conv1d):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # What is compiled, exported or traced is a plain convolution, which has any length; adapters such as LoRA make
         # convolutions of this class without a bias.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self.bias is None or self.groups > 1:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self.bias is None or self.groups > 1:  # type: ignore[attr-defined]
             return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
             return _patch_product(self.patches(hidden_states), self.weight[:, 0], self.bias)
@@ -276,7 +276,7 @@ class SimConvLayer(nn.Module):
         super().__init__()
         self.sizes = kernel, stride, padding
         self.conv = SimConv1d(in_channels, config.hidden_size, kernel, stride, padding)
-        self.norm = (
+        self.norm: nn.Module | None = (
             SimBatchNorm(config.hidden_size, config.batch_norm_eps, config.batch_norm_momentum)
             if config.use_batch_norm
             else None
@@ -436,7 +436,7 @@ def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
             answer, a RuntimeError at a later operation.
     """
     is_audio = attention_mask != 0
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # a graph cannot depend on values
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]  # graphs depend on no values
         require(
             (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
             "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
@@ -890,7 +890,7 @@ class SimClassifier(SimPreTrainedModel):
         Raises:
             ValueError: `labels` has another shape or dtype than that.
         """
-        problem_type = self.config.problem_type
+        problem_type: str | None = self.config.problem_type
         if problem_type is None:
             kind = "multi" if labels.is_floating_point() else "single"
             problem_type = "regression" if logits.shape[1] == 1 else f"{kind}_label_classification"

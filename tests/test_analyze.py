@@ -143,7 +143,7 @@ def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tm
         assert all((one[name] == other[name]).all() for name in one.files)
     assert "18 parts were measured before" in capsys.readouterr().out  # 1 + 2 * 3 * 2 modules + 3 objectives + 2
     with pytest.raises(AssertionError, match="measured again"):
-        run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1")
+        run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1", "--overwrite_output_dir")
 
 
 def test_other_code_measures_anew(models, decoders, output_dir, tmp_path, monkeypatch):
@@ -159,7 +159,30 @@ def test_waveforms_that_are_prepared_otherwise_are_measured_anew(models, output_
     shutil.copytree(models[0], tmp_path / "sim-0")
     SimFeatureExtractor(do_normalize=not SimFeatureExtractor().do_normalize).save_pretrained(tmp_path / "sim-0")
     with pytest.raises(AssertionError, match="measured again"):
-        run([str(tmp_path / "sim-0")], [], output_dir / "cache", tmp_path)
+        run([str(tmp_path / "sim-0")], [], output_dir / "cache", tmp_path, "--overwrite_output_dir")
+
+
+def test_other_predictors_have_another_objective(models, tmp_path, monkeypatch):
+    """They are no part of the encoder, which is the same."""
+    run(models[:1], [], tmp_path / "cache", tmp_path / "a", "--modules", "2")
+    model = SimForPreTraining.from_pretrained(models[0])
+    own = set(model.sim.state_dict())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.removeprefix("sim.") not in own:
+                parameter.neg_()
+    model.save_pretrained(tmp_path / "sim-0")
+    SimFeatureExtractor().save_pretrained(tmp_path / "sim-0")
+    refuse_to_measure(monkeypatch, "measure_features", "evaluate")
+    with pytest.raises(AssertionError, match="measured again"):
+        run([str(tmp_path / "sim-0")], [], tmp_path / "cache", tmp_path / "b", "--modules", "2")
+
+
+def test_an_earlier_analysis_is_not_replaced_unless_asked(models, output_dir):
+    before = (output_dir / "report.html").read_bytes()
+    with pytest.raises(SystemExit, match="overwrite_output_dir"):
+        run(models[:1], [], output_dir / "cache", output_dir)
+    assert (output_dir / "report.html").read_bytes() == before
 
 
 def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Cards say what the results say, and the check finds what they do not."""
 
+import html
 import json
 import re
 
@@ -303,6 +304,31 @@ def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(
 def test_the_command_of_a_card_names_the_folder_of_the_data_and_the_card_how_much_of_it(committed):
     assert "--config training/configs/librispeech_small.yaml --data_dir PATH_TO_LIBRISPEECH`" in committed[CARD]
     assert "read from a local folder: a subset of 540 utterances, 432 (1.41 hours) trained on" in committed[CARD]
+
+
+@pytest.mark.parametrize("name", ["<img src=x>", "a|b", "`a`", "a\nb 77", "$7$", "</code>", "![x](y.png)", "\x1b[31m"])
+def test_names_in_results_are_shown_and_nothing_else(name, sources):
+    """Names of labels, models, splits, devices and settings come from data and folders of other people."""
+    measures = json.loads(json.dumps(sources["measures"]))
+    (training,) = measures.values()
+    training["hardware"] = {"device": name, "processes": 1, "threads": 1, "cores": 2}
+    for kind in ("phone_probe", "abx"):
+        link = f"results/{RUN}_{kind}.json"
+        measure = measures[link] = json.loads((CARDS / link).read_text())
+        measure.update({"corpus_settings": {name: name}, "label": name} if "probe" in kind else {"split": name})
+        for row in measure["rows"]:
+            row["name"] = f"{name}, {row['name']}"
+    text = render_card(**{**sources, "measures": measures, "measured_as": "librispeech-small"})
+    prose = re.sub(r"```.*?```", "", text[text.index("\n---\n", 4) :], flags=re.DOTALL)
+    outside_code = re.sub(r"`[^`\n]*`", "", prose)
+    assert not set(text) & {"\x1b", "\x07"}
+    assert not re.search(r"<img|</code> items|\]\(y\.png\)|\$7\$", outside_code)
+    tables = [block.splitlines() for block in prose.split("\n\n") if block.startswith("|")]
+    assert len(tables) >= 5
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
+    shown = html.unescape(prose)
+    assert shown.count(name if name.isprintable() else name.encode("unicode_escape").decode()) > 10
 
 
 def test_metrics_of_two_probes_are_told_apart_in_the_metadata(committed):

@@ -1,10 +1,16 @@
 """Features on disk are made once, whole or not at all, and never mistaken for others."""
 
+import os
+import stat
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
+from training.audio import AudioError
 from training.corpora import load_corpus
 from training.feature_store import stored_items
 from training.features import ModelEncoder, SpectralEncoder, extract
@@ -75,3 +81,90 @@ def test_items_are_thinned_evenly_and_the_same_for_every_encoder(corpus, tmp_pat
     assert 60 < len(thinned.labels) < 140 < len(whole.labels)
     np.testing.assert_array_equal(thinned.labels, other.labels)
     assert set(thinned.utterances) == set(whole.utterances)
+
+
+# ---------------------------------------------------------------------- what changes under the same name
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Writes recordings of two words under names and lengths that never change: `recordings(seed)` gives the corpus."""
+    root = tmp_path / "words"
+
+    def write(seed):
+        for number in range(4):
+            samples = np.random.default_rng([seed, number]).normal(0, 0.1, 8000)
+            folder = root / f"word{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / f"{number}.wav", samples, 16_000, subtype="PCM_16")
+        return load_corpus("folder", "all", data_dir=root, folder_label="word")
+
+    return write
+
+
+def words(corpus, cache_dir):
+    return extract(
+        corpus, SpectralEncoder(), SimFeatureExtractor(), label="word", pooling="mean", cache_dir=cache_dir
+    ).features["log-mel"]
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_recordings_that_are_replaced_are_encoded_again(recordings, tmp_path, dated):
+    """Under the same names and lengths, with the same data set at hand, and even with the times of the old files."""
+    corpus = recordings(0)
+    paths = [Path(audio["path"]) for audio in corpus["audio"]]
+    if dated:
+        for path in paths:
+            os.utime(path, (1e9, 1e9))
+    first = np.array(words(corpus, tmp_path / "cache"))
+    times = [path.stat().st_mtime_ns for path in paths]
+    again = recordings(1)
+    for path, time in zip(paths, times, strict=True):
+        os.utime(path, ns=(time, time))
+    assert not np.allclose(first, words(corpus, tmp_path / "cache"))
+    assert not np.allclose(first, words(again, tmp_path / "cache"))
+    recordings(0)
+    np.testing.assert_array_equal(first, words(corpus, tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_files_that_are_moved_keep_their_features(recordings, tmp_path):
+    root = tmp_path / "words"
+    words(recordings(0), tmp_path / "cache")
+    root.rename(tmp_path / "moved")
+    words(load_corpus("folder", "all", data_dir=tmp_path / "moved", folder_label="word"), tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_recordings_that_change_while_they_are_read_are_refused(recordings, tmp_path, monkeypatch):
+    corpus = recordings(0)
+    encode = SpectralEncoder.__call__
+
+    def disturb(self, batch):
+        recordings(1)
+        return encode(self, batch)
+
+    monkeypatch.setattr(SpectralEncoder, "__call__", disturb)
+    with pytest.raises(AudioError, match="changed"):
+        words(corpus, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("name", ["log-mel.float32", "columns.npz", "meta.json"])
+def test_damaged_features_are_made_again(recordings, tmp_path, name):
+    corpus = recordings(0)
+    first = np.array(words(corpus, tmp_path / "cache"))
+    (folder,) = (tmp_path / "cache").iterdir()
+    with (folder / name).open("r+b") as file:
+        file.truncate(7)
+    np.testing.assert_array_equal(first, words(corpus, tmp_path / "cache"))
+
+
+def test_a_cache_follows_the_umask(corpus, tmp_path):
+    before = os.umask(0o022)
+    try:
+        phones(corpus, SpectralEncoder(), tmp_path / "cache")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path

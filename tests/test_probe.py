@@ -13,7 +13,7 @@ from training.batches import utterance_batches
 from training.corpora import load_corpus
 from training.corpora.contract import make_dataset
 from training.features import ModelEncoder, SpectralEncoder, extract, module_numbers
-from training.measuring import Source, measuring_parser, names_of, with_same_classes, write_results
+from training.measuring import Source, measuring_parser, names_of, with_provenance, with_same_classes
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
 
@@ -167,7 +167,9 @@ def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
     results = run(
         checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--latents", "mean"
     )
-    again = run(checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--latents", "mean")
+    again = run(
+        checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--overwrite_output_dir"
+    )
     assert results["rows"] == again["rows"]
 
 
@@ -269,9 +271,27 @@ def test_samples_do_not_depend_on_what_was_encoded_before(corpus, tmp_path):
         np.testing.assert_array_equal(items.features["module 2"], drawn[0].features["module 2"])
 
 
+def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, tmp_path):
+    flags = ("--label", "phones", "--modules", "2", "--frame_step", "16", "--probe", "knn")
+    run(checkpoint, tmp_path, *flags)
+    before = (tmp_path / "probe.json").read_bytes()
+    with pytest.raises(SystemExit, match="overwrite_output_dir"):
+        run(checkpoint, tmp_path, *flags)
+    assert (tmp_path / "probe.json").read_bytes() == before
+    run(checkpoint, tmp_path, *flags, "--overwrite_output_dir", "--figure_format", "svg")
+    assert (tmp_path / "confusion.svg").read_bytes().startswith(b"<?xml")
+    (tmp_path / "probe.json").unlink()  # as of one that was killed before its last file
+    run(checkpoint, tmp_path, *flags)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "weights.npz").write_bytes(b"another program's")
+    for more in ((), ("--overwrite_output_dir",)):
+        with pytest.raises(SystemExit, match=r"weights\.npz"):
+            run(checkpoint, tmp_path / "theirs", *flags, *more)
+    assert (tmp_path / "theirs" / "weights.npz").read_bytes() == b"another program's"
+
+
 def test_results_name_the_data_set_that_was_given(tmp_path):
     flags = ["--model", "m", "--corpus", "librispeech", "--dataset_name", "org/mini"]
     arguments = measuring_parser(None, output_dir=str(tmp_path)).parse_args(flags)
-    results = write_results(arguments, "x.json", {}, [Source("m", SpectralEncoder(), SimFeatureExtractor())])
+    results = with_provenance(arguments, {}, [Source("m", SpectralEncoder(), SimFeatureExtractor())])
     assert results["dataset_id"] == results["corpus_settings"]["dataset_id"] == "org/mini"
-    assert json.loads((tmp_path / "x.json").read_text()) == results

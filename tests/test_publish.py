@@ -372,6 +372,87 @@ def test_a_broken_folder_is_refused_before_anything_is_sent(damage, message, hub
     assert hub.requests == []
 
 
+def set_auto_map(file, reference):
+    def damage(folder):
+        read = json.loads((folder / file).read_text())
+        read["auto_map"]["AutoModelForCTC"] = reference
+        (folder / file).write_text(json.dumps(read))
+
+    return damage
+
+
+def link_out(name):
+    def damage(folder):
+        (folder.parent / "private").write_text((folder / name).read_text() if (folder / name).suffix != ".png" else "")
+        (folder / name).unlink()
+        (folder / name).symlink_to(folder.parent / "private")
+
+    return damage
+
+
+def set_weight_map(value):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": value}))
+
+
+@pytest.mark.parametrize("flags", [["--dry_run"], []])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (set_auto_map("config.json", "/etc/private.Model"), r"`auto_map` of .*config\.json"),
+        (set_auto_map("config.json", "../private.Model"), r"`auto_map` of .*config\.json"),
+        (set_auto_map("config.json", "org/other--modeling_sim.SimModel"), r"`auto_map` of .*config\.json"),
+        (set_auto_map("preprocessor_config.json", ["..\\x.A", None]), r"`auto_map` of .*preprocessor_config\.json"),
+        (set_weight_map({"a": "../private.safetensors"}), r"names '\.\./private\.safetensors'"),
+        (set_weight_map({"a": "optimizer.safetensors"}), r"names 'optimizer\.safetensors'"),
+        (set_weight_map(["model.safetensors"]), "`weight_map`"),
+        *(
+            (link_out(name), rf"{re.escape(name)} is a link")
+            for name in ("curves.png", "log.jsonl", "results.json", "config.json", "modeling_sim.py")
+        ),
+    ],
+)
+def test_files_from_elsewhere_are_refused(damage, message, flags, hub, copy):
+    damage(copy)
+    with pytest.raises(SystemExit, match=message):
+        publish.main([str(copy), "--repo_id", "org/tiny", *flags])
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("label", "x/../../../written"), ("label", ".."), ("label", "a\nb"), ("label", 3), ("pooling", "../x")],
+)
+@pytest.mark.usefixtures("hub")
+def test_a_measure_that_names_another_place_is_refused(field, value, run_folder, tmp_path):
+    path = Path(measures(tmp_path)[0]) / "probe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(SystemExit, match=rf"`{field}` of {re.escape(str(path))}"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path), "--dry_run"])
+
+
+@pytest.mark.usefixtures("hub")
+def test_pictures_of_measures_that_link_elsewhere_are_refused(run_folder, tmp_path):
+    folder = Path(measures(tmp_path)[0])
+    (folder / "probe.png").unlink()
+    (folder / "probe.png").symlink_to("/etc/hostname")
+    with pytest.raises(SystemExit, match=r"probe\.png is a link"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(folder), "--dry_run"])
+
+
+def test_of_a_checkpoint_only_what_the_trainer_wrote_is_uploaded(hub, copy):
+    (copy / "checkpoint-1" / "notes.txt").write_text("not for others")
+    publish.main([str(copy), "--repo_id", "org/tiny", "--with_training_state"])
+    assert "checkpoint-1/trainer.pt" in hub.files("org/tiny")
+    assert "checkpoint-1/notes.txt" not in hub.files("org/tiny")
+
+
+def test_a_label_with_blanks_gives_a_file_that_links_reach(hub, run_folder, tmp_path):
+    path = Path(measures(tmp_path)[0]) / "probe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label": "type of noise"}))
+    publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
+    assert {"probe_type_of_noise_frame.json", "probe_type_of_noise_frame.png"} <= set(hub.files("org/tiny"))
+
+
 def test_a_card_with_a_figure_that_nobody_measured_is_refused(hub, run_folder, tmp_path):
     card = tmp_path / "card.md"
     publish.main([str(run_folder), "--repo_id", "org/tiny"])
@@ -463,6 +544,14 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert "- Base: `base`, a local checkpoint\n" in output
     assert "base_model" not in output
     assert str(tmp_path.parent) not in output
+    # The card's own code runs on what is uploaded.
+    (tmp_path / "staged").mkdir()
+    publish.stage_run(folder, tmp_path / "staged", repo_id="org/run")
+    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "staged" / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 1
+    found = {}
+    exec(blocks[0].replace('"org/run"', repr(str(tmp_path / "staged"))), found)  # noqa: S102 - the card's own
+    assert {"classify", "logits", "waveforms"} & set(found)
 
 
 def test_the_strictest_licence_is_the_models():

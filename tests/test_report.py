@@ -16,7 +16,7 @@ from matplotlib.image import imread
 
 from training.licenses import license_name
 from training.report import main, read_analysis, write_report
-from training.report_figures import SIGNED
+from training.report_figures import SIGNED, kind_style, make_plots
 from training.report_media import common_gain, load_item
 from training.report_tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
 
@@ -354,14 +354,74 @@ def test_wins_and_losses_are_counted_from_the_first_kind(folder):
     groups, rows = opponents(read_analysis(folder))
     assert groups == ["Probes", "Disentanglement", "Gaussianity"]
     assert [row.kind for row in rows] == [kind for kind, *_ in KINDS[1:]]
-    assert rows[0].tallies == [(2, 2, 2), (2, 0, 0), (0, 2, 0)]
-    assert rows[0].total == (4, 4, 2)
-    assert rows[1].total == (2, 2, 1)  # CPC has one of the modules
+    assert [each[:3] for each in rows[0].tallies] == [(2, 2, 2), (2, 0, 0), (0, 2, 0)]
+    assert rows[0].total == (4, 4, 2, True)
+    assert rows[1].total == (2, 2, 1, True)  # CPC has one of the modules
+
+
+def test_one_model_of_each_kind_needs_seeds_and_counts_nothing(tmp_path):
+    analysis, arrays = make_analysis()
+    for kind in analysis["kinds"]:
+        kind["models"] = kind["models"][:1]
+    analysis["values"].append({**analysis["values"][0], "kind": "log-mel", "model": "log-mel", "module": "frame"})
+    for comparison in analysis["comparisons"]:
+        comparison.update(verdict="undecided", low=None, high=None)
+    text = write_report(leave(tmp_path, analysis, arrays)).read_text(encoding="utf-8")
+    number = len(analysis["comparisons"]) + len(KINDS) - 1 + len(MODULES)
+    assert text.count("needs at least two seeds") == number
+    assert "0 wins" not in text
+    _, rows = opponents(read_analysis(tmp_path))
+    assert not any(row.total.has_seeds for row in rows)
+    # A spectrum has no seed, so two models of the first kind are enough to be compared with it.
+    analysis["kinds"][0]["models"] = ["sim-0", "sim-1"]
+    _, rows = opponents(read_analysis(leave(tmp_path, analysis, arrays)))
+    assert [row.kind for row in rows if row.total.has_seeds] == ["log-mel"]
+
+
+def test_kinds_have_colors_of_their_own_and_controls_that_of_their_model():
+    names = [f"SIM #{number}" for number in range(12)]
+    kinds = [{"name": name, "is_control": False} for name in names]
+    kinds += [{"name": "SIM #3 untrained", "is_control": True}, {"name": "SIM #11 + PCA", "is_control": True}]
+    kinds += [{"name": "SIM #1 + ICA", "is_control": True}, {"name": "log-mel", "is_control": True}]
+    styles = {kind["name"]: kind_style(kinds, kind["name"]) for kind in kinds}
+    assert len({styles[name][0] for name in [*names, "log-mel"]}) == 13
+    assert {styles[name][1] for name in names} == {""}
+    for control, of in (("SIM #3 untrained", "SIM #3"), ("SIM #11 + PCA", "SIM #11"), ("SIM #1 + ICA", "SIM #1")):
+        assert styles[control][0] == styles[of][0]
+    assert len({styles[kind["name"]][1] for kind in kinds}) == 5
+
+
+def test_names_in_pictures_are_text_and_nothing_else(tmp_path):
+    names = ["#010203", ' id="x"', "$x_1$", "$", "\x1b[31m", "<b>&amp;", "a\nb", "\udce9"]
+    analysis, _ = make_analysis()
+    weights = {**analysis["curves"]["probe_weights"][0], "classes": names, "values": np.ones((8, 4)).tolist()}
+    analysis.update(classes=names, curves={"probe_weights": [weights]}, media=[])
+    analysis["values"][0]["model"] = "\x1b[31m\udce9"
+    text = write_report(leave(tmp_path, analysis), figure_format="svg").read_text(encoding="utf-8")
+    saved = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("figure_*.svg"))
+    for drawn in (text, saved):
+        assert not set(drawn) & {"\x1b", "\udce9"}
+        shown = [unescape(found) for found in re.findall(r"<text[^>]*>(.*?)</text>", drawn)]
+        expected = ["#010203", ' id="x"', "$x_1$", "$", "\\x1b[31m", "<b>&amp;", "a\\nb", "\\udce9"]
+        assert [name for name in expected if name not in shown] == []
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_every_picture_can_be_a_file_of_its_own(folder, tmp_path, ending, start, monkeypatch):
+    shutil.copytree(folder, tmp_path / "a")
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "a"), "--figure_format", ending])
+    before = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    main()
+    pictures = sorted((tmp_path / "a").glob(f"figure_*.{ending}"))
+    plots = make_plots(*(read_analysis(folder)[name] for name in ("curves", "kinds")))
+    assert len(pictures) == sum(len(panels) for plot in plots for _, panels in plot.modules) > 10
+    assert all(path.read_bytes().startswith(start) for path in pictures)
+    assert (tmp_path / "a" / "report.html").read_text(encoding="utf-8") == before
 
 
 def test_a_comparison_that_names_a_kind_second_is_turned():
-    comparison = {"first": "GIM", "second": "SIM", "verdict": "win"}
-    assert tally(seen_from("SIM", [comparison])) == (0, 1, 0)
+    comparison = {"first": "GIM", "second": "SIM", "verdict": "win", "low": 0.1}
+    assert tally(seen_from("SIM", [comparison]), {})[:3] == (0, 1, 0)
     assert seen_from("SIM", [comparison])[0]["second"] == "GIM"
 
 

@@ -4,6 +4,7 @@
 
 The error is the share of triples in which a token of a phone lies nearer to a token of another phone than to one of its
 own; 50 % is chance. Tokens are the segments of the alignment, read every 10 ms; silence and noise are left out.
+The output folder gets `abx.json` and `abx.png`; one that holds these of an earlier measurement is refused.
 """
 
 import itertools
@@ -17,8 +18,16 @@ from tqdm.auto import tqdm
 
 from modeling_sim.analysis import abx
 from training.features import extract, label_classes
-from training.files import replacing
-from training.measuring import load_split, measured_sources, measuring_parser, write_results
+from training.files import write_json
+from training.measuring import (
+    claim_output_dir,
+    load_split,
+    measured_sources,
+    measuring_parser,
+    with_provenance,
+)
+from training.names import printable
+from training.plots import GRAY, plot_text, save_figure, style_of
 
 _NO_PHONES = ("SIL", "SPN", "sil", "spn")
 CONDITIONS = tuple(itertools.product(("within", "across"), ("any", "triphone")))
@@ -53,6 +62,7 @@ def measure(arguments: Any) -> dict[str, Any]:
     """Measures every feature; writes the results and returns them."""
     dataset = load_split(arguments, arguments.split)
     classes = label_classes(dataset, arguments.label)
+    claim_output_dir(arguments, "ABX measurement", ("abx.json",), ("abx",))
     rows: list[dict[str, Any]] = []
     sources = measured_sources(arguments)
     for source in sources:
@@ -76,10 +86,12 @@ def measure(arguments: Any) -> dict[str, Any]:
                 )
                 row[f"{mode} {context}"] = vars(score)
             rows.append(row)
-    results = write_results(
-        arguments, "abx.json", {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}, sources
+    results = with_provenance(
+        arguments, {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}, sources
     )
-    draw(results, Path(arguments.output_dir) / "abx.png")
+    output_dir = Path(arguments.output_dir)
+    draw(results, output_dir / f"abx.{arguments.figure_format}")
+    write_json(output_dir / "abx.json", results)  # last: it says that the picture is there
     return results
 
 
@@ -117,7 +129,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     for row in results["rows"]:
         errors = "".join(f"{row[column]['error']:>17.1%}" for column in columns)
-        lines += [f"{row['name']:<44}{errors}"]
+        lines += [f"{printable(row['name']):<44}{errors}"]
     return "\n".join(lines)
 
 
@@ -129,20 +141,20 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis, mode in zip(axes, ("within", "across"), strict=True):
         for context, marker in (("any", "o"), ("triphone", "D")):
             errors = [row[f"{mode} {context}"]["error"] for row in rows]
-            colors = ["#0072B2" if row["source"] in results["models"] else "#666666" for row in rows]
+            models = results["models"]
+            colors = [style_of(models.index(row["source"])).color if row["source"] in models else GRAY for row in rows]
             axis.scatter(errors, range(len(rows)), c=colors, marker=marker, s=28)
-            axis.scatter([], [], c="#666666", marker=marker, s=28, label=f"{context} context")
-        axis.axvline(0.5, color="#666666", linestyle="--", linewidth=1)
+            axis.scatter([], [], c=GRAY, marker=marker, s=28, label=f"{context} context")
+        axis.axvline(0.5, color=GRAY, linestyle="--", linewidth=1)
         axis.set_title(f"{mode} speakers", loc="left", fontsize=10)
         axis.set_xlabel("ABX error (chance 50 %)")
         axis.set_xlim(0, 0.55)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(axis="x", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+    axes[0].set_yticks(range(len(rows)), [plot_text(row["name"]) for row in rows], fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,15 @@ from training.files import replacing
 from training.provenance import versions
 
 # What flags say of places, and of models that a part is not about.
-_NOT_MEASURED_BY = ("model", "decoder", "modules", "data_dir", "dataset_name", "cache_dir", "output_dir")
+_NOT_MEASURED_BY = (
+    "model", "decoder", "modules", "data_dir", "dataset_name", "cache_dir", "output_dir", "overwrite_output_dir",
+    "figure_format",
+)  # fmt: skip
 # What begins with these renders and publishes results: it has no part in measuring them.
-_RENDERING = ("report", "claims", "card", "task_cards", "publish", "hub", "background_push", "licenses", "scrubbing")
+_RENDERING = (
+    "report", "claims", "card", "task_cards", "publish", "hub", "background_push", "licenses", "scrubbing", "plots",
+    "curves", "escaping",
+)  # fmt: skip
 
 
 class AnalysisParts:

@@ -9,11 +9,12 @@ components. Modules of other architectures are set beside those of the first mod
 What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
 that was trained with noise counts as a kind of its own.
 
-What is measured is kept in `--cache_dir`, part by part: the same command goes on after it was killed, and one with a
+What is measured is kept in `--cache_dir`, part by part: the same command continues after it was killed, and one with a
 model or a decoder more measures these alone.
 
 The output folder gets the numbers in `analysis.json` and `analysis.csv`, what is drawn and heard in `curves.json` and
-`media.npz`, and `report.html`.
+`media.npz`, and `report.html`; with `--figure_format` also every picture of the report in a file of its own. A folder
+that holds another analysis is refused.
 """
 
 import csv
@@ -35,10 +36,10 @@ from training.decoder_measures import measure_decoder
 from training.feature_store import weights_fingerprint
 from training.features import label_classes
 from training.files import replacing, write_json
-from training.measuring import load_splits, measuring_parser
+from training.measuring import claim_output_dir, load_splits, measuring_parser
 from training.module_measures import SPECTRUM, measure_model, measure_objective, measure_spectrum
 from training.provenance import git_revision, versions
-from training.report import ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME, write_report
+from training.report import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, write_report
 from training.scorecard import compare, measures_as_rows
 
 
@@ -67,6 +68,7 @@ def parser() -> ArgumentParser:
     of.add_argument("--num_utterances", type=int, default=64, help="Utterances that are decoded.")
     of.add_argument("--num_pairs", type=int, default=60, help="Pairs of them for smoothness and curves.")
     of.add_argument("--steps", type=int, default=12, help="Steps of a path between two of them.")
+    of.set_defaults(figure_format=None)
     return of
 
 
@@ -80,6 +82,9 @@ def analyze(arguments: Namespace) -> Path:
     """
     check(arguments)
     splits = load_splits(arguments)
+    claim_output_dir(
+        arguments, "analysis", ("analysis.csv", MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME, REPORT_NAME), [FIGURES]
+    )
     models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
     controls = untrained(models, arguments.seed)
@@ -107,7 +112,7 @@ def analyze(arguments: Namespace) -> Path:
     if parts.found:
         print(f"{parts.found} parts were measured before and are read from {parts.folder}")
     write_results(analysis, task, models)
-    return write_report(arguments.output_dir)
+    return write_report(arguments.output_dir, figure_format=arguments.figure_format)
 
 
 def check(arguments: Namespace) -> None:
@@ -116,8 +121,6 @@ def check(arguments: Namespace) -> None:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
         raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
-    if Path(arguments.output_dir).is_file():
-        raise ValueError(f"`output_dir` is {arguments.output_dir}, a file; name a folder.")
 
 
 def _firsts(models: Sequence[AnalyzedModel]) -> list[AnalyzedModel]:
@@ -129,7 +132,6 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
     """Writes JSON, CSV and audio."""
     arguments = analysis.arguments
     output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     found = list(dict.fromkeys(row["kind"] for row in analysis.values))
     trained = [of.kind for of in _firsts(models)]
     results = {
@@ -165,8 +167,6 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         "versions": versions(),
         "git": git_revision(),
     }
-    write_json(output_dir / ANALYSIS_NAME, results)
-    write_json(output_dir / CURVES_NAME, analysis.curves)
     with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as file:
         columns = ["kind", "model", "module", "measure", "value", "low", "high", "null"]
         writer = csv.DictWriter(file, columns)
@@ -174,6 +174,8 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         writer.writerows(analysis.values)
     with replacing(output_dir / MEDIA_NAME) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **analysis.media.arrays)
+    write_json(output_dir / CURVES_NAME, analysis.curves)
+    write_json(output_dir / ANALYSIS_NAME, results)
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:

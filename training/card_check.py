@@ -1,5 +1,6 @@
 """Checks a model card: its metadata, its links, and that every figure in it was measured."""
 
+import html
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from training.card_data import known_licenses
 from training.figures import decimal, read_json, texts_of, values_of, values_of_settings
 from training.licenses import refuse_looser
+from training.names import printable
 
 _LICENSES = frozenset(
     {
@@ -50,7 +52,7 @@ _FIXED_PHRASES = re.compile(
 # A bare number like 2019 is a year, unless it stands alone in a cell of a table or counts something ("2000 crops").
 _YEAR = re.compile(r"(?<![\w.,-])(?:19|20)\d\d(?!\w|[.,]\d| %| points| [a-z]{4,}s\b| k?Hz| *\|)")
 _NOT_PROSE = re.compile(
-    r"```.*?```|`[^`\n]*`|\]\([^)]*\)|^\s*\[[^\]\n]+\]:\s*\S+|https?://\S+|<!--.*?-->|</?[A-Za-z][^>\n]*>",
+    r"```.*?```|`[^`\n]*`|<code>.*?</code>|\]\([^)]*\)|^\s*\[[^\]\n]+\]:\s*\S+|https?://\S+|<!--.*?-->|</?[A-Za-z][^>\n]*>",
     flags=re.DOTALL | re.MULTILINE,
 )
 _FIGURE = re.compile(r"(?<![\w.,-])([-+]?)(\d[\d,]*)(\.\d+)?(?!\.?\d)(?!\w)( ?(?:%|points|kHz))?")
@@ -221,8 +223,8 @@ def _written(values: Sequence[float], digits: int, unit: str) -> set[str]:
 
 def _prose(body: str, texts: Sequence[str]) -> str:
     """The text of a card without code, targets of links, and numbers that are no figures."""
-    prose = _NOT_PROSE.sub(" ", body)
-    for text in sorted(set(texts), key=len, reverse=True):
+    prose = html.unescape(_NOT_PROSE.sub(" ", body))
+    for text in sorted(set(map(printable, texts)), key=len, reverse=True):
         if text in prose:
             prose = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", " ", prose)
     return _YEAR.sub(" ", _FIXED_PHRASES.sub(" ", prose))
@@ -230,7 +232,7 @@ def _prose(body: str, texts: Sequence[str]) -> str:
 
 def _links(body: str) -> list[str]:
     """Targets of links and pictures."""
-    prose = re.sub(r"```.*?```|`[^`\n]*`", " ", body, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```|`[^`\n]*`|<code>.*?</code>", " ", body, flags=re.DOTALL)
     return [next(filter(None, found)) for found in _LINK.findall(prose)]
 
 

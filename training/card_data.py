@@ -8,11 +8,13 @@ folder or a new model. Results of earlier versions have neither, and their cards
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from training.corpora import corpus_info, corpus_names
 from training.corpora.contract import CorpusInfo
+from training.escaping import Markdown, code, link, markdown
 from training.figures import count, decimal
 from training.licenses import license_name, refuse_looser
 
@@ -61,33 +63,35 @@ def metadata_of(
         language: Of the speech, if it has one.
     """
     dataset_id = dataset_of(training)
-    return ModelCardData(
-        language=language,
-        base_model=training.get("base_model"),
-        library_name="transformers",
-        pipeline_tag=tag,
-        tags=list(tags),
-        datasets=[dataset_id] if dataset_id else None,
-        model_name=title,
-        eval_results=list(results),
-        license=license_id,
-        **({"license_name": "not-stated"} if license_id == "other" else {}),
-    ).to_yaml()
+    return Markdown(
+        ModelCardData(
+            language=language,
+            base_model=training.get("base_model"),
+            library_name="transformers",
+            pipeline_tag=tag,
+            tags=list(tags),
+            datasets=[dataset_id] if dataset_id else None,
+            model_name=title,
+            eval_results=list(results),
+            license=license_id,
+            **({"license_name": "not-stated"} if license_id == "other" else {}),
+        ).to_yaml()
+    )
 
 
 def license_line(training: Mapping[str, Any], stated: str | None) -> str:
     """The licence of a model and where it comes from."""
     license_id = license_of(training, stated)
     if license_id == "other":
-        return "not stated; that of the training data has to be asked for"
-    line = license_name(license_id)
+        return Markdown("not stated; that of the training data has to be asked for")
+    line: str = markdown(license_name(license_id))
     if "-nc" in license_id:
         line += ", **not for commercial use**"
     if stated is not None and stated != training.get("license", training["corpus_license"]):
-        return f"{line}, as the publisher of the model states"
+        return Markdown(f"{line}, as the publisher of the model states")
     if training.get("base_license"):
-        return f"{line}, the stricter of those of the training data and of the model it started from"
-    return f"{line}, that of the training data"
+        return Markdown(f"{line}, the stricter of those of the training data and of the model it started from")
+    return Markdown(f"{line}, that of the training data")
 
 
 # ---------------------------------------------------------------------- data
@@ -107,7 +111,7 @@ def is_local(training: Mapping[str, Any]) -> bool:
 def data_text(training: Mapping[str, Any]) -> str:
     """What a model was trained and evaluated on, where it was read, how much of it, and its licence."""
     corpus, dataset_id, info = training["corpus"], training.get("dataset_id"), _info(training["corpus"])
-    place = f"`{corpus}`"
+    place: str = code(corpus)
     if dataset_id:
         place += f", read from {_link(dataset_id, 'datasets/')}"
     elif info is not None and info.hub_id:
@@ -123,7 +127,9 @@ def data_text(training: Mapping[str, Any]) -> str:
         amount = f"{'a subset of ' if is_subset else ''}{count(train + test)} utterances"
         amount += f", {count(train)}{_hours(training, 'train_hours')} trained on, {held_out}"
     description = f" {info.description}" if info else ""
-    return f"{place}: {amount}.{description} Its licence: {license_name(training['corpus_license'])}."
+    return Markdown(
+        f"{place}: {amount}.{description} Its licence: {markdown(license_name(training['corpus_license']))}."
+    )
 
 
 def data_flag(training: Mapping[str, Any]) -> str:
@@ -167,8 +173,8 @@ def start_of(training: Mapping[str, Any], given: str | None) -> str | None:
         return None
     if training.get("base_model"):
         return _link(training["base_model"])
-    return f"`{Path(given).name}`, a local checkpoint" if "base_model" in training else f"`{given}`"
+    return Markdown(f"{code(Path(given).name)}, a local checkpoint") if "base_model" in training else code(given)
 
 
 def _link(name: str, kind: str = "") -> str:
-    return f"[{name}]({_HUB}/{kind}{name})"
+    return link(name, f"{_HUB}/{kind}{quote(name)}")

@@ -30,6 +30,7 @@ from training.card_data import (
     metadata_of,
     start_of,
 )
+from training.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
 from training.figures import (
     config_of_file,
     count,
@@ -97,15 +98,11 @@ def card_template(name: str) -> Template:
         loader=FileSystemLoader(CARDS),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the text is Markdown
+        autoescape=False,  # noqa: S701 - the text is Markdown, which `shown` escapes
+        finalize=shown,
     )
+    environment.filters["python"] = python_text
     return environment.get_template(name)
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 # ---------------------------------------------------------------------- rendering
@@ -149,8 +146,8 @@ def render_card(
         jinja2.UndefinedError: The template needs something that is not given.
     """
     by_kind: dict[str, list[str]] = {"training": [], "probe": [], "abx": []}
-    for link, measure in measures.items():
-        by_kind[_kind(measure, link)].append(link)
+    for target, measure in measures.items():
+        by_kind[_kind(measure, target)].append(target)
     if len(by_kind["training"]) != 1:
         raise ValueError(f"a card needs the results of one training run; there are {len(by_kind['training'])}.")
     training = measures[by_kind["training"][0]]
@@ -172,7 +169,7 @@ def render_card(
         title=title,
         model_id=model_id,
         published=published,
-        settings_file=(settings_link or config_link).removeprefix("../"),
+        settings_file=Markdown((settings_link or config_link).removeprefix("../")),
         config=config,
         method=method,
         training=training,
@@ -180,8 +177,8 @@ def render_card(
         license_line=license_line(training, stated_license),
         started_from=start_of(training, settings.get("init_from")),
         data=data_text(training),
-        data_flag=data_flag(training),
-        paper_url=PAPER_URL,
+        data_flag=Markdown(data_flag(training)),
+        paper_url=Markdown(PAPER_URL),
         modules_table=_modules_table(config),
         settings_table=_settings_table(settings, training, config),
         results_table=_results_table(
@@ -193,9 +190,9 @@ def render_card(
             for link, name in probes.items()
         ],
         abx_measures=[_abx_section(measures[link], own_names[link], pictures.get(link)) for link in by_kind["abx"]],
-        pictures={"training": pictures.get(by_kind["training"][0])},
+        pictures={"training": _picture(pictures.get(by_kind["training"][0]))},
         sources=_sources([*measures, *([settings_link] if settings_link else []), config_link]),
-        citation=citation(method),
+        citation=Markdown(citation(method)),
         count=count,
         decimal=decimal,
         train_utterances="a stream of" if training["train_utterances"] is None else count(training["train_utterances"]),
@@ -294,7 +291,7 @@ def _modules_table(config: SimConfig) -> str:
 
 
 def _settings_table(settings: Mapping[str, Any], training: dict[str, Any], config: SimConfig) -> str:
-    rows = [[f"`{name}`", setting_text(settings[name])] for name in _SETTINGS]
+    rows: list[list[str]] = [[code(name), setting_text(settings[name])] for name in _SETTINGS]
     rows.append(["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)])
     rows += [[name, count(training[field])] for name, field in (("steps taken", "steps"), ("crops seen", "crops"))]
     return markdown_table(["setting", "value"], rows)
@@ -305,7 +302,7 @@ def setting_text(value: Any) -> str:
     if value is None:
         return "as launched"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return count(value) if is_number else f"`{value}`"
+    return count(value) if is_number else code(value)
 
 
 def _results_table(config: SimConfig, training: dict[str, Any], *, before: str) -> str:
@@ -387,10 +384,10 @@ def _probe_section(
     has_control = any("selectivity" in row for row in rows)
     pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[probe["pooling"]]
     kind = "The paper's linear" if probe.get("protocol") == "paper" else f"A {probe['probe']}"
-    text = (
-        f"{kind} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
+    text = Markdown(
+        f"{markdown(kind)} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
         f"{count(probe['train_items'])} items to train on and {count(probe['test_items'])} to test on, with 95 % "
-        f"intervals over {probe['intervals_over']}, beside chance, spectra and the same network untrained."
+        f"intervals over {markdown(probe['intervals_over'])}, beside chance, spectra and the same network untrained."
     )
     if probe["probe"] == "linear" and "l2" in probe:
         strength = "chosen on a part of the training items" if probe["l2"] is None else f"set to {count(probe['l2'])}"
@@ -425,12 +422,12 @@ def _probe_section(
     ]
     return {
         "heading": f"Probe: {probe['label']}",
-        "text": text,
+        "text": Markdown(text),
         "table": markdown_table(head, table),
         "differences": markdown_table(["features", "less", "difference", "interval"], differences)
         if differences
         else None,
-        "picture": picture,
+        "picture": _picture(picture),
     }
 
 
@@ -442,7 +439,7 @@ def _best(rows: Iterable[Mapping[str, Any]], field: str, *wanted: str) -> float:
 def _corpus_text(measure: Mapping[str, Any]) -> str:
     """The corpus of a measure, with settings that are not its defaults."""
     settings = ", ".join(f"{name}: {value}" for name, value in measure.get("corpus_settings", {}).items())
-    return f"`{measure['corpus']}`" + (f" (`{settings}`)" if settings else "")
+    return code(measure["corpus"]) + (f" ({code(settings)})" if settings else "")
 
 
 def _is_other_split(measure: Mapping[str, Any], corpus: str, settings: Mapping[str, Any]) -> bool:
@@ -460,19 +457,23 @@ def _abx_section(abx: dict[str, Any], name: str, picture: str | None) -> dict[st
     ]
     return {
         "heading": "ABX: phones",
-        "text": (
+        "text": Markdown(
             "Share of triples in which a token of a phone lies nearer to one of another phone than to one of its own, "
-            f"on {count(abx['tokens'])} tokens of {_corpus_text(abx)} (split {abx['split']}), within and across "
-            "speakers, in any context or in the same triphone; chance is 50 %."
+            f"on {count(abx['tokens'])} tokens of {_corpus_text(abx)} (split {markdown(abx['split'])}), within and "
+            "across speakers, in any context or in the same triphone; chance is 50 %."
         ),
         "table": markdown_table(["features", *_ABX_CONDITIONS], rows),
-        "picture": picture,
+        "picture": _picture(picture),
     }
 
 
 def _sources(links: Sequence[str]) -> str:
-    names = [f"[{Path(link).name}]({link})" for link in dict.fromkeys(links)]
-    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
+    names = [link(Path(target).name, target) for target in dict.fromkeys(links)]
+    return Markdown(", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0])
+
+
+def _picture(target: str | None) -> Markdown | None:
+    return None if target is None else Markdown(target)
 
 
 def citation(method: Method) -> str:

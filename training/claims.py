@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from training.arguments import HelpFormatter
 from training.cards import CARDS
-from training.curves import save_picture
 from training.figures import decimal, read_json
 from training.files import replacing
+from training.plots import save_figure, style_of
 from training.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
 
 RESULTS = {
@@ -41,9 +41,11 @@ _DRAWN = (
     "linear_accuracy", "wasserstein", "mmd_whitened", "total_correlation", "gini", "path_ratio", "lipschitz_95",
     "curve_area_paper", "curve_area_paper_pca", "curve_area",
 )  # fmt: skip
+# The color of a model is that of its controls, which are hollow.
 _COLORS = {
-    "SIM": "#0072B2", "GIM": "#D55E00", "GIM (Löwe)": "#009E73", "CPC": "#CC79A7", "GIM + PCA": "#E69F00",
-    "GIM + ICA": "#E69F00", "GIM + noise": "#E69F00",
+    kind: style_of(KINDS.index(kind.split(" + ")[0])).color
+    for kind in KINDS
+    if kind != "log-mel"
 }  # fmt: skip
 _EXPLANATION = (
     "Made by `python training/claims.py` from the results beside it. Means over models of different seeds. **+** and "
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replacing(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for name, (title, path) in RESULTS.items():
-        save_picture(draw(read_json(path), title), CARDS / "images" / f"{name}_small_claims.png")
+        save_figure(draw(read_json(path), title), CARDS / "images" / f"{name}_small_claims.png")
 
 
 def render_page() -> str:

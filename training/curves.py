@@ -1,34 +1,22 @@
 """Training curves: a picture of a run's log.
 
-python -m training.curves runs/sim-small
+python -m training.curves runs/sim-small --figure_format pdf
 """
 
-import io
 import json
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
-from PIL import Image
+from matplotlib.ticker import MaxNLocator
 
-from training.files import replacing
 from training.log import LOG_NAME
+from training.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS, GRAY, plot_text, save_figure, style_of
 
 CURVES_NAME = "curves.png"
-# Names of folders, classes and modules are drawn as they are: a `$` in them starts no formula. Every module that draws
-# imports this one; axes with a logarithmic scale need a formatter that writes none either.
-mpl.rcParams["text.parse_math"] = False
-
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_GREY = "#666666"
-# Of a saved picture: enough for the smoothed edges of all lines and letters.
-_NUM_COLORS = 128
 # Quantities that have a panel where a log has them.
 _PANELS = {
     "loss": "Loss",
@@ -73,14 +61,14 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(11, 3.5 * rows), layout="constrained", dpi=120)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(plot_text(title), fontsize=12)
     axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    names = [module["name"] for module in log[0]["modules"]] if log else []
+    names = [plot_text(module["name"]) for module in log[0]["modules"]] if log else []
     for axis, (quantity, label) in zip(axes.flat, panels, strict=False):
         for number in range(len(names)):
-            color = _COLORS[number % len(_COLORS)]
+            color = style_of(number).color
             # Counts of units often coincide: a lower module's line is wider and shows behind the others.
             extra = (len(names) - 1 - number) * (0.9 if quantity == "active_units" else 0.0)
             for split, style in (
@@ -100,13 +88,11 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
-        axes[0, 0].yaxis.set_major_formatter(LogFormatter())
-        axes[0, 0].yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     for axis in axes.flat[: len(panels)][-2:]:
         axis.set_xlabel("step")
         axis.tick_params(labelbottom=True)
-    held_out = Line2D([], [], color=_GREY, marker="o", linestyle="none", label="held-out speech")
-    modules = [Line2D([], [], color=_COLORS[number % len(_COLORS)], label=name) for number, name in enumerate(names)]
+    held_out = Line2D([], [], color=GRAY, marker="o", linestyle="none", label="held-out speech")
+    modules = [Line2D([], [], color=style_of(number).color, label=name) for number, name in enumerate(names)]
     axes[0, 0].legend(handles=[*modules, held_out], frameon=False, fontsize=9)
     return figure
 
@@ -118,10 +104,10 @@ def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axis.ticklabel_format(axis="y", useOffset=False)
     if chance is not None and quantity in ("contrastive_accuracy", "accuracy"):
-        axis.axhline(chance, color=_GREY, linestyle="--", linewidth=1)
+        axis.axhline(chance, color=GRAY, linestyle="--", linewidth=1)
         axis.annotate(
             f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="top", fontsize=8, color=_GREY,
+            textcoords="offset points", ha="right", va="top", fontsize=8, color=GRAY,
         )  # fmt: skip
         axis.set_ylim(0, 1)
     elif axis.lines and quantity != "loss":
@@ -130,37 +116,33 @@ def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylim(top=max(1, axis.get_ylim()[1]))
     if not axis.lines and quantity == "kl":
-        axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=_GREY)
+        axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=GRAY)
         axis.grid(visible=False)
         axis.tick_params(left=False, labelleft=False)
 
 
-def write_curves(output_dir: str | Path) -> Path:
+def write_curves(output_dir: str | Path, figure_format: str = "png") -> Path:
     """Draws the curves of a run into its folder and returns the picture's path."""
     output_dir = Path(output_dir)
     log = read_log(output_dir / LOG_NAME)
     if not log:
         raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
     figure = draw_curves(log, chance=log[0]["chance"], title=log[0]["title"])
-    path = output_dir / CURVES_NAME
-    save_picture(figure, path)
+    path = (output_dir / CURVES_NAME).with_suffix(f".{figure_format}")
+    save_figure(figure, path)
     return path
-
-
-def save_picture(figure: Figure, path: Path) -> None:
-    """Writes a PNG of few colours: a third of the bytes, since it goes up with every model."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    picture = Image.open(drawn).convert("RGB").quantize(_NUM_COLORS, dither=Image.Dither.NONE)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        picture.save(file, format="png", optimize=True)
 
 
 def main() -> None:
     """Draws the curves of a run on demand."""
     parser = ArgumentParser(description="Draw the training curves of a run from its log.")
     parser.add_argument("output_dir", help="Output folder of a training run.")
-    print(write_curves(parser.parse_args().output_dir))
+    parser.add_argument("--figure_format", choices=FIGURE_FORMATS, default="png", help=FIGURE_FORMAT_HELP)
+    arguments = parser.parse_args()
+    try:
+        print(write_curves(arguments.output_dir, arguments.figure_format))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"curves: {error}") from error
 
 
 if __name__ == "__main__":

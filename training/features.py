@@ -16,6 +16,7 @@ from transformers import SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from modeling_sim import SimConfig, SimModel
+from training.audio import AudioError
 from training.batches import utterance_batches
 from training.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, label_centers, num_label_frames
 from training.corpora.contract import class_label
@@ -79,6 +80,7 @@ def extract(
 
     Raises:
         ValueError: A label a frame is asked for of chunks or utterances, or there is not one a label frame.
+        AudioError: A recording cannot be read, or changed while it was.
     """
     key = {
         "encoder": encoder.fingerprint(),
@@ -99,6 +101,8 @@ def extract(
                 writer, batch, encoder(batch), label=label, pooling=pooling, chunk_seconds=chunk_seconds,
                 frame_step=frame_step, sampling_rate=extractor.sampling_rate, share=share, seed=seed,
             )  # fmt: skip
+        if corpus_fingerprint(dataset, label) != key["corpus"]:
+            raise AudioError("recordings changed while features were made of them; run the command again.")
 
     return stored_items(cache_dir, key, write)
 

@@ -18,7 +18,8 @@ from training.corpora.contract import class_label, replace_column
 from training.corpora.overlap import say_shared_recordings, say_shared_speakers
 from training.feature_store import Items, weights_fingerprint
 from training.features import Encoder, ModelEncoder, SpectralEncoder, module_numbers
-from training.files import write_json
+from training.output_folder import claim_folder
+from training.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS
 from training.provenance import git_revision, hub_dataset, versions
 
 UNTRAINED = "untrained"
@@ -56,7 +57,35 @@ def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentPar
         help="Folder where features and parts of analyses are kept; what is in it can be deleted.",
     )
     parser.add_argument("--output_dir", default=output_dir, help="Folder for results and pictures.")
+    parser.add_argument(
+        "--overwrite_output_dir", action="store_true", help="Replace what this command left in `output_dir` earlier."
+    )
+    parser.add_argument("--figure_format", choices=FIGURE_FORMATS, default="png", help=FIGURE_FORMAT_HELP)
     return parser
+
+
+def claim_output_dir(arguments: Namespace, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
+    """Makes the output folder, or refuses one with results that would be replaced.
+
+    Call it before anything is measured. A command that ended before it wrote the last of its files may be repeated.
+
+    Args:
+        arguments: Of `measuring_parser`.
+        kind: What the command writes, for messages.
+        names: Files that it writes, the last one last.
+        pictures: Pictures that it writes, without their endings.
+
+    Raises:
+        FileExistsError: The folder holds results of this kind and `overwrite_output_dir` is not set, or files of
+            another program.
+        NotADirectoryError: It is a file, or below one.
+    """
+    output_dir = Path(arguments.output_dir)
+    drawn = [f"{picture}.{ending}" for picture in pictures for ending in FIGURE_FORMATS]
+    claim_folder(
+        output_dir, kind, [*names, *drawn],
+        overwrite=arguments.overwrite_output_dir, resume=not (output_dir / names[-1]).exists(),
+    )  # fmt: skip
 
 
 def load_split(arguments: Namespace, split: str) -> Dataset:
@@ -95,17 +124,15 @@ def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Sour
     return sources
 
 
-def write_results(
-    arguments: Namespace, name: str, results: dict[str, Any], sources: Sequence[Source]
-) -> dict[str, Any]:
-    """Writes results with where they come from into the output folder, and returns them.
+def with_provenance(arguments: Namespace, results: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """Results with where they come from.
 
     The fingerprint of every model goes with them, by which a card knows the rows of its own.
     """
     models = names_of(arguments.model)
     corpus_settings = _corpus_settings(arguments)
     encoders = {source.name: source.encoder for source in sources}
-    results = {
+    return {
         "corpus": arguments.corpus,
         "corpus_license": corpus_info(arguments.corpus).license,
         "corpus_settings": corpus_settings,
@@ -120,10 +147,6 @@ def write_results(
         "versions": versions(),
         "git": git_revision(),
     }
-    output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / name, results)
-    return results
 
 
 def feature_extractor_of(path: str) -> SequenceFeatureExtractor:

@@ -34,7 +34,7 @@ from training.analysis_task import Analysis, LabelTask
 from training.analyzed_models import AnalyzedModel, Frames, frames_of
 from training.batches import utterance_batches
 from training.evaluation import evaluate
-from training.feature_store import Items
+from training.feature_store import Items, model_fingerprint
 from training.features import ModelEncoder, SpectralEncoder
 from training.measuring import control_labels
 from training.scorecard import SPECTRUM_MODULE
@@ -293,9 +293,9 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: Anal
     """Contrastive accuracy on the held-out split, of a model that has a contrastive loss."""
     if "SimForPreTraining" not in (of.model.config.architectures or []):
         return
+    model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
 
     def measure(analysis: Analysis) -> None:
-        model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
         batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16, cut=True)
         accelerator = Accelerator(cpu=of.model.device.type == "cpu")
         scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
@@ -304,5 +304,7 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: Anal
             row = {"kind": of.kind, "model": of.name, "module": name}
             analysis.add(row, "contrastive_accuracy", value if np.isfinite(value) else None)
 
-    key = {"measured": "objective", "kind": of.kind, "model": of.name, **of.key, "modules": of.modules}
+    # The predictors of the loss are no part of the encoder that `of` knows itself by.
+    own = {**of.key, "of": model_fingerprint(model)}
+    key = {"measured": "objective", "kind": of.kind, "model": of.name, **own, "modules": of.modules}
     parts.add(key, measure)

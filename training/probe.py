@@ -6,7 +6,7 @@ Every row of the table is the same task on the same items: chance (the most freq
 the first model untrained, and each model given, all of its modules. Intervals are 95 % bootstrap intervals over
 utterances, or over speakers where those of the test split are not in the training split. The output folder gets
 `probe.json`, `probe.png` (accuracies), `confusion.png` (of the best module of the first model) and `weights.npz`
-(standardised weights of the linear probes).
+(standardised weights of the linear probes); one that holds these of an earlier probe is refused.
 """
 
 import itertools
@@ -30,18 +30,21 @@ from modeling_sim.analysis import (
 from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
 from training.feature_store import Items
 from training.features import extract, is_frame_label, label_classes
-from training.files import replacing
+from training.files import replacing, write_json
 from training.measuring import (
     UNTRAINED,
     Source,
+    claim_output_dir,
     control_labels,
     load_splits,
     measured_sources,
     measuring_parser,
     names_of,
-    write_results,
+    with_provenance,
 )
+from training.names import printable
 from training.paper_protocol import items_tested, paper_predictions, paper_settings
+from training.plots import GRAY, plot_text, save_figure, style_of
 
 PROBES = ("linear", "mlp", "knn")
 
@@ -95,6 +98,7 @@ def probe(arguments: Any) -> dict[str, Any]:
     """
     splits = load_splits(arguments)
     classes = label_classes(splits["train"], arguments.label)
+    claim_output_dir(arguments, "probe", ("weights.npz", "probe.json"), ("probe", "confusion"))
     pooling = arguments.pooling or ("frame" if is_frame_label(splits["train"], arguments.label) else "mean")
     fits = None
     sources = measured_sources(arguments, sample=arguments.latents == "sample")
@@ -124,9 +128,8 @@ def probe(arguments: Any) -> dict[str, Any]:
     if fits is None:
         raise ValueError("there is nothing to measure.")
     output_dir = Path(arguments.output_dir)
-    results = write_results(
+    results = with_provenance(
         arguments,
-        "probe.json",
         {
             "label": arguments.label,
             "classes": classes,
@@ -141,8 +144,9 @@ def probe(arguments: Any) -> dict[str, Any]:
     )
     with replacing(output_dir / "weights.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **fits.weights)
-    draw(results, output_dir / "probe.png")
-    draw_confusion(results, output_dir / "confusion.png")
+    draw(results, output_dir / f"probe.{arguments.figure_format}")
+    draw_confusion(results, output_dir / f"confusion.{arguments.figure_format}")
+    write_json(output_dir / "probe.json", results)  # last: it says that the others are there
     return results
 
 
@@ -277,12 +281,12 @@ def _line(row: dict[str, Any]) -> str:
     if "selectivity" in row:
         control = f"{row['control_accuracy']:>9.1%}{row['selectivity']:>13.1%}"
     interval = f"[{score['low']:.1%}, {score['high']:.1%}]"
-    return f"{row['name']:<44}{score['value']:>8.1%}  {interval:<16}{f1['value']:>9.1%}{control}"
+    return f"{printable(row['name']):<44}{score['value']:>8.1%}  {interval:<16}{f1['value']:>9.1%}{control}"
 
 
 def table(results: dict[str, Any]) -> str:
     """The results as text."""
-    task = f"{results['label']} of {results['corpus']}, {results['probe']} probe on {results['pooling']}s"
+    task = f"{printable(results['label'])} of {results['corpus']}, {results['probe']} probe on {results['pooling']}s"
     lines = [
         f"{task}: {results['train_items']} items to train on, {results['test_items']} to test on",
         f"95 % intervals over {results['intervals_over']}",
@@ -295,37 +299,38 @@ def table(results: dict[str, Any]) -> str:
     for difference in results["differences"]:
         score = difference["accuracy"]
         lines.append(
-            f"{difference['name']} - {difference['against']}: {100 * score['value']:+.1f} "
+            f"{printable(difference['name'])} - {printable(difference['against'])}: {100 * score['value']:+.1f} "
             f"[{100 * score['low']:+.1f}, {100 * score['high']:+.1f}] points"
         )
     return "\n".join(lines)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Accuracies with their intervals, controls in grey."""
+    """Accuracies with their intervals: a color for each model, gray for controls."""
     rows = results["rows"][::-1]
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained", dpi=120)
     axis = figure.subplots()
     for height, row in enumerate(rows):
         score = row["accuracy"]
-        is_control = row["source"] not in results["models"]
+        own = row["source"] in results["models"]
+        color, marker = style_of(results["models"].index(row["source"])) if own else (GRAY, "o")
         axis.errorbar(
             score["value"],
             height,
             xerr=[[score["value"] - score["low"]], [score["high"] - score["value"]]],
-            fmt="o",
+            fmt=marker,
             capsize=3,
-            color="#666666" if is_control else "#0072B2",
+            color=color,
         )
-    axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=9)
+    axis.set_yticks(range(len(rows)), [plot_text(row["name"]) for row in rows], fontsize=9)
     axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set_xlabel(f"accuracy, with 95 % intervals over {results['intervals_over']}")
-    axis.set_title(f"{results['label']} of {results['corpus']}, {results['probe']} probe", loc="left", fontsize=11)
+    title = f"{plot_text(results['label'])} of {plot_text(results['corpus'])}, {results['probe']} probe"
+    axis.set_title(title, loc="left", fontsize=11)
     axis.grid(axis="x", alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def draw_confusion(results: dict[str, Any], path: Path) -> None:
@@ -336,7 +341,7 @@ def draw_confusion(results: dict[str, Any], path: Path) -> None:
     shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     counts = counts[np.ix_(shown, shown)]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    names = [results["classes"][number] for number in shown]
+    names = [plot_text(results["classes"][number]) for number in shown]
     size = 2.5 + 0.2 * max(len(names), 10)
     figure = Figure(figsize=(size + 1, size), layout="constrained", dpi=120)
     axis = figure.subplots()
@@ -345,10 +350,10 @@ def draw_confusion(results: dict[str, Any], path: Path) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    axis.set_title(f"{results['label']}: {best['feature']}, {best['accuracy']['value']:.1%}", loc="left", fontsize=11)
+    title = f"{plot_text(results['label'])}: {best['feature']}, {best['accuracy']['value']:.1%}"
+    axis.set_title(title, loc="left", fontsize=11)
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.7)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,8 @@ def stage_run(
 
     Raises:
         FileNotFoundError: A file that a model needs is not there, or there are no results to render a card from.
-        ValueError: A file is broken, or something is wrong with the card.
+        ValueError: A file is broken, links to a place outside of its folder, or names one; or something is wrong with
+            the card.
     """
     stage_model(folder, staged, os.symlink)
     for name in RUN_FILES:
@@ -219,7 +220,8 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
 
     Raises:
         FileNotFoundError: A file of these is not there.
-        ValueError: Weights are cut off, a configuration is not JSON, or it names no code.
+        ValueError: Weights are cut off, a configuration is not JSON, or it names no code; a file links to a place
+            outside of the folder, or names one.
     """
     for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
@@ -228,6 +230,7 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
     if not weights:
         raise FileNotFoundError(f"{folder} has no weights (*.safetensors); give the output folder of a finished run.")
     for path in weights:
+        _require_inside(path)
         try:
             with safe_open(path, "pt") as tensors:
                 tensors.keys()
@@ -244,22 +247,30 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
 
 def _weights(folder: Path) -> list[Path]:
     """The model's own weights, not whatever tensors a folder holds: an optimiser's stay where they are."""
-    if (folder / _INDEX_NAME).is_file():
-        names = set(read_json(folder / _INDEX_NAME)["weight_map"].values())
-        return sorted(folder / Path(name).name for name in names)
-    return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    index = folder / _INDEX_NAME
+    if not index.is_file():
+        return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise ValueError(f"{index} has no `weight_map` from weights to files; save the model again.")
+    for name in named.values():
+        if not isinstance(name, str) or not re.fullmatch(r"model-\d+-of-\d+\.safetensors", name):
+            raise ValueError(
+                f"{index} names {name!r}, which is no file of weights in its folder; save the model again."
+            )
+    return sorted(folder / name for name in set(named.values()))
 
 
 def _code(folder: Path) -> list[Path]:
     """The files that loading without the package runs, and those they import; no other script of the folder."""
-    configurations = [read_json(folder / name) for name in ("config.json", "preprocessor_config.json")]
-    waiting = {reference.split(".")[0] for read in configurations for reference in read.get("auto_map", {}).values()}
+    waiting = {_module_of(reference) for reference in _auto_map(folder).values()}
     found: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
         path = folder / f"{name}.py"
         if name in found or not path.is_file():
             continue
+        _require_inside(path)
         found[name] = path
         waiting |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
     return sorted(found.values())
@@ -269,18 +280,12 @@ def check_code(folder: Path) -> None:
     """Makes sure that every class the configurations name for loading without the package has its file.
 
     Raises:
-        ValueError: Classes or files are missing; the message names them.
+        ValueError: Classes or files are missing, or named by anything but `module.Class`; the message names them.
     """
-    named = {
-        **read_json(folder / "config.json").get("auto_map", {}),
-        **read_json(folder / "preprocessor_config.json").get("auto_map", {}),
-    }
+    named = _auto_map(folder)
     missing = {"AutoConfig", "AutoModel", "AutoFeatureExtractor"} - set(named)
-    missing |= {
-        f"{reference.split('.')[0]}.py"
-        for reference in named.values()
-        if not (folder / f"{reference.split('.')[0]}.py").is_file()
-    }
+    files = {f"{_module_of(reference)}.py" for reference in named.values()}
+    missing |= {name for name in files if not (folder / name).is_file()}
     if missing:
         raise ValueError(
             f"{folder} cannot be loaded without the package: {', '.join(sorted(missing))} missing. Save the model and "
@@ -288,8 +293,29 @@ def check_code(folder: Path) -> None:
         )
 
 
+def _auto_map(folder: Path) -> dict[str, str]:
+    """Classes for loading without the package, by the Auto class that loads them."""
+    named: dict[str, str] = {}
+    for path in (folder / "config.json", folder / "preprocessor_config.json"):
+        _require_inside(path)
+        auto_map = read_json(path).get("auto_map", {})
+        for auto_class, reference in auto_map.items() if isinstance(auto_map, dict) else [("", auto_map)]:
+            if not isinstance(reference, str) or not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", reference, re.ASCII):
+                raise ValueError(
+                    f"`auto_map` of {path} has {reference!r}, and not a class of a file in its folder, as in "
+                    "modeling_sim.SimModel; save the model with `save_pretrained` of this package."
+                )
+            named[auto_class] = reference
+    return named
+
+
+def _module_of(reference: str) -> str:
+    return reference.split(".", maxsplit=1)[0]
+
+
 def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
     """Puts a file to its place; JSON is scrubbed, and its content returned if that changed it."""
+    _require_inside(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix in (".json", ".jsonl"):
         content = scrub_file(source)
@@ -297,6 +323,16 @@ def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
         return content if content != source.read_bytes() else None
     place(source.resolve(), target)
     return None
+
+
+def _require_inside(path: Path) -> None:
+    """Refuses a file that is a link to a place outside of its folder: whoever made the link chose what is uploaded.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"{path} is a link that leaves its folder; put the file itself there.")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -315,9 +351,12 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
         if not found:
             raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
         for path in found:
+            _require_inside(path)
             measure = read_json(path)
+            if not isinstance(measure.get("models"), list):
+                raise ValueError(f"{path} has no list of `models`; give what probe.py or abx.py writes.")
             own_name(measure, str(path), title=title, fingerprint=fingerprint)
-            name = f"probe_{measure['label']}_{measure['pooling']}" if "label" in measure else path.stem
+            name = _name_of(measure, path)
             if (staged / f"{name}.json").exists():
                 raise ValueError(f"{path} and another of the measures are of the same task; give one of them.")
             _stage_file(path, staged / f"{name}.json", os.symlink)
@@ -327,15 +366,37 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
     return pictures
 
 
+def _name_of(measure: Mapping[str, Any], path: Path) -> str:
+    """Name that a measure is uploaded under, without its ending."""
+    if "label" not in measure:
+        return _plain(path.stem) if path.stem.startswith("abx") else "abx"
+    label, pooling = measure["label"], measure.get("pooling")
+    if pooling not in ("frame", "chunk", "mean"):
+        raise ValueError(f"`pooling` of {path} is {pooling!r}; it is frame, chunk or mean.")
+    if not isinstance(label, str) or label.startswith(".") or not label.isprintable() or re.search(r"[/\\]", label):
+        raise ValueError(f"`label` of {path} is {label!r}, which names no file; rename the column, and probe it again.")
+    return f"probe_{_plain(label)}_{pooling}"
+
+
+def _plain(name: str) -> str:
+    """A name that links and addresses take as it is."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
 def _stage_training_state(folder: Path, staged: Path) -> None:
     """Adds the newest whole checkpoint; digests follow where paths were cut."""
     checkpoint, _ = find_checkpoint(folder)
     if checkpoint is None:
         raise FileNotFoundError(f"{folder} has no whole checkpoint to resume from; leave --with_training_state out.")
     target = staged / checkpoint.path.name
+    _require_inside(checkpoint.path)
+    own = [checkpoint.path / name for name in (*read_json(checkpoint.path / STATE_NAME)["files"], STATE_NAME)]
+    for path in own:
+        if path.parent != checkpoint.path or not path.resolve().is_relative_to(checkpoint.path.resolve()):
+            raise ValueError(f"{path} is no file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
     changed = {
         path.name: hashlib.sha256(content).hexdigest()
-        for path in sorted(checkpoint.path.iterdir())
+        for path in sorted(own)
         if (content := _stage_file(path, target / path.name, os.symlink)) is not None
     }
     state = read_json(target / STATE_NAME)

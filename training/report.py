@@ -17,15 +17,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from training.files import replacing
 from training.licenses import license_name
-from training.report_figures import make_plots
+from training.names import printable
+from training.plots import FIGURE_FORMATS
+from training.report_figures import Plot, make_plots, save_panels
 from training.report_media import Sounds, by_module, load_item
-from training.report_tables import effect_tables, module_scores, opponents, quality_rows
+from training.report_tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
 from training.scorecard import DIRECTION_WORDS
 
 ANALYSIS_NAME = "analysis.json"
 CURVES_NAME = "curves.json"
 MEDIA_NAME = "media.npz"
 REPORT_NAME = "report.html"
+FIGURES = "figure_*"
+"""Names of the pictures of a report in files of their own, without their endings."""
 
 _TEMPLATE = "report_template.html"
 _REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
@@ -120,12 +124,13 @@ def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Soun
     return sounds
 
 
-def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
+def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) -> str:
     """The text of the report.
 
     Args:
         analysis: Of `read_analysis`.
         media: Of `read_media`.
+        plots: Of `make_plots`.
     """
     groups, rivals = opponents(analysis)
     environment = Environment(
@@ -134,11 +139,13 @@ def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     license_id = analysis["corpus_license"]
     return environment.get_template(_TEMPLATE).render(
         analysis=analysis,
         directions=DIRECTION_WORDS,
+        needs_seeds=NEEDS_SEEDS,
         first=analysis["kinds"][0]["name"] if analysis["kinds"] else "no model",
         license_name=license_name(license_id),
         non_commercial="-nc" in license_id,
@@ -146,22 +153,34 @@ def render(analysis: Mapping[str, Any], media: list[Sounds]) -> str:
         compared_groups=groups,
         opponents=rivals,
         modules=module_scores(analysis),
-        plots=make_plots(analysis["curves"], analysis["kinds"]),
+        plots=plots,
         effects=effect_tables(analysis["curves"].get("traversal_effects") or []),
         quality=quality_rows(analysis["reconstruction_quality"]),
         media=media,
     )
 
 
-def write_report(output_dir: str | Path) -> Path:
+def _shown(value: Any) -> Any:
+    """A value as the page shows it: names may hold control characters; `autoescape` does the rest."""
+    return printable(value) if type(value) is str else value
+
+
+def write_report(output_dir: str | Path, *, figure_format: str | None = None) -> Path:
     """Renders the report of an analysis into its folder and returns its path.
+
+    Args:
+        output_dir: The folder.
+        figure_format: Write every picture to a file of its own, too: "png", "svg" or "pdf".
 
     Raises:
         FileNotFoundError: The analysis, or the sounds that it names, are not there.
         ValueError: One of them cannot be used; the message names the field.
     """
     analysis = read_analysis(output_dir)
-    text = render(analysis, read_media(output_dir, analysis))
+    plots = make_plots(analysis["curves"], analysis["kinds"])
+    text = render(analysis, read_media(output_dir, analysis), plots)
+    if figure_format is not None:
+        save_panels(plots, Path(output_dir), FIGURES.removesuffix("*"), figure_format)
     path = Path(output_dir) / REPORT_NAME
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -172,8 +191,12 @@ def main() -> None:
     """Renders the report of an analysis on demand."""
     parser = ArgumentParser(description="Render the report of an analysis from the files it has left.")
     parser.add_argument("output_dir", help="Output folder of python -m training.analyze.")
+    parser.add_argument(
+        "--figure_format", choices=FIGURE_FORMATS, help="Write every picture to a file of its own, too, in this format."
+    )
+    arguments = parser.parse_args()
     try:
-        path = write_report(parser.parse_args().output_dir)
+        path = write_report(arguments.output_dir, figure_format=arguments.figure_format)
     except (ValueError, OSError) as error:
         raise SystemExit(f"report: {error}") from error
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -6,6 +6,7 @@ Panels are narrow, so that a phone shows them at their own size, and legends are
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -14,18 +15,19 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from scipy.stats import norm
 
 from training.figures import decimal, percent
+from training.names import printable
+from training.plots import plot_text, save_figure, style_of
 from training.report_tables import Entry, belongs, modules_of
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; black becomes the colour of the text.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Stands for the colour of the text until the SVG is on the page.
 _INK = "#010203"
 _STYLE = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
+    "svg.fonttype": "none", "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
     "ytick.labelsize": 8, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK,
     "ytick.color": _INK, "grid.color": _INK, "axes.linewidth": 0.6, "grid.linewidth": 0.4, "lines.linewidth": 1.6,
     "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.18, "xtick.major.width": 0.6,
@@ -53,19 +55,31 @@ _CONTROLS = {
 }
 
 
+# Dashes of the controls of a model, whose color is the model's, and of a control of its own.
+_DASHES = {" untrained": "1.2 2.4", " + PCA": "5 3", " + ICA": "7 2 1.5 2", " + noise": "11 3"}
+_OTHER_DASHES = "3 3"
+
+
 class Key(NamedTuple):
-    """An entry of a legend."""
+    """An entry of a legend; `dashes` are lengths of strokes and gaps, empty for an unbroken line."""
 
     label: str
     color: str
-    dashed: bool
+    dashes: str
 
 
 class Panel(NamedTuple):
-    """A picture with what it shows."""
+    """A picture with what it shows, and what a reader who does not see it should know."""
 
     caption: str
-    svg: Markup
+    figure: Figure
+    name: str
+    text: str
+
+    @property
+    def svg(self) -> Markup:
+        """The picture as part of a page."""
+        return _inline(self.figure, self.name, self.text)
 
 
 class Plot(NamedTuple):
@@ -83,7 +97,7 @@ def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) ->
 
     Args:
         curves: `curves` of the analysis.
-        kinds: `kinds` of the analysis; their order gives them their colours.
+        kinds: `kinds` of the analysis; their order gives them their colors.
     """
     plots = []
     for name, subject in _SUBJECTS.items():
@@ -105,25 +119,61 @@ def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) ->
     return plots
 
 
+def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format: str) -> None:
+    """Writes every panel as a file with a legend of its own; it has that legend from then on.
+
+    Args:
+        plots: Of `make_plots`.
+        folder: Where to.
+        prefix: Of the files' names.
+        figure_format: One of `plots.FIGURE_FORMATS`.
+    """
+    for plot in plots:
+        for _, panels in plot.modules:
+            for panel in panels:
+                lines = [
+                    Line2D([], [], color=_INK if key.color == "currentColor" else key.color,
+                           linestyle=_linestyle(key.dashes), label=plot_text(key.label))
+                    for key in plot.legend
+                ]  # fmt: skip
+                with mpl.rc_context({**_STYLE, "savefig.dpi": 200}):
+                    if lines:
+                        panel.figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=7)
+                    name = re.sub(r"[^\w.-]+", "_", panel.name)
+                    save_figure(panel.figure, folder / f"{prefix}{name}.{figure_format}")
+
+
 # ---------------------------------------------------------------------- styles and legends
 
 
-def kind_style(kinds: Sequence[Entry], name: str) -> tuple[str, bool]:
-    """Colour of a kind, and whether its lines are dashed, as those of controls are."""
-    names = [kind["name"] for kind in kinds]
-    number = names.index(name)
-    color = _COLORS[number] if number < len(_COLORS) else (_INK if number == len(_COLORS) else "#888888")
-    return color, bool(kinds[number]["is_control"])
+def kind_style(kinds: Sequence[Entry], name: str) -> tuple[str, str]:
+    """Color of a kind and dashes of its lines: controls of a model have its color and dashes."""
+    trained = sorted((kind["name"] for kind in kinds if not kind["is_control"]), key=len, reverse=True)
+    roots = {kind["name"]: _root(kind["name"], trained) for kind in kinds}
+    color = style_of(list(dict.fromkeys(roots.values())).index(roots[name])).color
+    if name in trained:
+        return color, ""
+    return color, _DASHES.get(name.removeprefix(roots[name]), _OTHER_DASHES)
 
 
-def _control_style(control: str) -> tuple[str, bool]:
-    number = list(_CONTROLS).index(control) if control in _CONTROLS else len(_COLORS)
-    return (*_COLORS, "#888888")[min(number, len(_COLORS))], control not in ("dimensions", "paper")
+def _root(name: str, trained: Sequence[str]) -> str:
+    """The trained kind that a control is of, by its name; a kind of its own is its own root."""
+    if name in trained:
+        return name
+    return next((of for of in trained if name.removeprefix(of) in _DASHES), name)
 
 
-def _key(label: str, style: tuple[str, bool]) -> Key:
-    color, dashed = style
-    return Key(label, "currentColor" if color == _INK else color, dashed)
+def _control_style(control: str) -> tuple[str, str]:
+    number = list(_CONTROLS).index(control) if control in _CONTROLS else len(_CONTROLS)
+    return style_of(number).color, "" if control in ("dimensions", "paper") else _DASHES[" + PCA"]
+
+
+def _linestyle(dashes: str) -> Any:
+    return (0, tuple(map(float, dashes.split()))) if dashes else "-"
+
+
+def _key(label: str, style: tuple[str, str]) -> Key:
+    return Key(label, *style)
 
 
 def _kind_legend(_: Sequence[Entry], kinds: Sequence[Entry], shown: Sequence[Entry]) -> list[Key]:
@@ -155,7 +205,7 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: s
     for chance in chances:
         _reference(axis, chance)
     note = f"Dotted: chance, {' and '.join(percent(chance) for chance in chances)}." if chances else ""
-    yield Panel(note, _inline(figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(told)}"))
+    yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(told)}")
 
 
 def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
@@ -173,7 +223,7 @@ def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], mod
         axis.set_ylim(0, 1.05 * ceiling)
         note = f" Area, lower is faster: {', '.join(areas)}." if areas else ""
         text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(told)}"
-        yield Panel(f"{kind}.{note}", _inline(figure, f"reconstruction-{kind}-{module}", text))
+        yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
 
 
 def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
@@ -184,13 +234,13 @@ def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) ->
         told.append(_draw_curves(axis, kind, ranked, kind_style(kinds, kind)))
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    yield Panel("", _inline(figure, f"kl-{module}", f"KL by dimension in {module}. {' '.join(told)}"))
+    yield Panel("", figure, f"kl-{module}", f"KL by dimension in {module}. {' '.join(told)}")
 
 
-def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[str, bool]) -> str:
+def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[str, str]) -> str:
     """A thin line for every model and a thick one for their mean; returns where the mean begins and ends."""
-    color, dashed = style
-    line = {"color": color, "linestyle": (0, (4, 2)) if dashed else "-"}
+    color, dashes = style
+    line: dict[str, Any] = {"color": color, "linestyle": _linestyle(dashes)}
     curves = [(tuple(entry["ks"]), np.array(entry["values"], dtype=float)) for entry in entries]
     # Models of other widths have other numbers of dimensions: their curves have no common mean.
     ks, values = curves[0]
@@ -245,7 +295,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: 
             f"Histograms of {len(entry['densities'])} latent dimensions of {entry['model']} in {module} over N(0, 1)."
         )
         caption = f"{kind}, {entry['model']}. Dimensions {numbers}."
-        yield Panel(caption, _inline(figure, f"histograms-{kind}-{module}", text))
+        yield Panel(caption, figure, f"histograms-{kind}-{module}", text)
 
 
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
@@ -258,13 +308,13 @@ def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str
         _class_ticks(axis, entry["classes"])
         _scale(figure, axis, picture)
         text = f"Heat map of standardised probe weights of {entry['model']} in {module}, classes by dimensions."
-        yield Panel(f"{kind}, {entry['model']}.", _inline(figure, f"weights-{kind}-{module}", text))
+        yield Panel(f"{kind}, {entry['model']}.", figure, f"weights-{kind}-{module}", text)
 
 
 def _class_ticks(axis: Axes, classes: Sequence[Any]) -> None:
     """Names of classes, as many as can be read."""
     step = -(-len(classes) // 24)
-    axis.set_yticks(range(0, len(classes), step), [str(name) for name in classes[::step]])
+    axis.set_yticks(range(0, len(classes), step), [plot_text(name) for name in classes[::step]])
     axis.tick_params(left=False)
 
 
@@ -278,7 +328,7 @@ def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module
         between = between[np.isfinite(between)]
         note = f" Mean size between two dimensions {decimal(float(between.mean()))}." if between.size else ""
         text = f"Correlation matrix of the dimensions of {entry['model']} in {module}.{note}"
-        yield Panel(f"{kind}, {entry['model']}.{note}", _inline(figure, f"correlation-{kind}-{module}", text))
+        yield Panel(f"{kind}, {entry['model']}.{note}", figure, f"correlation-{kind}-{module}", text)
 
 
 def _scale(figure: Figure, axis: Axes, picture: Any) -> None:
@@ -323,18 +373,24 @@ def _inline(figure: Figure, name: str, text: str) -> Markup:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=110, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
-    svg = svg.replace(_INK, "currentColor")
+    # Inside tags alone: what is between them may be the name of a class.
+    svg = re.sub(
+        r"<[^>]*>",
+        lambda tag: re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag[0]).replace(
+            _INK, "currentColor"
+        ),
+        svg,
+    )
     body = svg[svg.index(">") + 1 :]
     width, height = (72 * inches for inches in figure.get_size_inches())
     return Markup(  # noqa: S704 - matplotlib escapes the names it writes
-        f'<svg role="img" aria-label="{escape(text)}" viewBox="0 0 {width:g} {height:g}">{body.strip()}'
+        f'<svg role="img" aria-label="{escape(printable(text))}" viewBox="0 0 {width:g} {height:g}">{body.strip()}'
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from training.figures import decimal, percent
+from training.scorecard import SPECTRUM_MODULE
 
 Entry = Mapping[str, Any]
 MISSING = "-"
 VERDICTS = ("win", "loss", "undecided")
+NEEDS_SEEDS = "needs at least two seeds to compare"
 _OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
 
 
@@ -45,11 +47,15 @@ class ScoreTable(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Outcomes of comparisons, seen from the kind that stands first."""
+    """Outcomes of comparisons, seen from the kind that comes first.
+
+    Without seeds to compare, nothing is counted.
+    """
 
     wins: int
     losses: int
     undecided: int
+    has_seeds: bool = True
 
 
 class Difference(NamedTuple):
@@ -182,8 +188,8 @@ def module_scores(analysis: Mapping[str, Any]) -> list[ModuleScores]:
             ModuleScores(
                 module,
                 _score_tables(analysis, values, comparisons),
-                tally(seen_from(first, comparisons)),
-                [_difference(each, measures[each["measure"]]) for each in comparisons],
+                tally(seen_from(first, comparisons), analysis),
+                [_difference(each, measures[each["measure"]], analysis) for each in comparisons],
             )
         )
     return scores
@@ -296,10 +302,25 @@ def seen_from(kind: str, comparisons: Iterable[Entry]) -> list[Entry]:
     return seen
 
 
-def tally(comparisons: Iterable[Entry]) -> Tally:
-    """Counts of verdicts."""
-    counts = Counter(each["verdict"] for each in comparisons)
-    return Tally(*(counts[verdict] for verdict in VERDICTS))
+def tally(comparisons: Sequence[Entry], analysis: Mapping[str, Any]) -> Tally:
+    """Counts of verdicts, of comparisons that seeds allow."""
+    compared = [each for each in comparisons if has_seeds(each, analysis)]
+    counts = Counter(each["verdict"] for each in compared)
+    return Tally(*(counts[verdict] for verdict in VERDICTS), has_seeds=bool(compared) or not comparisons)
+
+
+def has_seeds(comparison: Entry, analysis: Mapping[str, Any]) -> bool:
+    """Whether a comparison has the models to decide anything: two of each kind, but for a spectrum, which has no seed.
+
+    Args:
+        comparison: One of the analysis'.
+        analysis: What it is of.
+    """
+    if comparison.get("low") is not None:
+        return True
+    models = {kind["name"]: len(kind["models"]) for kind in analysis["kinds"]}
+    spectra = {value["kind"] for value in analysis["values"] if value["module"] == SPECTRUM_MODULE}
+    return all(models[name] > 1 or name in spectra for name in (comparison["first"], comparison["second"]))
 
 
 def opponents(analysis: Mapping[str, Any]) -> tuple[list[str], list[Opponent]]:
@@ -313,13 +334,15 @@ def opponents(analysis: Mapping[str, Any]) -> tuple[list[str], list[Opponent]]:
     rows = []
     for kind in analysis["kinds"][1:]:
         against = [each for each in seen if each["second"] == kind["name"]]
-        tallies = [tally(each for each in against if group_of[each["measure"]] == group) for group in groups]
+        tallies = [
+            tally([each for each in against if group_of[each["measure"]] == group], analysis) for group in groups
+        ]
         if against:
-            rows.append(Opponent(kind["name"], kind["is_control"], tallies, tally(against)))
+            rows.append(Opponent(kind["name"], kind["is_control"], tallies, tally(against, analysis)))
     return groups, rows
 
 
-def _difference(comparison: Entry, measure: Entry) -> Difference:
+def _difference(comparison: Entry, measure: Entry, analysis: Mapping[str, Any]) -> Difference:
     bounds = [comparison["difference"], comparison["low"], comparison["high"]]
     scale, unit = (100, " points") if measure["format"] == "percent" else (1, "")
     scaled = [None if value is None else scale * value for value in bounds]
@@ -331,7 +354,7 @@ def _difference(comparison: Entry, measure: Entry) -> Difference:
         comparison["second"],
         value + unit if value != MISSING else value,
         MISSING if MISSING in (low, high) else f"{low} to {high}",
-        comparison["verdict"],
+        comparison["verdict"] if has_seeds(comparison, analysis) else NEEDS_SEEDS,
     )
 
 

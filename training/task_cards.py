@@ -20,9 +20,9 @@ from training.cards import (
     citation,
     hardware_of,
     interval_text,
-    markdown_table,
     setting_text,
 )
+from training.escaping import Markdown, code, link, markdown, markdown_table
 from training.figures import count, decimal, percent
 
 _SETTINGS = (
@@ -69,21 +69,22 @@ def render_task_card(
         model_id=model_id,
         kind="classifier" if "label" in training else "decoder",
         frames=config["architectures"][0] == "SimForAudioFrameClassification",
-        sampling_rate=count(config["sampling_rate"]),
+        sampling_rate=config["sampling_rate"],
+        count=count,
         parameters=count(training["parameters"]),
         license_line=license_line(training, stated_license),
         data=data_text(training),
         base_model=start_of(training, settings.get("model"))
-        or f"a new encoder of the preset `{settings.get('preset', '')}`",
+        or Markdown(f"a new encoder of the preset {code(settings.get('preset', ''))}"),
         settings_table=markdown_table(
             ["setting", "value"],
-            [[f"`{name}`", setting_text(settings[name])] for name in _SETTINGS],
+            [[code(name), setting_text(settings[name])] for name in _SETTINGS],
         ),
         hardware=hardware_of(training),
-        sources=", ".join(f"[{name}]({link})" for name, link in links.items()),
-        picture=picture,
-        paper_url=PAPER_URL,
-        citation=citation(METHODS["sim"]),
+        sources=Markdown(", ".join(link(name, target) for name, target in links.items())),
+        picture=None if picture is None else Markdown(picture),
+        paper_url=Markdown(PAPER_URL),
+        citation=Markdown(citation(METHODS["sim"])),
         **parts["text"],
     )
 
@@ -102,9 +103,11 @@ def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[
         "tag": "audio-classification",
         "metrics": [(name, title, after[name]) for name, title in names.items()],
         "text": {
-            "summary": f"Tells `{training['label']}` ({count(len(training['classes']))} classes) of speech: a linear "
-            f"layer on {training['modules'][0]['name']} of a Smooth InfoMax encoder, which was {state}.",
-            "classes": ", ".join(f"`{name}`" for name in training["classes"][:60]),
+            "summary": Markdown(
+                f"Tells {code(training['label'])} ({count(len(training['classes']))} classes) of speech: a linear "
+                f"layer on {markdown(training['modules'][0]['name'])} of a Smooth InfoMax encoder, which was {state}."
+            ),
+            "classes": Markdown(", ".join(map(code, training["classes"][:60]))),
             "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
             "module": config["probe_module"],
         },
@@ -132,9 +135,11 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
         "tag": "audio-to-audio",
         "metrics": [(name, names[name], after[name]) for name in ("log_mel", "spectral")],
         "text": {
-            "summary": f"Makes a waveform of the latents of {training['modules'][0]['name']} of a Smooth InfoMax "
-            f"encoder. It was trained on {training['latents']}s, with noise of {count(training['noise'])} standard "
-            f"deviations added, by the loss `{training['decoder_loss']}`.",
+            "summary": Markdown(
+                f"Makes a waveform of the latents of {markdown(training['modules'][0]['name'])} of a Smooth InfoMax "
+                f"encoder. It was trained on {markdown(training['latents'])}s, with noise of "
+                f"{count(training['noise'])} standard deviations added, by the loss {code(training['decoder_loss'])}."
+            ),
             "classes": "",
             "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
             "module": config["module"],
