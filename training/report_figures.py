@@ -138,7 +138,9 @@ def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format:
                 ]  # fmt: skip
                 with mpl.rc_context({**_STYLE, "savefig.dpi": 200}):
                     if lines:
-                        panel.figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=7)
+                        panel.figure.legend(
+                            handles=lines, loc="outside lower center", ncols=2, fontsize=7, handlelength=4
+                        )
                     name = re.sub(r"[^\w.-]+", "_", panel.name)
                     save_figure(panel.figure, folder / f"{prefix}{name}.{figure_format}")
 

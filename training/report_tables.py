@@ -49,7 +49,7 @@ class ScoreTable(NamedTuple):
 class Tally(NamedTuple):
     """Outcomes of comparisons, seen from the kind that comes first.
 
-    Without seeds to compare, nothing is counted.
+    Without comparisons that seeds allow, nothing is counted.
     """
 
     wins: int
@@ -306,7 +306,7 @@ def tally(comparisons: Sequence[Entry], analysis: Mapping[str, Any]) -> Tally:
     """Counts of verdicts, of comparisons that seeds allow."""
     compared = [each for each in comparisons if has_seeds(each, analysis)]
     counts = Counter(each["verdict"] for each in compared)
-    return Tally(*(counts[verdict] for verdict in VERDICTS), has_seeds=bool(compared) or not comparisons)
+    return Tally(*(counts[verdict] for verdict in VERDICTS), has_seeds=bool(compared))
 
 
 def has_seeds(comparison: Entry, analysis: Mapping[str, Any]) -> bool:
