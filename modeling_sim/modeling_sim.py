@@ -321,9 +321,10 @@ class SimConvLayer(nn.Module):
             mean = weight @ center + bias
             # Rounding can make the variance of a filter that silences its input negative.
             variance = ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)
-            self.norm.update_running_statistics(mean, variance, torch.tensor(len(rows)))
-            scale = self.norm.weight.to(rows.dtype) * torch.rsqrt(variance + self.norm.eps)
-            weight, bias = scale[:, None] * weight, scale * (bias - mean) + self.norm.bias.to(rows.dtype)
+            norm = cast("SimBatchNorm", self.norm)
+            norm.update_running_statistics(mean, variance, torch.tensor(len(rows)))
+            scale = norm.weight.to(rows.dtype) * torch.rsqrt(variance + norm.eps)
+            weight, bias = scale[:, None] * weight, scale * (bias - mean) + norm.bias.to(rows.dtype)
         return _patch_product(patches, weight.to(patches.dtype), bias.to(patches.dtype))
 
 
