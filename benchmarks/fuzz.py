@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201 - a script, whose output is a table
 """Damages sound files in many ways, and counts what the package makes of them: `python benchmarks/fuzz.py`.
 
 Every damaged file lies in a folder beside two complete neighbors. The folder is loaded under `on_bad_audio` "skip" and
@@ -33,10 +32,10 @@ import numpy as np
 import soundfile
 
 from modeling_sim import SimFeatureExtractor
-from training.audio import AudioError, read_audio
-from training.batches import crop_batches
-from training.corpora import load_corpus
-from training.corpora.scan import BadAudioError
+from modeling_sim.data.audio import AudioError, read_audio
+from modeling_sim.data.batches import crop_batches
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.scan import BadAudioError
 
 FORMATS = {
     "wav-pcm16": ("WAV", "PCM_16", {}),

@@ -15,7 +15,7 @@ The exit code is 1 if there is any. Runs are forked from one process that has im
 per run; each is otherwise the real command in a process of its own.
 """
 
-# ruff: noqa: INP001, S311, T201 - a script that prints, and draws instants rather than keys
+# ruff: noqa: S311 - a script that prints, and draws instants rather than keys
 
 import os
 import random
@@ -36,9 +36,9 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training import pretrain
-from training.checkpoints import STATE_NAME, own_checkpoints, read_checkpoint
-from training.output_folder import CLAIM_NAME, LOCK_NAME, RESULTS_NAME
+from modeling_sim.commands import pretrain
+from modeling_sim.trainer.checkpoints import STATE_NAME, own_checkpoints, read_checkpoint
+from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME, RESULTS_NAME
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 KINDS = ("crashes", "hangs", "lost", "silent", "left")

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
 import modeling_sim  # noqa: F401 - tells the Auto classes of the models
-from training.audio import read_audio
-from training.corpora import load_corpus
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
 
 
 def main(checkpoint: str, audio_file: str | None = None) -> None:

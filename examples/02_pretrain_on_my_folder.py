@@ -12,9 +12,9 @@ from pathlib import Path
 
 import soundfile
 
-from training import pretrain
-from training.audio import read_audio
-from training.corpora import load_corpus
+from modeling_sim.commands import pretrain
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
 
 
 def write_some_speech(folder: Path) -> None:

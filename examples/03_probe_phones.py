@@ -14,8 +14,9 @@ from transformers import AutoFeatureExtractor, AutoModel
 from modeling_sim import SimModel
 from modeling_sim.analysis import bootstrap_interval, fit_linear_probe
 from modeling_sim.analysis.intervals import confusions
-from training.corpora import load_corpus
-from training.features import ModelEncoder, SpectralEncoder, extract, label_classes
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.contract import label_classes
+from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
 
 
 def main(checkpoint: str, num_train: int) -> None:

@@ -11,7 +11,7 @@ import argparse
 from transformers import AutoModel
 
 import modeling_sim  # noqa: F401 - tells the Auto classes of the models
-from training import publish
+from modeling_sim.commands import publish
 
 
 def main(checkpoint: str, repo_id: str, *, upload: bool) -> None:

@@ -10,9 +10,9 @@ import argparse
 from transformers import pipeline
 
 import modeling_sim  # noqa: F401 - tells the Auto classes of the models
-from training import finetune
-from training.audio import read_audio
-from training.corpora import load_corpus
+from modeling_sim.commands import finetune
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
 
 
 def main(checkpoint: str, output_dir: str, steps: int) -> None:

@@ -14,12 +14,12 @@ import soundfile
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
+from modeling_sim.analysis.sound_properties import PROPERTIES
+from modeling_sim.commands import train_decoder
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.evaluation.clips import traversal_changes
+from modeling_sim.evaluation.models import heard_waveforms
 from modeling_sim.latents import decode, encode, interpolate, traverse
-from training import train_decoder
-from training.analyzed_models import heard_waveforms
-from training.corpora import load_corpus
-from training.listening import traversal_changes
-from training.sound_properties import PROPERTIES
 
 
 def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import soundfile
 
-from training import analyze, pretrain, probe
-from training.audio import read_audio
-from training.corpora import load_corpus
+from modeling_sim.commands import analyze, pretrain, probe
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
 
 
 def write_some_speech(folder: Path) -> Path:

@@ -65,14 +65,14 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_owner")
-        monkeypatch.setattr("training.hub.RETRY_SECONDS", (0.01, 0.01))
+        monkeypatch.setattr("modeling_sim.hub.upload.RETRY_SECONDS", (0.01, 0.01))
         yield server
 
 
 @pytest.fixture
 def killed_at(monkeypatch) -> Callable[..., None]:
     """Runs something and lets its training break off at the start of a step, as a kill would: `killed_at(3, run)`."""
-    from training.optimization import Optimization
+    from modeling_sim.trainer.optimization import Optimization
 
     class Killed(Exception):  # noqa: N818 - stands for a kill
         """The run ends here."""

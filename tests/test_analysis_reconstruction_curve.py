@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.reconstruction_curve import compare, pair_by_pair, small_decoder
 from modeling_sim.analysis import (
     independent_components,
     principal_components,
@@ -13,7 +14,6 @@ from modeling_sim.analysis import (
     single_replacement_ranking,
 )
 from modeling_sim.analysis.decoding import draw_pairs
-from training.reconstruction_benchmark import compare, pair_by_pair, small_decoder
 
 ITEMS, FRAMES, DIMS = 10, 6, 16
 KS = [0, 1, 2, 4, 8, 16]

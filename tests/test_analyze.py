@@ -15,11 +15,18 @@ import torch
 from datasets import Dataset
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.latents import encode
-from training import analysis_parts, analyze, decoder_measures, module_measures
-from training.abx import utterance_tokens
-from training.analysis_task import Analysis
-from training.analyzed_models import (
+from modeling_sim.analysis.scorecard import MEASURES, compare
+from modeling_sim.analysis.sound_properties import PROPERTIES, sound_properties
+from modeling_sim.commands import analyze
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.evaluation import cache as analysis_parts
+from modeling_sim.evaluation import decoder_scores as decoder_measures
+from modeling_sim.evaluation import module_scores as module_measures
+from modeling_sim.evaluation.abx import utterance_tokens
+from modeling_sim.evaluation.clips import Media, record, traversal_changes
+from modeling_sim.evaluation.feature_store import Items
+from modeling_sim.evaluation.models import (
     aligned_modules,
     attach_decoders,
     frames_of,
@@ -27,13 +34,10 @@ from training.analyzed_models import (
     kind_name,
     load_models,
 )
-from training.audio import read_audio
-from training.corpora import load_corpus
-from training.feature_store import Items, weights_fingerprint
-from training.listening import Media, record, traversal_changes
-from training.module_measures import _discriminability, _rotations
-from training.scorecard import MEASURES, compare
-from training.sound_properties import PROPERTIES, sound_properties
+from modeling_sim.evaluation.module_scores import _discriminability, _rotations
+from modeling_sim.evaluation.results import Analysis
+from modeling_sim.latents import encode
+from modeling_sim.provenance import weights_fingerprint
 
 CORPUS = {"num_train": 60, "num_test": 40, "num_speakers": 4, "num_syllables": 1}
 SMALL = {"hidden_size": 8, "context_size": 4}

@@ -2,9 +2,10 @@
 
 import pytest
 
-from training.arguments import as_dict, parse_arguments
-from training.corpora import load_corpus
-from training.measuring import load_split, measuring_parser
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.evaluation.settings import load_split, measuring_parser
+from modeling_sim.settings import as_dict
+from modeling_sim.trainer.settings import parse_arguments
 
 
 def parsed(*flags):

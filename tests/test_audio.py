@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import soxr
 
-from training import audio as audio_module
-from training.audio import AudioError, log_mel, read_audio, read_header, resampled_length
-from training.corpora.alignments import num_label_frames
+from modeling_sim.data import audio as audio_module
+from modeling_sim.data.audio import AudioError, log_mel, read_audio, read_header, resampled_length
+from modeling_sim.data.corpora.alignments import num_label_frames
 
 RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 

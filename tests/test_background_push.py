@@ -10,12 +10,14 @@ import torch
 from hub_server import Fault
 
 from modeling_sim import SimFeatureExtractor, SimForPreTraining
-from training import command, pretrain, publish
-from training import hub as training_hub
-from training.arguments import PretrainingArguments
-from training.background_push import BackgroundPush
-from training.checkpoints import save_checkpoint
-from training.trainer import check_settings
+from modeling_sim.commands import pretrain
+from modeling_sim.hub import staging as publish
+from modeling_sim.hub import upload as training_hub
+from modeling_sim.hub.callback import BackgroundPush
+from modeling_sim.trainer import run as command
+from modeling_sim.trainer.checkpoints import save_checkpoint
+from modeling_sim.trainer.loop import check_settings
+from modeling_sim.trainer.settings import PretrainingArguments
 
 TINY = [
     "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
@@ -100,7 +102,7 @@ def test_only_the_newest_waits_and_a_checkpoint_may_be_removed_meanwhile(hub, ch
         assert may_go_on.wait(30)
         return upload(*arguments, **more)
 
-    monkeypatch.setattr("training.background_push.upload", slow_upload)
+    monkeypatch.setattr("modeling_sim.hub.callback.upload", slow_upload)
     with push_of(tmp_path, said) as push:
         push.offer(checkpoint(1))
         assert started.wait(30)

@@ -15,10 +15,10 @@ import torch
 from datasets import Dataset
 
 from modeling_sim import SimFeatureExtractor
-from training.audio import AudioError
-from training.batches import ReaderError, crop_batches, utterance_batches
-from training.corpora.contract import make_dataset
-from training.corpora.scan import check_audio
+from modeling_sim.data.audio import AudioError
+from modeling_sim.data.batches import ReaderError, crop_batches, utterance_batches
+from modeling_sim.data.corpora.contract import make_dataset
+from modeling_sim.data.corpora.scan import check_audio
 
 CROP = 1_000
 
@@ -137,8 +137,8 @@ LAUNCHED = """
 import hashlib, itertools, json, sys
 from accelerate import Accelerator
 from modeling_sim import SimFeatureExtractor
-from training.batches import crop_batches
-from training.corpora import load_corpus
+from modeling_sim.data.batches import crop_batches
+from modeling_sim.data.corpora import load_corpus
 
 folder, start, workers, batches = sys.argv[1], *map(int, sys.argv[2:])
 accelerator = Accelerator()
@@ -372,8 +372,8 @@ def test_evaluation_batches_are_bounded_in_samples(corpus, extractor):
 
 
 def test_evaluation_cuts_long_utterances_into_equal_pieces(make_corpus, extractor, monkeypatch):
-    monkeypatch.setattr("training.batches.LONGEST_WHOLE", 0.2)
-    monkeypatch.setattr("training.batches.LONGEST_PIECE", 0.1)
+    monkeypatch.setattr("modeling_sim.data.batches.LONGEST_WHOLE", 0.2)
+    monkeypatch.setattr("modeling_sim.data.batches.LONGEST_PIECE", 0.1)
     corpus = make_corpus([3_200, 3_201, 8_000])
     for cut, expected in (
         (False, {0: [3_200], 1: [3_201], 2: [8_000]}),

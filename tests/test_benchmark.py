@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from benchmarks.plain_sim import PlainSim
+from benchmarks.training_step import SavedMemory, benchmark, peak_megabytes, table
 from modeling_sim import SimConfig, SimForPreTraining
-from training.benchmark import SavedMemory, benchmark, peak_megabytes, table
-from training.plain_formulation import PlainSim
 
 
 def test_saved_memory_counts_shared_storage_once_and_lets_go_of_it():

@@ -3,10 +3,10 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
-from training.card_data import data_flag, data_text, known_licenses, license_line, start_of
-from training.corpora import load_corpus
-from training.licenses import refuse_looser
-from training.provenance import held_out_speakers, hours, hub_dataset, hub_id
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.licenses import known_licenses, refuse_looser
+from modeling_sim.hub.card_parts import data_flag, data_text, license_line, start_of
+from modeling_sim.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
 RUN = {
     "corpus": "librispeech", "corpus_license": "cc-by-4.0", "license": "cc-by-4.0", "base_license": None,

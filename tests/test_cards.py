@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
+from model_cards import make as cards_make
+from model_cards.make import CARDS, render_committed_cards
 from modeling_sim import SimConfig
-from training import cards
-from training.card_check import check_card
-from training.cards import CARDS, citation, method_of, render_card, render_committed_cards
-from training.figures import config_of_file, decimal, percent, points, settings_of_file
+from modeling_sim.hub.card import render_card
+from modeling_sim.hub.card_check import check_card
+from modeling_sim.hub.card_parts import config_of_file, settings_of_file
+from modeling_sim.hub.citation import citation, method_of
+from modeling_sim.text import decimal, percent, points
 
 RUN = "librispeech_small"
 CARD = CARDS / f"{RUN}.md"
@@ -34,7 +37,7 @@ def committed():
 @pytest.fixture
 def sources():
     """What the card of a run is rendered from."""
-    file = cards.ROOT / "training" / "configs" / f"{RUN}.yaml"
+    file = cards_make.ROOT / "training" / "configs" / "small" / f"{RUN}.yaml"
     results = json.loads((CARDS / "results" / f"{RUN}.json").read_text())
     return {
         "config": config_of_file(file),
@@ -50,7 +53,7 @@ def test_the_committed_cards_are_what_their_results_give(committed):
     names = {f"{run}.md" for run in (RUN, "sim_artificial_small", "gim_artificial_small", "cpc_artificial_small")}
     assert names <= {path.name for path in committed}
     for path, text in committed.items():
-        assert path.read_text() == text, "run `python training/cards.py`"
+        assert path.read_text() == text, "run `python model_cards/make.py`"
     assert {path for path in CARDS.glob("*.md") if not path.name.endswith("template.md")} == set(committed)
 
 
@@ -302,7 +305,7 @@ def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(
 
 
 def test_the_command_of_a_card_names_the_folder_of_the_data_and_the_card_how_much_of_it(committed):
-    assert "--config training/configs/librispeech_small.yaml --data_dir PATH_TO_LIBRISPEECH`" in committed[CARD]
+    assert "--config training/configs/small/librispeech_small.yaml --data_dir PATH_TO_LIBRISPEECH`" in committed[CARD]
     assert "read from a local folder: a subset of 540 utterances, 432 (1.41 hours) trained on" in committed[CARD]
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from training import claims
-from training.scorecard import SPECTRUM_MODULE, compare, measures_as_rows
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, compare, measures_as_rows
+from studies.paper_claims import make as claims
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,15 +9,15 @@ import pytest
 import soundfile
 from datasets import Audio, ClassLabel
 
+from benchmarks.reading import crop_against_file, crops_per_second
 from modeling_sim import SimFeatureExtractor
-from training.arguments import parse_arguments
-from training.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
-from training.corpora.__main__ import main
-from training.corpora.contract import as_class_label, as_text, class_names
-from training.corpora.describe import describe, description_table, plot_utterance
-from training.corpora.splits import share_of_each, whole_groups
-from training.measuring import measuring_parser
-from training.reading_speed import crop_against_file, crops_per_second
+from modeling_sim.commands.corpora import main
+from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
+from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
+from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
+from modeling_sim.data.corpora.splits import share_of_each, whole_groups
+from modeling_sim.evaluation.settings import measuring_parser
+from modeling_sim.trainer.settings import parse_arguments
 
 
 @pytest.fixture(scope="module")

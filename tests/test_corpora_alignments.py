@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from modeling_sim import SimConfig
-from training.audio import log_mel, read_audio
-from training.corpora import load_corpus
-from training.corpora.alignments import (
+from modeling_sim.data.audio import log_mel, read_audio
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.alignments import (
     IGNORED,
     label_centers,
     labels_at_frames,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.audio import read_audio, resampled_length
-from training.corpora import corpus_info, load_corpus
+from modeling_sim.data.audio import read_audio, resampled_length
+from modeling_sim.data.corpora import corpus_info, load_corpus
 
 WORDS = {
     "train": ["babadu_1", "bagigi_1", "bagigi_2", "dudidi_1", "gagaga_2"],

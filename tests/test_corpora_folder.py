@@ -7,11 +7,11 @@ import soundfile
 from datasets import ClassLabel
 
 from modeling_sim import SimFeatureExtractor
-from training.audio import read_audio
-from training.corpora import load_corpus
-from training.corpora.scan import BadAudioError
-from training.features import SpectralEncoder, extract
-from training.names import say_once
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.evaluation.features import SpectralEncoder, extract
+from modeling_sim.text import say_once
 
 FILES = ["alice/one.wav", "alice/two.flac", "alice/deep/three.ogg", "bob/four.mp3", "bob/five.wav", "bob/six.wav"]
 

@@ -12,10 +12,10 @@ import pytest
 import soundfile
 from datasets import Audio, DatasetDict
 
-from training.audio import read_audio
-from training.corpora import load_corpus
-from training.corpora.alignments import num_label_frames
-from training.corpora.scan import BadAudioError
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.alignments import num_label_frames
+from modeling_sim.data.corpora.scan import BadAudioError
 
 
 @pytest.fixture(scope="module")

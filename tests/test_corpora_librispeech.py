@@ -8,12 +8,12 @@ import soundfile
 from datasets import Dataset
 
 from modeling_sim import SimFeatureExtractor
-from training.audio import read_audio
-from training.batches import crop_batches
-from training.corpora import load_corpus
-from training.corpora.alignments import num_label_frames
-from training.corpora.scan import BadAudioError
-from training.names import say_once
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.batches import crop_batches
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.alignments import num_label_frames
+from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.text import say_once
 
 UTTERANCES = {
     f"{speaker}-{chapter}-{number:04d}": speaker

@@ -3,10 +3,10 @@ import pytest
 import soundfile
 from datasets import Audio
 
-from training.corpora import load_corpus
-from training.corpora.overlap import say_shared_recordings, say_shared_speakers
-from training.measuring import load_splits, measuring_parser
-from training.names import say_once
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
+from modeling_sim.evaluation.settings import load_splits, measuring_parser
+from modeling_sim.text import say_once
 
 
 @pytest.fixture

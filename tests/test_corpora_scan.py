@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from training.corpora.contract import make_dataset
-from training.corpora.scan import BadAudioError, check_audio, check_streamed_audio
+from modeling_sim.data.corpora.contract import make_dataset
+from modeling_sim.data.corpora.scan import BadAudioError, check_audio, check_streamed_audio
 
 
 @pytest.fixture

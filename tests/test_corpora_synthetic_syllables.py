@@ -8,9 +8,9 @@ from scipy.linalg import solve_toeplitz
 from scipy.signal import lfilter
 from scipy.stats import chi2_contingency
 
-from training.audio import read_audio
-from training.corpora import load_corpus, synthetic_syllables
-from training.corpora.alignments import num_label_frames
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora import load_corpus, synthetic_syllables
+from modeling_sim.data.corpora.alignments import num_label_frames
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from training.corpora.tree import audio_files, file_key, read_text, visible_files
-from training.names import printable, say, say_once, utf8_name
+from modeling_sim.data.corpora.tree import audio_files, file_key, read_text, visible_files
+from modeling_sim.text import printable, say, say_once, utf8_name
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 import pytest
 from matplotlib.text import Text
 
-from training.curves import draw_curves
-from training.plots import save_figure
+from modeling_sim.plots import save_figure
+from modeling_sim.trainer.curves import draw_curves
 
 
 def line(step, split, modules):

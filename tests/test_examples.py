@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training import pretrain
+from modeling_sim.commands import pretrain
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

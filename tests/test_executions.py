@@ -16,12 +16,17 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training import command, latent_cache, pretrain, pretraining_task, trainer
-from training.arguments import RunArguments, parse_arguments
-from training.collapse import CollapseWatch
-from training.curves import read_log
-from training.pipeline import share_out
-from training.trainer import EarlyStopping
+from modeling_sim.commands import pretrain
+from modeling_sim.trainer import latent_cache
+from modeling_sim.trainer import loop as trainer
+from modeling_sim.trainer import pretraining as pretrain_module
+from modeling_sim.trainer import pretraining as pretraining_task
+from modeling_sim.trainer import run as command
+from modeling_sim.trainer.curves import read_log
+from modeling_sim.trainer.loop import EarlyStopping
+from modeling_sim.trainer.pipeline import share_out
+from modeling_sim.trainer.pretraining import CollapseWatch
+from modeling_sim.trainer.settings import RunArguments, parse_arguments
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -222,7 +227,7 @@ def test_gathered_negatives_have_the_gradients_of_one_batch(tmp_path):
 import torch
 from accelerate import Accelerator
 from modeling_sim import SimConfig, SimForPreTraining
-from training.greedy import backward_step, broadcast_parameters, module_generator
+from modeling_sim.trainer.greedy import backward_step, broadcast_parameters, module_generator
 
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
@@ -309,7 +314,7 @@ def test_gradients_accumulate_to_those_of_a_larger_step(tmp_path, monkeypatch):
 
 
 def test_accumulated_gradients_are_the_mean(noise):
-    from training.greedy import GradientAverages, Placement, backward_modules
+    from modeling_sim.trainer.greedy import GradientAverages, Placement, backward_modules
 
     accelerator = Accelerator(cpu=True)
     model = SimForPreTraining(SimConfig.preset("gim", hidden_size=8, context_size=8, use_batch_norm=False)).train()
@@ -485,10 +490,10 @@ def test_compiled_modules_learn_the_same(tmp_path):
 # ---------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_settings_file_is_whole(file):
     model, data, settings = parse_arguments("", ["--config", str(file)])
-    config = pretrain.build_model_config(model)
+    config = pretrain_module.build_model_config(model)
     assert config.num_frames(data.crop_samples) > 0
     trainer.check_settings(settings)
 

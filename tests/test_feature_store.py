@@ -10,10 +10,10 @@ import soundfile
 import torch
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
-from training.audio import AudioError
-from training.corpora import load_corpus
-from training.feature_store import stored_items
-from training.features import ModelEncoder, SpectralEncoder, extract
+from modeling_sim.data.audio import AudioError
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.evaluation.feature_store import stored_items
+from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
 
 CORPUS = {"num_train": 8, "num_test": 4, "num_speakers": 2}
 

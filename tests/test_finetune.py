@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForAudioFrameClassification, pipeline
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
-from training import finetune
-from training.batches import crop_batches
-from training.classification_task import ClassificationTask
-from training.corpora import load_corpus
+from modeling_sim.commands import finetune
+from modeling_sim.data.batches import crop_batches
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.trainer.classification import ClassificationTask
 
 DATA = [
     "--corpus_settings", "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",

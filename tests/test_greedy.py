@@ -9,9 +9,9 @@ import torch
 from accelerate import Accelerator
 
 from modeling_sim import SimConfig, SimForPreTraining
-from training.arguments import RunArguments
-from training.greedy import backward_step, module_generator
-from training.optimization import Optimization, Part
+from modeling_sim.trainer.greedy import backward_step, module_generator
+from modeling_sim.trainer.optimization import Optimization, Part
+from modeling_sim.trainer.settings import RunArguments
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_two_processes_average_their_gradients(tmp_path):
             import torch
             from accelerate import Accelerator
             from modeling_sim import SimConfig, SimForPreTraining
-            from training.greedy import backward_step, broadcast_parameters
+            from modeling_sim.trainer.greedy import backward_step, broadcast_parameters
 
             accelerator = Accelerator(cpu=True)
             assert accelerator.num_processes == 2

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 from hub_server import Fault
 
-from training.hub import MODEL_MESSAGE, HubError, check_repo_id, plan_upload, sort_files, upload
+from modeling_sim.hub.upload import MODEL_MESSAGE, HubError, check_repo_id, plan_upload, sort_files, upload
 
 SIM = {"model_type": "sim", "architectures": ["SimForPreTraining"]}
 CLASSIFIER = {"model_type": "sim", "architectures": ["SimForSequenceClassification"]}

@@ -19,8 +19,8 @@ from modeling_sim import (
     SimForPreTraining,
     SimForSequenceClassification,
 )
-from training.corpora import load_corpus
-from training.hub import upload
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.hub.upload import upload
 
 ROOT = Path(__file__).parent.parent
 CLASSES = [SimForPreTraining, SimForSequenceClassification, SimForAudioFrameClassification]

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from training.checkpoints import own_checkpoints, sealed, unsealed
-from training.files import follow_umask, remove_folder, replacing, temporary_folder
-from training.output_folder import (
+from modeling_sim.files import follow_umask, remove_folder, replacing, temporary_folder
+from modeling_sim.trainer.checkpoints import own_checkpoints, sealed, unsealed
+from modeling_sim.trainer.run_folder import (
     CLAIM_NAME,
     LOCK_NAME,
     claim_folder,

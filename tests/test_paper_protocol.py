@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.paper_protocol import PaperSettings, items_tested, paper_predictions, paper_settings
+from modeling_sim.analysis.paper_probe import PaperSettings, items_tested, paper_predictions, paper_settings
 
 
 def test_the_test_set_is_shuffled_and_cut_to_whole_batches():

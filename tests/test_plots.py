@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from training.plots import FIGURE_FORMATS, PALETTE, plot_text, save_figure, style_of
+from modeling_sim.plots import FIGURE_FORMATS, PALETTE, plot_text, save_figure, style_of
 
 # Machado, Oliveira & Fernandes (2009): what readers without one kind of cone see, in linear RGB.
 _EYES = {

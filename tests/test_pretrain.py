@@ -13,12 +13,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
-from training import pretrain
-from training.arguments import as_dict, parse_arguments, read_settings
-from training.command import prepare
-from training.curves import read_log, write_curves
-from training.output_folder import CLAIM_NAME, LOCK_NAME
-from training.trainer import check_settings
+from modeling_sim.commands import pretrain
+from modeling_sim.settings import as_dict, read_settings
+from modeling_sim.trainer import pretraining as pretrain_module
+from modeling_sim.trainer.curves import read_log, write_curves
+from modeling_sim.trainer.loop import check_settings
+from modeling_sim.trainer.run import prepare
+from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME
+from modeling_sim.trainer.settings import parse_arguments
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -182,7 +184,7 @@ def test_a_launch_whose_processes_do_not_know_each_other_is_refused(monkeypatch,
     alone = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, but accelerate sees 1"):
-        prepare(alone, parse_arguments("", ["--output_dir", str(tmp_path)]), pretrain.build)
+        prepare(alone, parse_arguments("", ["--output_dir", str(tmp_path)]), pretrain_module.build)
 
 
 def test_settings_come_from_defaults_then_file_then_flags(tmp_path):
@@ -240,12 +242,12 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path):
     assert settings["data_dir"] is None
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "training/configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "training/configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)])
     assert set(read_settings(path)) <= set(as_dict(groups))
     check_settings(groups[2])
-    pretrain.build_model(groups[0])
+    pretrain_module.build_model(groups[0])
 
 
 def test_the_launcher_runs_the_command(tmp_path):

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
-from training import probe
-from training.batches import utterance_batches
-from training.corpora import load_corpus
-from training.corpora.contract import make_dataset
-from training.features import ModelEncoder, SpectralEncoder, extract, module_numbers
-from training.measuring import Source, measuring_parser, names_of, with_provenance, with_same_classes
+from modeling_sim.commands import probe
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.contract import make_dataset, with_same_classes
+from modeling_sim.evaluation import probe as probe_module
+from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
+from modeling_sim.evaluation.models import Source, with_provenance
+from modeling_sim.evaluation.settings import measuring_parser
+from modeling_sim.loading import module_numbers, names_of
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
 
@@ -209,13 +212,13 @@ def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_pat
 
 
 def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
-    load = probe.load_splits
+    load = probe_module.load_splits
 
     def without_a_vowel(arguments):
         splits = load(arguments)
         return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
 
-    monkeypatch.setattr(probe, "load_splits", without_a_vowel)
+    monkeypatch.setattr("modeling_sim.evaluation.probe.load_splits", without_a_vowel)
     settings = "{num_train: 40, num_test: 20, num_speakers: 2, num_syllables: 1}"
     results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
     assert "classes [2] of the test split have no item in the training split" in capsys.readouterr().out

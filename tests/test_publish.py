@@ -13,13 +13,14 @@ import huggingface_hub
 import pytest
 from hub_server import Fault, HubServer
 
-from training import finetune, pretrain, publish, train_decoder
-from training import hub as training_hub
-from training.cards import CARDS
-from training.checkpoints import read_checkpoint
-from training.feature_store import weights_fingerprint
-from training.licenses import strictest
-from training.measuring import load_encoder
+from model_cards.make import CARDS
+from modeling_sim.commands import finetune, pretrain, publish, train_decoder
+from modeling_sim.data.licenses import strictest
+from modeling_sim.hub import staging as publish_module
+from modeling_sim.hub import upload as training_hub
+from modeling_sim.loading import load_encoder
+from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.trainer.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODEL_FILES = {
@@ -546,7 +547,7 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert str(tmp_path.parent) not in output
     # The card's own code runs on what is uploaded.
     (tmp_path / "staged").mkdir()
-    publish.stage_run(folder, tmp_path / "staged", repo_id="org/run")
+    publish_module.stage_run(folder, tmp_path / "staged", repo_id="org/run")
     blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "staged" / "README.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 1
     found = {}
@@ -567,7 +568,7 @@ def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
     (folder / "upload_helper.py").write_text('TOKEN = "hf_secret"\n')
     shutil.copyfile(folder / "model.safetensors", folder / "optimizer.safetensors")
     (tmp_path / "staged").mkdir()
-    publish.stage_model(folder, tmp_path / "staged", shutil.copyfile)
+    publish_module.stage_model(folder, tmp_path / "staged", shutil.copyfile)
     assert sorted(path.name for path in (tmp_path / "staged").iterdir()) == [
         "config.json", "configuration_sim.py", "feature_extraction_sim.py", "model.safetensors", "modeling_sim.py",
         "objectives_sim.py", "preprocessor_config.json",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training import pretrain
+from modeling_sim.commands import pretrain
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_commands_run_one_after_another_on_little_speech(hub, tmp_path, monkeypa
             continue
         if "--preset" in arguments:  # a new network, rather than a trained one
             arguments += shlex.split(WIDTH)
-        name = "training.corpora.__main__" if program == "training.corpora" else program[:-3].replace("/", ".")
+        name = "modeling_sim.commands.corpora" if program == "training.corpora" else program[:-3].replace("/", ".")
         importlib.import_module(name).main([*arguments, *shlex.split(SMALLER[program])])
         ran.add(program)
     assert ran == set(SMALLER)

@@ -14,11 +14,12 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
-from training.licenses import license_name
-from training.report import main, read_analysis, write_report
-from training.report_figures import SIGNED, kind_style, make_plots
-from training.report_media import common_gain, load_item
-from training.report_tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
+from modeling_sim.commands.report import main
+from modeling_sim.data.licenses import license_name
+from modeling_sim.report.html import read_analysis, write_report
+from modeling_sim.report.plots import SIGNED, kind_style, make_plots
+from modeling_sim.report.sounds import common_gain, load_item
+from modeling_sim.report.tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
 
 RATE = 16_000
 NASTY = 'GIM <b>&"Löwe"\' $x_1$'

@@ -17,14 +17,17 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from training import checkpoints, command, pretrain, pretraining_task
-from training.arguments import RunArguments
-from training.batches import ReaderError
-from training.checkpoints import find_checkpoint
-from training.curves import read_log
-from training.log import Log
-from training.optimization import Optimization, Part
-from training.output_folder import LOCK_NAME, output_lock
+from modeling_sim.commands import pretrain
+from modeling_sim.data.batches import ReaderError
+from modeling_sim.trainer import checkpoints
+from modeling_sim.trainer import pretraining as pretraining_task
+from modeling_sim.trainer import run as command
+from modeling_sim.trainer.checkpoints import find_checkpoint
+from modeling_sim.trainer.curves import read_log
+from modeling_sim.trainer.log import Log
+from modeling_sim.trainer.optimization import Optimization, Part
+from modeling_sim.trainer.run_folder import LOCK_NAME, output_lock
+from modeling_sim.trainer.settings import RunArguments
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -318,7 +321,7 @@ def test_a_log_on_a_full_disk_keeps_complete_lines(tmp_path, monkeypatch, capsys
     log.write(1, "train", [{"loss": 1.0}])
     size = log.path.stat().st_size
     with monkeypatch.context() as patch:
-        patch.setattr("training.log.json.dumps", lambda _: "x" * 10)
+        patch.setattr("modeling_sim.trainer.log.json.dumps", lambda _: "x" * 10)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         try:
             log.write(2, "train", [{"loss": 1.0}])

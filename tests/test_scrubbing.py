@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from training.scrubbing import scrub, scrub_file
+from modeling_sim.hub.scrubbing import scrub, scrub_file
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
-from training import decoding_task, train_decoder
-from training.reconstruction import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
+from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
+from modeling_sim.commands import train_decoder
+from modeling_sim.trainer import decoding as decoding_task
 
 TINY = [
     "--corpus_settings", "{num_train: 12, num_test: 4, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",

@@ -1,1 +1,1 @@
-"""Training and measuring the models of `modeling_sim`: thin commands, and what they share. Run from a checkout."""
+"""Launchers for a checkout; what they run is in `modeling_sim.commands`."""

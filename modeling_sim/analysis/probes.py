@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from modeling_sim.evaluation.feature_store import Items
+
 # Strengths that `choose_l2` tries.
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -247,3 +249,20 @@ def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
         raise ValueError("`labels` holds a single class; a probe needs at least 2 to tell apart.")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"`labels` must lie in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
+
+
+def control_labels(
+    train: Items, test: Items, num_classes: int, *, label: str, seed: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels of a control task (Hewitt & Liang 2019) of the training and of the test items.
+
+    Every speaker's classes are renamed at random, with the classes' own frequencies; what a probe reaches there it has
+    by learning names by heart. `None` where there is one speaker, test speakers are not those of training, or the label
+    is the speaker.
+    """
+    speakers = np.unique(np.concatenate([train.speakers, test.speakers]))
+    if len(speakers) < 2 or not set(train.speakers) & set(test.speakers) or label == "speaker_id":
+        return None
+    names = np.random.default_rng(seed).choice(train.labels, size=(len(speakers), num_classes))
+    train_labels, test_labels = (names[np.searchsorted(speakers, of.speakers), of.labels] for of in (train, test))
+    return train_labels, test_labels

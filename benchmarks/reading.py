@@ -1,0 +1,94 @@
+"""How fast speech is read: a crop against the whole file, and crops a second with worker processes."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import SequenceFeatureExtractor
+
+from modeling_sim.data.audio import read_audio, read_header
+from modeling_sim.data.batches import crop_batches
+
+
+def crop_against_file(
+    audio: dict[str, Any], *, crop_samples: int = 20_480, sampling_rate: int = 16_000, repeats: int = 50, seed: int = 0
+) -> dict[str, float]:
+    """Time to read one random crop, and the whole recording, with the disk's cache warm.
+
+    Args:
+        audio: The recording, as in the column `audio`.
+        crop_samples: Length of a crop, in samples at `sampling_rate`.
+        sampling_rate: Samples a second of what is read.
+        repeats: Readings; the medians are given, which another program on the machine disturbs little.
+        seed: Seed of the crops' places.
+
+    Returns:
+        `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds` and `share`, the former by the latter.
+    """
+    header = read_header(audio)
+    length = len(read_audio(audio, sampling_rate=sampling_rate))
+    starts = np.random.default_rng(seed).integers(max(1, length - crop_samples), size=repeats)
+    crop = _median_seconds(
+        [
+            lambda start=int(start): read_audio(
+                audio, start=start, num_samples=crop_samples, sampling_rate=sampling_rate
+            )
+            for start in starts
+        ]
+    )
+    file = _median_seconds([lambda: read_audio(audio, sampling_rate=sampling_rate)] * repeats)
+    return {
+        "file_seconds": header.num_samples / header.sampling_rate,
+        "crop_milliseconds": 1000 * crop,
+        "file_milliseconds": 1000 * file,
+        "share": crop / file,
+    }
+
+
+def crops_per_second(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    crop_samples: int = 20_480,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    num_batches: int = 100,
+    seed: int = 0,
+) -> float:
+    """Crops a second that a loader delivers: read, resampled, collated; the first batch, which starts workers, apart.
+
+    Args:
+        dataset: A corpus.
+        feature_extractor: As for `crop_batches`.
+        crop_samples: As for `crop_batches`.
+        batch_size: As for `crop_batches`.
+        num_workers: As for `crop_batches`.
+        num_batches: Batches to time.
+        seed: As for `crop_batches`.
+    """
+    batches = iter(
+        crop_batches(
+            dataset,
+            feature_extractor,
+            crop_samples=crop_samples,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+        )
+    )
+    next(batches)
+    begin = time.perf_counter()
+    for _ in range(num_batches):
+        next(batches)
+    return num_batches * batch_size / (time.perf_counter() - begin)
+
+
+def _median_seconds(calls: list[Callable[[], Any]]) -> float:
+    seconds = []
+    for call in calls:
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds))

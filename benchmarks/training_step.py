@@ -1,0 +1,394 @@
+"""Times a training step of this package against a plain formulation of the same mathematics, in one run.
+
+    python benchmarks/training_step.py
+
+Both take the same input and do a full step: forward, backward, Adam. They alternate, so that a machine whose speed
+drifts slows both; the ratio is the figure to quote. "Saved" is what autograd keeps for the backward pass at one time,
+parameters left out; "peak" is all that the step needs beyond what it began with: as the allocator counts it on a GPU,
+as the kernel counts resident memory on Linux. The bound is arithmetic: the step's matrix products at the rate of one
+large product.
+
+`sequential` steps every module once, each on what the finished ones below hand on, so it stands for as much training as
+a step of the others. `pipeline` runs in processes of its own that share the CPU threads, or take a GPU each; its saved
+memory is that of its largest stage.
+
+With `--data_dir`, a LibriSpeech tree, it also times reading: a crop, which is sought, against its whole file, and the
+crops a second that loaders with 0, 1 and 2 workers deliver; and the trainer, data included, against the bare step.
+"""
+
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from benchmarks.plain_sim import PlainSim
+from benchmarks.reading import crop_against_file, crops_per_second
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.files import write_json
+from modeling_sim.settings import HelpFormatter
+from modeling_sim.trainer import pretraining as pretrain
+from modeling_sim.trainer.greedy import EXECUTIONS, Execution, backward_step, train_only
+from modeling_sim.trainer.loop import training_step
+from modeling_sim.trainer.pipeline import measure_costs
+from modeling_sim.trainer.run import prepare
+from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
+
+
+class SavedMemory:
+    """Bytes that autograd holds for backward passes: `peak` is the most at any time while the context is entered.
+
+    Tensors that share memory count once; parameters do not count.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.held: Counter[int] = Counter()
+        self.bytes = self.peak = 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda saved: saved.tensor)
+
+    def __enter__(self) -> Self:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.hooks.__exit__(*exception)
+
+    def _pack(self, tensor: torch.Tensor) -> "_Saved":
+        return _Saved(self, tensor)
+
+
+class _Saved:
+    """A tensor that autograd saved; it is counted until autograd lets go of it."""
+
+    def __init__(self, memory: SavedMemory, tensor: torch.Tensor) -> None:
+        # A detached alias: holding an output of the graph itself would keep the graph alive.
+        self.memory, self.tensor = memory, tensor.detach()
+        self.storage = tensor.untyped_storage().data_ptr()
+        if self.storage not in memory.parameters:
+            memory.held[self.storage] += 1
+            if memory.held[self.storage] == 1:
+                memory.bytes += tensor.untyped_storage().nbytes()
+                memory.peak = max(memory.peak, memory.bytes)
+
+    def __del__(self) -> None:
+        if self.memory.held[self.storage]:
+            self.memory.held[self.storage] -= 1
+            if not self.memory.held[self.storage]:
+                self.memory.bytes -= self.tensor.untyped_storage().nbytes()
+
+
+def package_step(
+    config: SimConfig, inputs: torch.Tensor, execution: Execution
+) -> tuple[torch.nn.Module, Callable[[], Any]]:
+    """A model of this package and its training step."""
+    accelerator = Accelerator()
+    model = SimForPreTraining(config).to(inputs.device).train()
+    modules = range(config.num_modules)
+    optimizers = [torch.optim.AdamW(model.module_parameters(m), lr=2e-4, weight_decay=0.0, fused=True) for m in modules]
+    steps = iter(range(1, 1_000_000))
+    stages = [range(m, m + 1) for m in modules] if execution == "sequential" else [modules]
+
+    def step() -> None:
+        number = next(steps)
+        for trained in stages:
+            train_only(model, trained)
+            backward_step(model, accelerator, inputs, execution=execution, seed=0, step=number, trained=trained)
+            for module in trained:
+                optimizers[module].step()
+                optimizers[module].zero_grad()
+
+    return model, step
+
+
+def plain_step(config: SimConfig, inputs: torch.Tensor) -> tuple[torch.nn.Module, Callable[[], Any]]:
+    """The plain formulation and its training step."""
+    model = PlainSim(config).to(inputs.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
+
+    def step() -> None:
+        model(inputs).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return model, step
+
+
+def peak_megabytes(step: Callable[[], Any], device: torch.device) -> float:
+    """Most memory that a call needs beyond what is in use before it; NaN where neither CUDA nor Linux tells."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # what earlier calls freed would hide what this one takes
+    reset.write_text("5")  # the high-water mark becomes what is in use
+    before = _kilobytes(status, "VmRSS")
+    step()
+    return (_kilobytes(status, "VmHWM") - before) / 1e3
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+
+
+def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock time of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def matrix_product_rate(device: torch.device, size: int = 3072, repeats: int = 5) -> float:
+    """Floating-point operations a second of a large float32 matrix product, the best of some."""
+    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+    left @ right
+    return max(2 * size**3 / seconds_of(lambda: left @ right, device) for _ in range(repeats))
+
+
+def benchmark(
+    config: SimConfig,
+    executions: Sequence[Execution] = ("joint", "per_module", "sequential"),
+    *,
+    batch_size: int,
+    crop_samples: int,
+    steps: int,
+    device: str,
+) -> dict[str, Any]:
+    """Runs all steps and returns their figures, one dict a way to run the step, the plain formulation first."""
+    torch.manual_seed(0)
+    inputs = 0.1 * torch.randn(batch_size, crop_samples, device=device)
+    ways: dict[str, tuple[torch.nn.Module, Callable[[], Any]]] = {"plain": plain_step(config, inputs)}
+    ways |= {execution: package_step(config, inputs, execution) for execution in executions}
+
+    saved, peak, seconds = {}, {}, {way: [] for way in ways}
+    with FlopCounterMode(display=False) as counter:
+        ways["plain"][1]()
+    for way, (model, step) in ways.items():
+        with SavedMemory(model) as memory:
+            step()
+        saved[way] = memory.peak
+        peak[way] = peak_megabytes(step, inputs.device)
+    rates = []
+    for _ in tqdm(range(steps), desc="rounds"):
+        for way, (_, step) in ways.items():
+            seconds[way].append(seconds_of(step, inputs.device))
+        rates.append(matrix_product_rate(inputs.device))
+
+    flops, rate = counter.get_total_flops(), statistics.median(rates)
+    rows = {}
+    for way in ways:
+        median = statistics.median(seconds[way])
+        # Pair by pair: both of a pair met the machine in the same state.
+        speedups = [plain / own for plain, own in zip(seconds["plain"], seconds[way], strict=True)]
+        rows[way] = {
+            "seconds_per_step": median,
+            "samples_per_second": batch_size / median,
+            "throughput_against_plain": statistics.median(speedups),
+            "saved_megabytes": saved[way] / 1e6,
+            "saved_against_plain": saved[way] / saved["plain"],
+            "peak_megabytes": peak[way],
+            "share_of_bound": flops / rate / median,
+        }
+    model = SimForPreTraining(config).to(inputs.device)
+    costs = measure_costs(model, Accelerator(), batch_size=batch_size, crop_samples=crop_samples)
+    return {
+        "module_share": {name: cost / sum(costs) for name, cost in zip(config.module_names, costs, strict=True)},
+        "device": str(inputs.device),
+        "threads": torch.get_num_threads(),
+        "batch_size": batch_size,
+        "crop_samples": crop_samples,
+        "gigaflop_per_sample": flops / batch_size / 1e9,
+        "matrix_product_gigaflops": rate / 1e9,
+        "bound_samples_per_second": batch_size * rate / flops,
+        "ways": rows,
+    }
+
+
+def benchmark_pipeline(
+    figures: dict[str, Any], preset: str, *, processes: int, crop_samples: int, steps: int
+) -> dict[str, Any]:
+    """Figures of a pipeline in `processes` processes, in the form of those of `benchmark`."""
+    threads, batch_size = figures["threads"], figures["batch_size"]
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "figures.json"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
+            "-m", "benchmarks.pipeline", str(output), "--preset", preset, "--batch_size", str(batch_size),
+            "--crop_samples", str(crop_samples), "--steps", str(steps),
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // processes))}
+        if figures["device"] == "cpu":
+            environment["ACCELERATE_USE_CPU"] = "true"
+        subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parent.parent)
+        measured = json.loads(output.read_text())
+    seconds = measured["seconds_per_step"]
+    plain = figures["ways"]["plain"]
+    return {
+        **measured,
+        "samples_per_second": batch_size / seconds,
+        "throughput_against_plain": plain["seconds_per_step"] / seconds,
+        "share_of_bound": plain["share_of_bound"] * plain["seconds_per_step"] / seconds,
+    }
+
+
+def benchmark_trainer(preset: str, data_dir: str, *, batch_size: int, crop_samples: int, steps: int) -> float:
+    """Throughput of the trainer's own step, data included, over that of the bare step; the median over pairs."""
+    torch.manual_seed(0)
+    _, bare = package_step(SimConfig.preset(preset), 0.1 * torch.randn(batch_size, crop_samples), "per_module")
+    with tempfile.TemporaryDirectory() as folder:
+        groups = (
+            ModelArguments(preset=preset, model_settings={}),
+            DataArguments(corpus="librispeech", data_dir=data_dir, corpus_settings={}, crop_samples=crop_samples),
+            PretrainingArguments(output_dir=folder, batch_size=batch_size, max_steps=steps + 1),
+        )
+        run = prepare(Accelerator(), groups, pretrain.build)
+        run.trained_parts = run.task.begin_stage(0, 0)
+        batches = iter(run.task.batches(0))
+        device, ratios = run.accelerator.device, []
+        for step in tqdm(range(1, steps + 2), desc="trainer against bare step"):
+            own = seconds_of(lambda step=step: training_step(run, batches, step), device)
+            ratio = seconds_of(bare, device) / own
+            if step > 1:
+                ratios.append(ratio)
+    return statistics.median(ratios)
+
+
+def benchmark_reading(data_dir: str, *, batch_size: int, crop_samples: int) -> dict[str, Any]:
+    """Figures of reading crops of a LibriSpeech tree."""
+    dataset = load_corpus("librispeech", "all", data_dir=data_dir)
+    longest = int(np.argmax(dataset["num_samples"]))
+    extractor = SimFeatureExtractor()
+    return {
+        **crop_against_file(dataset[longest]["audio"], crop_samples=crop_samples),
+        "crops_per_second": {
+            workers: crops_per_second(
+                dataset, extractor, crop_samples=crop_samples, batch_size=batch_size, num_workers=workers
+            )
+            for workers in (0, 1, 2)
+        },
+    }
+
+
+def reading_table(figures: dict[str, Any]) -> str:
+    """The figures of reading as text."""
+    speeds = ", ".join(f"{speed:.0f} with {workers}" for workers, speed in figures["crops_per_second"].items())
+    return (
+        f"\nreading a crop of a file of {figures['file_seconds']:.1f} s: {figures['crop_milliseconds']:.2f} ms; the "
+        f"whole file: {figures['file_milliseconds']:.2f} ms\ncrops a second by worker processes: {speeds}"
+    )
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as text."""
+    run = f"{figures['device']}, {figures['threads']} threads, batch {figures['batch_size']} of"
+    arithmetic = f"{figures['gigaflop_per_sample']:.1f} GFLOP a sample"
+    rate = f"{figures['matrix_product_gigaflops']:.0f} GFLOP/s"
+    memory_header = f"{'saved MB':>10}{'x plain':>9}{'peak MB':>9}"
+    lines = [
+        f"{run} {figures['crop_samples']} samples, float32",
+        f"{arithmetic} at the {rate} of a large matrix product: {figures['bound_samples_per_second']:.2f} samples/s",
+        "",
+        f"{'':<12}{'s/step':>8}{'samples/s':>11}{'x plain':>9}{memory_header}{'of bound':>10}",
+    ]
+    for way, row in figures["ways"].items():
+        memory = "".join(
+            f"{format(row[name], form) if name in row else '-':>{width}}"
+            for name, form, width in (
+                ("saved_megabytes", ".0f", 10), ("saved_against_plain", ".2f", 9), ("peak_megabytes", ".0f", 9),
+            )
+        )  # fmt: skip
+        lines.append(
+            f"{way:<12}{row['seconds_per_step']:>8.2f}{row['samples_per_second']:>11.2f}"
+            f"{row['throughput_against_plain']:>9.2f}{memory}{row['share_of_bound']:>10.0%}"
+        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["module_share"].items())
+    fastest = 1 / max(figures["module_share"].values())
+    lines += ["", f"time by module: {shares}; a pipeline with a process a module is at most {fastest:.1f} x as fast"]
+    for way, row in figures["ways"].items():
+        if "stages" in row:
+            stages = " | ".join(", ".join(stage) for stage in row["stages"])
+            lines.append(f"stages of the {way}: {stages}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--preset", default="sim", help="A preset of SimConfig with Gaussian latents.")
+    parser.add_argument(
+        "--execution", default="all", help=f"Executions to time: {', '.join(EXECUTIONS)}, several as 'a,b', or all."
+    )
+    parser.add_argument("--processes", type=int, default=2, help="Processes of the pipeline.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Crops a step.")
+    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples a crop.")
+    parser.add_argument("--rounds", type=int, default=5, help="Timed steps of each way, after one untimed.")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--data_dir", help="A LibriSpeech tree; times the reading of crops as well.")
+    parser.add_argument("--output", help="Write the figures to this JSON file.")
+    arguments = parser.parse_args()
+    executions = list(EXECUTIONS) if arguments.execution == "all" else arguments.execution.split(",")
+    unknown = [execution for execution in executions if execution not in EXECUTIONS]
+    if unknown:
+        parser.error(f"--execution {unknown[0]}: choose all or some of {', '.join(EXECUTIONS)}")
+    torch.set_num_threads(arguments.threads)
+    figures = benchmark(
+        SimConfig.preset(arguments.preset),
+        [execution for execution in executions if execution != "pipeline"],
+        batch_size=arguments.batch_size,
+        crop_samples=arguments.crop_samples,
+        steps=arguments.rounds,
+        device=arguments.device,
+    )
+    if "pipeline" in executions:
+        figures["ways"]["pipeline"] = benchmark_pipeline(
+            figures,
+            arguments.preset,
+            processes=arguments.processes,
+            crop_samples=arguments.crop_samples,
+            steps=2 * arguments.rounds,
+        )
+    print(table(figures))
+    if arguments.data_dir:
+        figures["trainer_against_bare_step"] = benchmark_trainer(
+            arguments.preset,
+            arguments.data_dir,
+            batch_size=arguments.batch_size,
+            crop_samples=arguments.crop_samples,
+            steps=2 * arguments.rounds,
+        )
+        print(f"\nthe trainer, data included: {figures['trainer_against_bare_step']:.0%} of the bare step's throughput")
+        figures["reading"] = benchmark_reading(
+            arguments.data_dir, batch_size=arguments.batch_size, crop_samples=arguments.crop_samples
+        )
+        print(reading_table(figures["reading"]))
+    if arguments.output:
+        write_json(arguments.output, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How far a decoded waveform is from what was spoken: losses of decoders, and scores of what they learnt."""
+
+from collections.abc import Callable
+
+import torch
+
+from modeling_sim.analysis.decoding import LogMel
+
+LOSSES = ("waveform", "stft", "log_mel")
+
+
+# Windows in samples of the multi-resolution distance, at 16 kHz 16 to 128 ms; hops are a quarter of them.
+_WINDOWS = (256, 512, 1024, 2048)
+
+
+_FLOOR = 1e-5
+
+
+def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A function of decoded and true waveforms `(batch, samples)` that gives one number an utterance, `(batch,)`.
+
+    Args:
+        name: "waveform": mean squared error, the paper's. "stft": `multi_resolution_stft`. "log_mel": mean absolute
+            difference of log-mel spectra.
+        sampling_rate: Samples a second.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if name == "waveform":
+        return lambda decoded, true: (decoded - true).square().mean(dim=-1)
+    if name == "stft":
+        return multi_resolution_stft
+    if name == "log_mel":
+        spectrum = LogMel(sampling_rate)
+        return lambda decoded, true: (spectrum(decoded) - spectrum(true)).abs().mean(dim=(1, 2))
+    raise ValueError(f"`loss` is {name!r}; choose {', '.join(LOSSES)}.")
+
+
+def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Spectral convergence plus mean absolute difference of log magnitudes, averaged over four windows, `(batch,)`.
+
+    Yamamoto et al. (2020, Parallel WaveGAN). Windows longer than the waveform are left out, all but the shortest.
+
+    Args:
+        decoded: `(batch, samples)`.
+        true: As `decoded`.
+    """
+    windows = [window for window in _WINDOWS if window <= true.shape[-1]] or [_WINDOWS[0]]
+    total = decoded.new_zeros(len(decoded))
+    for length in windows:
+        window = torch.hann_window(length, device=decoded.device)
+        magnitudes = [
+            torch.stft(
+                waveforms.float(), length, length // 4, window=window, center=True, pad_mode="constant",
+                return_complex=True,
+            ).abs().clamp(min=_FLOOR)
+            for waveforms in (decoded, true)
+        ]  # fmt: skip
+        difference = (magnitudes[0] - magnitudes[1]).square().sum(dim=(1, 2)).sqrt()
+        # Silence has no spectrum to relate a difference to.
+        norm = magnitudes[1].square().sum(dim=(1, 2)).sqrt()
+        convergence = torch.where(norm > 2 * _FLOOR * magnitudes[1][0].numel() ** 0.5, difference / norm, 1.0)
+        total = total + convergence + (magnitudes[0].log() - magnitudes[1].log()).abs().mean(dim=(1, 2))
+    return total / len(windows)
+
+
+def si_sdr(decoded: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Scale-invariant signal-to-distortion ratio in dB, `(batch,)`; Le Roux et al. (2019).
+
+    It compares samples, so it means something only for decoders that were trained on the waveform: one that is trained
+    on spectra is free in its phases.
+    """
+    decoded = decoded - decoded.mean(dim=-1, keepdim=True)
+    true = true - true.mean(dim=-1, keepdim=True)
+    factor = (decoded * true).sum(-1, keepdim=True) / true.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    signal, noise = (factor * true).square().sum(-1), (decoded - factor * true).square().sum(-1)
+    return 10 * torch.log10(signal.clamp(min=1e-12) / noise.clamp(min=1e-12))

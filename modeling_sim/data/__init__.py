@@ -1,0 +1,1 @@
+"""Audio, crops and batches, and corpora."""

@@ -1,0 +1,572 @@
+"""Batches of crops to train on, and of whole utterances to evaluate on.
+
+The training data is one endless *stream of positions*. Position n is the crop of epoch `n // len(dataset)` at place
+`n % len(dataset)` of that epoch's permutation of the data set, and which samples it holds depends on the seed, the
+epoch and the index of the utterance alone. So a batch never ends short but runs on into the next epoch, and a resumed
+run, another number of processes or of workers, or another batch size goes on in the same stream.
+"""
+
+import contextlib
+import itertools
+import math
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import SequenceFeatureExtractor
+
+from modeling_sim.data.audio import AudioError, read_audio, resampled_length
+
+# Last words of the seeds, so that the draws below are independent of each other.
+_PERMUTATION, _START, _REPLACEMENT = 1, 2, 3
+
+
+_COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
+
+
+# Recordings tried in place of one that breaks, before the data set as a whole is given up.
+_ATTEMPTS = 10
+
+
+# Seconds to wait for a batch of a reader process: far more than a slow network disk takes.
+READER_TIMEOUT = 300.0
+
+
+# Seconds of an utterance that evaluation takes whole; of a longer one it takes pieces, so that memory is bounded.
+LONGEST_WHOLE, LONGEST_PIECE = 40, 20
+
+
+# Crops may be this many times as long as the longest recording, or 2 seconds: more would be padding alone.
+_MOST_PADDING, _SHORT_CROP = 4, 2
+
+
+# Seconds between two looks at whether the reader processes live.
+_LOOK = 0.5
+
+
+class ReaderError(RuntimeError):
+    """A reader process died, or gave no batch in time. The message says which, and what to do."""
+
+
+class Batches:
+    """Batches of a loader as tensors, with an error instead of endless waiting when a reader process dies or hangs.
+
+    Reader processes send arrays through pipes. Tensors would go through shared memory, of which a container has 64 MB,
+    and a reader that finds none left loses its batch without a word. The pipes are read by a thread, because a read
+    from a process that stopped in the middle of a batch never ends.
+
+    Args:
+        loader: Its batches are dicts of arrays and of anything else.
+        timeout: Seconds to wait for a batch of a reader process; 0 for no limit.
+        pin_memory: Put tensors in page-locked memory.
+
+    Raises:
+        ReaderError: On iteration: a reader process ended, or gave no batch within `timeout` seconds.
+    """
+
+    def __init__(self, loader: DataLoader[Any], *, timeout: float = READER_TIMEOUT, pin_memory: bool = False) -> None:
+        self.loader, self.timeout, self.pin_memory = loader, timeout, pin_memory
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Reads the batches, in this process or in the loader's reader processes."""
+        source = self._from_readers() if self.loader.num_workers else iter(self.loader)
+        for batch in source:
+            yield {
+                name: self._tensor(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()
+            }
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.pin_memory else tensor
+
+    def _from_readers(self) -> Iterator[dict[str, Any]]:
+        others = active_children()
+        with _own_sigchld_handler():
+            batches = iter(self.loader)
+        readers = [process for process in active_children() if process not in others]
+        wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_answer, args=(batches, wanted, found), daemon=True).start()
+        del batches  # the thread alone holds it, and with its end the readers end
+        try:
+            while True:
+                wanted.put(True)
+                answer = self._await(found, readers)
+                if isinstance(answer, StopIteration):
+                    return
+                if isinstance(answer, BaseException):
+                    if isinstance(answer, (RuntimeError, EOFError, OSError)):
+                        _require_alive(readers)
+                    raise answer
+                yield answer
+        except ReaderError:
+            for reader in readers:
+                reader.kill()  # a stopped process ignores all else, and would be waited for at the end of the program
+            raise
+        finally:
+            wanted.put(False)
+
+    def _await(self, found: "queue.SimpleQueue[Any]", readers: list[BaseProcess]) -> Any:
+        """The next batch or error of the thread."""
+        waited_since = time.monotonic()
+        while True:
+            try:
+                return found.get(timeout=_LOOK)
+            except queue.Empty:
+                _require_alive(readers)
+            if self.timeout and time.monotonic() - waited_since > self.timeout:
+                raise ReaderError(
+                    f"the reader processes gave no batch for {self.timeout:g} seconds; look for a disk or a network "
+                    "that hangs, raise `reader_timeout`, or read in the trainer itself with `num_workers` 0"
+                )
+
+
+@contextlib.contextmanager
+def _own_sigchld_handler() -> Iterator[None]:
+    """Takes back torch's handler of SIGCHLD, which raises the death of a reader in the middle of a training step."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def _answer(batches: Iterator[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
+    """Puts a batch into `found` whenever one is wanted, or the error that ends them."""
+    while wanted.get():
+        try:
+            found.put(next(batches))
+        except BaseException as error:  # noqa: BLE001 - raised again where the batch is awaited
+            found.put(error)
+            return
+
+
+def _require_alive(readers: list[BaseProcess]) -> None:
+    """Raises a `ReaderError` if a reader process ended that should not have."""
+    for reader in readers:
+        if reader.exitcode:
+            how = f"ended with code {reader.exitcode}"
+            if reader.exitcode < 0:
+                how = f"was killed by {signal.Signals(-reader.exitcode).name}"
+            if reader.exitcode == -9:
+                how += ", perhaps because memory ran out"
+            raise ReaderError(
+                f"a reader process (pid {reader.pid}) {how}; give fewer `num_workers`, or 0 to read in the trainer "
+                "itself"
+            )
+
+
+class Piece(NamedTuple):
+    """A span of an utterance: all that follows `start`, or `num_samples`."""
+
+    index: int
+    start: int = 0
+    num_samples: int | None = None
+
+
+class Place(NamedTuple):
+    """A position of the stream and what it points to."""
+
+    position: int
+    epoch: int
+    index: int
+
+
+def crop_batches(
+    dataset: Dataset | IterableDataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    crop_samples: int,
+    batch_size: int,
+    seed: int,
+    start_position: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    reader_timeout: float = READER_TIMEOUT,
+    pin_memory: bool = False,
+    on_bad_audio: Literal["raise", "skip"] = "raise",
+    columns: Sequence[str] = (),
+) -> Batches:
+    """Endless batches of random crops.
+
+    The loader belongs to one process and is not to be prepared or sharded again: in step s, counted from 0, process r
+    of P reads the positions `start_position + (s P + r) batch_size` and the `batch_size - 1` that follow. A run that
+    stopped after s steps goes on with `start_position` raised by `s P batch_size`.
+
+    A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
+    `position`, `index` and `start`, the crop's first sample, (batch,) int64, `id` a list of strings, `num_replaced` an
+    int, and `columns`, a list with a dict per crop. An utterance shorter than the crop comes whole, padded with zeros
+    that the mask excludes. One shorter even than the extractor's `min_samples`, from which a model makes no frame, is
+    first lengthened to it with silence that counts as audio.
+
+    A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
+    `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the
+    whole stream and decodes its own share, a resumed run reads again what it passes over, and there is one worker at
+    most.
+
+    Args:
+        dataset: A corpus, or a stream of one.
+        feature_extractor: Makes padded model inputs of waveforms; its `sampling_rate` is that of the crops.
+        crop_samples: Length of a crop, in samples at that rate.
+        batch_size: Crops a process and step.
+        seed: Seed of the order and of the crops.
+        start_position: Position of the stream that the first batch begins at.
+        process_index: This process.
+        num_processes: Processes that share the stream.
+        num_workers: Worker processes that read ahead; they change no sample.
+        reader_timeout: Seconds to wait for a batch of them before it is a `ReaderError`; 0 for no limit.
+        pin_memory: Put batches in page-locked memory, for copies to a GPU.
+        on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
+            another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
+            load it with `decode_all` to leave such recordings out.
+        columns: Further columns of the data set to pass on, as they are, in `columns` of a batch.
+
+    Raises:
+        ValueError: A count out of range.
+        ReaderError: On iteration: a worker process died, or gave no batch in time.
+    """
+    streamed = isinstance(dataset, IterableDataset)
+    for name, value, least in (
+        ("crop_samples", crop_samples, getattr(feature_extractor, "min_samples", 1)),
+        ("batch_size", batch_size, 1),
+        ("start_position", start_position, 0),
+        ("num_workers", num_workers, 0),
+        ("len(dataset)", 1 if streamed else len(dataset), 1),
+    ):
+        if value < least:
+            raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
+    _check_process(process_index, num_processes)
+    if not streamed:
+        longest = max(_lengths(dataset, feature_extractor.sampling_rate))
+        if crop_samples > max(_MOST_PADDING * longest, _SHORT_CROP * feature_extractor.sampling_rate):
+            raise ValueError(
+                f"`crop_samples` is {crop_samples}, but the longest recording has {longest} samples; all beyond would "
+                "be padding."
+            )
+    if streamed and num_workers > 1:
+        raise ValueError(f"`num_workers` is {num_workers}; `datasets` divides a stream among workers, so give 0 or 1.")
+    crops = _Crops(
+        dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
+        crop_samples=crop_samples,
+        feature_extractor=feature_extractor,
+        seed=seed,
+        skip_bad_audio=on_bad_audio == "skip",
+    )
+    share = _Share.of(start_position, batch_size, process_index, num_processes)
+    source: dict[str, Any]
+    if streamed:
+        source = {"dataset": _StreamedCrops(crops, share), "batch_size": batch_size}
+    else:
+        source = {"dataset": crops, "batch_sampler": _PlaceBatches(len(dataset), seed, share)}
+    loader: DataLoader[Any] = DataLoader(
+        **source,
+        collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
+        num_workers=num_workers,
+        # Without one of its own, the loader would draw from the global generator and disturb the trainer's.
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(loader, timeout=reader_timeout, pin_memory=pin_memory)
+
+
+def first_crops(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    crop_samples: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    reader_timeout: float = READER_TIMEOUT,
+) -> Batches:
+    """The first epoch's crop of every utterance, once and in the data set's order.
+
+    Arguments and batches are those of `crop_batches`; the last batch may be smaller.
+    """
+    _check_process(process_index, num_processes)
+    crops = _Crops(
+        dataset.with_format(None).select_columns(list(_COLUMNS)),
+        crop_samples=crop_samples,
+        feature_extractor=feature_extractor,
+        seed=seed,
+        skip_bad_audio=False,
+    )
+    starts = range(process_index * batch_size, len(dataset), num_processes * batch_size)
+    loader: DataLoader[Any] = DataLoader(
+        crops,
+        batch_sampler=[
+            [Place(index, 0, index) for index in range(start, min(start + batch_size, len(dataset)))]
+            for start in starts
+        ],
+        collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(loader, timeout=reader_timeout)
+
+
+def utterance_batches(
+    dataset: Dataset,
+    feature_extractor: SequenceFeatureExtractor,
+    *,
+    batch_size: int = 8,
+    max_samples: int | None = None,
+    min_utterances: int = 1,
+    process_index: int = 0,
+    num_processes: int = 1,
+    num_workers: int = 0,
+    reader_timeout: float = READER_TIMEOUT,
+    columns: Sequence[str] = (),
+    cut: bool = False,
+) -> Batches:
+    """Every utterance once, in batches of similar lengths, shortest first.
+
+    Utterances come whole. With `cut`, one that is longer than 40 seconds comes in pieces instead: as few as leave none
+    longer than 20 seconds, of equal lengths to a sample, each a row of its own with the utterance's `id` and its
+    `start`. So a batch holds no more than `batch_size` times 40 seconds, however long recordings are.
+
+    A batch is a dict as that of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
+    the longest utterance of the batch.
+
+    Args:
+        dataset: A corpus.
+        feature_extractor: Makes padded model inputs of waveforms.
+        batch_size: Most utterances a batch.
+        max_samples: Most samples a batch, padding included, so that memory is bounded; an utterance that is longer
+            makes a batch of its own. `None` for no bound.
+        min_utterances: Fewest utterances a batch, unless there are no more: 2 where negatives come from other
+            utterances. It goes before the other two bounds.
+        process_index: This process, which takes every `num_processes`-th batch.
+        num_processes: Processes that share the batches; some may get one batch more than others.
+        num_workers: Worker processes that read ahead.
+        reader_timeout: As for `crop_batches`.
+        columns: Further columns of the data set to pass on.
+        cut: Cut long utterances into pieces.
+    """
+    _check_process(process_index, num_processes)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; it must be at least 1.")
+    if max_samples is not None and max_samples < 1:
+        raise ValueError(f"`max_samples` is {max_samples}; give at least 1, or None for no bound.")
+    rate = feature_extractor.sampling_rate
+    pieces = [
+        (number if piece.num_samples is None else piece.num_samples, piece)
+        for index, number in enumerate(_lengths(dataset, rate))
+        for piece in (_pieces(index, number, rate) if cut else [Piece(index)])
+    ]
+    batches: list[list[Piece]] = [[]]
+    for length, piece in sorted(pieces, key=lambda item: (item[0], item[1].index, item[1].start)):
+        # Sorted by length: this utterance is the longest so far, and the batch would be padded to it.
+        too_large = max_samples is not None and (len(batches[-1]) + 1) * length > max_samples
+        if len(batches[-1]) >= max(1, min_utterances) and (len(batches[-1]) >= batch_size or too_large):
+            batches.append([])
+        batches[-1].append(piece)
+    if len(batches) > 1 and len(batches[-1]) < min_utterances:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    loader: DataLoader[Any] = DataLoader(
+        _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), feature_extractor),
+        batch_sampler=batches[process_index::num_processes],
+        collate_fn=_Collate(feature_extractor, padding="longest"),
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return Batches(loader, timeout=reader_timeout)
+
+
+def _lengths(dataset: Dataset, rate: int) -> list[int]:
+    """Samples of every utterance at a rate."""
+    return [
+        resampled_length(num_samples, own_rate, rate)
+        for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
+    ]
+
+
+def _pieces(index: int, length: int, rate: int) -> list[Piece]:
+    """An utterance, or its pieces if it is long."""
+    if length <= LONGEST_WHOLE * rate:
+        return [Piece(index)]
+    count = math.ceil(length / (LONGEST_PIECE * rate))
+    edges = [number * length // count for number in range(count + 1)]
+    return [Piece(index, start, stop - start) for start, stop in itertools.pairwise(edges)]
+
+
+def _check_process(process_index: int, num_processes: int) -> None:
+    if not 0 <= process_index < num_processes:
+        raise ValueError(f"`process_index` is {process_index}, but `num_processes` is {num_processes}.")
+
+
+class _Share(NamedTuple):
+    """One process' part of the stream: `size` positions from `first` on, then again `step` further, and so on."""
+
+    first: int
+    size: int
+    step: int
+
+    @classmethod
+    def of(cls, start_position: int, batch_size: int, process_index: int, num_processes: int) -> "_Share":
+        """The part of a process, from a position of the stream on."""
+        return cls(start_position + process_index * batch_size, batch_size, num_processes * batch_size)
+
+    def has(self, position: int) -> bool:
+        """Whether a position is of this part."""
+        return position >= self.first and (position - self.first) % self.step < self.size
+
+
+class _PlaceBatches(Sampler[list[Place]]):
+    """Endless batches of places in a map-style data set."""
+
+    def __init__(self, length: int, seed: int, share: _Share) -> None:
+        self.length, self.seed, self.share = length, seed, share
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        @lru_cache(maxsize=2)  # a batch touches two epochs, unless it is larger than the data set
+        def permutation(epoch: int) -> np.ndarray:
+            return np.random.default_rng([self.seed, epoch, _PERMUTATION]).permutation(self.length)
+
+        def place(position: int) -> Place:
+            epoch, rank = divmod(position, self.length)
+            return Place(position, epoch, int(permutation(epoch)[rank]))
+
+        for first in itertools.count(self.share.first, self.share.step):
+            yield [place(position) for position in range(first, first + self.share.size)]
+
+
+def place_batches(
+    length: int, *, batch_size: int, seed: int, start_position: int = 0, process_index: int = 0, num_processes: int = 1
+) -> Sampler[list[Place]]:
+    """Endless batches of the places that `crop_batches` reads, for another source that has a row an utterance."""
+    return _PlaceBatches(length, seed, _Share.of(start_position, batch_size, process_index, num_processes))
+
+
+class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
+    """The crop at a place of the stream."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        crop_samples: int,
+        feature_extractor: SequenceFeatureExtractor,
+        seed: int,
+        skip_bad_audio: bool,
+    ) -> None:
+        self.dataset, self.crop_samples, self.feature_extractor = dataset, crop_samples, feature_extractor
+        self.seed, self.skip_bad_audio = seed, skip_bad_audio
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        index = place.index
+        replacements = np.random.default_rng([self.seed, place.epoch, place.index, _REPLACEMENT])
+        attempt = 0
+        while True:
+            try:
+                crop = self.crop(self.dataset[index], place.epoch, index)
+            except AudioError:
+                attempt += 1
+                if not self.skip_bad_audio or attempt == _ATTEMPTS:
+                    raise
+                index = int(replacements.integers(len(self.dataset)))
+            else:
+                return {**crop, "position": place.position, "num_replaced": min(attempt, 1)}
+
+    def crop(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
+        """The crop of a row in an epoch."""
+        length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
+        # Uniform over every start that leaves a whole crop, the first and the last included.
+        starts = max(0, length - self.crop_samples) + 1
+        start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))
+        return {**_with_samples(row, self.feature_extractor, start, self.crop_samples), "index": index}
+
+
+class _StreamedCrops(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The crops of one process' share of a stream, in order."""
+
+    def __init__(self, crops: _Crops, share: _Share) -> None:
+        self.crops, self.share = crops, share
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        position = 0
+        for epoch in itertools.count():
+            self.crops.dataset.set_epoch(epoch)
+            for index, row in enumerate(self.crops.dataset):
+                if self.share.has(position):
+                    yield {**self.crops.crop(row, epoch, index), "position": position, "num_replaced": 0}
+                position += 1
+            if position == 0:
+                raise ValueError("the stream holds no utterance")
+
+
+class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
+    """The utterance at an index, or a piece of it."""
+
+    def __init__(self, dataset: Dataset, feature_extractor: SequenceFeatureExtractor) -> None:
+        self.dataset, self.feature_extractor = dataset, feature_extractor
+
+    def __getitem__(self, piece: Piece) -> dict[str, Any]:
+        samples = _with_samples(self.dataset[piece.index], self.feature_extractor, piece.start, piece.num_samples)
+        return {**samples, "index": piece.index}
+
+
+def _with_samples(
+    row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
+) -> dict[str, Any]:
+    """A row of the data set with `samples` instead of what they are read from."""
+    samples = read_audio(
+        row["audio"],
+        start=start,
+        num_samples=num_samples,
+        sampling_rate=feature_extractor.sampling_rate,
+        found=(row["num_samples"], row["sampling_rate"]),
+    )
+    missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
+    if missing > 0:
+        samples = np.pad(samples, (0, missing))
+    # Apart from the keys of a batch: a data set may have columns of any name.
+    columns = {name: value for name, value in row.items() if name not in _COLUMNS}
+    return {"id": str(row["id"]), "columns": columns, "samples": samples, "start": start}
+
+
+class _Collate:
+    """Pads waveforms with the feature extractor and gathers the rest in arrays, of which `Batches` makes tensors.
+
+    A class, so that workers can be spawned.
+    """
+
+    def __init__(self, feature_extractor: SequenceFeatureExtractor, **padding: Any) -> None:
+        self.feature_extractor, self.padding = feature_extractor, padding
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        batch: dict[str, Any] = dict(
+            self.feature_extractor(
+                columns.pop("samples"),
+                sampling_rate=self.feature_extractor.sampling_rate,
+                return_attention_mask=True,
+                return_tensors="np",
+                **self.padding,
+            )
+        )
+        if "num_replaced" in columns:
+            batch["num_replaced"] = sum(columns.pop("num_replaced"))
+        for name, values in columns.items():
+            numbers = all(isinstance(value, (int, float)) for value in values)
+            batch[name] = torch.tensor(values).numpy() if numbers else values
+        return batch

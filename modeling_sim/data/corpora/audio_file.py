@@ -1,0 +1,88 @@
+"""Audio of any data set as undecoded files, without torchcodec, which `datasets` uses to encode audio."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import soundfile
+from datasets import Audio, Value
+
+_SCALARS = ("string", "large_string", "binary", "large_binary")
+
+
+_PARTS = {"bytes", "path", "array"}
+
+
+def holds_audio(feature: Any) -> bool:
+    """Whether a column of this type can hold audio in a form that `AudioFile` takes."""
+    if isinstance(feature, Mapping):
+        return bool(_PARTS & set(feature)) and ("array" not in feature or "sampling_rate" in feature)
+    return isinstance(feature, Audio) or (isinstance(feature, Value) and feature.dtype in _SCALARS)
+
+
+class AudioFile(Audio):
+    """`Audio(decode=False)` that takes every form in which data sets hold audio, without torchcodec.
+
+    A value may be a path, the bytes of a file, a mapping with `path`, `bytes` or both, or a mapping with `array`,
+    samples `(samples,)` or `(channels, samples)`, and `sampling_rate`. Samples become a WAV file of the same numbers:
+    32-bit floats, or 16-bit integers. A file in an archive or on the Hub (`zip://`, `hf://`) is read into `bytes`.
+
+    Args:
+        root: Folder that relative paths start from, where they name a file below it.
+    """
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        super().__init__(decode=False)
+        self.root = root
+
+    def encode_example(self, value: Any) -> dict[str, Any]:
+        """The value as `{"bytes", "path"}`."""
+        if isinstance(value, (str, os.PathLike)):
+            value = {"path": os.fspath(value)}
+        elif isinstance(value, (bytes, bytearray)):
+            value = {"bytes": bytes(value)}
+        content, path = value.get("bytes"), value.get("path")
+        if value.get("array") is not None:
+            content = _wav(value["array"], value.get("sampling_rate"))
+        if content is not None or not path:
+            return {"bytes": content, "path": path}
+        if "://" in path:
+            return _read_remote(path)
+        if self.root is not None and (Path(self.root) / path).is_file():
+            path = str(Path(self.root) / path)
+        return {"bytes": None, "path": path}
+
+    def cast_storage(self, storage: pa.Array) -> pa.StructArray:
+        """The same for a column in Arrow; nulls stay."""
+        if pa.types.is_struct(storage.type) and {"bytes", "path"} == {field.name for field in storage.type}:
+            return super().cast_storage(storage)
+        values = (None if value is None else self.encode_example(value) for value in storage.to_pylist())
+        return pa.array(values, type=self.pa_type)
+
+
+def _wav(array: Any, sampling_rate: Any) -> bytes:
+    """Samples as a WAV file; nothing, which the scan reports as empty, where they are none or have no rate."""
+    samples = np.asarray(array)
+    if samples.ndim == 2:
+        samples = samples.T
+    if not sampling_rate or samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+        return b""
+    is_int16 = samples.dtype.kind in "iu" and np.abs(samples).max(initial=0) <= np.iinfo(np.int16).max
+    samples = samples.astype(np.int16 if is_int16 else np.float32)
+    file = io.BytesIO()
+    soundfile.write(file, samples, int(sampling_rate), format="WAV", subtype="PCM_16" if is_int16 else "FLOAT")
+    return file.getvalue()
+
+
+def _read_remote(path: str) -> dict[str, Any]:
+    name = path.partition("::")[0]
+    try:
+        with fsspec.open(path, "rb") as file:
+            return {"bytes": file.read(), "path": name}
+    except FileNotFoundError:  # of one recording, which the scan reports
+        return {"bytes": None, "path": name}

@@ -1,0 +1,224 @@
+"""What every corpus gives: the columns, how they are built, and what a corpus says about itself.
+
+Columns of every corpus:
+
+| column | type | meaning |
+| --- | --- | --- |
+| `id` | string | unique within the corpus, all splits together |
+| `audio` | `Audio(decode=False)` | `{"path", "bytes"}`, decoded by `modeling_sim.data.audio` |
+| `num_samples` | int | length at the file's own rate |
+| `sampling_rate` | int | the file's own rate, samples a second |
+| `speaker_id` | `ClassLabel` | one class "unknown" where the corpus does not name speakers |
+
+Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class a 10 ms frame, laid
+out as `modeling_sim.data.corpora.alignments` says; it is null for an utterance without an alignment.
+The splits of a corpus share the class names of every label column.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+
+
+def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Both splits with the same names and numbers of classes in every column of classes.
+
+    A data set whose splits were numbered each by itself would else have other classes under equal numbers. Classes of
+    the test split that training lacks come last.
+    """
+    for column in train.column_names:
+        if column not in test.column_names:
+            continue
+        known, other = class_label(train, column), class_label(test, column)
+        if known is None or other is None or known.names == other.names:
+            continue
+        names = [*known.names, *(name for name in other.names if name not in known.names)]
+        number = {name: names.index(name) for name in other.names}
+        renumber = [number[name] for name in other.names]
+
+        def renumbered(value: Any, renumber: list[int] = renumber) -> Any:
+            if isinstance(value, list):
+                return [renumbered(item) for item in value]
+            return value if value is None or value < 0 else renumber[value]
+
+        of_lists = isinstance(train.features[column], List)
+        feature = List(ClassLabel(names=names)) if of_lists else ClassLabel(names=names)
+        train = replace_column(train, column, train[column][:], feature)
+        test = replace_column(test, column, [renumbered(value) for value in test[column][:]], feature)
+    return train, test
+
+
+def label_classes(dataset: Dataset, label: str) -> list[str]:
+    """Names of a label's classes.
+
+    Raises:
+        ValueError: The corpus has no such column, or it holds no classes; the message lists those that do.
+    """
+    known = [name for name in dataset.column_names if class_label(dataset, name) is not None]
+    feature = class_label(dataset, label) if label in dataset.column_names else None
+    if feature is None:
+        raise ValueError(f"`label` is {label!r}, which is no column of classes of this corpus; choose of {known}.")
+    return list(feature.names)
+
+
+def is_frame_label(dataset: Dataset, label: str) -> bool:
+    """Whether a column has a class a label frame rather than one an utterance."""
+    return isinstance(dataset.features[label], List)
+
+
+UNKNOWN_SPEAKER = "unknown"
+
+
+# How Arrow holds an `Audio` column. A stream's `audio` has this type: its values are the same, and giving a stream's
+# features as `Audio` would encode every value, which needs torchcodec.
+AUDIO_STORAGE = {"bytes": Value("binary"), "path": Value("string")}
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What a corpus says about itself.
+
+    Args:
+        description: One sentence.
+        license: SPDX identifier as the Hub writes it, or "other" with the reason in `description`.
+        hub_id: Data set id on the Hub, if it is there.
+        num_utterances: Of the whole corpus, if it is always the same.
+        redistributable: Whether its audio may be passed on with a project or a checkpoint.
+    """
+
+    description: str
+    license: str
+    hub_id: str | None = None
+    num_utterances: int | None = None
+    redistributable: bool = True
+
+
+def make_dataset(
+    columns: Mapping[str, Any],
+    *,
+    labels: Mapping[str, Sequence[str]],
+    sequence_labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Dataset:
+    """Build a data set in memory, without decoding or encoding any audio.
+
+    Args:
+        columns: One sequence a column, all of one length. `audio` holds `{"path", "bytes"}` mappings. Label columns
+            hold class numbers or class names, `None` for no label.
+        labels: Class names of each `ClassLabel` column.
+        sequence_labels: Class names of each column that is a sequence of `ClassLabel`; its values are arrays.
+    """
+    arrays: dict[str, pa.Array] = {}
+    features = Features()
+    for name, values in columns.items():
+        if name == "audio":
+            rows = [{key: audio.get(key) for key in AUDIO_STORAGE} for audio in values]
+            arrays[name] = pa.array(rows, type=Audio(decode=False).pa_type)
+            features[name] = AUDIO_STORAGE
+        elif name in labels:
+            arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())
+            features[name] = ClassLabel(names=list(labels[name]))
+        elif name in sequence_labels:
+            rows = [None if row is None else _numbers(row, sequence_labels[name]) for row in values]
+            arrays[name] = pa.array(rows, type=pa.list_(pa.int64()))
+            features[name] = List(ClassLabel(names=list(sequence_labels[name])))
+        else:
+            arrays[name] = plain_array(name, values)
+            features[name] = Features.from_arrow_schema(pa.schema({name: arrays[name].type}))[name]
+    dataset = Dataset.from_dict(arrays, features=features)
+    # Changes the type alone; giving it to `from_dict` would encode the audio, which needs torchcodec.
+    return dataset.cast_column("audio", Audio(decode=False))
+
+
+def plain_array(name: str, values: Any) -> pa.Array:
+    """A column as Arrow has it; one that mixes numbers, truth values and texts becomes text.
+
+    Args:
+        name: Of the column, for the message.
+        values: One value per row.
+
+    Raises:
+        ValueError: The column holds lists or mappings of several kinds.
+    """
+    if isinstance(values, pa.Array):
+        return values
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
+        if any(isinstance(value, (list, tuple, dict, np.ndarray)) for value in values):
+            raise ValueError(
+                f"column {name!r} holds lists or mappings of several kinds ({error}); give all rows the same kind"
+            ) from error
+    texts = (None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values)
+    return pa.array(list(texts), type=pa.string())
+
+
+def _numbers(values: Any, names: Sequence[str]) -> Any:
+    """Class numbers of names; numbers and `None` pass."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        return values
+    numbers = {name: number for number, name in enumerate(names)}
+    return [numbers[value] if isinstance(value, str) else value for value in values]
+
+
+def replace_column(dataset: Dataset, name: str, values: Any, feature: Any) -> Dataset:
+    """A data set with a column of new values and type; unlike `map` and `cast` it copies no audio.
+
+    Args:
+        dataset: A data set, with or without this column.
+        name: The column.
+        values: One value a row, as Arrow stores them: class numbers for a `ClassLabel`.
+        feature: Type of the column.
+    """
+    if name in dataset.column_names:
+        dataset = dataset.remove_columns(name)
+    return dataset.add_column(name, values, feature=feature)
+
+
+def as_text(dataset: Dataset, name: str) -> Dataset:
+    """Turn a column of numbers into one of strings; nulls stay."""
+    if dataset.features[name] == Value("string"):
+        return dataset
+    texts = [None if value is None else str(value) for value in dataset[name][:]]
+    return replace_column(dataset, name, texts, Value("string"))
+
+
+def as_class_label(dataset: Dataset, name: str) -> Dataset:
+    """Turn a column of strings or numbers, or of lists of them, into classes: its sorted distinct values; nulls stay.
+
+    A column of `ClassLabel`, or of lists of them, is left as it is.
+    """
+    if class_label(dataset, name) is not None:
+        return dataset
+    values = dataset[name][:]
+    if isinstance(dataset.features[name], List):
+        rows = [None if row is None else [str(value) for value in row] for row in values]
+        names = class_names(value for row in rows if row is not None for value in row)
+        numbers = [None if row is None else _numbers(row, names) for row in rows]
+        return replace_column(dataset, name, numbers, List(ClassLabel(names=names)))
+    texts = [None if value is None else str(value) for value in values]
+    names = class_names(texts)
+    return replace_column(dataset, name, _numbers(texts, names), ClassLabel(names=names))
+
+
+def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
+    """Classes of a column that is a `ClassLabel` or a list of them; `None` for any other."""
+    feature = dataset.features[name]
+    feature = getattr(feature, "feature", feature)
+    return feature if isinstance(feature, ClassLabel) else None
+
+
+def class_names(values: Iterable[str | None]) -> list[str]:
+    """Sorted distinct values without nulls; whole numbers come first and in the numbers' order."""
+    distinct = {value for value in values if value is not None}
+    return sorted(distinct, key=_class_order)
+
+
+def _class_order(name: str) -> tuple[bool, int, str, str]:
+    # Of whole numbers without leading zeros, the longer is the larger; `int` refuses some digits, and long numbers.
+    digits = name.lstrip("0") if name.isascii() and name.isdecimal() else None
+    return digits is None, len(digits or ""), digits or "", name

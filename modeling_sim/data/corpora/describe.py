@@ -1,0 +1,235 @@
+"""A corpus in numbers, and one of its utterances as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from datasets import Dataset
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from modeling_sim.data.audio import log_mel, mel, read_audio
+from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
+from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, class_label
+from modeling_sim.files import replacing
+from modeling_sim.text import printable
+
+_QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
+
+
+# Okabe and Ito's colours, which stay apart for every common kind of colour vision, by how a phone is made.
+_MANNERS = {
+    "vowel": ("#E69F00", "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW a e i o u"),
+    "stop or affricate": ("#0072B2", "B CH D G JH K P T b d g"),
+    "fricative": ("#56B4E9", "DH F HH S SH TH V Z ZH s"),
+    "nasal": ("#009E73", "M N NG m n"),
+    "approximant": ("#CC79A7", "L R W Y"),
+    "silence or noise": ("#DDDDDD", "SIL SPN"),
+}
+
+
+_DARK = ("#0072B2", "#009E73")  # of these, the ones that need white text
+
+
+_INK = "#333333"
+
+
+_STYLE = {
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """A corpus in numbers: utterances, hours, speakers, sampling rates, lengths in seconds, share of rows labelled.
+
+    Returns:
+        A dict that JSON can hold; `label_coverage` and `classes` have one entry a label column.
+    """
+    columns = dataset.with_format("numpy").select_columns(["num_samples", "sampling_rate"])
+    seconds = columns[:]["num_samples"] / columns[:]["sampling_rate"]
+    labels = [name for name in dataset.column_names if class_label(dataset, name) is not None]
+    return {
+        "utterances": len(dataset),
+        "hours": float(seconds.sum() / 3600),
+        "speakers": len(set(dataset["speaker_id"][:]) - {None}),
+        "sampling_rates": sorted({int(rate) for rate in columns[:]["sampling_rate"]}),
+        "seconds": {name: float(np.quantile(seconds, share)) for name, share in _QUANTILES.items()},
+        "label_coverage": {
+            name: sum(value is not None for value in dataset[name][:]) / len(dataset) for name in labels
+        },
+        "classes": {name: len(class_label(dataset, name).names) for name in labels},
+    }
+
+
+def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Descriptions as a table in Markdown, one column a split."""
+    rows: dict[str, list[str]] = {}
+    for numbers in descriptions.values():
+        cells = {
+            "utterances": f"{numbers['utterances']}",
+            "hours": f"{numbers['hours']:.2f}",
+            "speakers": f"{numbers['speakers']}",
+            "sampling rate, Hz": ", ".join(map(str, numbers["sampling_rates"])),
+        }
+        cells |= {f"length, {name}, s": f"{length:.2f}" for name, length in numbers["seconds"].items()}
+        cells |= {
+            f"labelled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
+            for name, share in numbers["label_coverage"].items()
+        }
+        for name, cell in cells.items():
+            rows.setdefault(name, []).append(cell)
+    table = [["", *descriptions], *([name, *cells] for name, cells in rows.items())]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in table]
+    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def plot_utterance(
+    dataset: Dataset, row: int, path: str | Path, *, start: float = 0.0, seconds: float | None = 3.5
+) -> None:
+    """Draw an utterance: its waveform, its log-mel spectrum, and its phones where it has them.
+
+    The formants of synthetic speech are drawn over the spectrum.
+
+    Args:
+        dataset: A corpus.
+        row: Row of the utterance.
+        path: File of the picture; its suffix chooses the format.
+        start: Second that the picture begins at.
+        seconds: How much to show; `None` for all. The default leaves room for the phones' names.
+
+    Raises:
+        ValueError: `start` lies outside the utterance, or `seconds` is not above 0.
+    """
+    utterance = dataset.with_format(None)[row]
+    samples = read_audio(utterance["audio"], sampling_rate=LABEL_RATE)
+    length = len(samples) / LABEL_RATE
+    if not 0 <= start < length:
+        raise ValueError(f"`start` is {start} s, but {utterance['id']} lasts {length:.2f} s")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"`seconds` is {seconds}; it must be above 0, or None for the whole utterance")
+    stop = length if seconds is None else min(start + seconds, length)
+    has_phones = "phones" in dataset.column_names and class_label(dataset, "phones") is not None
+    phones = utterance["phones"] if has_phones else None
+    with mpl.rc_context(_STYLE):
+        heights = [1.0, 2.2] + ([0.42] if phones is not None else [])
+        figure = Figure(figsize=(9, 1.25 * sum(heights)), layout="constrained")
+        axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        _draw_waveform(axes[0], samples)
+        _draw_spectrum(axes[1], samples, utterance.get("formants"))
+        if phones is not None:
+            _draw_phones(axes[2], phones, dataset.features["phones"].feature.names, start, stop)
+        axes[0].set_xlim(start, stop)
+        axes[-1].set_xlabel("time, s")
+        axes[0].set_title(_title(dataset, utterance), loc="left", fontsize=10)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=200, format=Path(path).suffix.removeprefix(".") or "png")
+
+
+def _draw_waveform(axes: Axes, samples: np.ndarray) -> None:
+    axes.plot(np.arange(len(samples)) / LABEL_RATE, samples, color="#0072B2", linewidth=0.4)
+    limit = 1.05 * np.abs(samples).max() or 1.0  # silence
+    axes.set(ylabel="amplitude", ylim=(-limit, limit))
+
+
+def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[float]] | None) -> None:
+    # A hop of 2.5 ms shows bursts and the beginnings of voicing that 10 ms blur.
+    hop = LABEL_HOP // 4
+    mels = log_mel(samples, hop=hop)
+    top = np.percentile(mels, 99.8)
+    centers = (LABEL_WINDOW / 2 + hop * np.arange(len(mels))) / LABEL_RATE
+    half = hop / LABEL_RATE / 2
+    axes.imshow(
+        mels.T,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=top - 65,
+        vmax=top,
+        interpolation="bilinear",
+        extent=(centers[0] - half, centers[-1] + half, mel(20), mel(LABEL_RATE / 2)),
+    )
+    if formants is not None:
+        tracks = mel(formants)
+        times = (LABEL_WINDOW / 2 + LABEL_HOP * np.arange(len(tracks))) / LABEL_RATE
+        axes.plot(times, tracks, color="white", linewidth=0.9, linestyle="--")
+        axes.text(
+            0.988,
+            0.96,
+            "dashed: F1, F2, F3",
+            transform=axes.transAxes,
+            color="white",
+            fontsize=7.5,
+            ha="right",
+            va="top",
+        )
+    ticks = [250, 500, 1000, 2000, 4000, 8000]
+    axes.set_yticks([mel(tick) for tick in ticks], [f"{tick / 1000:g}" for tick in ticks])
+    axes.set_ylabel("frequency, kHz (mel scale)")
+
+
+def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start: float, stop: float) -> None:
+    """Phones as boxes; a label frame stands for the hop around its centre."""
+    changes = [0, *(np.flatnonzero(np.diff(phones)) + 1), len(phones)]
+    borders = (LABEL_WINDOW / 2 + LABEL_HOP * (np.array(changes) - 0.5)) / LABEL_RATE
+    shown = {}
+    for first, left, right in zip(changes[:-1], borders[:-1], borders[1:], strict=True):
+        if right <= start or left >= stop:
+            continue
+        name = names[phones[first]]
+        manner = next((manner for manner, (_, members) in _MANNERS.items() if name in members.split()), "other")
+        color = _MANNERS.get(manner, ("#FFFFFF",))[0]
+        shown[manner] = color
+        axes.axvspan(left, right, facecolor=color, edgecolor="white", linewidth=0.8)
+        visible = (max(left, start), min(right, stop))
+        share = (visible[1] - visible[0]) / (stop - start)
+        axes.text(
+            sum(visible) / 2,
+            0.5,
+            name if share > 0.006 else "",
+            ha="center",
+            va="center",
+            # A name that is wider than its box stands upright; one letter never is.
+            rotation=0 if len(name) == 1 or share > 0.009 * len(name) else 90,
+            fontsize=6.5,
+            color="white" if color in _DARK else "black",
+        )
+    axes.set(ylim=(0, 1), yticks=[])
+    axes.set_ylabel("phone", rotation=0, ha="right", va="center")
+    axes.spines["left"].set_visible(False)
+    axes.legend(
+        handles=[Patch(color=shown[manner], label=manner) for manner in (*_MANNERS, "other") if manner in shown],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -1.15),
+        ncols=len(shown),
+        frameon=False,
+        fontsize=8,
+        handlelength=1,
+    )
+
+
+def _title(dataset: Dataset, utterance: Mapping[str, Any]) -> str:
+    """The id, the speaker, and the classes that describe the whole utterance."""
+    parts = [printable(utterance["id"])]
+    for name in ("speaker_id", "sex", "word", "syllable"):
+        value = utterance.get(name)
+        label = class_label(dataset, name) if name in dataset.column_names else None
+        if value is None:
+            continue
+        if label is not None:
+            value = " ".join(label.int2str(value)) if isinstance(value, list) else label.int2str(value)
+        if value != UNKNOWN_SPEAKER:
+            parts.append(f"{name.removesuffix('_id')} {value}")
+    return ", ".join(parts)

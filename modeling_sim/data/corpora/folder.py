@@ -1,0 +1,364 @@
+"""Any tree of audio files, with labels from folder names or from a manifest."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from modeling_sim.data.corpora.alignments import with_phones
+from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, CorpusInfo, class_names, make_dataset, plain_array
+from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
+from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
+from modeling_sim.text import printable, say_once, utf8_name
+
+INFO = CorpusInfo(description="Audio files in a tree of folders.", license="other")
+
+
+_SUFFIXES = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
+
+
+# Columns that every corpus takes from the files; a manifest has no say in them.
+_MEASURED = ("audio", "num_samples", "sampling_rate")
+
+
+# Columns that a corpus has for another use than classes.
+_NO_LABELS = ("id", "file", "split", *_MEASURED)
+
+
+_DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # a file's own first; a program may write others
+
+
+# Names of a column of speakers, without regard to case and to all that is no letter, the surest first.
+_SPEAKER_COLUMNS = (
+    "speakerid", "speaker", "spkid", "spk", "spkrid", "spkr", "speakername", "speakercode", "clientid", "talkerid",
+    "talker", "readerid", "reader", "participantid", "participant", "subjectid", "subject", "actorid", "actor",
+)  # fmt: skip
+
+
+_Row = dict[str, Any]
+
+
+def load(
+    *,
+    split: str = "train",
+    data_dir: str | Path,
+    manifest: str | Path | None = None,
+    label_columns: Sequence[str] | str = (),
+    speaker_column: str | None = None,
+    folder_label: str | None = None,
+    split_by: SplitRule | None = None,
+    lists: str | Path | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    alignments: str | Path | None = None,
+) -> Dataset:
+    """Load a split.
+
+    Without a manifest, every wav, flac, ogg, opus and mp3 file below `data_dir` is an utterance, and its id is its path
+    below `data_dir` without the suffix. Hidden files are skipped, and a file with several names by links counts once
+    (`data.corpora.tree`). With one, the utterances are those of the manifest: a CSV, TSV or JSONL file with a
+    column `file`, a path below `data_dir`. Its columns `id` and `split` are understood, those in `label_columns` become
+    `ClassLabel`, and all others are passed on as they are, except for what is read from the files themselves: `audio`,
+    `num_samples` and `sampling_rate`. A cell that is empty, null or NaN holds nothing.
+
+    Args:
+        split: "train", "test" or "all"; any name of the manifest's column `split`, if it has one.
+        data_dir: The folder of recordings.
+        manifest: A CSV, TSV or JSONL file with a row per recording and a column `file`; `None` for none.
+        label_columns: Column, or columns, of the manifest that hold classes, to probe or to classify.
+        speaker_column: Column of the manifest that names the speakers. `None`: `speaker_id`, or the first of the usual
+            names, such as `speaker`, `spk` and `client_id`.
+        folder_label: Column to make of the name of the folder each file is in, such as "speaker_id" or "word".
+        split_by: Rule that makes "train" and "test": "utterance", "speaker" (no speaker is in both) or "list". `None`:
+            the manifest's column `split` if there is one, else "list" where `lists` is given, else "utterance".
+        lists: Folder of `train.txt` and `test.txt` with ids.
+        test_fraction: Share of the test set.
+        seed: Seed of the split.
+        alignments: Phone alignments, a folder or a file that `data.corpora.alignments.read_alignments` reads, for
+            the column `phones`.
+
+    Raises:
+        FileNotFoundError: The tree or the manifest is not there, or the tree has no audio.
+        ValueError: A manifest without the columns it must have, of another suffix, not of its suffix' format, or with
+            files outside of `data_dir`; an id or a file that is in several splits.
+    """
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"`data_dir` is {printable(root)}, which is not a folder")
+    source = printable(root if manifest is None else manifest)
+    rows = _walk(root) if manifest is None else _read_manifest(Path(manifest), root)
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    label_columns = [label_columns] if isinstance(label_columns, str) else list(label_columns)
+    _check_columns(present, label_columns, speaker_column, folder_label, source)
+    if folder_label is not None:
+        label_columns = list(dict.fromkeys([*label_columns, folder_label]))
+        for row in rows:
+            row[folder_label] = Path(row["file"]).parent.name or root.resolve().name
+    if speaker_column is None:
+        speaker_column = _find_speakers(rows, [*present, *label_columns], source)
+
+    def texts(column: str) -> list[str | None]:
+        return [_text(row.get(column), column, source) for row in rows]
+
+    # Class names and types are those of all rows, so that the splits share them.
+    columns: dict[str, Any] = {
+        name: plain_array(name, [row.get(name) for row in rows]) for name in present if name not in _NO_LABELS
+    }
+    columns |= {name: texts(name) for name in label_columns}
+    columns["speaker_id"] = [] if speaker_column is None else texts(speaker_column)
+    if not any(columns["speaker_id"]):
+        columns["speaker_id"] = [UNKNOWN_SPEAKER] * len(rows)
+    labels = {name: class_names(columns[name]) for name in ("speaker_id", *label_columns)}
+    empty = [name for name, names in labels.items() if not names]
+    if empty:
+        raise ValueError(f"{source}: the column {empty[0]} is empty in every row, so it holds no classes")
+    columns["id"] = [own or _id_of(row["file"]) for own, row in zip(texts("id"), rows, strict=True)]
+    columns["audio"] = [{"path": f"{utf8_name(root)}/{row['file']}"} for row in rows]
+
+    parts = texts("split")
+    absent: list[str] = []
+    if split_by is None and split != "all" and any(parts):
+        _check_split(parts, columns["speaker_id"], split, source)
+    else:
+        speakers = {
+            name: own or UNKNOWN_SPEAKER for name, own in zip(columns["id"], columns["speaker_id"], strict=True)
+        }
+        ids = split_ids(
+            speakers,
+            split=split,
+            rule=split_by or ("utterance" if lists is None else "list"),
+            lists=None if lists is None else Path(lists),
+            test_fraction=test_fraction,
+            seed=seed,
+        )
+        # A listed id without a file becomes a row whose file is not there, and the scan reports it.
+        absent = [name for name in ids if name not in speakers]
+        chosen = set(ids)
+        parts = [split if name in chosen else "the rest" for name in columns["id"]]
+    if manifest is not None:  # in a tree every file is met once
+        _refuse_leaks(rows, columns["id"], [file_key(audio["path"]) for audio in columns["audio"]], parts, source)
+    places = [place for place, part in enumerate(parts) if part == split] + [None] * len(absent)
+    columns = {name: _at(values, places) for name, values in columns.items()}
+    columns["id"][len(places) - len(absent) :] = absent
+    columns["audio"][len(places) - len(absent) :] = [{"path": f"{utf8_name(root)}/{name} (listed)"} for name in absent]
+    return with_phones(make_dataset(columns, labels=labels), alignments)
+
+
+def _check_columns(
+    present: Sequence[str],
+    label_columns: Sequence[str],
+    speaker_column: str | None,
+    folder_label: str | None,
+    source: str,
+) -> None:
+    """Refuse columns that are not there, or that a corpus has for another use."""
+    if folder_label in _NO_LABELS:
+        raise ValueError(f"`folder_label` is {folder_label!r}, which every corpus has already; choose another name")
+    if folder_label in present:
+        raise ValueError(f"`folder_label` is {folder_label!r}, a column of {source}; choose another name")
+    if set(label_columns) & set(_NO_LABELS):
+        raise ValueError(f"`label_columns` is {list(label_columns)}; of {', '.join(_NO_LABELS)} none holds classes")
+    wanted = [*label_columns, *([] if speaker_column is None else [speaker_column])]
+    missing = sorted(set(wanted) - {*present, folder_label})
+    if missing:
+        raise ValueError(f"{source} has no column {' and no '.join(missing)}; columns there: {', '.join(present)}")
+
+
+def _at(values: Any, places: Sequence[int | None]) -> Any:
+    """A column's values at some places, null where there is none."""
+    if isinstance(values, pa.Array):
+        return values.take(pa.array(places, type=pa.int64()))
+    return [None if place is None else values[place] for place in places]
+
+
+def _text(value: Any, column: str, source: str) -> str | None:
+    """A cell as the name of a class, a speaker, an utterance or a file; an empty one is none."""
+    if isinstance(value, (list, dict)):
+        raise ValueError(f"{source}: the column {column} holds a list or an object; it must hold one name per row")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what a program makes of whole numbers in a column with gaps
+    return None if value in (None, "") else str(value)
+
+
+def _id_of(file: str) -> str:
+    """Id of an utterance whose manifest gives none: its path without the suffix."""
+    return Path(file).with_suffix("").as_posix()
+
+
+def _find_speakers(rows: Sequence[_Row], columns: Sequence[str], source: str) -> str | None:
+    """The column that names the speakers, by its own name."""
+    found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed(columns)}
+    if "speaker_id" in columns:
+        found["speakerid"] = "speaker_id"
+    for name in _SPEAKER_COLUMNS:
+        if name in found and any(row.get(found[name]) not in (None, "") for row in rows):
+            if found[name] != "speaker_id":
+                say_once(f"{source}: the speakers are those of the column {printable(found[name])}")
+            return found[name]
+    return None
+
+
+def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], split: str, source: str) -> None:
+    """Refuse a split that a manifest does not have, and say what it has.
+
+    Args:
+        parts: Split of each row.
+        speakers: Its speaker.
+        split: The one to load.
+        source: Of the rows, for messages.
+    """
+    known = defaultdict(list)
+    for part, speaker in zip(parts, speakers, strict=True):
+        known[part].append(speaker)
+    nowhere = known.pop(None, [])
+    if split not in known:
+        raise ValueError(f"`split` is {split!r}; the manifest has {sorted(known)}")
+    if nowhere:
+        say_once(f"{source}: {len(nowhere)} of {len(parts)} rows are in no split, and are skipped")
+    say_division(f"the column `split` of {source}", known)
+
+
+def _refuse_leaks(
+    rows: Sequence[_Row], ids: Sequence[str], files: Sequence[Hashable], parts: Sequence[str | None], source: str
+) -> None:
+    """Refuse an id, or a file by two names, that is in two splits."""
+    for keys, what in ((ids, "have one id"), (files, "are one file")):
+        first: dict[Hashable, int] = {}
+        for place, key in enumerate(keys):
+            if parts[place] is not None and parts[first.setdefault(key, place)] != parts[place]:
+                names = " and ".join(printable(rows[at]["file"]) for at in (first[key], place))
+                raise ValueError(f"{source}: {names} {what}, and are in different splits; keep one of the rows")
+
+
+def _walk(root: Path) -> list[_Row]:
+    """A row per file."""
+    rows = []
+    for path in audio_files(root, _SUFFIXES):
+        file = utf8_name(path.relative_to(root))
+        row = {"id": _id_of(file), "file": file}
+        if file.encode() != os.fsencode(path.relative_to(root)):
+            row["file"] += " (rename it: its name is not UTF-8)"  # a file that is not there, so the scan reports it
+        rows.append(row)
+    if not rows:
+        raise FileNotFoundError(f"{printable(root)} holds no file with a suffix of {', '.join(sorted(_SUFFIXES))}")
+    return rows
+
+
+def _read_manifest(path: Path, root: Path) -> list[_Row]:
+    """Rows of a CSV, TSV or JSONL file; `file` is a path below the root."""
+    if not path.is_file():
+        there = root / path
+        hint = f"; there is {printable(there)}" if there.is_file() else ""
+        raise FileNotFoundError(f"`manifest` is {printable(path)}, which is not a file{hint}")
+    suffix = path.suffix.lower()
+    if suffix not in (*_DELIMITERS, ".jsonl"):
+        raise ValueError(f"`manifest` is {printable(path)}; its suffix must be .csv, .tsv or .jsonl")
+    text, source = read_text(path), printable(path)
+    rows = _read_lines(source, text) if suffix == ".jsonl" else _read_table(source, text, _DELIMITERS[suffix])
+    if not rows:
+        raise ValueError(f"{source}: has no rows; it must have one per recording, with a column `file`")
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    if "file" not in present:
+        raise ValueError(
+            f"{source} has no column `file`, which names an audio file below `data_dir`; columns there: "
+            f"{', '.join(map(printable, present))}"
+        )
+    outside = {}
+    for number, row in enumerate(rows, start=1):
+        file = _text(row.get("file"), "file", source)
+        if file is None:
+            raise ValueError(f"{source}: row {number} has no `file`; every row names an audio file below `data_dir`")
+        row["file"], is_inside = _below(root, file)
+        if not is_inside:
+            outside[number] = row["file"]
+    if outside:
+        common = os.path.commonpath([root.resolve(), *(Path(file).parent for file in outside.values())])
+        number, file = next(iter(outside.items()))
+        raise ValueError(
+            f"{source}: row {number} names {printable(file)}, which is outside of `data_dir`, {printable(root)}; set "
+            f"`data_dir` to a folder that holds all recordings, such as {printable(common)}, and name them from there"
+        )
+    return rows
+
+
+def _below(root: Path, file: str) -> tuple[str, bool]:
+    """Path of a manifest's file below the root, or from `/` if it is outside of it, and whether it is below.
+
+    Links in the folder may lead anywhere: who has the folder made them. A manifest may come from someone else.
+    """
+    if "\\" in file and not (root / file).exists():  # written on Windows
+        file = file.replace("\\", "/")
+    path = Path(file)
+    if path.is_absolute() and path.is_relative_to(root.absolute()):
+        path = path.relative_to(root.absolute())
+    if not path.is_absolute() and ".." not in path.parts:
+        return path.as_posix(), True
+    real = (root / path).parent.resolve() / path.name
+    if ".." not in path.name and real.is_relative_to(root.resolve()):
+        return real.relative_to(root.resolve()).as_posix(), True
+    return real.as_posix(), False
+
+
+def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
+    """Rows of a table, by the names of its header; blanks around names and cells are dropped, and so is an empty row.
+
+    Args:
+        source: Name of the file.
+        text: Its text.
+        delimiters: The usual one first; the header tells which it is.
+    """
+    header = text.lstrip().partition("\n")[0]
+    fitting = [mark for mark in delimiters if "file" in (name.strip(' "') for name in header.split(mark))]
+    delimiter = (fitting or delimiters)[0]
+    # Tables with tabs have no quoting, but for those whose names are quoted too.
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and not header.startswith('"') else csv.QUOTE_MINIMAL
+    if quoting == csv.QUOTE_MINIMAL:
+        text = re.sub(rf'(?<=[^"]")[ \t]+(?=[{delimiter}\n]|\Z)', "", text)  # the reader takes no blank after a quote
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
+    )
+    try:
+        table = [row for row in ([cell.strip() for cell in row] for row in reader) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{source}, line {reader.line_num}: not a table ({error}); close and double quotes") from error
+    names, *cells = table or [[]]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{source}: has two columns {printable(twice[0])}; rename one")
+    for number, row in enumerate(cells, start=1):
+        if any(row[len(names) :]):
+            raise ValueError(f"{source}: row {number} has more cells than the header; quote cells with a delimiter")
+    # A column without a name is the row numbers that a program wrote.
+    return [{name: _clean(cell) for name, cell in zip(names, row, strict=False) if name} for row in cells]
+
+
+def _read_lines(source: str, text: str) -> list[_Row]:
+    """Rows of a JSONL file."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{source}, line {number}: must be an object with a `file`")
+        rows.append({_clean(name): _clean(value) for name, value in row.items() if name.strip()})
+    return rows
+
+
+def _clean(value: Any) -> Any:
+    """A cell without blanks around it, as text that Arrow can hold; NaN is nothing."""
+    if isinstance(value, str):
+        return value.strip().encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,308 @@
+"""Any audio data set on the Hub, or saved on disk by `datasets`, by id and column names."""
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    Features,
+    GeneratorBasedBuilder,
+    IterableDataset,
+    ReadInstruction,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError
+
+from modeling_sim.data.corpora.alignments import with_phones
+from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
+from modeling_sim.data.corpora.contract import AUDIO_STORAGE, UNKNOWN_SPEAKER, CorpusInfo, as_class_label, as_text
+from modeling_sim.data.corpora.splits import SplitRule, split_ids
+
+INFO = CorpusInfo(
+    description="An audio data set of the Hub or saved on disk, whose own card has its licence.",
+    license="other",
+)
+
+
+def load(
+    *,
+    split: str = "train",
+    dataset_id: str | Path,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    audio_column: str = "audio",
+    id_column: str | None = None,
+    speaker_column: str | None = None,
+    label_columns: Mapping[str, str] | Sequence[str] | str = (),
+    source_split: str = "train",
+    split_by: SplitRule | None = None,
+    lists: str | Path | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    alignments: str | Path | None = None,
+) -> Dataset | IterableDataset:
+    """Load a split.
+
+    Args:
+        split: A split of the data set, a slice of one ("train[:80%]", "train[100:]"), several joined with "+", or
+            "all". With `split_by`: "train", "test" or "all" of `source_split`. A single data set that `save_to_disk`
+            wrote is the split that it was loaded as, or else "train".
+        dataset_id: Id on the Hub, folder of a data set's own files (Parquet, class folders of audio files, tar shards,
+            ...), or folder that `save_to_disk` wrote.
+        config: Configuration of the data set, if it has several.
+        revision: Commit, branch or tag on the Hub.
+        streaming: Give an `IterableDataset`, which is read as it is used.
+        audio_column: Column of the audio, in any form that `AudioFile` takes: files, paths, bytes or samples.
+        id_column: Column of unique ids; `None` takes the audio's file name where it has one, else the row number.
+        speaker_column: Column of speakers; `None` for none.
+        label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a
+            `ClassLabel` yet becomes one, except in a stream, whose values are not known before its end.
+        source_split: What `split_by` divides, a split or a slice of one.
+        split_by: Rule to divide `source_split` by, for data sets without a test split (`data.corpora.splits`). A
+            division copies the audio once into the cache. A stream can be divided by "list" alone.
+        lists: Folder of `train.txt` and `test.txt`, for "list".
+        test_fraction: Share of the test set.
+        seed: Seed of the division.
+        alignments: Phone alignments, a folder or a file that `data.corpora.alignments.read_alignments` reads, for
+            the column `phones`.
+
+    Raises:
+        ValueError: A column, split or rule that is not there, or `audio_column` is not audio.
+    """
+    source = open_source(
+        dataset_id, config, source_split if split_by else split, revision=revision, streaming=streaming
+    )
+    if isinstance(label_columns, str):
+        label_columns = (label_columns,)
+    labels = dict(label_columns) if isinstance(label_columns, Mapping) else {name: name for name in label_columns}
+    wanted = {audio_column: "audio", id_column: "id", speaker_column: "speaker_id", **labels}
+    source = choose_columns(source, {old: new for old, new in wanted.items() if old is not None}, str(dataset_id))
+    if isinstance(source, IterableDataset):
+        source = complete_stream(source)
+        if split_by is not None:
+            source = divide_stream(source, split=split, split_by=split_by, lists=lists)
+        return with_phones(source, alignments)
+    if "id" not in source.column_names:
+        source = source.add_column("id", _file_or_row_names(source))
+    if "speaker_id" not in source.column_names:
+        source = source.add_column("speaker_id", [UNKNOWN_SPEAKER] * len(source))
+    for name in ("speaker_id", *labels.values()):
+        source = as_class_label(source, name)
+    source = as_text(source, "id")
+    if split_by is not None:
+        source = divide(source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
+    return with_phones(source, alignments)
+
+
+def open_source(
+    dataset_id: str | Path, config: str | None, split: str, *, revision: str | None = None, streaming: bool = False
+) -> Dataset | IterableDataset:
+    """Rows of a data set on the Hub or on disk, as they are stored there.
+
+    Args:
+        dataset_id: As in `load`.
+        config: As in `load`.
+        split: A split, a slice of one, several joined with "+", or "all".
+        revision: As in `load`.
+        streaming: As in `load`.
+
+    Raises:
+        ValueError: A split that is not there, or a slice of a stream that needs its length.
+    """
+    splits: Mapping[str, Any]
+    folder = Path(dataset_id)
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        saved = load_from_disk(str(folder))
+        # A data set that was loaded as "test[:10]" and saved is all that there is of "test".
+        splits = {str(saved.split or "train").partition("[")[0]: saved} if isinstance(saved, Dataset) else saved
+    else:
+        try:
+            splits = _load_splits(str(dataset_id), config, revision=revision, streaming=streaming)
+        except DatasetGenerationError as error:
+            raise ValueError(f"{dataset_id} cannot be read: {error.__cause__ or error}") from error
+    names = list(splits) if split == "all" and "all" not in splits else split.split("+")
+    rows = concatenate_datasets([_rows(splits, name.strip(), str(dataset_id)) for name in names])
+    return rows.to_iterable_dataset() if streaming and isinstance(rows, Dataset) else rows
+
+
+def _load_splits(dataset_id: str, config: str | None, *, revision: str | None, streaming: bool) -> Mapping[str, Any]:
+    """Every split by name."""
+    if streaming:
+        streams = load_dataset(dataset_id, config, revision=revision, streaming=True)
+        return {name: stream.decode(enable=False) if stream.features else stream for name, stream in streams.items()}
+    builder = load_dataset_builder(dataset_id, config, revision=revision)
+    if isinstance(builder, GeneratorBasedBuilder):  # of audio files or tar shards, which encodes every value
+        _encode_without_torchcodec(builder)
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _encode_without_torchcodec(builder: GeneratorBasedBuilder) -> None:
+    """Make a builder's audio `AudioFile`. Giving it `features` instead would give its cache another name."""
+    find_splits = builder._split_generators  # noqa: SLF001 - finds the features as well
+
+    def find_splits_of_files(*arguments: Any) -> Any:
+        splits = find_splits(*arguments)
+        found = builder.info.features
+        builder.info.features = Features({name: _file_feature(feature) for name, feature in found.items()})
+        return splits
+
+    builder._split_generators = find_splits_of_files  # noqa: SLF001
+
+
+def _file_feature(feature: Any) -> Any:
+    return AudioFile() if isinstance(feature, Audio) else feature
+
+
+def _rows(splits: Mapping[str, Any], split: str, source_name: str) -> Dataset | IterableDataset:
+    """A split or a slice of one, in the spelling of `datasets`: "train", "train[:100]", "train[-20%:]"."""
+    if split in splits:
+        return splits[split]
+    name, bracket, bounds = split.partition("[")
+    if name not in splits:
+        raise ValueError(
+            f"{source_name} has no split {name!r}; splits there: {', '.join(splits)}. Name one of them or a slice "
+            "(`train[:80%]`), or set `split_by` to divide one."
+        )
+    rows = splits[name]
+    if isinstance(rows, IterableDataset) and ("%" in bounds or "-" in bounds):
+        raise ValueError(f"`split` is {split!r}, but a stream's length is not known; count rows from its start.")
+    length = sys.maxsize if isinstance(rows, IterableDataset) else len(rows)
+    try:
+        (part,) = ReadInstruction.from_spec(f"rows{bracket}{bounds}").to_absolute({"rows": length})
+    except ValueError as error:
+        raise ValueError(f"`split` is {split!r}; write a slice as in `train[:80%]` or `train[100:200]`.") from error
+    if part.from_ >= part.to and isinstance(rows, Dataset):
+        raise ValueError(f"`split` is {split!r}, which holds no row; {name} has {len(rows)} rows.")
+    if isinstance(rows, IterableDataset):
+        rows = rows.skip(part.from_)
+        return rows if part.to == length else rows.take(max(0, part.to - part.from_))
+    return rows.select(range(part.from_, part.to))
+
+
+def choose_columns(
+    source: Dataset | IterableDataset, names: Mapping[str, str], source_name: str
+) -> Dataset | IterableDataset:
+    """Keep columns under new names, and take `audio` undecoded.
+
+    Args:
+        source: The data set.
+        names: New name by old name; one of the new names is `audio`.
+        source_name: Name of the data set for messages.
+
+    Raises:
+        ValueError: A column is not there.
+    """
+    if source.column_names is None:
+        source = source._resolve_features()  # noqa: SLF001
+    missing = sorted(set(names) - set(source.column_names))
+    if missing:
+        raise ValueError(
+            f"{source_name} has no column {' and no '.join(missing)}; columns there: {', '.join(source.column_names)}"
+        )
+    source = source.select_columns(list(names))
+    audio_column = next(old for old, new in names.items() if new == "audio")
+    feature = source.features[audio_column]
+    if not holds_audio(feature):
+        raise ValueError(f"column {audio_column} of {source_name} is {feature}, not audio; give another `audio_column`")
+    as_file = AudioFile(root=source_name if Path(source_name).is_dir() else None)
+    if isinstance(source, IterableDataset):
+        source = source.cast_column(audio_column, as_file)
+    else:
+        if not isinstance(feature, Audio):
+            features = Features({**source.features, audio_column: AUDIO_STORAGE})
+            convert = partial(_convert_audio, column=audio_column, as_file=as_file)
+            source = source.with_format("arrow").map(convert, batched=True, batch_size=100, features=features)
+        source = source.with_format(None).cast_column(audio_column, Audio(decode=False))
+    return source.rename_columns({old: new for old, new in names.items() if old != new})
+
+
+def _convert_audio(table: pa.Table, *, column: str, as_file: AudioFile) -> pa.Table:
+    """Files in place of a column of paths, bytes or samples."""
+    chunks = [as_file.cast_storage(chunk) for chunk in table[column].chunks]
+    return table.set_column(table.column_names.index(column), column, pa.chunked_array(chunks, type=as_file.pa_type))
+
+
+def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -> IterableDataset:
+    """Give a stream the columns `id` and `speaker_id`, as text: a stream's classes are not known before its end.
+
+    Args:
+        source: A stream with undecoded `audio`.
+        text_columns: Further columns of numbers to turn into text.
+    """
+    texts = ["id", *text_columns]
+    if not isinstance(source.features.get("speaker_id"), ClassLabel):
+        texts.append("speaker_id")
+    features = Features({**source.features, "audio": AUDIO_STORAGE, **dict.fromkeys(texts, Value("string"))})
+    return source.map(partial(_complete, texts=texts), with_indices=True, features=features)
+
+
+def _complete(row: dict[str, Any], number: int, *, texts: Sequence[str]) -> dict[str, str | None]:
+    path = (row["audio"] or {}).get("path")
+    defaults = {"id": PurePath(path).stem if path else f"{number:08d}", "speaker_id": UNKNOWN_SPEAKER}
+    values = {name: defaults.get(name) if row.get(name) in (None, "") else row[name] for name in texts}
+    return {name: None if value is None else str(value) for name, value in values.items()}
+
+
+def divide(
+    source: Dataset, *, split: str, split_by: SplitRule, lists: str | Path | None, test_fraction: float, seed: int
+) -> Dataset:
+    """The rows of a split, by the rules of `modeling_sim.data.corpora.splits`.
+
+    Raises:
+        ValueError: A list names utterances that are not there.
+    """
+    names = source.features["speaker_id"].names
+    speakers = {
+        utterance: UNKNOWN_SPEAKER if speaker is None else names[speaker]
+        for utterance, speaker in zip(source["id"][:], source["speaker_id"][:], strict=True)
+    }
+    lists = None if lists is None else Path(lists)
+    ids = split_ids(speakers, split=split, rule=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
+    absent = [utterance for utterance in ids if utterance not in speakers]
+    if absent:
+        raise ValueError(
+            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, such as {absent[0]!r}; "
+            "take them out of the list, or load the split they are in"
+        )
+    wanted = set(ids)
+    return source.select([row for row, utterance in enumerate(source["id"][:]) if utterance in wanted])
+
+
+def divide_stream(
+    source: IterableDataset, *, split: str, split_by: SplitRule, lists: str | Path | None
+) -> IterableDataset:
+    """The rows of a split, by its list: the other rules need to see the whole data set first."""
+    if split == "all":
+        return source
+    if split_by != "list":
+        raise ValueError(f"`split_by` {split_by!r} needs the whole data set; set it to 'list', or do not stream.")
+    wanted = set(split_ids({}, split=split, rule="list", lists=None if lists is None else Path(lists)))
+    return source.filter(partial(_is_listed, wanted=wanted))
+
+
+def _is_listed(row: Mapping[str, Any], *, wanted: Collection[str]) -> bool:
+    return row["id"] in wanted
+
+
+def _file_or_row_names(source: Dataset) -> list[str]:
+    """File names without suffix where every row has one of its own, else row numbers."""
+    paths = [
+        path
+        for batch in source.with_format("arrow").select_columns("audio").iter(1000)
+        for path in pyarrow.compute.struct_field(batch["audio"], "path").to_pylist()
+    ]
+    stems = [PurePath(path).stem for path in paths if path]
+    return stems if len(set(stems)) == len(source) else [f"{row:08d}" for row in range(len(source))]

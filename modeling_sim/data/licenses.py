@@ -1,0 +1,82 @@
+"""Which licence a trained model carries: the strictest of its data's and of the model's that it started from."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+# From the strictest on; one that is not named here is stricter than these, since nobody has looked at it.
+_STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "other", "cc-by-sa-4.0", "cc-by-4.0", "apache-2.0", "mit")
+
+
+def license_name(license_id: str) -> str:
+    """A licence, by its id on the Hub, as people write it: "CC BY-NC-SA 4.0"."""
+    if license_id.startswith("cc-by"):
+        *terms, version = license_id.upper().split("-")[1:]
+        return f"CC {'-'.join(terms)} {version}"
+    return {"apache-2.0": "Apache-2.0", "mit": "MIT", "other": "not stated"}.get(license_id, license_id)
+
+
+def license_of_model(model: str | None) -> str | None:
+    """Licence of a checkpoint: from the results in its folder, or from its card on the Hub; `None` if neither says."""
+    if not model:
+        return None
+    results = Path(model) / "results.json"
+    if results.is_file():
+        read = json.loads(results.read_text(encoding="utf-8"))
+        return read.get("license") or read.get("corpus_license")
+    if Path(model).exists():
+        return None
+    try:
+        license_id: str | None = ModelCard.load(model).data.license
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None
+    return license_id
+
+
+def refuse_looser(stated: str, known: list[str]) -> None:
+    """Refuses a licence that allows more than those that bind a model.
+
+    Args:
+        stated: Licence, by its id on the Hub.
+        known: Those of the data and of the model that training started from.
+
+    Raises:
+        ValueError: It is looser than one of these, or the two cannot be compared.
+    """
+    for license_id in known:
+        if stated == license_id:
+            continue
+        comparable = stated != "other" and {stated, license_id} <= set(_STRICTEST_FIRST)
+        if not comparable:
+            raise ValueError(
+                f"the licence {stated!r} is not known to be as strict as {license_id!r}, which binds the model; give "
+                f"{license_id!r}."
+            )
+        if strictest([stated, license_id]) != stated:
+            raise ValueError(
+                f"the licence {stated!r} is looser than {license_id!r}, which binds the model; give {license_id!r} or "
+                "a stricter one."
+            )
+
+
+def strictest(licenses: list[str | None]) -> str:
+    """The strictest of some licences, by their ids on the Hub; `None` counts as no statement.
+
+    Raises:
+        ValueError: None of them says anything.
+    """
+    known = [license_id for license_id in licenses if license_id]
+    if not known:
+        raise ValueError("there is no licence among these.")
+    unknown = [license_id for license_id in known if license_id not in _STRICTEST_FIRST]
+    return unknown[0] if unknown else min(known, key=_STRICTEST_FIRST.index)
+
+
+def known_licenses(training: Mapping[str, Any]) -> list[str]:
+    """What is known of the licences that bind a model, each once; "other" says nothing."""
+    found = [training.get(name) for name in ("license", "corpus_license", "base_license")]
+    return [license_id for license_id in dict.fromkeys(found) if license_id and license_id != "other"]

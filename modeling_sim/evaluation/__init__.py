@@ -1,0 +1,1 @@
+"""Measures of models: features, probes, ABX, the scorecard."""

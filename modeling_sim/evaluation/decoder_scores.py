@@ -1,0 +1,338 @@
+"""The part of the scorecard that needs a decoder: its quality, smoothness, replaced dimensions and moved ones."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_sim import SimDecoder
+from modeling_sim.analysis import (
+    LabelledClassifier,
+    bootstrap_statistic,
+    fit_linear_probe,
+    most_telling,
+    principal_components,
+    random_axes,
+    rank_correlations,
+    reconstruction_controls,
+    reconstruction_curve,
+    smoothness,
+    traversal,
+)
+from modeling_sim.analysis.reconstruction_loss import multi_resolution_stft, reconstruction_loss, si_sdr
+from modeling_sim.analysis.sound_properties import PROPERTIES
+from modeling_sim.evaluation.cache import AnalysisParts
+from modeling_sim.evaluation.clips import decoded_in_parts, properties_of, record, traversal_changes
+from modeling_sim.evaluation.models import AnalyzedModel, decoder_kind, heard_waveforms
+from modeling_sim.evaluation.results import Analysis, LabelTask
+from modeling_sim.latents import encode
+from modeling_sim.provenance import model_fingerprint
+
+# Items encoded at a time.
+_ENCODED_TOGETHER = 32
+
+
+# Training utterances that say which dimension tells most of a property of the sound: with fewer, the best of hundreds
+# of dimensions is one that happens to fit.
+_TOLD = 256
+
+
+# Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
+_TRAVERSED, _DEVIATIONS = 16, 3.0
+
+
+# Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
+_ROTATIONS = 5
+
+
+# Utterances below which a correlation over them says nothing.
+_CORRELATED = 8
+
+
+# Properties whose dimension one hears move.
+_HEARD_PROPERTIES = ("pitch, semitones", "F1, semitones")
+
+
+# Utterances that there must be to hear ways between two pairs of them.
+_HEARD = 4
+
+
+# Most training utterances of the classifier of transitions.
+_CLASSIFIED = 2000
+
+
+def measure_decoder(
+    parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, module: str, decoder: SimDecoder, *, is_heard: bool
+) -> None:
+    """Quality of the decoder, smoothness between utterances, how few dimensions matter, and what moving one changes.
+
+    Args:
+        parts: Gets the results.
+        task: The label.
+        of: The decoder's model.
+        module: Name of its module, one of `of.modules`.
+        decoder: In evaluation mode.
+        is_heard: Whether there is to be something to hear through it.
+    """
+    row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": module}
+    key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": is_heard}
+    parts.add(key, partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard))
+
+
+def _measure_decoder(
+    analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, str], decoder: SimDecoder, is_heard: bool
+) -> None:
+    arguments, module = analysis.arguments, of.modules[row["module"]]
+    chosen = _drawn(task, "test", arguments.num_utterances)
+    dataset, waveforms = heard_waveforms(chosen, of.extractor)
+    waveforms, num_samples = waveforms.to(of.model.device), waveforms.shape[1]
+    latents = _latents(of, module, waveforms)
+
+    def decode(values: torch.Tensor) -> torch.Tensor:
+        return decoded_in_parts(decoder, values, num_samples)
+
+    order = (
+        (latents / latents.std(dim=(0, 1)).clamp(min=1e-12)).mean(dim=1).var(dim=0).argsort(descending=True).tolist()
+    )
+    with torch.no_grad():
+        decoded = decode(latents)
+    labels = None if task.of_frames else np.array(dataset[arguments.label][:])
+    heard = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
+    if _quality(analysis, row, decoder, decoded, waveforms):
+
+        def attempt(what: str, measure: Callable[[], Any]) -> Any:
+            try:
+                return measure()
+            except ValueError as error:
+                tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
+                return None
+
+        def classifier() -> LabelledClassifier | None:
+            if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
+                return None
+            return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+
+        def traversals() -> dict[int, str]:
+            told = _what_dimensions_tell(task, of, module, num_samples)
+            return _traversals(analysis, row, decoder, latents, waveforms, decoded, told)
+
+        rate = of.extractor.sampling_rate
+        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
+        attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
+        heard = attempt("the traversal", traversals) or heard
+    else:
+        tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
+    if is_heard and len(latents) >= _HEARD:
+        names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
+        record(analysis.media, decoder, waveforms, latents, names, order, heard, seed=arguments.seed, **row)
+
+
+def _quality(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    decoded: torch.Tensor,
+    waveforms: torch.Tensor,
+) -> bool:
+    """Distance of what is decoded from what was spoken, beside that of silence; whether it is nearer than silence."""
+    log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
+    silence = torch.zeros_like(waveforms)
+    found = {
+        "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
+        "log_mel_of_silence": log_mel(silence, waveforms),
+        "spectral_of_silence": multi_resolution_stft(silence, waveforms),
+    }  # fmt: skip
+    means = {name: float(values.mean()) for name, values in found.items()}
+    own = found["log_mel"].cpu().numpy()
+    interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
+    analysis.add(row, "log_mel", **interval, null=means["log_mel_of_silence"])
+    # A decoder that was trained on spectra is free in its phases: the number would say nothing of it.
+    heard = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
+    noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
+    described = f"trained on {decoder.config.trained_on}s{noise}"
+    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": heard})
+    return means["log_mel"] < means["log_mel_of_silence"]
+
+
+def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
+    """Utterances of a split that have the label, drawn if there are more than `most`."""
+    data, arguments = task.splits[split], task.arguments
+    labelled = [
+        number
+        for number, label in enumerate(data[arguments.label][:])
+        if task.of_frames or (label is not None and label >= 0)
+    ]
+    return data.select(np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[:most]))
+
+
+def _latents(of: AnalyzedModel, module: int, waveforms: torch.Tensor) -> torch.Tensor:
+    """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
+    parts = waveforms.split(_ENCODED_TOGETHER)
+    return torch.cat([encode(of.model, part, module=module) for part in parts])
+
+
+def _classifier(
+    task: LabelTask, of: AnalyzedModel, module: int, num_samples: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A linear classifier of the label on latents' means over time, of training utterances cut as those it is asked."""
+    utterances, waveforms = heard_waveforms(_drawn(task, "train", _CLASSIFIED), of.extractor, num_samples)
+    features = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1).cpu().numpy()
+    probe = fit_linear_probe(features, np.array(utterances[task.arguments.label][:]), task.num_classes, l2=1e-3)
+    return lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy()))
+
+
+def _smoothness(
+    analysis: Analysis,
+    row: dict[str, str],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    sampling_rate: int,
+    classifier: LabelledClassifier | None,
+) -> None:
+    """Paths between utterances, and whether a classifier of the label changes its mind once."""
+    arguments = analysis.arguments
+    settings: dict[str, Any] = {
+        "sampling_rate": sampling_rate, "num_pairs": min(arguments.num_pairs, len(latents) - 1),
+        "steps": arguments.steps, "seed": arguments.seed,
+    }  # fmt: skip
+    outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
+    on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
+    for measure, interval in (
+        ("path_ratio", outcome.path_ratio),
+        ("jump_ratio", outcome.jump_ratio),
+        ("path_ratio_norm_corrected", on_the_shell.path_ratio),
+        ("jump_ratio_norm_corrected", on_the_shell.jump_ratio),
+        ("lipschitz_median", outcome.lipschitz_median),
+        ("lipschitz_95", outcome.lipschitz_95),
+    ):
+        analysis.add(row, measure, interval.value, interval.low, interval.high)
+    if outcome.transitions is not None:
+        rate = outcome.transitions.rate
+        analysis.add(row, "clean_transitions", rate.value, rate.low, rate.high)
+
+
+def _curves(
+    analysis: Analysis,
+    row: dict[str, str],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    latents: torch.Tensor,
+    sampling_rate: int,
+) -> None:
+    """Reconstruction error against the number of dimensions that are replaced, fair and as the paper has it."""
+    arguments = analysis.arguments
+    settings: dict[str, Any] = {"num_pairs": arguments.num_pairs, "seed": arguments.seed}
+    curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
+    for name, transform in (
+        ("paper", None), ("paper_pca", principal_components(latents, standardise=False))
+    ):  # fmt: skip
+        curves[name] = reconstruction_curve(
+            latents, decode, ranking="pair", standardise=False, distance="mse", transform=transform, **settings
+        )
+    for name, curve in curves.items():
+        analysis.curve(
+            "reconstruction", row, control=name, ks=list(curve.ks), values=curve.error.tolist(), area=curve.area
+        )
+    for measure, name in (
+        ("curve_area", "dimensions"), ("curve_area_rotation", "rotation"), ("curve_area_pca", "pca"),
+        ("curve_area_paper", "paper"), ("curve_area_paper_pca", "paper_pca"),
+    ):  # fmt: skip
+        interval = curves[name].area_interval
+        null = curves["rotation"].area if measure == "curve_area" else None
+        analysis.add(row, measure, interval.value, interval.low, interval.high, null=null)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Training utterances to see what dimensions tell.
+
+    Args:
+        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance lacks one.
+        spread: `(properties,)`, standard deviations of them; NaN of one that no utterance has.
+        means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 of a dimension that is constant.
+        scale: `(dims,)`, standard deviations of latents over all frames.
+    """
+
+    properties: np.ndarray
+    spread: np.ndarray
+    means: torch.Tensor
+    scale: torch.Tensor
+
+
+def _what_dimensions_tell(task: LabelTask, of: AnalyzedModel, module: int, num_samples: int) -> _Told:
+    """Training utterances, cut as those that are decoded."""
+    _, waveforms = heard_waveforms(_drawn(task, "train", _TOLD), of.extractor, num_samples)
+    properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no utterance has is NaN
+        spread = np.nanstd(properties, axis=0)
+    if not (spread > 0).any():
+        raise ValueError(f"{len(waveforms)} training utterances of {num_samples} samples differ in no property.")
+    latents = _latents(of, module, waveforms.to(of.model.device))
+    scale = latents.std(dim=(0, 1))
+    means = torch.where(scale > 0, latents.mean(dim=1) / scale.clamp(min=1e-30), 0.0)
+    return _Told(properties, spread, means, scale)
+
+
+def _traversals(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    latents: torch.Tensor,
+    waveforms: torch.Tensor,
+    decoded: torch.Tensor,
+    told: _Told,
+) -> dict[int, str]:
+    """What moving the dimension that tells most of a property does to the sound, beside the same of turned axes.
+
+    Returns:
+        Dimensions to hear move, and why them.
+    """
+    seed, num_samples = analysis.arguments.seed, waveforms.shape[1]
+
+    def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Axes `(dims, axes)` that tell most of each property, these properties, correlations, and changes by moves."""
+        best, correlations = most_telling((told.means @ axes).double().cpu().numpy(), told.properties)
+        targets = np.flatnonzero((best >= 0) & (told.spread > 0))
+        directions = _DEVIATIONS * told.scale * axes.T[torch.from_numpy(best[targets])]
+        changes = traversal_changes(decoder, latents[:_TRAVERSED], directions, num_samples)
+        return best[targets], targets, correlations[targets], changes
+
+    dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
+    outcome = traversal(changes, told.spread, targets, seed=seed)
+    turned = []
+    for number in range(_ROTATIONS):
+        _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
+        turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
+    interval, null = outcome.selectivity, float(np.mean(turned))
+    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
+        effects = np.nanmedian(changes, axis=1)
+    analysis.curve(
+        "traversal_effects", row, dimensions=dimensions.tolist(), targets=[PROPERTIES[number] for number in targets],
+        correlations=correlations.tolist(), utterances=len(told.properties), factors=list(PROPERTIES),
+        values=effects.tolist(), spread=told.spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
+        selectivity_of_turned_axes=turned, conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
+    )  # fmt: skip
+    heard: dict[int, list[str]] = {}
+    for dimension, target in zip(dimensions.tolist(), targets, strict=True):
+        if PROPERTIES[target] in _HEARD_PROPERTIES:
+            heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
+    return {dimension: f"tells most of {' and '.join(names)}" for dimension, names in heard.items()}
+
+
+def _conveyed(waveforms: torch.Tensor, decoded: torch.Tensor, sampling_rate: int) -> list[float]:
+    """Rank correlation over utterances of each property as spoken and as decoded; NaN where too few have it in both."""
+    spoken, heard = (properties_of(sounds.cpu().numpy(), sampling_rate) for sounds in (waveforms, decoded))
+    correlations = []
+    for of_spoken, of_decoded in zip(spoken.T, heard.T, strict=True):
+        both = np.isfinite(of_spoken) & np.isfinite(of_decoded)
+        enough = both.sum() >= _CORRELATED
+        correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]) if enough else np.nan)
+    return correlations

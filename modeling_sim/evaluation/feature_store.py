@@ -1,0 +1,198 @@
+"""Features on disk: written once for a model, a corpus and a way of reading them, and mapped into memory when needed.
+
+So no set of features has to fit into memory, and probing another label or a second model reads what is there already.
+What features depend on is known by its content, never by its name or date: weights, recordings, labels, settings.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_sim.data.audio import AudioError
+
+_META = "meta.json"
+
+
+# Part of every key: raise it whenever the same key would mean other features.
+_VERSION = 2
+
+
+# Seconds after a change within which a file may change once more without a new time: some file systems count in whole
+# seconds or pairs of them.
+_SAME_TIME = 2.5
+
+
+_digests: dict[str, tuple[tuple[int, ...], str]] = {}
+"""What files hold, by path, and what the system said of them when they were read: see `file_digest`."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is classified, the same for all features.
+
+    Args:
+        features: By the name of the module or spectrum, `(items, channels)` float32 each, mapped from disk.
+        labels: `(items,)`.
+        utterances: Id of each item's utterance, `(items,)`.
+        speakers: Its speaker, `(items,)`.
+    """
+
+    features: dict[str, np.ndarray]
+    labels: np.ndarray
+    utterances: np.ndarray
+    speakers: np.ndarray
+
+
+class FeatureWriter:
+    """Appends items to files of a folder, batch by batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BinaryIO] = {}
+        self.channels: dict[str, int] = {}
+        self.columns: dict[str, list[np.ndarray]] = {"labels": [], "utterances": [], "speakers": []}
+
+    def add(
+        self, features: Mapping[str, np.ndarray], labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
+    ) -> None:
+        """Appends items; all features have a row each."""
+        for name, array in features.items():
+            if name not in self.files:
+                self.files[name] = (self.folder / _file_name(name)).open("wb")
+                self.channels[name] = array.shape[1]
+            self.files[name].write(np.ascontiguousarray(array, dtype=np.float32).tobytes())
+        for column, values in (("labels", labels), ("utterances", utterances), ("speakers", speakers)):
+            self.columns[column].append(values)
+
+    def close(self) -> None:
+        """Completes the folder.
+
+        Raises:
+            ValueError: Nothing was written.
+        """
+        for file in self.files.values():
+            file.close()
+        if not sum(map(len, self.columns["labels"])):
+            raise ValueError("no item has a label.")
+        columns = {name: np.concatenate(values) for name, values in self.columns.items()}
+        np.savez(self.folder / "columns.npz", **columns)
+        meta = {"items": len(columns["labels"]), "channels": self.channels}
+        (self.folder / _META).write_text(json.dumps(meta))
+
+
+def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[FeatureWriter], None]) -> Items:
+    """Items of a key, from the cache or written there now, complete or not at all.
+
+    A set of features that is damaged is written again. Files and folders follow the umask, since a cache may be shared.
+
+    Args:
+        cache_dir: Folder of all sets of features; one that is no longer wanted can be deleted.
+        key: All that the features depend on, as JSON holds it.
+        write: Writes them.
+
+    Raises:
+        OSError: The cache cannot be written or read.
+    """
+    folder = cache_dir / key_name([_VERSION, dict(key)])
+    if (folder / _META).is_file():
+        try:
+            return _read(folder)
+        except (ValueError, KeyError, EOFError, FileNotFoundError, zipfile.BadZipFile) as error:
+            tqdm.write(f"the features in {folder} cannot be read and are made again: {error}")
+            shutil.rmtree(folder)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    temporary = cache_dir / f".{folder.name}.{uuid4().hex}"
+    temporary.mkdir()  # unlike `tempfile`, with the permissions that the umask gives
+    try:
+        writer = FeatureWriter(temporary)
+        write(writer)
+        writer.close()
+        temporary.rename(folder)
+    except OSError:
+        if not (folder / _META).is_file():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _read(folder)
+
+
+def key_name(key: Any) -> str:
+    """Name in the cache of what depends on a key, given as JSON holds it."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _read(folder: Path) -> Items:
+    meta = json.loads((folder / _META).read_text())
+    features = {
+        name: np.memmap(folder / _file_name(name), dtype=np.float32, mode="r", shape=(meta["items"], channels))
+        for name, channels in meta["channels"].items()
+    }
+    with np.load(folder / "columns.npz") as columns:
+        return Items(features, columns["labels"].astype(np.int64), columns["utterances"], columns["speakers"])
+
+
+def _file_name(feature: str) -> str:
+    return f"{feature.replace(' ', '_')}.float32"
+
+
+def corpus_fingerprint(dataset: Dataset, label: str) -> str:
+    """Digest of a corpus' recordings, by id, length, speaker and content, and of their labels.
+
+    Args:
+        dataset: A corpus.
+        label: The column of classes that is read.
+
+    Raises:
+        AudioError: A recording cannot be read.
+    """
+    rows, paths = _rows_digest(dataset, label)
+    return key_name([rows, *map(file_digest, paths)])
+
+
+@lru_cache(maxsize=4)  # a train and a test split are asked for with every model
+def _rows_digest(dataset: Dataset, label: str) -> tuple[str, list[str]]:
+    """Digest of what the data set itself holds, which does not change, and the files that it names."""
+    digest, paths = hashlib.sha256(), []
+    names = dict.fromkeys(["id", "num_samples", "sampling_rate", "audio", "speaker_id", label])
+    columns = dataset.with_format(None).select_columns([name for name in names if name in dataset.column_names])
+    for row in columns:  # one at a time: some corpora hold the audio itself
+        audio = row.pop("audio")
+        content = audio["bytes"]
+        if content is None:
+            paths.append(audio["path"])
+        held = None if content is None else hashlib.sha256(content).hexdigest()
+        digest.update(json.dumps([row, held], sort_keys=True).encode())
+    return digest.hexdigest(), paths
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content, which is read anew whenever the system says that the file may have changed.
+
+    Raises:
+        AudioError: It cannot be read.
+    """
+    try:
+        stat = Path(path).stat()
+        found = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        known = _digests.get(path)
+        if known is not None and known[0] == found:
+            return known[1]
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SAME_TIME:
+        _digests[path] = (found, digest)
+    return digest

@@ -1,0 +1,341 @@
+"""The models that an analysis compares: kinds with their seeds, modules that see the same, latents of each."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig, SequenceFeatureExtractor, set_seed
+
+from modeling_sim import SimConfig, SimDecoder, SimModel
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora import corpus_info
+from modeling_sim.data.corpora.alignments import LABEL_RATE
+from modeling_sim.evaluation.features import Encoder, ModelEncoder, SpectralEncoder
+from modeling_sim.evaluation.settings import _corpus_settings
+from modeling_sim.loading import (
+    check_device,
+    feature_extractor_of,
+    load_decoder,
+    load_encoder,
+    module_numbers,
+    names_of,
+)
+from modeling_sim.provenance import (
+    git_revision,
+    hub_dataset,
+    model_fingerprint,
+    own_settings,
+    versions,
+    weights_fingerprint,
+)
+
+
+@dataclass(frozen=True)
+class AnalyzedModel:
+    """A model, and its decoders by module."""
+
+    name: str
+    kind: str
+    model: SimModel
+    extractor: SequenceFeatureExtractor
+    modules: dict[str, int]
+    """Numbers of its modules by the name that the first model's module with the same view has."""
+    decoders: dict[str, list[SimDecoder]] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> dict[str, str]:
+        """What its latents depend on beside the audio: weights, settings, and how waveforms are prepared."""
+        return {"of": model_fingerprint(self.model), "extractor": self.extractor.to_json_string()}
+
+
+def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list[AnalyzedModel]:
+    """Models in evaluation mode; those whose configurations are equal are one kind, trained with several seeds.
+
+    Args:
+        paths: Folders or Hub ids.
+        device: Where to put them.
+        modules: Modules of the first model, as `module_numbers` reads them; of the others, those that see the same.
+
+    Raises:
+        ValueError: There is no such module.
+        OSError: A model is not there.
+    """
+    check_device(device)
+    models = [load_encoder(path).to(device) for path in paths]
+    if len({weights_fingerprint(model) for model in models}) < len(models):
+        raise ValueError("two of the models are the same; a checkpoint counts once.")
+    wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
+    kinds: list[tuple[str, dict[str, Any]]] = []
+    loaded = []
+    for path, name, model in zip(paths, names_of(paths), models, strict=True):
+        fields = {"classifier": is_classifier(path), **own_settings(model.config)}
+        kind = next((known for known, own in kinds if own == fields), None)
+        if kind is None:
+            kind = kind_name(model.config) + (" finetuned" if is_classifier(path) else "")
+            same = sum(known.split(" #")[0] == kind for known, _ in kinds)
+            kind += f" #{same + 1}" * bool(same)
+            kinds.append((kind, fields))
+        aligned = aligned_modules(model.config, models[0].config)
+        own = {of: number for of, number in aligned.items() if of in wanted}
+        if not own:
+            tqdm.write(f"{name} has no module that sees what {' or '.join(wanted)} of {names_of(paths)[0]} does")
+        loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), own))
+    return loaded
+
+
+def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]:
+    """The same architectures with fresh weights, one for each model: seeds stand against seeds."""
+    controls = []
+    for number, of in enumerate(models):
+        set_seed(seed + number)
+        model = SimModel(of.model.config).to(of.model.device).eval()
+        controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
+    return controls
+
+
+def kind_name(config: SimConfig) -> str:
+    """Short name of the method that a configuration is a setting of."""
+    if config.latent_distribution == "gaussian":
+        if not config.sample_latents:
+            return "SIM, mean"
+        return "SIM" if any(config.kl_weights) else "SIM, beta 0"
+    if not config.gradient_isolation:
+        return "CPC"
+    return "GIM" if config.latent_head == "linear" else "GIM (Löwe)"
+
+
+def is_classifier(path: str) -> bool:
+    """Whether a checkpoint is of a classifier, whose encoder a label has formed and which has no contrastive loss."""
+    architectures = AutoConfig.from_pretrained(path).architectures or []
+    return any(name.endswith("Classification") for name in architectures)
+
+
+def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
+    """Modules that see as many samples, as often, as one of the reference's, by that one's name.
+
+    So the one module of CPC stands beside the third of SIM; a module that has no counterpart is left out.
+    """
+    aligned = {}
+    for number, name in enumerate(reference.module_names):
+        is_context = number == reference.num_conv_modules
+        for own in range(config.num_modules):
+            if (
+                (own == config.num_conv_modules) == is_context
+                and config.receptive_field(own) == reference.receptive_field(number)
+                and config.hop_length(own) == reference.hop_length(number)
+            ):
+                aligned[name] = own
+    return aligned
+
+
+def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], device: str) -> None:
+    """Gives each decoder to the model it was trained on, by the name of its module; one of no module here is left out.
+
+    Raises:
+        ValueError: A decoder is of none of the models, a second one of a module, or unlike another one of its kind.
+    """
+    by_fingerprint = {weights_fingerprint(of.model): of for of in models}
+    alike: dict[tuple[str, str], SimDecoder] = {}
+    for path in paths:
+        decoder = load_decoder(path).to(device)
+        of = by_fingerprint.get(decoder.config.encoder_fingerprint)
+        if of is None:
+            raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
+        name = next((name for name, number in of.modules.items() if number == decoder.config.module), None)
+        if name is None:
+            tqdm.write(f"decoder {path} is of a module that is not analysed, and is left out")
+            continue
+        others = of.decoders.setdefault(name, [])
+        if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
+            raise ValueError(
+                f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, both "
+                f"{'with' if decoder.config.noise else 'without'} noise; give one, since two would count as two models."
+            )
+        others.append(decoder)
+        _check_alike(path, decoder, alike.setdefault((decoder_kind(of, decoder), name), decoder))
+
+
+def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
+    """Refuses a decoder that was trained in another way than the first of its kind and module."""
+    for name in ("trained_on", "loss", "noise", "hidden_size"):
+        own, other = getattr(decoder.config, name), getattr(first.config, name)
+        if own != other:
+            raise ValueError(
+                f"decoder {path} has `{name}` {own!r}, another one of the same kind and module {other!r}; decoders of "
+                "models that count as seeds of one kind must be trained alike."
+            )
+
+
+def decoder_kind(of: AnalyzedModel, decoder: SimDecoder) -> str:
+    """Kind that measures through a decoder stand under: one that was trained with noise is another one."""
+    return f"{of.kind} + noise" if decoder.config.noise else of.kind
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a module: means and log-variances `(frames, dims)`, log-variances `None` if deterministic."""
+
+    means: np.ndarray
+    log_variances: np.ndarray | None
+
+
+@torch.no_grad()
+def frames_of(of: AnalyzedModel, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
+    """Frames of every module of whole utterances, evenly taken, at least every second one left out.
+
+    Frames that see digital silence alone, as in the padding of cut syllables, are left out: they are all the same.
+    """
+    config = of.model.config
+    lengths = np.asarray(dataset["num_samples"][:]) * config.sampling_rate / np.asarray(dataset["sampling_rate"][:])
+    collected: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {
+        module: ([], []) for module in of.modules.values()
+    }
+    for hidden, audible, steps in _batches(of, dataset, lengths, max_frames, batch_size):
+        for module, (mean, log_variance) in hidden.items():
+            chosen = audible[module]
+            chosen[:, np.arange(chosen.shape[1]) % steps[module] != 0] = False
+            collected[module][0].append(mean[chosen])
+            if log_variance is not None:
+                collected[module][1].append(log_variance[chosen])
+    return {
+        module: Frames(np.concatenate(means), np.concatenate(log_variances) if log_variances else None)
+        for module, (means, log_variances) in collected.items()
+    }
+
+
+def _batches(
+    of: AnalyzedModel, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
+) -> Iterator[tuple[dict[int, tuple[np.ndarray, np.ndarray | None]], dict[int, np.ndarray], dict[int, int]]]:
+    """Means and log-variances of each module of a batch, which frames hear something, and every how many to take."""
+    model, config = of.model, of.model.config
+    steps = {
+        module: max(2, int(np.ceil(lengths.sum() / config.hop_length(module) / max_frames)))
+        for module in of.modules.values()
+    }
+    batches = utterance_batches(dataset, of.extractor, batch_size=batch_size, max_samples=batch_size * 20 * LABEL_RATE)
+    for batch in tqdm(batches, desc=f"frames of {of.name}", leave=False):
+        mask = batch["attention_mask"].to(model.device)
+        hidden_states, frame_lengths = model.prepare_inputs(batch["input_values"].to(model.device), mask)
+        heard = np.cumsum(np.pad(batch["input_values"].numpy() != 0, ((0, 0), (1, 0))), axis=1)
+        hidden, audible = {}, {}
+        for module in range(config.num_modules):
+            hidden_states, log_variance, frame_lengths = model.encode_module(module, hidden_states, frame_lengths)
+            if module not in steps:
+                continue
+            count = hidden_states.shape[1]
+            half = config.receptive_field(module) / 2
+            centers = config.frame_centers(count, module)
+            low, high = (
+                np.clip(np.rint(edge), 0, heard.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
+            )
+            real = np.arange(count) < frame_lengths.cpu().numpy()[:, None]
+            audible[module] = real & (heard[:, high] > heard[:, low])
+            hidden[module] = (
+                hidden_states.float().cpu().numpy(),
+                None if log_variance is None else log_variance.float().cpu().numpy(),
+            )
+        yield hidden, audible, steps
+
+
+def heard_waveforms(
+    dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int | None = None
+) -> tuple[Dataset, torch.Tensor]:
+    """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
+
+    Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale
+    the faintest hiss of a decoder is far from it, and would rule every distance.
+
+    Args:
+        dataset: The utterances.
+        extractor: Of the model; gives the sampling rate.
+        num_samples: Samples to take; `None` for as many as 95 % of the utterances have. Those with fewer are left out.
+
+    Raises:
+        ValueError: No utterance has as many samples, or any sound.
+    """
+    sounds = []
+    for row in dataset:
+        samples = read_audio(row["audio"], sampling_rate=extractor.sampling_rate)
+        heard = np.flatnonzero(samples)
+        sounds.append(samples[heard[0] : heard[-1] + 1] if len(heard) else samples[:0])
+    lengths = np.array([len(samples) for samples in sounds])
+    if num_samples is None:
+        num_samples = int(np.quantile(lengths[lengths > 0], 0.05, method="lower")) if lengths.any() else 1
+    kept = np.flatnonzero(lengths >= num_samples)
+    if not len(kept):
+        raise ValueError(f"no utterance has {num_samples} samples from its first sound to its last.")
+    cut = [sounds[number][:num_samples] for number in kept]
+    inputs = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_values"]
+    return dataset.select(kept), inputs
+
+
+UNTRAINED = "untrained"
+
+
+SPECTRA = "spectra"
+
+
+class Source(NamedTuple):
+    """Features to measure: what makes them of a batch, what makes the batch, and their name in tables."""
+
+    name: str
+    encoder: Encoder
+    extractor: SequenceFeatureExtractor
+
+    def row_name(self, feature: str) -> str:
+        """Name of one of its features in tables."""
+        return feature if self.name == SPECTRA else f"{self.name}, {feature}"
+
+
+def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Source]:
+    """Log-mel and MFCC, the first model's architecture with fresh weights, then the models, in evaluation mode.
+
+    Args:
+        arguments: Of `measuring_parser`.
+        sample: Samples of the latents instead of their means.
+    """
+    check_device(arguments.device)
+    extractors = [feature_extractor_of(path) for path in arguments.model]
+    models = [load_encoder(path) for path in arguments.model]
+    set_seed(arguments.seed)
+    untrained = SimModel(models[0].config)
+    sources = [Source(SPECTRA, SpectralEncoder(), extractors[0])]
+    for name, model, extractor in zip(
+        [UNTRAINED, *names_of(arguments.model)], [untrained, *models], [extractors[0], *extractors], strict=True
+    ):
+        modules = module_numbers(model.config, arguments.modules)
+        encoder = ModelEncoder(model.to(arguments.device).eval(), modules, sample=sample, seed=arguments.seed)
+        sources.append(Source(name, encoder, extractor))
+    return sources
+
+
+def with_provenance(arguments: Namespace, results: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """Results with where they come from.
+
+    The fingerprint of every model goes with them, by which a card knows the rows of its own.
+    """
+    models = names_of(arguments.model)
+    corpus_settings = _corpus_settings(arguments)
+    encoders = {source.name: source.encoder for source in sources}
+    return {
+        "corpus": arguments.corpus,
+        "corpus_license": corpus_info(arguments.corpus).license,
+        "corpus_settings": corpus_settings,
+        "dataset_id": hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
+        "models": models,
+        "fingerprints": {
+            model: weights_fingerprint(encoder.model)
+            for model in models
+            if isinstance(encoder := encoders[model], ModelEncoder)
+        },
+        **results,
+        "versions": versions(),
+        "git": git_revision(),
+    }

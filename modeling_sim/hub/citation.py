@@ -1,0 +1,95 @@
+"""How to cite what a model is trained by."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from modeling_sim import SimConfig
+
+# In a wheel the file lies next to this one, in a checkout at its root.
+_CITATION = next(
+    path for folder in (Path(__file__).parent, Path(__file__).parents[2]) if (path := folder / "CITATION.cff").is_file()
+)
+
+
+class Method(NamedTuple):
+    """What a model is trained by."""
+
+    name: str
+    description: str
+    references: tuple[str, ...]
+    """Words in the titles of the papers to cite, as CITATION.cff has them."""
+
+
+METHODS = {
+    "sim": Method(
+        "Smooth InfoMax",
+        "Smooth InfoMax (SIM): every module gives a Gaussian a frame and has an InfoNCE and a KL loss of its own; no "
+        "gradient passes between modules",
+        ("Smooth InfoMax",),
+    ),
+    "gim": Method(
+        "Greedy InfoMax",
+        "Greedy InfoMax (GIM): every module has an InfoNCE loss of its own; no gradient passes between modules",
+        ("Smooth InfoMax", "Gradient-Isolated"),
+    ),
+    "cpc": Method(
+        "Contrastive Predictive Coding",
+        "Contrastive Predictive Coding (CPC): one InfoNCE loss, trained end to end",
+        ("Smooth InfoMax", "Contrastive Predictive Coding"),
+    ),
+}
+
+
+def method_of(config: SimConfig) -> Method:
+    """The method that a configuration is a setting of."""
+    if config.latent_distribution == "gaussian":
+        return METHODS["sim"]
+    return METHODS["gim" if config.gradient_isolation else "cpc"]
+
+
+def citation(method: Method) -> str:
+    """BibTeX of the papers of a method and of this package, from CITATION.cff."""
+    cff = yaml.safe_load(_CITATION.read_text(encoding="utf-8"))
+    papers = [cff["preferred-citation"], *cff["references"]]
+    chosen = [paper for part in method.references for paper in papers if part in paper["title"]]
+    package = {
+        "type": "software",
+        "title": cff["title"],
+        "authors": cff["authors"],
+        "note": f"version {cff['version']}",
+    }
+    return "\n\n".join(_bibtex(entry) for entry in [*chosen, package])
+
+
+def _bibtex(entry: Mapping[str, Any]) -> str:
+    kind = {"conference-paper": "inproceedings", "article": "article", "software": "software"}[entry["type"]]
+    authors = [_author(author) for author in entry["authors"]]
+    surname = entry["authors"][0].get("family-names", entry["title"])
+    fields = {"title": f"{{{entry['title']}}}", "author": " and ".join(authors)}
+    fields |= {
+        name: str(entry[source])
+        for name, source in (
+            ("booktitle", "collection-title"), ("journal", "journal"), ("year", "year"), ("doi", "doi"),
+            ("note", "note"),
+        )
+        if source in entry
+    }  # fmt: skip
+    if "start" in entry:
+        fields["pages"] = f"{entry['start']}--{entry['end']}"
+    for identifier in entry.get("identifiers", []):
+        if identifier["value"].startswith("arXiv:"):
+            fields |= {"eprint": identifier["value"].removeprefix("arXiv:"), "archivePrefix": "arXiv"}
+    plain = unicodedata.normalize("NFKD", surname).encode("ascii", "ignore").decode()  # BibTeX reads no other keys
+    key = re.sub(r"\W", "", plain).lower() + str(entry.get("year", ""))
+    return "\n".join([f"@{kind}{{{key},", *(f"  {name} = {{{value}}}," for name, value in fields.items()), "}"])
+
+
+def _author(author: Mapping[str, str]) -> str:
+    if "name" in author:
+        return f"{{{author['name']}}}"
+    return f"{author.get('name-particle', '')} {author['family-names']}, {author['given-names']}".strip()

@@ -1,0 +1,326 @@
+"""Collects exactly what is uploaded of a run."""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from jinja2 import UndefinedError
+from safetensors import SafetensorError, safe_open
+
+from modeling_sim import SimConfig
+from modeling_sim.files import read_json, write_json
+from modeling_sim.hub.card import own_name, render_card
+from modeling_sim.hub.card_check import check_card
+from modeling_sim.hub.scrubbing import scrub_file
+from modeling_sim.hub.task_card import is_task, render_task_card
+from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
+from modeling_sim.loading import load_encoder
+from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
+from modeling_sim.trainer.curves import CURVES_NAME
+from modeling_sim.trainer.run_folder import RESULTS_NAME, SETTINGS_NAME
+
+_INDEX_NAME = "model.safetensors.index.json"
+
+
+Place = Callable[[Path, Path], Any]
+"""Puts a file to another path: a link, or a copy."""
+
+
+def push_run(output_dir: Path, repo_id: str) -> str:
+    """Publishes a finished run with the card of its results; returns the address of the commit, and what else was done.
+
+    Raises:
+        ValueError: A file is not what the trainer writes.
+        OSError: The Hub cannot be reached, refuses the token, or grants no write right.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        stage_run(output_dir, Path(temporary), repo_id=repo_id)
+        return str(upload(HfApi(), repo_id, Path(temporary), message=MODEL_MESSAGE))
+
+
+# ---------------------------------------------------------------------- what is uploaded
+
+
+def stage_run(
+    folder: Path,
+    staged: Path,
+    *,
+    repo_id: str,
+    measures: Sequence[Path] = (),
+    card: Path | None = None,
+    stated_license: str | None = None,
+    with_training_state: bool = False,
+) -> None:
+    """Puts exactly what is uploaded of a run into an empty folder, big files as links.
+
+    Raises:
+        FileNotFoundError: A file that a model needs is not there, or there are no results to render a card from.
+        ValueError: A file is broken, links to a place outside of its folder, or names one; or something is wrong with
+            the card.
+    """
+    stage_model(folder, staged, os.symlink)
+    for name in RUN_FILES:
+        if (folder / name).is_file():
+            _stage_file(folder / name, staged / name, os.symlink)
+    fingerprint = weights_fingerprint(load_encoder(str(folder))) if measures else None
+    pictures = _stage_measures(measures, staged, title=folder.resolve().name, fingerprint=fingerprint)
+    if (staged / CURVES_NAME).is_file():
+        pictures[RESULTS_NAME] = CURVES_NAME
+    if with_training_state:
+        _stage_training_state(folder, staged)
+    if card is None:
+        text = _card_of(folder, staged, repo_id, pictures, fingerprint=fingerprint, stated_license=stated_license)
+    else:
+        text = card.read_text(encoding="utf-8")
+    (staged / CARD_NAME).write_text(text, encoding="utf-8")
+    problems = check_card(staged / CARD_NAME)
+    if problems:
+        raise ValueError(f"the card is not right, and nothing was uploaded: {'; '.join(problems)}.")
+
+
+def stage_model(folder: Path, staged: Path, place: Place) -> None:
+    """Puts what `from_pretrained` reads into a folder: weights, configurations and code.
+
+    Raises:
+        FileNotFoundError: A file of these is not there.
+        ValueError: Weights are cut off, a configuration is not JSON, or it names no code; a file links to a place
+            outside of the folder, or names one.
+    """
+    for name in ("config.json", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}; give the output folder of a finished run.")
+    weights = _weights(folder)
+    if not weights:
+        raise FileNotFoundError(f"{folder} has no weights (*.safetensors); give the output folder of a finished run.")
+    for path in weights:
+        _require_inside(path)
+        try:
+            with safe_open(path, "pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut off or broken: {error}.") from error
+    check_code(folder)
+    code = _code(folder)
+    configurations = [folder / "config.json", folder / "preprocessor_config.json"]
+    if (folder / _INDEX_NAME).is_file():
+        configurations.append(folder / _INDEX_NAME)
+    for path in (*weights, *configurations, *code):
+        _stage_file(path, staged / path.name, place)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The model's own weights, not whatever tensors a folder holds: an optimiser's stay where they are."""
+    index = folder / _INDEX_NAME
+    if not index.is_file():
+        return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise ValueError(f"{index} has no `weight_map` from weights to files; save the model again.")
+    for name in named.values():
+        if not isinstance(name, str) or not re.fullmatch(r"model-\d+-of-\d+\.safetensors", name):
+            raise ValueError(
+                f"{index} names {name!r}, which is no file of weights in its folder; save the model again."
+            )
+    return sorted(folder / name for name in set(named.values()))
+
+
+def _code(folder: Path) -> list[Path]:
+    """The files that loading without the package runs, and those they import; no other script of the folder."""
+    waiting = {_module_of(reference) for reference in _auto_map(folder).values()}
+    found: dict[str, Path] = {}
+    while waiting:
+        name = waiting.pop()
+        path = folder / f"{name}.py"
+        if name in found or not path.is_file():
+            continue
+        _require_inside(path)
+        found[name] = path
+        waiting |= set(re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return sorted(found.values())
+
+
+def check_code(folder: Path) -> None:
+    """Makes sure that every class the configurations name for loading without the package has its file.
+
+    Raises:
+        ValueError: Classes or files are missing, or named by anything but `module.Class`; the message names them.
+    """
+    named = _auto_map(folder)
+    missing = {"AutoConfig", "AutoModel", "AutoFeatureExtractor"} - set(named)
+    files = {f"{_module_of(reference)}.py" for reference in named.values()}
+    missing |= {name for name in files if not (folder / name).is_file()}
+    if missing:
+        raise ValueError(
+            f"{folder} cannot be loaded without the package: {', '.join(sorted(missing))} missing. Save the model and "
+            "the feature extractor with `save_pretrained` of this package."
+        )
+
+
+def _auto_map(folder: Path) -> dict[str, str]:
+    """Classes for loading without the package, by the Auto class that loads them."""
+    named: dict[str, str] = {}
+    for path in (folder / "config.json", folder / "preprocessor_config.json"):
+        _require_inside(path)
+        auto_map = read_json(path).get("auto_map", {})
+        for auto_class, reference in auto_map.items() if isinstance(auto_map, dict) else [("", auto_map)]:
+            if not isinstance(reference, str) or not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", reference, re.ASCII):
+                raise ValueError(
+                    f"`auto_map` of {path} has {reference!r}, and not a class of a file in its folder, as in "
+                    "modeling_sim.SimModel; save the model with `save_pretrained` of this package."
+                )
+            named[auto_class] = reference
+    return named
+
+
+def _module_of(reference: str) -> str:
+    return reference.split(".", maxsplit=1)[0]
+
+
+def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
+    """Puts a file to its place; JSON is scrubbed, and its content returned if that changed it."""
+    _require_inside(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix in (".json", ".jsonl"):
+        content = scrub_file(source)
+        target.write_bytes(content)
+        return content if content != source.read_bytes() else None
+    place(source.resolve(), target)
+    return None
+
+
+def _require_inside(path: Path) -> None:
+    """Refuses a file that is a link to a place outside of its folder: whoever made the link chose what is uploaded.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"{path} is a link that leaves its folder; put the file itself there.")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, which stays when the first is removed; a copy where disks differ."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, fingerprint: str | None) -> dict[str, str]:
+    """Puts results of probe.py and abx.py with their pictures into a folder; returns picture by results file."""
+    pictures = {}
+    for given in measures:
+        found = [given] if given.is_file() else sorted(given.glob("probe.json")) + sorted(given.glob("abx.json"))
+        if not found:
+            raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
+        for path in found:
+            _require_inside(path)
+            measure = read_json(path)
+            if not isinstance(measure.get("models"), list):
+                raise ValueError(f"{path} has no list of `models`; give what probe.py or abx.py writes.")
+            own_name(measure, str(path), title=title, fingerprint=fingerprint)
+            name = _name_of(measure, path)
+            if (staged / f"{name}.json").exists():
+                raise ValueError(f"{path} and another of the measures are of the same task; give one of them.")
+            _stage_file(path, staged / f"{name}.json", os.symlink)
+            if path.with_suffix(".png").is_file():
+                _stage_file(path.with_suffix(".png"), staged / f"{name}.png", os.symlink)
+                pictures[f"{name}.json"] = f"{name}.png"
+    return pictures
+
+
+def _name_of(measure: Mapping[str, Any], path: Path) -> str:
+    """Name that a measure is uploaded under, without its ending."""
+    if "label" not in measure:
+        return _plain(path.stem) if path.stem.startswith("abx") else "abx"
+    label, pooling = measure["label"], measure.get("pooling")
+    if pooling not in ("frame", "chunk", "mean"):
+        raise ValueError(f"`pooling` of {path} is {pooling!r}; it is frame, chunk or mean.")
+    if not isinstance(label, str) or label.startswith(".") or not label.isprintable() or re.search(r"[/\\]", label):
+        raise ValueError(f"`label` of {path} is {label!r}, which names no file; rename the column, and probe it again.")
+    return f"probe_{_plain(label)}_{pooling}"
+
+
+def _plain(name: str) -> str:
+    """A name that links and addresses take as it is."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _stage_training_state(folder: Path, staged: Path) -> None:
+    """Adds the newest whole checkpoint; digests follow where paths were cut."""
+    checkpoint, _ = find_checkpoint(folder)
+    if checkpoint is None:
+        raise FileNotFoundError(f"{folder} has no whole checkpoint to resume from; leave --with_training_state out.")
+    target = staged / checkpoint.path.name
+    _require_inside(checkpoint.path)
+    own = [checkpoint.path / name for name in (*read_json(checkpoint.path / STATE_NAME)["files"], STATE_NAME)]
+    for path in own:
+        if path.parent != checkpoint.path or not path.resolve().is_relative_to(checkpoint.path.resolve()):
+            raise ValueError(f"{path} is no file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
+    changed = {
+        path.name: hashlib.sha256(content).hexdigest()
+        for path in sorted(own)
+        if (content := _stage_file(path, target / path.name, os.symlink)) is not None
+    }
+    state = read_json(target / STATE_NAME)
+    state["files"] |= {name: digest for name, digest in changed.items() if name in state["files"]}
+    write_json(target / STATE_NAME, sealed(state))
+
+
+def _card_of(
+    folder: Path,
+    staged: Path,
+    repo_id: str,
+    pictures: dict[str, str],
+    *,
+    fingerprint: str | None,
+    stated_license: str | None,
+) -> str:
+    """The card of what lies in a folder."""
+    if not (staged / RESULTS_NAME).is_file() or not (staged / SETTINGS_NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
+            "card of your own with --card."
+        )
+    training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
+    title = repo_id.rsplit("/", maxsplit=1)[-1]
+    names = sorted(path.name for path in staged.glob("*.json"))
+    measures = {name: read_json(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
+    try:
+        if is_task(training):
+            return render_task_card(
+                read_json(staged / "config.json"),
+                settings,
+                training,
+                title=title,
+                model_id=repo_id,
+                links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
+                picture=pictures.get(RESULTS_NAME),
+                stated_license=stated_license,
+            )
+        return render_card(
+            SimConfig.from_pretrained(staged),
+            settings,
+            measures,
+            title=title,
+            model_id=repo_id,
+            measured_as=folder.resolve().name,
+            config_link="config.json",
+            settings_link=SETTINGS_NAME,
+            pictures=pictures,
+            fingerprint=fingerprint,
+            stated_license=stated_license,
+        )
+    except (KeyError, UndefinedError) as error:
+        raise ValueError(f"the results in {folder} are not those of this version of the commands ({error}).") from error
+
+
+def _is_measure(name: str) -> bool:
+    return name.startswith(("probe_", "abx"))

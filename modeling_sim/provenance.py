@@ -1,0 +1,127 @@
+"""Where a result comes from: versions of packages, commit of the checkout, the machine, the data."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from modeling_sim.data.corpora import corpus_info
+from modeling_sim.data.corpora.contract import class_label
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("modeling_sim", "torch", "transformers", "datasets", "accelerate", "numpy", "soundfile", "soxr"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields that a configuration's own class has: what makes a model another one, and no path or version."""
+    return {name: value for name, value in config.to_dict().items() if name in type(config).__annotations__}
+
+
+def hub_dataset(corpus: str, data_dir: str | None, corpus_settings: Mapping[str, Any]) -> str | None:
+    """Id of the data set of the Hub that a corpus is read from; `None` for a folder or for generated speech.
+
+    It has to be asked where the data is: "a/b" may be a folder there, and looks like an id anywhere else.
+    """
+    given = corpus_settings.get("dataset_id", corpus_info(corpus).hub_id)
+    return None if data_dir is not None or given is None else hub_id(str(given))
+
+
+def hub_id(name: str | None) -> str | None:
+    """A name that is an id on the Hub, org/name, and no folder here; else `None`."""
+    is_id = name is not None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
+    return name if is_id and not os.path.exists(name) else None  # noqa: PTH110 - takes a name of any length
+
+
+def hours(dataset: Dataset | IterableDataset) -> float | None:
+    """Hours of speech of a data set; `None` for a stream, which does not know."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    seconds = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
+    return round(float(seconds.sum()) / 3600, 4)
+
+
+def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[str, int] | None:
+    """Speakers of the held-out split, and how many of them training hears too; `None` where it cannot be told."""
+    if isinstance(train, IterableDataset) or not all("speaker_id" in data.column_names for data in (train, test)):
+        return None
+    heard, held_out = _speakers(train), _speakers(test)
+    return {"speakers": len(held_out), "heard_in_training": len(held_out & heard)} if held_out else None
+
+
+def _speakers(dataset: Dataset) -> set[str]:
+    """Names of the speakers that are known: splits may number them each in its own way."""
+    label = class_label(dataset, "speaker_id")
+    known = [speaker for speaker in dataset.unique("speaker_id") if speaker is not None]
+    return set(map(str, known if label is None else label.int2str(known)))
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run ran on, as far as it can be told: devices, processes, threads a process, cores of the machine."""
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout, with "+changes" if files differ from it; `None` outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():  # installed, perhaps inside of another project's checkout
+        return None
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - the user's git
+            cwd=root, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],  # noqa: S607
+            cwd=root, capture_output=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+changes" if changed else "")
+
+
+def model_fingerprint(model: PreTrainedModel) -> str:
+    """Digest of a model's weights and of its configuration's own fields: what its features depend on.
+
+    The path that a model was loaded from and the version of transformers, which a configuration holds too, are left
+    out: a checkpoint is the same wherever it lies.
+    """
+    return _digest(model, json.dumps(own_settings(model.config), sort_keys=True))
+
+
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Digest of a model's weights alone, by which decoders and results know theirs."""
+    return _digest(model, "")
+
+
+def _digest(model: PreTrainedModel, text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

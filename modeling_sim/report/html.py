@@ -1,0 +1,200 @@
+"""A report of an analysis: one HTML file that opens from disk, on a phone or a screen, without a network.
+
+modeling-sim report runs/analysis
+
+It is made from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` leaves in its output
+folder, and from nothing else. Nothing in it is typed: a number that is not in those files is not in the report.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from modeling_sim.analysis.scorecard import DIRECTION_WORDS
+from modeling_sim.data.licenses import license_name
+from modeling_sim.files import replacing
+from modeling_sim.report.plots import Plot, make_plots, save_panels
+from modeling_sim.report.sounds import Sounds, by_module, load_item
+from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
+from modeling_sim.text import printable
+
+ANALYSIS_NAME = "analysis.json"
+
+
+CURVES_NAME = "curves.json"
+
+
+MEDIA_NAME = "media.npz"
+
+
+REPORT_NAME = "report.html"
+
+
+FIGURES = "figure_*"
+"""Names of the pictures of a report in files of their own, without their endings."""
+
+
+_TEMPLATE = "template.html"
+
+
+_REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
+
+
+_EMPTY: dict[str, Any] = {
+    "label": None, "classes": [], "factors": [], "train_items": None, "test_items": None, "intervals_over": None,
+    "comparisons": [], "curves": {}, "reconstruction_quality": [], "media": [], "versions": {}, "git": None,
+}  # fmt: skip
+
+
+_MEDIA_GROUPS = {
+    "reconstruction": ("Reconstructions", "An utterance, and what a decoder makes of its latents."),
+    "interpolation": (
+        "From one utterance to another, all dimensions",
+        "All latents move in a straight line from the first utterance to the second.",
+    ),
+    "interpolation_k": (
+        "From one utterance to another, a few dimensions",
+        "Only k dimensions move; the others stay those of the first utterance.",
+    ),
+    "traversal": ("One dimension at a time", "One dimension is moved in all frames; the others stay as they are."),
+    "prior": ("Samples from the prior", "Decoded draws from N(0, I): what a latent that meets its prior sounds like."),
+}
+
+
+def read_analysis(output_dir: str | Path) -> dict[str, Any]:
+    """The analysis of a folder, with everything that may be absent filled in as empty.
+
+    Raises:
+        FileNotFoundError: There is no analysis.
+        ValueError: It is not JSON, lacks a field, or refers to a kind or measure that it does not describe.
+    """
+    path, curves_path = (Path(output_dir) / name for name in (ANALYSIS_NAME, CURVES_NAME))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the output folder of `modeling-sim evaluate`.")
+    read = _json_of(path)
+    missing = [name for name in _REQUIRED if name not in read]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; run `modeling-sim evaluate` again.")
+    analysis = {**_EMPTY, **read}
+    if curves_path.is_file():
+        analysis["curves"] = _json_of(curves_path)
+    _check_names(analysis, path)
+    return analysis
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
+    """A value whose kind or measure is not described would silently be left out of the tables."""
+    kinds = {kind["name"] for kind in analysis["kinds"]}
+    measures = {measure["key"] for measure in analysis["measures"]}
+    curves = [(f"curves.{name}", entry) for name, entries in analysis["curves"].items() for entry in entries]
+    lists = ("values", "reconstruction_quality", "media")
+    for place, entry in [*((name, entry) for name in lists for entry in analysis[name]), *curves]:
+        if entry["kind"] not in kinds:
+            raise ValueError(f"{path}: `{place}` has kind {entry['kind']!r}, which `kinds` does not describe.")
+    for place in ("values", "comparisons"):
+        for entry in analysis[place]:
+            if entry["measure"] not in measures:
+                raise ValueError(
+                    f"{path}: `{place}` has measure {entry['measure']!r}, which `measures` does not describe."
+                )
+    for entry in analysis["comparisons"]:
+        if entry["verdict"] not in ("win", "loss", "undecided"):
+            raise ValueError(f"{path}: a verdict is {entry['verdict']!r}; it is win, loss or undecided.")
+
+
+def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Sounds]:
+    """Sounds by group. A group without items is left out.
+
+    Raises:
+        FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
+        ValueError: A group is unknown, or a clip cannot be used.
+    """
+    if not analysis["media"]:
+        return []
+    path = Path(output_dir) / MEDIA_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, but {ANALYSIS_NAME} names sounds in it.")
+    unknown = {item["group"] for item in analysis["media"]} - set(_MEDIA_GROUPS)
+    if unknown:
+        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+    sounds = []
+    with np.load(path) as arrays:
+        for group, (title, sentence) in _MEDIA_GROUPS.items():
+            items = [load_item(item, arrays) for item in analysis["media"] if item["group"] == group]
+            if items:
+                sounds.append(Sounds(group.replace("_", "-"), title, sentence, by_module(items)))
+    return sounds
+
+
+def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) -> str:
+    """The text of the report.
+
+    Args:
+        analysis: Of `read_analysis`.
+        media: Of `read_media`.
+        plots: Of `make_plots`.
+    """
+    groups, rivals = opponents(analysis)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    license_id = analysis["corpus_license"]
+    return environment.get_template(_TEMPLATE).render(
+        analysis=analysis,
+        directions=DIRECTION_WORDS,
+        needs_seeds=NEEDS_SEEDS,
+        first=analysis["kinds"][0]["name"] if analysis["kinds"] else "no model",
+        license_name=license_name(license_id),
+        non_commercial="-nc" in license_id,
+        share_alike="-sa" in license_id,
+        compared_groups=groups,
+        opponents=rivals,
+        modules=module_scores(analysis),
+        plots=plots,
+        effects=effect_tables(analysis["curves"].get("traversal_effects") or []),
+        quality=quality_rows(analysis["reconstruction_quality"]),
+        media=media,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """A value as the page shows it: names may hold control characters; `autoescape` does the rest."""
+    return printable(value) if type(value) is str else value
+
+
+def write_report(output_dir: str | Path, *, figure_format: str | None = None) -> Path:
+    """Renders the report of an analysis into its folder and returns its path.
+
+    Args:
+        output_dir: The folder.
+        figure_format: Write every picture to a file of its own, too: "png", "svg" or "pdf".
+
+    Raises:
+        FileNotFoundError: The analysis, or the sounds that it names, are not there.
+        ValueError: One of them cannot be used; the message names the field.
+    """
+    analysis = read_analysis(output_dir)
+    plots = make_plots(analysis["curves"], analysis["kinds"])
+    text = render(analysis, read_media(output_dir, analysis), plots)
+    if figure_format is not None:
+        save_panels(plots, Path(output_dir), FIGURES.removesuffix("*"), figure_format)
+    path = Path(output_dir) / REPORT_NAME
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,463 @@
+"""Figures of the report as inline SVG: small panels without a background, whose ink is the colour of the page's text.
+
+Panels are narrow, so that a phone shows them at their own size, and legends are left to the page.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+from scipy.stats import norm
+
+from modeling_sim.plots import plot_text, save_figure, style_of
+from modeling_sim.report.tables import Entry, belongs, modules_of
+from modeling_sim.text import decimal, percent, printable
+
+# Stands for the colour of the text until the SVG is on the page.
+_INK = "#010203"
+
+
+_STYLE = {
+    "svg.fonttype": "none", "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
+    "ytick.labelsize": 8, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK,
+    "ytick.color": _INK, "grid.color": _INK, "axes.linewidth": 0.6, "grid.linewidth": 0.4, "lines.linewidth": 1.6,
+    "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.18, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}  # fmt: skip
+
+
+# Inches; 72 units of the SVG each.
+_SIZE, _SQUARE = (4.4, 2.9), (4.4, 3.7)
+
+
+# Few levels, which a PNG packs well. Signed values have no colour at 0, so that the page's own shows through, and their
+# colour grows faster than they do: correlations of 0.1 are to be seen.
+_BLUE, _ORANGE = (0, 0.447, 0.698), (0.835, 0.369, 0)
+
+
+SIGNED = ListedColormap(
+    [(*(_BLUE if value < 0 else _ORANGE), abs(value) ** 0.7) for value in np.linspace(-1, 1, 41)], "signed"
+)
+
+
+_POSITIVE = mpl.colormaps["viridis"].resampled(48)
+
+
+_CONTROLS = {
+    "dimensions": "own dimensions",
+    "oracle": "own dimensions, ranked by decoding each alone",
+    "random": "own dimensions, random order",
+    "rotation": "randomly rotated axes",
+    "pca": "principal components",
+    "ica": "independent components",
+    "paper": "the paper's measure, on waveforms",
+    "paper_pca": "the paper's measure, in principal components",
+}
+
+
+# Dashes of the controls of a model, whose color is the model's, and of a control of its own.
+_DASHES = {" untrained": "1.2 2.4", " + PCA": "5 3", " + ICA": "7 2 1.5 2", " + noise": "11 3"}
+
+
+_OTHER_DASHES = "3 3"
+
+
+class Key(NamedTuple):
+    """An entry of a legend; `dashes` are lengths of strokes and gaps, empty for an unbroken line."""
+
+    label: str
+    color: str
+    dashes: str
+
+
+class Panel(NamedTuple):
+    """A picture with what it shows, and what a reader who does not see it should know."""
+
+    caption: str
+    figure: Figure
+    name: str
+    text: str
+
+    @property
+    def svg(self) -> Markup:
+        """The picture as part of a page."""
+        return _inline(self.figure, self.name, self.text)
+
+
+class Plot(NamedTuple):
+    """Panels on one subject, by module."""
+
+    anchor: str
+    title: str
+    sentence: str
+    legend: list[Key]
+    modules: list[tuple[str, list[Panel]]]
+
+
+def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) -> list[Plot]:
+    """A plot for every curve that is there; an entry without values is left out.
+
+    Args:
+        curves: `curves` of the analysis.
+        kinds: `kinds` of the analysis; their order gives them their colors.
+    """
+    plots = []
+    for name, subject in _SUBJECTS.items():
+        entries = [entry for entry in curves.get(name) or [] if entry.get("values") or entry.get("densities")]
+        if not entries:
+            continue
+        shown = [kind for kind in kinds if any(entry["kind"] == kind["name"] for entry in entries)]
+        modules = modules_of(entries, [kind["name"] for kind in kinds if kind["is_control"]])
+        with mpl.rc_context(_STYLE):
+            drawn = [
+                (
+                    module,
+                    list(subject.panels([each for each in entries if belongs(each, module, modules)], kinds, module)),
+                )
+                for module in modules
+            ]
+        legend = subject.legend(entries, kinds, shown)
+        plots.append(Plot(name.replace("_", "-"), subject.title, subject.sentence, legend, drawn))
+    return plots
+
+
+def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format: str) -> None:
+    """Writes every panel as a file with a legend of its own; it has that legend from then on.
+
+    Args:
+        plots: Of `make_plots`.
+        folder: Where to.
+        prefix: Of the files' names.
+        figure_format: One of `plots.FIGURE_FORMATS`.
+    """
+    for plot in plots:
+        for _, panels in plot.modules:
+            for panel in panels:
+                lines = [
+                    Line2D([], [], color=_INK if key.color == "currentColor" else key.color,
+                           linestyle=_linestyle(key.dashes), label=plot_text(key.label))
+                    for key in plot.legend
+                ]  # fmt: skip
+                with mpl.rc_context({**_STYLE, "savefig.dpi": 200}):
+                    if lines:
+                        panel.figure.legend(
+                            handles=lines, loc="outside lower center", ncols=2, fontsize=7, handlelength=4
+                        )
+                    name = re.sub(r"[^\w.-]+", "_", panel.name)
+                    save_figure(panel.figure, folder / f"{prefix}{name}.{figure_format}")
+
+
+# ---------------------------------------------------------------------- styles and legends
+
+
+def kind_style(kinds: Sequence[Entry], name: str) -> tuple[str, str]:
+    """Color of a kind and dashes of its lines: controls of a model have its color and dashes."""
+    trained = sorted((kind["name"] for kind in kinds if not kind["is_control"]), key=len, reverse=True)
+    roots = {kind["name"]: _root(kind["name"], trained) for kind in kinds}
+    color = style_of(list(dict.fromkeys(roots.values())).index(roots[name])).color
+    if name in trained:
+        return color, ""
+    return color, _DASHES.get(name.removeprefix(roots[name]), _OTHER_DASHES)
+
+
+def _root(name: str, trained: Sequence[str]) -> str:
+    """The trained kind that a control is of, by its name; a kind of its own is its own root."""
+    if name in trained:
+        return name
+    return next((of for of in trained if name.removeprefix(of) in _DASHES), name)
+
+
+def _control_style(control: str) -> tuple[str, str]:
+    number = list(_CONTROLS).index(control) if control in _CONTROLS else len(_CONTROLS)
+    return style_of(number).color, "" if control in ("dimensions", "paper") else _DASHES[" + PCA"]
+
+
+def _linestyle(dashes: str) -> Any:
+    return (0, tuple(map(float, dashes.split()))) if dashes else "-"
+
+
+def _key(label: str, style: tuple[str, str]) -> Key:
+    return Key(label, *style)
+
+
+def _kind_legend(_: Sequence[Entry], kinds: Sequence[Entry], shown: Sequence[Entry]) -> list[Key]:
+    return [_key(kind["name"], kind_style(kinds, kind["name"])) for kind in shown]
+
+
+def _control_legend(entries: Sequence[Entry], *_: Any) -> list[Key]:
+    present = list(dict.fromkeys(entry["control"] for entry in entries))
+    ordered = sorted(present, key=lambda name: list(_CONTROLS).index(name) if name in _CONTROLS else len(_CONTROLS))
+    return [_key(_CONTROLS.get(control, control), _control_style(control)) for control in ordered]
+
+
+def _no_legend(*_: Any) -> list[Key]:
+    return []
+
+
+# ---------------------------------------------------------------------- lines
+
+
+def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    figure, axis = _axes("dimensions kept", "accuracy")
+    told = []
+    for kind, own in _by_kind(entries, kinds):
+        told.append(_draw_curves(axis, kind, own, kind_style(kinds, kind)))
+    _logarithmic(axis, [k for entry in entries for k in entry["ks"]])
+    axis.set_ylim(0, 1)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    chances = sorted({entry["chance"] for entry in entries if entry.get("chance") is not None})
+    for chance in chances:
+        _reference(axis, chance)
+    note = f"Dotted: chance, {' and '.join(percent(chance) for chance in chances)}." if chances else ""
+    yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(told)}")
+
+
+def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    ceiling = max([1.0, *(value for entry in entries for value in entry["values"] if value is not None)])
+    for kind, own in _by_kind(entries, kinds):
+        figure, axis = _axes("dimensions replaced", "error left")
+        told, areas = [], []
+        for control in dict.fromkeys(entry["control"] for entry in own):
+            curves = [entry for entry in own if entry["control"] == control]
+            name = _CONTROLS.get(control, control)
+            told.append(_draw_curves(axis, name, curves, _control_style(control)))
+            measured = [entry["area"] for entry in curves if entry.get("area") is not None]
+            areas += [f"{name} {decimal(sum(measured) / len(measured))}"] if measured else []
+        _logarithmic(axis, [k for entry in own for k in entry["ks"]])
+        axis.set_ylim(0, 1.05 * ceiling)
+        note = f" Area, lower is faster: {', '.join(areas)}." if areas else ""
+        text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(told)}"
+        yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
+
+
+def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    figure, axis = _axes("dimension, by rank", "KL, nats a frame")
+    told = []
+    for kind, own in _by_kind(entries, kinds):
+        ranked = [{"ks": list(range(1, len(entry["values"]) + 1)), **entry} for entry in own]
+        told.append(_draw_curves(axis, kind, ranked, kind_style(kinds, kind)))
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    yield Panel("", figure, f"kl-{module}", f"KL by dimension in {module}. {' '.join(told)}")
+
+
+def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[str, str]) -> str:
+    """A thin line for every model and a thick one for their mean; returns where the mean begins and ends."""
+    color, dashes = style
+    line: dict[str, Any] = {"color": color, "linestyle": _linestyle(dashes)}
+    curves = [(tuple(entry["ks"]), np.array(entry["values"], dtype=float)) for entry in entries]
+    # Models of other widths have other numbers of dimensions: their curves have no common mean.
+    ks, values = curves[0]
+    if len({each for each, _ in curves}) == 1:
+        values = np.mean([each for _, each in curves], axis=0)
+    else:
+        line["linewidth"] = 0.8
+    if len(curves) > 1:
+        for each, own in curves:
+            axis.plot(each, own, color=color, linewidth=0.7, alpha=0.55)
+    axis.plot(ks, values, **line)
+    if not ks:
+        return ""
+    ends = [decimal(None if np.isnan(value) else float(value)) for value in values[[0, -1]]]
+    return f"{name}: {ends[0]} at {ks[0]}, {ends[1]} at {ks[-1]}."
+
+
+def _logarithmic(axis: Axes, ks: Sequence[int]) -> None:
+    """A scale of powers of 2, which also holds 0."""
+    if not ks:
+        return
+    if min(ks) > 0:
+        axis.set_xscale("log", base=2)
+    else:
+        axis.set_xscale("symlog", base=2, linthresh=1)
+    powers = [k for k in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048) if min(ks) <= k <= max(ks)]
+    axis.xaxis.set_major_locator(FixedLocator(powers))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _reference(axis: Axes, value: float) -> None:
+    axis.axhline(value, color=_INK, linestyle=":", linewidth=1)
+
+
+# ---------------------------------------------------------------------- histograms and heat maps
+
+
+def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    ceiling = 1.05 * max([0.4, *(value for entry in entries for row in entry["densities"] for value in row if value)])
+    for kind, entry in _first_models(entries, kinds):
+        figure, axis = _axes("value", "density")
+        for row in entry["densities"]:
+            axis.stairs(
+                np.array(row, dtype=float), entry["edges"], color=kind_style(kinds, kind)[0], linewidth=0.8, alpha=0.7
+            )
+        grid = np.linspace(entry["edges"][0], entry["edges"][-1], 200)
+        axis.plot(grid, norm.pdf(grid), color=_INK, linestyle=":", linewidth=1.4)
+        axis.set_ylim(0, ceiling)
+        numbers = ", ".join(str(number) for number in entry["dimensions"])
+        text = (
+            f"Histograms of {len(entry['densities'])} latent dimensions of {entry['model']} in {module} over N(0, 1)."
+        )
+        caption = f"{kind}, {entry['model']}. Dimensions {numbers}."
+        yield Panel(caption, figure, f"histograms-{kind}-{module}", text)
+
+
+def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    for kind, entry in _first_models(entries, kinds):
+        weights = np.nan_to_num(np.array(entry["values"], dtype=float))
+        # Dimensions of one class stand together: blocks along the diagonal where a dimension serves one class.
+        weights = weights[:, np.lexsort((-weights.max(axis=0), weights.argmax(axis=0)))]
+        figure, axis = _axes("dimension, by the class it weighs most for", "", _SQUARE)
+        picture = axis.imshow(weights, cmap=_POSITIVE, vmin=0, aspect="auto", interpolation="nearest")
+        _class_ticks(axis, entry["classes"])
+        _scale(figure, axis, picture)
+        text = f"Heat map of standardised probe weights of {entry['model']} in {module}, classes by dimensions."
+        yield Panel(f"{kind}, {entry['model']}.", figure, f"weights-{kind}-{module}", text)
+
+
+def _class_ticks(axis: Axes, classes: Sequence[Any]) -> None:
+    """Names of classes, as many as can be read."""
+    step = -(-len(classes) // 24)
+    axis.set_yticks(range(0, len(classes), step), [plot_text(name) for name in classes[::step]])
+    axis.tick_params(left=False)
+
+
+def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+    for kind, entry in _first_models(entries, kinds):
+        correlation = np.array(entry["values"], dtype=float)
+        figure, axis = _axes("dimension", "dimension", _SQUARE)
+        picture = axis.imshow(correlation, cmap=SIGNED, vmin=-1, vmax=1, interpolation="nearest")
+        _scale(figure, axis, picture)
+        between = np.abs(correlation[~np.eye(len(correlation), dtype=bool)])
+        between = between[np.isfinite(between)]
+        note = f" Mean size between two dimensions {decimal(float(between.mean()))}." if between.size else ""
+        text = f"Correlation matrix of the dimensions of {entry['model']} in {module}.{note}"
+        yield Panel(f"{kind}, {entry['model']}.{note}", figure, f"correlation-{kind}-{module}", text)
+
+
+def _scale(figure: Figure, axis: Axes, picture: Any) -> None:
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.03)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(length=2)
+
+
+def _by_kind(entries: Sequence[Entry], kinds: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    for kind in kinds:
+        own = [entry for entry in entries if entry["kind"] == kind["name"]]
+        if own:
+            yield kind["name"], own
+
+
+def _first_models(entries: Sequence[Entry], kinds: Sequence[Entry]) -> Iterator[tuple[str, Entry]]:
+    """The first model of every kind."""
+    for kind, own in _by_kind(entries, kinds):
+        yield kind, own[0]
+
+
+# ---------------------------------------------------------------------- SVG
+
+
+def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.grid(visible=True)
+    return figure, axis
+
+
+def _inline(figure: Figure, name: str, text: str) -> Markup:
+    """A figure as an `svg` element that names itself to screen readers and shares no id with another.
+
+    Args:
+        figure: What to draw.
+        name: Of the figure, unlike that of any other.
+        text: What a reader who does not see it should know.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=110, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
+    # Inside tags alone: what is between them may be the name of a class.
+    svg = re.sub(
+        r"<[^>]*>",
+        lambda tag: re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag[0]).replace(
+            _INK, "currentColor"
+        ),
+        svg,
+    )
+    body = svg[svg.index(">") + 1 :]
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    return Markup(  # noqa: S704 - matplotlib escapes the names it writes
+        f'<svg role="img" aria-label="{escape(printable(text))}" viewBox="0 0 {width:g} {height:g}">{body.strip()}'
+    )
+
+
+# ---------------------------------------------------------------------- subjects
+
+
+class _Subject(NamedTuple):
+    """What the report says of a curve, and what draws it."""
+
+    title: str
+    sentence: str
+    panels: Callable[[Sequence[Entry], Sequence[Entry], str], Iterator[Panel]]
+    legend: Callable[..., list[Key]] = _no_legend
+
+
+_ONE_MODEL = "The first model of each kind is shown."
+
+
+_SUBJECTS = {
+    "accuracy_by_dimensions": _Subject(
+        "Accuracy by number of dimensions",
+        "Accuracy of a probe that sees only k dimensions. Thick lines are means over models, thin lines single models. "
+        "Controls are dashed.",
+        _accuracy_panels,
+        _kind_legend,
+    ),
+    "probe_weights": _Subject(
+        "Probe weights",
+        "Size of each dimension's weight for each class, on standardised features. Blocks along the diagonal mean that "
+        f"a dimension serves one class. {_ONE_MODEL}",
+        _weight_panels,
+    ),
+    "histograms": _Subject(
+        "Distribution of single dimensions",
+        f"Histograms of some latent dimensions over all frames. Dotted: N(0, 1). {_ONE_MODEL}",
+        _histogram_panels,
+    ),
+    "kl_spectrum": _Subject(
+        "KL to N(0, 1) by dimension",
+        "Dimensions in the order of their KL. A dimension near 0 carries nothing. Only Gaussian latents have a KL.",
+        _kl_panels,
+        _kind_legend,
+    ),
+    "correlation": _Subject(
+        "Correlation between dimensions",
+        f"Pearson correlation over frames: blue is negative, orange positive, and no colour is none. {_ONE_MODEL}",
+        _correlation_panels,
+    ),
+    "reconstruction": _Subject(
+        "Reconstruction by number of dimensions",
+        "The first k dimensions of one utterance are replaced by those of another and decoded. The curve is what is "
+        "left of the distance to the other: 1 for none replaced, 0 for all. Dashed lines are controls.",
+        _reconstruction_panels,
+        _control_legend,
+    ),
+}

@@ -1,0 +1,140 @@
+"""Sounds of the report: WAV files and spectrograms as data URIs, with one gain and colour scale where clips compare.
+
+A gain for each clip would make a silent reconstruction sound like a loud one, so the clips of an item share one.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import soundfile
+from matplotlib.image import imsave
+
+from modeling_sim.data.audio import log_mel
+
+# Peak that an item is played at, and the peak below which it counts as silence and is left as it is: -40 dB.
+_PEAK = 0.9
+
+
+_SILENCE = 0.01
+
+
+# Samples of a window of `log_mel`, which a shorter clip is filled up to.
+_WINDOW = 400
+
+
+# Colours span this much below the loudest cell. It is not taken to be quieter than a tone at the edge of silence is, so
+# that silence is dark.
+_RANGE_DB, _QUIETEST_TOP_DB = 65, -26
+
+
+# Few levels, which a PNG packs well.
+_COLORS = mpl.colormaps["magma"].resampled(64)
+
+
+class Clip(NamedTuple):
+    """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip."""
+
+    label: str
+    seconds: float
+    audio: str
+    spectrogram: str
+    share: float
+
+
+class Item(NamedTuple):
+    """Clips to compare; `gain` says in a phrase how they were scaled."""
+
+    title: str
+    kind: str
+    model: str
+    module: str
+    gain: str
+    clips: list[Clip]
+
+
+class Sounds(NamedTuple):
+    """Items of one group, by module in the order they appear."""
+
+    anchor: str
+    title: str
+    sentence: str
+    modules: list[tuple[str, list[Item]]]
+
+
+def by_module(items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
+    """Items of every module, in the order they appear."""
+    modules = dict.fromkeys(item.module for item in items)
+    return [(module, [item for item in items if item.module == module]) for module in modules]
+
+
+def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item:
+    """Encodes the clips of one entry of `media`.
+
+    Raises:
+        ValueError: A clip's array is not there, is empty, not of one dimension, or holds NaN or infinite samples.
+    """
+    waveforms = [_waveform(item["id"], clip["array"], arrays) for clip in item["clips"]]
+    rate = item["sampling_rate"]
+    gain = common_gain(waveforms)
+    longest = max((len(samples) for samples in waveforms), default=1)
+    spectrograms = _spectrograms(waveforms, rate)
+    clips = [
+        Clip(clip["label"], len(samples) / rate, _wav(gain * samples, rate), picture, len(samples) / longest)
+        for clip, samples, picture in zip(item["clips"], waveforms, spectrograms, strict=True)
+    ]
+    return Item(item["title"], item["kind"], item["model"], item["module"], _describe(gain, waveforms), clips)
+
+
+def common_gain(waveforms: Sequence[np.ndarray]) -> float:
+    """The factor that brings the loudest of some clips to a peak of 0.9; 1 where all of them are silent."""
+    peak = max((float(np.abs(samples).max()) for samples in waveforms), default=0.0)
+    return 1.0 if peak < _SILENCE else _PEAK / peak
+
+
+def _describe(gain: float, waveforms: Sequence[np.ndarray]) -> str:
+    if gain == 1.0:
+        silent = all(np.abs(samples).max() < _SILENCE for samples in waveforms)
+        return "silent, played as it is" if silent else "played as it is"
+    return f"played with {20 * math.log10(gain):+.0f} dB"
+
+
+def _waveform(item: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"media.npz has no array {name!r}, which `media` entry {item!r} of analysis.json names.")
+    samples = np.asarray(arrays[name], dtype=np.float32)
+    if samples.ndim != 1 or len(samples) == 0:
+        raise ValueError(f"array {name!r} of media.npz is of shape {samples.shape}; give (samples,), at least one.")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"array {name!r} of media.npz holds NaN or infinite samples.")
+    return samples
+
+
+def _wav(samples: np.ndarray, rate: int) -> str:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    return data_uri("audio/wav", buffer.getvalue())
+
+
+def _spectrograms(waveforms: Sequence[np.ndarray], rate: int) -> list[str]:
+    """Log-mel spectrograms, low bands at the bottom, on one colour scale."""
+    mels = [
+        log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW)
+        for samples in waveforms
+    ]
+    top = max([_QUIETEST_TOP_DB, *(float(np.percentile(each, 99.8)) for each in mels)])
+    pictures = []
+    for each in mels:
+        buffer = io.BytesIO()
+        imsave(buffer, each.T, origin="lower", cmap=_COLORS, vmin=top - _RANGE_DB, vmax=top, format="png")
+        pictures.append(data_uri("image/png", buffer.getvalue()))
+    return pictures
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """A file as a URI that holds all of it."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

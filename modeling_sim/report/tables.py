@@ -1,0 +1,451 @@
+"""Tables of the report: scores, comparisons, reconstruction quality and effects of traversals, as text for cells."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
+from modeling_sim.text import decimal, percent
+
+Entry = Mapping[str, Any]
+
+
+MISSING = "-"
+
+
+VERDICTS = ("win", "loss", "undecided")
+
+
+NEEDS_SEEDS = "needs at least two seeds to compare"
+
+
+_OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
+
+
+class Cell(NamedTuple):
+    """A score: the value, what it varies within, its own control if it has one, and whether its kind is the best.
+
+    The best is the trained kind that comparisons say it of.
+    """
+
+    value: str
+    spread: str = ""
+    null: str = ""
+    best: bool = False
+
+
+class Row(NamedTuple):
+    """Scores of a kind; `basis` says of how many models they are."""
+
+    kind: str
+    is_control: bool
+    basis: str
+    cells: list[Cell]
+
+
+class ScoreTable(NamedTuple):
+    """Scores of one group of measures in one module."""
+
+    group: str
+    measures: list[Entry]
+    rows: list[Row]
+
+
+class Tally(NamedTuple):
+    """Outcomes of comparisons, seen from the kind that comes first.
+
+    Without comparisons that seeds allow, nothing is counted.
+    """
+
+    wins: int
+    losses: int
+    undecided: int
+    has_seeds: bool = True
+
+
+class Difference(NamedTuple):
+    """A comparison as text; `verdict` is for `first`."""
+
+    measure: str
+    first: str
+    second: str
+    difference: str
+    interval: str
+    verdict: str
+
+
+class ModuleScores(NamedTuple):
+    """All scores of a module, and the first kind's outcomes against the others in it."""
+
+    name: str
+    tables: list[ScoreTable]
+    tally: Tally
+    differences: list[Difference]
+
+
+class Opponent(NamedTuple):
+    """Outcomes of the first kind against another, by group of measures."""
+
+    kind: str
+    is_control: bool
+    tallies: list[Tally]
+    total: Tally
+
+
+class Quality(NamedTuple):
+    """Reconstruction quality of a decoder as text."""
+
+    kind: str
+    model: str
+    module: str
+    decoder: str
+    log_mel: Cell
+    silence: str
+    beats_silence: bool | None
+    spectral: Cell
+    si_sdr: Cell
+
+
+class EffectCell(NamedTuple):
+    """A change by a move; `share` is its size by the factor's spread, as part of the table's largest, in [0, 1]."""
+
+    value: str
+    share: float
+    negative: bool
+
+
+class EffectTable(NamedTuple):
+    """Effects of moving single dimensions, how utterances differ, and what the decoder conveys of that at all."""
+
+    kind: str
+    model: str
+    module: str
+    factors: list[str]
+    spread: list[str]
+    conveyed: list[str]
+    selectivity: str
+    rows: list[tuple[str, list[EffectCell]]]
+
+
+# ---------------------------------------------------------------------- modules
+
+
+def modules_of(entries: Iterable[Entry], controls: Iterable[str]) -> list[str]:
+    """Modules in the order they appear: those of trained kinds, or of all kinds where only controls are there.
+
+    A control without modules of its own, such as log-mel, does not make a module: see `belongs`.
+    """
+    entries, controls = list(entries), set(controls)
+    trained = [entry for entry in entries if entry["kind"] not in controls]
+    return list(dict.fromkeys(entry["module"] for entry in trained or entries))
+
+
+def belongs(entry: Entry, module: str, modules: Sequence[str]) -> bool:
+    """Whether an entry is shown with a module: its own, or every one if it has none that a trained kind has."""
+    return entry["module"] == module or entry["module"] not in modules
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def digits_for(values: Iterable[float | None]) -> int:
+    """Decimals that give the largest of some numbers three significant digits, at most 6."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return 3 if largest == 0 else min(6, max(0, 2 - math.floor(math.log10(largest))))
+
+
+def write_value(value: float | None, form: str, digits: int = 3) -> str:
+    """A score as its measure is written: a percentage, a whole number, or a number with some decimals."""
+    if value is None:
+        return MISSING
+    if form == "percent":
+        return percent(value)
+    return f"{value:,.0f}" if form == "integer" and float(value).is_integer() else decimal(value, digits)
+
+
+def _write_span(low: float | None, high: float | None, form: str, digits: int) -> str:
+    if low is None or high is None:
+        return ""
+    if form == "percent":
+        return f"{decimal(100 * low, 1)} to {percent(high)}"
+    return f"{write_value(low, form, digits)} to {write_value(high, form, digits)}"
+
+
+def _digits(form: str, values: Sequence[float | None]) -> int:
+    # A mean of whole numbers over models need not be whole.
+    return 1 if form == "integer" else digits_for(values)
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def module_scores(analysis: Mapping[str, Any]) -> list[ModuleScores]:
+    """Scores and comparisons of every module."""
+    controls = [kind["name"] for kind in analysis["kinds"] if kind["is_control"]]
+    modules = modules_of(analysis["values"], controls)
+    first = analysis["kinds"][0]["name"] if analysis["kinds"] else ""
+    measures = {measure["key"]: measure for measure in analysis["measures"]}
+    scores = []
+    for module in modules:
+        values = [value for value in analysis["values"] if belongs(value, module, modules)]
+        comparisons = [each for each in analysis["comparisons"] if each["module"] == module]
+        scores.append(
+            ModuleScores(
+                module,
+                _score_tables(analysis, values, comparisons),
+                tally(seen_from(first, comparisons), analysis),
+                [_difference(each, measures[each["measure"]], analysis) for each in comparisons],
+            )
+        )
+    return scores
+
+
+def _score_tables(
+    analysis: Mapping[str, Any], values: Sequence[Entry], comparisons: Sequence[Entry]
+) -> list[ScoreTable]:
+    """A table for every group that has a value."""
+    tables = []
+    for group in dict.fromkeys(measure["group"] for measure in analysis["measures"]):
+        measured = {value["measure"] for value in values}
+        measures = [each for each in analysis["measures"] if each["group"] == group and each["key"] in measured]
+        keys = {measure["key"] for measure in measures}
+        rows = [
+            row
+            for kind in analysis["kinds"]
+            for row in _rows(kind, [value for value in values if value["measure"] in keys], measures)
+        ]
+        if rows:
+            best = {
+                measure["key"]: best_kind(measure["key"], analysis["kinds"], values, comparisons)
+                for measure in measures
+            }
+            tables.append(ScoreTable(group, measures, [_marked(row, measures, best) for row in rows]))
+    return tables
+
+
+def _rows(kind: Entry, values: Sequence[Entry], measures: Sequence[Entry]) -> list[Row]:
+    """Rows of a kind: one, or several where it has several sets of features in place of modules."""
+    own = [value for value in values if value["kind"] == kind["name"]]
+    rows = []
+    places = list(dict.fromkeys(value["module"] for value in own))
+    for place in places:
+        here = [value for value in own if value["module"] == place]
+        name = kind["name"] if len(places) == 1 else f"{kind['name']}, {place}"
+        models = {value["model"] for value in here}
+        basis = f"{len(models)} models" if len(models) > 1 else "1 model"
+        cells = []
+        for measure in measures:
+            column = [value for value in values if value["measure"] == measure["key"]]
+            digits = _digits(measure["format"], [value["value"] for value in column])
+            cells.append(
+                _cell([value for value in here if value["measure"] == measure["key"]], measure["format"], digits)
+            )
+        rows.append(Row(name, kind["is_control"], basis, cells))
+    return rows
+
+
+def _cell(entries: Sequence[Entry], form: str, digits: int) -> Cell:
+    """Mean and range over models, or one model's value and interval."""
+    measured = [entry for entry in entries if entry["value"] is not None]
+    values = [entry["value"] for entry in measured]
+    if not values:
+        return Cell(MISSING)
+    nulls = [entry["null"] for entry in measured if entry.get("null") is not None]
+    null = write_value(sum(nulls) / len(nulls), form, digits) if nulls else ""
+    if len(entries) == 1:
+        low, high = measured[0].get("low"), measured[0].get("high")
+        return Cell(write_value(values[0], form, digits), _write_span(low, high, form, digits), null)
+    spread = _write_span(min(values), max(values), form, digits) if len(values) > 1 else ""
+    if len(values) < len(entries):
+        spread += f" ({len(values)} of {len(entries)} models)"
+    return Cell(write_value(sum(values) / len(values), form, digits), spread.strip(), null)
+
+
+def _marked(row: Row, measures: Sequence[Entry], best: Mapping[str, str | None]) -> Row:
+    cells = [
+        cell._replace(best=best[measure["key"]] == row.kind) for cell, measure in zip(row.cells, measures, strict=True)
+    ]
+    return row._replace(cells=cells)
+
+
+def best_kind(
+    measure: str, kinds: Sequence[Entry], values: Sequence[Entry], comparisons: Sequence[Entry]
+) -> str | None:
+    """The trained kind that won its comparison with every other trained kind that has a value; `None` if none did.
+
+    Args:
+        measure: Key of the measure.
+        kinds: Of the analysis.
+        values: Of one module.
+        comparisons: Of one module.
+    """
+    measured = {value["kind"] for value in values if value["measure"] == measure and value["value"] is not None}
+    trained = [kind["name"] for kind in kinds if not kind["is_control"] and kind["name"] in measured]
+    for name in trained:
+        beaten = {
+            each["second"]
+            for each in seen_from(name, comparisons)
+            if each["measure"] == measure and each["verdict"] == "win"
+        }
+        if len(trained) > 1 and beaten.issuperset(set(trained) - {name}):
+            return name
+    return None
+
+
+# ---------------------------------------------------------------------- comparisons
+
+
+def seen_from(kind: str, comparisons: Iterable[Entry]) -> list[Entry]:
+    """The comparisons that a kind takes part in, turned so that it is the first."""
+    seen = []
+    for each in comparisons:
+        if each["first"] == kind:
+            seen.append(each)
+        elif each["second"] == kind:
+            turned = {"first": kind, "second": each["first"], "verdict": _OPPOSITE[each["verdict"]]}
+            seen.append({**each, **turned})
+    return seen
+
+
+def tally(comparisons: Sequence[Entry], analysis: Mapping[str, Any]) -> Tally:
+    """Counts of verdicts, of comparisons that seeds allow."""
+    compared = [each for each in comparisons if has_seeds(each, analysis)]
+    counts = Counter(each["verdict"] for each in compared)
+    return Tally(*(counts[verdict] for verdict in VERDICTS), has_seeds=bool(compared))
+
+
+def has_seeds(comparison: Entry, analysis: Mapping[str, Any]) -> bool:
+    """Whether a comparison has the models to decide anything: two of each kind, but for a spectrum, which has no seed.
+
+    Args:
+        comparison: One of the analysis'.
+        analysis: What it is of.
+    """
+    if comparison.get("low") is not None:
+        return True
+    models = {kind["name"]: len(kind["models"]) for kind in analysis["kinds"]}
+    spectra = {value["kind"] for value in analysis["values"] if value["module"] == SPECTRUM_MODULE}
+    return all(models[name] > 1 or name in spectra for name in (comparison["first"], comparison["second"]))
+
+
+def opponents(analysis: Mapping[str, Any]) -> tuple[list[str], list[Opponent]]:
+    """Groups of measures that were compared, and the first kind's outcomes against each other kind in them."""
+    if not analysis["kinds"]:
+        return [], []
+    group_of = {measure["key"]: measure["group"] for measure in analysis["measures"]}
+    seen = seen_from(analysis["kinds"][0]["name"], analysis["comparisons"])
+    compared = {group_of[each["measure"]] for each in seen}
+    groups = [group for group in dict.fromkeys(group_of.values()) if group in compared]
+    rows = []
+    for kind in analysis["kinds"][1:]:
+        against = [each for each in seen if each["second"] == kind["name"]]
+        tallies = [
+            tally([each for each in against if group_of[each["measure"]] == group], analysis) for group in groups
+        ]
+        if against:
+            rows.append(Opponent(kind["name"], kind["is_control"], tallies, tally(against, analysis)))
+    return groups, rows
+
+
+def _difference(comparison: Entry, measure: Entry, analysis: Mapping[str, Any]) -> Difference:
+    bounds = [comparison["difference"], comparison["low"], comparison["high"]]
+    scale, unit = (100, " points") if measure["format"] == "percent" else (1, "")
+    scaled = [None if value is None else scale * value for value in bounds]
+    digits = 1 if measure["format"] != "number" else digits_for(scaled)
+    value, low, high = (MISSING if each is None else decimal(each, digits, signed=True) for each in scaled)
+    return Difference(
+        measure["title"],
+        comparison["first"],
+        comparison["second"],
+        value + unit if value != MISSING else value,
+        MISSING if MISSING in (low, high) else f"{low} to {high}",
+        comparison["verdict"] if has_seeds(comparison, analysis) else NEEDS_SEEDS,
+    )
+
+
+# ---------------------------------------------------------------------- reconstruction and traversals
+
+
+def quality_rows(entries: Sequence[Entry]) -> list[Quality]:
+    """Reconstruction quality of every decoder, beside what silence scores."""
+    rows = []
+    for entry in entries:
+        distance, silence = _interval(entry.get("log_mel")), _interval(entry.get("log_mel_of_silence"))["value"]
+        known = distance["value"] is not None and silence is not None
+        rows.append(
+            Quality(
+                entry["kind"],
+                entry["model"],
+                entry["module"],
+                entry["decoder"],
+                _quality_cell(distance),
+                write_value(silence, "number", 2),
+                bool(distance["value"] < silence) if known else None,
+                _quality_cell(_interval(entry.get("spectral"))),
+                _quality_cell(_interval(entry.get("si_sdr")), digits=1),
+            )
+        )
+    return rows
+
+
+def _interval(score: Any) -> dict[str, float | None]:
+    """A score that is a number, none, or a mapping with `value` and perhaps bounds."""
+    if isinstance(score, Mapping):
+        return {name: score.get(name) for name in ("value", "low", "high")}
+    return {"value": score, "low": None, "high": None}
+
+
+def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
+    span = _write_span(score["low"], score["high"], "number", digits)
+    return Cell(write_value(score["value"], "number", digits), span)
+
+
+def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
+    """Effects of traversals; a cell's share is that of how its factor varies between utterances, 1 at most."""
+    tables = []
+    for entry in entries:
+        # Decimals of each factor by how it varies: an effect too small for them is none that counts.
+        digits = [digits_for([value]) for value in entry["spread"]]
+        tables.append(
+            EffectTable(
+                entry["kind"],
+                entry["model"],
+                entry["module"],
+                entry["factors"],
+                [write_value(value, "number", number) for value, number in zip(entry["spread"], digits, strict=True)],
+                [write_value(value, "number", 2) for value in entry["conveyed"]],
+                _selectivity(entry),
+                _effect_rows(entry, digits),
+            )
+        )
+    return tables
+
+
+def _selectivity(entry: Entry) -> str:
+    own, turned = float(np.mean(entry["selectivity"])), entry["selectivity_of_turned_axes"]
+    return f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
+
+
+def _effect_rows(entry: Entry, digits: Sequence[int]) -> list[tuple[str, list[EffectCell]]]:
+    values, spread = (np.array(entry[name], dtype=float) for name in ("values", "spread"))  # null becomes NaN
+    sizes = np.nan_to_num(np.divide(np.abs(values), spread, out=np.zeros_like(values), where=spread > 0))
+    shares = sizes.clip(max=1)
+    rows = []
+    names = [
+        f"{dimension}, of {target.split(',')[0]} ({decimal(correlation, 2, signed=True)})"
+        for dimension, target, correlation in zip(
+            entry["dimensions"], entry["targets"], entry["correlations"], strict=True
+        )
+    ]
+    for name, row, of_row in zip(names, values, shares, strict=True):
+        cells = [
+            EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))
+            if np.isfinite(value)
+            else EffectCell(MISSING, 0.0, negative=False)
+            for value, share, number in zip(row, of_row, digits, strict=True)
+        ]
+        rows.append((name, cells))
+    return rows

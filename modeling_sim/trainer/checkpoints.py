@@ -1,0 +1,191 @@
+"""Checkpoints that a run resumes from: complete or absent, checked before use, the newest few kept.
+
+A checkpoint is a folder `checkpoint-STEP` in the output folder: the model as `from_pretrained` reads it, `trainer.pt`
+with the optimizer's and the other tensors of the run, and `trainer_state.json` with its numbers and a digest of every
+file, itself included. There are no states of random generators: everything random is keyed by seed, step and module.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, SequenceFeatureExtractor
+
+from modeling_sim.files import finite_or_none, follow_umask, remove_folder, temporary_folder, write_json
+
+_PREFIX = "checkpoint-"
+
+
+STATE_NAME = "trainer_state.json"
+
+
+_TENSORS_NAME = "trainer.pt"
+
+
+_SEAL = "sha256"
+
+
+_UNSEALED = {"counts", "early_stopping", "untrained", "settings", "comparable_config", "step", "files"}
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint whose files are all there and as they were written."""
+
+    path: Path
+    numbers: dict[str, Any]
+    """What the run put in: step, position in the data, settings, ..."""
+
+    def load_model(self, model: PreTrainedModel) -> None:
+        """Puts the weights and buffers into a model of the same configuration."""
+        model.load_state_dict(load_file(self.path / "model.safetensors"))
+
+    def load_tensors(self) -> dict[str, Any]:
+        """States of the optimiser and the like, on the CPU."""
+        return torch.load(self.path / _TENSORS_NAME, map_location="cpu", weights_only=True)
+
+
+def save_model(model: PreTrainedModel, extractor: SequenceFeatureExtractor, folder: Path) -> None:
+    """Writes what `from_pretrained` reads: weights, configurations and the code to load them without this package."""
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+
+
+def save_checkpoint(
+    output_dir: Path,
+    model: PreTrainedModel,
+    extractor: SequenceFeatureExtractor,
+    *,
+    step: int,
+    numbers: dict[str, Any],
+    tensors: dict[str, Any],
+    limit: int,
+) -> Path:
+    """Writes a checkpoint next to its place, moves it there, and then removes all but the newest `limit`.
+
+    Raises:
+        OSError: The disk is full, the folder cannot be written, or another program's folder has the name; the
+            checkpoints before are as they were.
+    """
+    path = output_dir / f"{_PREFIX}{step}"
+    if path.exists() and not is_own_checkpoint(path):
+        raise FileExistsError(f"{path} was not written by this program, and is not replaced")
+    with temporary_folder(path) as temporary:
+        save_model(model, extractor, temporary)
+        torch.save(tensors, temporary / _TENSORS_NAME)
+        files = {file.name: _digest(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / STATE_NAME, sealed({**numbers, "step": step, "files": files}))
+        follow_umask(temporary)
+        for file in temporary.iterdir():
+            _flush(file)
+        _flush(temporary)
+        if path.exists():
+            remove_folder(path)
+        temporary.replace(path)
+        _flush(output_dir)
+    for old in own_checkpoints(output_dir)[limit:]:
+        remove_folder(old)
+    return path
+
+
+def find_checkpoint(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest complete checkpoint of a run, and one sentence for each newer one that is broken."""
+    broken = []
+    for path in _checkpoint_folders(output_dir):
+        try:
+            return read_checkpoint(path), broken
+        except ValueError as error:
+            broken.append(str(error))
+    return None, broken
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint, after a check of all its files.
+
+    Raises:
+        ValueError: A file is missing or is not what was written; the message names it.
+    """
+    try:
+        numbers = unsealed(json.loads((path / STATE_NAME).read_bytes()))
+        files = numbers.pop("files")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a complete checkpoint: {STATE_NAME} is missing or damaged") from error
+    for name, digest in files.items():
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is not a complete checkpoint: {name} is missing")
+        if _digest(path / name) != digest:
+            raise ValueError(f"{path} is not a complete checkpoint: {name} is not what was written")
+    return Checkpoint(path, numbers)
+
+
+def sealed(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The content of a state file with a digest of itself, in place of an earlier one."""
+    numbers = json.loads(json.dumps(finite_or_none({**numbers, _SEAL: None})))
+    del numbers[_SEAL]
+    return {**numbers, _SEAL: _seal(numbers)}
+
+
+def unsealed(state: Any) -> dict[str, Any]:
+    """The content of a state file without its digest, after a check.
+
+    Raises:
+        ValueError: The content is not what was written.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f"{STATE_NAME} holds no entries")
+    numbers = {name: value for name, value in state.items() if name != _SEAL}
+    # Versions before there was a digest wrote exactly these entries.
+    if _SEAL not in state and numbers.keys() == _UNSEALED:
+        return numbers
+    if state.get(_SEAL) != _seal(numbers):
+        raise ValueError(f"{STATE_NAME} is not what was written")
+    return numbers
+
+
+def own_checkpoints(output_dir: Path) -> list[Path]:
+    """Folders of checkpoints that this program wrote, newest first; they may be damaged."""
+    return [path for path in _checkpoint_folders(output_dir) if is_own_checkpoint(path)]
+
+
+def is_own_checkpoint(path: Path) -> bool:
+    """Whether this program wrote a folder, which other trainers may name the same, by entries of its state file.
+
+    One of them is enough, so that a checkpoint with damage is still known.
+    """
+    try:
+        content = (path / STATE_NAME).read_bytes()
+    except OSError:
+        return False
+    return any(f'"{entry}"'.encode() in content for entry in ("stage_step", "comparable_config", _TENSORS_NAME))
+
+
+def _checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Folders named as checkpoints, newest first."""
+    steps = {
+        int(path.name.removeprefix(_PREFIX)): path
+        for path in output_dir.glob(f"{_PREFIX}*")
+        if re.fullmatch(r"[1-9][0-9]*|0", path.name.removeprefix(_PREFIX))
+    }
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def _seal(numbers: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Makes sure that a file or a folder's entries are on the disk before anything relies on them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

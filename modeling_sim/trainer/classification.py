@@ -1,0 +1,282 @@
+"""What finetuning trains: a classifier of utterances or of frames, with its encoder or on a frozen one."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
+from modeling_sim.analysis import bootstrap_interval
+from modeling_sim.analysis.intervals import accuracy, macro_f1
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora.alignments import IGNORED, labels_at_frames
+from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
+from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
+from modeling_sim.settings import setting
+from modeling_sim.trainer.log import Scores, bars_are_shown
+from modeling_sim.trainer.optimization import Part
+from modeling_sim.trainer.pretraining import to_device
+from modeling_sim.trainer.run import load_data
+from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.task import CropTask
+
+Classifier = SimForSequenceClassification | SimForAudioFrameClassification
+
+
+class ClassificationTask(CropTask):
+    """One row, the module that the classifier reads.
+
+    Args:
+        model: On the accelerator's device; its `id2label` are the label's classes.
+        extractor: Makes its inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on; every row has a label.
+        test_data: The whole of it is evaluated on; every row has a label.
+        label: Column of classes, one an utterance, or one a label frame.
+    """
+
+    metrics = ("loss", "accuracy")
+
+    def __init__(
+        self,
+        model: Classifier,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: RunArguments,
+        train_data: Dataset,
+        test_data: Dataset,
+        *,
+        label: str,
+    ) -> None:
+        super().__init__(accelerator, data, settings)
+        self.model: Classifier = model
+        self.extractor, self.label, self.columns = extractor, label, [label]
+        self.train_data: Dataset = train_data
+        self.test_data = test_data
+        self.module = model.probe_module
+        config = model.config
+        self.title = f"{label} of {data.corpus}"
+        self.row_names = [config.module_names[model.probe_module]]
+        self.chance = _most_frequent(train_data[label][:], test_data[label][:])
+        self.cells: dict[str, np.ndarray] = {}
+
+    def comparable_config(self) -> dict[str, Any]:
+        """Another label is another model, even with as many classes."""
+        return {
+            **super().comparable_config(),
+            "label": self.label,
+            "classes": list(self.model.config.id2label.values()),
+        }
+
+    def parts(self) -> list[Part]:
+        """What learns: all of it, or a frozen encoder's classifier."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        frozen = self.model.config.freeze_encoder
+        return [Part(parameters, [] if frozen else list(self.model.buffers()))]
+
+    def labels(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
+        values = [row[self.label] for row in batch["columns"]]
+        if not isinstance(values[0], list):
+            return torch.tensor(values, device=self.accelerator.device)
+        config, module = self.model.config, self.model.probe_module
+        centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
+        starts = batch.get("start", torch.zeros(len(values))).tolist()
+        placed = [
+            labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate)
+            for row, start in zip(values, starts, strict=True)
+        ]
+        return torch.from_numpy(np.stack(placed)).to(self.accelerator.device)
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """Cross entropy and accuracy of a batch of crops."""
+        labels = self.labels(batch)
+        with self.accelerator.autocast():
+            outputs = self.model(
+                *to_device(batch, self.accelerator.device), labels=labels, generator=self.generator(step)
+            )
+        self.backward_pass(outputs.loss, loss_scale=loss_scale, accumulating=accumulating)
+        counted = labels != IGNORED
+        hits = (outputs.logits.argmax(dim=-1) == labels)[counted].float().mean()
+        return torch.stack([outputs.loss.detach(), hits])[None]
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Scores]:
+        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split.
+
+        Each piece of an utterance that is longer than 40 seconds counts as an utterance; see `utterance_batches`.
+        """
+        model, accelerator = self.model, self.accelerator
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=self.settings.eval_batch_size,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            columns=self.columns,
+            cut=True,
+        )
+        model.eval()
+        found: list[tuple[float, dict[str, np.ndarray]]] = []
+        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):
+            labels = self.labels(batch)
+            inputs, mask = to_device(batch, accelerator.device)
+            with accelerator.autocast():
+                logits = model(inputs, mask).logits.float()
+            if mask is not None and labels.dim() == 2:
+                labels = labels.masked_fill(model.sim.get_frame_mask(mask, model.probe_module) == 0, IGNORED)
+            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORED)
+            found.append((float(loss), _cells(batch["id"], labels.cpu().numpy(), logits.cpu().numpy())))
+        everywhere = self.of_all_processes(found)
+        self.cells = {}
+        for _, rows in itertools.chain(*everywhere):
+            for name, cells in rows.items():
+                self.cells[name] = self.cells.get(name, 0) + cells
+        total = np.sum(list(self.cells.values()), axis=0)
+        loss_sum = sum(loss for of_process in everywhere for loss, _ in of_process)
+        return [
+            {
+                "loss": loss_sum / max(1, total.sum()),
+                "accuracy": float(accuracy(total)),
+                "macro_f1": float(macro_f1(total)),
+            }
+        ]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Accuracy beside chance, and loss."""
+        return f"accuracy {scores[0]['accuracy']:.3f} (chance {self.chance:.3f}), loss {scores[0]['loss']:.3f}"
+
+    def results(self) -> dict[str, Any]:
+        """The task, and the latest scores with their intervals over utterances."""
+        cells = np.stack(list(self.cells.values()))
+        intervals = {}
+        if len(cells) > 1:
+            for name, score in (("accuracy", accuracy), ("macro_f1", macro_f1)):
+                intervals[name] = vars(bootstrap_interval(cells, score, seed=self.settings.seed))
+        return {
+            "label": self.label,
+            "classes": [self.model.config.id2label[number] for number in range(self.model.config.num_labels)],
+            "frozen_encoder": self.model.config.freeze_encoder,
+            "chance": self.chance,
+            **intervals,
+            "confusion": cells.sum(axis=0).tolist(),
+        }
+
+
+def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Confusion matrix of every utterance of a batch, true class first."""
+    predictions, cells = logits.argmax(axis=-1), {}
+    for name, true, predicted in zip(ids, labels, predictions, strict=True):
+        true, predicted = np.atleast_1d(true), np.atleast_1d(predicted)  # noqa: PLW2901 - one label or many
+        counted = true != IGNORED
+        cells.setdefault(name, np.zeros((logits.shape[-1],) * 2, dtype=np.int64))
+        np.add.at(cells[name], (true[counted], predicted[counted]), 1)
+    return cells
+
+
+def _most_frequent(train: list[Any], test: list[Any]) -> float:
+    """Share of the test labels that are the most frequent training label: the accuracy of one who knows no audio."""
+    train_labels, test_labels = (np.concatenate([np.atleast_1d(value) for value in labels]) for labels in (train, test))
+    most = np.bincount(train_labels[train_labels >= 0]).argmax()
+    return float((test_labels[test_labels >= 0] == most).mean())
+
+
+@dataclass
+class ClassifierArguments:
+    """Which model is trained, for what."""
+
+    model: str | None = setting(None, "Pretrained checkpoint, a folder or a Hub id; a new encoder if unset.")
+    preset: str = setting("sim-small", f"New encoder, without `model`: {', '.join(SimConfig.preset_names())}.")
+    model_settings: str = setting("{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'.")
+    label: str = setting("speaker_id", "Column of classes: speaker_id, vowel, syllable, phones, ...")
+    probe_module: str = setting("context", "Module that the classifier reads: a number from 0, or 'context'.")
+    freeze_encoder: bool = setting(False, "Train the classifier alone.")
+
+
+@dataclass
+class FinetuningArguments(RunArguments):
+    """How it is trained."""
+
+    output_dir: str = setting("runs/finetuned", "Folder for model, log, curves and results.")
+
+
+def build(
+    accelerator: Accelerator, arguments: ClassifierArguments, data: DataArguments, settings: FinetuningArguments
+) -> ClassificationTask:
+    """The classifier and its data.
+
+    Raises:
+        ValueError: No such label or module, a single class, or a stream.
+        OSError: The model is not there.
+    """
+    if data.corpus_settings.get("streaming"):  # type: ignore[attr-defined] - a dict once it is parsed
+        raise ValueError("classes are counted before training: load the corpus without `streaming`.")
+    config, extractor = encoder_config(arguments)
+    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings))
+    classes = label_classes(train_data, arguments.label)
+    train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
+    check_classes(train_data, arguments.label, classes)
+    config.id2label, config.label2id = dict(enumerate(classes)), {name: number for number, name in enumerate(classes)}
+    (config.probe_module,) = module_numbers(config, arguments.probe_module)
+    config.freeze_encoder = arguments.freeze_encoder
+    model = build_classifier(arguments.model, config, frames=is_frame_label(train_data, arguments.label))
+    model.to(accelerator.device)
+    return ClassificationTask(
+        model, extractor, accelerator, data, settings, train_data, test_data, label=arguments.label
+    )
+
+
+def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SimFeatureExtractor]:
+    """Configuration of the encoder, a pretrained or a new one, and its feature extractor."""
+    settings: Any = arguments.model_settings
+    if arguments.model is None:
+        config = SimConfig.preset(arguments.preset, **settings)
+        return config, SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
+    extractor = feature_extractor_of(arguments.model)
+    check_encoder(arguments.model)
+    return SimConfig.from_pretrained(arguments.model, **settings), extractor
+
+
+def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Classifier:
+    """A classifier of frames or of utterances, with the weights of a checkpoint if there is one."""
+    kind = SimForAudioFrameClassification if frames else SimForSequenceClassification
+    return kind(config) if path is None else kind.from_pretrained(path, config=config).float()
+
+
+def with_label(dataset: Dataset, label: str) -> Dataset:
+    """The rows that have a label."""
+    values = dataset[label][:]
+    kept = [
+        number for number, value in enumerate(values) if value is not None and (isinstance(value, list) or value >= 0)
+    ]
+    return dataset if len(kept) == len(values) else dataset.select(kept)
+
+
+def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
+    """Refuses labels that leave nothing to tell apart."""
+    values = dataset[label][:]
+    present = {item for value in values for item in (value if isinstance(value, list) else [value]) if item >= 0}
+    if len(present) < 2:
+        raise ValueError(
+            f"`label` {label!r} has {len(present)} class(es) in the training split; a classifier needs at least 2."
+        )
+    if isinstance(values[0], list) and label != "phones" and len(values[0]) < 20:
+        raise ValueError(
+            f"`label` {label!r} is a list of {len(values[0])} classes an utterance, not one a 10 ms frame; choose a "
+            "corpus setting with one an utterance, as `units: syllables` or `num_syllables: 1`."
+        )
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    if missing:
+        print(f"classes without a training example, which cannot be learnt: {', '.join(missing)}")

@@ -1,0 +1,134 @@
+"""Training curves: a picture of a run's log.
+
+modeling-sim curves runs/sim-small --figure_format pdf
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
+from modeling_sim.trainer.log import LOG_NAME
+
+CURVES_NAME = "curves.png"
+
+
+# Quantities that have a panel where a log has them.
+_PANELS = {
+    "loss": "Loss",
+    "contrastive_accuracy": "Contrastive accuracy",
+    "accuracy": "Accuracy",
+    "macro_f1": "Mean F1 of the classes",
+    "kl": "KL to N(0, I), nats a frame",
+    "active_units": "Active units (variance of the mean > 0.01)",
+    "log_mel": "Log-mel distance, nats",
+    "spectral": "Multi-resolution spectral distance",
+}
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in the order they were written.
+
+    Raises:
+        FileNotFoundError: There is no log.
+        ValueError: A line is not what the trainer writes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; give the output folder of a training run.")
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+    return lines
+
+
+def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str = "") -> Figure:
+    """Loss, accuracies and whatever else the log has a panel for against the step, one line a module.
+
+    Args:
+        log: Lines of `read_log`. Training lines are drawn as curves, evaluations as dots.
+        chance: Accuracy of a guess; `None` where there is no accuracy.
+        title: Heading of the picture.
+    """
+    logged = {quantity for line in log for module in line["modules"] for quantity in module}
+    panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 3.5 * rows), layout="constrained", dpi=120)
+    figure.suptitle(plot_text(title), fontsize=12)
+    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    names = [plot_text(module["name"]) for module in log[0]["modules"]] if log else []
+    for axis, (quantity, label) in zip(axes.flat, panels, strict=False):
+        for number in range(len(names)):
+            color = style_of(number).color
+            # Counts of units often coincide: a lower module's line is wider and shows behind the others.
+            extra = (len(names) - 1 - number) * (0.9 if quantity == "active_units" else 0.0)
+            for split, style in (
+                ("train", {"linewidth": 1.6 + extra}),
+                ("test", {"marker": "o", "markersize": 6 + extra, "linestyle": "none"}),
+            ):
+                points = [
+                    (line["step"], line["modules"][number][quantity])
+                    for line in log
+                    if line["split"] == split and line["modules"][number].get(quantity) is not None
+                ]
+                # A deterministic latent has no KL, and a module without an objective has no accuracy: both are 0.
+                if points and (quantity not in ("loss", "kl") or any(value for _, value in points)):
+                    axis.plot(*zip(*points, strict=True), color=color, **style)
+        axis.set_title(label, loc="left", fontsize=10)
+        _dress(axis, quantity, chance)
+    losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
+    if losses and max(losses) / min(losses) > 10:
+        axes[0, 0].set_yscale("log")
+    for axis in axes.flat[: len(panels)][-2:]:
+        axis.set_xlabel("step")
+        axis.tick_params(labelbottom=True)
+    held_out = Line2D([], [], color=GRAY, marker="o", linestyle="none", label="held-out speech")
+    modules = [Line2D([], [], color=style_of(number).color, label=name) for number, name in enumerate(names)]
+    axes[0, 0].legend(handles=[*modules, held_out], frameon=False, fontsize=9)
+    return figure
+
+
+def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
+    """Grid, range and ticks of a panel whose lines are drawn, and chance beside the accuracy."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axis.ticklabel_format(axis="y", useOffset=False)
+    if chance is not None and quantity in ("contrastive_accuracy", "accuracy"):
+        axis.axhline(chance, color=GRAY, linestyle="--", linewidth=1)
+        axis.annotate(
+            f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", fontsize=8, color=GRAY,
+        )  # fmt: skip
+        axis.set_ylim(0, 1)
+    elif axis.lines and quantity != "loss":
+        axis.set_ylim(bottom=0)
+    if quantity == "active_units":
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylim(top=max(1, axis.get_ylim()[1]))
+    if not axis.lines and quantity == "kl":
+        axis.text(0.5, 0.5, "deterministic latents: no KL", transform=axis.transAxes, ha="center", color=GRAY)
+        axis.grid(visible=False)
+        axis.tick_params(left=False, labelleft=False)
+
+
+def write_curves(output_dir: str | Path, figure_format: str = "png") -> Path:
+    """Draws the curves of a run into its folder and returns the picture's path."""
+    output_dir = Path(output_dir)
+    log = read_log(output_dir / LOG_NAME)
+    if not log:
+        raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
+    figure = draw_curves(log, chance=log[0]["chance"], title=log[0]["title"])
+    path = (output_dir / CURVES_NAME).with_suffix(f".{figure_format}")
+    save_figure(figure, path)
+    return path

@@ -1,0 +1,277 @@
+"""What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from modeling_sim import SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimModel
+from modeling_sim.analysis import bootstrap_statistic
+from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.latents import encode
+from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.settings import setting
+from modeling_sim.trainer.log import Scores, bars_are_shown
+from modeling_sim.trainer.optimization import Part
+from modeling_sim.trainer.pretraining import to_device
+from modeling_sim.trainer.run import load_data
+from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.task import CropTask
+
+# Utterances that the standardisation of latents is taken from; their means settle long before.
+_STANDARDISED_ON = 256
+
+
+class DecodingTask(CropTask):
+    """One row, the module that is decoded.
+
+    Args:
+        encoder: Frozen: in evaluation mode, without gradients, and saved nowhere by this task.
+        decoder: What is trained; on the accelerator's device, as the encoder. Its configuration says whether it
+            decodes means or samples, which are drawn anew each step, and how much noise is added to them.
+        extractor: Makes the encoder's inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on.
+        test_data: The whole of it is evaluated on.
+        loss: Of `reconstruction_loss`.
+    """
+
+    metrics = ("loss",)
+
+    def __init__(
+        self,
+        encoder: SimModel,
+        decoder: SimDecoder,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: RunArguments,
+        train_data: Dataset | IterableDataset,
+        test_data: Dataset,
+        *,
+        loss: str,
+    ) -> None:
+        super().__init__(accelerator, data, settings)
+        self.encoder, self.model, self.extractor = encoder, decoder, extractor
+        self.train_data, self.test_data = train_data, test_data
+        config = decoder.config
+        self.module, self.loss_name = config.module, loss
+        self.sample, self.noise = config.trained_on == "sample", float(config.noise)
+        self.loss = reconstruction_loss(loss, decoder.config.sampling_rate)
+        name = encoder.config.module_names[self.module]
+        self.title = f"decoder of {name}, {data.corpus}"
+        self.row_names = [name]
+        self.relative_noise: float | None = None
+        self.utterances: dict[str, dict[str, float]] = {}
+
+    def parts(self) -> list[Part]:
+        """The decoder."""
+        return [Part(list(self.model.parameters()), [])]
+
+    @torch.no_grad()
+    def standardise(self) -> None:
+        """Gives the decoder the latents' mean and scale, and finds how strong the Gaussians' own noise is in them."""
+        config, module = self.encoder.config, self.module
+        batches = iter(self.batches(0))
+        means, noises = [], []
+        for _ in range(-(-_STANDARDISED_ON // self.settings.batch_size)):
+            inputs, mask = to_device(next(batches), self.accelerator.device)
+            hidden_states, lengths = self.encoder.prepare_inputs(inputs, mask)
+            for number in range(module + 1):
+                hidden_states, log_variance, lengths = self.encoder.encode_module(number, hidden_states, lengths)
+            real = slice(None)
+            if lengths is not None:
+                real = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]  # type: ignore[assignment]
+            means.append(hidden_states[real].reshape(-1, hidden_states.shape[-1]).float())
+            if log_variance is not None and config.latent_distribution == "gaussian":
+                noises.append(log_variance[real].reshape(-1, log_variance.shape[-1]).float().exp())
+        frames = torch.cat(means)
+        variance = frames.var(dim=0)
+        if noises:
+            noise = torch.cat(noises).mean(dim=0)
+            self.relative_noise = float((noise / variance).sqrt().median())
+            variance = variance + noise * self.sample
+        scale = variance.sqrt()
+        dead = scale < 1e-6 * scale.max().clamp(min=1e-30)
+        self.model.set_standardisation(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
+
+    def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
+        """Latents of a batch, without gradient, with noise if that is wanted."""
+        inputs, mask = to_device(batch, self.accelerator.device)
+        latents = encode(self.encoder, inputs, mask, module=self.module, sample=self.sample, generator=generator)
+        if self.noise:
+            strength = self.noise * self.model.scale
+            latents = latents + strength * torch.empty_like(latents).normal_(generator=generator)
+        return latents
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """The loss of a batch of crops."""
+        device = self.accelerator.device
+        true = batch["input_values"].to(device)
+        lengths = batch["attention_mask"].sum(dim=1).to(device)
+        with self.accelerator.autocast():
+            decoded = self.model(self.latents(batch, self.generator(step)), true.shape[1]).waveforms
+        is_audio = torch.arange(true.shape[1], device=device) < lengths[:, None]
+        loss = self.loss(decoded.float() * is_audio, true * is_audio).mean()
+        self.backward_pass(loss, loss_scale=loss_scale, accumulating=accumulating)
+        return loss.detach()[None, None]
+
+    @torch.no_grad()
+    def evaluate(self) -> list[Scores]:
+        """Distances of every held-out utterance from its reconstruction, averaged, and from silence beside them.
+
+        Of an utterance that is longer than 40 seconds, the mean over its pieces; see `utterance_batches`.
+        """
+        accelerator, device = self.accelerator, self.accelerator.device
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=1,  # spectra of padded utterances are other spectra
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            cut=True,
+        )
+        log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
+        self.model.eval()
+        found: list[tuple[str, dict[str, float]]] = []
+        for number, batch in enumerate(
+            tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator))
+        ):
+            true = batch["input_values"].to(device)
+            latents = self.latents(batch, self.generator(0, number))
+            decoded = self.model(latents, true.shape[1]).waveforms.float()
+            silence = torch.zeros_like(true)
+            scores = {
+                "loss": self.loss(decoded, true),
+                "log_mel": log_mel(decoded, true),
+                "spectral": multi_resolution_stft(decoded, true),
+                "si_sdr": si_sdr(decoded, true),
+                "log_mel_of_silence": log_mel(silence, true),
+                "spectral_of_silence": multi_resolution_stft(silence, true),
+            }
+            found.append((batch["id"][0], {name: float(value) for name, value in scores.items()}))
+        pieces: dict[str, list[dict[str, float]]] = {}
+        for name, scores in itertools.chain(*self.of_all_processes(found)):
+            pieces.setdefault(name, []).append(scores)
+        names = list(next(iter(pieces.values()))[0])
+        self.utterances = {
+            utterance: {name: float(np.mean([piece[name] for piece in of])) for name in names}
+            for utterance, of in pieces.items()
+        }
+        return [{name: float(np.mean([row[name] for row in self.utterances.values()])) for name in names}]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Loss, and on held-out speech the log-mel distance beside that of silence."""
+        text = f"{self.loss_name} {scores[0]['loss']:.4f}"
+        if "log_mel" in scores[0]:
+            text += f", log-mel distance {scores[0]['log_mel']:.2f} (silence {scores[0]['log_mel_of_silence']:.2f})"
+        return text
+
+    def results(self) -> dict[str, Any]:
+        """What was decoded how, and the latest scores with their intervals over utterances."""
+        groups = np.array(list(self.utterances))
+        intervals = {}
+        for name in next(iter(self.utterances.values())):
+            values = np.array([row[name] for row in self.utterances.values()])
+            if len(values) > 1:
+                interval = bootstrap_statistic(
+                    lambda items, values=values: float(values[items].mean()), groups, seed=self.settings.seed
+                )
+                intervals[name] = vars(interval)
+        return {
+            "module": self.module,
+            "latents": "sample" if self.sample else "mean",
+            "decoder_loss": self.loss_name,
+            "noise": self.noise,
+            "relative_noise_of_gaussians": self.relative_noise,
+            "reconstruction": intervals,
+        }
+
+
+@dataclass
+class DecoderArguments:
+    """Which decoder is trained, on what."""
+
+    model: str = setting("", "Pretrained encoder: a folder or a Hub id.")
+    module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
+    latents: str = setting("mean", "'mean', or 'sample': drawn from the Gaussians anew each step, as the paper does.")
+    loss: str = setting(
+        "waveform",
+        f"{', '.join(LOSSES)}: mean squared error of samples (the paper's), or a distance of spectra, which hears no "
+        "phase.",
+    )
+    noise: float = setting(0.0, "Noise added to latents, in standard deviations of each channel; 0 for none.")
+    decoder_hidden_size: int = setting(0, "Channels between the decoder's layers; 0 for the encoder's.")
+
+
+@dataclass
+class DecoderRunArguments(RunArguments):
+    """How it is trained."""
+
+    output_dir: str = setting("runs/decoder", "Folder for decoder, log, curves and results.")
+
+
+def build(
+    accelerator: Accelerator, arguments: DecoderArguments, data: DataArguments, settings: DecoderRunArguments
+) -> DecodingTask:
+    """The decoder, its frozen encoder, and the data.
+
+    Raises:
+        ValueError: Settings that do not go together, or no such module.
+        OSError: The model is not there.
+    """
+    check(arguments)
+    extractor = feature_extractor_of(arguments.model)
+    encoder = load_encoder(arguments.model).requires_grad_(requires_grad=False)
+    if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
+        raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
+    modules = module_numbers(encoder.config, arguments.module)
+    if len(modules) > 1:
+        raise ValueError(f"`module` is {arguments.module!r}; a decoder is of one module.")
+    module = modules[0]
+    settings_of_decoder: dict[str, Any] = {
+        "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents,
+        "loss": arguments.loss, "noise": arguments.noise,
+    }  # fmt: skip
+    if arguments.decoder_hidden_size:
+        settings_of_decoder["hidden_size"] = arguments.decoder_hidden_size
+    decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **settings_of_decoder))
+    train_data, test_data = load_data(accelerator, data, settings)
+    task = DecodingTask(
+        encoder.to(accelerator.device),
+        decoder.to(accelerator.device),
+        extractor,
+        accelerator,
+        data,
+        settings,
+        train_data,
+        test_data,
+        loss=arguments.loss,
+    )
+    task.title += f", {Path(arguments.model).name}"
+    task.standardise()
+    return task
+
+
+def check(arguments: DecoderArguments) -> None:
+    """Refuses settings that mean nothing."""
+    if not arguments.model:
+        raise ValueError("`model` is not set; give the checkpoint of an encoder, a folder or a Hub id.")
+    if arguments.latents not in ("mean", "sample"):
+        raise ValueError(f"`latents` is {arguments.latents!r}; choose 'mean' or 'sample'.")
+    if arguments.loss not in LOSSES:
+        raise ValueError(f"`loss` is {arguments.loss!r}; choose {', '.join(LOSSES)}.")
+    if arguments.noise < 0 or arguments.decoder_hidden_size < 0:
+        raise ValueError("`noise` and `decoder_hidden_size` must be at least 0.")

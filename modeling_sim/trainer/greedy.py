@@ -1,0 +1,315 @@
+"""How a training step is executed: the same mathematics, with more or less in memory at a time.
+
+Everything random in a step is drawn from generators keyed by (seed, step, module, process), never by what ran before:
+the executions agree with each other, and a run that is resumed goes on as if it had not stopped.
+
+    joint        one backward pass on the summed loss. Keeps the activations of all modules.
+    per_module   each module's backward pass right after its forward pass. The same gradients; keeps the activations of
+                 one module at a time, at no cost.
+    sequential   one module after the other is trained to its end, on what the finished ones below hand on. Keeps the
+                 activations, gradients and optimiser of one module; takes as many times the steps.
+    pipeline     a process a module, or a few modules: activations go up, nothing comes back. Each process keeps
+                 its modules' activations and optimiser, and all are as fast as the slowest; see `pipeline.py`.
+
+Data parallelism is the lever for speed: the first module has about 60 % of the arithmetic, so a pipeline of four
+processes is at most about 1.6 times as fast as one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.distributed
+from accelerate import Accelerator
+
+from modeling_sim import SimForPreTraining
+from modeling_sim.modeling_sim import SimModuleOutput, draw_latents
+
+Execution = Literal["joint", "per_module", "sequential", "pipeline"]
+
+
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which modules this process runs, and which processes run the same ones on other data.
+
+    Args:
+        modules: Modules of this process.
+        replica: Number of this process among those that run the same modules; it picks the data.
+        num_replicas: Processes that run the same modules.
+        group: Those processes; `None` for all there are.
+    """
+
+    modules: range
+    replica: int = 0
+    num_replicas: int = 1
+    group: torch.distributed.ProcessGroup | None = None
+
+    @classmethod
+    def whole(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
+        """Every process runs the whole model."""
+        return cls(range(model.config.num_modules), accelerator.process_index, accelerator.num_processes)
+
+
+def module_generator(seed: int, step: int, module: int, process: int, device: torch.device) -> torch.Generator:
+    """The generator of everything random in one module's part of one step in one process."""
+    state = np.random.SeedSequence([seed, step, module, process]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> 1))  # torch wants a positive int64
+
+
+def run_modules(
+    model: SimForPreTraining,
+    accelerator: Accelerator,
+    placement: Placement,
+    hidden_states: torch.Tensor,
+    lengths: torch.Tensor | None,
+    *,
+    trained: range,
+    seed: int,
+    step: int,
+    kl_weight_scale: float = 1.0,
+    gather_negatives: bool = False,
+) -> Iterator[tuple[int, SimModuleOutput]]:
+    """Runs this process' modules one after the other and yields each, before the next one starts.
+
+    A module below `trained` is finished: it hands on its latents, without gradient and without a loss (its losses are
+    NaN). Modules above are not run.
+    """
+    gather = LatentGathering(placement) if gather_negatives and placement.num_replicas > 1 else None
+    for module in placement.modules:
+        if module >= trained.stop:
+            return
+        generator = module_generator(seed, step, module, placement.replica, hidden_states.device)
+        with accelerator.autocast():
+            if module < trained.start:
+                output = finished_module(model, module, hidden_states, lengths, generator)
+            else:
+                output = model.module_objective(
+                    module,
+                    hidden_states,
+                    lengths,
+                    generator=generator,
+                    kl_weight_scale=kl_weight_scale,
+                    gather_latents=gather,
+                )
+        hidden_states, lengths = output.hidden_state, output.lengths
+        yield module, output
+
+
+@torch.no_grad()
+def finished_module(
+    model: SimForPreTraining,
+    module: int,
+    hidden_states: torch.Tensor,
+    lengths: torch.Tensor | None,
+    generator: torch.Generator,
+) -> SimModuleOutput:
+    """What a module that is trained no more hands on: latents drawn as in training, its losses NaN."""
+    mean, log_variance, lengths = model.sim.encode_module(module, hidden_states, lengths)
+    sampled = log_variance if model.config.sample_latents else None
+    nothing = mean.new_full((), torch.nan, dtype=torch.float32)
+    latents = draw_latents(mean, sampled, lengths, generator)
+    return SimModuleOutput(nothing, nothing, nothing, nothing, latents, mean, lengths)
+
+
+def train_only(model: SimForPreTraining, trained: range) -> None:
+    """Puts the model in training mode, but modules below `trained` in evaluation mode: they are finished."""
+    model.train()
+    for module in range(trained.start):
+        if module < model.config.num_conv_modules:
+            model.sim.conv_modules[module].eval()
+
+
+def backward_step(
+    model: SimForPreTraining,
+    accelerator: Accelerator,
+    input_values: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    execution: Execution = "per_module",
+    seed: int,
+    step: int,
+    kl_weight_scale: float = 1.0,
+    trained: range | None = None,
+    gather_negatives: bool = False,
+) -> list[SimModuleOutput]:
+    """Forward and backward passes of one batch: afterwards every trained parameter holds its gradient.
+
+    With several processes the gradients are averaged over them, those of a module while the next one computes.
+
+    Args:
+        model: In training mode, the same in all processes; not wrapped.
+        accelerator: Supplies mixed precision, loss scaling and the processes.
+        input_values: `(batch, samples)`, this process' share.
+        attention_mask: `(batch, samples)`; `None` where nothing is padded.
+        execution: "joint" or "per_module"; see the top of this file. "sequential" is "per_module" with one module in
+            `trained`. A model without gradient isolation (CPC) has a single gradient and is always joint.
+        seed: Seed of the run.
+        step: Number of the step.
+        kl_weight_scale: Factor on the KL weights, for a warm-up.
+        trained: Modules to train; `None` for all.
+        gather_negatives: Draw negatives from the batches of all processes.
+
+    Returns:
+        The output of every module that ran, detached.
+    """
+    if execution not in EXECUTIONS:
+        raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
+    hidden_states, lengths = model.sim.prepare_inputs(input_values, attention_mask)
+    placement = Placement.whole(model, accelerator)
+    averages = GradientAverages(placement)
+    outputs = list(
+        backward_modules(
+            model,
+            accelerator,
+            placement,
+            hidden_states,
+            lengths,
+            averages=averages,
+            execution=execution,
+            seed=seed,
+            step=step,
+            kl_weight_scale=kl_weight_scale,
+            trained=trained if trained is not None else range(model.config.num_modules),
+            gather_negatives=gather_negatives,
+        )
+    )
+    averages.finish()
+    return outputs
+
+
+def backward_modules(
+    model: SimForPreTraining,
+    accelerator: Accelerator,
+    placement: Placement,
+    hidden_states: torch.Tensor,
+    lengths: torch.Tensor | None,
+    *,
+    averages: "GradientAverages | None",
+    execution: Execution,
+    trained: range,
+    loss_scale: float = 1.0,
+    **arguments: object,
+) -> Iterator[SimModuleOutput]:
+    """Forward and backward passes of this process' modules on what comes from below.
+
+    Yields each module's output, detached, as soon as its forward pass is done; it is to be read to its end.
+
+    Args:
+        model: As in `backward_step`.
+        accelerator: As there.
+        placement: The modules of this process.
+        hidden_states: `(batch, frames, channels)`, what the module below the first of them hands on.
+        lengths: `(batch,)` real frames; `None` where all are.
+        averages: Where averaging a module's gradients begins once they are there; `None` while they accumulate.
+        execution: As in `backward_step`.
+        trained: As there.
+        loss_scale: Factor on the loss, for gradients that accumulate over several batches.
+        arguments: Those of `run_modules`.
+    """
+    modules = run_modules(model, accelerator, placement, hidden_states, lengths, trained=trained, **arguments)  # type: ignore[arg-type]
+    if execution == "joint" or not model.config.gradient_isolation:
+        attached = list(modules)
+        yield from (detached(output) for _, output in attached)
+        backward(
+            accelerator,
+            torch.stack([output.loss for module, output in attached if module in trained]).sum(),
+            loss_scale,
+        )
+        if averages is not None:
+            averages.start([parameter for module in trained for parameter in model.module_parameters(module)])
+        return
+    for module, output in modules:
+        yield detached(output)
+        if module in trained:
+            backward(accelerator, output.loss, loss_scale)
+            if averages is not None:
+                averages.start(model.module_parameters(module))
+
+
+def backward(accelerator: Accelerator, loss: torch.Tensor, loss_scale: float) -> None:
+    """Backward pass, with the loss scaled for fp16; `accelerator.backward` would want an engine under DeepSpeed."""
+    loss = loss if loss_scale == 1.0 else loss * loss_scale
+    (loss if accelerator.scaler is None else accelerator.scaler.scale(loss)).backward()
+
+
+def detached(output: SimModuleOutput) -> SimModuleOutput:
+    """A module's output without its graph."""
+    return SimModuleOutput(*(value.detach() if value is not None else None for value in output))
+
+
+class GradientAverages:
+    """Averages gradients over the processes, in the background: `start` for each module, then `finish`."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+        self.pending: list[tuple[torch.distributed.Work, torch.Tensor, list[torch.Tensor]]] = []
+
+    def start(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Begins to average the gradients of some parameters."""
+        if self.placement.num_replicas == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients]) / self.placement.num_replicas
+        work = torch.distributed.all_reduce(flat, group=self.placement.group, async_op=True)
+        self.pending.append((work, flat, gradients))
+
+    def finish(self) -> None:
+        """Waits, and puts the averages into the parameters' gradients."""
+        for work, flat, gradients in self.pending:
+            work.wait()
+            for gradient, average in zip(
+                gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
+            ):
+                gradient.copy_(average.view_as(gradient))
+        self.pending.clear()
+
+
+class LatentGathering:
+    """Gives every process the latents of the others, with gradients; see `SimForPreTraining.module_objective`.
+
+    The gradient of each process' loss reaches the others' latents where they were negatives, so that the average over
+    the processes is the gradient of the loss of one batch with all of their crops.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement = placement
+
+    def __call__(
+        self, latents: torch.Tensor, frame_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents `(others, frames, channels)` and masks of the other processes, which have batches of one shape."""
+        if frame_mask is None:  # whether another process' crops are padded is not known here
+            frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
+        all_latents = _Gather.apply(latents, self.placement)
+        all_masks = _Gather.apply(frame_mask.to(torch.uint8), self.placement)
+        others = [number for number in range(self.placement.num_replicas) if number != self.placement.replica]
+        return all_latents[others].flatten(0, 1), all_masks[others].flatten(0, 1)
+
+
+class _Gather(torch.autograd.Function):
+    """The same tensor of all processes, `(processes, ...)`; gradients go back to where each came from, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, placement: Placement) -> torch.Tensor:
+        ctx.placement = placement
+        gathered = [torch.empty_like(tensor) for _ in range(placement.num_replicas)]
+        torch.distributed.all_gather(gathered, tensor.contiguous(), group=placement.group)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = grad_outputs[0].contiguous()
+        torch.distributed.all_reduce(total, group=ctx.placement.group)
+        return total[ctx.placement.replica], None
+
+
+def broadcast_parameters(model: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Gives every process the first one's parameters and buffers."""
+    if accelerator.num_processes > 1:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            torch.distributed.broadcast(tensor.detach(), src=0)

@@ -1,0 +1,201 @@
+"""Latents of finished modules on disk: what the next module is trained on in `sequential` execution, computed once.
+
+Each utterance has one crop, that of its first epoch. Its mean and log-variance are stored in float32, and the latent is
+drawn anew whenever it is read; what lies further below was drawn once, when the cache was made.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import SequenceFeatureExtractor
+
+from modeling_sim import SimConfig, SimForPreTraining
+from modeling_sim.data.batches import Place, first_crops, place_batches
+from modeling_sim.modeling_sim import draw_latents
+from modeling_sim.trainer.greedy import module_generator
+from modeling_sim.trainer.log import bars_are_shown
+
+_FOLDER = ".latents-{module}"
+
+
+def cache_bytes(config: SimConfig, *, num_utterances: int, crop_samples: int) -> int:
+    """Most bytes on disk at a time: a module's latents while those of the next one are made of them."""
+    tensors = 2 if draws(config) else 1
+    sizes = [
+        4 * num_utterances * config.num_frames(crop_samples, module) * config.hidden_size * tensors
+        for module in range(config.num_modules - 1)
+    ]
+    return max(below + own for below, own in zip([0, *sizes], sizes, strict=False))
+
+
+def require_space(folder: Path, needed: int) -> str:
+    """Says how much the cache takes.
+
+    Raises:
+        OSError: The disk has not as much.
+    """
+    free = shutil.disk_usage(folder).free
+    estimate = f"cached latents take up to {needed / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} GB free"
+    if needed > 0.98 * free:
+        raise OSError(f"{estimate}; train without `cache_latents`, or give an `output_dir` on a larger disk.")
+    return estimate
+
+
+def draws(config: SimConfig) -> bool:
+    """Whether a module's latents are drawn from its Gaussians."""
+    return config.latent_distribution == "gaussian" and config.sample_latents
+
+
+class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
+    """Latents of one module for one crop of every utterance.
+
+    Args:
+        folder: Where they lie; see `write_cache`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.latents = np.load(folder / "latents.npy", mmap_mode="r")  # (utterances, tensors, frames, channels)
+        self.lengths = np.load(folder / "lengths.npy")
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        return self.row(place.index)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Mean, log-variance if there is one, and length of an utterance's crop, from its index."""
+        latents = torch.from_numpy(np.array(self.latents[index]))
+        row = {"mean": latents[0], "lengths": int(self.lengths[index]), "index": index}
+        return row if len(latents) == 1 else {**row, "log_variance": latents[1]}
+
+    def batches(
+        self, *, batch_size: int, seed: int, start_position: int, process_index: int, num_processes: int
+    ) -> Any:
+        """Endless batches in the order that `crop_batches` has."""
+        return DataLoader(
+            self,
+            batch_sampler=place_batches(
+                len(self),
+                batch_size=batch_size,
+                seed=seed,
+                start_position=start_position,
+                process_index=process_index,
+                num_processes=num_processes,
+            ),
+            collate_fn=_collate,
+        )
+
+    def remove(self) -> None:
+        """Frees the disk."""
+        shutil.rmtree(self.folder)
+
+
+def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch; `lengths` is `None` where no crop is padded."""
+    frames = rows[0]["mean"].shape[0]
+    lengths = torch.tensor([row["lengths"] for row in rows])
+    return {
+        "mean": torch.stack([row["mean"] for row in rows]),
+        "log_variance": torch.stack([row["log_variance"] for row in rows]) if "log_variance" in rows[0] else None,
+        "lengths": None if bool((lengths == frames).all()) else lengths,
+        "id": [str(row["index"]) for row in rows],
+        "num_replaced": 0,
+    }
+
+
+def drawn(batch: dict[str, Any], generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, Any]:
+    """Latents `(batch, frames, channels)` of a batch of the cache, and their lengths, on the device."""
+    mean, log_variance, lengths = (
+        None if batch[name] is None else batch[name].to(device, non_blocking=True)
+        for name in ("mean", "log_variance", "lengths")
+    )
+    return draw_latents(mean, log_variance, lengths, generator), lengths
+
+
+@torch.no_grad()
+def write_cache(
+    model: SimForPreTraining,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    extractor: SequenceFeatureExtractor,
+    output_dir: Path,
+    below: LatentCache | None,
+    *,
+    module: int,
+    crop_samples: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    reader_timeout: float,
+) -> LatentCache:
+    """Computes a finished module's latents, on those of the module below if there are any, and removes the latter.
+
+    All processes call it, and each computes its share; the module is in evaluation mode.
+    """
+    config, device = model.config, accelerator.device
+    folder = output_dir / _FOLDER.format(module=module)
+    tensors = 2 if draws(config) else 1
+    shape = (len(dataset), tensors, config.num_frames(crop_samples, module), config.hidden_size)
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        np.lib.format.open_memmap(folder / "latents.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+        np.lib.format.open_memmap(folder / "lengths.npy", mode="w+", dtype=np.int64, shape=shape[:1]).flush()
+    accelerator.wait_for_everyone()
+    latents = np.load(folder / "latents.npy", mmap_mode="r+")
+    all_lengths = np.load(folder / "lengths.npy", mmap_mode="r+")
+    share = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+    if below is None:
+        source: Any = first_crops(
+            dataset,
+            extractor,
+            crop_samples=crop_samples,
+            batch_size=batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            reader_timeout=reader_timeout,
+            **share,
+        )
+    else:
+        starts = range(accelerator.process_index * batch_size, len(below), accelerator.num_processes * batch_size)
+        source = [range(start, min(start + batch_size, len(below))) for start in starts]
+    for batch in tqdm(source, desc=f"latents of module {module}", leave=False, disable=not bars_are_shown(accelerator)):
+        if below is None:
+            indices = batch["index"].tolist()
+            mask = batch["attention_mask"]
+            hidden_states, lengths = model.sim.prepare_inputs(
+                batch["input_values"].to(device), None if mask.all() else mask.to(device)
+            )
+        else:
+            indices = list(batch)
+            rows = _collate([below.row(index) for index in indices])
+            # Keyed by the first utterance, not by a step: this draw is made once.
+            hidden_states, lengths = drawn(rows, module_generator(seed, 0, module - 1, indices[0], device), device)
+        with accelerator.autocast():
+            mean, log_variance, lengths = model.sim.encode_module(module, hidden_states, lengths)
+        latents[indices, 0] = mean.float().cpu().numpy()
+        if tensors == 2:
+            latents[indices, 1] = log_variance.float().cpu().numpy()
+        all_lengths[indices] = mean.shape[1] if lengths is None else lengths.cpu().numpy()
+    latents.flush()
+    all_lengths.flush()
+    accelerator.wait_for_everyone()
+    if below is not None and accelerator.is_main_process:
+        below.remove()
+    return LatentCache(folder)
+
+
+def remove_caches(output_dir: Path) -> None:
+    """Removes all caches of a run, which are known by what is in them."""
+    for folder in output_dir.glob(_FOLDER.format(module="[0-9]*")):
+        if {path.name for path in folder.iterdir()} <= {"latents.npy", "lengths.npy"}:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,188 @@
+"""What a run says of itself: a JSON line for machines, a sentence for the reader of the terminal."""
+
+import errno
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import disable_progress_bars
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from modeling_sim.files import finite_or_none, replacing
+
+LOG_NAME = "log.jsonl"
+
+
+# Scores of one module, by name; NaN where there is nothing to say.
+Scores = dict[str, float]
+
+
+_terminal = {"bars": True}
+
+
+def prepare_output(*, disable_tqdm: bool = False) -> None:
+    """Call once at the start of a command: what it prints then fits where it goes.
+
+    Names may have letters that the terminal's locale lacks; they are printed as escapes instead of ending the command.
+    Progress bars are for terminals: in a file each of their updates would be a line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    unwanted = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
+    _terminal["bars"] = not (disable_tqdm or unwanted) and sys.stderr is not None and sys.stderr.isatty()
+    if not _terminal["bars"]:
+        logging.disable_progress_bar()
+        disable_progress_bars()
+
+
+def bars_are_shown(accelerator: Accelerator) -> bool:
+    """Whether this process shows progress bars; see `prepare_output`."""
+    return _terminal["bars"] and accelerator.is_main_process
+
+
+def readable(name: str) -> str:
+    """A name that may be a path's, with what is not UTF-8 in it as escapes: it is drawn and published."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def in_one_line(error: BaseException) -> str:
+    """The message of an error, which may be long and of several lines, or its type if it has none."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+class MetricMeans:
+    """Means of a run's scores over the steps since they were last read; they stay on the device until then."""
+
+    def __init__(self) -> None:
+        self.sums: torch.Tensor | None = None
+        self.steps = 0
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Counts one step's `(rows, metrics)`."""
+        self.sums = rows if self.sums is None else self.sums + rows
+        self.steps += 1
+
+    def state_dict(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        """Sums and steps up to now; `gather` completes the rows of this process."""
+        return {"sums": None if self.sums is None else gather(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Goes on from a `state_dict`."""
+        self.sums = None if state["sums"] is None else state["sums"].to(device)
+        self.steps = state["steps"]
+
+    def read(self, metrics: Sequence[str], gather: Callable[[torch.Tensor], torch.Tensor]) -> list[Scores]:
+        """Means of the scores; starts anew.
+
+        Raises:
+            ValueError: No step was added.
+        """
+        if self.sums is None:
+            raise ValueError("no step was added since the last reading.")
+        means = gather(self.sums / self.steps)
+        self.sums, self.steps = None, 0
+        return [dict(zip(metrics, row, strict=True)) for row in means.tolist()]
+
+
+class Log:
+    """A run's record: one JSON line for the machine in `log.jsonl`, sentences for the reader of the terminal.
+
+    Args:
+        path: The file.
+        accelerator: Knows the main process, which alone writes.
+        title: What is trained, on what.
+        row_names: Names of the rows of scores.
+        chance: Accuracy of a guess; `None` where the scores have no accuracy.
+    """
+
+    def __init__(
+        self, path: Path, accelerator: Accelerator, *, title: str, row_names: Sequence[str], chance: float | None
+    ) -> None:
+        self.path, self.accelerator, self.title = path, accelerator, readable(title)
+        self.row_names, self.chance = list(row_names), chance
+        self.started = time.perf_counter()
+
+    def keep_until(self, step: int) -> None:
+        """Drops the lines of later steps, which a resumed run writes again."""
+        if not self.accelerator.is_main_process or not self.path.exists():
+            return
+        lines = [line for line in self._lines() if _step_of(line) <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def write(self, step: int, split: str, scores: list[Scores], **more: float) -> None:
+        """Appends one line, and tells accelerate's trackers; a full disk is reported, and nothing else.
+
+        An evaluation that the log ends with is not written again: a run that is extended repeats it.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        line = {
+            "step": step,
+            "split": split,
+            "title": self.title,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "chance": self.chance,
+            **more,
+            "modules": [{"name": name, **module} for name, module in zip(self.row_names, scores, strict=True)],
+        }
+        values = {f"{split}/{name}": value for name, value in more.items()}
+        for name, module in zip(self.row_names, scores, strict=True):
+            values |= {f"{split}/{name}/{metric}": value for metric, value in module.items()}
+        self.accelerator.log({name: value for name, value in values.items() if math.isfinite(value)}, step=step)
+        latest = self._lines()[-1:] if split == "test" and self.path.exists() else []
+        if latest and (_step_of(latest[0]), json.loads(latest[0])["split"]) == (step, split):
+            return
+        try:
+            _append(self.path, (json.dumps(finite_or_none(line)) + "\n").encode())
+        except OSError as error:
+            self.say(f"the line of step {step} could not be added to {self.path.name} ({error}); training continues")
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def say(self, sentence: str) -> None:
+        """Prints a line above the progress bar, once for all processes; control characters of names as escapes."""
+        if self.accelerator.is_main_process:
+            tqdm.write("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence))
+            sys.stdout.flush()  # a log that is followed shows it now
+
+
+def or_dash(value: float, form: str) -> str:
+    """A number as text, or a dash for NaN."""
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of the log; one that a killed run left unfinished lies after all others."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Adds a line to a file, all of it or none.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        written = 0
+        try:
+            written = file.write(line)
+        finally:
+            if written != len(line):
+                file.truncate(size)
+    if written != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -1,0 +1,115 @@
+"""What follows a backward pass: clipping, the optimiser's step, the schedule; a step that is not finite is left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from modeling_sim.trainer.settings import RunArguments
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is optimised together: parameters with one gradient, and the batch-norm statistics that go with them."""
+
+    parameters: list[torch.nn.Parameter]
+    buffers: list[torch.Tensor]
+
+
+class Optimization:
+    """AdamW with a schedule for each part of a model; a part's step does not depend on the others.
+
+    A step whose gradient has a NaN or an infinity changes nothing of its part: neither parameters nor the optimiser's
+    moments nor batch-norm statistics. Whether it has is decided on the device, so that no step waits for the host.
+    """
+
+    def __init__(self, parts: Sequence[Part], accelerator: Accelerator, settings: RunArguments) -> None:
+        self.parts, self.max_grad_norm = list(parts), settings.max_grad_norm
+        self.optimizers = [
+            torch.optim.AdamW(
+                part.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            )
+            for part in parts
+        ]
+        self.schedulers = [
+            get_scheduler(settings.lr_scheduler_type, optimizer, settings.warmup_steps, settings.max_steps)
+            for optimizer in self.optimizers
+        ]
+        self.scaler = accelerator.scaler  # of fp16; `None` otherwise
+        # A row a part: steps left out so far, and in a row up to now.
+        self.skipped_steps = torch.zeros(len(self.parts), 2, dtype=torch.long, device=accelerator.device)
+        self._buffers: dict[int, list[torch.Tensor]] = {}
+
+    def learning_rate(self, part: int) -> float:
+        """Learning rate of a part's next step."""
+        return self.schedulers[part].get_last_lr()[0]
+
+    def begin_step(self, parts: Sequence[int]) -> None:
+        """Call before the forward pass of a step that trains some of the parts."""
+        self._buffers = {part: [buffer.clone() for buffer in self.parts[part].buffers] for part in parts}
+
+    def abandon_step(self) -> None:
+        """Call instead of `finish_step` to leave everything as it was before the step."""
+        for part, before in self._buffers.items():
+            for buffer, value in zip(self.parts[part].buffers, before, strict=True):
+                buffer.copy_(value)
+            self.optimizers[part].zero_grad()
+        self._buffers = {}
+
+    def finish_step(self) -> None:
+        """Call after the backward pass."""
+        for part, before in self._buffers.items():
+            parameters, optimizer = self.parts[part].parameters, self.optimizers[part]
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            bad = ~norm.isfinite()
+            if self.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+            if self.scaler is None:
+                optimizer.found_inf = bad.float()  # the fused step reads it on the device and does nothing if set
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+            for buffer, value in zip(self.parts[part].buffers, before, strict=True):
+                buffer.copy_(torch.where(bad, value, buffer))
+            self.skipped_steps[part, 0] += bad
+            self.skipped_steps[part, 1] = (self.skipped_steps[part, 1] + 1) * bad
+            self.schedulers[part].step()
+            optimizer.zero_grad()
+        if self.scaler is not None:
+            self.scaler.update()
+        self._buffers = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next steps depend on, the model left out."""
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a `state_dict`, with the learning rates and the weight decay of this run's settings."""
+        for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
+            decays = [group["weight_decay"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(optimizer_state)
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+        for scheduler, scheduler_state in zip(self.schedulers, state["schedulers"], strict=True):
+            rates = scheduler.base_lrs
+            scheduler.load_state_dict({**scheduler_state, "base_lrs": rates})
+            now = [
+                rate * factor(scheduler.last_epoch) for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(scheduler.optimizer.param_groups, now, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = now  # noqa: SLF001 - what its `get_last_lr` gives
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped_steps.copy_(state["skipped_steps"])

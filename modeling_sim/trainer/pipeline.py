@@ -1,0 +1,211 @@
+"""A pipeline of processes: each runs some of the modules, hands its latents up and gets nothing back.
+
+Process `replica * stages + stage` runs the modules of its stage on the data of its replica. While a stage trains on
+one batch, the stage below is already at the next. The processes of one stage average their gradients, as in ordinary
+data parallelism; the random numbers are those of a run of `replicas` whole models, and so are the weights.
+"""
+
+import copy
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+
+from modeling_sim import SimForPreTraining
+from modeling_sim.modeling_sim import SimModuleOutput
+from modeling_sim.trainer.greedy import Placement, backward_modules
+
+# Batches that a stage may be ahead of the one above it.
+_IN_FLIGHT = 2
+
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Pipeline:
+    """This process' place in the pipeline, and its connections.
+
+    Args:
+        model: Whole, and the same in every process.
+        accelerator: Supplies device and processes.
+        stages: Modules of each stage, from the bottom up; see `share_out`.
+
+    Raises:
+        ValueError: The number of processes is no multiple of the number of stages.
+    """
+
+    def __init__(self, model: SimForPreTraining, accelerator: Accelerator, stages: Sequence[range]) -> None:
+        processes = accelerator.num_processes
+        if processes % len(stages):
+            raise ValueError(
+                f"`execution` 'pipeline' with {len(stages)} stages needs a multiple of {len(stages)} processes, not "
+                f"{processes}; set `pipeline_stages`, or launch another number of processes."
+            )
+        self.model, self.stages = model, list(stages)
+        replicas = processes // len(stages)
+        self.replica, self.stage = divmod(accelerator.process_index, len(stages))
+        self.rank = accelerator.process_index
+        mesh = init_device_mesh(accelerator.device.type, (replicas, len(stages)), mesh_dim_names=("replica", "stage"))
+        self.column = mesh["stage"].get_group()  # the stages of this replica
+        self.placement = Placement(self.stages[self.stage], self.replica, replicas, mesh["replica"].get_group())
+        # Shapes and lengths travel over gloo: reading them makes no GPU wait.
+        self.control = [
+            torch.distributed.new_group([replica * len(stages) + stage for stage in range(len(stages))], backend="gloo")
+            for replica in range(replicas)
+        ][self.replica]
+        self.device = accelerator.device
+        self._sent: deque[list[tuple[torch.distributed.Work, torch.Tensor]]] = deque()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage reads the audio."""
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no stage comes after this one."""
+        return self.stage == len(self.stages) - 1
+
+    def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterator[SimModuleOutput]:
+        """Passes this stage's outputs through, and sends the last module's on as soon as it is there."""
+        last = len(self.placement.modules) - 1
+        for number, output in enumerate(outputs):
+            if number == last and not self.is_last:
+                self.send(output.hidden_state, output.lengths)
+            yield output
+
+    def send(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None) -> None:
+        """Hands latents `(batch, frames, channels)` to the next stage, in the background; `lengths` `(batch,)`."""
+        batch, frames, channels = hidden_states.shape
+        header = torch.tensor([batch, frames, channels, _DTYPES.index(hidden_states.dtype), int(lengths is not None)])
+        payload = [(header, self.control)]
+        if lengths is not None:
+            payload.append((lengths.cpu().long(), self.control))
+        payload.append((hidden_states.contiguous(), None))
+        works = []
+        for tensor, group in payload:
+            work = torch.distributed.isend(tensor, self.rank + 1, group=group)
+            works.append((work, tensor))  # the tensor must live until it is sent
+        self._sent.append(works)
+        while len(self._sent) > _IN_FLIGHT:
+            self._wait_for_oldest()
+
+    def receive(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents and lengths from the stage below; waits for them."""
+        header = torch.empty(5, dtype=torch.long)
+        torch.distributed.recv(header, self.rank - 1, group=self.control)
+        batch, frames, channels, dtype, has_lengths = header.tolist()
+        lengths = None
+        if has_lengths:
+            lengths = torch.empty(batch, dtype=torch.long)
+            torch.distributed.recv(lengths, self.rank - 1, group=self.control)
+            lengths = lengths.to(self.device, non_blocking=True)
+        hidden_states = torch.empty(batch, frames, channels, dtype=_DTYPES[dtype], device=self.device)
+        torch.distributed.recv(hidden_states, self.rank - 1)
+        return hidden_states, lengths
+
+    def received_batches(self) -> Iterator[dict[str, Any]]:
+        """What the stage below hands on, batch after batch, endless."""
+        for _ in itertools.count():
+            hidden_states, lengths = self.receive()
+            yield {"hidden_states": hidden_states, "lengths": lengths, "id": [], "num_replaced": 0}
+
+    def drain(self) -> None:
+        """Waits until everything is sent."""
+        while self._sent:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        for work, _ in self._sent.popleft():
+            work.wait()
+
+    def share_model(self) -> None:
+        """Gives every stage the newest weights and buffers of all others, to evaluate or save the whole model."""
+        self.drain()
+        for stage, modules in enumerate(self.stages):
+            source = self.replica * len(self.stages) + stage
+            for module in modules:
+                for tensor in [*self.model.module_parameters(module), *self.model.module_buffers(module)]:
+                    torch.distributed.broadcast(tensor.detach(), source, group=self.column)
+
+    def sum_over_stages(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all modules, of which each stage filled its own and left the others 0."""
+        rows = rows.clone()
+        torch.distributed.all_reduce(rows, group=self.column)
+        return rows
+
+    def gather(self, parts: list[Any]) -> list[Any] | None:
+        """An entry a module, each from the stage that has it, in a replica's first process; `None` in the others."""
+        own = [parts[module] for module in self.placement.modules]
+        gathered: list[Any] | None = [None] * len(self.stages) if self.is_first else None
+        torch.distributed.gather_object(own, gathered, self.replica * len(self.stages), group=self.column)
+        return None if gathered is None else [part for stage in gathered for part in stage]
+
+
+def share_out(costs: Sequence[float], num_stages: int) -> list[range]:
+    """Shares consecutive modules out among stages so that the most expensive stage is as cheap as can be.
+
+    Args:
+        costs: Seconds of each module's training step.
+        num_stages: At most as many as modules.
+    """
+    if not 1 <= num_stages <= len(costs):
+        raise ValueError(f"`pipeline_stages` is {num_stages}; give at least 1 and at most {len(costs)}, the modules.")
+
+    def stages(cuts: tuple[int, ...]) -> list[range]:
+        return [range(*bounds) for bounds in itertools.pairwise((0, *cuts, len(costs)))]
+
+    return min(
+        (stages(cuts) for cuts in itertools.combinations(range(1, len(costs)), num_stages - 1)),
+        key=lambda shares: max(sum(costs[module] for module in share) for share in shares),
+    )
+
+
+def measure_costs(
+    model: SimForPreTraining, accelerator: Accelerator, *, batch_size: int, crop_samples: int, repeats: int = 2
+) -> list[float]:
+    """Seconds of each module's forward and backward pass on noise; of the first process, for all of them."""
+    costs: list[float] = [0.0] * model.config.num_modules
+    if accelerator.is_main_process:
+        costs = _seconds_of_modules(
+            copy.deepcopy(model).train(), accelerator, batch_size=batch_size, crop_samples=crop_samples, repeats=repeats
+        )
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(costs, src=0)
+    return costs
+
+
+def _seconds_of_modules(
+    model: SimForPreTraining, accelerator: Accelerator, *, batch_size: int, crop_samples: int, repeats: int
+) -> list[float]:
+    """The shortest of some repeats, after one that warms up."""
+    device, num_modules = accelerator.device, model.config.num_modules
+    generator = torch.Generator().manual_seed(0)
+    inputs = 0.1 * torch.randn(batch_size, crop_samples, generator=generator)
+    seconds = torch.full((repeats + 1, num_modules), torch.inf)
+    for repeat in range(repeats + 1):
+        hidden_states, lengths = model.sim.prepare_inputs(inputs.to(device))
+        for module in range(num_modules):
+            placement = Placement(range(module, module + 1))
+            _synchronize(device)
+            started = time.perf_counter()
+            (output,) = backward_modules(
+                model, accelerator, placement, hidden_states, lengths, averages=None, execution="per_module",
+                trained=range(num_modules), seed=0, step=1,
+            )  # fmt: skip
+            _synchronize(device)
+            if repeat > 0:
+                seconds[repeat, module] = time.perf_counter() - started
+            hidden_states, lengths = output.hidden_state, output.lengths
+    return seconds.min(dim=0).values.tolist()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

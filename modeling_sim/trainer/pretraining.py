@@ -1,0 +1,432 @@
+"""What pretraining trains: the modules of a Smooth InfoMax model, in one of the executions of `greedy.py`."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.data.batches import crop_batches, utterance_batches
+from modeling_sim.objectives_sim import count_active_units
+from modeling_sim.trainer.greedy import (
+    EXECUTIONS,
+    GradientAverages,
+    Placement,
+    backward_modules,
+    module_generator,
+    train_only,
+)
+from modeling_sim.trainer.held_out import evaluate
+from modeling_sim.trainer.latent_cache import LatentCache, cache_bytes, drawn, remove_caches, require_space, write_cache
+from modeling_sim.trainer.log import Scores, or_dash
+from modeling_sim.trainer.optimization import Part
+from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
+from modeling_sim.trainer.run import load_data
+from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
+from modeling_sim.trainer.task import Task
+
+if TYPE_CHECKING:
+    from modeling_sim.modeling_sim import SimModuleOutput
+
+
+class PretrainingTask(Task):
+    """A row a module, trained by the greedy objective in one of the executions of `greedy.py`.
+
+    Args:
+        model: On the accelerator's device.
+        extractor: Makes its inputs.
+        accelerator: Supplies processes and mixed precision.
+        data: What to read.
+        settings: How to train.
+        train_data: Crops of it are trained on.
+        test_data: The whole of it is evaluated on.
+    """
+
+    metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
+
+    def __init__(
+        self,
+        model: SimForPreTraining,
+        extractor: SimFeatureExtractor,
+        accelerator: Accelerator,
+        data: DataArguments,
+        settings: PretrainingArguments,
+        train_data: Dataset | IterableDataset,
+        test_data: Dataset,
+    ) -> None:
+        self.model: SimForPreTraining = model
+        self.extractor, self.accelerator = extractor, accelerator
+        self.data, self.settings, self.train_data, self.test_data = data, settings, train_data, test_data
+        self.title = data.corpus
+        self.row_names = model.config.module_names
+        self.chance = 1 / (model.config.num_negatives + 1)
+        self.cache_note = ""
+        self.num_stages = self.num_rows if settings.execution == "sequential" else 1
+        self.pipeline = None
+        self.placement = Placement.whole(model, accelerator)
+        if settings.execution == "pipeline":
+            costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
+            stages = settings.pipeline_stages or min(self.num_rows, accelerator.num_processes)
+            self.pipeline = Pipeline(model, accelerator, share_out(costs, stages))
+            self.placement = self.pipeline.placement
+        self.num_replicas = self.placement.num_replicas
+        self.trained = range(self.num_rows)
+        self.cache: LatentCache | None = None
+        self.cached_module = -1
+        self.collapse = CollapseWatch(model.config)
+        self.latest: dict[int, SimModuleOutput] = {}
+
+    def notes(self) -> list[str]:
+        """Room for the cache, and which process has which modules."""
+        notes = [self.cache_note] if self.cache_note else []
+        if self.pipeline is not None:
+            stages = [
+                "; ".join(", ".join(self.row_names[module] for module in stage) for stage in self.pipeline.stages)
+            ]
+            notes.append(f"{self.num_replicas} pipeline(s) of {len(self.pipeline.stages)} processes: {stages[0]}")
+        return notes
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:
+        """A sequential run's modules are at different steps."""
+        if settings.get("execution") == "sequential" and self.settings.execution != "sequential":
+            raise ValueError(
+                "the checkpoint is of a 'sequential' run, whose modules are at different steps; go on with "
+                "`execution` 'sequential'."
+            )
+
+    def begin_training(self) -> None:
+        """Compiles the convolutional modules if that is wanted, once their weights are in place."""
+        if self.settings.torch_compile:
+            for module in self.model.sim.conv_modules:
+                module.compile()
+
+    def close(self) -> None:
+        """Leaves no cache behind."""
+        if self.accelerator.is_main_process:
+            remove_caches(Path(self.settings.output_dir))
+
+    def parts(self) -> list[Part]:
+        """A part a module, or one for a model with a single gradient."""
+        model = self.model
+        if not model.config.gradient_isolation:
+            return [Part(list(model.parameters()), list(model.buffers()))]
+        return [Part(model.module_parameters(module), model.module_buffers(module)) for module in range(self.num_rows)]
+
+    def rows_of_stage(self, stage: int) -> range:
+        """All modules, or in sequential execution one."""
+        return range(self.num_rows) if self.num_stages == 1 else range(stage, stage + 1)
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Modules below are in evaluation mode; their latents are cached if that is wanted."""
+        self.trained = range(finished, self.rows_of_stage(stage).stop)
+        train_only(self.model, self.trained)
+        if not self.model.config.gradient_isolation:
+            return [0] if self.trained else []
+        return [module for module in self.trained if module in self.placement.modules]
+
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Crops, or latents that another process or the disk holds."""
+        if self.pipeline is not None and not self.pipeline.is_first:
+            return self.pipeline.received_batches()
+        share: dict[str, Any] = {
+            "batch_size": self.settings.batch_size,
+            "seed": self.settings.seed,
+            "start_position": position,
+            "process_index": self.placement.replica,
+            "num_processes": self.placement.num_replicas,
+        }
+        if self.settings.cache_latents and self.trained.start > 0:
+            return self.cached_latents(self.trained.start - 1).batches(**share)
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,
+            **share,
+        )
+
+    def cached_latents(self, module: int) -> LatentCache:
+        """A finished module's latents, made now; they hold for the stage."""
+        for number in range(self.cached_module + 1, module + 1):
+            self.cache = write_cache(
+                self.model,
+                self.accelerator,
+                self.train_data,
+                self.extractor,
+                Path(self.settings.output_dir),
+                self.cache,
+                module=number,
+                crop_samples=self.data.crop_samples,
+                batch_size=self.settings.batch_size,
+                seed=self.settings.seed,
+                num_workers=self.data.num_workers,
+                reader_timeout=self.data.reader_timeout,
+            )
+            self.cached_module = number
+        if self.cache is None:
+            raise ValueError(f"module {module} has no latents to cache.")
+        return self.cache
+
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """Runs this process' modules on a batch; see `greedy.py`."""
+        device, placement = self.accelerator.device, self.placement
+        if "input_values" in batch:
+            hidden_states, lengths = self.model.sim.prepare_inputs(*to_device(batch, device))
+        elif "mean" in batch:
+            module = self.trained.start
+            generator = module_generator(self.settings.seed, step, module - 1, placement.replica, device)
+            hidden_states, lengths = drawn(batch, generator, device)
+            placement = replace(placement, modules=range(module, self.num_rows))
+        else:
+            hidden_states, lengths = batch["hidden_states"], batch["lengths"]
+        averages = None if accumulating else GradientAverages(placement)
+        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
+        outputs = backward_modules(
+            self.model,
+            self.accelerator,
+            placement,
+            hidden_states,
+            lengths,
+            averages=averages,
+            execution="joint" if self.settings.execution == "joint" else "per_module",
+            trained=self.trained,
+            loss_scale=loss_scale,
+            seed=self.settings.seed,
+            step=step,
+            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            gather_negatives=self.settings.gather_negatives,
+        )
+        rows = torch.full(
+            (self.num_rows, len(self.metrics)), torch.nan if self.pipeline is None else 0.0, device=device
+        )
+        self.latest = {}
+        if self.pipeline is not None:
+            outputs = self.pipeline.handing_on(outputs)
+        for output, module in zip(outputs, placement.modules, strict=False):  # outputs first: they are read to the end
+            self.latest[module] = output
+            scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
+            rows[module] = torch.stack(scores)
+        if averages is not None:
+            averages.finish()
+        return rows
+
+    def evaluate(self) -> list[Scores]:
+        """Scores of every module on the held-out split."""
+        batches = utterance_batches(
+            self.test_data,
+            self.extractor,
+            batch_size=self.settings.eval_batch_size,
+            min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
+            cut=True,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+        )
+        return [
+            scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
+        ]
+
+    def summary(self, scores: list[Scores]) -> str:
+        """Contrastive accuracy of every module beside chance, KL and active units."""
+        config = self.model.config
+        accuracies = " ".join(or_dash(module["contrastive_accuracy"], ".2f") for module in scores)
+        parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
+        if config.latent_distribution == "gaussian":
+            divergences = " ".join(or_dash(module["kl"], ".1f") for module in scores[: config.num_conv_modules])
+            parts.append(f"KL {divergences}")
+        parts.append("active " + " ".join(or_dash(module["active_units"], ".0f") for module in scores))
+        return ", ".join(parts)
+
+    def results(self) -> dict[str, Any]:
+        """Chance."""
+        return {"contrastive_accuracy_chance": self.chance}
+
+    def snapshot(self) -> list[Scores]:
+        """Active units of the latest batch."""
+        empty = torch.nan if self.pipeline is None else 0.0
+        counts = torch.full((self.num_rows, 1), empty, device=self.accelerator.device)
+        for module, output in self.latest.items():
+            counts[module, 0] = count_active_units(output.mean)
+        return [{"active_units": count} for count in self.gather_rows(counts)[:, 0].tolist()]
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all stages."""
+        return rows if self.pipeline is None else self.pipeline.sum_over_stages(rows)
+
+    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """States of all stages."""
+        if self.pipeline is None:
+            return state
+        parts = list(zip(state["optimizers"], state["schedulers"], strict=True))
+        gathered = self.pipeline.gather(parts)
+        skipped = self.gather_rows(state["skipped_steps"])
+        if gathered is None:
+            return None
+        optimizers, schedulers = (list(states) for states in zip(*gathered, strict=True))
+        return {**state, "optimizers": optimizers, "schedulers": schedulers, "skipped_steps": skipped}
+
+    def share_model(self) -> None:
+        """Weights of all stages."""
+        if self.pipeline is not None:
+            self.pipeline.share_model()
+
+    def warnings(self, scores: list[Scores], step: int) -> list[str]:
+        """Collapses."""
+        return self.collapse.sentences(scores, step)
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Samples and mask of a batch on the device; no mask where nothing is padded, which is faster."""
+    attention_mask = batch["attention_mask"]
+    if attention_mask.all():  # still on the CPU: nothing waits
+        return batch["input_values"].to(device, non_blocking=True), None
+    return batch["input_values"].to(device, non_blocking=True), attention_mask.to(device, non_blocking=True)
+
+
+# Log lines in a row, and steps from the start, before anything is said: upper modules begin at chance.
+_PATIENCE, _GRACE_STEPS = 3, 100
+
+
+_NO_ACCURACY_ABOVE_CHANCE = 1.2
+
+
+class CollapseWatch:
+    """Looks at every log line of a run; speaks once when a module collapses, and once when it recovers."""
+
+    def __init__(self, config: SimConfig) -> None:
+        self.config, self.chance = config, 1 / (config.num_negatives + 1)
+        self.in_a_row = [0] * config.num_modules
+        self.warned = [False] * config.num_modules
+
+    def sentences(self, scores: Sequence[Scores], step: int) -> list[str]:
+        """What there is to say after a step, with the scores of every module."""
+        said = []
+        for module, (name, score) in enumerate(zip(self.config.module_names, scores, strict=True)):
+            trouble = self.trouble(module, score)
+            self.in_a_row[module] = self.in_a_row[module] + 1 if trouble else 0
+            if not trouble and self.warned[module]:
+                said.append(f"{name} has recovered.")
+            if not trouble:
+                self.warned[module] = False
+            elif self.in_a_row[module] >= _PATIENCE and step >= _GRACE_STEPS and not self.warned[module]:
+                said.append(f"{name} {trouble}")
+                self.warned[module] = True
+        return said
+
+    def trouble(self, module: int, score: Scores) -> str:
+        """What is wrong with a module, and what usually helps; empty if nothing is."""
+        if score["active_units"] == 0:
+            return (
+                "has collapsed: none of its units varies from frame to frame. What usually helps: "
+                f"{self._less_kl(module)}a lower `learning_rate`, `use_batch_norm`."
+            )
+        accuracy = score["contrastive_accuracy"]
+        if math.isnan(accuracy) or accuracy > _NO_ACCURACY_ABOVE_CHANCE * self.chance:
+            return ""
+        advice = (
+            f"{self._less_kl(module)}an `initial_log_variance` of -4, so that noise does not drown what is handed on; "
+        )
+        if self.config.latent_distribution == "deterministic":
+            advice = ""
+        return (
+            f"is at chance (contrastive accuracy {accuracy:.2f}, a guess has {self.chance:.2f}). What usually helps: "
+            f"{advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if the module "
+            "below is at chance too, that one first."
+        )
+
+    def _less_kl(self, module: int) -> str:
+        """Advice on the KL term where there is one."""
+        if module >= self.config.num_conv_modules or self.config.kl_weights[module] == 0:
+            return ""
+        return f"a lower `kl_weight` (now {self.config.kl_weights[module]:g}), `kl_warmup_steps` or `free_bits`; "
+
+
+def build(
+    accelerator: Accelerator, model_arguments: ModelArguments, data: DataArguments, settings: PretrainingArguments
+) -> PretrainingTask:
+    """A model of the settings and what it is trained on.
+
+    Raises:
+        ValueError: Settings that do not go together.
+    """
+    model, extractor = build_model(model_arguments)
+    check_execution(model.config, data, settings, accelerator)
+    model.to(accelerator.device)
+    train_data, test_data = load_data(accelerator, data, settings)
+    check_negatives(model.config, data, settings, len(test_data))
+    task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
+    # A folder's name alone: the title is drawn into the curves, which are published.
+    task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
+    if settings.cache_latents:
+        needed = cache_bytes(model.config, num_utterances=len(train_data), crop_samples=data.crop_samples)
+        task.cache_note = require_space(Path(settings.output_dir), needed)
+    return task
+
+
+def check_execution(
+    config: SimConfig, data: DataArguments, settings: PretrainingArguments, accelerator: Accelerator
+) -> None:
+    """Refuses executions that a model, the data or the processes do not allow."""
+    for name in ("kl_warmup_steps", "pipeline_stages"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least 0.")
+    execution = settings.execution
+    if execution not in EXECUTIONS:
+        raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
+    if execution in ("sequential", "pipeline") and not config.gradient_isolation:
+        raise ValueError(
+            f"`execution` {execution!r} trains modules apart, but without `gradient_isolation` (CPC) they have one "
+            "gradient; use 'joint'."
+        )
+    if settings.cache_latents and execution != "sequential":
+        raise ValueError("`cache_latents` is for `execution` 'sequential', where modules below are finished.")
+    if settings.cache_latents and data.corpus_settings.get("streaming"):
+        raise ValueError("`cache_latents` needs random access; load the corpus without `streaming`.")
+    if execution == "pipeline" and accelerator.num_processes == 1:
+        raise ValueError(
+            "`execution` 'pipeline' needs several processes: `accelerate launch --num_processes 4` on GPUs, "
+            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 4 training/pretrain.py` on CPUs."
+        )
+    if settings.gather_negatives and accelerator.num_processes == 1:
+        raise ValueError("`gather_negatives` draws from other processes, and there is one; launch several.")
+
+
+def check_negatives(config: SimConfig, data: DataArguments, settings: PretrainingArguments, num_test: int) -> None:
+    """Refuses batches of one utterance where negatives come from other utterances."""
+    if config.negatives != "other_utterances":
+        return
+    if settings.batch_size < 2:
+        raise ValueError("`negatives` 'other_utterances' needs a `batch_size` of at least 2.")
+    if num_test < 2:
+        raise ValueError(
+            f"`negatives` 'other_utterances' needs at least 2 utterances to evaluate on; split "
+            f"{data.eval_split!r} of {data.corpus} has {num_test}."
+        )
+
+
+def build_model_config(arguments: ModelArguments) -> SimConfig:
+    """The configuration of a new model."""
+    return SimConfig.preset(arguments.preset, **arguments.model_settings)
+
+
+def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
+    """A new model of a preset, or one to go on from, and its feature extractor."""
+    if arguments.init_from is not None:
+        if Path(arguments.init_from).is_absolute() and not Path(arguments.init_from).is_dir():
+            raise FileNotFoundError(f"`init_from` is {arguments.init_from}, which is not a folder.")
+        model = SimForPreTraining.from_pretrained(
+            arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
+        ).float()
+        return model, SimFeatureExtractor.from_pretrained(arguments.init_from)
+    config = build_model_config(arguments)
+    extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
+    return SimForPreTraining(config), extractor

@@ -1,0 +1,360 @@
+"""What every training command does around its loop: settings, folder, data, trackers, results, errors in one line.
+
+A command is a function that makes a `Task` of its settings; `run_command` does the rest.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel, SequenceFeatureExtractor, set_seed
+
+from modeling_sim.data.audio import AudioError
+from modeling_sim.data.batches import ReaderError
+from modeling_sim.data.corpora import corpus_info, load_corpus
+from modeling_sim.data.corpora.overlap import say_shared_recordings
+from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.data.licenses import license_of_model, strictest
+from modeling_sim.files import finite_or_none, follow_umask, nearest, read_json, temporary_folder, write_json
+from modeling_sim.hub.callback import BackgroundPush
+from modeling_sim.hub.staging import push_run
+from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
+from modeling_sim.settings import as_dict
+from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
+from modeling_sim.trainer.curves import write_curves
+from modeling_sim.trainer.greedy import broadcast_parameters
+from modeling_sim.trainer.log import LOG_NAME, Log, Scores, in_one_line, prepare_output
+from modeling_sim.trainer.loop import (
+    SAVING_ERRORS,
+    Run,
+    check_processes,
+    check_settings,
+    resume,
+    steps_of_epochs,
+    train,
+)
+from modeling_sim.trainer.optimization import Optimization
+from modeling_sim.trainer.run_folder import (
+    RESULTS_NAME,
+    SETTINGS_NAME,
+    UPLOAD_NAME,
+    claim_run_folder,
+    clear_run_folder,
+    is_finished,
+    output_lock,
+)
+from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.task import Task
+
+# Utterances that a stream is shuffled within, as many as a few hundred MB hold.
+SHUFFLE_BUFFER = 1000
+
+
+Build = Callable[..., Task]
+
+
+def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> None:
+    """Trains what `build` makes of the settings, and writes model, curves and results.
+
+    Args:
+        name: Of the command, for messages.
+        parse: Gives the settings: dataclasses, of which one is a `DataArguments` and the last a `RunArguments`.
+        build: Makes the task of an accelerator and the settings; see `prepare`.
+    """
+    with contextlib.ExitStack() as stack:
+        with errors_in_one_line(name):
+            groups = parse()
+            settings = groups[-1]
+            prepare_output(disable_tqdm=settings.disable_tqdm)
+            accelerator = make_accelerator(settings)
+            stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
+            try:
+                run = prepare(accelerator, groups, build)
+            except RunIsFinishedError as finished:
+                if accelerator.is_main_process:
+                    print(finished)
+                    upload_once(settings, print)
+                accelerator.end_training()
+                return
+        stack.callback(run.task.close)
+        push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))
+        run.after_save = push.offer
+        run.after_evaluation = lambda: redraw(run)
+        try:
+            trained = train(run)
+        except FloatingPointError as error:
+            raise SystemExit(f"{name}: {error}") from error
+        except ReaderError as error:
+            raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
+        except (AudioError, BadAudioError) as error:
+            # A loader's worker wraps the message into its own traceback; the message is the last line of it.
+            message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
+            raise SystemExit(f"{name}: {message}; leave such recordings out with --on_bad_audio skip.") from error
+        skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
+        if accelerator.is_main_process:
+            push.close()
+            try:
+                finish(run, trained, steps_left_out=skipped)
+            except SAVING_ERRORS as error:
+                raise SystemExit(
+                    f"{name}: the finished model could not be written to {settings.output_dir} ({in_one_line(error)}); "
+                    f"{_what_is_kept(run)}."
+                ) from error
+            upload_once(settings, run.log.say)
+        accelerator.end_training()
+
+
+class RunIsFinishedError(Exception):
+    """The output folder holds the finished run of these very settings."""
+
+
+@contextlib.contextmanager
+def errors_in_one_line(name: str) -> Iterator[None]:
+    """What the user can mend ends the command with a message that says how, without a traceback."""
+    try:
+        yield
+    except StrictDataclassError as error:  # a field of a configuration: one line instead of an indented chain
+        raise SystemExit(f"{name}: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{name}: {error}") from error
+
+
+def make_accelerator(settings: RunArguments) -> Accelerator:
+    """An accelerator with the mixed precision and the trackers of the settings.
+
+    Raises:
+        ValueError: An unknown precision or tracker, or one that is not installed.
+    """
+    if settings.mixed_precision not in (None, "no", "bf16", "fp16"):
+        raise ValueError(f"`mixed_precision` is {settings.mixed_precision!r}; choose no, bf16 or fp16.")
+    trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
+    check_trackers(trackers)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
+    )
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("`mixed_precision` 'fp16' needs a GPU; 'bf16' works on CPUs as well.")
+    return accelerator
+
+
+def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Run:
+    """Everything a run needs, before its first step or its next one.
+
+    Args:
+        accelerator: Supplies processes and device.
+        groups: The settings.
+        build: Makes the task of `(accelerator, *groups)`, after the seed is set: the model on the device, and the data
+            of `load_data`.
+
+    Raises:
+        ValueError: A setting is out of range, the corpus has recordings that cannot be used, or the checkpoint to
+            resume from is of another model or not whole.
+        FileExistsError: `output_dir` holds files of another program, or another run that is finished, and
+            `overwrite_output_dir` is not set.
+        RunIsFinishedError: `output_dir` holds this run, and it is finished.
+        FileNotFoundError: Data or a checkpoint is not there.
+        OSError: The disk has no room.
+    """
+    settings: RunArguments = groups[-1]
+    check_processes(accelerator)
+    check_settings(settings)
+    set_seed(settings.seed)
+    task = build(accelerator, *groups)
+    if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
+        clear_run_folder(Path(settings.output_dir))
+    log = Log(
+        Path(settings.output_dir) / LOG_NAME,
+        accelerator,
+        title=task.title,
+        row_names=task.row_names,
+        chance=task.chance,
+    )
+    log.say(
+        f"{task.title}: {task.model.num_parameters():,} parameters, {size(task.train_data) or 'a stream of'} "
+        f"utterances to train on and {len(task.test_data)} to evaluate on, {accelerator.num_processes} process(es) "
+        f"on {accelerator.device.type}"
+    )
+    for sentence in task.notes():
+        log.say(sentence)
+    task.batches(0)  # refuses wrong settings now rather than after the first evaluation
+    settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), task.num_replicas))
+    all_settings = {
+        **as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes
+    }  # fmt: skip
+    output_dir = Path(settings.output_dir)
+    if not settings.overwrite_output_dir and is_finished(output_dir, all_settings, resume=settings.resume):
+        raise RunIsFinishedError(f"the run in {output_dir} is finished: {RESULTS_NAME} is there, nothing is left to do")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:  # a run that is extended is finished no more, and has yet to be uploaded
+        for name in (RESULTS_NAME, UPLOAD_NAME):
+            (output_dir / name).unlink(missing_ok=True)
+    accelerator.init_trackers("modeling_sim", config={name: str(value) for name, value in all_settings.items()})
+    run = Run(accelerator, settings, all_settings, task, log, Optimization(task.parts(), accelerator, settings))
+    resume(run)
+    broadcast_parameters(task.model, accelerator)
+    task.begin_training()
+    return run
+
+
+def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
+    """Writes the model, settings, curves and, last, the results, which mark the run as finished."""
+    task, settings, log, counts = run.task, run.settings, run.log, run.counts
+    output_dir = Path(settings.output_dir)
+    move_model_into(task.model, task.extractor, output_dir)
+    write_json(
+        output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
+    )
+    curves = write_curves(output_dir)
+    corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
+    corpus_license, base_license = corpus_info(corpus).license, license_of_model(base)
+    write_json(
+        output_dir / RESULTS_NAME,
+        {
+            "corpus": corpus,
+            "corpus_license": corpus_license,
+            "base_license": base_license,
+            "license": strictest([corpus_license, base_license]),
+            "dataset_id": hub_dataset(corpus, run.all_settings["data_dir"], run.all_settings["corpus_settings"]),
+            "base_model": hub_id(base),
+            "train_utterances": size(task.train_data),
+            "test_utterances": len(task.test_data),
+            "train_hours": hours(task.train_data),
+            "test_hours": hours(task.test_data),
+            "held_out_speakers": held_out_speakers(task.train_data, task.test_data),
+            "steps": counts.step,
+            "steps_left_out": steps_left_out,
+            "crops": counts.crops,
+            "crops_of_broken_files_replaced": counts.replaced,
+            "seconds": round(counts.seconds, 2),
+            "crops_per_second": round(counts.crops / counts.seconds, 3),
+            "hardware": hardware(run.accelerator),
+            "parameters": task.model.num_parameters(),
+            **task.results(),
+            "modules": [
+                {"name": name, "trained": finite_or_none(after), "untrained": finite_or_none(before)}
+                for name, before, after in zip(log.row_names, run.untrained, trained, strict=True)
+            ],
+        },
+    )
+    log.say(f"held-out speech after {counts.step} steps: {task.summary(trained)}")
+    log.say(f"before the first step: {task.summary(run.untrained)}")
+    if counts.replaced:
+        log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
+    log.say(
+        f"{counts.crops / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
+        f"picture {curves}"
+    )
+
+
+def upload_once(settings: RunArguments, say: Callable[[str], None]) -> None:
+    """Uploads a finished run if that is wanted and was not done before; a failure is reported and loses nothing."""
+    output_dir = Path(settings.output_dir)
+    record = output_dir / UPLOAD_NAME
+    if not (settings.push_to_hub and settings.repo_id):
+        return
+    if record.is_file() and read_json(record).get("repo_id") == settings.repo_id:
+        say(f"the run was uploaded before, to {settings.repo_id}")
+        return
+    try:
+        address = push_run(output_dir, settings.repo_id)
+        write_json(record, {"repo_id": settings.repo_id, "address": address})
+        say(f"uploaded to {address}")
+    except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
+        say(
+            f"the upload to {settings.repo_id} failed ({error}); the run is complete in {output_dir}, and the same "
+            "command tries again"
+        )
+
+
+def redraw(run: Run) -> None:
+    """Draws the curves of a run that goes on; a disk that is full is no reason to end it."""
+    try:
+        write_curves(run.settings.output_dir)
+    except (OSError, ValueError) as error:
+        run.log.say(f"the curves could not be drawn ({in_one_line(error)}); training continues")
+
+
+def _what_is_kept(run: Run) -> str:
+    """What the same command continues from after an error."""
+    newest = own_checkpoints(Path(run.settings.output_dir))
+    if not newest:
+        return "there is no checkpoint, and the same command starts again"
+    return f"{newest[0].name} is kept, and the same command continues from it"
+
+
+# ---------------------------------------------------------------------- parts of a run
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that accelerate does not know or that are not installed.
+
+    Raises:
+        ValueError: The message names them.
+    """
+    known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"`report_to` names {name!r}{nearest(name, sorted(known))}")
+        if name not in available:
+            raise ValueError(f"`report_to` names {name!r}, which is not installed; `pip install {name}`.")
+
+
+def load_data(
+    accelerator: Accelerator, data: DataArguments, settings: RunArguments
+) -> tuple[Dataset | IterableDataset, Dataset]:
+    """Refuses a folder with a finished run, and gives the splits to train and to evaluate on.
+
+    A stream is shuffled, and only ever trained on. The main process reads first, so that it alone fills caches.
+
+    Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
+    """
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            claim_run_folder(Path(settings.output_dir), resume=settings.resume, overwrite=settings.overwrite_output_dir)
+        return _load_splits(data, settings)
+
+
+def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:
+    corpus_settings: dict[str, Any] = dict(data.corpus_settings)
+    if data.data_dir is not None:
+        corpus_settings["data_dir"] = data.data_dir
+    skip = data.on_bad_audio == "skip"
+
+    def load(split: str, name: str, **more: Any) -> Any:
+        bad_audio_list = Path(settings.output_dir) / f"bad_audio_{name}.tsv" if skip else None
+        arguments = {**corpus_settings, **more}
+        return load_corpus(
+            data.corpus, split, on_bad_audio=data.on_bad_audio, bad_audio_list=bad_audio_list, **arguments
+        )
+
+    # A stream cannot be scanned beforehand: what breaks half-way is found by decoding each recording as it passes.
+    train_data = load(data.train_split, "train", decode_all=skip and bool(corpus_settings.get("streaming")))
+    if isinstance(train_data, IterableDataset):
+        train_data = train_data.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
+    # Evaluation reads every utterance once: one that breaks half-way has no replacement and is found beforehand.
+    map_style = {"streaming": False} if corpus_settings.get("streaming") else {}
+    eval_data = load(data.eval_split, "eval", decode_all=skip, **map_style)
+    if isinstance(train_data, Dataset):
+        say_shared_recordings(train_data, eval_data)
+    return train_data, eval_data
+
+
+def size(dataset: Dataset | IterableDataset) -> int | None:
+    """Utterances of a data set; `None` for a stream, which does not know."""
+    return None if isinstance(dataset, IterableDataset) else len(dataset)
+
+
+def move_model_into(model: PreTrainedModel, extractor: SequenceFeatureExtractor, output_dir: Path) -> None:
+    """Writes model and extractor next to their place first, then moves each file in, weights last."""
+    with temporary_folder(output_dir / "model") as temporary:
+        save_model(model, extractor, temporary)
+        follow_umask(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+            file.replace(output_dir / file.name)

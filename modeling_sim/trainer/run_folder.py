@@ -1,0 +1,259 @@
+"""Folders that commands write results to: what another program put there is neither deleted nor replaced.
+
+Names alone do not tell whose a file is: other trainers write `config.json` and `checkpoint-500` as well. So a command
+claims a folder before it writes: `CLAIM_NAME` lists the names that are this program's there, and a name can only be
+claimed while no file has it. Checkpoints are known by what is in them.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
+
+from modeling_sim.files import remove_folder, write_json
+from modeling_sim.trainer.checkpoints import own_checkpoints
+from modeling_sim.trainer.curves import CURVES_NAME
+from modeling_sim.trainer.log import LOG_NAME
+
+RESULTS_NAME = "results.json"
+
+
+SETTINGS_NAME = "training_settings.json"
+
+
+CLAIM_NAME = ".modeling_sim.json"
+
+
+LOCK_NAME = ".modeling_sim.lock"
+
+
+RUN = "training run"
+"""Kind of the folders that training commands write."""
+
+
+UPLOAD_NAME = "upload.json"
+"""Which repository a finished run was uploaded to, and the address of the commit."""
+
+
+RUN_NAMES = (
+    RESULTS_NAME, SETTINGS_NAME, LOG_NAME, UPLOAD_NAME, CURVES_NAME, "bad_audio_train.tsv", "bad_audio_eval.tsv",
+    "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "configuration_sim*.py", "modeling_sim*.py", "objectives_sim.py",
+    "feature_extraction_sim.py",
+)  # fmt: skip
+"""What they write there, next to checkpoints."""
+
+
+# Settings that make a run longer, and those that make no other run of it.
+_LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
+
+
+_NO_OTHER_RUN = {
+    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "push_to_hub", "repo_id",
+    "push_every_saves", "report_to", "disable_tqdm", "num_workers", "reader_timeout", "logging_steps", "eval_steps",
+    "eval_batch_size", "max_skipped_steps", "num_processes", "pipeline_stages", "cache_latents",
+}  # fmt: skip
+
+
+# What a killed process left: names of temporary files and folders, and of everything that is written into the latter.
+_LEFTOVER = re.compile(
+    r"\.(?P<name>.+)\.\d+(-\d+)?|\.saving-\w{8}|\.pushing-checkpoint-\d+\.\w{8}|\.latents-\d+", re.ASCII
+)
+
+
+_IN_LEFTOVERS = (*RUN_NAMES, "trainer.pt", "trainer_state.json", ".*.json.*", "latents.npy", "lengths.npy", "README.md")
+
+
+def claim_folder(
+    folder: str | Path, kind: str, names: Sequence[str], *, overwrite: bool = False, resume: bool = False
+) -> None:
+    """Makes a folder if there is none, and notes that files of some names in it are this program's.
+
+    Args:
+        folder: Output folder of a command.
+        kind: What the command writes, as messages call it: "training run", "analysis", ...
+        names: Names of all files that it writes, or patterns of them as `fnmatch` takes.
+        overwrite: Accept files of an earlier command of the same kind; see `clear_folder`.
+        resume: Accept them too, since the command continues what they are of.
+
+    Raises:
+        FileExistsError: The folder holds files of these names that were not written by this program as this kind,
+            which no flag makes it replace; or those of an earlier command, and neither flag is set.
+        NotADirectoryError: The folder is a file, or below one.
+    """
+    folder = Path(folder)
+    make_folder(folder)
+    there = _files_named(folder, names)
+    claims = _read_claims(folder)
+    own = claims.get(kind, [])
+    if not own and _earlier_version_wrote(there):
+        own = list(names)
+    others = [path.name for path in there if not any(fnmatch(path.name, name) for name in own)]
+    if others:
+        more = ", ..." if len(others) > 3 else ""
+        raise FileExistsError(
+            f"`output_dir` {folder} holds files that are not of {_with_article(kind)} of this program and would be "
+            f"replaced ({', '.join(others[:3])}{more}); give another folder."
+        )
+    if there and not (overwrite or resume):
+        raise FileExistsError(
+            f"`output_dir` {folder} holds {_with_article(kind)} ({there[0].name}); give another folder, or "
+            "--overwrite_output_dir to replace it."
+        )
+    if set(names) - set(claims.get(kind, [])):
+        claims[kind] = sorted({*own, *names})
+        write_json(folder / CLAIM_NAME, {"schema": 1, "claims": claims})
+
+
+def clear_folder(folder: str | Path, kind: str) -> None:
+    """Removes what an earlier command of a kind wrote into a folder that is claimed; nothing else."""
+    folder = Path(folder)
+    for path in _files_named(folder, _read_claims(folder).get(kind, [])):
+        if path.is_file():
+            path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Makes an output folder if there is none.
+
+    Raises:
+        NotADirectoryError: It is a file, or below one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"`output_dir` {folder} is a file, or lies below one; give a folder.") from error
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _files_named(folder: Path, names: Sequence[str]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if any(fnmatch(path.name, name) for name in names))
+
+
+def _read_claims(folder: Path) -> dict[str, list[str]]:
+    claims = _read_dict(folder / CLAIM_NAME).get("claims", {})
+    return {kind: list(names) for kind, names in claims.items()} if isinstance(claims, dict) else {}
+
+
+def _earlier_version_wrote(paths: Sequence[Path]) -> bool:
+    """Whether one of the files says that this package wrote it, as versions before there were claims did."""
+    versions = [_read_dict(path).get("versions") for path in paths if path.suffix == ".json"]
+    return any(isinstance(found, dict) and "modeling_sim" in found for found in versions)
+
+
+def _read_dict(path: Path) -> dict[str, Any]:
+    """A JSON file that holds a dict; an empty one for anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+# ---------------------------------------------------------------------- the folder of a run
+
+
+@contextlib.contextmanager
+def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keeps a second trainer out of the output folder; the lock goes with the process, however it ends.
+
+    Raises:
+        OSError: Another trainer holds the folder, or it cannot be written.
+    """
+    if not accelerator.is_main_process:
+        yield
+        return
+    make_folder(output_dir)
+    lock = FileLock(output_dir / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"`output_dir` {output_dir} is in use by another trainer; wait for it, or give another folder."
+        ) from error
+    with lock:
+        yield
+
+
+def claim_run_folder(output_dir: Path, *, resume: str, overwrite: bool) -> None:
+    """Claims the folder of a run, and removes what killed processes left there; call it under `output_lock`.
+
+    Raises:
+        FileExistsError: It holds files of something else, or a run that could be resumed but is not to be.
+    """
+    resumable = bool(own_checkpoints(output_dir))
+    if resumable and not (output_dir / CLAIM_NAME).exists() and not (output_dir / SETTINGS_NAME).exists():
+        # Of an unfinished run by a version before there were claims: no more than these files.
+        unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
+        write_json(output_dir / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
+    claim_folder(output_dir, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
+    if resume == "never" and resumable and not overwrite and not (output_dir / RESULTS_NAME).exists():
+        raise FileExistsError(
+            f"`output_dir` {output_dir} holds checkpoints of a run that was not finished; resume it, give another "
+            "folder, or --overwrite_output_dir to replace it."
+        )
+    for path in output_dir.iterdir():
+        _remove_leftover(path)
+
+
+def is_finished(output_dir: Path, settings: Mapping[str, Any], *, resume: str) -> bool:
+    """Whether a folder holds the finished run of some settings; `False` if it is to be trained on.
+
+    The same settings with more steps, or more time, extend a finished run from its last checkpoint.
+
+    Raises:
+        FileExistsError: It holds a finished run that the settings neither repeat nor extend.
+    """
+    if not (output_dir / RESULTS_NAME).exists():
+        return False
+    then = _read_dict(output_dir / SETTINGS_NAME).get("settings")
+    finished = f"`output_dir` {output_dir} holds a finished run"
+    otherwise = "give another folder, or --overwrite_output_dir to replace it."
+    if not isinstance(then, dict) or resume != "auto":
+        raise FileExistsError(f"{finished}; {otherwise}")
+    now = json.loads(json.dumps(settings))
+    # Only what both versions of this package know: a new setting has a default that changes nothing.
+    different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
+    longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
+    if now.get("num_train_epochs") and "max_steps" in longer:
+        longer.add("num_train_epochs")
+    if different - longer:
+        raise FileExistsError(f"{finished} with another `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
+    if different and now.get("execution") == "sequential":
+        raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
+    if different and not own_checkpoints(output_dir):
+        raise FileExistsError(f"{finished} without a checkpoint to extend it from; {otherwise}")
+    return not different
+
+
+def _longer(then: Any, now: Any) -> bool:
+    """Whether a limit, 0 for none, is higher than it was."""
+    return bool(then) and (not now or now > then)
+
+
+def clear_run_folder(output_dir: Path) -> None:
+    """Removes an earlier run from a folder that is claimed."""
+    for path in own_checkpoints(output_dir):
+        remove_folder(path)
+    clear_folder(output_dir, RUN)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Removes a temporary file or folder of this program; with the lock held, whoever made it is gone."""
+    named = _LEFTOVER.fullmatch(path.name)
+    if named is None or path.is_symlink():
+        return
+    if path.is_dir():
+        if all(any(fnmatch(file.name, name) for name in _IN_LEFTOVERS) for file in path.rglob("*") if file.is_file()):
+            remove_folder(path)
+    elif named["name"] and any(fnmatch(named["name"], name) for name in (*RUN_NAMES, CLAIM_NAME)):
+        path.unlink()

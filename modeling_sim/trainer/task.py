@@ -1,0 +1,190 @@
+"""What a trainer trains: tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel, SequenceFeatureExtractor
+
+from modeling_sim.data.batches import crop_batches
+from modeling_sim.provenance import own_settings
+from modeling_sim.trainer.greedy import GradientAverages, Placement, backward, module_generator
+from modeling_sim.trainer.log import Scores
+from modeling_sim.trainer.optimization import Part
+from modeling_sim.trainer.settings import DataArguments, RunArguments
+
+
+class Task(ABC):
+    """What is trained.
+
+    Attributes:
+        model: Saved in checkpoints.
+        extractor: Saved beside it.
+        train_data: What is trained on; a stream, or a data set with a length.
+        test_data: What is evaluated on.
+        title: What is trained, on what.
+        metrics: Names of the columns of `backward`.
+        row_names: Names of the rows of scores.
+        chance: Accuracy of a guess; `None` where the scores have no accuracy.
+        num_stages: Times that `max_steps` steps are run, each time training something else.
+        num_replicas: Processes with data of their own.
+    """
+
+    model: PreTrainedModel
+    extractor: SequenceFeatureExtractor
+    train_data: Dataset | IterableDataset
+    test_data: Dataset
+    title: str
+    metrics: tuple[str, ...]
+    row_names: list[str]
+    chance: float | None = None
+    num_stages: int = 1
+    num_replicas: int = 1
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of scores."""
+        return len(self.row_names)
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """What is optimised on its own."""
+
+    @abstractmethod
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Endless batches from a position of the stream on; each has `id` and `num_replaced`."""
+
+    @abstractmethod
+    def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
+        """Forward and backward pass; returns `(rows, metrics)` on the device, NaN where there is nothing to say.
+
+        Args:
+            batch: Of `batches`.
+            step: Key of everything random in it.
+            loss_scale: Factor on the loss.
+            accumulating: More batches follow before the optimiser's step.
+        """
+
+    @abstractmethod
+    def evaluate(self) -> list[Scores]:
+        """Scores of every row on held-out data, with a `loss` each."""
+
+    @abstractmethod
+    def summary(self, scores: list[Scores]) -> str:
+        """The scores in one line."""
+
+    def notes(self) -> list[str]:
+        """Sentences on what is about to be trained."""
+        return []
+
+    def comparable_config(self) -> dict[str, Any]:
+        """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not gone on from."""
+        return own_settings(self.model.config)
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most tasks take any settings
+        """Refuses to go on from a checkpoint of a run with other settings; raises ValueError."""
+
+    def begin_training(self) -> None:  # noqa: B027 - most tasks have nothing to do here
+        """Called once the weights to train from are in place."""
+
+    def results(self) -> dict[str, Any]:
+        """Further entries of the results."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027
+        """Called at the end, whichever it is."""
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimise."""
+        del stage, finished
+        return list(range(len(self.parts())))
+
+    def rows_of_stage(self, stage: int) -> range:
+        """Rows that a stage trains."""
+        del stage
+        return range(self.num_rows)
+
+    def snapshot(self) -> list[Scores]:
+        """Further scores of the latest step alone, which are too dear for every step."""
+        return [{} for _ in range(self.num_rows)]
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all processes, where each has only some."""
+        return rows
+
+    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """State of all parts in the main process, where each process has only some."""
+        return state
+
+    def share_model(self) -> None:  # noqa: B027 - most tasks have nothing to do here
+        """Makes the whole model the newest in every process, where each trains only some of it."""
+
+    def warnings(self, scores: list[Scores], step: int) -> list[str]:
+        """Sentences on what goes wrong, if anything does."""
+        del scores, step
+        return []
+
+
+class CropTask(Task):
+    """A task of one row and one part; every process has the whole model and crops of its own.
+
+    A subclass sets what `Task` asks for, `module`, the module that randomness is keyed by, and `columns`.
+    """
+
+    columns: Sequence[str] = ()
+    """Columns of the data that a batch holds beside the audio."""
+    module: int
+
+    def __init__(self, accelerator: Accelerator, data: DataArguments, settings: RunArguments) -> None:
+        self.accelerator, self.data, self.settings = accelerator, data, settings
+        self.num_replicas = accelerator.num_processes
+        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
+
+    def begin_stage(self, stage: int, finished: int) -> list[int]:
+        """Training mode."""
+        del stage, finished
+        self.model.train()
+        return [0]
+
+    def batches(self, position: int) -> Iterable[dict[str, Any]]:
+        """Crops, and the columns."""
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
+            start_position=position,
+            process_index=self.placement.replica,
+            num_processes=self.placement.num_replicas,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
+            columns=self.columns,
+        )
+
+    def generator(self, step: int, number: int | None = None) -> torch.Generator:
+        """The generator of everything random in a step of this process, or in a numbered part of it."""
+        process = self.placement.replica if number is None else number
+        return module_generator(self.settings.seed, step, self.module, process, self.accelerator.device)
+
+    def backward_pass(self, loss: torch.Tensor, *, loss_scale: float, accumulating: bool) -> None:
+        """Backward pass, and once a step the average of the gradients over the processes."""
+        backward(self.accelerator, loss, loss_scale)
+        if not accumulating:
+            averages = GradientAverages(self.placement)
+            averages.start([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+            averages.finish()
+
+    def of_all_processes(self, found: Any) -> list[Any]:
+        """What every process found."""
+        everywhere: list[Any] = [found]
+        if self.accelerator.num_processes > 1:
+            everywhere = [None] * self.accelerator.num_processes
+            torch.distributed.all_gather_object(everywhere, found)
+        return everywhere

@@ -1,0 +1,196 @@
+"""What holds of the paper's claims: tables and pictures of the scorecards in `model_cards/results`.
+
+    python studies/paper_claims/make.py           # writes studies/paper_claims/results/claims.md and its pictures
+    python studies/paper_claims/make.py --check   # says whether claims.md is what the results give
+
+No figure is typed: everything is made from what `training/analyze.py` wrote. The kind that stands first is Smooth
+InfoMax, and signs say what it does against each other kind.
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from modeling_sim.analysis.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
+from modeling_sim.files import read_json, replacing
+from modeling_sim.plots import save_figure, style_of
+from modeling_sim.settings import HelpFormatter
+from modeling_sim.text import decimal
+
+_FOLDER = Path(__file__).resolve().parent
+
+RESULTS = {
+    "syllables": ("Synthetic syllables", _FOLDER / "results" / "syllables_small_analysis.json"),
+    "artificial": ("The paper's artificial speech", _FOLDER / "results" / "artificial_small_analysis.json"),
+}
+
+
+PAGE = _FOLDER / "results" / "claims.md"
+
+
+# What the paper claims or its critics ask, of everything that is measured.
+MEASURES = (
+    "linear_accuracy", "abx_within", "wasserstein", "wasserstein_standardised", "mmd_whitened", "total_correlation",
+    "gini", "rotation_gap", "dci_disentanglement", "mutual_information_gap", "traversal_selectivity", "path_ratio",
+    "path_ratio_norm_corrected", "jump_ratio", "lipschitz_95", "clean_transitions", "curve_area_paper",
+    "curve_area_paper_pca", "curve_area", "log_mel",
+)  # fmt: skip
+
+
+# Measures whose null is each model's own, and no number is known without it.
+NULLS = {"traversal_selectivity": "The same, turned axes"}
+
+
+KINDS = ("SIM", "GIM", "GIM (Löwe)", "CPC", "GIM + PCA", "GIM + ICA", "GIM + noise", "log-mel")
+
+
+_DRAWN = (
+    "linear_accuracy", "wasserstein", "mmd_whitened", "total_correlation", "gini", "path_ratio", "lipschitz_95",
+    "curve_area_paper", "curve_area_paper_pca", "curve_area",
+)  # fmt: skip
+
+
+# The color of a model is that of its controls, which are hollow.
+_COLORS = {
+    kind: style_of(KINDS.index(kind.split(" + ")[0])).color
+    for kind in KINDS
+    if kind != "log-mel"
+}  # fmt: skip
+
+
+_EXPLANATION = (
+    "Made by `python studies/paper_claims/make.py` from the results next to it. Means over models of different seeds. "
+    "**+** and **\N{MINUS SIGN}** say that SIM is better or worse than the method of that column with 95 % over seeds, "
+    "in the direction fixed beforehand; no sign means undecided, or that the measure has no direction. What each measure "
+    "is appears in the report of `modeling-sim evaluate`, and in the results themselves."
+)
+
+
+_SIGNS = {"win": " +", "loss": " \N{MINUS SIGN}", "undecided": ""}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail where claims.md is not up to date.")
+    arguments = parser.parse_args(argv)
+    page = render_page()
+    if arguments.check:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
+            raise SystemExit(f"{PAGE.name} is not what the results give; run `python studies/paper_claims/make.py`.")
+        return
+    with replacing(PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    for name, (title, path) in RESULTS.items():
+        save_figure(draw(read_json(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
+
+
+def render_page() -> str:
+    """The page with a table for each corpus and module."""
+    lines = ["# What holds of the paper's claims", "", _EXPLANATION]
+    for name, (title, path) in RESULTS.items():
+        analysis = read_json(path)
+        lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
+        for module in _modules(analysis):
+            lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
+    return "\n".join(lines) + "\n"
+
+
+def table(analysis: Mapping[str, Any], module: str) -> list[str]:
+    """Lines of a Markdown table of one module: a row a measure, a column a kind.
+
+    Args:
+        analysis: What `training/analyze.py` wrote.
+        module: Name of a module.
+    """
+    titles = {measure["key"]: measure for measure in analysis["measures"]}
+    kinds = [kind for kind in KINDS if any(_values(analysis, key, module, kind) for key in MEASURES)]
+    lines = [f"| | {' | '.join(kinds)} |", f"|{' --- |' * (len(kinds) + 1)}"]
+    for key in (key for key in MEASURES if key in titles):
+        measure = titles[key]
+        columns = [_values(analysis, key, module, kind) for kind in kinds]
+        if not columns[0]:
+            continue
+        factor = 100 if measure["format"] == "percent" else 1
+        means = [factor * float(np.mean(column)) if column else None for column in columns]
+        largest = max(abs(value) for value in means if value is not None)
+        digits = 1 if factor == 100 else 3 if largest < 0.1 else 2
+        cells = [
+            decimal(value, digits) + _SIGNS[_verdict(analysis, key, module, kind)]
+            for kind, value in zip(kinds, means, strict=True)
+        ]
+        lines.append(f"| {measure['title']}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
+        if key in NULLS:
+            nulls = [_values(analysis, key, module, kind, of="null") for kind in kinds]
+            means = [float(np.mean(column)) if column else None for column in nulls]
+            lines.append(f"| {NULLS[key]} | {' | '.join(decimal(value, digits) for value in means)} |")
+    return lines
+
+
+def draw(analysis: Mapping[str, Any], title: str) -> Figure:
+    """Every model as a point: a row a measure, a column a module, within it a line a kind."""
+    measures = {measure["key"]: measure for measure in analysis["measures"]}
+    modules = [module for module in _modules(analysis) if module != "context"]
+    # Kinds that the measure is known of, by measure.
+    kinds = {
+        key: [kind for kind in _COLORS if any(_values(analysis, key, module, kind) for module in modules)]
+        for key in _DRAWN
+        if key in measures
+    }
+    heights = [len(names) for names in kinds.values()]
+    figure = Figure(figsize=(10, 1.0 + 0.15 * sum(heights) + 0.65 * len(heights)), layout="constrained", dpi=120)
+    axes = figure.subplots(
+        len(kinds), len(modules), sharex="row", sharey="row", squeeze=False, height_ratios=heights
+    )  # fmt: skip
+    for (key, names), row in zip(kinds.items(), axes, strict=True):
+        for module, axis in zip(modules, row, strict=True):
+            for place, kind in enumerate(names):
+                values = _values(analysis, key, module, kind)
+                color = _COLORS[kind]
+                inside = "white" if "+" in kind else color
+                axis.plot(values, [place] * len(values), "o", color=color, markerfacecolor=inside, markersize=5)
+            if not any(len(line.get_xdata()) for line in axis.lines):
+                axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)
+            axis.set_yticks(range(len(names)), names)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.tick_params(length=0, labelsize=8)
+            axis.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
+            axis.spines[["top", "right", "left"]].set_visible(False)
+            axis.spines["bottom"].set_color("#999999")
+            axis.set_xlabel(module, fontsize=8, color="#666666", labelpad=1)
+        note = DIRECTION_WORDS[measures[key]["direction"]]
+        row[0].set_title(f"{measures[key]['title']}, {note}", loc="left", fontsize=9, fontweight="bold")
+    figure.suptitle(f"{title}: a point a model; controls are hollow", fontsize=12)
+    return figure
+
+
+def _modules(analysis: Mapping[str, Any]) -> list[str]:
+    names = {row["module"] for row in analysis["values"]} - {SPECTRUM_MODULE}
+    return sorted(names, key=lambda name: (name == "context", name))
+
+
+def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str, of: str = "value") -> list[float]:
+    """Values, or nulls, of the models of a kind; a spectrum, which has no modules, stands beside all."""
+    return [
+        row[of]
+        for row in analysis["values"]
+        if row["measure"] == measure and row["kind"] == kind and row["module"] in (module, SPECTRUM_MODULE)
+        and row.get(of) is not None
+    ]  # fmt: skip
+
+
+def _verdict(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -> str:
+    """What is decided of the first kind against another; "undecided" of itself."""
+    for each in analysis["comparisons"]:
+        if (each["measure"], each["module"], each["first"], each["second"]) == (measure, module, KINDS[0], kind):
+            return each["verdict"]
+    return "undecided"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

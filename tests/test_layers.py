@@ -1,0 +1,78 @@
+"""Imports point one way: every unit imports from its own layer or from those above it in this list."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "modeling_sim"
+LAYERS = (
+    {"objectives_sim", "layers_sim", "configuration_sim", "configuration_sim_decoder", "interpolation"},
+    {"modeling_sim", "feature_extraction_sim", "modeling_sim_decoder"},
+    {"__init__", "latents", "files", "text", "plots"},
+    {"analysis", "convert"},
+    {"data"},
+    {"settings", "loading", "provenance"},
+    {"trainer"},
+    {"evaluation"},
+    {"report", "hub"},
+    {"commands"},
+    {"cli"},
+)
+LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+PEERS_APART = ({"report", "hub"},)
+
+
+def unit_of(path):
+    """The top-level unit that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_units(path):
+    """Units of the package that a file imports, relative imports of the model files too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = ".".join(path.relative_to(PACKAGE.parent).parts[: -node.level]) if node.level else ""
+            module = ".".join(filter(None, [parent, node.module]))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] in ("training", "benchmarks", "studies", "tests", "model_cards"):
+                yield parts[0]
+            elif parts[0] == "modeling_sim":
+                yield parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_import_points_upwards(path):
+    unit = unit_of(path)
+    assert unit in LEVEL, f"{unit} has no layer"
+    for imported in imported_units(path):
+        if path.name == "__init__.py" and unit == "__init__":
+            continue
+        assert LEVEL.get(imported, len(LAYERS)) <= LEVEL[unit], f"{path} imports {imported}"
+        assert not any({unit, imported} == peers for peers in PEERS_APART), f"{path} imports {imported}"
+
+
+def test_no_folder_is_crowded():
+    counts = {folder: len(list(folder.glob("*.py"))) for folder in [PACKAGE, *PACKAGE.rglob("*/")]}
+    assert max(counts.values()) <= 17, {str(folder): count for folder, count in counts.items() if count > 17}
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("modeling_sim", ("datasets", "accelerate", "sklearn", "matplotlib", "jinja2")),
+        ("modeling_sim.trainer.pretraining", ("jinja2", "modeling_sim.hub", "modeling_sim.report")),
+        ("modeling_sim.trainer.loop", ("jinja2", "matplotlib", "modeling_sim.hub", "modeling_sim.report")),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(module, unwanted):
+    program = f"import sys, {module}; print(*[name for name in {unwanted!r} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
