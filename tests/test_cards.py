@@ -45,7 +45,7 @@ def sources():
         "measures": {f"results/{RUN}.json": results},
         "title": "a model",
         "model_id": "org/model",
-        "config_link": f"../training/configs/{RUN}.yaml",
+        "config_link": f"../training/configs/small/{RUN}.yaml",
     }
 
 

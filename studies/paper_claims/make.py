@@ -66,8 +66,8 @@ _COLORS = {
 _EXPLANATION = (
     "Made by `python studies/paper_claims/make.py` from the results next to it. Means over models of different seeds. "
     "**+** and **\N{MINUS SIGN}** say that SIM is better or worse than the method of that column with 95 % over seeds, "
-    "in the direction fixed beforehand; no sign means undecided, or that the measure has no direction. What each measure "
-    "is appears in the report of `modeling-sim evaluate`, and in the results themselves."
+    "in the direction fixed beforehand; no sign means undecided, or that the measure has no direction. The report of "
+    "`modeling-sim evaluate` says what each measure is, and so do the results themselves."
 )
 
 
