@@ -38,7 +38,7 @@ def checkpoint(tiny_config, tmp_path):
     """Makes whole checkpoints beside a log: `checkpoint(step)`."""
     module = {"loss": 1.0, "contrastive_accuracy": 0.5, "kl": 1.0, "active_units": 3}
     modules = [{"name": name, **module} for name in tiny_config().module_names]
-    line = {"step": 0, "split": "test", "title": f"from {tmp_path}", "chance": 0.1, "modules": modules}
+    line = {"step": 0, "split": "test", "title": "from a folder", "chance": 0.1, "modules": modules}
     (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
 
     def make(step):
