@@ -16,6 +16,7 @@ from matplotlib.image import imread
 
 from modeling_sim.commands.report import main
 from modeling_sim.data.licenses import license_name
+from modeling_sim.files import read_json, read_results, save_results, write_json
 from modeling_sim.report.html import read_analysis, write_report
 from modeling_sim.report.plots import SIGNED, kind_style, make_plots
 from modeling_sim.report.sounds import common_gain, load_item
@@ -704,3 +705,26 @@ def expected_seconds(folder):
     media = sorted(read_analysis(folder)["media"], key=lambda item: (groups.index(item["group"]), item["module"]))
     with np.load(folder / "media.npz") as arrays:
         return [len(arrays[clip["array"]]) / RATE for item in media for clip in item["clips"]]
+
+
+def test_results_of_another_schema_are_refused(tmp_path):
+    save_results(tmp_path / "new.json", {"a": 1})
+    assert read_results(tmp_path / "new.json") == read_json(tmp_path / "new.json") == {"schema": 1, "a": 1}
+    write_json(tmp_path / "old.json", {"a": 1})  # of a version that wrote no number
+    assert read_results(tmp_path / "old.json") == {"a": 1}
+    for schema in (0, 2, "1", None):
+        write_json(tmp_path / "other.json", {"schema": schema})
+        with pytest.raises(ValueError, match=r"other\.json has `schema`"):
+            read_results(tmp_path / "other.json")
+
+
+def test_an_analysis_of_another_schema_is_refused_and_curves_have_none(tmp_path):
+    leave(tmp_path, *make_analysis())
+    for name in ("analysis.json", "curves.json"):
+        path = tmp_path / name
+        right = read_json(path)
+        write_json(path, {"schema": 2, **right})
+        with pytest.raises(ValueError, match=rf"{name} has `schema` 2"):
+            read_analysis(tmp_path)
+        save_results(path, right)
+    assert "schema" not in read_analysis(tmp_path)["curves"]

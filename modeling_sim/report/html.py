@@ -6,7 +6,6 @@ It is made from `analysis.json`, `curves.json` and `media.npz`, which `modeling-
 folder, and from nothing else. Nothing in it is typed: a number that is not in those files is not in the report.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
-from modeling_sim.files import replacing
+from modeling_sim.files import read_results, replacing
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
@@ -70,27 +69,22 @@ def read_analysis(output_dir: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no analysis.
-        ValueError: It is not JSON, lacks a field, or refers to a kind or measure that it does not describe.
+        ValueError: It is not JSON, has another schema, lacks a field, or refers to a kind or measure that is not
+            described.
     """
     path, curves_path = (Path(output_dir) / name for name in (ANALYSIS_NAME, CURVES_NAME))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the output folder of `modeling-sim evaluate`.")
-    read = _json_of(path)
+    read = read_results(path)
     missing = [name for name in _REQUIRED if name not in read]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; run `modeling-sim evaluate` again.")
     analysis = {**_EMPTY, **read}
     if curves_path.is_file():
-        analysis["curves"] = _json_of(curves_path)
+        curves = read_results(curves_path)
+        analysis["curves"] = {name: entries for name, entries in curves.items() if name != "schema"}
     _check_names(analysis, path)
     return analysis
-
-
-def _json_of(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _check_names(analysis: Mapping[str, Any], path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
-from modeling_sim.files import read_json, replacing
+from modeling_sim.files import read_results, replacing
 from modeling_sim.plots import save_figure, style_of
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import decimal
@@ -87,14 +87,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replacing(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for name, (title, path) in RESULTS.items():
-        save_figure(draw(read_json(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
+        save_figure(draw(read_results(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
 
 
 def render_page() -> str:
     """The page with a table for each corpus and module."""
     lines = ["# What holds of the paper's claims", "", _EXPLANATION]
     for name, (title, path) in RESULTS.items():
-        analysis = read_json(path)
+        analysis = read_results(path)
         lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
         for module in _modules(analysis):
             lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
