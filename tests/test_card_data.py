@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.licenses import known_licenses, refuse_looser
-from modeling_sim.hub.card_parts import data_flag, data_text, license_line, start_of
+from modeling_sim.hub.card import data_flag, data_text, license_line, start_of
 from modeling_sim.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
 RUN = {

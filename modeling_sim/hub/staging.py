@@ -14,11 +14,10 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
-from modeling_sim.files import read_json, write_json
-from modeling_sim.hub.card import own_name, render_card
+from modeling_sim.files import read_json, read_results, write_json
+from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.scrubbing import scrub_file
-from modeling_sim.hub.task_card import is_task, render_task_card
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
 from modeling_sim.loading import load_encoder
 from modeling_sim.provenance import weights_fingerprint
@@ -222,7 +221,7 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
             raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
         for path in found:
             _require_inside(path)
-            measure = read_json(path)
+            measure = read_results(path)
             if not isinstance(measure.get("models"), list):
                 raise ValueError(f"{path} has no list of `models`; give what probe.py or abx.py writes.")
             own_name(measure, str(path), title=title, fingerprint=fingerprint)
@@ -289,10 +288,10 @@ def _card_of(
             f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
             "card of your own with --card."
         )
-    training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
+    training, settings = read_results(staged / RESULTS_NAME), read_results(staged / SETTINGS_NAME)["settings"]
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     names = sorted(path.name for path in staged.glob("*.json"))
-    measures = {name: read_json(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
+    measures = {name: read_results(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
     try:
         if is_task(training):
             return render_task_card(
@@ -301,7 +300,7 @@ def _card_of(
                 training,
                 title=title,
                 model_id=repo_id,
-                links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
+                links=[RESULTS_NAME, SETTINGS_NAME, "config.json"],
                 picture=pictures.get(RESULTS_NAME),
                 stated_license=stated_license,
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from modeling_sim import SimConfig, SimDecoderConfig
 from modeling_sim.files import read_json
@@ -131,24 +131,25 @@ def upload(
     revision: str | None = None,
     replace_others: bool = False,
 ) -> Uploaded:
-    """Uploads all files of a folder in one commit, which deletes what an earlier upload left and this one lacks.
+    """Uploads all files of a folder in one commit, which deletes files of an earlier upload that this one lacks.
 
-    The repository and the branch are made where they are not there yet. Nothing can be seen before the commit, so an
-    upload that breaks off leaves what was there before, or an empty repository.
+    The repository and the branch are created if they do not exist. Nothing can be seen before the commit, so an
+    upload that fails leaves what was there before, or an empty repository. `HfApi.upload_folder` is not used: with
+    `hf_xet` installed it splits a large folder into several commits, and half a model would be visible meanwhile.
 
     Args:
-        api: Client, which knows the Hub's address and the token.
+        api: Client with the Hub's address and the token.
         repo_id: Repository, org/name.
-        folder: Files, at the paths they get.
-        message: Of the commit.
+        folder: Files, at the paths that they get in the repository.
+        message: Message of the commit.
         private: Make a new repository private.
         revision: Branch; `None` for main.
         replace_others: Write into a repository that holds another kind of model or something else, or over a card that
             somebody edited there.
 
     Raises:
-        HubError: There is no token or no right to write, the network is gone, the repository holds something else, or
-            is public although `private` is set, or the revision is no branch.
+        HubError: There is no token or no right to write, the network fails, the repository holds something else, or
+            is public although `private` is set, the revision is no branch, or the Hub refuses the card's metadata.
     """
 
     def agreed_plan() -> Plan:
@@ -160,6 +161,7 @@ def upload(
     def attempt() -> Uploaded:
         api.whoami()
         plan = agreed_plan()
+        _validate_card(folder)
         if not plan.has_branch:
             if plan.info is None:
                 api.create_repo(repo_id, private=private, exist_ok=True)
@@ -190,6 +192,20 @@ def upload(
                     raise
                 time.sleep(seconds)
         return attempt()
+
+
+def _validate_card(folder: Path) -> None:
+    """Asks the Hub whether it accepts the metadata of a folder's card, before a repository is made for it.
+
+    Raises:
+        HubError: It does not.
+    """
+    if not (folder / CARD_NAME).is_file():
+        return
+    try:
+        ModelCard.load(folder / CARD_NAME).validate()
+    except ValueError as error:
+        raise HubError(f"the metadata of {CARD_NAME} is refused: {' '.join(str(error).split())}") from error
 
 
 def files_below(folder: Path) -> list[Path]:
