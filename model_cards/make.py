@@ -67,14 +67,16 @@ def config_of_file(path: Path) -> SimConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Renders the cards of the small runs, or checks them."""
     parser = ArgumentParser(description="Render the cards of the runs in model_cards/results.")
-    parser.add_argument("--check", action="store_true", help="Change nothing; fail if a card is not what results give.")
+    parser.add_argument(
+        "--check", action="store_true", help="Change nothing; fail if a card does not match its results."
+    )
     arguments = parser.parse_args(argv)
     wrong = []
     for path, text in render_committed_cards().items():
         wrong += [f"{path.name}: {problem}" for problem in check_card(text, path.parent)]
         if arguments.check:
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                wrong.append(f"{path.name} is not what its results give; run `python model_cards/make.py`")
+                wrong.append(f"{path.name} does not match its results; run `python model_cards/make.py`")
         else:
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

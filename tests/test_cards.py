@@ -53,7 +53,7 @@ def test_nothing_is_wrong_with_the_committed_cards(committed):
         assert check_card(path) == []
 
 
-def test_the_licence_of_the_artificial_set_shows(committed):
+def test_the_license_of_the_artificial_set_shows(committed):
     for path, text in committed.items():
         shows = "CC BY-NC-SA 4.0" in text and "not for commercial use" in text and "license: cc-by-nc-sa-4.0" in text
         assert shows == ("artificial" in path.name)
@@ -136,7 +136,7 @@ def test_a_result_that_is_not_finite_is_no_metric_and_no_figure(sources):
     assert "| module 0 | - | - | - | - | 134.9 | 128 |" in text
 
 
-def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources):
+def test_a_data_set_of_the_hub_is_named_and_an_unknown_license_is_other(sources):
     results = next(iter(sources["measures"].values()))
     results |= {"corpus": "hub", "corpus_license": "other", "license": "other", "train_utterances": None}
     results |= {"dataset_id": "org/data", "train_hours": None}
@@ -146,7 +146,7 @@ def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources)
     assert "license: other\n" in text
     assert "license_name: " in text
     assert "a stream of utterances" in text
-    assert "Licence: not stated" in text
+    assert "License: not stated" in text
     results["dataset_id"] = None
     text = render_card(**sources)
     assert "datasets:\n" not in text
@@ -203,7 +203,7 @@ def test_a_run_that_went_on_from_a_model_says_so(sources):
     assert "- Started from: `folder`, a local checkpoint\n" in text
 
 
-def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(sources):
+def test_a_publisher_may_state_a_license_that_is_not_known_but_not_a_looser_one(sources):
     results = next(iter(sources["measures"].values()))
     assert "license: cc-by-nc-sa-4.0\n" in render_card(**sources, stated_license="cc-by-nc-sa-4.0")
     with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
@@ -211,7 +211,7 @@ def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(
     results |= {"corpus": "folder", "corpus_license": "other", "license": "other"}
     text = render_card(**sources, stated_license="mit")
     assert "license: mit\n" in text
-    assert "Licence: MIT, as the publisher of the model states" in text
+    assert "License: MIT, as the publisher of the model states" in text
     results["base_license"] = "cc-by-4.0"
     with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
         render_card(**sources, stated_license="mit")
@@ -247,7 +247,7 @@ def test_names_in_results_are_shown_and_nothing_else(name, sources):
     assert shown.count(name if name.isprintable() else name.encode("unicode_escape").decode()) > 10
 
 
-def test_metrics_of_two_probes_are_told_apart_in_the_metadata(committed):
+def test_metrics_of_two_probes_have_different_names_in_the_metadata(committed):
     metadata = yaml.safe_load(committed[CARDS / "sim_artificial_small.md"].split("---\n")[1])
     metrics = [metric for result in metadata["model-index"][0]["results"] for metric in result["metrics"]]
     values = {metric["name"]: metric["value"] for metric in metrics}

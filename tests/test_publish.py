@@ -96,7 +96,7 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
     assert hub.requests == []
 
 
-def test_a_licence_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
+def test_a_license_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
     publish.main([str(copy), "--repo_id", "org/tiny", "--license", "cc-by-4.0", "--dry_run"])
     assert "license: cc-by-4.0" in capsys.readouterr().out  # stricter than the generated syllables need
     with pytest.raises(SystemExit, match=r"'mit' is looser than 'apache-2\.0'"):
@@ -144,7 +144,7 @@ def test_a_dry_run_shows_files_and_card_and_only_looks(hub, run_folder, capsys):
     size = (run_folder / "model.safetensors").stat().st_size
     assert re.search(rf"^ +{size:,}  model\.safetensors$", shown, flags=re.MULTILINE)
     assert "nothing was uploaded" in shown
-    assert "org/tiny is not there yet" in shown
+    assert "org/tiny does not exist" in shown
     assert "# tiny\n" in shown
 
 
@@ -152,7 +152,7 @@ def test_a_dry_run_works_without_a_network(run_folder, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--dry_run"])
     shown = capsys.readouterr().out
-    assert "org/tiny could not be looked at: the connection to http://127.0.0.1:9 failed" in shown
+    assert "org/tiny could not be read: the connection to http://127.0.0.1:9 failed" in shown
     assert "# tiny\n" in shown
 
 
@@ -549,7 +549,7 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     output = capsys.readouterr().out
     assert f"pipeline_tag: {tag}" in output
     assert "license: cc-by-nc-sa-4.0" in output  # that of the base, though the syllables are free
-    assert "Its licence: Apache-2.0" in output
+    assert "Its license: Apache-2.0" in output
     assert "- Base: `base`, a local checkpoint\n" in output
     assert "base_model" not in output
     assert str(tmp_path.parent) not in output
@@ -563,7 +563,7 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert {"classify", "logits", "waveforms"} & set(found)
 
 
-def test_the_strictest_licence_is_the_models():
+def test_the_strictest_license_is_the_models():
     assert strictest(["apache-2.0", "cc-by-nc-sa-4.0"]) == "cc-by-nc-sa-4.0"
     assert strictest(["cc-by-4.0", None]) == "cc-by-4.0"
     assert strictest(["apache-2.0", "openrail"]) == "openrail"

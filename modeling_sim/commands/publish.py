@@ -126,15 +126,15 @@ def show(staged: Path) -> None:
 
 
 def show_repo(staged: Path, arguments: Namespace) -> None:
-    """Prints what the upload would do to the files that are in the repository, or why that is not known."""
+    """Prints what the upload would do to the files in the repository, or why that is not known."""
     repo_id = arguments.repo_id
     try:
         plan = plan_upload(HfApi(), repo_id, staged, private=arguments.private, revision=arguments.revision)
     except HubError as error:
-        print(f"{repo_id} could not be looked at: {error}\n")
+        print(f"{repo_id} could not be read: {error}\n")
         return
     if plan.info is None:
-        print(f"{repo_id} is not there yet, or cannot be seen with this token.\n")
+        print(f"{repo_id} does not exist, or cannot be seen with this token.\n")
         return
     lines = plan.describe()
     if plan.replaced:

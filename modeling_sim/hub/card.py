@@ -33,9 +33,20 @@ _PAPER_URL = "https://arxiv.org/abs/2408.12936"
 
 # Settings that a reader needs to judge or repeat a run; those that a run does not have are skipped.
 _SETTINGS = (
-    "execution", "max_steps", "batch_size", "gradient_accumulation_steps", "crop_samples", "learning_rate",
-    "weight_decay", "lr_scheduler_type", "warmup_steps", "kl_warmup_steps", "max_grad_norm", "mixed_precision", "seed",
-)  # fmt: skip
+    "execution",
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "crop_samples",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "kl_warmup_steps",
+    "max_grad_norm",
+    "mixed_precision",
+    "seed",
+)
 
 
 _ABX_CONDITIONS = ("within any", "within triphone", "across any", "across triphone")
@@ -134,7 +145,7 @@ def render_card(
         modules_table=_modules_table(config),
         settings_table=_settings_table(
             settings,
-            ["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)],
+            ["seconds per crop", count(settings["crop_samples"] / config.sampling_rate)],
             ["steps taken", count(training["steps"])],
             ["crops seen", count(training["crops"])],
         ),
@@ -259,10 +270,12 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
     """Texts of the card of a decoder, and its metrics."""
     after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
     names = {
-        "log_mel": "log-mel distance, nats", "log_mel_of_silence": "the same of silence",
-        "spectral": "multi-resolution spectral distance", "spectral_of_silence": "the same of silence",
+        "log_mel": "log-mel distance, nats",
+        "log_mel_of_silence": "the same of silence",
+        "spectral": "multi-resolution spectral distance",
+        "spectral_of_silence": "the same of silence",
         "si_sdr": "SI-SDR, dB (means little unless trained on the waveform)",
-    }  # fmt: skip
+    }
     rows = [
         [
             title,
@@ -434,7 +447,7 @@ def data_text(training: Mapping[str, Any]) -> str:
         amount += f", {count(train)}{_hours(training, 'train_hours')} trained on, {held_out}"
     description = f" {info.description}" if info else ""
     return Markdown(
-        f"{place}: {amount}.{description} Its licence: {markdown(license_name(training['corpus_license']))}."
+        f"{place}: {amount}.{description} Its license: {markdown(license_name(training['corpus_license']))}."
     )
 
 
@@ -454,11 +467,11 @@ def _speakers(training: Mapping[str, Any]) -> str:
     found = training.get("held_out_speakers")
     if not found:
         return ""
-    speakers, heard = found["speakers"], found["heard_in_training"]
+    speakers, known = found["speakers"], found["heard_in_training"]
     if speakers == 1:
-        return f", of one speaker, who was {'' if heard else 'not '}heard in training"
+        return f", of one speaker, who was {'' if known else 'not '}heard in training"
     part = {0: "none of whom was", 1: "one of whom was", speakers: "all of whom were"}
-    return f", of {count(speakers)} speakers, {part.get(heard, f'{count(heard)} of whom were')} heard in training"
+    return f", of {count(speakers)} speakers, {part.get(known, f'{count(known)} of whom were')} heard in training"
 
 
 def _info(corpus: str) -> CorpusInfo | None:
@@ -490,9 +503,9 @@ def _summary(config: SimConfig, method: Method) -> str:
     rates = ", ".join(f"{count(config.frame_rate(module))} ({name})" for module, name in enumerate(config.module_names))
     latents = "a Gaussian" if config.latent_distribution == "gaussian" else "a point"
     return (
-        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples a second, its "
-        f"{config.num_modules} modules give {rates} frames a second. Each frame of a convolutional module is {latents} "
-        f"in {config.hidden_size} dimensions."
+        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples per second, its "
+        f"{config.num_modules} modules give {rates} frames per second. Each frame of a convolutional module is "
+        f"{latents} in {config.hidden_size} dimensions."
     )
 
 
@@ -504,14 +517,17 @@ def _modules_table(config: SimConfig) -> str:
         kind = "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution")
         rows.append(
             [
-                name, kind, count(config.context_size if is_context else config.hidden_size),
+                name,
+                kind,
+                count(config.context_size if is_context else config.hidden_size),
                 f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
-                f"{count(hop)} samples", count(config.frame_rate(module)),
+                f"{count(hop)} samples",
+                count(config.frame_rate(module)),
                 "-" if is_context or config.latent_distribution != "gaussian" else count(config.kl_weights[module]),
             ]
-        )  # fmt: skip
+        )
     return markdown_table(
-        ["module", "kind", "channels", "receptive field", "hop", "frames a second", "KL weight"], rows
+        ["module", "kind", "channels", "receptive field", "hop", "frames per second", "KL weight"], rows
     )
 
 
@@ -549,11 +565,11 @@ def _hardware(training: Mapping[str, Any]) -> str:
     seconds, rate = count(training["seconds"]), count(training["crops_per_second"])
     hardware = training.get("hardware")
     if hardware is None:
-        return f"{seconds} seconds in training steps ({rate} crops a second); the device was not recorded."
+        return f"{seconds} seconds in training steps ({rate} crops per second); the device was not recorded."
     return (
         f"{_plural(hardware['processes'], 'process', 'processes')} on {hardware['device']} with "
         f"{_plural(hardware['threads'], 'thread')} each, {_plural(hardware['cores'], 'core')} in the machine; "
-        f"{seconds} seconds in training steps ({rate} crops a second)."
+        f"{seconds} seconds in training steps ({rate} crops per second)."
     )
 
 
@@ -609,7 +625,7 @@ def _probe_section(
     text: str = (
         f"{markdown(kind)} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
         f"{count(probe['train_items'])} items to train on and {count(probe['test_items'])} to test on, with 95 % "
-        f"intervals over {markdown(probe['intervals_over'])}, beside chance, spectra and the same network untrained."
+        f"intervals over {markdown(probe['intervals_over'])}, next to chance, spectra and the same network untrained."
     )
     if probe["probe"] == "linear" and "l2" in probe:
         strength = "chosen on a part of the training items" if probe["l2"] is None else f"set to {count(probe['l2'])}"

@@ -2,8 +2,8 @@
 
 modeling-sim report runs/analysis
 
-It is made from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` leaves in its output
-folder, and from nothing else. Nothing in it is typed: a number that is not in those files is not in the report.
+It is made only from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
+output folder: a number that is not in those files is not in the report.
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,19 @@ _REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
 
 
 _EMPTY: dict[str, Any] = {
-    "label": None, "classes": [], "factors": [], "train_items": None, "test_items": None, "intervals_over": None,
-    "comparisons": [], "curves": {}, "reconstruction_quality": [], "media": [], "versions": {}, "git": None,
-}  # fmt: skip
+    "label": None,
+    "classes": [],
+    "factors": [],
+    "train_items": None,
+    "test_items": None,
+    "intervals_over": None,
+    "comparisons": [],
+    "curves": {},
+    "reconstruction_quality": [],
+    "media": [],
+    "versions": {},
+    "git": None,
+}
 
 
 _MEDIA_GROUPS = {
@@ -65,7 +75,7 @@ _MEDIA_GROUPS = {
 
 
 def read_analysis(output_dir: str | Path) -> dict[str, Any]:
-    """The analysis of a folder, with everything that may be absent filled in as empty.
+    """The analysis of a folder, with empty values for fields that are absent.
 
     Raises:
         FileNotFoundError: There is no analysis.
@@ -88,7 +98,7 @@ def read_analysis(output_dir: str | Path) -> dict[str, Any]:
 
 
 def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
-    """A value whose kind or measure is not described would silently be left out of the tables."""
+    """Refuses an entry whose kind or measure is not described: the tables would skip it silently."""
     kinds = {kind["name"] for kind in analysis["kinds"]}
     measures = {measure["key"] for measure in analysis["measures"]}
     curves = [(f"curves.{name}", entry) for name, entries in analysis["curves"].items() for entry in entries]
@@ -108,7 +118,7 @@ def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
 
 
 def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Sounds]:
-    """Sounds by group. A group without items is left out.
+    """Sounds by group. A group without items is skipped.
 
     Raises:
         FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
@@ -135,9 +145,9 @@ def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) 
     """The text of the report.
 
     Args:
-        analysis: Of `read_analysis`.
-        media: Of `read_media`.
-        plots: Of `make_plots`.
+        analysis: Return value of `read_analysis`.
+        media: Return value of `read_media`.
+        plots: Return value of `make_plots`.
     """
     groups, rivals = opponents(analysis)
     environment = Environment(
