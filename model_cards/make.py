@@ -3,12 +3,16 @@
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from modeling_sim.files import read_json, replacing
+from modeling_sim import SimConfig
+from modeling_sim.files import read_results, replacing
 from modeling_sim.hub.card import render_card
 from modeling_sim.hub.card_check import check_card
-from modeling_sim.hub.card_parts import config_of_file, settings_of_file
+from modeling_sim.settings import read_settings
+from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,11 +31,11 @@ def render_committed_cards() -> dict[Path, str]:
     cards = {}
     for path in sorted((CARDS / "results").glob("*.json")):
         settings_file = ROOT / "training" / "configs" / "small" / f"{path.stem}.yaml"
-        if settings_file.is_file() and "modules" in (training := read_json(path)):
+        if settings_file.is_file() and "modules" in (training := read_results(path)):
             name = path.stem
             links = {f"results/{path.name}": (training, f"images/{name}_curves.png")}
             for measure in sorted((CARDS / "results").glob(f"{name}_*.json")):
-                links[f"results/{measure.name}"] = (read_json(measure), f"images/{measure.stem}.png")
+                links[f"results/{measure.name}"] = (read_results(measure), f"images/{measure.stem}.png")
             settings = settings_of_file(settings_file)
             cards[CARDS / f"{name}.md"] = render_card(
                 config_of_file(settings_file),
@@ -46,20 +50,33 @@ def render_committed_cards() -> dict[Path, str]:
     return cards
 
 
+def settings_of_file(path: Path) -> dict[str, Any]:
+    """All settings of a run that a settings file starts: its own, and defaults."""
+    return {**asdict(DataArguments()), **asdict(PretrainingArguments()), **read_settings(path)}
+
+
+def config_of_file(path: Path) -> SimConfig:
+    """The configuration of the model that a settings file trains."""
+    settings = read_settings(path)
+    return SimConfig.preset(settings.get("preset", ModelArguments.preset), **settings.get("model_settings", {}))
+
+
 # ---------------------------------------------------------------------- command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Renders the cards of the small runs, or checks them."""
     parser = ArgumentParser(description="Render the cards of the runs in model_cards/results.")
-    parser.add_argument("--check", action="store_true", help="Change nothing; fail if a card is not what results give.")
+    parser.add_argument(
+        "--check", action="store_true", help="Change nothing; fail if a card does not match its results."
+    )
     arguments = parser.parse_args(argv)
     wrong = []
     for path, text in render_committed_cards().items():
         wrong += [f"{path.name}: {problem}" for problem in check_card(text, path.parent)]
         if arguments.check:
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                wrong.append(f"{path.name} is not what its results give; run `python model_cards/make.py`")
+                wrong.append(f"{path.name} does not match its results; run `python model_cards/make.py`")
         else:
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

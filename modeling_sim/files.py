@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,32 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
-# ---------------------------------------------------------------------- figures of files
+# ---------------------------------------------------------------------- results
+
+
+SCHEMA = 1
+"""Version of the fields in the results files of all commands; it is raised when a field changes its meaning."""
+
+
+def save_results(path: str | Path, results: Mapping[str, Any]) -> None:
+    """Writes results, or the settings of a run, as `write_json` does, with the number of their schema."""
+    write_json(path, {"schema": SCHEMA, **results})
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Results that `save_results` wrote; a file without a schema number, of an earlier version, has schema 1.
+
+    Raises:
+        ValueError: It is not JSON, holds something else than a mapping, or has another schema.
+    """
+    results = read_json(path)
+    schema = results.get("schema", 1)
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} has `schema` {schema!r}, and this version of modeling_sim reads {SCHEMA}: update the package, or "
+            "measure again with this one."
+        )
+    return results
 
 
 def read_json(path: Path) -> dict[str, Any]:

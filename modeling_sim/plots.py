@@ -1,4 +1,4 @@
-"""One look for every picture."""
+"""The style of all pictures, and how they are saved."""
 
 import io
 from pathlib import Path
@@ -19,8 +19,8 @@ FIGURE_FORMAT_HELP = "Format of pictures: png, or svg or pdf for papers."
 GRAY = "#666666"
 
 
-# Okabe and Ito's palette without black and yellow; the others were chosen one by one as far as possible from all before
-# them, as readers with and without red-green blindness see them, and dark and light pages show all.
+# Okabe and Ito's palette without black and yellow, and colors chosen one by one as far as possible from all before, for
+# readers with and without red-green blindness, on dark and light pages.
 PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A0FFF", "#3C78FF", "#B40F2D", "#5AC369",
     "#784B69", "#FF96A5", "#1E96F0", "#782DC3",
@@ -30,7 +30,7 @@ PALETTE = (
 _MARKERS = "osD^vP"
 
 
-# Of a saved PNG: enough for the smoothed edges of all lines and letters.
+# Colors of a saved PNG: enough for the smooth edges of lines and letters.
 _NUM_COLORS = 128
 
 

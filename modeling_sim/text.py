@@ -1,4 +1,4 @@
-"""How numbers are written."""
+"""Formats numbers and names as text."""
 
 import functools
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def decimal(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """A number with a fixed count of decimals, a dash for none; the check rounds the same way."""
+    """A number with a fixed count of decimals, a dash for none."""
     if value is None:
         return "-"
     return f"{value:{'+' if signed else ''}.{digits}f}"
@@ -24,7 +24,7 @@ def points(value: float | None, digits: int = 1) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands apart; other numbers in as many digits as they have."""
+    """An integer with separated thousands; other numbers with all of their digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if float(value).is_integer() else repr(value)
@@ -33,7 +33,7 @@ def count(value: float | None) -> str:
 def printable(name: object) -> str:
     r"""A name with line ends, tabs, escape sequences and all else that is not printed escaped, as in `\n` and `\x1b`.
 
-    What is printable, blanks and letters of any script included, is left as it is.
+    Printable characters, including blanks and letters of any script, stay as they are.
     """
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
 

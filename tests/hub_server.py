@@ -535,6 +535,10 @@ class _Handler(BaseHTTPRequestHandler):
         except yaml.YAMLError as error:
             self.send_json({"errors": [{"message": str(error)}], "warnings": []}, 400)
             return
+        license_id = (metadata or {}).get("license")
+        if license_id not in (None, "mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-sa-4.0", "other"):
+            self.send_json({"errors": [{"message": f'"license" is {license_id!r}'}], "warnings": []}, 400)
+            return
         warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
         self.send_json({"errors": [], "warnings": warnings})
 

@@ -1,11 +1,11 @@
-"""Where data and models come from is asked where they are; licences are compared where they can be."""
+"""Where data and models come from is asked where they are; licenses are compared where they can be."""
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.licenses import known_licenses, refuse_looser
-from modeling_sim.hub.card_parts import data_flag, data_text, license_line, start_of
+from modeling_sim.hub.card import data_flag, data_text, license_line, start_of
 from modeling_sim.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
 RUN = {
@@ -94,7 +94,7 @@ def test_generated_speech_needs_no_folder():
     assert "folder" not in data_text(made)
 
 
-def test_the_licence_says_where_it_comes_from():
+def test_the_license_says_where_it_comes_from():
     assert license_line(RUN, None) == "CC BY 4.0, that of the training data"
     other = {**RUN, "corpus_license": "other", "license": "other"}
     assert license_line(other, None).startswith("not stated")
@@ -116,12 +116,12 @@ def test_the_licence_says_where_it_comes_from():
         ("cc-by-4.0", "openrail", "is not known to be as strict"),
     ],
 )
-def test_a_looser_licence_is_refused(stated, known, message):
+def test_a_looser_license_is_refused(stated, known, message):
     with pytest.raises(ValueError, match=message):
         refuse_looser(stated, ["mit", known] if known != "mit" else [known])
 
 
-def test_the_same_licence_and_a_stricter_one_may_be_stated():
+def test_the_same_license_and_a_stricter_one_may_be_stated():
     refuse_looser("openrail", ["openrail"])
     refuse_looser("cc-by-nc-4.0", ["cc-by-4.0", "apache-2.0"])
     refuse_looser("anything", [])

@@ -1,32 +1,23 @@
-"""Cards say what the results say, and the check finds what they do not."""
+"""Cards show what the results hold, and the check names what is wrong with a card."""
 
 import html
 import json
 import re
 
 import jinja2
-import numpy as np
 import pytest
 import yaml
 
 from model_cards import make as cards_make
-from model_cards.make import CARDS, render_committed_cards
+from model_cards.make import CARDS, config_of_file, render_committed_cards, settings_of_file
 from modeling_sim import SimConfig
 from modeling_sim.hub.card import render_card
 from modeling_sim.hub.card_check import check_card
-from modeling_sim.hub.card_parts import config_of_file, settings_of_file
 from modeling_sim.hub.citation import citation, method_of
-from modeling_sim.text import decimal, percent, points
 
 RUN = "librispeech_small"
 CARD = CARDS / f"{RUN}.md"
-# Metadata with nothing wrong, for a file that holds a 1.
-HEADER = """---
-license: mit
-pipeline_tag: other
-model-index: [{results: [{metrics: [{name: m, value: 1}]}]}]
----
-"""
+HEADER = "---\nlicense: mit\n---\n"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +53,7 @@ def test_nothing_is_wrong_with_the_committed_cards(committed):
         assert check_card(path) == []
 
 
-def test_the_licence_of_the_artificial_set_shows(committed):
+def test_the_license_of_the_artificial_set_shows(committed):
     for path, text in committed.items():
         shows = "CC BY-NC-SA 4.0" in text and "not for commercial use" in text and "license: cc-by-nc-sa-4.0" in text
         assert shows == ("artificial" in path.name)
@@ -85,45 +76,26 @@ def test_frame_rates_and_fields_are_those_of_the_configuration(committed):
 @pytest.mark.parametrize(
     ("before", "after", "problem"),
     [
-        ("license: cc-by-4.0", "license: cc-by", "`license` is 'cc-by'"),
-        ("license: cc-by-4.0", "license: other", "needs a `license_name`"),
-        ("pipeline_tag: feature-extraction", "pipeline_tag: no-such-task", "`pipeline_tag` is 'no-such-task'"),
-        ("language: en", "language: english", "`language` has 'english'"),
-        ("value: 0.6805", "value: .nan", "is nan, not a finite number"),
-        ("value: 0.6805", "value: good", "is 'good', not a finite number"),
-        ("value: 0.6805", "value: 0.6905", "is 0.6905, which no linked file holds"),
-        ("model-index:", "model_index:", "has no metric"),
-        ("## Limits", "## Limits\n\n[More Information Needed]", "More Information Needed"),
-        ("images/librispeech_small_curves.png", "images/nothing.png", "the link to images/nothing.png is dead"),
-        ("(results/librispeech_small_abx.json)", "(results/abx.json)", "the link to results/abx.json is dead"),
-        ("| 44.7 % |", "| 47.2 % |", "the figure 47.2 % is in no linked file"),
-        ("| 0.703 |", "| 0.704 |", "the figure 0.704 is in no linked file"),
-        ("+20.3 points", "-20.3 points", "the figure -20.3 points is in no linked file"),
-        ("## Limits", "## Limits\n\nIt is right in 97 % of cases.", "the figure 97 % is in no linked file"),
-        ("## Limits", "## Limits\n\nIt took 12.5 hours.", "the figure 12.5 is in no linked file"),
-        ("| 45 samples", "| 47 samples", "the figure 47 is in no linked file"),
-        ("| 1,400 |", "| 1,401 |", "the figure 1,401 is in no linked file"),
-        ("on 11,451 tokens", "on 11,452 tokens", "the figure 11,452 is in no linked file"),
-        ("Parameters: 1,040,640", "Parameters: 1,040,641", "the figure 1,040,641 is in no linked file"),
-        ("subset of 540 utterances", "subset of 541 utterances", "the figure 541 is in no linked file"),
-        ("## Limits", "## Limits\n\nIt heard 2000 utterances.", "the figure 2000 is in no linked file"),
-        ("## Limits", "## Limits\n\nSamples come at 44 kHz.", "the figure 44 kHz is in no linked file"),
-        ("license: cc-by-4.0", "license: mit", "allows: the licence 'mit' is looser than 'cc-by-4.0'"),
-        ("license: cc-by-4.0", "license: gpl-3.0", "'gpl-3.0' is not known to be as strict as 'cc-by-4.0'"),
+        ("license: cc-by-4.0", "license: other", "`license_name`"),
+        ("license: cc-by-4.0", "no_license: 1", "`license` is None"),
         ("license: cc-by-4.0", "license: [cc-by-4.0]", "`license` is ['cc-by-4.0']"),
-        ("pipeline_tag: feature-extraction", "pipeline_tag: [other]", "`pipeline_tag` is ['other']"),
-        ("language: en", "language: 5", "`language` has 5"),
-        ("language: en", "language: [en, {de: 1}]", "`language` has {'de': 1}"),
-        ("model-index:", "model-index: [1]\nold:", "`model-index` is not a list of models"),
-        ("model-index:", "model-index: {name: m}\nold:", "`model-index` is not a list of models"),
-        ("model-index:", "model-index: 3\nold:", "`model-index` is not a list of models"),
-        ("## Limits", "## Limits\n\n[a](/home/me/a.json)", "the link to /home/me/a.json leads to a place on this"),
-        ("## Limits", "## Limits\n\n![a](file:///tmp/a.png)", "the link to file:///tmp/a.png leads to a place"),
-        ("## Limits", "## Limits\n\n<file:///tmp/a.png>", "the link to file:///tmp/a.png leads to a place"),
-        ("## Limits", "## Limits\n\n[a](C:\\runs\\a.json)", "the link to C:\\runs\\a.json leads to a place"),
-        ("## Limits", "## Limits\n\n[a]\n\n[a]: /tmp/a.json", "the link to /tmp/a.json leads to a place"),
-        ("---\ndatasets", "datasets", "the card has no metadata"),
-        ("language: en", "language: [en", "the metadata is not YAML"),
+        ("license: cc-by-4.0", "license: mit", "'mit' is looser than 'cc-by-4.0'"),
+        ("license: cc-by-4.0", "license: gpl-3.0", "'gpl-3.0'"),
+        ("value: 0.6805", "value: .nan", "nan"),
+        ("value: 0.6805", "value: good", "'good'"),
+        ("model-index:", "model-index: [1]\nold:", "`model-index`"),
+        ("model-index:", "model-index: {name: m}\nold:", "`model-index`"),
+        ("model-index:", "model-index: 3\nold:", "`model-index`"),
+        ("## Limits", "## Limits\n\n[More Information Needed]", "More Information Needed"),
+        ("images/librispeech_small_curves.png", "images/nothing.png", "images/nothing.png"),
+        ("(results/librispeech_small_abx.json)", "(results/abx.json)", "results/abx.json"),
+        ("## Limits", "## Limits\n\n[a](/home/me/a.json)", "/home/me/a.json"),
+        ("## Limits", "## Limits\n\n![a](file:///tmp/a.png)", "file:///tmp/a.png"),
+        ("## Limits", "## Limits\n\n<file:///tmp/a.png>", "file:///tmp/a.png"),
+        ("## Limits", "## Limits\n\n[a](C:\\runs\\a.json)", "C:\\runs\\a.json"),
+        ("## Limits", "## Limits\n\n[a]\n\n[a]: /data/a.json", "/data/a.json"),
+        ("---\ndatasets", "datasets", "no metadata"),
+        ("language: en", "language: [en", "not YAML"),
     ],
 )
 def test_the_check_names_what_is_wrong(before, after, problem, committed):
@@ -133,71 +105,12 @@ def test_the_check_names_what_is_wrong(before, after, problem, committed):
     assert any(problem in found for found in problems), problems
 
 
-def test_every_figure_of_a_table_is_checked(committed):
-    """Each number of a cell, made 300 more, is found, with or without a unit."""
-    text = committed[CARD]
-    body = text[text.index("# librispeech-small") :]
-    cells = {cell for line in body.splitlines() if line.startswith("|") for cell in line.split(" | ")}
-    cells = sorted(cell for cell in cells if re.fullmatch(r"[\d,]+(\.\d+)?( %)?", cell))
-    assert len(cells) > 50
-    assert sum(cell.isdigit() for cell in cells) > 4
-    found = 0
-    for cell in cells:
-        number, _, unit = cell.partition(" ")
-        more = float(number.replace(",", "")) + 300.0 + 7 * number.isdigit()  # 400 is a setting, as are other hundreds
-        wrong = f"{more:.{len(number.partition('.')[2])}f} {unit}".strip()
-        found += any(wrong in problem for problem in check_card(text.replace(f"| {cell} |", f"| {wrong} |", 1), CARDS))
-    assert found == len(cells)
-
-
-def test_the_check_rounds_as_the_cards_do(tmp_path):
-    values = np.random.default_rng(0).uniform(-1, 1, size=200)
-    (tmp_path / "r.json").write_text(json.dumps({"one": 1, "values": values.tolist()}))
-    for digits in (1, 2, 4):
-        figures = [form(value, digits) for value in values for form in (decimal, percent, points)]
-        assert check_card(HEADER + "[r](r.json)\n\n" + "\n".join(figures), tmp_path) == []
-
-
-def test_numbers_that_are_no_figures_are_let_be(tmp_path):
-    device = "NVIDIA GeForce RTX 4090"
-    (tmp_path / "r.json").write_text(json.dumps({"one": 1, "device": device, "modules": [{"name": "module 7"}]}))
-    text = (
-        "[r](r.json) transformers 5.23.0, `0.25`, [paper](https://arxiv.org/abs/2408.12936), https://x.org/1.5, "
-        "CC BY-NC-SA 4.0, Apache-2.0, a 95 % interval, Löwe et al. (2019), in 2018, see [12], arXiv:2408.12936, "
-        f"Python 3.11, version 2, [-1, 1], N(0, I), {device}, module 7, sim-3, checkpoint-40\n"
-        "3. of a list, <img src='r.json' width='77'> [b]\n\n[b]: r.json\n```python\nx = 0.125 + 33\n```\n"
-    )
-    assert check_card(HEADER + text, tmp_path) == []
-    for figure in ("0.25", "33", "2,019", "| 2019 |", "77 frames", "RTX 4090 alone", "p < 0.25, x > 3", "module 8"):
-        assert check_card(f"{HEADER}{text}\n{figure}\n", tmp_path), figure
-
-
-def test_a_whole_number_is_not_what_a_share_rounds_to(tmp_path):
-    (tmp_path / "r.json").write_text('{"one": 1, "share": 0.1, "seconds": 337.2, "rate": 16000, "some": 3.4}')
-    assert check_card(HEADER + "[r](r.json): 1, 337 seconds, 10 %, 16 kHz, 16,000 Hz", tmp_path) == []
-    assert len(check_card(HEADER + "[r](r.json): 0, 3, 338", tmp_path)) == 3
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("r.json", b"[1, 2]", "holds a list, not a mapping"),
-        ("r.json", b"{", "is not JSON"),
-        ("r.json", b'{"a": "\xff"}', "is not JSON"),
-        ("r.json", b'{"settings": {"crop_samples": "many"}}', "cannot be read"),
-        ("r.json", b'{"model_type": "sim", "conv_kernel": 3}', "cannot be read"),
-        ("r.yaml", b"preset: [", "is not YAML"),
-        ("r.yaml", b"preset: none-such", "none-such"),
-        ("r.yaml", b"extends: gone.yaml", "which is not a file"),
-    ],
-)
-def test_a_linked_file_that_is_broken_is_one_problem(name, content, problem, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    (tmp_path / "one.json").write_text('{"one": 1}')
-    problems = check_card(HEADER + f"[one](one.json) [r]({name})\n", tmp_path)
+@pytest.mark.parametrize("content", [b"[1, 2]", b"{", b'{"a": "\xff"}', b'{"schema": 2}'])
+def test_a_linked_file_that_is_broken_is_one_problem(content, tmp_path):
+    (tmp_path / "r.json").write_bytes(content)
+    problems = check_card(HEADER + "[r](r.json) [again](r.json)\n", tmp_path)
     assert len(problems) == 1
-    assert problems[0].startswith(f"the linked file {name} cannot be read")
-    assert problem in problems[0]
+    assert "r.json" in problems[0]
     assert "\n" not in problems[0]
 
 
@@ -223,7 +136,7 @@ def test_a_result_that_is_not_finite_is_no_metric_and_no_figure(sources):
     assert "| module 0 | - | - | - | - | 134.9 | 128 |" in text
 
 
-def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources):
+def test_a_data_set_of_the_hub_is_named_and_an_unknown_license_is_other(sources):
     results = next(iter(sources["measures"].values()))
     results |= {"corpus": "hub", "corpus_license": "other", "license": "other", "train_utterances": None}
     results |= {"dataset_id": "org/data", "train_hours": None}
@@ -233,7 +146,7 @@ def test_a_data_set_of_the_hub_is_named_and_an_unknown_licence_is_other(sources)
     assert "license: other\n" in text
     assert "license_name: " in text
     assert "a stream of utterances" in text
-    assert "Licence: not stated" in text
+    assert "License: not stated" in text
     results["dataset_id"] = None
     text = render_card(**sources)
     assert "datasets:\n" not in text
@@ -267,7 +180,7 @@ def test_a_measure_is_the_models_own_by_its_weights_and_not_by_its_name(name, so
     sources["title"] = "librispeech-small"
     with pytest.raises(
         ValueError,
-        match=r"other\.json is of librispeech-small, and none of these is .* by its weights.*probe\.py or abx\.py",
+        match=r"other\.json is of librispeech-small, and none of these is .* by its weights",
     ):
         render_card(**sources, fingerprint="b2")
 
@@ -290,7 +203,7 @@ def test_a_run_that_went_on_from_a_model_says_so(sources):
     assert "- Started from: `folder`, a local checkpoint\n" in text
 
 
-def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(sources):
+def test_a_publisher_may_state_a_license_that_is_not_known_but_not_a_looser_one(sources):
     results = next(iter(sources["measures"].values()))
     assert "license: cc-by-nc-sa-4.0\n" in render_card(**sources, stated_license="cc-by-nc-sa-4.0")
     with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
@@ -298,7 +211,7 @@ def test_a_publisher_may_state_a_licence_that_is_not_known_but_not_a_looser_one(
     results |= {"corpus": "folder", "corpus_license": "other", "license": "other"}
     text = render_card(**sources, stated_license="mit")
     assert "license: mit\n" in text
-    assert "Licence: MIT, as the publisher of the model states" in text
+    assert "License: MIT, as the publisher of the model states" in text
     results["base_license"] = "cc-by-4.0"
     with pytest.raises(ValueError, match=r"'mit' is looser than 'cc-by-4\.0'"):
         render_card(**sources, stated_license="mit")
@@ -334,7 +247,7 @@ def test_names_in_results_are_shown_and_nothing_else(name, sources):
     assert shown.count(name if name.isprintable() else name.encode("unicode_escape").decode()) > 10
 
 
-def test_metrics_of_two_probes_are_told_apart_in_the_metadata(committed):
+def test_metrics_of_two_probes_have_different_names_in_the_metadata(committed):
     metadata = yaml.safe_load(committed[CARDS / "sim_artificial_small.md"].split("---\n")[1])
     metrics = [metric for result in metadata["model-index"][0]["results"] for metric in result["metrics"]]
     values = {metric["name"]: metric["value"] for metric in metrics}
@@ -378,7 +291,7 @@ def test_keys_of_the_bibliography_are_ascii(preset):
 def test_a_card_needs_the_results_of_one_run(sources):
     with pytest.raises(ValueError, match="results of one training run; there are 0"):
         render_card(**{**sources, "measures": {}})
-    with pytest.raises(ValueError, match=r"other\.json is not what"):
+    with pytest.raises(ValueError, match=r"other\.json"):
         render_card(**{**sources, "measures": {"other.json": {}}})
 
 

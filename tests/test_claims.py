@@ -68,7 +68,7 @@ def test_a_null_of_each_model_stands_below_the_measure():
     ]
 
 
-def test_a_spectrum_stands_beside_every_module_and_a_kind_that_was_not_measured_nowhere():
+def test_a_spectrum_is_shown_with_every_module_and_a_kind_that_was_not_measured_with_none():
     results = analysis(linear_accuracy={"SIM": [0.9, 0.92], "log-mel": [0.72]})
     assert claims.table(results, "module 2")[0] == "| | SIM | log-mel |"
     assert claims.table(results, "module 2")[2] == "| Linear probe, % | 91.0 | 72.0 + |"

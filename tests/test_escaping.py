@@ -56,7 +56,7 @@ def test_a_table_has_the_cells_it_is_given():
 
 def test_templates_escape_every_text_that_is_no_markdown(monkeypatch, tmp_path):
     (tmp_path / "t.md").write_text("{{ name }} {{ done }} {{ number }} f({{ name | python }})")
-    monkeypatch.setattr("model_cards.make.CARDS", tmp_path)
+    monkeypatch.setattr("modeling_sim.hub.card._TEMPLATES", tmp_path)
     text = card_template("t.md").render(name='<b>"', done=Markdown("**b**"), number=3)
     assert text == '&#60;b&#62;" **b** 3 f("<b>\\"")'
     assert python_text("\n") == '"\\n"'

@@ -68,7 +68,7 @@ def test_a_file_of_somebody_else_stays(name):
 
 
 @pytest.mark.parametrize("name", [".gitattributes", "README.md"])
-def test_what_every_repository_has_is_neither_deleted_nor_told(name):
+def test_what_every_repository_has_is_neither_deleted_nor_listed(name):
     assert sort_files([name], ["config.json"]) == ([], [], [])
 
 
@@ -171,7 +171,7 @@ def test_a_tag_or_a_commit_is_no_branch(api, hub, folder_of):
 # ---------------------------------------------------------------------- errors
 
 
-def test_an_error_of_the_hub_is_told_in_its_words_and_ours_alone(api, hub, folder_of):
+def test_an_error_of_the_hub_has_its_words_and_ours_alone(api, hub, folder_of):
     hub.faults.append(Fault("error", "POST .*/commit/", times=9))
     with pytest.raises(HubError) as error:
         push(api, folder_of(SIM))

@@ -96,10 +96,10 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
     assert hub.requests == []
 
 
-def test_a_licence_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
+def test_a_license_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
     publish.main([str(copy), "--repo_id", "org/tiny", "--license", "cc-by-4.0", "--dry_run"])
     assert "license: cc-by-4.0" in capsys.readouterr().out  # stricter than the generated syllables need
-    with pytest.raises(SystemExit, match=r"the licence 'mit' is looser than 'apache-2\.0'"):
+    with pytest.raises(SystemExit, match=r"'mit' is looser than 'apache-2\.0'"):
         publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--dry_run"])
     with pytest.raises(SystemExit):
         publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--card", "card.md"])
@@ -144,7 +144,7 @@ def test_a_dry_run_shows_files_and_card_and_only_looks(hub, run_folder, capsys):
     size = (run_folder / "model.safetensors").stat().st_size
     assert re.search(rf"^ +{size:,}  model\.safetensors$", shown, flags=re.MULTILINE)
     assert "nothing was uploaded" in shown
-    assert "org/tiny is not there yet" in shown
+    assert "org/tiny does not exist" in shown
     assert "# tiny\n" in shown
 
 
@@ -152,7 +152,7 @@ def test_a_dry_run_works_without_a_network(run_folder, capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--dry_run"])
     shown = capsys.readouterr().out
-    assert "org/tiny could not be looked at: the connection to http://127.0.0.1:9 failed" in shown
+    assert "org/tiny could not be read: the connection to http://127.0.0.1:9 failed" in shown
     assert "# tiny\n" in shown
 
 
@@ -346,10 +346,9 @@ def damage_auto_map(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def damage_results(folder):
+def damage_schema(folder):
     results = json.loads((folder / "results.json").read_text())
-    results["license"] = "no-such"
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps({**results, "schema": 99}))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +356,7 @@ def damage_results(folder):
     [
         (damage_weights, r"model\.safetensors is cut off or broken"),
         (damage_auto_map, "cannot be loaded without the package: AutoModel missing"),
-        (damage_results, "`license` is 'no-such'"),
+        (damage_schema, r"results\.json has `schema` 99"),
         (lambda folder: (folder / "modeling_sim.py").unlink(), r"modeling_sim\.py missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights"),
         (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
@@ -454,13 +453,13 @@ def test_a_label_with_blanks_gives_a_file_that_links_reach(hub, run_folder, tmp_
     assert {"probe_type_of_noise_frame.json", "probe_type_of_noise_frame.png"} <= set(hub.files("org/tiny"))
 
 
-def test_a_card_with_a_figure_that_nobody_measured_is_refused(hub, run_folder, tmp_path):
+def test_a_card_of_ones_own_is_checked(hub, run_folder, tmp_path):
     card = tmp_path / "card.md"
     publish.main([str(run_folder), "--repo_id", "org/tiny"])
     text = hub.files("org/tiny")["README.md"].decode()
-    card.write_text(text + "\nIt reaches 99.9 % everywhere.\n")
+    card.write_text(text + "\n![Curves](gone.png)\n")
     hub.requests.clear()
-    with pytest.raises(SystemExit, match=r"the card is not right.*99\.9 % is in no linked file"):
+    with pytest.raises(SystemExit, match=r"gone\.png"):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--card", str(card)])
     assert hub.requests == []
     card.write_text(text + "\nSaid in other words.\n")
@@ -468,11 +467,20 @@ def test_a_card_with_a_figure_that_nobody_measured_is_refused(hub, run_folder, t
     assert hub.files("org/tiny")["README.md"].endswith(b"other words.\n")
 
 
+def test_metadata_that_the_hub_refuses_makes_no_repository(hub, run_folder, tmp_path):
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: no-such\n---\n# Tiny\n")
+    with pytest.raises(SystemExit, match=r"README\.md.*no-such") as error:
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--card", str(card)])
+    assert "\n" not in str(error.value)
+    assert hub.repos == {}
+
+
 def test_check_reads_a_card_and_says_what_is_wrong(tmp_path, capsys):
     publish.main(["--check", str(CARDS / "librispeech_small.md")])
-    assert "nothing else is wrong" in capsys.readouterr().out
-    (tmp_path / "card.md").write_text("---\nlicense: mine\n---\n[More Information Needed]\n")
-    with pytest.raises(SystemExit, match="`license` is 'mine'") as error:
+    assert "librispeech_small.md" in capsys.readouterr().out
+    (tmp_path / "card.md").write_text("---\nlicense: [mine]\n---\n[More Information Needed]\n")
+    with pytest.raises(SystemExit, match=r"`license` is \['mine'\]") as error:
         publish.main(["--check", str(tmp_path / "card.md")])
     assert "More Information Needed" in str(error.value)
     with pytest.raises(SystemExit, match="is not a file"):
@@ -541,7 +549,7 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     output = capsys.readouterr().out
     assert f"pipeline_tag: {tag}" in output
     assert "license: cc-by-nc-sa-4.0" in output  # that of the base, though the syllables are free
-    assert "Its licence: Apache-2.0" in output
+    assert "Its license: Apache-2.0" in output
     assert "- Base: `base`, a local checkpoint\n" in output
     assert "base_model" not in output
     assert str(tmp_path.parent) not in output
@@ -555,7 +563,7 @@ def test_classifiers_and_decoders_have_cards_too(pretrained, tmp_path, capsys, c
     assert {"classify", "logits", "waveforms"} & set(found)
 
 
-def test_the_strictest_licence_is_the_models():
+def test_the_strictest_license_is_the_models():
     assert strictest(["apache-2.0", "cc-by-nc-sa-4.0"]) == "cc-by-nc-sa-4.0"
     assert strictest(["cc-by-4.0", None]) == "cc-by-4.0"
     assert strictest(["apache-2.0", "openrail"]) == "openrail"

@@ -14,8 +14,10 @@ import pytest
 import soundfile
 from matplotlib.image import imread
 
+from modeling_sim import cli
 from modeling_sim.commands.report import main
 from modeling_sim.data.licenses import license_name
+from modeling_sim.files import read_json, read_results, save_results, write_json
 from modeling_sim.report.html import read_analysis, write_report
 from modeling_sim.report.plots import SIGNED, kind_style, make_plots
 from modeling_sim.report.sounds import common_gain, load_item
@@ -296,7 +298,7 @@ def test_names_are_escaped_everywhere(text):
     assert "&lt;di&gt;" in text
 
 
-def test_a_licence_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(text, tmp_path):
+def test_a_license_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(text, tmp_path):
     assert text.count("CC BY-NC-SA 4.0") >= 3
     assert text.index("CC BY-NC-SA 4.0") < text.index('id="summary"')
     assert "not for commercial use" in text
@@ -311,7 +313,7 @@ def test_a_licence_that_binds_its_users_is_shown_at_the_top_and_at_the_sounds(te
     ("identifier", "name"),
     [("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"), ("cc-by-4.0", "CC BY 4.0"), ("apache-2.0", "Apache-2.0"), ("mit", "MIT")],
 )
-def test_licences_are_written_as_people_write_them(identifier, name):
+def test_licenses_are_written_as_people_write_them(identifier, name):
     assert license_name(identifier) == name
 
 
@@ -408,11 +410,10 @@ def test_names_in_pictures_are_text_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_every_picture_can_be_a_file_of_its_own(folder, tmp_path, ending, start, monkeypatch):
+def test_every_picture_can_be_a_file_of_its_own(folder, tmp_path, ending, start):
     shutil.copytree(folder, tmp_path / "a")
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "a"), "--figure_format", ending])
     before = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
-    main()
+    main([str(tmp_path / "a"), "--figure_format", ending])
     pictures = sorted((tmp_path / "a").glob(f"figure_*.{ending}"))
     plots = make_plots(*(read_analysis(folder)[name] for name in ("curves", "kinds")))
     assert len(pictures) == sum(len(panels) for plot in plots for _, panels in plot.modules) > 10
@@ -622,17 +623,15 @@ def test_files_that_are_not_there_are_named(tmp_path):
         write_report(tmp_path)
 
 
-def test_the_command_renders_the_same_page_again_and_names_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_the_command_renders_the_same_page_again_and_names_what_is_wrong(tmp_path, capsys):
     analysis, arrays = make_analysis()
     analysis["curves"] = {"correlation": analysis["curves"]["correlation"][:1]}
     text = write_report(leave(tmp_path, analysis, arrays)).read_text(encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path)])
-    main()
+    cli.main(["report", str(tmp_path)])
     assert "report.html" in capsys.readouterr().out
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit, match=re.escape("analysis.json is not there")):
-        main()
+        cli.main(["report", str(tmp_path / "nowhere")])
 
 
 # ---------------------------------------------------------------------- in a browser
@@ -704,3 +703,26 @@ def expected_seconds(folder):
     media = sorted(read_analysis(folder)["media"], key=lambda item: (groups.index(item["group"]), item["module"]))
     with np.load(folder / "media.npz") as arrays:
         return [len(arrays[clip["array"]]) / RATE for item in media for clip in item["clips"]]
+
+
+def test_results_of_another_schema_are_refused(tmp_path):
+    save_results(tmp_path / "new.json", {"a": 1})
+    assert read_results(tmp_path / "new.json") == read_json(tmp_path / "new.json") == {"schema": 1, "a": 1}
+    write_json(tmp_path / "old.json", {"a": 1})  # of a version that wrote no number
+    assert read_results(tmp_path / "old.json") == {"a": 1}
+    for schema in (0, 2, "1", None):
+        write_json(tmp_path / "other.json", {"schema": schema})
+        with pytest.raises(ValueError, match=r"other\.json has `schema`"):
+            read_results(tmp_path / "other.json")
+
+
+def test_an_analysis_of_another_schema_is_refused_and_curves_have_none(tmp_path):
+    leave(tmp_path, *make_analysis())
+    for name in ("analysis.json", "curves.json"):
+        path = tmp_path / name
+        right = read_json(path)
+        write_json(path, {"schema": 2, **right})
+        with pytest.raises(ValueError, match=rf"{name} has `schema` 2"):
+            read_analysis(tmp_path)
+        save_results(path, right)
+    assert "schema" not in read_analysis(tmp_path)["curves"]

@@ -1,8 +1,12 @@
+import importlib
 import json
 import time
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from modeling_sim.data import corpora
 from modeling_sim.hub.scrubbing import scrub, scrub_file
 
 
@@ -122,3 +126,13 @@ def test_a_long_text_takes_no_time():
     for text in ("a" * 100_000, "a." * 50_000, "~" * 50_000, "/" * 50_000, "'/" * 50_000, "a /" * 50_000):
         scrub({"settings": {"a": f"x {text}"}})
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("corpus", corpora.corpus_names())
+def test_a_corpus_names_its_settings_that_are_paths(corpus):
+    """A setting that takes a `Path` and no id of the Hub is one of `path_settings`, so that it is shortened."""
+    hints = get_type_hints(importlib.import_module(f"modeling_sim.data.corpora.{corpus}").load)
+    paths = {name for name, kind in hints.items() if Path in get_args(kind)} - {"dataset_id"}
+    assert set(corpora.corpus_info(corpus).path_settings) == paths
+    for name in paths:
+        assert scrub({"corpus_settings": {name: "a/b"}}) == {"corpus_settings": {name: "b"}}

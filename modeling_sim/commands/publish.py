@@ -1,14 +1,15 @@
 """Publishes a model on the Hub: weights, configuration, code, card, settings, results and pictures, in one commit.
 
-    python training/publish.py runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx --dry_run
-    python training/publish.py runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx
-    python training/publish.py --check model_cards/librispeech_small.md
+    modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx --dry_run
+    modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx
+    modeling-sim publish --check model_cards/librispeech_small.md
 
-The card is rendered from the run's results and from `--measures`, folders that probe.py and abx.py wrote, and is
-checked: a figure that no results file holds stops the upload. Optimiser states, data and paths of this machine stay
-here. Files of an earlier upload that are no part of this one are deleted in the same commit; other files stay, and are
-named. `--dry_run` shows the files, what becomes of those that are on the Hub, and the card, and changes nothing. The
-token is that of `hf auth login`, or HF_TOKEN.
+The card is rendered from the run's results and from `--measures`, output folders of probes and ABX. It is checked
+before anything is sent: dead links and pictures, text of the template that was not filled in, and a license that is
+looser than the data's stop the upload, as does metadata that the Hub refuses. Optimizer states, data and paths of this
+machine are not uploaded. Files of an earlier upload that are not part of this one are deleted in the same commit; all
+other files stay, and are listed. `--dry_run` shows the files, what happens to those in the repository, and the card,
+and changes nothing. The token is that of `hf auth login`, or HF_TOKEN.
 """
 
 import tempfile
@@ -45,20 +46,22 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--repo_id", help="Repository, org/name.")
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
     parser.add_argument("--revision", help="Branch to upload to; made if it is not there. main if unset.")
-    parser.add_argument("--measures", nargs="*", default=[], help="Folders or JSON files of probe.py and abx.py.")
+    parser.add_argument("--measures", nargs="*", default=[], help="Folders or JSON files of probes and ABX.")
     parser.add_argument(
-        "--license", help="Licence of the model, by its id on the Hub, where that of its data is not known or looser."
+        "--license", help="License of the model, by its id on the Hub; at least as strict as that of the data."
     )
     parser.add_argument("--card", help="A card of your own instead of the rendered one; it is checked as well.")
-    parser.add_argument("--with_training_state", action="store_true", help="Add the newest checkpoint to resume from.")
+    parser.add_argument("--with_training_state", action="store_true", help="Add the newest checkpoint, to resume from.")
     parser.add_argument("--dry_run", action="store_true", help="Show what would be uploaded, and upload nothing.")
-    parser.add_argument("--yes", action="store_true", help="Write over another model, something else, an edited card.")
+    parser.add_argument(
+        "--yes", action="store_true", help="Replace another kind of model, other files, or an edited card."
+    )
     parser.add_argument("--check", metavar="CARD", help="Only check a card.")
     arguments = parser.parse_args(argv)
     if arguments.check is None and (arguments.checkpoint is None or arguments.repo_id is None):
         parser.error("give a checkpoint and --repo_id, or --check CARD")
     if arguments.license is not None and arguments.card is not None:
-        parser.error("--license is for the rendered card; a card of your own states its licence itself")
+        parser.error("--license is for the rendered card; a card of your own states its license itself")
     if arguments.revision == "":
         parser.error("--revision is empty; give the name of a branch, or leave it out for main")
     if arguments.repo_id is not None:
@@ -70,17 +73,17 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def check(card: Path) -> None:
-    """Prints what is wrong with a card.
+    """Prints the faults of a card.
 
     Raises:
-        SystemExit: Something is, or the card is not there.
+        SystemExit: It has faults, or is not there.
     """
     if not card.is_file():
         raise SystemExit(f"publish.py: {card} is not a file.")
     problems = check_card(card)
     if problems:
         raise SystemExit("\n".join(f"{card}: {problem}" for problem in problems))
-    print(f"{card}: every figure is in a linked file, and nothing else is wrong")
+    print(f"{card}: nothing is wrong")
 
 
 def publish(arguments: Namespace) -> None:
@@ -123,15 +126,15 @@ def show(staged: Path) -> None:
 
 
 def show_repo(staged: Path, arguments: Namespace) -> None:
-    """Prints what the upload would do to the files that are in the repository, or why that is not known."""
+    """Prints what the upload would do to the files in the repository, or why that is not known."""
     repo_id = arguments.repo_id
     try:
         plan = plan_upload(HfApi(), repo_id, staged, private=arguments.private, revision=arguments.revision)
     except HubError as error:
-        print(f"{repo_id} could not be looked at: {error}\n")
+        print(f"{repo_id} could not be read: {error}\n")
         return
     if plan.info is None:
-        print(f"{repo_id} is not there yet, or cannot be seen with this token.\n")
+        print(f"{repo_id} does not exist, or cannot be seen with this token.\n")
         return
     lines = plan.describe()
     if plan.replaced:

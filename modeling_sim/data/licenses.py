@@ -1,6 +1,5 @@
-"""Which licence a trained model carries: the strictest of its data's and of the model's that it started from."""
+"""The license of a trained model: the strictest of its data's and of that of the model that it started from."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-# From the strictest on; one that is not named here is stricter than these, since nobody has looked at it.
+from modeling_sim.files import read_results
+
+# The strictest first. A license that is not listed counts as stricter than all of these, since its terms are unknown.
 _STRICTEST_FIRST = ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", "other", "cc-by-sa-4.0", "cc-by-4.0", "apache-2.0", "mit")
 
 
 def license_name(license_id: str) -> str:
-    """A licence, by its id on the Hub, as people write it: "CC BY-NC-SA 4.0"."""
+    """The usual name of a license from its id on the Hub: "CC BY-NC-SA 4.0"."""
     if license_id.startswith("cc-by"):
         *terms, version = license_id.upper().split("-")[1:]
         return f"CC {'-'.join(terms)} {version}"
@@ -21,12 +22,12 @@ def license_name(license_id: str) -> str:
 
 
 def license_of_model(model: str | None) -> str | None:
-    """Licence of a checkpoint: from the results in its folder, or from its card on the Hub; `None` if neither says."""
+    """License of a checkpoint, from the results in its folder or its card on the Hub; `None` if neither has one."""
     if not model:
         return None
     results = Path(model) / "results.json"
     if results.is_file():
-        read = json.loads(results.read_text(encoding="utf-8"))
+        read = read_results(results)
         return read.get("license") or read.get("corpus_license")
     if Path(model).exists():
         return None
@@ -38,11 +39,11 @@ def license_of_model(model: str | None) -> str | None:
 
 
 def refuse_looser(stated: str, known: list[str]) -> None:
-    """Refuses a licence that allows more than those that bind a model.
+    """Refuses a license that allows more than those that bind a model.
 
     Args:
-        stated: Licence, by its id on the Hub.
-        known: Those of the data and of the model that training started from.
+        stated: Id of a license on the Hub.
+        known: Ids of the licenses of the data and of the model that training started from.
 
     Raises:
         ValueError: It is looser than one of these, or the two cannot be compared.
@@ -53,30 +54,30 @@ def refuse_looser(stated: str, known: list[str]) -> None:
         comparable = stated != "other" and {stated, license_id} <= set(_STRICTEST_FIRST)
         if not comparable:
             raise ValueError(
-                f"the licence {stated!r} is not known to be as strict as {license_id!r}, which binds the model; give "
+                f"the license {stated!r} is not known to be as strict as {license_id!r}, which binds the model; give "
                 f"{license_id!r}."
             )
         if strictest([stated, license_id]) != stated:
             raise ValueError(
-                f"the licence {stated!r} is looser than {license_id!r}, which binds the model; give {license_id!r} or "
+                f"the license {stated!r} is looser than {license_id!r}, which binds the model; give {license_id!r} or "
                 "a stricter one."
             )
 
 
 def strictest(licenses: list[str | None]) -> str:
-    """The strictest of some licences, by their ids on the Hub; `None` counts as no statement.
+    """The strictest of some licenses, by their ids on the Hub; `None` is ignored.
 
     Raises:
-        ValueError: None of them says anything.
+        ValueError: All of them are `None`.
     """
     known = [license_id for license_id in licenses if license_id]
     if not known:
-        raise ValueError("there is no licence among these.")
+        raise ValueError("there is no license among these.")
     unknown = [license_id for license_id in known if license_id not in _STRICTEST_FIRST]
     return unknown[0] if unknown else min(known, key=_STRICTEST_FIRST.index)
 
 
 def known_licenses(training: Mapping[str, Any]) -> list[str]:
-    """What is known of the licences that bind a model, each once; "other" says nothing."""
+    """The licenses that bind a model, each once, without "other", which says nothing."""
     found = [training.get(name) for name in ("license", "corpus_license", "base_license")]
     return [license_id for license_id in dict.fromkeys(found) if license_id and license_id != "other"]

@@ -21,7 +21,7 @@ from modeling_sim.data.corpora.contract import label_classes
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.models import measured_sources, with_provenance
 from modeling_sim.evaluation.settings import claim_output_dir, load_split
-from modeling_sim.files import write_json
+from modeling_sim.files import save_results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import printable
 
@@ -75,7 +75,7 @@ def measure(arguments: Any) -> dict[str, Any]:
     )
     output_dir = Path(arguments.output_dir)
     draw(results, output_dir / f"abx.{arguments.figure_format}")
-    write_json(output_dir / "abx.json", results)  # last: it says that the picture is there
+    save_results(output_dir / "abx.json", results)  # last: it says that the picture is there
     return results
 
 

@@ -34,7 +34,7 @@ from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.models import UNTRAINED, Source, measured_sources, with_provenance
 from modeling_sim.evaluation.settings import claim_output_dir, load_splits
-from modeling_sim.files import replacing, write_json
+from modeling_sim.files import replacing, save_results
 from modeling_sim.loading import names_of
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import printable
@@ -99,7 +99,7 @@ def probe(arguments: Any) -> dict[str, Any]:
         np.savez(file, **fits.weights)
     draw(results, output_dir / f"probe.{arguments.figure_format}")
     draw_confusion(results, output_dir / f"confusion.{arguments.figure_format}")
-    write_json(output_dir / "probe.json", results)  # last: it says that the others are there
+    save_results(output_dir / "probe.json", results)  # last: it says that the others are there
     return results
 
 

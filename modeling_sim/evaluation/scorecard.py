@@ -35,7 +35,7 @@ from modeling_sim.evaluation.models import AnalyzedModel, attach_decoders, decod
 from modeling_sim.evaluation.module_scores import SPECTRUM, measure_model, measure_objective, measure_spectrum
 from modeling_sim.evaluation.results import Analysis, LabelTask
 from modeling_sim.evaluation.settings import claim_output_dir, load_splits
-from modeling_sim.files import replacing, write_json
+from modeling_sim.files import replacing, save_results
 from modeling_sim.provenance import git_revision, versions, weights_fingerprint
 from modeling_sim.report.html import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, write_report
 
@@ -142,8 +142,8 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
         writer.writerows(analysis.values)
     with replacing(output_dir / MEDIA_NAME) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **analysis.media.arrays)
-    write_json(output_dir / CURVES_NAME, analysis.curves)
-    write_json(output_dir / ANALYSIS_NAME, results)
+    save_results(output_dir / CURVES_NAME, analysis.curves)
+    save_results(output_dir / ANALYSIS_NAME, results)
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:

@@ -1,48 +1,52 @@
-"""Model cards: rendered from a run's configuration, settings and results, and checked against them.
+"""Model cards of pretrained models, classifiers and decoders, rendered from their configuration, settings and results.
 
-    python model_cards/make.py           # renders model_cards/NAME.md for every small run in model_cards/results
-    python model_cards/make.py --check   # says which of them are not what the results give
-
-No figure of a card is typed: `render_card` takes all of them from JSON, and `check_card` looks every number and every
-metric of a card up in the files that the card links to.
+No number of a card is typed: all of them come from the JSON files that the card links to. `results.json` holds what
+only the machine that trained can tell: `dataset_id`, the data set of the Hub that was read, or null for a folder or
+generated speech; `base_model`, the model of the Hub that training started from, or null for a folder or a new model.
+Results of earlier versions have neither, and their cards then claim neither.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
-from modeling_sim.hub.card_parts import (
-    data_flag,
-    data_text,
-    dataset_of,
-    field_milliseconds,
-    license_line,
-    license_of,
-    metadata_of,
-    start_of,
-)
-from modeling_sim.hub.citation import Method, citation, method_of
+from modeling_sim.data.corpora import corpus_info, corpus_names
+from modeling_sim.data.corpora.contract import CorpusInfo
+from modeling_sim.data.licenses import known_licenses, license_name, refuse_looser
+from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
 from modeling_sim.text import count, decimal, percent, points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-PAPER_URL = "https://arxiv.org/abs/2408.12936"
+_HUB = "https://huggingface.co"
 
 
-# Settings that a reader needs to judge or repeat a run.
+_PAPER_URL = "https://arxiv.org/abs/2408.12936"
+
+
+# Settings that a reader needs to judge or repeat a run; those that a run does not have are skipped.
 _SETTINGS = (
-    "execution", "max_steps", "batch_size", "gradient_accumulation_steps", "crop_samples", "learning_rate",
-    "weight_decay", "lr_scheduler_type", "warmup_steps", "kl_warmup_steps", "max_grad_norm", "mixed_precision", "seed",
-)  # fmt: skip
-
-
-_LANGUAGES = {"librispeech": "en"}
+    "execution",
+    "max_steps",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "crop_samples",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "kl_warmup_steps",
+    "max_grad_norm",
+    "mixed_precision",
+    "seed",
+)
 
 
 _ABX_CONDITIONS = ("within any", "within triphone", "across any", "across triphone")
@@ -79,27 +83,26 @@ def render_card(
     fingerprint: str | None = None,
     stated_license: str | None = None,
 ) -> str:
-    """The text of a card.
+    """The card of a pretrained model.
 
     Args:
-        config: Of the model.
-        settings: Of the training run, every one by its name.
-        measures: What was measured, by the link to it: the results of training (exactly one), and any number of
-            results of `probe.py` and `abx.py`.
+        config: Configuration of the model.
+        settings: All settings of the training run.
+        measures: Results by the link to their file: those of training (exactly one), and any number of probes and ABX.
         title: Heading, and the model's name in the metadata.
-        model_id: What to give to `from_pretrained`.
+        model_id: Argument of `from_pretrained`.
         config_link: Link to the configuration.
         settings_link: Link to the settings, if they are another file.
-        pictures: Link to a picture by the link to the measure it shows.
-        published: Whether the weights are there to load.
-        measured_as: Name that measures know the model by; `None` if it is the title.
-        fingerprint: Of the weights, `feature_store.weights_fingerprint`; `None` if they are not there to ask.
-        stated_license: Licence that the publisher states; `None` takes that of the results.
+        pictures: Link to a picture by the link to the results that it shows.
+        published: Whether the weights can be downloaded.
+        measured_as: The model's name in the measures; `None` if it is the title.
+        fingerprint: `weights_fingerprint` of the model, by which its measures are recognized; `None` uses its name.
+        stated_license: License that the publisher states; `None` takes that of the results.
 
     Raises:
-        ValueError: Not exactly one of the measures is of training; one is of other models; or the stated licence is
-            looser than what the model was made of allows.
-        jinja2.UndefinedError: The template needs something that is not given.
+        ValueError: Not exactly one of the measures is of training; one is of other models; or the stated license is
+            looser than that of the data or of the model that training started from.
+        KeyError, jinja2.UndefinedError: The results lack a field.
     """
     by_kind: dict[str, list[str]] = {"training": [], "probe": [], "abx": []}
     for target, measure in measures.items():
@@ -116,11 +119,15 @@ def render_card(
     method = method_of(config)
     return card_template("card.md").render(
         metadata=_metadata(
-            config,
             training,
+            license_of(training, stated_license),
             title=title,
-            license_id=license_of(training, stated_license),
-            probe_metrics=_probe_metrics([(measures[link], name) for link, name in probes.items()]),
+            tag="feature-extraction",
+            method=method,
+            results=[
+                *_training_metrics(training),
+                *_probe_metrics((measures[at], name) for at, name in probes.items()),
+            ],
         ),
         title=title,
         model_id=model_id,
@@ -134,13 +141,18 @@ def render_card(
         started_from=start_of(training, settings.get("init_from")),
         data=data_text(training),
         data_flag=Markdown(data_flag(training)),
-        paper_url=Markdown(PAPER_URL),
+        paper_url=Markdown(_PAPER_URL),
         modules_table=_modules_table(config),
-        settings_table=_settings_table(settings, training, config),
+        settings_table=_settings_table(
+            settings,
+            ["seconds per crop", count(settings["crop_samples"] / config.sampling_rate)],
+            ["steps taken", count(training["steps"])],
+            ["crops seen", count(training["crops"])],
+        ),
         results_table=_results_table(
             config, training, before="at the start" if settings.get("init_from") else "untrained"
         ),
-        hardware=hardware_of(training),
+        hardware=_hardware(training),
         probes=[
             _probe_section(measures[link], name, pictures.get(link), trained_on=(training["corpus"], settings))
             for link, name in probes.items()
@@ -156,74 +168,344 @@ def render_card(
 
 
 def _kind(measure: Mapping[str, Any], link: str) -> str:
-    """Which command wrote a results file."""
+    """The command that wrote a results file."""
     for field, kind in (("modules", "training"), ("label", "probe"), ("tokens", "abx")):
         if field in measure:
             return kind
-    raise ValueError(f"{link} is not what pretrain.py, probe.py or abx.py writes.")
+    raise ValueError(f"{link} holds no results of pretraining, of a probe or of ABX.")
 
 
-def _metadata(
-    config: SimConfig,
-    training: dict[str, Any],
+def is_task(training: Mapping[str, Any]) -> bool:
+    """Whether results are of a classifier or a decoder rather than of pretraining."""
+    return "label" in training or "decoder_loss" in training
+
+
+def render_task_card(
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
     *,
     title: str,
-    license_id: str,
-    probe_metrics: Iterable[EvalResult],
+    model_id: str,
+    links: Sequence[str],
+    picture: str | None,
+    stated_license: str | None = None,
 ) -> str:
-    """What the Hub reads, as YAML."""
-    tags = ["audio", "speech", "self-supervised", method_of(config).name.lower().replace(" ", "-"), "arxiv:2408.12936"]
-    return metadata_of(
-        training,
-        license_id,
+    """The card of a classifier or a decoder.
+
+    Args:
+        config: Configuration of the model, as `config.json` holds it.
+        settings: All settings of the run.
+        training: Results of the run.
+        title: Heading, and the model's name in the metadata.
+        model_id: Argument of `from_pretrained`.
+        links: Links to the files that the numbers come from.
+        picture: Link to the training curves, if there are any.
+        stated_license: License that the publisher states; `None` takes that of the results.
+
+    Raises:
+        ValueError: The stated license is looser than that of the data or of the base model.
+        KeyError, jinja2.UndefinedError: The results lack a field.
+    """
+    parts = _classifier(config, training) if "label" in training else _decoder(config, training)
+    return card_template("task_card.md").render(
+        metadata=_metadata(
+            training,
+            license_of(training, stated_license),
+            title=title,
+            tag=parts["tag"],
+            method=METHODS["sim"],
+            results=[
+                _metric(training, task_type=parts["tag"], metric_type=name, metric_name=metric, value=value)
+                for name, metric, value in parts["metrics"]
+            ],
+        ),
         title=title,
-        tag="feature-extraction",
-        tags=tags,
-        results=[*_training_metrics(training), *probe_metrics],
-        language=_LANGUAGES.get(training["corpus"]),
+        model_id=model_id,
+        kind="classifier" if "label" in training else "decoder",
+        frames=config["architectures"][0] == "SimForAudioFrameClassification",
+        sampling_rate=config["sampling_rate"],
+        count=count,
+        parameters=count(training["parameters"]),
+        license_line=license_line(training, stated_license),
+        data=data_text(training),
+        base_model=start_of(training, settings.get("model"))
+        or Markdown(f"a new encoder of the preset {code(settings.get('preset', ''))}"),
+        settings_table=_settings_table(settings),
+        hardware=_hardware(training),
+        sources=_sources(links),
+        picture=_picture(picture),
+        paper_url=Markdown(_PAPER_URL),
+        citation=Markdown(citation(METHODS["sim"])),
+        **parts["text"],
     )
 
 
-def _training_metrics(training: dict[str, Any]) -> Iterator[EvalResult]:
+def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts of the card of a classifier, and its metrics."""
+    after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
+    names = {"accuracy": "accuracy", "macro_f1": "mean F1 of the classes"}
+    rows = [
+        [title, percent(after[name]), _interval(training.get(name), percent), percent(before[name])]
+        for name, title in names.items()
+    ]
+    rows.append(["chance, the most frequent class", percent(training["chance"]), "-", "-"])
+    state = "frozen" if training["frozen_encoder"] else "trained with it"
+    return {
+        "tag": "audio-classification",
+        "metrics": [(name, title, after[name]) for name, title in names.items()],
+        "text": {
+            "summary": Markdown(
+                f"Tells {code(training['label'])} ({count(len(training['classes']))} classes) of speech: a linear "
+                f"layer on {markdown(training['modules'][0]['name'])} of a Smooth InfoMax encoder, which was {state}."
+            ),
+            "classes": Markdown(", ".join(map(code, training["classes"][:60]))),
+            "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
+            "module": config["probe_module"],
+        },
+    }
+
+
+def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts of the card of a decoder, and its metrics."""
+    after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
+    names = {
+        "log_mel": "log-mel distance, nats",
+        "log_mel_of_silence": "the same of silence",
+        "spectral": "multi-resolution spectral distance",
+        "spectral_of_silence": "the same of silence",
+        "si_sdr": "SI-SDR, dB (means little unless trained on the waveform)",
+    }
+    rows = [
+        [
+            title,
+            decimal(after[name]),
+            _interval(training["reconstruction"].get(name), decimal),
+            "-" if name.endswith("silence") else decimal(before[name]),
+        ]
+        for name, title in names.items()
+    ]
+    return {
+        "tag": "audio-to-audio",
+        "metrics": [(name, names[name], after[name]) for name in ("log_mel", "spectral")],
+        "text": {
+            "summary": Markdown(
+                f"Makes a waveform of the latents of {markdown(training['modules'][0]['name'])} of a Smooth InfoMax "
+                f"encoder. It was trained on {markdown(training['latents'])}s, with noise of "
+                f"{count(training['noise'])} standard deviations added, by the loss {code(training['decoder_loss'])}."
+            ),
+            "classes": "",
+            "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
+            "module": config["module"],
+        },
+    }
+
+
+def _interval(score: Mapping[str, float] | None, form: Any) -> str:
+    return "-" if score is None else _interval_text(score, form)
+
+
+# ---------------------------------------------------------------------- metadata
+
+
+def _metadata(
+    training: Mapping[str, Any],
+    license_id: str,
+    *,
+    title: str,
+    tag: str,
+    method: Method,
+    results: Sequence[EvalResult],
+) -> Markdown:
+    """What the Hub reads, as YAML."""
+    dataset_id, info = dataset_of(training), _info(training["corpus"])
+    return Markdown(
+        ModelCardData(
+            language=info.language if info else None,
+            base_model=training.get("base_model"),
+            library_name="transformers",
+            pipeline_tag=tag,
+            tags=["audio", "speech", "self-supervised", method.name.lower().replace(" ", "-"), "arxiv:2408.12936"],
+            datasets=[dataset_id] if dataset_id else None,
+            model_name=title,
+            eval_results=list(results),
+            license=license_id,
+            license_name="not-stated" if license_id == "other" else None,
+        ).to_yaml()
+    )
+
+
+def _training_metrics(training: Mapping[str, Any]) -> Iterator[EvalResult]:
     for module in training["modules"]:
         value = module["trained"]["contrastive_accuracy"]
         if value is not None:
-            yield EvalResult(
+            yield _metric(
+                training,
                 task_type="feature-extraction",
                 task_name="Contrastive prediction on held-out speech",
-                dataset_type=dataset_of(training) or training["corpus"],
-                dataset_name=training["corpus"],
-                dataset_split="test",
-                metric_type="accuracy",
                 metric_name=f"contrastive accuracy, {module['name']}",
-                metric_value=round(value, 4),
+                value=value,
             )
 
 
-def _probe_metrics(probes: Iterable[tuple[dict[str, Any], str]]) -> Iterator[EvalResult]:
+def _probe_metrics(probes: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[EvalResult]:
     for probe, name in probes:
         for row in probe["rows"]:
             if row["source"] == name:
-                yield EvalResult(
+                yield _metric(
+                    probe,
                     task_type="audio-classification",
                     # The Hub puts all metrics of a task and data set together, under the first one's names.
                     task_name="Probes of the frozen model",
-                    dataset_type=dataset_of(probe) or probe["corpus"],
-                    dataset_name=probe["corpus"],
-                    dataset_split="test",
-                    metric_type="accuracy",
                     metric_name=f"accuracy of a {probe['probe']} probe of {probe['label']}, {row['feature']}",
-                    metric_value=round(row["accuracy"]["value"], 4),
+                    value=row["accuracy"]["value"],
                 )
+
+
+def _metric(
+    results: Mapping[str, Any],
+    *,
+    task_type: str,
+    task_name: str | None = None,
+    metric_type: str = "accuracy",
+    metric_name: str,
+    value: float,
+) -> EvalResult:
+    """A number of some results, on their corpus."""
+    return EvalResult(
+        task_type=task_type,
+        task_name=task_name,
+        dataset_type=dataset_of(results) or results["corpus"],
+        dataset_name=results["corpus"],
+        dataset_split="test",
+        metric_type=metric_type,
+        metric_name=metric_name,
+        metric_value=round(value, 4),
+    )
+
+
+# ---------------------------------------------------------------------- license, data and start
+
+
+def license_of(training: Mapping[str, Any], stated: str | None) -> str:
+    """License of a model, by its id on the Hub: the one that its publisher states, else the one of its results.
+
+    Raises:
+        ValueError: The stated one is looser than that of the data or of the model that training started from.
+    """
+    if stated is None:
+        license_id: str = training.get("license", training["corpus_license"])
+        return license_id
+    refuse_looser(stated, known_licenses(training))
+    return stated
+
+
+def license_line(training: Mapping[str, Any], stated: str | None) -> str:
+    """The license of a model and where it comes from."""
+    license_id = license_of(training, stated)
+    if license_id == "other":
+        return Markdown("not stated; that of the training data has to be asked for")
+    line: str = markdown(license_name(license_id))
+    if "-nc" in license_id:
+        line += ", **not for commercial use**"
+    if stated is not None and stated != training.get("license", training["corpus_license"]):
+        return Markdown(f"{line}, as the publisher of the model states")
+    if training.get("base_license"):
+        return Markdown(f"{line}, the stricter of those of the training data and of the model it started from")
+    return Markdown(f"{line}, that of the training data")
+
+
+def dataset_of(training: Mapping[str, Any]) -> str | None:
+    """The data set of the Hub that a model was trained on, or a copy of; `None` if it is not there."""
+    info = _info(training["corpus"])
+    return training.get("dataset_id") or (info.hub_id if info else None)
+
+
+def is_local(training: Mapping[str, Any]) -> bool:
+    """Whether the data is known to have been read from a folder."""
+    info = _info(training["corpus"])
+    return training.get("dataset_id", "unknown") is None and not (info and info.generated)
+
+
+def data_text(training: Mapping[str, Any]) -> str:
+    """The data of training and evaluation: where it was read, how much of it, and its license."""
+    corpus, dataset_id, info = training["corpus"], training.get("dataset_id"), _info(training["corpus"])
+    place: str = code(corpus)
+    if dataset_id:
+        place += f", read from {_link(dataset_id, 'datasets/')}"
+    elif info is not None and info.hub_id:
+        place += f" ({_link(info.hub_id, 'datasets/')} on the Hub)"
+    if is_local(training):
+        place += ", read from a local folder"
+    train, test = training["train_utterances"], training["test_utterances"]
+    held_out = f"{count(test)}{_hours(training, 'test_hours')} held out{_speakers(training)}"
+    if train is None:
+        amount = f"a stream of utterances trained on, {held_out}"
+    else:
+        is_subset = info is not None and info.num_utterances is not None and train + test < info.num_utterances
+        amount = f"{'a subset of ' if is_subset else ''}{count(train + test)} utterances"
+        amount += f", {count(train)}{_hours(training, 'train_hours')} trained on, {held_out}"
+    description = f" {info.description}" if info else ""
+    return Markdown(
+        f"{place}: {amount}.{description} Its license: {markdown(license_name(training['corpus_license']))}."
+    )
+
+
+def data_flag(training: Mapping[str, Any]) -> str:
+    """The flag that a training command needs to find data that was read from a folder."""
+    has_folder = is_local(training) and training["corpus"] != "hub"
+    return f" --data_dir PATH_TO_{training['corpus'].upper()}" if has_folder else ""
+
+
+def _hours(training: Mapping[str, Any], name: str) -> str:
+    hours = training.get(name)
+    return "" if hours is None else f" ({decimal(hours, 2 if hours >= 0.01 else 4)} hours)"
+
+
+def _speakers(training: Mapping[str, Any]) -> str:
+    """Whether training has heard the held-out speakers: a score on such speakers says less."""
+    found = training.get("held_out_speakers")
+    if not found:
+        return ""
+    speakers, known = found["speakers"], found["heard_in_training"]
+    if speakers == 1:
+        return f", of one speaker, who was {'' if known else 'not '}heard in training"
+    part = {0: "none of whom was", 1: "one of whom was", speakers: "all of whom were"}
+    return f", of {count(speakers)} speakers, {part.get(known, f'{count(known)} of whom were')} heard in training"
+
+
+def _info(corpus: str) -> CorpusInfo | None:
+    return corpus_info(corpus) if corpus in corpus_names() else None
+
+
+def start_of(training: Mapping[str, Any], given: str | None) -> str | None:
+    """The model that training started from, as a text; `None` for a new one.
+
+    Args:
+        training: Results of the run.
+        given: Value of the setting `init_from` or `model`.
+    """
+    if not given:
+        return None
+    if training.get("base_model"):
+        return _link(training["base_model"])
+    return Markdown(f"{code(Path(given).name)}, a local checkpoint") if "base_model" in training else code(given)
+
+
+def _link(name: str, kind: str = "") -> str:
+    return link(name, f"{_HUB}/{kind}{quote(name)}")
+
+
+# ---------------------------------------------------------------------- sections and tables
 
 
 def _summary(config: SimConfig, method: Method) -> str:
     rates = ", ".join(f"{count(config.frame_rate(module))} ({name})" for module, name in enumerate(config.module_names))
     latents = "a Gaussian" if config.latent_distribution == "gaussian" else "a point"
     return (
-        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples a second, its "
-        f"{config.num_modules} modules give {rates} frames a second. Each frame of a convolutional module is {latents} "
-        f"in {config.hidden_size} dimensions."
+        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples per second, its "
+        f"{config.num_modules} modules give {rates} frames per second. Each frame of a convolutional module is "
+        f"{latents} in {config.hidden_size} dimensions."
     )
 
 
@@ -235,26 +517,26 @@ def _modules_table(config: SimConfig) -> str:
         kind = "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution")
         rows.append(
             [
-                name, kind, count(config.context_size if is_context else config.hidden_size),
-                f"{count(field)} samples ({decimal(field_milliseconds(config, module), 1)} ms)",
-                f"{count(hop)} samples", count(config.frame_rate(module)),
+                name,
+                kind,
+                count(config.context_size if is_context else config.hidden_size),
+                f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
+                f"{count(hop)} samples",
+                count(config.frame_rate(module)),
                 "-" if is_context or config.latent_distribution != "gaussian" else count(config.kl_weights[module]),
             ]
-        )  # fmt: skip
+        )
     return markdown_table(
-        ["module", "kind", "channels", "receptive field", "hop", "frames a second", "KL weight"], rows
+        ["module", "kind", "channels", "receptive field", "hop", "frames per second", "KL weight"], rows
     )
 
 
-def _settings_table(settings: Mapping[str, Any], training: dict[str, Any], config: SimConfig) -> str:
-    rows: list[list[str]] = [[code(name), setting_text(settings[name])] for name in _SETTINGS]
-    rows.append(["seconds a crop", count(settings["crop_samples"] / config.sampling_rate)])
-    rows += [[name, count(training[field])] for name, field in (("steps taken", "steps"), ("crops seen", "crops"))]
-    return markdown_table(["setting", "value"], rows)
+def _settings_table(settings: Mapping[str, Any], *more: Sequence[str]) -> Markdown:
+    rows = [[code(name), _setting_text(settings[name])] for name in _SETTINGS if name in settings]
+    return markdown_table(["setting", "value"], [*rows, *more])
 
 
-def setting_text(value: Any) -> str:
-    """A setting as cards write it."""
+def _setting_text(value: Any) -> str:
     if value is None:
         return "as launched"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -278,16 +560,16 @@ def _results_table(config: SimConfig, training: dict[str, Any], *, before: str) 
     return markdown_table([*head, *(["KL"] if gaussian else []), "active units"], rows)
 
 
-def hardware_of(training: Mapping[str, Any]) -> str:
-    """What was measured of the machine, and what was not recorded."""
+def _hardware(training: Mapping[str, Any]) -> str:
+    """The machine of a run and its speed; says so where the device was not recorded."""
     seconds, rate = count(training["seconds"]), count(training["crops_per_second"])
     hardware = training.get("hardware")
     if hardware is None:
-        return f"{seconds} seconds in training steps ({rate} crops a second); the device was not recorded."
+        return f"{seconds} seconds in training steps ({rate} crops per second); the device was not recorded."
     return (
         f"{_plural(hardware['processes'], 'process', 'processes')} on {hardware['device']} with "
         f"{_plural(hardware['threads'], 'thread')} each, {_plural(hardware['cores'], 'core')} in the machine; "
-        f"{seconds} seconds in training steps ({rate} crops a second)."
+        f"{seconds} seconds in training steps ({rate} crops per second)."
     )
 
 
@@ -296,27 +578,27 @@ def _plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def own_name(measure: Mapping[str, Any], file: str, *, title: str, fingerprint: str | None) -> str:
-    """Which of the models of a measure the card is of: by its weights, or by its name where these are not known.
+    """The name that a measure gives to the model of a card, found by its weights, or by its name without these.
 
     Args:
-        measure: What probe.py or abx.py wrote.
-        file: Where it lies, for the error.
-        title: The model's name.
-        fingerprint: Of the model's weights, if they are there.
+        measure: Results of a probe or of ABX.
+        file: Path or link of the results, for the message.
+        title: Name of the model.
+        fingerprint: `weights_fingerprint` of the model, if it is known.
 
     Raises:
-        ValueError: It measures other models.
+        ValueError: The measure is of other models.
     """
     models: list[str] = measure["models"]
     recorded = measure.get("fingerprints")
     if recorded and fingerprint is not None:
-        known, found = "weights", [name for name in models if recorded.get(name) == fingerprint][:1]
+        basis, found = "weights", [name for name in models if recorded.get(name) == fingerprint][:1]
     else:
-        known, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
+        basis, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
     if len(found) != 1:
         raise ValueError(
-            f"{file} is of {', '.join(models)}, and none of these is {title} by its {known}; measure this checkpoint "
-            "with probe.py or abx.py, and give what they write."
+            f"{file} is of {', '.join(models)}, and none of these is {title} by its {basis}; measure this checkpoint "
+            "with `modeling-sim probe` or `modeling-sim abx`, and give its results."
         )
     return found[0]
 
@@ -327,7 +609,7 @@ def _rows_of(measure: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [row for row in measure["rows"] if row["source"] not in others]
 
 
-def interval_text(score: Mapping[str, float], form: Any) -> str:
+def _interval_text(score: Mapping[str, float], form: Any) -> str:
     """Bounds of an interval as cards write them."""
     return f"{form(score['low'])} to {form(score['high'])}"
 
@@ -340,10 +622,10 @@ def _probe_section(
     has_control = any("selectivity" in row for row in rows)
     pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[probe["pooling"]]
     kind = "The paper's linear" if probe.get("protocol") == "paper" else f"A {probe['probe']}"
-    text = Markdown(
+    text: str = (
         f"{markdown(kind)} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
         f"{count(probe['train_items'])} items to train on and {count(probe['test_items'])} to test on, with 95 % "
-        f"intervals over {markdown(probe['intervals_over'])}, beside chance, spectra and the same network untrained."
+        f"intervals over {markdown(probe['intervals_over'])}, next to chance, spectra and the same network untrained."
     )
     if probe["probe"] == "linear" and "l2" in probe:
         strength = "chosen on a part of the training items" if probe["l2"] is None else f"set to {count(probe['l2'])}"
@@ -366,13 +648,13 @@ def _probe_section(
         )
     table = []
     for row in rows:
-        cells = [row["name"], percent(row["accuracy"]["value"]), interval_text(row["accuracy"], percent)]
+        cells = [row["name"], percent(row["accuracy"]["value"]), _interval_text(row["accuracy"], percent)]
         cells.append(percent(row["macro_f1"]["value"]))
         if has_control:
             cells += [percent(row.get("control_accuracy")), percent(row.get("selectivity"))]
         table.append(cells)
     differences = [
-        [row["name"], row["against"], points(row["accuracy"]["value"]), interval_text(row["accuracy"], points)]
+        [row["name"], row["against"], points(row["accuracy"]["value"]), _interval_text(row["accuracy"], points)]
         for row in probe["differences"]
         if row["name"] in names and row["against"] in names
     ]
@@ -402,8 +684,8 @@ def _is_other_split(measure: Mapping[str, Any], corpus: str, settings: Mapping[s
     """Whether a measure divides the corpus of pretraining in another way than pretraining did, as far as is known."""
     if measure["corpus"] != corpus or "corpus_settings" not in measure:
         return False
-    of_training = settings.get("corpus_settings", {})
-    return measure["corpus_settings"] != ({} if isinstance(of_training, str) else of_training)
+    given = settings.get("corpus_settings", {})
+    return bool(measure["corpus_settings"] != ({} if isinstance(given, str) else given))
 
 
 def _abx_section(abx: dict[str, Any], name: str, picture: str | None) -> dict[str, Any]:
@@ -423,7 +705,7 @@ def _abx_section(abx: dict[str, Any], name: str, picture: str | None) -> dict[st
     }
 
 
-def _sources(links: Sequence[str]) -> str:
+def _sources(links: Sequence[str]) -> Markdown:
     names = [link(Path(target).name, target) for target in dict.fromkeys(links)]
     return Markdown(", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0])
 

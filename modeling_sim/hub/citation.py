@@ -1,4 +1,4 @@
-"""How to cite what a model is trained by."""
+"""Training methods and how to cite them."""
 
 import re
 import unicodedata
@@ -16,8 +16,12 @@ _CITATION = next(
 )
 
 
+# Fields with equal names in CITATION.cff and in BibTeX.
+_SAME_FIELDS = ("journal", "year", "doi", "note")
+
+
 class Method(NamedTuple):
-    """What a model is trained by."""
+    """A training method."""
 
     name: str
     description: str
@@ -28,7 +32,7 @@ class Method(NamedTuple):
 METHODS = {
     "sim": Method(
         "Smooth InfoMax",
-        "Smooth InfoMax (SIM): every module gives a Gaussian a frame and has an InfoNCE and a KL loss of its own; no "
+        "Smooth InfoMax (SIM): every module gives a Gaussian per frame and has an InfoNCE and a KL loss of its own; no "
         "gradient passes between modules",
         ("Smooth InfoMax",),
     ),
@@ -73,12 +77,9 @@ def _bibtex(entry: Mapping[str, Any]) -> str:
     fields = {"title": f"{{{entry['title']}}}", "author": " and ".join(authors)}
     fields |= {
         name: str(entry[source])
-        for name, source in (
-            ("booktitle", "collection-title"), ("journal", "journal"), ("year", "year"), ("doi", "doi"),
-            ("note", "note"),
-        )
+        for name, source in (("booktitle", "collection-title"), *((same, same) for same in _SAME_FIELDS))
         if source in entry
-    }  # fmt: skip
+    }
     if "start" in entry:
         fields["pages"] = f"{entry['start']}--{entry['end']}"
     for identifier in entry.get("identifiers", []):

@@ -1,6 +1,6 @@
-"""Text in Markdown: names of classes, speakers, models and files are shown as they are, whatever characters they have.
+"""Escapes text in Markdown: names of classes, speakers, models and files are shown as they are, with any characters.
 
-Cards are made of templates that escape every text but `Markdown`, as templates of pages do with `Markup`.
+Templates of cards escape every text except `Markdown`, as templates of HTML do with `Markup`.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from modeling_sim.text import printable
 
-# What begins or ends anything in Markdown, HTML or a formula; an underscore between letters does not.
+# Characters with a meaning in Markdown, HTML or a formula; an underscore between letters has none.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&$~{}]|(?<![^\W_])_|_(?![^\W_])|(?<=\w)://")
 
 
@@ -21,14 +21,14 @@ class Markdown(str):
 
 
 def markdown(text: object) -> Markdown:
-    """A text as Markdown that shows it, in a line; `Markdown` as it is."""
+    """A text as Markdown that shows it in one line; `Markdown` is returned unchanged."""
     if isinstance(text, Markdown):
         return text
     return Markdown(_SPECIAL.sub(_entities, printable(text)))
 
 
 def code(text: object) -> Markdown:
-    """A text as code in a line, in tables too."""
+    """A text as inline code, also valid in tables."""
     shown = printable(text)
     if shown.strip() == shown and shown and not re.search(r"[`|\\]", shown):
         return Markdown(f"`{shown}`")
@@ -36,23 +36,23 @@ def code(text: object) -> Markdown:
 
 
 def python_text(text: object) -> Markdown:
-    """A text as Python writes it, for blocks of code."""
+    """A text as a Python string, for blocks of code."""
     return Markdown(json.dumps(str(text)))
 
 
 def link(text: object, target: str) -> Markdown:
-    """A link; the target is one of this program's or an id of the Hub."""
+    """A link; the target is not escaped."""
     return Markdown(f"[{markdown(text)}]({target})")
 
 
 def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Markdown:
-    """A table; cells that are no `Markdown` are escaped."""
+    """A table; cells that are not `Markdown` are escaped."""
     lines = [head, [Markdown("---")] * len(head), *rows]
     return Markdown("\n".join(f"| {' | '.join(map(markdown, line))} |" for line in lines))
 
 
 def shown(value: Any) -> Any:
-    """What a template shows of a value: texts are escaped, numbers are not."""
+    """A value in a template: text is escaped, numbers are not."""
     return markdown(value) if isinstance(value, str) else value
 
 

@@ -1,9 +1,10 @@
-"""Takes the paths of the machine that trained a model out of what is uploaded.
+"""Removes the paths of the machine that trained a model from what is uploaded.
 
-Places are named by settings, and by nothing else that commands write: so only settings are changed. Names of classes,
-rows and modules stay as they are, whatever they look like: "/a/" and "a" are two phonemes.
+Only settings name paths, so only settings are changed. Names of classes, rows and modules stay as they are, whatever
+they look like: "/a/" and "a" are two phonemes.
 """
 
+import functools
 import json
 import os
 import re
@@ -12,21 +13,23 @@ from typing import Any
 
 import yaml
 
+from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.provenance import hub_id
 
-# Settings that name places on the machine, relative ones too; those of the second line may name a Hub id instead.
-_PLACES = ("data_dir", "output_dir", "resume", "alignments", "lists", "manifest", "cache_dir")
+# Settings of commands that name a file or folder, and those that name a Hub id or a folder. Those of corpora say it
+# themselves: `CorpusInfo.path_settings`.
+_PATHS = ("output_dir", "resume", "cache_dir")
 
 
-_PLACES_OR_HUB_IDS = ("init_from", "model", "decoder", "dataset_id", "dataset_name", "base_model", "_name_or_path")
+_PATHS_OR_HUB_IDS = ("init_from", "model", "decoder", "dataset_id", "dataset_name", "base_model", "_name_or_path")
 
 
 # Fields of a file that hold settings; as text, they are YAML.
 _SETTINGS = ("settings", "corpus_settings", "model_settings")
 
 
-# How a place begins, at the beginning of a text or of a word in it: at the root and with a folder below it, in a home
-# folder, in this folder or the one above, on a drive, or on another machine. The slashes of a URL are none.
+# How a path begins, at the start of a text or of a word in it: at the root with a folder below it, in a home folder, in
+# this folder or the one above, on a drive, or on another machine. The slashes of a URL begin none.
 _LOCAL = re.compile(
     r"(?<![\w/\\.~@-])(?:/[^/]+/[^/]|~[\w.-]*[/\\]|\.{1,2}[/\\]|\\\\|[A-Za-z]:[/\\]|file:"
     r"|[\w.-]+@[\w.-]+:|[\w.-]+:[/\\](?!/)|ssh://|sftp://)"
@@ -34,11 +37,10 @@ _LOCAL = re.compile(
 
 
 def scrub(value: Any) -> Any:
-    """What a results or settings file holds, with only the last part of every local path that its settings name.
+    """The content of a results or settings file, with only the last part of every local path that its settings name.
 
-    Settings that name places are cut even where they are relative, except those that are a Hub id, org/name, and no
-    folder here. Any other setting is cut where it looks like a path of a machine or is one here. What is not a setting
-    is left as it is.
+    Settings that name a path are shortened even where it is relative, except a Hub id, org/name, that is no folder
+    here. Any other setting is shortened if it looks like a local path or exists here. What is not a setting stays.
 
     Args:
         value: The content of a JSON file, or the settings themselves.
@@ -49,7 +51,7 @@ def scrub(value: Any) -> Any:
 
 
 def scrub_file(path: Path) -> bytes:
-    """The content of a `.json` or `.jsonl` file, scrubbed; unchanged if there is nothing to cut.
+    """The content of a `.json` or `.jsonl` file, scrubbed; unchanged if it holds no path.
 
     Raises:
         ValueError: The file is not JSON.
@@ -68,7 +70,7 @@ def scrub_file(path: Path) -> bytes:
 
 
 def _settings(value: Any) -> Any:
-    """Settings, or a part of them: every text in it may name a place, and so may every key."""
+    """Settings, or a part of them: every text and every key in it may be a path."""
     if isinstance(value, dict):
         return {_text(name): _named(name, item, within=True) for name, item in value.items()}
     if isinstance(value, list):
@@ -77,20 +79,26 @@ def _settings(value: Any) -> Any:
 
 
 def _named(name: str, value: Any, *, within: bool = False) -> Any:
-    """The value of a field; one that is not within settings is a setting only if its name is one of a place."""
+    """The value of a field; one that is not within settings is a setting only if its name is that of a path."""
     if isinstance(value, list):
         return [_named(name, item, within=within) for item in value]
     if not isinstance(value, str):
         return _settings(value) if within else value
-    if name in _PLACES or (name in _PLACES_OR_HUB_IDS and hub_id(value) is None):
+    if name in _path_settings() or (name in _PATHS_OR_HUB_IDS and hub_id(value) is None):
         return _last_part(value)
     if within and name in _SETTINGS:
         return _yaml(value)
     return _text(value) if within else value
 
 
+@functools.cache
+def _path_settings() -> frozenset[str]:
+    """Settings that name a file or folder, of all commands and corpora."""
+    return frozenset(_PATHS).union(*(corpus_info(corpus).path_settings for corpus in corpus_names()))
+
+
 def _yaml(text: str) -> str:
-    """Settings as YAML; what is none is cut as any text."""
+    """Settings as YAML; what is not YAML is shortened like any text."""
     try:
         read = yaml.safe_load(text)
     except yaml.YAMLError:

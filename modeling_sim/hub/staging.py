@@ -14,11 +14,10 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
-from modeling_sim.files import read_json, write_json
-from modeling_sim.hub.card import own_name, render_card
+from modeling_sim.files import read_json, read_results, write_json
+from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.scrubbing import scrub_file
-from modeling_sim.hub.task_card import is_task, render_task_card
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
 from modeling_sim.loading import load_encoder
 from modeling_sim.provenance import weights_fingerprint
@@ -30,15 +29,15 @@ _INDEX_NAME = "model.safetensors.index.json"
 
 
 Place = Callable[[Path, Path], Any]
-"""Puts a file to another path: a link, or a copy."""
+"""Makes a file available at another path, as a link or a copy."""
 
 
 def push_run(output_dir: Path, repo_id: str) -> str:
-    """Publishes a finished run with the card of its results; returns the address of the commit, and what else was done.
+    """Publishes a finished run with a card; returns the address of the commit, and what happened to other files.
 
     Raises:
         ValueError: A file is not what the trainer writes.
-        OSError: The Hub cannot be reached, refuses the token, or grants no write right.
+        OSError: The Hub cannot be reached, refuses the token, or does not allow to write.
     """
     with tempfile.TemporaryDirectory() as temporary:
         stage_run(output_dir, Path(temporary), repo_id=repo_id)
@@ -58,12 +57,11 @@ def stage_run(
     stated_license: str | None = None,
     with_training_state: bool = False,
 ) -> None:
-    """Puts exactly what is uploaded of a run into an empty folder, big files as links.
+    """Puts exactly the files of a run that are uploaded into an empty folder, large ones as links.
 
     Raises:
         FileNotFoundError: A file that a model needs is not there, or there are no results to render a card from.
-        ValueError: A file is broken, links to a place outside of its folder, or names one; or something is wrong with
-            the card.
+        ValueError: A file is broken, is a link out of its folder, or names a file outside; or the card has faults.
     """
     stage_model(folder, staged, os.symlink)
     for name in RUN_FILES:
@@ -86,12 +84,12 @@ def stage_run(
 
 
 def stage_model(folder: Path, staged: Path, place: Place) -> None:
-    """Puts what `from_pretrained` reads into a folder: weights, configurations and code.
+    """Puts the files that `from_pretrained` reads into a folder: weights, configurations and code.
 
     Raises:
-        FileNotFoundError: A file of these is not there.
-        ValueError: Weights are cut off, a configuration is not JSON, or it names no code; a file links to a place
-            outside of the folder, or names one.
+        FileNotFoundError: One of these files is not there.
+        ValueError: Weights are cut off, a configuration is not JSON or names no code, or a file is a link out of the
+            folder or names a file outside.
     """
     for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
@@ -116,7 +114,7 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The model's own weights, not whatever tensors a folder holds: an optimiser's stay where they are."""
+    """Weights of the model, and no other tensors of the folder, such as an optimizer's."""
     index = folder / _INDEX_NAME
     if not index.is_file():
         return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
@@ -126,13 +124,13 @@ def _weights(folder: Path) -> list[Path]:
     for name in named.values():
         if not isinstance(name, str) or not re.fullmatch(r"model-\d+-of-\d+\.safetensors", name):
             raise ValueError(
-                f"{index} names {name!r}, which is no file of weights in its folder; save the model again."
+                f"{index} names {name!r}, which is not a file of weights in its folder; save the model again."
             )
     return sorted(folder / name for name in set(named.values()))
 
 
 def _code(folder: Path) -> list[Path]:
-    """The files that loading without the package runs, and those they import; no other script of the folder."""
+    """Code that is run when the model is loaded without the package, with its imports; no other script."""
     waiting = {_module_of(reference) for reference in _auto_map(folder).values()}
     found: dict[str, Path] = {}
     while waiting:
@@ -147,7 +145,7 @@ def _code(folder: Path) -> list[Path]:
 
 
 def check_code(folder: Path) -> None:
-    """Makes sure that every class the configurations name for loading without the package has its file.
+    """Checks that every class that the configurations name for loading without the package has its file.
 
     Raises:
         ValueError: Classes or files are missing, or named by anything but `module.Class`; the message names them.
@@ -184,7 +182,7 @@ def _module_of(reference: str) -> str:
 
 
 def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
-    """Puts a file to its place; JSON is scrubbed, and its content returned if that changed it."""
+    """Puts a file in place; JSON is scrubbed, and its content returned if that changed it."""
     _require_inside(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix in (".json", ".jsonl"):
@@ -196,17 +194,17 @@ def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
 
 
 def _require_inside(path: Path) -> None:
-    """Refuses a file that is a link to a place outside of its folder: whoever made the link chose what is uploaded.
+    """Refuses a link out of a file's folder, by which somebody else could choose what is uploaded.
 
     Raises:
-        ValueError: It is.
+        ValueError: The file is such a link.
     """
     if not path.resolve().is_relative_to(path.parent.resolve()):
         raise ValueError(f"{path} is a link that leaves its folder; put the file itself there.")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file, which stays when the first is removed; a copy where disks differ."""
+    """Hard-links a file, so that it stays when the first name is removed; copies it to another disk."""
     try:
         os.link(source, target)
     except OSError:
@@ -214,7 +212,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, fingerprint: str | None) -> dict[str, str]:
-    """Puts results of probe.py and abx.py with their pictures into a folder; returns picture by results file."""
+    """Puts results of probes and ABX with their pictures into a folder; returns pictures by results file."""
     pictures = {}
     for given in measures:
         found = [given] if given.is_file() else sorted(given.glob("probe.json")) + sorted(given.glob("abx.json"))
@@ -222,13 +220,13 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
             raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
         for path in found:
             _require_inside(path)
-            measure = read_json(path)
+            measure = read_results(path)
             if not isinstance(measure.get("models"), list):
-                raise ValueError(f"{path} has no list of `models`; give what probe.py or abx.py writes.")
+                raise ValueError(f"{path} has no list of `models`; give the results of a probe or of ABX.")
             own_name(measure, str(path), title=title, fingerprint=fingerprint)
             name = _name_of(measure, path)
             if (staged / f"{name}.json").exists():
-                raise ValueError(f"{path} and another of the measures are of the same task; give one of them.")
+                raise ValueError(f"{path} and another of the measures have the same task; give one of them.")
             _stage_file(path, staged / f"{name}.json", os.symlink)
             if path.with_suffix(".png").is_file():
                 _stage_file(path.with_suffix(".png"), staged / f"{name}.png", os.symlink)
@@ -237,7 +235,7 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
 
 
 def _name_of(measure: Mapping[str, Any], path: Path) -> str:
-    """Name that a measure is uploaded under, without its ending."""
+    """Name of a measure's file in the repository, without its ending."""
     if "label" not in measure:
         return _plain(path.stem) if path.stem.startswith("abx") else "abx"
     label, pooling = measure["label"], measure.get("pooling")
@@ -249,21 +247,21 @@ def _name_of(measure: Mapping[str, Any], path: Path) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name that links and addresses take as it is."""
+    """A name that needs no escaping in links and addresses."""
     return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _stage_training_state(folder: Path, staged: Path) -> None:
-    """Adds the newest whole checkpoint; digests follow where paths were cut."""
+    """Adds the newest complete checkpoint, with new digests of files whose paths were shortened."""
     checkpoint, _ = find_checkpoint(folder)
     if checkpoint is None:
-        raise FileNotFoundError(f"{folder} has no whole checkpoint to resume from; leave --with_training_state out.")
+        raise FileNotFoundError(f"{folder} has no complete checkpoint to resume from; omit --with_training_state.")
     target = staged / checkpoint.path.name
     _require_inside(checkpoint.path)
     own = [checkpoint.path / name for name in (*read_json(checkpoint.path / STATE_NAME)["files"], STATE_NAME)]
     for path in own:
         if path.parent != checkpoint.path or not path.resolve().is_relative_to(checkpoint.path.resolve()):
-            raise ValueError(f"{path} is no file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
+            raise ValueError(f"{path} is not a file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
     changed = {
         path.name: hashlib.sha256(content).hexdigest()
         for path in sorted(own)
@@ -283,16 +281,16 @@ def _card_of(
     fingerprint: str | None,
     stated_license: str | None,
 ) -> str:
-    """The card of what lies in a folder."""
+    """The card of the files in a folder."""
     if not (staged / RESULTS_NAME).is_file() or not (staged / SETTINGS_NAME).is_file():
         raise FileNotFoundError(
             f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
             "card of your own with --card."
         )
-    training, settings = read_json(staged / RESULTS_NAME), read_json(staged / SETTINGS_NAME)["settings"]
+    training, settings = read_results(staged / RESULTS_NAME), read_results(staged / SETTINGS_NAME)["settings"]
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     names = sorted(path.name for path in staged.glob("*.json"))
-    measures = {name: read_json(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
+    measures = {name: read_results(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
     try:
         if is_task(training):
             return render_task_card(
@@ -301,7 +299,7 @@ def _card_of(
                 training,
                 title=title,
                 model_id=repo_id,
-                links={name: name for name in (RESULTS_NAME, SETTINGS_NAME, "config.json")},
+                links=[RESULTS_NAME, SETTINGS_NAME, "config.json"],
                 picture=pictures.get(RESULTS_NAME),
                 stated_license=stated_license,
             )

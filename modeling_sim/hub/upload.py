@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from modeling_sim import SimConfig, SimDecoderConfig
 from modeling_sim.files import read_json
@@ -33,14 +33,14 @@ MODEL_MESSAGE = "Upload a pretrained model"
 
 
 RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
-"""Of a run, beside its model. Nothing else of its folder is uploaded, whatever that holds."""
+"""Files of a run next to its model that are uploaded; other files in its folder are not."""
 
 
-# What the Hub puts into a new repository, and a card: a repository with nothing else holds nothing to lose.
+# Files of a new repository, and a card: a repository with nothing else holds nothing that could be lost.
 _NOTHING_TO_LOSE = (".gitattributes", CARD_NAME)
 
 
-# Names of what is uploaded beside the card: a model with its code, which a training state holds too; a run; measures.
+# Names of uploaded files other than the card: a model with its code, which a training state holds too; a run; measures.
 _MODEL_FILE = (
     r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
     r"(configuration|modeling|objectives|feature_extraction)_sim(_decoder)?\.py"
@@ -56,37 +56,37 @@ _OWN_FILE = re.compile(
 )
 
 
-# Seconds before another try where the network or the Hub fails. A commit that went through though its answer was lost
-# is not made twice: files that are there already are left out of the next one.
+# Seconds before each retry after a failure of the network or the Hub. A commit whose answer was lost is not made twice:
+# files that are already there are skipped.
 RETRY_SECONDS = (1.0, 5.0)
 
 
-# Seconds to wait for an answer on what a repository holds.
+# Seconds to wait for the list of a repository's files.
 _LOOK_SECONDS = 30.0
 
 
 class HubError(OSError):
-    """The Hub could not be reached or refused; the message is one line that says what to do."""
+    """The Hub could not be reached or refused an upload; the message is one line that says what to do."""
 
 
 class Plan(NamedTuple):
     """What an upload does to a repository."""
 
     info: ModelInfo | None
-    """What the upload goes on top of; `None` if the repository is not there yet."""
+    """State of the repository before the upload; `None` if it does not exist."""
     has_branch: bool
-    """Whether the branch is there; if not, it is made of the main one."""
+    """Whether the branch exists; if not, it is made from the main one."""
     replaced: list[str]
-    """Files there that get a new content, or keep theirs if it is the same."""
+    """Files that are uploaded again; unchanged ones keep their content."""
     deleted: list[str]
-    """Files of an earlier upload that are no part of this one."""
+    """Files of an earlier upload that are not part of this one."""
     staying: list[str]
-    """Other people's files; nothing happens to them."""
+    """Files that this package did not upload; nothing happens to them."""
     objections: list[str]
     """Why the upload is not made unless the user insists."""
 
     def describe(self) -> list[str]:
-        """A line for each kind of file that is there and will not be part of the upload."""
+        """A line for each kind of file in the repository that is not part of the upload."""
         lines = []
         if self.deleted:
             lines.append(f"deleted, as parts of an earlier upload: {', '.join(self.deleted)}")
@@ -99,19 +99,19 @@ class Uploaded(NamedTuple):
     """An upload that was made."""
 
     address: str
-    """Of the commit."""
+    """Address of the commit."""
     plan: Plan
 
     def __str__(self) -> str:
-        """The address, and what became of the other files there."""
+        """The address, and what happened to other files in the repository."""
         return "; ".join([self.address, *self.plan.describe()])
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuses what is not org/name.
+    """Refuses a name of a repository that is not org/name.
 
     Raises:
-        ValueError: The message names it.
+        ValueError: It is not; the message names it.
     """
     if repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` is {repo_id!r}; give org/name, with a user or an organisation of the Hub as org.")
@@ -131,24 +131,25 @@ def upload(
     revision: str | None = None,
     replace_others: bool = False,
 ) -> Uploaded:
-    """Uploads all files of a folder in one commit, which deletes what an earlier upload left and this one lacks.
+    """Uploads all files of a folder in one commit, which deletes files of an earlier upload that this one lacks.
 
-    The repository and the branch are made where they are not there yet. Nothing can be seen before the commit, so an
-    upload that breaks off leaves what was there before, or an empty repository.
+    The repository and the branch are created if they do not exist. Nothing can be seen before the commit, so an
+    upload that fails leaves what was there before, or an empty repository. `HfApi.upload_folder` is not used: with
+    `hf_xet` installed it splits a large folder into several commits, and half a model would be visible meanwhile.
 
     Args:
-        api: Client, which knows the Hub's address and the token.
+        api: Client with the Hub's address and the token.
         repo_id: Repository, org/name.
-        folder: Files, at the paths they get.
-        message: Of the commit.
+        folder: Files, at the paths that they get in the repository.
+        message: Message of the commit.
         private: Make a new repository private.
         revision: Branch; `None` for main.
         replace_others: Write into a repository that holds another kind of model or something else, or over a card that
             somebody edited there.
 
     Raises:
-        HubError: There is no token or no right to write, the network is gone, the repository holds something else, or
-            is public although `private` is set, or the revision is no branch.
+        HubError: There is no token or no right to write, the network fails, the repository holds something else, or
+            is public although `private` is set, the revision is no branch, or the Hub refuses the card's metadata.
     """
 
     def agreed_plan() -> Plan:
@@ -160,12 +161,13 @@ def upload(
     def attempt() -> Uploaded:
         api.whoami()
         plan = agreed_plan()
+        _validate_card(folder)
         if not plan.has_branch:
             if plan.info is None:
                 api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-            plan = agreed_plan()  # once more: another upload may have made them meanwhile
+            plan = agreed_plan()  # again: another upload may have made them meanwhile
         additions = [
             CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path.resolve())
             for path in files_below(folder)
@@ -176,7 +178,7 @@ def upload(
             [*additions, *deletions],
             commit_message=message,
             revision=revision,
-            # On top of what was looked at: an upload that was overtaken by another one does not undo it.
+            # The commit that the plan is for: an upload that was overtaken by another one does not undo it.
             parent_commit=None if plan.info is None else plan.info.sha,
         )
         return Uploaded(str(commit.commit_url), plan)
@@ -192,6 +194,20 @@ def upload(
         return attempt()
 
 
+def _validate_card(folder: Path) -> None:
+    """Asks the Hub whether it accepts the metadata of a folder's card, before a repository is made for it.
+
+    Raises:
+        HubError: It does not.
+    """
+    if not (folder / CARD_NAME).is_file():
+        return
+    try:
+        ModelCard.load(folder / CARD_NAME).validate()
+    except ValueError as error:
+        raise HubError(f"the metadata of {CARD_NAME} is refused: {' '.join(str(error).split())}") from error
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files of a folder and of those in it."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -201,17 +217,17 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def plan_upload(api: HfApi, repo_id: str, folder: Path, *, private: bool = False, revision: str | None = None) -> Plan:
-    """What `upload` would do, by what the repository holds now; it changes nothing.
+    """What `upload` would do to the repository as it is now; nothing is changed.
 
     Raises:
-        HubError: It could not be done at all; see `upload`.
+        HubError: The upload would fail; see `upload`.
     """
     with hub_errors(api, repo_id):
         return _plan(api, repo_id, folder, private=private, revision=revision)
 
 
 def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: str | None) -> Plan:
-    """As `plan_upload`, with the client's own errors."""
+    """`plan_upload` with the errors of the client."""
     try:
         info = api.model_info(repo_id, timeout=_LOOK_SECONDS)
     except RepositoryNotFoundError:
@@ -228,10 +244,10 @@ def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: st
 
 
 def sort_files(there: Collection[str], new: Collection[str]) -> tuple[list[str], list[str], list[str]]:
-    """Which files of a repository an upload replaces, deletes and leaves alone.
+    """Files of a repository that an upload replaces, deletes and keeps.
 
-    Only what has the name of something that this package uploads is deleted: other files are other people's. A card is
-    never deleted, since an upload of a running run has none.
+    Only files with names that this package uploads are deleted. A card is never deleted, since an upload of a run that
+    is still training has none.
     """
     others = sorted(set(there) - set(new) - set(_NOTHING_TO_LOSE))
     deleted = [name for name in others if _OWN_FILE.fullmatch(name)]
@@ -239,10 +255,10 @@ def sort_files(there: Collection[str], new: Collection[str]) -> tuple[list[str],
 
 
 def _find_branch(api: HfApi, repo_id: str, revision: str) -> ModelInfo | None:
-    """The branch, or `None` if there is nothing of its name.
+    """The branch, or `None` if it does not exist.
 
     Raises:
-        HubError: The name is that of a tag or of a commit.
+        HubError: The name is that of a tag or a commit.
     """
     try:
         info = api.model_info(repo_id, revision=revision, timeout=_LOOK_SECONDS)
@@ -256,7 +272,7 @@ def _find_branch(api: HfApi, repo_id: str, revision: str) -> ModelInfo | None:
 
 
 def _objections(api: HfApi, repo_id: str, commit: str | None, there: Collection[str], folder: Path) -> list[str]:
-    """Why files there would be lost among those of the upload, or lose their meaning."""
+    """Reasons against an upload that would replace or mix up what the repository holds."""
     lost = sorted(set(there) - set(_NOTHING_TO_LOSE))
     if not lost:
         return []
@@ -273,7 +289,7 @@ def _objections(api: HfApi, repo_id: str, commit: str | None, there: Collection[
 
 
 def _kind(path: Path) -> str | None:
-    """What a configuration says its model is, `SimModel (sim)`; `None` if it is not one of this package."""
+    """Class and type of a configuration's model, `SimModel (sim)`; `None` if it is not a model of this package."""
     try:
         config = read_json(path)
     except (FileNotFoundError, ValueError):
@@ -284,7 +300,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _card_was_edited(api: HfApi, repo_id: str, commit: str | None) -> bool:
-    """Whether the card is another than that of the last upload of one."""
+    """Whether the card differs from that of the last upload that had one."""
     for earlier in api.list_repo_commits(repo_id, revision=commit):
         if earlier.title == MODEL_MESSAGE:
             then, now = (
@@ -299,7 +315,7 @@ def _card_was_edited(api: HfApi, repo_id: str, commit: str | None) -> bool:
 
 @contextlib.contextmanager
 def hub_errors(api: HfApi, repo_id: str) -> Iterator[None]:
-    """Turns what a client raises into a `HubError` of one line."""
+    """Turns errors of a client into a `HubError` of one line."""
     try:
         yield
     except HubError:
@@ -309,7 +325,7 @@ def hub_errors(api: HfApi, repo_id: str) -> Iterator[None]:
 
 
 def _in_one_line(error: Exception, endpoint: str, repo_id: str) -> str:
-    """What went wrong, and what to do about it."""
+    """An error, and what to do about it."""
     text = " ".join(str(error).split())
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token of the Hub; log in with `hf auth login`, or set HF_TOKEN."
@@ -318,15 +334,15 @@ def _in_one_line(error: Exception, endpoint: str, repo_id: str) -> str:
     if not isinstance(error, HfHubHTTPError):
         return text
     status = error.response.status_code
-    said = textwrap.shorten(error.server_message or error.response.reason_phrase, 200)
+    answer = textwrap.shorten(error.server_message or error.response.reason_phrase, 200)
     return {
         401: f"{endpoint} refused the token; log in again with `hf auth login`, or set HF_TOKEN.",
         403: f"the token has no right to write to {repo_id}; take one with that right, or another repository.",
         404: f"{repo_id} is not there, has no such branch, or the token may not see it.",
         412: f"another upload to {repo_id} went through meanwhile; look at it, and give the command again.",
-    }.get(status, f"{endpoint} answered {status} ({said}); {repo_id} is as it was before.")
+    }.get(status, f"{endpoint} answered {status} ({answer}); {repo_id} is as it was before.")
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may succeed: the network failed, or the Hub for a reason of its own."""
+    """Whether a retry may succeed: the network failed, or the Hub had an internal error."""
     return not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500

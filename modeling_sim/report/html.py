@@ -2,11 +2,10 @@
 
 modeling-sim report runs/analysis
 
-It is made from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` leaves in its output
-folder, and from nothing else. Nothing in it is typed: a number that is not in those files is not in the report.
+It is made only from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
+output folder: a number that is not in those files is not in the report.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
-from modeling_sim.files import replacing
+from modeling_sim.files import read_results, replacing
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
@@ -45,9 +44,19 @@ _REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
 
 
 _EMPTY: dict[str, Any] = {
-    "label": None, "classes": [], "factors": [], "train_items": None, "test_items": None, "intervals_over": None,
-    "comparisons": [], "curves": {}, "reconstruction_quality": [], "media": [], "versions": {}, "git": None,
-}  # fmt: skip
+    "label": None,
+    "classes": [],
+    "factors": [],
+    "train_items": None,
+    "test_items": None,
+    "intervals_over": None,
+    "comparisons": [],
+    "curves": {},
+    "reconstruction_quality": [],
+    "media": [],
+    "versions": {},
+    "git": None,
+}
 
 
 _MEDIA_GROUPS = {
@@ -66,35 +75,30 @@ _MEDIA_GROUPS = {
 
 
 def read_analysis(output_dir: str | Path) -> dict[str, Any]:
-    """The analysis of a folder, with everything that may be absent filled in as empty.
+    """The analysis of a folder, with empty values for fields that are absent.
 
     Raises:
         FileNotFoundError: There is no analysis.
-        ValueError: It is not JSON, lacks a field, or refers to a kind or measure that it does not describe.
+        ValueError: It is not JSON, has another schema, lacks a field, or refers to a kind or measure that is not
+            described.
     """
     path, curves_path = (Path(output_dir) / name for name in (ANALYSIS_NAME, CURVES_NAME))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the output folder of `modeling-sim evaluate`.")
-    read = _json_of(path)
+    read = read_results(path)
     missing = [name for name in _REQUIRED if name not in read]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; run `modeling-sim evaluate` again.")
     analysis = {**_EMPTY, **read}
     if curves_path.is_file():
-        analysis["curves"] = _json_of(curves_path)
+        curves = read_results(curves_path)
+        analysis["curves"] = {name: entries for name, entries in curves.items() if name != "schema"}
     _check_names(analysis, path)
     return analysis
 
 
-def _json_of(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
 def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
-    """A value whose kind or measure is not described would silently be left out of the tables."""
+    """Refuses an entry whose kind or measure is not described: the tables would skip it silently."""
     kinds = {kind["name"] for kind in analysis["kinds"]}
     measures = {measure["key"] for measure in analysis["measures"]}
     curves = [(f"curves.{name}", entry) for name, entries in analysis["curves"].items() for entry in entries]
@@ -114,7 +118,7 @@ def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
 
 
 def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Sounds]:
-    """Sounds by group. A group without items is left out.
+    """Sounds by group. A group without items is skipped.
 
     Raises:
         FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
@@ -141,9 +145,9 @@ def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) 
     """The text of the report.
 
     Args:
-        analysis: Of `read_analysis`.
-        media: Of `read_media`.
-        plots: Of `make_plots`.
+        analysis: Return value of `read_analysis`.
+        media: Return value of `read_media`.
+        plots: Return value of `make_plots`.
     """
     groups, rivals = opponents(analysis)
     environment = Environment(

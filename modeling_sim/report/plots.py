@@ -1,4 +1,4 @@
-"""Figures of the report as inline SVG: small panels without a background, whose ink is the colour of the page's text.
+"""Figures of the report as inline SVG: small panels without a background, in the color of the page's text.
 
 Panels are narrow, so that a phone shows them at their own size, and legends are left to the page.
 """
@@ -23,25 +23,39 @@ from modeling_sim.plots import plot_text, save_figure, style_of
 from modeling_sim.report.tables import Entry, belongs, modules_of
 from modeling_sim.text import decimal, percent, printable
 
-# Stands for the colour of the text until the SVG is on the page.
+# Replaced by the color of the text once the SVG is on the page.
 _INK = "#010203"
 
 
-_STYLE = {
-    "svg.fonttype": "none", "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8,
-    "ytick.labelsize": 8, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK,
-    "ytick.color": _INK, "grid.color": _INK, "axes.linewidth": 0.6, "grid.linewidth": 0.4, "lines.linewidth": 1.6,
-    "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.18, "xtick.major.width": 0.6,
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "axes.linewidth": 0.6,
+    "grid.linewidth": 0.4,
+    "lines.linewidth": 1.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.18,
+    "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-}  # fmt: skip
+}
 
 
 # Inches; 72 units of the SVG each.
 _SIZE, _SQUARE = (4.4, 2.9), (4.4, 3.7)
 
 
-# Few levels, which a PNG packs well. Signed values have no colour at 0, so that the page's own shows through, and their
-# colour grows faster than they do: correlations of 0.1 are to be seen.
+# Few levels, which a PNG packs well. Signed values are transparent at 0, and their color
+# grows faster than they do, so that correlations of 0.1 are visible.
 _BLUE, _ORANGE = (0, 0.447, 0.698), (0.835, 0.369, 0)
 
 
@@ -135,19 +149,24 @@ def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format:
     """Writes every panel as a file with a legend of its own; it has that legend from then on.
 
     Args:
-        plots: Of `make_plots`.
-        folder: Where to.
-        prefix: Of the files' names.
+        plots: Return value of `make_plots`.
+        folder: Folder to write to.
+        prefix: Start of the files' names.
         figure_format: One of `plots.FIGURE_FORMATS`.
     """
     for plot in plots:
         for _, panels in plot.modules:
             for panel in panels:
                 lines = [
-                    Line2D([], [], color=_INK if key.color == "currentColor" else key.color,
-                           linestyle=_linestyle(key.dashes), label=plot_text(key.label))
+                    Line2D(
+                        [],
+                        [],
+                        color=_INK if key.color == "currentColor" else key.color,
+                        linestyle=_linestyle(key.dashes),
+                        label=plot_text(key.label),
+                    )
                     for key in plot.legend
-                ]  # fmt: skip
+                ]
                 with mpl.rc_context({**_STYLE, "savefig.dpi": 200}):
                     if lines:
                         panel.figure.legend(
@@ -209,9 +228,9 @@ def _no_legend(*_: Any) -> list[Key]:
 
 def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
     figure, axis = _axes("dimensions kept", "accuracy")
-    told = []
+    summaries = []
     for kind, own in _by_kind(entries, kinds):
-        told.append(_draw_curves(axis, kind, own, kind_style(kinds, kind)))
+        summaries.append(_draw_curves(axis, kind, own, kind_style(kinds, kind)))
     _logarithmic(axis, [k for entry in entries for k in entry["ks"]])
     axis.set_ylim(0, 1)
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -219,40 +238,40 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: s
     for chance in chances:
         _reference(axis, chance)
     note = f"Dotted: chance, {' and '.join(percent(chance) for chance in chances)}." if chances else ""
-    yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(told)}")
+    yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(summaries)}")
 
 
 def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
     ceiling = max([1.0, *(value for entry in entries for value in entry["values"] if value is not None)])
     for kind, own in _by_kind(entries, kinds):
         figure, axis = _axes("dimensions replaced", "error left")
-        told, areas = [], []
+        summaries, areas = [], []
         for control in dict.fromkeys(entry["control"] for entry in own):
             curves = [entry for entry in own if entry["control"] == control]
             name = _CONTROLS.get(control, control)
-            told.append(_draw_curves(axis, name, curves, _control_style(control)))
+            summaries.append(_draw_curves(axis, name, curves, _control_style(control)))
             measured = [entry["area"] for entry in curves if entry.get("area") is not None]
             areas += [f"{name} {decimal(sum(measured) / len(measured))}"] if measured else []
         _logarithmic(axis, [k for entry in own for k in entry["ks"]])
         axis.set_ylim(0, 1.05 * ceiling)
         note = f" Area, lower is faster: {', '.join(areas)}." if areas else ""
-        text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(told)}"
+        text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(summaries)}"
         yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
 
 
 def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
-    figure, axis = _axes("dimension, by rank", "KL, nats a frame")
-    told = []
+    figure, axis = _axes("dimension, by rank", "KL, nats per frame")
+    summaries = []
     for kind, own in _by_kind(entries, kinds):
         ranked = [{"ks": list(range(1, len(entry["values"]) + 1)), **entry} for entry in own]
-        told.append(_draw_curves(axis, kind, ranked, kind_style(kinds, kind)))
+        summaries.append(_draw_curves(axis, kind, ranked, kind_style(kinds, kind)))
     axis.set_ylim(bottom=0)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    yield Panel("", figure, f"kl-{module}", f"KL by dimension in {module}. {' '.join(told)}")
+    yield Panel("", figure, f"kl-{module}", f"KL by dimension in {module}. {' '.join(summaries)}")
 
 
 def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[str, str]) -> str:
-    """A thin line for every model and a thick one for their mean; returns where the mean begins and ends."""
+    """A thin line for every model and a thick one for their mean; returns the first and last value of the mean."""
     color, dashes = style
     line: dict[str, Any] = {"color": color, "linestyle": _linestyle(dashes)}
     curves = [(tuple(entry["ks"]), np.array(entry["values"], dtype=float)) for entry in entries]
@@ -349,7 +368,7 @@ def _scale(figure: Figure, axis: Axes, picture: Any) -> None:
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
     bar = figure.colorbar(picture, ax=axis, fraction=0.05, pad=0.03)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=2)
 
 
@@ -381,9 +400,9 @@ def _inline(figure: Figure, name: str, text: str) -> Markup:
     """A figure as an `svg` element that names itself to screen readers and shares no id with another.
 
     Args:
-        figure: What to draw.
-        name: Of the figure, unlike that of any other.
-        text: What a reader who does not see it should know.
+        figure: The figure.
+        name: Name of the figure, unique in the report.
+        text: Description for readers who do not see it.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -450,7 +469,7 @@ _SUBJECTS = {
     ),
     "correlation": _Subject(
         "Correlation between dimensions",
-        f"Pearson correlation over frames: blue is negative, orange positive, and no colour is none. {_ONE_MODEL}",
+        f"Pearson correlation over frames: blue is negative, orange positive, and transparent is zero. {_ONE_MODEL}",
         _correlation_panels,
     ),
     "reconstruction": _Subject(

@@ -1,4 +1,4 @@
-"""Sounds of the report: WAV files and spectrograms as data URIs, with one gain and colour scale where clips compare.
+"""Sounds of the report: WAV files and spectrograms as data URIs, with one gain and color scale where clips compare.
 
 A gain for each clip would make a silent reconstruction sound like a loud one, so the clips of an item share one.
 """
@@ -16,19 +16,19 @@ from matplotlib.image import imsave
 
 from modeling_sim.data.audio import log_mel
 
-# Peak that an item is played at, and the peak below which it counts as silence and is left as it is: -40 dB.
+# Peak that an item is scaled to, and the peak below which it counts as silence and is not scaled: -40 dB.
 _PEAK = 0.9
 
 
 _SILENCE = 0.01
 
 
-# Samples of a window of `log_mel`, which a shorter clip is filled up to.
+# Samples of a window of `log_mel`; a shorter clip is padded to it.
 _WINDOW = 400
 
 
-# Colours span this much below the loudest cell. It is not taken to be quieter than a tone at the edge of silence is, so
-# that silence is dark.
+# Range of colors below the loudest cell, which counts as at least as loud as a tone at the edge of silence, so that
+# silence is dark.
 _RANGE_DB, _QUIETEST_TOP_DB = 65, -26
 
 
@@ -91,7 +91,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
 
 
 def common_gain(waveforms: Sequence[np.ndarray]) -> float:
-    """The factor that brings the loudest of some clips to a peak of 0.9; 1 where all of them are silent."""
+    """The factor that brings the loudest of some clips to a peak of 0.9; 1 if all of them are silent."""
     peak = max((float(np.abs(samples).max()) for samples in waveforms), default=0.0)
     return 1.0 if peak < _SILENCE else _PEAK / peak
 
@@ -121,7 +121,7 @@ def _wav(samples: np.ndarray, rate: int) -> str:
 
 
 def _spectrograms(waveforms: Sequence[np.ndarray], rate: int) -> list[str]:
-    """Log-mel spectrograms, low bands at the bottom, on one colour scale."""
+    """Log-mel spectrograms, low bands at the bottom, on one color scale."""
     mels = [
         log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW)
         for samples in waveforms

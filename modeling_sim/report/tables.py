@@ -175,7 +175,7 @@ def _write_span(low: float | None, high: float | None, form: str, digits: int) -
 
 
 def _digits(form: str, values: Sequence[float | None]) -> int:
-    # A mean of whole numbers over models need not be whole.
+    # A mean of integers over models need not be an integer.
     return 1 if form == "integer" else digits_for(values)
 
 
@@ -278,9 +278,9 @@ def best_kind(
 
     Args:
         measure: Key of the measure.
-        kinds: Of the analysis.
-        values: Of one module.
-        comparisons: Of one module.
+        kinds: `kinds` of the analysis.
+        values: Its `values` in one module.
+        comparisons: Its `comparisons` in one module.
     """
     measured = {value["kind"] for value in values if value["measure"] == measure and value["value"] is not None}
     trained = [kind["name"] for kind in kinds if not kind["is_control"] and kind["name"] in measured]
@@ -314,15 +314,15 @@ def tally(comparisons: Sequence[Entry], analysis: Mapping[str, Any]) -> Tally:
     """Counts of verdicts, of comparisons that seeds allow."""
     compared = [each for each in comparisons if has_seeds(each, analysis)]
     counts = Counter(each["verdict"] for each in compared)
-    return Tally(*(counts[verdict] for verdict in VERDICTS), has_seeds=bool(compared))
+    return Tally(counts["win"], counts["loss"], counts["undecided"], has_seeds=bool(compared))
 
 
 def has_seeds(comparison: Entry, analysis: Mapping[str, Any]) -> bool:
     """Whether a comparison has the models to decide anything: two of each kind, but for a spectrum, which has no seed.
 
     Args:
-        comparison: One of the analysis'.
-        analysis: What it is of.
+        comparison: An entry of the analysis' `comparisons`.
+        analysis: The analysis, with `kinds` and `values`.
     """
     if comparison.get("low") is not None:
         return True
@@ -370,20 +370,20 @@ def _difference(comparison: Entry, measure: Entry, analysis: Mapping[str, Any]) 
 
 
 def quality_rows(entries: Sequence[Entry]) -> list[Quality]:
-    """Reconstruction quality of every decoder, beside what silence scores."""
+    """Reconstruction quality of every decoder next to the score of silence."""
     rows = []
     for entry in entries:
-        distance, silence = _interval(entry.get("log_mel")), _interval(entry.get("log_mel_of_silence"))["value"]
-        known = distance["value"] is not None and silence is not None
+        score = _interval(entry.get("log_mel"))
+        distance, silence = score["value"], _interval(entry.get("log_mel_of_silence"))["value"]
         rows.append(
             Quality(
                 entry["kind"],
                 entry["model"],
                 entry["module"],
                 entry["decoder"],
-                _quality_cell(distance),
+                _quality_cell(score),
                 write_value(silence, "number", 2),
-                bool(distance["value"] < silence) if known else None,
+                None if distance is None or silence is None else distance < silence,
                 _quality_cell(_interval(entry.get("spectral"))),
                 _quality_cell(_interval(entry.get("si_sdr")), digits=1),
             )
@@ -440,12 +440,12 @@ def _effect_rows(entry: Entry, digits: Sequence[int]) -> list[tuple[str, list[Ef
             entry["dimensions"], entry["targets"], entry["correlations"], strict=True
         )
     ]
-    for name, row, of_row in zip(names, values, shares, strict=True):
+    for name, row, row_shares in zip(names, values, shares, strict=True):
         cells = [
             EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))
             if np.isfinite(value)
             else EffectCell(MISSING, 0.0, negative=False)
-            for value, share, number in zip(row, of_row, digits, strict=True)
+            for value, share, number in zip(row, row_shares, digits, strict=True)
         ]
         rows.append((name, cells))
     return rows

@@ -21,7 +21,15 @@ from modeling_sim.data.corpora import corpus_info, load_corpus
 from modeling_sim.data.corpora.overlap import say_shared_recordings
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
-from modeling_sim.files import finite_or_none, follow_umask, nearest, read_json, temporary_folder, write_json
+from modeling_sim.files import (
+    finite_or_none,
+    follow_umask,
+    nearest,
+    read_json,
+    save_results,
+    temporary_folder,
+    write_json,
+)
 from modeling_sim.hub.callback import BackgroundPush
 from modeling_sim.hub.staging import push_run
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
@@ -207,13 +215,13 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     task, settings, log, counts = run.task, run.settings, run.log, run.counts
     output_dir = Path(settings.output_dir)
     move_model_into(task.model, task.extractor, output_dir)
-    write_json(
+    save_results(
         output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
     )
     curves = write_curves(output_dir)
     corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
     corpus_license, base_license = corpus_info(corpus).license, license_of_model(base)
-    write_json(
+    save_results(
         output_dir / RESULTS_NAME,
         {
             "corpus": corpus,

@@ -1,10 +1,10 @@
-"""What holds of the paper's claims: tables and pictures of the scorecards in `model_cards/results`.
+"""Which of the paper's claims hold: tables and pictures of the scorecards in `results/`.
 
     python studies/paper_claims/make.py           # writes studies/paper_claims/results/claims.md and its pictures
-    python studies/paper_claims/make.py --check   # says whether claims.md is what the results give
+    python studies/paper_claims/make.py --check   # fails if claims.md does not match the results
 
-No figure is typed: everything is made from what `training/analyze.py` wrote. The kind that stands first is Smooth
-InfoMax, and signs say what it does against each other kind.
+All numbers come from the results of `modeling-sim evaluate`. The first kind is Smooth InfoMax, and signs compare it
+with each other kind.
 """
 
 import sys
@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
-from modeling_sim.files import read_json, replacing
+from modeling_sim.files import read_results, replacing
 from modeling_sim.plots import save_figure, style_of
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import decimal
@@ -33,16 +33,32 @@ RESULTS = {
 PAGE = _FOLDER / "results" / "claims.md"
 
 
-# What the paper claims or its critics ask, of everything that is measured.
+# Measures of what the paper claims or its critics ask.
 MEASURES = (
-    "linear_accuracy", "abx_within", "wasserstein", "wasserstein_standardised", "mmd_whitened", "total_correlation",
-    "gini", "rotation_gap", "dci_disentanglement", "mutual_information_gap", "traversal_selectivity", "path_ratio",
-    "path_ratio_norm_corrected", "jump_ratio", "lipschitz_95", "clean_transitions", "curve_area_paper",
-    "curve_area_paper_pca", "curve_area", "log_mel",
-)  # fmt: skip
+    "linear_accuracy",
+    "abx_within",
+    "wasserstein",
+    "wasserstein_standardised",
+    "mmd_whitened",
+    "total_correlation",
+    "gini",
+    "rotation_gap",
+    "dci_disentanglement",
+    "mutual_information_gap",
+    "traversal_selectivity",
+    "path_ratio",
+    "path_ratio_norm_corrected",
+    "jump_ratio",
+    "lipschitz_95",
+    "clean_transitions",
+    "curve_area_paper",
+    "curve_area_paper_pca",
+    "curve_area",
+    "log_mel",
+)
 
 
-# Measures whose null is each model's own, and no number is known without it.
+# Measures with a null value of each model's own, without which their values mean nothing.
 NULLS = {"traversal_selectivity": "The same, turned axes"}
 
 
@@ -50,17 +66,21 @@ KINDS = ("SIM", "GIM", "GIM (Löwe)", "CPC", "GIM + PCA", "GIM + ICA", "GIM + no
 
 
 _DRAWN = (
-    "linear_accuracy", "wasserstein", "mmd_whitened", "total_correlation", "gini", "path_ratio", "lipschitz_95",
-    "curve_area_paper", "curve_area_paper_pca", "curve_area",
-)  # fmt: skip
+    "linear_accuracy",
+    "wasserstein",
+    "mmd_whitened",
+    "total_correlation",
+    "gini",
+    "path_ratio",
+    "lipschitz_95",
+    "curve_area_paper",
+    "curve_area_paper_pca",
+    "curve_area",
+)
 
 
 # The color of a model is that of its controls, which are hollow.
-_COLORS = {
-    kind: style_of(KINDS.index(kind.split(" + ")[0])).color
-    for kind in KINDS
-    if kind != "log-mel"
-}  # fmt: skip
+_COLORS = {kind: style_of(KINDS.index(kind.split(" + ")[0])).color for kind in KINDS if kind != "log-mel"}
 
 
 _EXPLANATION = (
@@ -77,7 +97,7 @@ _SIGNS = {"win": " +", "loss": " \N{MINUS SIGN}", "undecided": ""}
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--check", action="store_true", help="Write nothing; fail where claims.md is not up to date.")
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail if claims.md is not up to date.")
     arguments = parser.parse_args(argv)
     page = render_page()
     if arguments.check:
@@ -87,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replacing(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for name, (title, path) in RESULTS.items():
-        save_figure(draw(read_json(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
+        save_figure(draw(read_results(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
 
 
 def render_page() -> str:
     """The page with a table for each corpus and module."""
     lines = ["# What holds of the paper's claims", "", _EXPLANATION]
     for name, (title, path) in RESULTS.items():
-        analysis = read_json(path)
+        analysis = read_results(path)
         lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
         for module in _modules(analysis):
             lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
@@ -102,10 +122,10 @@ def render_page() -> str:
 
 
 def table(analysis: Mapping[str, Any], module: str) -> list[str]:
-    """Lines of a Markdown table of one module: a row a measure, a column a kind.
+    """Lines of a Markdown table of one module: a row per measure, a column per kind.
 
     Args:
-        analysis: What `training/analyze.py` wrote.
+        analysis: Results of `modeling-sim evaluate`.
         module: Name of a module.
     """
     titles = {measure["key"]: measure for measure in analysis["measures"]}
@@ -126,14 +146,14 @@ def table(analysis: Mapping[str, Any], module: str) -> list[str]:
         ]
         lines.append(f"| {measure['title']}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
         if key in NULLS:
-            nulls = [_values(analysis, key, module, kind, of="null") for kind in kinds]
+            nulls = [_values(analysis, key, module, kind, field="null") for kind in kinds]
             means = [float(np.mean(column)) if column else None for column in nulls]
             lines.append(f"| {NULLS[key]} | {' | '.join(decimal(value, digits) for value in means)} |")
     return lines
 
 
 def draw(analysis: Mapping[str, Any], title: str) -> Figure:
-    """Every model as a point: a row a measure, a column a module, within it a line a kind."""
+    """Every model as a point: a row per measure, a column per module, a line per kind within."""
     measures = {measure["key"]: measure for measure in analysis["measures"]}
     modules = [module for module in _modules(analysis) if module != "context"]
     # Kinds that the measure is known of, by measure.
@@ -144,9 +164,7 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
     }
     heights = [len(names) for names in kinds.values()]
     figure = Figure(figsize=(10, 1.0 + 0.15 * sum(heights) + 0.65 * len(heights)), layout="constrained", dpi=120)
-    axes = figure.subplots(
-        len(kinds), len(modules), sharex="row", sharey="row", squeeze=False, height_ratios=heights
-    )  # fmt: skip
+    axes = figure.subplots(len(kinds), len(modules), sharex="row", sharey="row", squeeze=False, height_ratios=heights)
     for (key, names), row in zip(kinds.items(), axes, strict=True):
         for module, axis in zip(modules, row, strict=True):
             for place, kind in enumerate(names):
@@ -165,7 +183,7 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
             axis.set_xlabel(module, fontsize=8, color="#666666", labelpad=1)
         note = DIRECTION_WORDS[measures[key]["direction"]]
         row[0].set_title(f"{measures[key]['title']}, {note}", loc="left", fontsize=9, fontweight="bold")
-    figure.suptitle(f"{title}: a point a model; controls are hollow", fontsize=12)
+    figure.suptitle(f"{title}: a point per model; controls are hollow", fontsize=12)
     return figure
 
 
@@ -174,18 +192,20 @@ def _modules(analysis: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: (name == "context", name))
 
 
-def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str, of: str = "value") -> list[float]:
-    """Values, or nulls, of the models of a kind; a spectrum, which has no modules, stands beside all."""
+def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str, field: str = "value") -> list[float]:
+    """Values, or nulls, of the models of a kind; a spectrum, which has no modules, is shown with all."""
     return [
-        row[of]
+        row[field]
         for row in analysis["values"]
-        if row["measure"] == measure and row["kind"] == kind and row["module"] in (module, SPECTRUM_MODULE)
-        and row.get(of) is not None
-    ]  # fmt: skip
+        if row["measure"] == measure
+        and row["kind"] == kind
+        and row["module"] in (module, SPECTRUM_MODULE)
+        and row.get(field) is not None
+    ]
 
 
 def _verdict(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -> str:
-    """What is decided of the first kind against another; "undecided" of itself."""
+    """The verdict for the first kind against another; "undecided" against itself."""
     for each in analysis["comparisons"]:
         if (each["measure"], each["module"], each["first"], each["second"]) == (measure, module, KINDS[0], kind):
             return each["verdict"]

@@ -26,6 +26,7 @@ INFO = CorpusInfo(
     "the published split, words of the test set are other recordings of training words.",
     license="cc-by-nc-sa-4.0",
     redistributable=False,
+    path_settings=("data_dir",),
 )
 
 

@@ -89,6 +89,10 @@ class CorpusInfo:
         hub_id: Data set id on the Hub, if it is there.
         num_utterances: Of the whole corpus, if it is always the same.
         redistributable: Whether its audio may be passed on with a project or a checkpoint.
+        language: Code of the language that is spoken, as the Hub writes it, if there is one.
+        generated: Whether the audio is computed and read from nowhere.
+        path_settings: Names of the settings that name a file or folder and nothing else. Their values are shortened to
+            the last part before anything is published. A data set, which may be an id of the Hub too, is none of them.
     """
 
     description: str
@@ -96,6 +100,9 @@ class CorpusInfo:
     hub_id: str | None = None
     num_utterances: int | None = None
     redistributable: bool = True
+    language: str | None = None
+    generated: bool = False
+    path_settings: tuple[str, ...] = ()
 
 
 def make_dataset(

@@ -20,7 +20,11 @@ from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
 from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
 from modeling_sim.text import printable, say_once, utf8_name
 
-INFO = CorpusInfo(description="Audio files in a tree of folders.", license="other")
+INFO = CorpusInfo(
+    description="Audio files in a tree of folders.",
+    license="other",
+    path_settings=("data_dir", "manifest", "lists", "alignments"),
+)
 
 
 _SUFFIXES = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"}

@@ -19,6 +19,8 @@ INFO = CorpusInfo(
     license="cc-by-4.0",
     hub_id="openslr/librispeech_asr",
     num_utterances=292_367,
+    language="en",
+    path_settings=("data_dir", "lists", "alignments"),
 )
 
 

@@ -42,6 +42,7 @@ from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
 INFO = CorpusInfo(
     description="Syllables from a formant synthesiser, with the exact factors behind every frame.",
     license="apache-2.0",
+    generated=True,
 )
 
 
