@@ -21,7 +21,6 @@ from modeling_sim.trainer import latent_cache
 from modeling_sim.trainer import loop as trainer
 from modeling_sim.trainer import pretraining as pretrain_module
 from modeling_sim.trainer import pretraining as pretraining_task
-from modeling_sim.trainer import run as command
 from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.loop import EarlyStopping
 from modeling_sim.trainer.pipeline import share_out
@@ -474,7 +473,7 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
     def fail(*_):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(command, "push_run", fail)
+    monkeypatch.setattr("modeling_sim.hub.callback.push_run", fail)
     train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
     assert "the upload to org/name failed (no route to host)" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()

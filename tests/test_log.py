@@ -87,7 +87,7 @@ def test_curves_are_drawn_at_every_evaluation(tmp_path, monkeypatch):
         drawn.append(len(curves.read_log(Path(output_dir) / "log.jsonl")))
         return write(output_dir)
 
-    monkeypatch.setattr("modeling_sim.trainer.run.write_curves", counting)
+    monkeypatch.setattr("modeling_sim.trainer.curves.write_curves", counting)
     pretrain.main([*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "1"])
     assert len(drawn) == 4  # after steps 1 to 3, and at the end
     assert (tmp_path / "curves.png").is_file()

@@ -255,7 +255,7 @@ def test_an_upload_that_failed_is_made_by_the_same_command(tmp_path, monkeypatch
             raise OSError("no network")
         return "address"
 
-    monkeypatch.setattr(command, "push_run", push_run)
+    monkeypatch.setattr("modeling_sim.hub.callback.push_run", push_run)
     for said in ("the upload to org/run failed (no network)", "uploaded to address", "was uploaded before"):
         train(tmp_path, *flags)
         assert said in capsys.readouterr().out

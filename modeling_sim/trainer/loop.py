@@ -25,7 +25,6 @@ from tqdm.auto import tqdm
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
-from modeling_sim.hub.upload import check_repo_id
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
 from modeling_sim.trainer.optimization import Optimization
@@ -123,6 +122,34 @@ class EarlyStopping:
         return list(range(before, self.finished))
 
 
+class Callback:
+    """What happens around a run besides its training; a subclass overrides what it needs.
+
+    All methods are called in the main process alone. Training waits for each, and an error of one ends the run: report
+    what may be skipped, and do what takes long in a thread.
+    """
+
+    def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
+        """Called before the first step, and before `on_end` of a run that is found finished.
+
+        Args:
+            run_folder: Folder of the run.
+            say: Prints a sentence without disturbing the progress bar; it may be called from any thread.
+        """
+
+    def on_evaluation(self, run_folder: Path) -> None:
+        """Called after every evaluation between two steps; the log has its scores."""
+
+    def on_save(self, checkpoint: Path) -> None:
+        """Called with the folder of every checkpoint that was written; a later save may remove it."""
+
+    def on_end(self, run_folder: Path) -> None:
+        """Called once the run is finished and its files are complete, and again if the same command finds it so."""
+
+    def close(self) -> None:
+        """Called last, however the run ends."""
+
+
 @dataclass
 class Run:
     """A task on its way."""
@@ -140,10 +167,8 @@ class Run:
     untrained: list[Scores] = field(default_factory=list)
     """Scores before the first step."""
     trained_parts: list[int] = field(default_factory=list)
-    after_save: Callable[[Path], None] | None = None
-    """Called in the main process with the folder of every checkpoint that was written."""
-    after_evaluation: Callable[[], None] | None = None
-    """Called in the main process after every evaluation between two steps."""
+    callbacks: list[Callback] = field(default_factory=list)
+    """None except in the main process."""
     saved_step: int = -1
     """Step of the newest checkpoint of this run, or of the latest attempt at one; the same in all processes."""
     diverged: set[int] = field(default_factory=set)
@@ -247,8 +272,8 @@ def save(run: Run) -> None:
             "checkpoints are as they were"
         )
         return
-    if run.after_save is not None:
-        run.after_save(checkpoint)
+    for callback in run.callbacks:
+        callback.on_save(checkpoint)
 
 
 # ---------------------------------------------------------------------- steps
@@ -391,8 +416,8 @@ def report(run: Run, progress: Any) -> None:
 
 def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
     """Ends the training of rows whose held-out loss has not fallen for `early_stopping_patience` evaluations."""
-    if run.after_evaluation is not None and run.accelerator.is_main_process:
-        run.after_evaluation()
+    for callback in run.callbacks:
+        callback.on_evaluation(Path(run.settings.output_dir))
     if not run.settings.early_stopping_patience:
         return
     losses = [row["loss"] for row in scores]
@@ -441,7 +466,6 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
 
 # ---------------------------------------------------------------------- checks
 
-
 def check_processes(accelerator: Accelerator) -> None:
     """Refuses to train when the launcher started several processes that do not know of each other."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -460,7 +484,6 @@ def check_settings(settings: RunArguments) -> None:
         ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
         ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
         ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
-        ("push_every_saves", 0),
     ):  # fmt: skip
         if getattr(settings, name) < least:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
@@ -468,12 +491,6 @@ def check_settings(settings: RunArguments) -> None:
         raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
     if settings.early_stopping_patience and not settings.eval_steps:
         raise ValueError("`early_stopping_patience` counts evaluations; set `eval_steps`.")
-    if settings.push_to_hub and not settings.repo_id:
-        raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
-    if settings.push_to_hub and settings.repo_id:
-        check_repo_id(settings.repo_id)
-    if settings.push_every_saves and not (settings.push_to_hub and settings.save_steps):
-        raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
 
 
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:

@@ -21,17 +21,15 @@ from modeling_sim.data.corpora import corpus_info, load_corpus
 from modeling_sim.data.corpora.overlap import say_shared_recordings
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
-from modeling_sim.files import finite_or_none, follow_umask, nearest, read_json, temporary_folder, write_json
-from modeling_sim.hub.callback import BackgroundPush
-from modeling_sim.hub.staging import push_run
+from modeling_sim.files import finite_or_none, follow_umask, nearest, temporary_folder, write_json
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict
 from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
-from modeling_sim.trainer.curves import write_curves
 from modeling_sim.trainer.greedy import broadcast_parameters
 from modeling_sim.trainer.log import LOG_NAME, Log, Scores, in_one_line, prepare_output
 from modeling_sim.trainer.loop import (
     SAVING_ERRORS,
+    Callback,
     Run,
     check_processes,
     check_settings,
@@ -59,55 +57,72 @@ SHUFFLE_BUFFER = 1000
 Build = Callable[..., Task]
 
 
-def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> None:
-    """Trains what `build` makes of the settings, and writes model, curves and results.
+def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callback]]], build: Build) -> None:
+    """Trains what `build` makes of the settings, and writes model and results.
 
     Args:
         name: Of the command, for messages.
-        parse: Gives the settings: dataclasses, of which one is a `DataArguments` and the last a `RunArguments`.
+        parse: Gives the settings and the callbacks. The settings are dataclasses, of which one is a `DataArguments` and
+            the last a `RunArguments`; the callbacks are called in the order given.
         build: Makes the task of an accelerator and the settings; see `prepare`.
     """
     with contextlib.ExitStack() as stack:
         with errors_in_one_line(name):
-            groups = parse()
-            settings = groups[-1]
+            groups, callbacks = parse()
+            settings: RunArguments = groups[-1]
+            output_dir = Path(settings.output_dir)
             prepare_output(disable_tqdm=settings.disable_tqdm)
             accelerator = make_accelerator(settings)
-            stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
+            stack.enter_context(output_lock(output_dir, accelerator))
             try:
                 run = prepare(accelerator, groups, build)
             except RunIsFinishedError as finished:
+                run = None
                 if accelerator.is_main_process:
                     print(finished)
-                    upload_once(settings, print)
-                accelerator.end_training()
-                return
-        stack.callback(run.task.close)
-        push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))
-        run.after_save = push.offer
-        run.after_evaluation = lambda: redraw(run)
-        try:
-            trained = train(run)
-        except FloatingPointError as error:
-            raise SystemExit(f"{name}: {error}") from error
-        except ReaderError as error:
-            raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
-        except (AudioError, BadAudioError) as error:
-            # A loader's worker wraps the message into its own traceback; the message is the last line of it.
-            message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
-            raise SystemExit(f"{name}: {message}; leave such recordings out with --on_bad_audio skip.") from error
-        skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
-        if accelerator.is_main_process:
-            push.close()
-            try:
-                finish(run, trained, steps_left_out=skipped)
-            except SAVING_ERRORS as error:
-                raise SystemExit(
-                    f"{name}: the finished model could not be written to {settings.output_dir} ({in_one_line(error)}); "
-                    f"{_what_is_kept(run)}."
-                ) from error
-            upload_once(settings, run.log.say)
+        callbacks = callbacks if accelerator.is_main_process else []
+        for callback in callbacks:
+            stack.callback(callback.close)
+            callback.on_begin(output_dir, print if run is None else run.log.say)
+        if run is not None:
+            stack.callback(run.task.close)
+            run.callbacks = callbacks
+            train_and_finish(name, run)
+        for callback in callbacks:
+            callback.on_end(output_dir)
         accelerator.end_training()
+
+
+def train_and_finish(name: str, run: Run) -> None:
+    """Trains and writes the model and the results.
+
+    Args:
+        name: Of the command, for messages.
+        run: Of `prepare`.
+
+    Raises:
+        SystemExit: Training or writing failed; the message says what is kept.
+    """
+    try:
+        trained = train(run)
+    except FloatingPointError as error:
+        raise SystemExit(f"{name}: {error}") from error
+    except ReaderError as error:
+        raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
+    except (AudioError, BadAudioError) as error:
+        # A loader's worker wraps the message into its own traceback; the message is the last line of it.
+        message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
+        raise SystemExit(f"{name}: {message}; skip such recordings with --on_bad_audio skip.") from error
+    skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
+    if not run.accelerator.is_main_process:
+        return
+    try:
+        finish(run, trained, steps_left_out=skipped)
+    except SAVING_ERRORS as error:
+        raise SystemExit(
+            f"{name}: the finished model could not be written to {run.settings.output_dir} ({in_one_line(error)}); "
+            f"{_what_is_kept(run)}."
+        ) from error
 
 
 class RunIsFinishedError(Exception):
@@ -203,14 +218,13 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
 
 
 def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
-    """Writes the model, settings, curves and, last, the results, which mark the run as finished."""
+    """Writes the model, settings and, last, the results, which mark the run as finished."""
     task, settings, log, counts = run.task, run.settings, run.log, run.counts
     output_dir = Path(settings.output_dir)
     move_model_into(task.model, task.extractor, output_dir)
     write_json(
         output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
     )
-    curves = write_curves(output_dir)
     corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
     corpus_license, base_license = corpus_info(corpus).license, license_of_model(base)
     write_json(
@@ -246,38 +260,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     log.say(f"before the first step: {task.summary(run.untrained)}")
     if counts.replaced:
         log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
-    log.say(
-        f"{counts.crops / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
-        f"picture {curves}"
-    )
-
-
-def upload_once(settings: RunArguments, say: Callable[[str], None]) -> None:
-    """Uploads a finished run if that is wanted and was not done before; a failure is reported and loses nothing."""
-    output_dir = Path(settings.output_dir)
-    record = output_dir / UPLOAD_NAME
-    if not (settings.push_to_hub and settings.repo_id):
-        return
-    if record.is_file() and read_json(record).get("repo_id") == settings.repo_id:
-        say(f"the run was uploaded before, to {settings.repo_id}")
-        return
-    try:
-        address = push_run(output_dir, settings.repo_id)
-        write_json(record, {"repo_id": settings.repo_id, "address": address})
-        say(f"uploaded to {address}")
-    except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
-        say(
-            f"the upload to {settings.repo_id} failed ({error}); the run is complete in {output_dir}, and the same "
-            "command tries again"
-        )
-
-
-def redraw(run: Run) -> None:
-    """Draws the curves of a run that goes on; a disk that is full is no reason to end it."""
-    try:
-        write_curves(run.settings.output_dir)
-    except (OSError, ValueError) as error:
-        run.log.say(f"the curves could not be drawn ({in_one_line(error)}); training continues")
+    log.say(f"{counts.crops / counts.seconds:.1f} crops per second; checkpoint and {RESULTS_NAME} in {output_dir}")
 
 
 def _what_is_kept(run: Run) -> str:

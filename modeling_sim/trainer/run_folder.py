@@ -18,13 +18,15 @@ from filelock import FileLock, Timeout
 
 from modeling_sim.files import remove_folder, write_json
 from modeling_sim.trainer.checkpoints import own_checkpoints
-from modeling_sim.trainer.curves import CURVES_NAME
 from modeling_sim.trainer.log import LOG_NAME
 
 RESULTS_NAME = "results.json"
 
 
 SETTINGS_NAME = "training_settings.json"
+
+
+CURVES_NAME = "curves.png"
 
 
 CLAIM_NAME = ".modeling_sim.json"

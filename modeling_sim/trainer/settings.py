@@ -107,11 +107,6 @@ class RunArguments:
         "none",
         "Trackers besides log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: 'a,b'.",
     )
-    push_to_hub: bool = setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
-    repo_id: str | None = setting(None, "Repository of the Hub to upload to, as in org/name.")
-    push_every_saves: int = setting(
-        0, "Checkpoints from one upload of a running run to the next, in the background; 0 uploads only at the end."
-    )
 
 
 @dataclass
