@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
@@ -466,14 +466,26 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
 
 # ---------------------------------------------------------------------- checks
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
 def check_processes(accelerator: Accelerator) -> None:
-    """Refuses to train when the launcher started several processes that do not know of each other."""
+    """Refuses launches under which training would not be what it seems.
+
+    Raises:
+        ValueError: The launcher started several processes that do not know of each other, or wants the model sharded.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
             f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}: each would train "
             "alone and overwrite the others' files. On CPUs, set ACCELERATE_USE_CPU=true and launch with "
             "`torchrun --nproc_per_node N`."
+        )
+    if accelerator.distributed_type in _SHARDED:
+        raise ValueError(
+            f"`distributed_type` {accelerator.distributed_type.value} is not supported: every process has the whole "
+            "model. Launch with MULTI_GPU, as in `training/accelerate/ddp.yaml`."
         )
 
 
