@@ -18,9 +18,8 @@ from modeling_sim.hub.staging import link_or_copy, push_run, stage_model
 from modeling_sim.hub.upload import check_repo_id, upload
 from modeling_sim.settings import setting
 from modeling_sim.trainer.curves import write_curves
-from modeling_sim.trainer.log import LOG_NAME
 from modeling_sim.trainer.loop import Callback
-from modeling_sim.trainer.run_folder import UPLOAD_NAME
+from modeling_sim.trainer.run_folder import LOG_NAME, UPLOAD_NAME
 from modeling_sim.trainer.settings import RunArguments
 
 _PREFIX = ".pushing-"

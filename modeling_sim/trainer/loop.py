@@ -28,6 +28,7 @@ from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
 from modeling_sim.trainer.optimization import Optimization
+from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import RunArguments
 from modeling_sim.trainer.task import Task
 
@@ -159,6 +160,7 @@ class Run:
     all_settings: dict[str, Any]
     """Every setting of the command, for checkpoints and results."""
     task: Task
+    folder: RunFolder
     log: Log
     optimization: Optimization
     means: MetricMeans = field(default_factory=MetricMeans)
@@ -195,7 +197,7 @@ def resume(run: Run) -> None:
     settings, log = run.settings, run.log
     checkpoint = None
     if settings.resume == "auto":
-        checkpoint, broken = find_checkpoint(Path(settings.output_dir))
+        checkpoint, broken = find_checkpoint(run.folder.path)
         for sentence in broken:
             log.say(f"{sentence}; trying the one before")
     elif settings.resume != "never":
@@ -230,6 +232,7 @@ def resume(run: Run) -> None:
         {name: math.nan if value is None else value for name, value in scores.items()}
         for scores in numbers["untrained"]
     ]
+    run.diverged = set(numbers.get("diverged", []))  # which earlier versions did not keep
     log.say(f"resuming after step {run.counts.step}, from {checkpoint.path}")
     for name, value in run.all_settings.items():
         before = numbers["settings"].get(name)
@@ -252,7 +255,7 @@ def save(run: Run) -> None:
         return
     try:
         checkpoint = save_checkpoint(
-            Path(run.settings.output_dir),
+            run.folder.path,
             run.task.model,
             run.task.extractor,
             step=run.counts.step,
@@ -260,6 +263,7 @@ def save(run: Run) -> None:
                 "counts": asdict(run.counts),
                 "early_stopping": asdict(run.early_stopping),
                 "untrained": run.untrained,
+                "diverged": sorted(run.diverged),
                 "settings": run.all_settings,
                 "comparable_config": run.task.comparable_config(),
             },
@@ -417,7 +421,7 @@ def report(run: Run, progress: Any) -> None:
 def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
     """Ends the training of rows whose held-out loss has not fallen for `early_stopping_patience` evaluations."""
     for callback in run.callbacks:
-        callback.on_evaluation(Path(run.settings.output_dir))
+        callback.on_evaluation(run.folder.path)
     if not run.settings.early_stopping_patience:
         return
     losses = [row["loss"] for row in scores]
