@@ -1,7 +1,8 @@
 """The loop that every training command shares: steps, logging, evaluation, checkpoints, and ends of all kinds.
 
-What is trained is a `Task`: rows of scores (one a module), parts that are optimised on their own, batches, and a
-backward pass. `pretrain.py` is the first of them.
+What is trained is a `Task`: rows of scores (one per module), parts that are optimized on their own, batches, and a
+backward pass. Its `Schedule` says which rows are trained when and by which processes. What happens around a run, as
+uploads do, is a `Callback`.
 """
 
 import math
@@ -219,7 +220,7 @@ def resume(run: Run) -> None:
             f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
             "with, or another `output_dir`."
         )
-    run.task.check_resumable(numbers["settings"])
+    run.task.schedule.check_resumable(numbers["settings"])
     checkpoint.load_model(run.task.model)
     tensors = checkpoint.load_tensors()
     run.optimization.load_state_dict(tensors["optimization"])
@@ -248,9 +249,10 @@ def save(run: Run) -> None:
     if run.saved_step == run.counts.step:
         return
     run.saved_step = run.counts.step
-    run.task.share_model()
-    optimization = run.task.gather_optimization(run.optimization.state_dict())
-    means = run.means.state_dict(run.task.gather_rows)
+    schedule = run.task.schedule
+    schedule.share_model()
+    optimization = schedule.gather_optimization(run.optimization.state_dict())
+    means = run.means.state_dict(schedule.gather_rows)
     if not run.accelerator.is_main_process:
         return
     try:
@@ -297,7 +299,7 @@ def train(run: Run) -> list[Scores]:
         run.untrained = score(run)
     try:
         with StopRequest(run.accelerator) as stop:
-            for stage in range(counts.stage, task.num_stages):
+            for stage in range(counts.stage, task.schedule.num_stages):
                 if stage > counts.stage:
                     counts.stage, counts.stage_step, counts.position = stage, 0, 0
                 if not train_stage(run, stop):
@@ -307,7 +309,7 @@ def train(run: Run) -> list[Scores]:
         scores = score(run)
     except (ReaderError, AudioError, BadAudioError):
         # Other processes wait for this one in the middle of a step: what needs them cannot be saved.
-        if counts.step and task.num_replicas == run.accelerator.num_processes:
+        if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
             save(run)
         raise
     check_diverged(run, scores)
@@ -317,7 +319,7 @@ def train(run: Run) -> list[Scores]:
 def train_stage(run: Run, stop: StopRequest) -> bool:
     """Runs the steps that are left of a stage; returns whether there is time for another."""
     accelerator, task, settings, counts = run.accelerator, run.task, run.settings, run.counts
-    rows = task.rows_of_stage(counts.stage)
+    num_stages, rows = task.schedule.num_stages, task.schedule.rows_of_stage(counts.stage)
     if run.early_stopping.finished >= rows.stop:
         return True
     run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # what earlier stages trained is done
@@ -326,7 +328,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
     latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps * settings.gradient_accumulation_steps)
     progress = tqdm(
         range(counts.stage_step + 1, settings.max_steps + 1),
-        desc="training" if task.num_stages == 1 else f"training {counts.stage + 1}/{task.num_stages}",
+        desc="training" if num_stages == 1 else f"training {counts.stage + 1}/{num_stages}",
         initial=counts.stage_step,
         total=settings.max_steps,
         disable=not bars_are_shown(accelerator),
@@ -386,7 +388,7 @@ def training_step(
             accumulating=number < accumulated - 1,
         )
         run.means.add(rows)
-        crops = settings.batch_size * run.task.num_replicas
+        crops = settings.batch_size * run.task.schedule.placement.num_replicas
         counts.position += crops
         counts.crops += crops
         counts.replaced += batch["num_replaced"]
@@ -395,7 +397,7 @@ def training_step(
 
 def score(run: Run) -> list[Scores]:
     """Scores the model on the held-out split and logs it."""
-    run.task.share_model()
+    run.task.schedule.share_model()
     scores = run.task.evaluate()
     run.log.write(run.counts.step, "test", scores)
     if run.trained_parts:
@@ -405,14 +407,14 @@ def score(run: Run) -> list[Scores]:
 
 def report(run: Run, progress: Any) -> None:
     """Logs the steps since the last report."""
-    means = run.means.read(run.task.metrics, run.task.gather_rows)
+    means = run.means.read(run.task.metrics, run.task.schedule.gather_rows)
     scores = [{**mean, **latest} for mean, latest in zip(means, run.task.snapshot(), strict=True)]
     learning_rate = run.optimization.learning_rate(run.trained_parts[0]) if run.trained_parts else math.nan
     run.log.write(run.counts.step, "train", scores, learning_rate=learning_rate)
     summary = run.task.summary(scores)
     progress.set_postfix_str(summary)
     if not bars_are_shown(run.accelerator):
-        run.log.say(f"step {run.counts.step} of {run.settings.max_steps * run.task.num_stages}: {summary}")
+        run.log.say(f"step {run.counts.step} of {run.settings.max_steps * run.task.schedule.num_stages}: {summary}")
     check_diverged(run, scores)
     for sentence in run.task.warnings(scores, run.counts.stage_step):
         run.log.say(sentence)
@@ -458,7 +460,7 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
     Raises:
         FloatingPointError: `max_skipped_steps` steps in a row had to be left out.
     """
-    skipped = run.task.gather_rows(run.optimization.skipped_steps).max(dim=0).values
+    skipped = run.task.schedule.gather_rows(run.optimization.skipped_steps).max(dim=0).values
     total, in_a_row = skipped.tolist()
     if in_a_row >= run.settings.max_skipped_steps:
         raise FloatingPointError(

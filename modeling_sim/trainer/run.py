@@ -77,7 +77,7 @@ def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callbac
             stack.callback(callback.close)
             callback.on_begin(folder.path, print if run is None else run.log.say)
         if run is not None:
-            stack.callback(run.task.close)
+            stack.callback(run.task.schedule.close)
             run.callbacks = callbacks
             train_and_finish(name, run)
         for callback in callbacks:
@@ -105,7 +105,7 @@ def train_and_finish(name: str, run: Run) -> None:
         # A loader's worker wraps the message into its own traceback; the message is the last line of it.
         message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
         raise SystemExit(f"{name}: {message}; skip such recordings with --on_bad_audio skip.") from error
-    skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
+    skipped = int(run.task.schedule.gather_rows(run.optimization.skipped_steps)[:, 0].max())
     if not run.accelerator.is_main_process:
         return
     try:
@@ -188,10 +188,11 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         f"utterances to train on and {len(task.test_data)} to evaluate on, {accelerator.num_processes} process(es) "
         f"on {accelerator.device.type}"
     )
-    for sentence in task.notes():
+    for sentence in task.schedule.notes():
         log.say(sentence)
     task.batches(0)  # refuses wrong settings now rather than after the first evaluation
-    settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), task.num_replicas))
+    num_replicas = task.schedule.placement.num_replicas
+    settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), num_replicas))
     all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
     if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
         raise RunIsFinishedError(f"the run in {folder.path} is finished; nothing is left to do")
@@ -203,7 +204,6 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     run = Run(accelerator, settings, all_settings, task, folder, log, optimization)
     resume(run)
     broadcast_parameters(task.model, accelerator)
-    task.begin_training()
     return run
 
 

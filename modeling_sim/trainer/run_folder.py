@@ -60,9 +60,9 @@ _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 
 
 _NO_OTHER_RUN = {
-    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "push_to_hub", "repo_id",
-    "push_every_saves", "report_to", "disable_tqdm", "num_workers", "reader_timeout", "logging_steps", "eval_steps",
-    "eval_batch_size", "max_skipped_steps", "num_processes", "pipeline_stages", "cache_latents",
+    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "report_to", "disable_tqdm",
+    "num_workers", "reader_timeout", "logging_steps", "eval_steps", "eval_batch_size", "max_skipped_steps",
+    "num_processes", "pipeline_stages", "cache_latents",
 }  # fmt: skip
 
 
