@@ -16,9 +16,8 @@ def parsed(*flags):
 def test_a_data_set_may_be_named_by_a_flag_of_its_own():
     assert parsed("--corpus", "librispeech", "--dataset_name", "org/mini") == {"dataset_id": "org/mini"}
     more = ["--corpus_settings", "{streaming: true, dataset_id: org/mini}"]
-    assert parsed("--corpus", "hub", "--dataset_name", "org/mini", *more) == {
-        "streaming": True, "dataset_id": "org/mini"
-    }  # fmt: skip
+    both = {"streaming": True, "dataset_id": "org/mini"}
+    assert parsed("--corpus", "hub", "--dataset_name", "org/mini", *more) == both
     assert parsed("--corpus", "librispeech") == {}
 
 

@@ -242,7 +242,8 @@ def backward(accelerator: Accelerator, loss: torch.Tensor, loss_scale: float) ->
 
 def detached(output: SimModuleOutput) -> SimModuleOutput:
     """A module's output without its graph."""
-    return SimModuleOutput(*(value.detach() if value is not None else None for value in output))
+    values: list[Any] = [None if value is None else value.detach() for value in output]
+    return SimModuleOutput(*values)
 
 
 class GradientAverages:
