@@ -4,11 +4,13 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUN    := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-fast test-slow fuzz lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, load it again (about 5 minutes)"
 	@echo "make test       run the whole suite"
+	@echo "make test-fast  run the tests of the parts alone, in about a minute"
+	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
@@ -29,6 +31,14 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(RUN)/python -m pytest -m slow
+
+# Tests of the parts: without those that train, start processes or talk to a Hub.
+test-fast: $(VENV)/.installed
+	$(RUN)/python -m pytest -m "not slow and not trains"
+
+fuzz: $(VENV)/.installed
+	$(RUN)/python benchmarks/fuzz.py --count 1000 --seed 0
+	$(RUN)/python benchmarks/fuzz_kills.py --count 100 --seed 0
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .

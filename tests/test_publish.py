@@ -121,7 +121,7 @@ def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
     place = run_folder.parent
     assert str(place) in (run_folder / "training_settings.json").read_text()
     files = hub.files("org/tiny")
-    assert "checkpoint-1/trainer.pt" in files
+    assert "checkpoint-2/trainer.pt" in files
     for path, content in files.items():
         for secret in (str(place), place.name, str(tmp_path), str(Path.home()) + "/", str(ROOT)):
             assert secret.encode() not in content, (path, secret)
@@ -134,7 +134,7 @@ def test_an_uploaded_training_state_is_a_whole_checkpoint(hub, run_folder, tmp_p
     for path, content in hub.files("org/tiny").items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    assert read_checkpoint(tmp_path / "checkpoint-1").numbers["step"] == 1
+    assert read_checkpoint(tmp_path / "checkpoint-2").numbers["step"] == 2
 
 
 def test_a_dry_run_shows_files_and_card_and_only_looks(hub, run_folder, capsys):
@@ -160,7 +160,7 @@ def test_what_an_earlier_upload_left_is_named_and_goes_and_what_others_put_there
     hub, run_folder, tmp_path, capsys
 ):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state", "--measures", *measures(tmp_path)])
-    for name in ("pytorch_model.bin", "checkpoint-1/notes.txt"):
+    for name in ("pytorch_model.bin", "checkpoint-2/notes.txt"):
         huggingface_hub.HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="org/tiny")
     before = len(titles(hub))
     capsys.readouterr()
@@ -168,10 +168,10 @@ def test_what_an_earlier_upload_left_is_named_and_goes_and_what_others_put_there
         publish.main([str(run_folder), "--repo_id", "org/tiny", *flags])
         shown = capsys.readouterr().out
         deleted = re.search("^deleted, as parts of an earlier upload: (.*)$", shown, flags=re.MULTILINE)[1].split(", ")
-        assert {"checkpoint-1/trainer.pt", "abx.json", "probe_phones_frame.png"} <= set(deleted)
-        assert "\nstays there, as no part of any upload: checkpoint-1/notes.txt, pytorch_model.bin\n" in shown
+        assert {"checkpoint-2/trainer.pt", "abx.json", "probe_phones_frame.png"} <= set(deleted)
+        assert "\nstays there, as no part of any upload: checkpoint-2/notes.txt, pytorch_model.bin\n" in shown
     assert set(hub.files("org/tiny")) == MODEL_FILES | RUN_FILES | {
-        ".gitattributes", "pytorch_model.bin", "checkpoint-1/notes.txt"
+        ".gitattributes", "pytorch_model.bin", "checkpoint-2/notes.txt"
     }  # fmt: skip
     assert len(titles(hub)) == before + 1
 
@@ -441,10 +441,10 @@ def test_pictures_of_measures_that_link_elsewhere_are_refused(run_folder, tmp_pa
 
 
 def test_of_a_checkpoint_only_what_the_trainer_wrote_is_uploaded(hub, copy):
-    (copy / "checkpoint-1" / "notes.txt").write_text("not for others")
+    (copy / "checkpoint-2" / "notes.txt").write_text("not for others")
     publish.main([str(copy), "--repo_id", "org/tiny", "--with_training_state"])
-    assert "checkpoint-1/trainer.pt" in hub.files("org/tiny")
-    assert "checkpoint-1/notes.txt" not in hub.files("org/tiny")
+    assert "checkpoint-2/trainer.pt" in hub.files("org/tiny")
+    assert "checkpoint-2/notes.txt" not in hub.files("org/tiny")
 
 
 def test_a_label_with_blanks_gives_a_file_that_links_reach(hub, run_folder, tmp_path):
