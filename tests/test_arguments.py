@@ -4,8 +4,9 @@ import pytest
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.settings import load_split, measuring_parser
+from modeling_sim.hub.callback import HubArguments
 from modeling_sim.settings import as_dict
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
 
 
 def parsed(*flags):
@@ -15,9 +16,8 @@ def parsed(*flags):
 def test_a_data_set_may_be_named_by_a_flag_of_its_own():
     assert parsed("--corpus", "librispeech", "--dataset_name", "org/mini") == {"dataset_id": "org/mini"}
     more = ["--corpus_settings", "{streaming: true, dataset_id: org/mini}"]
-    assert parsed("--corpus", "hub", "--dataset_name", "org/mini", *more) == {
-        "streaming": True, "dataset_id": "org/mini"
-    }  # fmt: skip
+    both = {"streaming": True, "dataset_id": "org/mini"}
+    assert parsed("--corpus", "hub", "--dataset_name", "org/mini", *more) == both
     assert parsed("--corpus", "librispeech") == {}
 
 
@@ -72,7 +72,8 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
 )
 def test_values_of_a_file_are_read_as_flags_are(tmp_path, text, name, value):
     (tmp_path / "run.yaml").write_text(text, "utf-8")
-    assert as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")]))[name] == value
+    groups = parse_arguments("", ["--config", str(tmp_path / "run.yaml")], (*PRETRAINING, HubArguments))
+    assert as_dict(groups)[name] == value
 
 
 def test_a_file_on_top_of_another_keeps_its_words(tmp_path):

@@ -1,8 +1,9 @@
 """Uploads beside a run: the newest state, whatever the Hub does, and never at the cost of the run."""
 
+import contextlib
 import json
 import threading
-from types import SimpleNamespace
+import time
 
 import huggingface_hub
 import pytest
@@ -11,13 +12,11 @@ from hub_server import Fault
 
 from modeling_sim import SimFeatureExtractor, SimForPreTraining
 from modeling_sim.commands import pretrain
-from modeling_sim.hub import staging as publish
+from modeling_sim.hub import callback, staging
 from modeling_sim.hub import upload as training_hub
-from modeling_sim.hub.callback import BackgroundPush
-from modeling_sim.trainer import run as command
+from modeling_sim.hub.callback import HubArguments, PushToHub
 from modeling_sim.trainer.checkpoints import save_checkpoint
-from modeling_sim.trainer.loop import check_settings
-from modeling_sim.trainer.settings import PretrainingArguments
+from modeling_sim.trainer.settings import RunArguments
 
 TINY = [
     "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
@@ -38,22 +37,30 @@ def checkpoint(tiny_config, tmp_path):
     """Makes whole checkpoints beside a log: `checkpoint(step)`."""
     module = {"loss": 1.0, "contrastive_accuracy": 0.5, "kl": 1.0, "active_units": 3}
     modules = [{"name": name, **module} for name in tiny_config().module_names]
-    line = {"step": 0, "split": "test", "title": "from a folder", "chance": 0.1, "modules": modules}
+    line = {"step": 0, "split": "test", "title": "a", "output_dir": str(tmp_path), "chance": 0.1, "modules": modules}
     (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
 
     def make(step):
         torch.manual_seed(step)
         model = SimForPreTraining(tiny_config())
-        return save_checkpoint(
-            tmp_path, model, SimFeatureExtractor(), step=step, numbers={}, tensors={}, limit=1
-        )  # fmt: skip
+        return save_checkpoint(tmp_path, model, SimFeatureExtractor(), step=step, numbers={}, tensors={}, limit=1)
 
     return make
 
 
-def push_of(tmp_path, said, every=1):
-    settings = SimpleNamespace(output_dir=str(tmp_path), repo_id="org/run", push_every_saves=every)
-    return BackgroundPush(settings, said.append, SimpleNamespace(is_main_process=True))
+@contextlib.contextmanager
+def pushing(tmp_path, said, every=1):
+    push = PushToHub(HubArguments(push_to_hub=True, repo_id="org/run", push_every_saves=every), RunArguments())
+    push.on_begin(tmp_path, said.append)
+    yield push
+    push.close()
+
+
+def wait_for(said, number):
+    ends = time.monotonic() + 30
+    while len(said) < number:
+        assert time.monotonic() < ends, said
+        time.sleep(0.02)
 
 
 def commits(hub):
@@ -62,10 +69,10 @@ def commits(hub):
 
 def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimiser(hub, checkpoint, tmp_path):
     said = []
-    with push_of(tmp_path, said, every=2) as push:
+    with pushing(tmp_path, said, every=2) as push:
         for step in (1, 2, 3):
-            push.offer(checkpoint(step))
-        push.close()
+            push.on_save(checkpoint(step))
+        wait_for(said, 1)
     assert commits(hub) == ["Upload checkpoint-2 of a running run"]
     files = hub.files("org/run")
     assert {"model.safetensors", "config.json", "modeling_sim.py", "log.jsonl", "curves.png"} <= set(files)
@@ -77,15 +84,13 @@ def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimiser(hub, c
 
 def test_figures_and_pictures_of_an_earlier_run_go_with_its_weights(hub, checkpoint, tmp_path):
     said, path = [], checkpoint(1)
-    with push_of(tmp_path, said) as push:
-        push.offer(path)
-        while not said:
-            push._thread.join(0.05)
+    with pushing(tmp_path, said) as push:
+        push.on_save(path)
+        wait_for(said, 1)
         for name in ("results.json", "probe_phones_frame.png", "README.md", "notes.txt"):
             huggingface_hub.HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="org/run")
-        push.offer(path)
-        while len(said) < 2:
-            push._thread.join(0.05)
+        push.on_save(path)
+        wait_for(said, 2)
     assert "deleted, as parts of an earlier upload: probe_phones_frame.png, results.json; " in said[1]
     assert said[1].endswith("stays there, as no part of any upload: notes.txt")
     files = hub.files("org/run")
@@ -103,15 +108,13 @@ def test_only_the_newest_waits_and_a_checkpoint_may_be_removed_meanwhile(hub, ch
         return upload(*arguments, **more)
 
     monkeypatch.setattr("modeling_sim.hub.callback.upload", slow_upload)
-    with push_of(tmp_path, said) as push:
-        push.offer(checkpoint(1))
+    with pushing(tmp_path, said) as push:
+        push.on_save(checkpoint(1))
         assert started.wait(30)
         for step in (2, 3, 4):  # each removes the one before: `limit` is 1
-            push.offer(checkpoint(step))
+            push.on_save(checkpoint(step))
         may_go_on.set()
-        while len(said) < 2:
-            push._thread.join(0.05)
-        push.close()
+        wait_for(said, 2)
     assert commits(hub) == [f"Upload checkpoint-{step} of a running run" for step in (1, 4)]
     assert hub.files("org/run")["model.safetensors"] == (tmp_path / "checkpoint-4" / "model.safetensors").read_bytes()
     assert not list(tmp_path.glob(".pushing-*"))
@@ -120,13 +123,11 @@ def test_only_the_newest_waits_and_a_checkpoint_may_be_removed_meanwhile(hub, ch
 def test_a_failure_is_said_and_the_next_upload_is_made(hub, checkpoint, tmp_path):
     said = []
     hub.faults.append(Fault("error", "POST .*/commit/"))
-    with push_of(tmp_path, said) as push:
-        push.offer(checkpoint(1))
-        while not said:
-            push._thread.join(0.05)
-        push.offer(checkpoint(2))
-        while len(said) < 2:
-            push._thread.join(0.05)
+    with pushing(tmp_path, said) as push:
+        push.on_save(checkpoint(1))
+        wait_for(said, 1)
+        push.on_save(checkpoint(2))
+        wait_for(said, 2)
     assert "the upload of checkpoint-1 failed" in said[0]
     assert "checkpoint-2 was uploaded" in said[1]
     assert commits(hub) == ["Upload checkpoint-2 of a running run"]
@@ -134,8 +135,8 @@ def test_a_failure_is_said_and_the_next_upload_is_made(hub, checkpoint, tmp_path
 
 def test_a_checkpoint_that_is_gone_is_said_and_raises_nothing(tmp_path):
     said = []
-    with push_of(tmp_path, said) as push:
-        push.offer(tmp_path / "checkpoint-9")
+    with pushing(tmp_path, said) as push:
+        push.on_save(tmp_path / "checkpoint-9")
     assert len(said) == 1
     assert "checkpoint-9 is not uploaded" in said[0]
     assert not list(tmp_path.glob(".pushing-*"))
@@ -144,7 +145,7 @@ def test_a_checkpoint_that_is_gone_is_said_and_raises_nothing(tmp_path):
 def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
     """The Hub fails for as long as the run goes on: the run ends as it would, and then all of it is uploaded."""
     hub.faults.append(Fault("error", "POST .*/commit/", times=99))
-    original = publish.push_run
+    original = staging.push_run
 
     def push_run(*arguments):
         hub.faults.clear()
@@ -152,7 +153,7 @@ def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
 
     flags = ["--output_dir", str(tmp_path / "run"), "--max_steps", "4", "--save_steps", "1", "--push_to_hub"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "push_run", push_run)
+        patch.setattr(callback, "push_run", push_run)
         pretrain.main([*TINY, *flags, "--repo_id", "org/run", "--push_every_saves", "1"])
     assert commits(hub) == ["Upload a pretrained model"]
     assert "README.md" in hub.files("org/run")
@@ -177,13 +178,19 @@ def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"push_every_saves": -1}, "`push_every_saves` is -1"),
-        ({"push_to_hub": True, "repo_id": "name"}, "`repo_id` is 'name'; give org/name"),
-        ({"push_every_saves": 1}, "set `push_to_hub` and `save_steps`"),
-        ({"push_every_saves": 1, "push_to_hub": True, "repo_id": "a/b", "save_steps": 0}, "`save_steps` as well"),
+        ({"push_every_saves": -1}, "push_every_saves"),
+        ({"push_to_hub": True}, "repo_id"),
+        ({"push_to_hub": True, "repo_id": "name"}, "repo_id"),
+        ({"push_every_saves": 1}, "push_to_hub"),
+        ({"push_every_saves": 1, "push_to_hub": True, "repo_id": "a/b"}, "save_steps"),
     ],
 )
 def test_wrong_settings_are_named(changes, message):
-    settings = PretrainingArguments(**changes)
     with pytest.raises(ValueError, match=message):
-        check_settings(settings)
+        PushToHub(HubArguments(**changes), RunArguments(save_steps=0))
+
+
+def test_the_settings_of_the_hub_may_be_in_a_file(hub, tmp_path):
+    (tmp_path / "run.yaml").write_text("push_to_hub: true\nrepo_id: org/run\nmax_steps: 1\n")
+    pretrain.main([*TINY, "--config", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run")])
+    assert commits(hub) == ["Upload a pretrained model"]

@@ -15,6 +15,10 @@ from accelerate import Accelerator
 from modeling_sim.commands import pretrain
 from modeling_sim.trainer import curves
 from modeling_sim.trainer.log import Log
+from modeling_sim.trainer.loop import Callback
+from modeling_sim.trainer.pretraining import build
+from modeling_sim.trainer.run import run_command
+from modeling_sim.trainer.settings import parse_arguments
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
@@ -87,7 +91,47 @@ def test_curves_are_drawn_at_every_evaluation(tmp_path, monkeypatch):
         drawn.append(len(curves.read_log(Path(output_dir) / "log.jsonl")))
         return write(output_dir)
 
-    monkeypatch.setattr("modeling_sim.trainer.run.write_curves", counting)
+    monkeypatch.setattr("modeling_sim.trainer.curves.write_curves", counting)
     pretrain.main([*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "1"])
     assert len(drawn) == 4  # after steps 1 to 3, and at the end
     assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_picture_that_cannot_be_written_ends_no_run_and_the_same_command_draws_it(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_sim.trainer.curves.save_figure", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+        pretrain.main([*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "1"])
+    assert capsys.readouterr().out.count("no space") == 4
+    assert (tmp_path / "results.json").is_file()
+    assert not (tmp_path / "curves.png").exists()
+    pretrain.main([*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "1"])
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_callbacks_are_called_around_a_run_and_when_it_is_found_finished(tmp_path):
+    calls = []
+
+    class Recorder(Callback):
+        def on_begin(self, run_folder, say):
+            say("begin")
+            calls.append(("begin", run_folder))
+
+        def on_evaluation(self, run_folder):
+            calls.append(("evaluation", run_folder))
+
+        def on_save(self, checkpoint):
+            assert (checkpoint / "model.safetensors").is_file()
+            calls.append(("save", checkpoint.parent))
+
+        def on_end(self, run_folder):
+            assert (run_folder / "results.json").is_file()
+            calls.append(("end", run_folder))
+
+        def close(self):
+            calls.append(("close", tmp_path))
+
+    flags = [*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "2", "--save_steps", "3"]
+    for expected in (["begin", "evaluation", "save", "save", "end", "close"], ["begin", "end", "close"]):
+        run_command("test", lambda: (parse_arguments("", flags), [Recorder()]), build)
+        assert calls == [(name, tmp_path) for name in expected]
+        calls.clear()

@@ -11,10 +11,9 @@ from modeling_sim.trainer.checkpoints import own_checkpoints, sealed, unsealed
 from modeling_sim.trainer.run_folder import (
     CLAIM_NAME,
     LOCK_NAME,
+    RunFolder,
     claim_folder,
-    claim_run_folder,
     clear_folder,
-    clear_run_folder,
 )
 
 STATE = json.dumps({"comparable_config": {}, "files": {"trainer.pt": "0"}})
@@ -40,7 +39,7 @@ def fill(folder, **files):
 def test_a_folder_with_a_file_of_another_program_is_refused(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=name):
-        claim_run_folder(tmp_path, resume="auto", overwrite=overwrite)
+        RunFolder(tmp_path).claim(resume="auto", overwrite=overwrite)
     assert contents(tmp_path) == {name: b"mine"}
 
 
@@ -48,8 +47,8 @@ def test_files_of_other_names_are_no_obstacle_and_stay(tmp_path):
     fill(tmp_path, **{"notes.txt": "mine", "checkpoint-500/mine": "x", ".checkpoint-backup/mine": "x"})
     fill(tmp_path, **{"checkpoint-7/trainer_state.json": '{"global_step": 7}', ".saving-abcdefgh/thesis.tex": "x"})
     before = contents(tmp_path)
-    claim_run_folder(tmp_path, resume="auto", overwrite=True)
-    clear_run_folder(tmp_path)
+    RunFolder(tmp_path).claim(resume="auto", overwrite=True)
+    RunFolder(tmp_path).clear()
     assert contents(tmp_path) == before
 
 
@@ -60,7 +59,7 @@ def test_only_claimed_files_are_cleared(tmp_path):
     clear_folder(tmp_path, "analysis")
     assert set(contents(tmp_path)) == {"notes.txt", "config.json", "checkpoint-3/trainer_state.json"}
     with pytest.raises(FileExistsError, match=r"config\.json"):
-        claim_run_folder(tmp_path, resume="auto", overwrite=True)
+        RunFolder(tmp_path).claim(resume="auto", overwrite=True)
 
 
 def test_an_earlier_command_is_replaced_only_on_demand(tmp_path):
@@ -86,9 +85,9 @@ def test_an_unfinished_run_of_versions_without_claims_is_resumed_and_owns_no_wei
     fill(tmp_path, **{"checkpoint-3/trainer_state.json": STATE, "log.jsonl": ""})
     (tmp_path / "other").mkdir()
     fill(tmp_path / "other", **{"checkpoint-3/trainer_state.json": STATE, "model.safetensors": "mine"})
-    claim_run_folder(tmp_path, resume="auto", overwrite=False)
+    RunFolder(tmp_path).claim(resume="auto", overwrite=False)
     with pytest.raises(FileExistsError, match=r"model\.safetensors"):
-        claim_run_folder(tmp_path / "other", resume="auto", overwrite=True)
+        RunFolder(tmp_path / "other").claim(resume="auto", overwrite=True)
 
 
 def test_leftovers_of_killed_processes_are_removed_when_a_run_is_claimed(tmp_path):
@@ -96,7 +95,7 @@ def test_leftovers_of_killed_processes_are_removed_when_a_run_is_claimed(tmp_pat
         fill(tmp_path, **{f"{name}/config.json": "{}", f"{name}/model.safetensors": ""})
     fill(tmp_path, **{".checkpoint-3.7/checkpoint-3/trainer.pt": "", ".latents-0/latents.npy": ""})
     fill(tmp_path, **{".log.jsonl.77": "", ".notes.txt.77": "mine", ".checkpoint-4.7/mine": "x", ".latents-1/x": "x"})
-    claim_run_folder(tmp_path, resume="auto", overwrite=False)
+    RunFolder(tmp_path).claim(resume="auto", overwrite=False)
     assert set(contents(tmp_path)) == {".notes.txt.77", ".checkpoint-4.7/mine", ".latents-1/x"}
 
 

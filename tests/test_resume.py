@@ -21,12 +21,11 @@ from modeling_sim.commands import pretrain
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.trainer import checkpoints
 from modeling_sim.trainer import pretraining as pretraining_task
-from modeling_sim.trainer import run as command
 from modeling_sim.trainer.checkpoints import find_checkpoint
 from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.log import Log
 from modeling_sim.trainer.optimization import Optimization, Part
-from modeling_sim.trainer.run_folder import LOCK_NAME, output_lock
+from modeling_sim.trainer.run_folder import LOCK_NAME, RunFolder
 from modeling_sim.trainer.settings import RunArguments
 
 ROOT = Path(__file__).parent.parent
@@ -77,12 +76,12 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Optimization, "begin_step", begin_or_stop)
 
 
-def train_until(monkeypatch, step, output_dir):
+def train_until(monkeypatch, step, output_dir, *flags):
     """A run that breaks off at the start of a step."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped):
-            train(output_dir)
+            train(output_dir, *flags)
 
 
 @pytest.mark.parametrize("step", [2, 3, 9, 14])
@@ -181,7 +180,7 @@ def test_a_checkpoint_can_be_named(whole_run, tmp_path):
 
 def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
     with (
-        output_lock(tmp_path, Accelerator(cpu=True)),
+        RunFolder(tmp_path).lock(Accelerator(cpu=True)),
         pytest.raises(SystemExit, match="in use by another trainer"),
     ):
         train(tmp_path)
@@ -255,7 +254,7 @@ def test_an_upload_that_failed_is_made_by_the_same_command(tmp_path, monkeypatch
             raise OSError("no network")
         return "address"
 
-    monkeypatch.setattr(command, "push_run", push_run)
+    monkeypatch.setattr("modeling_sim.hub.callback.push_run", push_run)
     for said in ("the upload to org/run failed (no network)", "uploaded to address", "was uploaded before"):
         train(tmp_path, *flags)
         assert said in capsys.readouterr().out
@@ -309,7 +308,7 @@ def test_every_kind_of_error_of_a_full_disk_is_reported_in_one_line(whole_run, t
 
 def test_a_full_disk_at_the_end_is_one_line_and_the_same_command_finishes(whole_run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(command, "move_model_into", lambda *_: (_ for _ in ()).throw(SafetensorError("no space")))
+        patch.setattr(RunFolder, "write_model", lambda *_: (_ for _ in ()).throw(SafetensorError("no space")))
         with pytest.raises(SystemExit, match=r"no space.*checkpoint-14 is kept"):
             train(tmp_path)
     train(tmp_path)
@@ -361,11 +360,24 @@ def test_a_loss_beyond_all_bounds_is_reported_with_what_helps(tmp_path, capsys):
     said = [line for line in capsys.readouterr().out.splitlines() if "diverged by step 4" in line]
     assert "module 0" in said[0]
     assert "`learning_rate`" in said[0]
+    assert "module 0" in " ".join(json.loads((tmp_path / "results.json").read_text())["diverged"])
 
 
 def test_a_loss_that_is_as_usual_is_not(tmp_path, capsys):
     train(tmp_path)
     assert "diverged" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["diverged"] == []
+
+
+def test_a_run_that_diverged_says_so_though_it_was_resumed(tmp_path, monkeypatch, capsys):
+    """Its loss is as usual after the resume, which is not what it diverged at."""
+    flags = ["--learning_rate", "1e3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
+    train_until(monkeypatch, 8, tmp_path, *flags)
+    capsys.readouterr()
+    monkeypatch.setattr("modeling_sim.trainer.loop._ABSURD_LOSS", 1e30)
+    train(tmp_path, *flags)
+    assert "has diverged" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["diverged"]
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):

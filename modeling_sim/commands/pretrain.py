@@ -13,12 +13,21 @@ load it without this package), `log.jsonl`, `curves.png`, `results.json` and `tr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+from modeling_sim.hub.callback import HubArguments, PushToHub
+from modeling_sim.trainer.curves import DrawCurves
+from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.pretraining import build
 from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    run_command("pretrain.py", lambda: parse_arguments(__doc__, argv), build)
+
+    def parse() -> tuple[Sequence[Any], list[Callback]]:
+        *groups, hub = parse_arguments(__doc__ or "", argv, (*PRETRAINING, HubArguments))
+        return groups, [DrawCurves(), PushToHub(hub, groups[-1])]
+
+    run_command("pretrain.py", parse, build)

@@ -1,48 +1,72 @@
-"""Uploads a running run's newest checkpoint now and then, beside the training, which it never holds up or ends."""
+"""Uploads a run: checkpoints in the background while it trains, and all of it at the end.
+
+Training commands add `HubArguments` to their settings and a `PushToHub` to their callbacks.
+"""
 
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from accelerate import Accelerator
 from huggingface_hub import HfApi
 
+from modeling_sim.files import read_json, write_json
 from modeling_sim.hub.scrubbing import scrub_file
-from modeling_sim.hub.staging import link_or_copy, stage_model
-from modeling_sim.hub.upload import upload
+from modeling_sim.hub.staging import link_or_copy, push_run, stage_model
+from modeling_sim.hub.upload import check_repo_id, upload
+from modeling_sim.settings import setting
 from modeling_sim.trainer.curves import write_curves
-from modeling_sim.trainer.log import LOG_NAME
+from modeling_sim.trainer.loop import Callback
+from modeling_sim.trainer.run_folder import LOG_NAME, UPLOAD_NAME
 from modeling_sim.trainer.settings import RunArguments
 
 _PREFIX = ".pushing-"
 
 
-# Seconds that the end of training waits for an upload on its way; the upload of the finished run follows it.
+# Seconds that the end of training waits for an upload that has begun; the upload of the finished run follows it.
 LAST_WAIT_SECONDS = 60.0
 
 
-class BackgroundPush:
-    """One thread that uploads what it was offered last; what was offered before that is left out.
+@dataclass
+class HubArguments:
+    """Whether and when it is uploaded to the Hub."""
 
-    A checkpoint's files get second names while it is offered, so that the trainer may remove it at any time. A failure
-    is said and forgotten: the next upload, at the latest that of the finished run, has all of it.
+    push_to_hub: bool = setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
+    repo_id: str | None = setting(None, "Repository of the Hub to upload to, as in org/name.")
+    push_every_saves: int = setting(
+        0, "Checkpoints from one upload of a running run to the next, in the background; 0 uploads only at the end."
+    )
+
+
+class PushToHub(Callback):
+    """Uploads the finished run once, and every few checkpoints of a running one from a thread of its own.
+
+    The thread uploads the newest checkpoint that it was given; older ones that are still waiting are skipped. A
+    checkpoint's files get second names until they are uploaded, so that the trainer may remove it at any time. A
+    failure is reported and loses nothing: the next upload, at the latest that of the finished run, has all of it.
 
     Args:
-        settings: Of the run; nothing happens unless `push_every_saves` is set.
-        say: Tells the user a sentence.
-        accelerator: Only the main process uploads.
-        api: Client; one of the user's Hub and token if `None`.
+        arguments: What to upload where; without `push_to_hub` nothing happens.
+        settings: Settings of the run, which say whether there are checkpoints.
+        api: Client; one with the user's Hub and token if `None`.
+
+    Raises:
+        ValueError: Settings that do not go together, or a `repo_id` that is not org/name.
     """
 
-    def __init__(
-        self, settings: RunArguments, say: Callable[[str], None], accelerator: Accelerator, api: HfApi | None = None
-    ) -> None:
-        self.output_dir, self.repo_id = Path(settings.output_dir), settings.repo_id or ""
-        self.every = settings.push_every_saves if accelerator.is_main_process else 0
-        self.say, self.api = say, api
+    def __init__(self, arguments: HubArguments, settings: RunArguments, api: HfApi | None = None) -> None:
+        if arguments.push_every_saves < 0:
+            raise ValueError(f"`push_every_saves` is {arguments.push_every_saves}; it must be at least 0.")
+        if arguments.push_every_saves and not (arguments.push_to_hub and settings.save_steps):
+            raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
+        if arguments.push_to_hub and not arguments.repo_id:
+            raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
+        self.repo_id = (arguments.repo_id or "") if arguments.push_to_hub else ""
+        if self.repo_id:
+            check_repo_id(self.repo_id)
+        self.every, self.api = arguments.push_every_saves, api
         self._saves = 0
         self._waiting: Path | None = None
         self._closed = False
@@ -50,44 +74,62 @@ class BackgroundPush:
         # A daemon: a connection that hangs must not keep a process that was stopped.
         self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
 
-    def __enter__(self) -> Self:
-        if self.every:
-            self._thread.start()
-        return self
+    def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
+        """Keeps `say`."""
+        del run_folder
+        self.say = say
 
-    def __exit__(self, *_: object) -> None:
-        self.close(wait_seconds=0.0)
-
-    def offer(self, checkpoint: Path) -> None:
+    def on_save(self, checkpoint: Path) -> None:
         """Takes a checkpoint if its turn has come; returns at once and raises nothing."""
         if not self.every:
             return
         self._saves += 1
         if self._saves % self.every:
             return
-        snapshot = None
+        run_folder, snapshot = checkpoint.parent, None
         try:
-            snapshot = Path(tempfile.mkdtemp(dir=self.output_dir, prefix=f"{_PREFIX}{checkpoint.name}."))
+            snapshot = Path(tempfile.mkdtemp(dir=run_folder, prefix=f"{_PREFIX}{checkpoint.name}."))
             stage_model(checkpoint, snapshot, link_or_copy)
-            (snapshot / LOG_NAME).write_bytes(scrub_file(self.output_dir / LOG_NAME))
+            (snapshot / LOG_NAME).write_bytes(scrub_file(run_folder / LOG_NAME))
         except (OSError, ValueError) as error:
-            self.say(f"{checkpoint.name} is not uploaded ({error}); training goes on")
+            self.say(f"{checkpoint.name} is not uploaded ({error}); training continues")
             _remove(snapshot)
             return
         with self._changed:
             outdated, self._waiting = self._waiting, snapshot
             self._changed.notify()
         _remove(outdated)
+        if self._thread.ident is None:
+            self._thread.start()
 
-    def close(self, wait_seconds: float = LAST_WAIT_SECONDS) -> None:
-        """Drops what is waiting, and waits for an upload on its way, but not for ever."""
+    def on_end(self, run_folder: Path) -> None:
+        """Uploads the finished run unless that was done before."""
+        if not self.repo_id:
+            return
+        self.close()
+        if self._thread.is_alive():
+            self._thread.join(LAST_WAIT_SECONDS)
+        record = run_folder / UPLOAD_NAME
+        if record.is_file() and read_json(record).get("repo_id") == self.repo_id:
+            self.say(f"the run was uploaded before, to {self.repo_id}")
+            return
+        try:
+            address = push_run(run_folder, self.repo_id)
+            write_json(record, {"repo_id": self.repo_id, "address": address})
+            self.say(f"uploaded to {address}")
+        except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
+            self.say(
+                f"the upload to {self.repo_id} failed ({error}); the run is complete in {run_folder}, and the same "
+                "command tries again"
+            )
+
+    def close(self) -> None:
+        """Drops what is waiting; an upload that has begun continues."""
         with self._changed:
             self._closed = True
             outdated, self._waiting = self._waiting, None
             self._changed.notify()
         _remove(outdated)
-        if self._thread.is_alive() and wait_seconds:
-            self._thread.join(wait_seconds)
 
     def _work(self) -> None:
         while True:
@@ -105,8 +147,8 @@ class BackgroundPush:
             write_curves(snapshot)
             address = upload(self.api or HfApi(), self.repo_id, snapshot, message=f"Upload {name} of a running run")
             self.say(f"{name} was uploaded to {address}")
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with an upload, training goes on
-            self.say(f"the upload of {name} failed ({error}); training goes on, and the end of it uploads again")
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with an upload, training continues
+            self.say(f"the upload of {name} failed ({error}); training continues, and the end of it uploads again")
 
 
 def _remove(folder: Path | None) -> None:

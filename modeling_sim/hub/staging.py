@@ -22,8 +22,7 @@ from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
 from modeling_sim.loading import load_encoder
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
-from modeling_sim.trainer.curves import CURVES_NAME
-from modeling_sim.trainer.run_folder import RESULTS_NAME, SETTINGS_NAME
+from modeling_sim.trainer.run_folder import CURVES_NAME, RESULTS_NAME, SETTINGS_NAME
 
 _INDEX_NAME = "model.safetensors.index.json"
 

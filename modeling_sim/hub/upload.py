@@ -21,9 +21,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from modeling_sim import SimConfig, SimDecoderConfig
 from modeling_sim.files import read_json
-from modeling_sim.trainer.curves import CURVES_NAME
-from modeling_sim.trainer.log import LOG_NAME
-from modeling_sim.trainer.run_folder import RESULTS_NAME, SETTINGS_NAME
+from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME, RESULTS_NAME, SETTINGS_NAME
 
 CARD_NAME = "README.md"
 

@@ -94,7 +94,7 @@ def save_checkpoint(
 
 def find_checkpoint(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint of a run, and one sentence for each newer one that is broken."""
-    broken = []
+    broken: list[str] = []
     for path in _checkpoint_folders(output_dir):
         try:
             return read_checkpoint(path), broken

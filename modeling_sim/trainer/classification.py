@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from tqdm.auto import tqdm
+from transformers import SequenceFeatureExtractor
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
 from modeling_sim.analysis import bootstrap_interval
@@ -24,7 +25,7 @@ from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pretraining import to_device
 from modeling_sim.trainer.run import load_data
-from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.settings import DataArguments, RunArguments, YamlMapping
 from modeling_sim.trainer.task import CropTask
 
 Classifier = SimForSequenceClassification | SimForAudioFrameClassification
@@ -49,7 +50,7 @@ class ClassificationTask(CropTask):
     def __init__(
         self,
         model: Classifier,
-        extractor: SimFeatureExtractor,
+        extractor: SequenceFeatureExtractor,
         accelerator: Accelerator,
         data: DataArguments,
         settings: RunArguments,
@@ -139,7 +140,7 @@ class ClassificationTask(CropTask):
                 labels = labels.masked_fill(model.sim.get_frame_mask(mask, model.probe_module) == 0, IGNORED)
             loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum", ignore_index=IGNORED)
             found.append((float(loss), _cells(batch["id"], labels.cpu().numpy(), logits.cpu().numpy())))
-        everywhere = self.of_all_processes(found)
+        everywhere = self.gather_objects(found)
         self.cells = {}
         for _, rows in itertools.chain(*everywhere):
             for name, cells in rows.items():
@@ -167,7 +168,7 @@ class ClassificationTask(CropTask):
                 intervals[name] = vars(bootstrap_interval(cells, score, seed=self.settings.seed))
         return {
             "label": self.label,
-            "classes": [self.model.config.id2label[number] for number in range(self.model.config.num_labels)],
+            "classes": list(self.model.config.id2label.values()),
             "frozen_encoder": self.model.config.freeze_encoder,
             "chance": self.chance,
             **intervals,
@@ -177,7 +178,8 @@ class ClassificationTask(CropTask):
 
 def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
     """Confusion matrix of every utterance of a batch, true class first."""
-    predictions, cells = logits.argmax(axis=-1), {}
+    predictions = logits.argmax(axis=-1)
+    cells: dict[str, np.ndarray] = {}
     for name, true, predicted in zip(ids, labels, predictions, strict=True):
         true, predicted = np.atleast_1d(true), np.atleast_1d(predicted)  # noqa: PLW2901 - one label or many
         counted = true != IGNORED
@@ -199,7 +201,9 @@ class ClassifierArguments:
 
     model: str | None = setting(None, "Pretrained checkpoint, a folder or a Hub id; a new encoder if unset.")
     preset: str = setting("sim-small", f"New encoder, without `model`: {', '.join(SimConfig.preset_names())}.")
-    model_settings: str = setting("{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'.")
+    model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
+        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'."
+    )
     label: str = setting("speaker_id", "Column of classes: speaker_id, vowel, syllable, phones, ...")
     probe_module: str = setting("context", "Module that the classifier reads: a number from 0, or 'context'.")
     freeze_encoder: bool = setting(False, "Train the classifier alone.")
@@ -221,7 +225,7 @@ def build(
         ValueError: No such label or module, a single class, or a stream.
         OSError: The model is not there.
     """
-    if data.corpus_settings.get("streaming"):  # type: ignore[attr-defined] - a dict once it is parsed
+    if data.corpus_settings.get("streaming"):
         raise ValueError("classes are counted before training: load the corpus without `streaming`.")
     config, extractor = encoder_config(arguments)
     train_data, test_data = with_same_classes(*load_data(accelerator, data, settings))
@@ -238,9 +242,9 @@ def build(
     )
 
 
-def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SimFeatureExtractor]:
+def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SequenceFeatureExtractor]:
     """Configuration of the encoder, a pretrained or a new one, and its feature extractor."""
-    settings: Any = arguments.model_settings
+    settings = arguments.model_settings
     if arguments.model is None:
         config = SimConfig.preset(arguments.preset, **settings)
         return config, SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())

@@ -4,6 +4,7 @@ modeling-sim curves runs/sim-small --figure_format pdf
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.trainer.log import LOG_NAME
-
-CURVES_NAME = "curves.png"
-
+from modeling_sim.trainer.log import in_one_line
+from modeling_sim.trainer.loop import Callback
+from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME
 
 # Quantities that have a panel where a log has them.
 _PANELS = {
@@ -107,9 +107,16 @@ def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
     if chance is not None and quantity in ("contrastive_accuracy", "accuracy"):
         axis.axhline(chance, color=GRAY, linestyle="--", linewidth=1)
         axis.annotate(
-            f"chance {chance:.3f}", (1, chance), (0, -3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="top", fontsize=8, color=GRAY,
-        )  # fmt: skip
+            f"chance {chance:.3f}",
+            (1, chance),
+            (0, -3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color=GRAY,
+        )
         axis.set_ylim(0, 1)
     elif axis.lines and quantity != "loss":
         axis.set_ylim(bottom=0)
@@ -132,3 +139,25 @@ def write_curves(output_dir: str | Path, figure_format: str = "png") -> Path:
     path = (output_dir / CURVES_NAME).with_suffix(f".{figure_format}")
     save_figure(figure, path)
     return path
+
+
+class DrawCurves(Callback):
+    """Draws the curves of a run into its folder at every evaluation and at the end; a full disk is reported."""
+
+    def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
+        """Keeps `say`."""
+        del run_folder
+        self.say = say
+
+    def on_evaluation(self, run_folder: Path) -> None:
+        """Draws."""
+        try:
+            write_curves(run_folder)
+        except (OSError, ValueError) as error:
+            self.say(f"the curves could not be drawn ({in_one_line(error)}); `modeling-sim curves` draws them later")
+
+    def on_end(self, run_folder: Path) -> None:
+        """Draws unless the picture has every line of the log."""
+        picture, log = run_folder / CURVES_NAME, run_folder / LOG_NAME
+        if not picture.is_file() or picture.stat().st_mtime_ns < log.stat().st_mtime_ns:
+            self.on_evaluation(run_folder)

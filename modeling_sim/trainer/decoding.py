@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
+from transformers import SequenceFeatureExtractor
 
-from modeling_sim import SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimModel
+from modeling_sim import SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
 from modeling_sim.data.batches import utterance_batches
@@ -52,7 +54,7 @@ class DecodingTask(CropTask):
         self,
         encoder: SimModel,
         decoder: SimDecoder,
-        extractor: SimFeatureExtractor,
+        extractor: SequenceFeatureExtractor,
         accelerator: Accelerator,
         data: DataArguments,
         settings: RunArguments,
@@ -62,7 +64,8 @@ class DecodingTask(CropTask):
         loss: str,
     ) -> None:
         super().__init__(accelerator, data, settings)
-        self.encoder, self.model, self.extractor = encoder, decoder, extractor
+        self.encoder, self.extractor = encoder, extractor
+        self.model: SimDecoder = decoder
         self.train_data, self.test_data = train_data, test_data
         config = decoder.config
         self.module, self.loss_name = config.module, loss
@@ -110,7 +113,7 @@ class DecodingTask(CropTask):
         inputs, mask = to_device(batch, self.accelerator.device)
         latents = encode(self.encoder, inputs, mask, module=self.module, sample=self.sample, generator=generator)
         if self.noise:
-            strength = self.noise * self.model.scale
+            strength = self.noise * self.model.get_buffer("scale")
             latents = latents + strength * torch.empty_like(latents).normal_(generator=generator)
         return latents
 
@@ -163,7 +166,7 @@ class DecodingTask(CropTask):
             }
             found.append((batch["id"][0], {name: float(value) for name, value in scores.items()}))
         pieces: dict[str, list[dict[str, float]]] = {}
-        for name, scores in itertools.chain(*self.of_all_processes(found)):
+        for name, scores in itertools.chain(*self.gather_objects(found)):
             pieces.setdefault(name, []).append(scores)
         names = list(next(iter(pieces.values()))[0])
         self.utterances = {
@@ -186,9 +189,7 @@ class DecodingTask(CropTask):
         for name in next(iter(self.utterances.values())):
             values = np.array([row[name] for row in self.utterances.values()])
             if len(values) > 1:
-                interval = bootstrap_statistic(
-                    lambda items, values=values: float(values[items].mean()), groups, seed=self.settings.seed
-                )
+                interval = bootstrap_statistic(partial(_mean, values), groups, seed=self.settings.seed)
                 intervals[name] = vars(interval)
         return {
             "module": self.module,
@@ -198,6 +199,10 @@ class DecodingTask(CropTask):
             "relative_noise_of_gaussians": self.relative_noise,
             "reconstruction": intervals,
         }
+
+
+def _mean(values: np.ndarray, items: np.ndarray) -> float:
+    return float(values[items].mean())
 
 
 @dataclass
@@ -241,13 +246,15 @@ def build(
     if len(modules) > 1:
         raise ValueError(f"`module` is {arguments.module!r}; a decoder is of one module.")
     module = modules[0]
-    settings_of_decoder: dict[str, Any] = {
-        "encoder_fingerprint": weights_fingerprint(encoder), "trained_on": arguments.latents,
-        "loss": arguments.loss, "noise": arguments.noise,
-    }  # fmt: skip
+    decoder_settings: dict[str, Any] = {
+        "encoder_fingerprint": weights_fingerprint(encoder),
+        "trained_on": arguments.latents,
+        "loss": arguments.loss,
+        "noise": arguments.noise,
+    }
     if arguments.decoder_hidden_size:
-        settings_of_decoder["hidden_size"] = arguments.decoder_hidden_size
-    decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **settings_of_decoder))
+        decoder_settings["hidden_size"] = arguments.decoder_hidden_size
+    decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **decoder_settings))
     train_data, test_data = load_data(accelerator, data, settings)
     task = DecodingTask(
         encoder.to(accelerator.device),

@@ -232,14 +232,18 @@ def backward_modules(
 
 
 def backward(accelerator: Accelerator, loss: torch.Tensor, loss_scale: float) -> None:
-    """Backward pass, with the loss scaled for fp16; `accelerator.backward` would want an engine under DeepSpeed."""
+    """Backward pass, with the loss scaled for fp16.
+
+    `accelerator.backward` would also divide by the launcher's gradient accumulation; `loss_scale` has the trainer's.
+    """
     loss = loss if loss_scale == 1.0 else loss * loss_scale
     (loss if accelerator.scaler is None else accelerator.scaler.scale(loss)).backward()
 
 
 def detached(output: SimModuleOutput) -> SimModuleOutput:
     """A module's output without its graph."""
-    return SimModuleOutput(*(value.detach() if value is not None else None for value in output))
+    values: list[Any] = [None if value is None else value.detach() for value in output]
+    return SimModuleOutput(*values)
 
 
 class GradientAverages:

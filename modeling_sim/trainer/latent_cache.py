@@ -1,10 +1,11 @@
-"""Latents of finished modules on disk: what the next module is trained on in `sequential` execution, computed once.
+"""Module after module, `sequential` execution; latents of finished modules may be computed once and kept on disk.
 
 Each utterance has one crop, that of its first epoch. Its mean and log-variance are stored in float32, and the latent is
 drawn anew whenever it is read; what lies further below was drawn once, when the cache was made.
 """
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,62 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.data.batches import Place, first_crops, place_batches
 from modeling_sim.modeling_sim import draw_latents
-from modeling_sim.trainer.greedy import module_generator
+from modeling_sim.trainer.greedy import Placement, module_generator
 from modeling_sim.trainer.log import bars_are_shown
+from modeling_sim.trainer.task import Schedule
 
 _FOLDER = ".latents-{module}"
+
+
+class Sequential(Schedule):
+    """A stage per module, each for all steps, while those below it are finished.
+
+    Args:
+        num_rows: Modules.
+        placement: All modules, and the data of this process.
+        output_dir: Folder of the run, which the caches lie in.
+        write: `write_cache` for a `module` on the cache of the one `below`; `None` to keep no caches.
+        notes: Sentences on the caches for the start of a run.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        placement: Placement,
+        output_dir: Path,
+        write: "Callable[..., LatentCache] | None" = None,
+        notes: Iterable[str] = (),
+    ) -> None:
+        super().__init__(num_rows, placement)
+        self.num_stages, self.output_dir, self.write = num_rows, output_dir, write
+        self._notes = list(notes)
+        self._cache: LatentCache | None = None
+        self._cached = -1
+
+    def notes(self) -> list[str]:
+        """Room that the caches take."""
+        return self._notes
+
+    def rows_of_stage(self, stage: int) -> range:
+        """One module."""
+        return range(stage, stage + 1)
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:
+        """Any order may come before this one."""
+
+    def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
+        """Latents of the module below, made now; they hold for the stage."""
+        if self.write is None or trained.start == 0:
+            return None
+        for module in range(self._cached + 1, trained.start):
+            self._cache, self._cached = self.write(self._cache, module=module), module
+        batches: Iterable[dict[str, Any]] | None = None if self._cache is None else self._cache.batches(**share)
+        return batches
+
+    def close(self) -> None:
+        """Leaves no cache behind."""
+        if self.placement.replica == 0:
+            remove_caches(self.output_dir)
 
 
 def cache_bytes(config: SimConfig, *, num_utterances: int, crop_samples: int) -> int:
@@ -114,10 +167,11 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def drawn(batch: dict[str, Any], generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, Any]:
     """Latents `(batch, frames, channels)` of a batch of the cache, and their lengths, on the device."""
-    mean, log_variance, lengths = (
+    tensors: list[Any] = [
         None if batch[name] is None else batch[name].to(device, non_blocking=True)
         for name in ("mean", "log_variance", "lengths")
-    )
+    ]
+    mean, log_variance, lengths = tensors
     return draw_latents(mean, log_variance, lengths, generator), lengths
 
 

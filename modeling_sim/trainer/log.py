@@ -18,9 +18,6 @@ from transformers.utils import logging
 
 from modeling_sim.files import finite_or_none, replacing
 
-LOG_NAME = "log.jsonl"
-
-
 # Scores of one module, by name; NaN where there is nothing to say.
 Scores = dict[str, float]
 

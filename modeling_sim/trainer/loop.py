@@ -1,7 +1,8 @@
 """The loop that every training command shares: steps, logging, evaluation, checkpoints, and ends of all kinds.
 
-What is trained is a `Task`: rows of scores (one a module), parts that are optimised on their own, batches, and a
-backward pass. `pretrain.py` is the first of them.
+What is trained is a `Task`: rows of scores (one per module), parts that are optimized on their own, batches, and a
+backward pass. Its `Schedule` says which rows are trained when and by which processes. What happens around a run, as
+uploads do, is a `Callback`.
 """
 
 import math
@@ -18,17 +19,17 @@ from typing import Any, Self
 
 import torch
 import torch.distributed
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
-from modeling_sim.hub.upload import check_repo_id
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
 from modeling_sim.trainer.optimization import Optimization
+from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import RunArguments
 from modeling_sim.trainer.task import Task
 
@@ -123,6 +124,34 @@ class EarlyStopping:
         return list(range(before, self.finished))
 
 
+class Callback:
+    """What happens around a run besides its training; a subclass overrides what it needs.
+
+    All methods are called in the main process alone. Training waits for each, and an error of one ends the run: report
+    what may be skipped, and do what takes long in a thread.
+    """
+
+    def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
+        """Called before the first step, and before `on_end` of a run that is found finished.
+
+        Args:
+            run_folder: Folder of the run.
+            say: Prints a sentence without disturbing the progress bar; it may be called from any thread.
+        """
+
+    def on_evaluation(self, run_folder: Path) -> None:
+        """Called after every evaluation between two steps; the log has its scores."""
+
+    def on_save(self, checkpoint: Path) -> None:
+        """Called with the folder of every checkpoint that was written; a later save may remove it."""
+
+    def on_end(self, run_folder: Path) -> None:
+        """Called once the run is finished and its files are complete, and again if the same command finds it so."""
+
+    def close(self) -> None:
+        """Called last, however the run ends."""
+
+
 @dataclass
 class Run:
     """A task on its way."""
@@ -132,6 +161,7 @@ class Run:
     all_settings: dict[str, Any]
     """Every setting of the command, for checkpoints and results."""
     task: Task
+    folder: RunFolder
     log: Log
     optimization: Optimization
     means: MetricMeans = field(default_factory=MetricMeans)
@@ -140,10 +170,8 @@ class Run:
     untrained: list[Scores] = field(default_factory=list)
     """Scores before the first step."""
     trained_parts: list[int] = field(default_factory=list)
-    after_save: Callable[[Path], None] | None = None
-    """Called in the main process with the folder of every checkpoint that was written."""
-    after_evaluation: Callable[[], None] | None = None
-    """Called in the main process after every evaluation between two steps."""
+    callbacks: list[Callback] = field(default_factory=list)
+    """None except in the main process."""
     saved_step: int = -1
     """Step of the newest checkpoint of this run, or of the latest attempt at one; the same in all processes."""
     diverged: set[int] = field(default_factory=set)
@@ -170,7 +198,7 @@ def resume(run: Run) -> None:
     settings, log = run.settings, run.log
     checkpoint = None
     if settings.resume == "auto":
-        checkpoint, broken = find_checkpoint(Path(settings.output_dir))
+        checkpoint, broken = find_checkpoint(run.folder.path)
         for sentence in broken:
             log.say(f"{sentence}; trying the one before")
     elif settings.resume != "never":
@@ -192,7 +220,7 @@ def resume(run: Run) -> None:
             f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
             "with, or another `output_dir`."
         )
-    run.task.check_resumable(numbers["settings"])
+    run.task.schedule.check_resumable(numbers["settings"])
     checkpoint.load_model(run.task.model)
     tensors = checkpoint.load_tensors()
     run.optimization.load_state_dict(tensors["optimization"])
@@ -205,6 +233,7 @@ def resume(run: Run) -> None:
         {name: math.nan if value is None else value for name, value in scores.items()}
         for scores in numbers["untrained"]
     ]
+    run.diverged = set(numbers.get("diverged", []))  # which earlier versions did not keep
     log.say(f"resuming after step {run.counts.step}, from {checkpoint.path}")
     for name, value in run.all_settings.items():
         before = numbers["settings"].get(name)
@@ -220,14 +249,15 @@ def save(run: Run) -> None:
     if run.saved_step == run.counts.step:
         return
     run.saved_step = run.counts.step
-    run.task.share_model()
-    optimization = run.task.gather_optimization(run.optimization.state_dict())
-    means = run.means.state_dict(run.task.gather_rows)
+    schedule = run.task.schedule
+    schedule.share_model()
+    optimization = schedule.gather_optimization(run.optimization.state_dict())
+    means = run.means.state_dict(schedule.gather_rows)
     if not run.accelerator.is_main_process:
         return
     try:
         checkpoint = save_checkpoint(
-            Path(run.settings.output_dir),
+            run.folder.path,
             run.task.model,
             run.task.extractor,
             step=run.counts.step,
@@ -235,6 +265,7 @@ def save(run: Run) -> None:
                 "counts": asdict(run.counts),
                 "early_stopping": asdict(run.early_stopping),
                 "untrained": run.untrained,
+                "diverged": sorted(run.diverged),
                 "settings": run.all_settings,
                 "comparable_config": run.task.comparable_config(),
             },
@@ -247,8 +278,8 @@ def save(run: Run) -> None:
             "checkpoints are as they were"
         )
         return
-    if run.after_save is not None:
-        run.after_save(checkpoint)
+    for callback in run.callbacks:
+        callback.on_save(checkpoint)
 
 
 # ---------------------------------------------------------------------- steps
@@ -268,7 +299,7 @@ def train(run: Run) -> list[Scores]:
         run.untrained = score(run)
     try:
         with StopRequest(run.accelerator) as stop:
-            for stage in range(counts.stage, task.num_stages):
+            for stage in range(counts.stage, task.schedule.num_stages):
                 if stage > counts.stage:
                     counts.stage, counts.stage_step, counts.position = stage, 0, 0
                 if not train_stage(run, stop):
@@ -278,7 +309,7 @@ def train(run: Run) -> list[Scores]:
         scores = score(run)
     except (ReaderError, AudioError, BadAudioError):
         # Other processes wait for this one in the middle of a step: what needs them cannot be saved.
-        if counts.step and task.num_replicas == run.accelerator.num_processes:
+        if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
             save(run)
         raise
     check_diverged(run, scores)
@@ -288,7 +319,7 @@ def train(run: Run) -> list[Scores]:
 def train_stage(run: Run, stop: StopRequest) -> bool:
     """Runs the steps that are left of a stage; returns whether there is time for another."""
     accelerator, task, settings, counts = run.accelerator, run.task, run.settings, run.counts
-    rows = task.rows_of_stage(counts.stage)
+    num_stages, rows = task.schedule.num_stages, task.schedule.rows_of_stage(counts.stage)
     if run.early_stopping.finished >= rows.stop:
         return True
     run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # what earlier stages trained is done
@@ -297,7 +328,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
     latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps * settings.gradient_accumulation_steps)
     progress = tqdm(
         range(counts.stage_step + 1, settings.max_steps + 1),
-        desc="training" if task.num_stages == 1 else f"training {counts.stage + 1}/{task.num_stages}",
+        desc="training" if num_stages == 1 else f"training {counts.stage + 1}/{num_stages}",
         initial=counts.stage_step,
         total=settings.max_steps,
         disable=not bars_are_shown(accelerator),
@@ -357,7 +388,7 @@ def training_step(
             accumulating=number < accumulated - 1,
         )
         run.means.add(rows)
-        crops = settings.batch_size * run.task.num_replicas
+        crops = settings.batch_size * run.task.schedule.placement.num_replicas
         counts.position += crops
         counts.crops += crops
         counts.replaced += batch["num_replaced"]
@@ -366,7 +397,7 @@ def training_step(
 
 def score(run: Run) -> list[Scores]:
     """Scores the model on the held-out split and logs it."""
-    run.task.share_model()
+    run.task.schedule.share_model()
     scores = run.task.evaluate()
     run.log.write(run.counts.step, "test", scores)
     if run.trained_parts:
@@ -376,14 +407,14 @@ def score(run: Run) -> list[Scores]:
 
 def report(run: Run, progress: Any) -> None:
     """Logs the steps since the last report."""
-    means = run.means.read(run.task.metrics, run.task.gather_rows)
+    means = run.means.read(run.task.metrics, run.task.schedule.gather_rows)
     scores = [{**mean, **latest} for mean, latest in zip(means, run.task.snapshot(), strict=True)]
     learning_rate = run.optimization.learning_rate(run.trained_parts[0]) if run.trained_parts else math.nan
     run.log.write(run.counts.step, "train", scores, learning_rate=learning_rate)
     summary = run.task.summary(scores)
     progress.set_postfix_str(summary)
     if not bars_are_shown(run.accelerator):
-        run.log.say(f"step {run.counts.step} of {run.settings.max_steps * run.task.num_stages}: {summary}")
+        run.log.say(f"step {run.counts.step} of {run.settings.max_steps * run.task.schedule.num_stages}: {summary}")
     check_diverged(run, scores)
     for sentence in run.task.warnings(scores, run.counts.stage_step):
         run.log.say(sentence)
@@ -391,8 +422,8 @@ def report(run: Run, progress: Any) -> None:
 
 def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
     """Ends the training of rows whose held-out loss has not fallen for `early_stopping_patience` evaluations."""
-    if run.after_evaluation is not None and run.accelerator.is_main_process:
-        run.after_evaluation()
+    for callback in run.callbacks:
+        callback.on_evaluation(run.folder.path)
     if not run.settings.early_stopping_patience:
         return
     losses = [row["loss"] for row in scores]
@@ -429,7 +460,7 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
     Raises:
         FloatingPointError: `max_skipped_steps` steps in a row had to be left out.
     """
-    skipped = run.task.gather_rows(run.optimization.skipped_steps).max(dim=0).values
+    skipped = run.task.schedule.gather_rows(run.optimization.skipped_steps).max(dim=0).values
     total, in_a_row = skipped.tolist()
     if in_a_row >= run.settings.max_skipped_steps:
         raise FloatingPointError(
@@ -441,15 +472,26 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
 
 # ---------------------------------------------------------------------- checks
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
 
 def check_processes(accelerator: Accelerator) -> None:
-    """Refuses to train when the launcher started several processes that do not know of each other."""
+    """Refuses launches under which training would not be what it seems.
+
+    Raises:
+        ValueError: The launcher started several processes that do not know of each other, or wants the model sharded.
+    """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ValueError(
             f"{launched} processes were launched, but accelerate sees {accelerator.num_processes}: each would train "
             "alone and overwrite the others' files. On CPUs, set ACCELERATE_USE_CPU=true and launch with "
             "`torchrun --nproc_per_node N`."
+        )
+    if accelerator.distributed_type in _SHARDED:
+        raise ValueError(
+            f"`distributed_type` {accelerator.distributed_type.value} is not supported: every process has the whole "
+            "model. Launch with MULTI_GPU, as in `training/accelerate/ddp.yaml`."
         )
 
 
@@ -460,7 +502,6 @@ def check_settings(settings: RunArguments) -> None:
         ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
         ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
         ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
-        ("push_every_saves", 0),
     ):  # fmt: skip
         if getattr(settings, name) < least:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
@@ -468,12 +509,6 @@ def check_settings(settings: RunArguments) -> None:
         raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
     if settings.early_stopping_patience and not settings.eval_steps:
         raise ValueError("`early_stopping_patience` counts evaluations; set `eval_steps`.")
-    if settings.push_to_hub and not settings.repo_id:
-        raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
-    if settings.push_to_hub and settings.repo_id:
-        check_repo_id(settings.repo_id)
-    if settings.push_every_saves and not (settings.push_to_hub and settings.save_steps):
-        raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
 
 
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:

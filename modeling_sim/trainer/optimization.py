@@ -62,7 +62,8 @@ class Optimization:
     def finish_step(self) -> None:
         """Call after the backward pass."""
         for part, before in self._buffers.items():
-            parameters, optimizer = self.parts[part].parameters, self.optimizers[part]
+            parameters = self.parts[part].parameters
+            optimizer: Any = self.optimizers[part]  # torch does not declare `found_inf`
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

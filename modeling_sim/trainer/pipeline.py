@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from modeling_sim import SimForPreTraining
 from modeling_sim.modeling_sim import SimModuleOutput
 from modeling_sim.trainer.greedy import Placement, backward_modules
+from modeling_sim.trainer.task import Schedule
 
 # Batches that a stage may be ahead of the one above it.
 _IN_FLIGHT = 2
@@ -28,8 +29,8 @@ _IN_FLIGHT = 2
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Pipeline:
-    """This process' place in the pipeline, and its connections.
+class Pipeline(Schedule):
+    """A process per module, or per few modules: this process' place in the pipeline, and its connections.
 
     Args:
         model: Whole, and the same in every process.
@@ -39,6 +40,8 @@ class Pipeline:
     Raises:
         ValueError: The number of processes is no multiple of the number of stages.
     """
+
+    empty = 0.0  # the rows of all stages are summed
 
     def __init__(self, model: SimForPreTraining, accelerator: Accelerator, stages: Sequence[range]) -> None:
         processes = accelerator.num_processes
@@ -53,7 +56,8 @@ class Pipeline:
         self.rank = accelerator.process_index
         mesh = init_device_mesh(accelerator.device.type, (replicas, len(stages)), mesh_dim_names=("replica", "stage"))
         self.column = mesh["stage"].get_group()  # the stages of this replica
-        self.placement = Placement(self.stages[self.stage], self.replica, replicas, mesh["replica"].get_group())
+        group = mesh["replica"].get_group()
+        super().__init__(model.config.num_modules, Placement(self.stages[self.stage], self.replica, replicas, group))
         # Shapes and lengths travel over gloo: reading them makes no GPU wait.
         self.control = [
             torch.distributed.new_group([replica * len(stages) + stage for stage in range(len(stages))], backend="gloo")
@@ -71,6 +75,17 @@ class Pipeline:
     def is_last(self) -> bool:
         """Whether no stage comes after this one."""
         return self.stage == len(self.stages) - 1
+
+    def notes(self) -> list[str]:
+        """Which process has which modules."""
+        names = self.model.config.module_names
+        stages = "; ".join(", ".join(names[module] for module in stage) for stage in self.stages)
+        return [f"{self.placement.num_replicas} pipeline(s) of {len(self.stages)} processes: {stages}"]
+
+    def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
+        """What the stage below hands on."""
+        del trained, share
+        return None if self.is_first else self.received_batches()
 
     def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterator[SimModuleOutput]:
         """Passes this stage's outputs through, and sends the last module's on as soon as it is there."""
@@ -91,7 +106,8 @@ class Pipeline:
         works = []
         for tensor, group in payload:
             work = torch.distributed.isend(tensor, self.rank + 1, group=group)
-            works.append((work, tensor))  # the tensor must live until it is sent
+            if work is not None:
+                works.append((work, tensor))  # the tensor must live until it is sent
         self._sent.append(works)
         while len(self._sent) > _IN_FLIGHT:
             self._wait_for_oldest()
@@ -134,18 +150,22 @@ class Pipeline:
                 for tensor in [*self.model.module_parameters(module), *self.model.module_buffers(module)]:
                     torch.distributed.broadcast(tensor.detach(), source, group=self.column)
 
-    def sum_over_stages(self, rows: torch.Tensor) -> torch.Tensor:
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows of all modules, of which each stage filled its own and left the others 0."""
         rows = rows.clone()
         torch.distributed.all_reduce(rows, group=self.column)
         return rows
 
-    def gather(self, parts: list[Any]) -> list[Any] | None:
-        """An entry a module, each from the stage that has it, in a replica's first process; `None` in the others."""
-        own = [parts[module] for module in self.placement.modules]
+    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """States of all modules, each from the stage that has it, in a replica's first process; `None` in others."""
+        own = [(state["optimizers"][module], state["schedulers"][module]) for module in self.placement.modules]
         gathered: list[Any] | None = [None] * len(self.stages) if self.is_first else None
         torch.distributed.gather_object(own, gathered, self.replica * len(self.stages), group=self.column)
-        return None if gathered is None else [part for stage in gathered for part in stage]
+        skipped = self.gather_rows(state["skipped_steps"])
+        if gathered is None:
+            return None
+        optimizers, schedulers = zip(*(part for stage in gathered for part in stage), strict=True)
+        return {**state, "optimizers": list(optimizers), "schedulers": list(schedulers), "skipped_steps": skipped}
 
 
 def share_out(costs: Sequence[float], num_stages: int) -> list[range]:
@@ -196,9 +216,17 @@ def _seconds_of_modules(
             _synchronize(device)
             started = time.perf_counter()
             (output,) = backward_modules(
-                model, accelerator, placement, hidden_states, lengths, averages=None, execution="per_module",
-                trained=range(num_modules), seed=0, step=1,
-            )  # fmt: skip
+                model,
+                accelerator,
+                placement,
+                hidden_states,
+                lengths,
+                averages=None,
+                execution="per_module",
+                trained=range(num_modules),
+                seed=0,
+                step=1,
+            )
             _synchronize(device)
             if repeat > 0:
                 seconds[repeat, module] = time.perf_counter() - started

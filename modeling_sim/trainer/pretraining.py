@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,13 @@ from modeling_sim.trainer.greedy import (
     train_only,
 )
 from modeling_sim.trainer.held_out import evaluate
-from modeling_sim.trainer.latent_cache import LatentCache, cache_bytes, drawn, remove_caches, require_space, write_cache
+from modeling_sim.trainer.latent_cache import Sequential, cache_bytes, drawn, require_space, write_cache
 from modeling_sim.trainer.log import Scores, or_dash
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
-from modeling_sim.trainer.task import Task
+from modeling_sim.trainer.task import Schedule, Task
 
 if TYPE_CHECKING:
     from modeling_sim.modeling_sim import SimModuleOutput
@@ -65,50 +66,14 @@ class PretrainingTask(Task):
         self.title = data.corpus
         self.row_names = model.config.module_names
         self.chance = 1 / (model.config.num_negatives + 1)
-        self.cache_note = ""
-        self.num_stages = self.num_rows if settings.execution == "sequential" else 1
-        self.pipeline = None
-        self.placement = Placement.whole(model, accelerator)
-        if settings.execution == "pipeline":
-            costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
-            stages = settings.pipeline_stages or min(self.num_rows, accelerator.num_processes)
-            self.pipeline = Pipeline(model, accelerator, share_out(costs, stages))
-            self.placement = self.pipeline.placement
-        self.num_replicas = self.placement.num_replicas
+        self.schedule = make_schedule(model, extractor, accelerator, data, settings, train_data)
+        self.placement = self.schedule.placement
         self.trained = range(self.num_rows)
-        self.cache: LatentCache | None = None
-        self.cached_module = -1
         self.collapse = CollapseWatch(model.config)
         self.latest: dict[int, SimModuleOutput] = {}
-
-    def notes(self) -> list[str]:
-        """Room for the cache, and which process has which modules."""
-        notes = [self.cache_note] if self.cache_note else []
-        if self.pipeline is not None:
-            stages = [
-                "; ".join(", ".join(self.row_names[module] for module in stage) for stage in self.pipeline.stages)
-            ]
-            notes.append(f"{self.num_replicas} pipeline(s) of {len(self.pipeline.stages)} processes: {stages[0]}")
-        return notes
-
-    def check_resumable(self, settings: dict[str, Any]) -> None:
-        """A sequential run's modules are at different steps."""
-        if settings.get("execution") == "sequential" and self.settings.execution != "sequential":
-            raise ValueError(
-                "the checkpoint is of a 'sequential' run, whose modules are at different steps; go on with "
-                "`execution` 'sequential'."
-            )
-
-    def begin_training(self) -> None:
-        """Compiles the convolutional modules if that is wanted, once their weights are in place."""
-        if self.settings.torch_compile:
-            for module in self.model.sim.conv_modules:
+        if settings.torch_compile:
+            for module in model.sim.conv_modules:
                 module.compile()
-
-    def close(self) -> None:
-        """Leaves no cache behind."""
-        if self.accelerator.is_main_process:
-            remove_caches(Path(self.settings.output_dir))
 
     def parts(self) -> list[Part]:
         """A part a module, or one for a model with a single gradient."""
@@ -117,13 +82,9 @@ class PretrainingTask(Task):
             return [Part(list(model.parameters()), list(model.buffers()))]
         return [Part(model.module_parameters(module), model.module_buffers(module)) for module in range(self.num_rows)]
 
-    def rows_of_stage(self, stage: int) -> range:
-        """All modules, or in sequential execution one."""
-        return range(self.num_rows) if self.num_stages == 1 else range(stage, stage + 1)
-
     def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Modules below are in evaluation mode; their latents are cached if that is wanted."""
-        self.trained = range(finished, self.rows_of_stage(stage).stop)
+        """Modules below are in evaluation mode."""
+        self.trained = range(finished, self.schedule.rows_of_stage(stage).stop)
         train_only(self.model, self.trained)
         if not self.model.config.gradient_isolation:
             return [0] if self.trained else []
@@ -131,8 +92,6 @@ class PretrainingTask(Task):
 
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
         """Crops, or latents that another process or the disk holds."""
-        if self.pipeline is not None and not self.pipeline.is_first:
-            return self.pipeline.received_batches()
         share: dict[str, Any] = {
             "batch_size": self.settings.batch_size,
             "seed": self.settings.seed,
@@ -140,8 +99,9 @@ class PretrainingTask(Task):
             "process_index": self.placement.replica,
             "num_processes": self.placement.num_replicas,
         }
-        if self.settings.cache_latents and self.trained.start > 0:
-            return self.cached_latents(self.trained.start - 1).batches(**share)
+        latents = self.schedule.latents(self.trained, **share)
+        if latents is not None:
+            return latents
         return crop_batches(
             self.train_data,
             self.extractor,
@@ -152,28 +112,6 @@ class PretrainingTask(Task):
             on_bad_audio=self.data.on_bad_audio,
             **share,
         )
-
-    def cached_latents(self, module: int) -> LatentCache:
-        """A finished module's latents, made now; they hold for the stage."""
-        for number in range(self.cached_module + 1, module + 1):
-            self.cache = write_cache(
-                self.model,
-                self.accelerator,
-                self.train_data,
-                self.extractor,
-                Path(self.settings.output_dir),
-                self.cache,
-                module=number,
-                crop_samples=self.data.crop_samples,
-                batch_size=self.settings.batch_size,
-                seed=self.settings.seed,
-                num_workers=self.data.num_workers,
-                reader_timeout=self.data.reader_timeout,
-            )
-            self.cached_module = number
-        if self.cache is None:
-            raise ValueError(f"module {module} has no latents to cache.")
-        return self.cache
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Runs this process' modules on a batch; see `greedy.py`."""
@@ -204,13 +142,10 @@ class PretrainingTask(Task):
             kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
             gather_negatives=self.settings.gather_negatives,
         )
-        rows = torch.full(
-            (self.num_rows, len(self.metrics)), torch.nan if self.pipeline is None else 0.0, device=device
-        )
+        rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
         self.latest = {}
-        if self.pipeline is not None:
-            outputs = self.pipeline.handing_on(outputs)
-        for output, module in zip(outputs, placement.modules, strict=False):  # outputs first: they are read to the end
+        # Outputs first: they are read to the end.
+        for output, module in zip(self.schedule.handing_on(outputs), placement.modules, strict=False):
             self.latest[module] = output
             scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
             rows[module] = torch.stack(scores)
@@ -252,32 +187,10 @@ class PretrainingTask(Task):
 
     def snapshot(self) -> list[Scores]:
         """Active units of the latest batch."""
-        empty = torch.nan if self.pipeline is None else 0.0
-        counts = torch.full((self.num_rows, 1), empty, device=self.accelerator.device)
+        counts = torch.full((self.num_rows, 1), self.schedule.empty, device=self.accelerator.device)
         for module, output in self.latest.items():
             counts[module, 0] = count_active_units(output.mean)
-        return [{"active_units": count} for count in self.gather_rows(counts)[:, 0].tolist()]
-
-    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all stages."""
-        return rows if self.pipeline is None else self.pipeline.sum_over_stages(rows)
-
-    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        """States of all stages."""
-        if self.pipeline is None:
-            return state
-        parts = list(zip(state["optimizers"], state["schedulers"], strict=True))
-        gathered = self.pipeline.gather(parts)
-        skipped = self.gather_rows(state["skipped_steps"])
-        if gathered is None:
-            return None
-        optimizers, schedulers = (list(states) for states in zip(*gathered, strict=True))
-        return {**state, "optimizers": optimizers, "schedulers": schedulers, "skipped_steps": skipped}
-
-    def share_model(self) -> None:
-        """Weights of all stages."""
-        if self.pipeline is not None:
-            self.pipeline.share_model()
+        return [{"active_units": count} for count in self.schedule.gather_rows(counts)[:, 0].tolist()]
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
         """Collapses."""
@@ -366,10 +279,51 @@ def build(
     task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
     # A folder's name alone: the title is drawn into the curves, which are published.
     task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
-    if settings.cache_latents:
-        needed = cache_bytes(model.config, num_utterances=len(train_data), crop_samples=data.crop_samples)
-        task.cache_note = require_space(Path(settings.output_dir), needed)
     return task
+
+
+def make_schedule(
+    model: SimForPreTraining,
+    extractor: SimFeatureExtractor,
+    accelerator: Accelerator,
+    data: DataArguments,
+    settings: PretrainingArguments,
+    train_data: Dataset | IterableDataset,
+) -> Schedule:
+    """The schedule of an `execution`.
+
+    Raises:
+        ValueError: The processes cannot be shared out among the stages of a pipeline.
+        OSError: The disk has no room for the latents that are to be cached.
+    """
+    num_modules, placement = model.config.num_modules, Placement.whole(model, accelerator)
+    if settings.execution == "pipeline":
+        costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
+        return Pipeline(
+            model,
+            accelerator,
+            share_out(costs, settings.pipeline_stages or min(num_modules, accelerator.num_processes)),
+        )
+    if settings.execution != "sequential":
+        return Schedule(num_modules, placement)
+    output_dir = Path(settings.output_dir)
+    if not settings.cache_latents:
+        return Sequential(num_modules, placement, output_dir)
+    needed = cache_bytes(model.config, num_utterances=len(train_data), crop_samples=data.crop_samples)
+    write = partial(
+        write_cache,
+        model,
+        accelerator,
+        train_data,
+        extractor,
+        output_dir,
+        crop_samples=data.crop_samples,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_workers=data.num_workers,
+        reader_timeout=data.reader_timeout,
+    )
+    return Sequential(num_modules, placement, output_dir, write, [require_space(output_dir, needed)])
 
 
 def check_execution(

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel, SequenceFeatureExtractor, set_seed
+from transformers import set_seed
 
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
@@ -21,25 +21,15 @@ from modeling_sim.data.corpora import corpus_info, load_corpus
 from modeling_sim.data.corpora.overlap import say_shared_recordings
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
-from modeling_sim.files import (
-    finite_or_none,
-    follow_umask,
-    nearest,
-    read_json,
-    save_results,
-    temporary_folder,
-    write_json,
-)
-from modeling_sim.hub.callback import BackgroundPush
-from modeling_sim.hub.staging import push_run
+from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict
-from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
-from modeling_sim.trainer.curves import write_curves
+from modeling_sim.trainer.checkpoints import own_checkpoints
 from modeling_sim.trainer.greedy import broadcast_parameters
-from modeling_sim.trainer.log import LOG_NAME, Log, Scores, in_one_line, prepare_output
+from modeling_sim.trainer.log import Log, Scores, in_one_line, prepare_output
 from modeling_sim.trainer.loop import (
     SAVING_ERRORS,
+    Callback,
     Run,
     check_processes,
     check_settings,
@@ -48,15 +38,7 @@ from modeling_sim.trainer.loop import (
     train,
 )
 from modeling_sim.trainer.optimization import Optimization
-from modeling_sim.trainer.run_folder import (
-    RESULTS_NAME,
-    SETTINGS_NAME,
-    UPLOAD_NAME,
-    claim_run_folder,
-    clear_run_folder,
-    is_finished,
-    output_lock,
-)
+from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import DataArguments, RunArguments
 from modeling_sim.trainer.task import Task
 
@@ -67,55 +49,72 @@ SHUFFLE_BUFFER = 1000
 Build = Callable[..., Task]
 
 
-def run_command(name: str, parse: Callable[[], Sequence[Any]], build: Build) -> None:
-    """Trains what `build` makes of the settings, and writes model, curves and results.
+def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callback]]], build: Build) -> None:
+    """Trains what `build` makes of the settings, and writes model and results.
 
     Args:
         name: Of the command, for messages.
-        parse: Gives the settings: dataclasses, of which one is a `DataArguments` and the last a `RunArguments`.
+        parse: Gives the settings and the callbacks. The settings are dataclasses, of which one is a `DataArguments` and
+            the last a `RunArguments`; the callbacks are called in the order given.
         build: Makes the task of an accelerator and the settings; see `prepare`.
     """
     with contextlib.ExitStack() as stack:
         with errors_in_one_line(name):
-            groups = parse()
-            settings = groups[-1]
+            groups, callbacks = parse()
+            settings: RunArguments = groups[-1]
+            folder = RunFolder(settings.output_dir)
             prepare_output(disable_tqdm=settings.disable_tqdm)
             accelerator = make_accelerator(settings)
-            stack.enter_context(output_lock(Path(settings.output_dir), accelerator))
+            stack.enter_context(folder.lock(accelerator))
             try:
                 run = prepare(accelerator, groups, build)
             except RunIsFinishedError as finished:
+                run = None
                 if accelerator.is_main_process:
                     print(finished)
-                    upload_once(settings, print)
-                accelerator.end_training()
-                return
-        stack.callback(run.task.close)
-        push = stack.enter_context(BackgroundPush(settings, run.log.say, accelerator))
-        run.after_save = push.offer
-        run.after_evaluation = lambda: redraw(run)
-        try:
-            trained = train(run)
-        except FloatingPointError as error:
-            raise SystemExit(f"{name}: {error}") from error
-        except ReaderError as error:
-            raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
-        except (AudioError, BadAudioError) as error:
-            # A loader's worker wraps the message into its own traceback; the message is the last line of it.
-            message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
-            raise SystemExit(f"{name}: {message}; leave such recordings out with --on_bad_audio skip.") from error
-        skipped = int(run.task.gather_rows(run.optimization.skipped_steps)[:, 0].max())
-        if accelerator.is_main_process:
-            push.close()
-            try:
-                finish(run, trained, steps_left_out=skipped)
-            except SAVING_ERRORS as error:
-                raise SystemExit(
-                    f"{name}: the finished model could not be written to {settings.output_dir} ({in_one_line(error)}); "
-                    f"{_what_is_kept(run)}."
-                ) from error
-            upload_once(settings, run.log.say)
+        callbacks = callbacks if accelerator.is_main_process else []
+        for callback in callbacks:
+            stack.callback(callback.close)
+            callback.on_begin(folder.path, print if run is None else run.log.say)
+        if run is not None:
+            stack.callback(run.task.schedule.close)
+            run.callbacks = callbacks
+            train_and_finish(name, run)
+        for callback in callbacks:
+            callback.on_end(folder.path)
         accelerator.end_training()
+
+
+def train_and_finish(name: str, run: Run) -> None:
+    """Trains and writes the model and the results.
+
+    Args:
+        name: Of the command, for messages.
+        run: Of `prepare`.
+
+    Raises:
+        SystemExit: Training or writing failed; the message says what is kept.
+    """
+    try:
+        trained = train(run)
+    except FloatingPointError as error:
+        raise SystemExit(f"{name}: {error}") from error
+    except ReaderError as error:
+        raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
+    except (AudioError, BadAudioError) as error:
+        # A loader's worker wraps the message into its own traceback; the message is the last line of it.
+        message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
+        raise SystemExit(f"{name}: {message}; skip such recordings with --on_bad_audio skip.") from error
+    skipped = int(run.task.schedule.gather_rows(run.optimization.skipped_steps)[:, 0].max())
+    if not run.accelerator.is_main_process:
+        return
+    try:
+        finish(run, trained, steps_left_out=skipped)
+    except SAVING_ERRORS as error:
+        raise SystemExit(
+            f"{name}: the finished model could not be written to {run.folder.path} ({in_one_line(error)}); "
+            f"{_what_is_kept(run)}."
+        ) from error
 
 
 class RunIsFinishedError(Exception):
@@ -174,10 +173,11 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     check_settings(settings)
     set_seed(settings.seed)
     task = build(accelerator, *groups)
+    folder = RunFolder(settings.output_dir)
     if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
-        clear_run_folder(Path(settings.output_dir))
+        folder.clear()
     log = Log(
-        Path(settings.output_dir) / LOG_NAME,
+        folder.log,
         accelerator,
         title=task.title,
         row_names=task.row_names,
@@ -188,41 +188,34 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         f"utterances to train on and {len(task.test_data)} to evaluate on, {accelerator.num_processes} process(es) "
         f"on {accelerator.device.type}"
     )
-    for sentence in task.notes():
+    for sentence in task.schedule.notes():
         log.say(sentence)
     task.batches(0)  # refuses wrong settings now rather than after the first evaluation
-    settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), task.num_replicas))
-    all_settings = {
-        **as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes
-    }  # fmt: skip
-    output_dir = Path(settings.output_dir)
-    if not settings.overwrite_output_dir and is_finished(output_dir, all_settings, resume=settings.resume):
-        raise RunIsFinishedError(f"the run in {output_dir} is finished: {RESULTS_NAME} is there, nothing is left to do")
+    num_replicas = task.schedule.placement.num_replicas
+    settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), num_replicas))
+    all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
+    if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
+        raise RunIsFinishedError(f"the run in {folder.path} is finished; nothing is left to do")
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:  # a run that is extended is finished no more, and has yet to be uploaded
-        for name in (RESULTS_NAME, UPLOAD_NAME):
-            (output_dir / name).unlink(missing_ok=True)
+    if accelerator.is_main_process:
+        folder.reopen()
     accelerator.init_trackers("modeling_sim", config={name: str(value) for name, value in all_settings.items()})
-    run = Run(accelerator, settings, all_settings, task, log, Optimization(task.parts(), accelerator, settings))
+    optimization = Optimization(task.parts(), accelerator, settings)
+    run = Run(accelerator, settings, all_settings, task, folder, log, optimization)
     resume(run)
     broadcast_parameters(task.model, accelerator)
-    task.begin_training()
     return run
 
 
 def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
-    """Writes the model, settings, curves and, last, the results, which mark the run as finished."""
-    task, settings, log, counts = run.task, run.settings, run.log, run.counts
-    output_dir = Path(settings.output_dir)
-    move_model_into(task.model, task.extractor, output_dir)
-    save_results(
-        output_dir / SETTINGS_NAME, {"settings": run.all_settings, "versions": versions(), "git": git_revision()}
-    )
-    curves = write_curves(output_dir)
+    """Writes the model, settings and, last, the results, which mark the run as finished."""
+    task, folder, log, counts = run.task, run.folder, run.log, run.counts
+    folder.write_model(task.model, task.extractor)
+    save_results(folder.settings, {"settings": run.all_settings, "versions": versions(), "git": git_revision()})
     corpus, base = run.all_settings["corpus"], run.all_settings.get("model") or run.all_settings.get("init_from")
     corpus_license, base_license = corpus_info(corpus).license, license_of_model(base)
     save_results(
-        output_dir / RESULTS_NAME,
+        folder.results,
         {
             "corpus": corpus,
             "corpus_license": corpus_license,
@@ -237,6 +230,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             "held_out_speakers": held_out_speakers(task.train_data, task.test_data),
             "steps": counts.step,
             "steps_left_out": steps_left_out,
+            "diverged": [log.row_names[row] for row in sorted(run.diverged)],
             "crops": counts.crops,
             "crops_of_broken_files_replaced": counts.replaced,
             "seconds": round(counts.seconds, 2),
@@ -254,43 +248,12 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     log.say(f"before the first step: {task.summary(run.untrained)}")
     if counts.replaced:
         log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
-    log.say(
-        f"{counts.crops / counts.seconds:.1f} crops a second; checkpoint and {RESULTS_NAME} in {output_dir}, "
-        f"picture {curves}"
-    )
-
-
-def upload_once(settings: RunArguments, say: Callable[[str], None]) -> None:
-    """Uploads a finished run if that is wanted and was not done before; a failure is reported and loses nothing."""
-    output_dir = Path(settings.output_dir)
-    record = output_dir / UPLOAD_NAME
-    if not (settings.push_to_hub and settings.repo_id):
-        return
-    if record.is_file() and read_json(record).get("repo_id") == settings.repo_id:
-        say(f"the run was uploaded before, to {settings.repo_id}")
-        return
-    try:
-        address = push_run(output_dir, settings.repo_id)
-        write_json(record, {"repo_id": settings.repo_id, "address": address})
-        say(f"uploaded to {address}")
-    except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
-        say(
-            f"the upload to {settings.repo_id} failed ({error}); the run is complete in {output_dir}, and the same "
-            "command tries again"
-        )
-
-
-def redraw(run: Run) -> None:
-    """Draws the curves of a run that goes on; a disk that is full is no reason to end it."""
-    try:
-        write_curves(run.settings.output_dir)
-    except (OSError, ValueError) as error:
-        run.log.say(f"the curves could not be drawn ({in_one_line(error)}); training continues")
+    log.say(f"{counts.crops / counts.seconds:.1f} crops per second; model and {folder.results.name} in {folder.path}")
 
 
 def _what_is_kept(run: Run) -> str:
     """What the same command continues from after an error."""
-    newest = own_checkpoints(Path(run.settings.output_dir))
+    newest = own_checkpoints(run.folder.path)
     if not newest:
         return "there is no checkpoint, and the same command starts again"
     return f"{newest[0].name} is kept, and the same command continues from it"
@@ -325,7 +288,8 @@ def load_data(
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            claim_run_folder(Path(settings.output_dir), resume=settings.resume, overwrite=settings.overwrite_output_dir)
+            folder = RunFolder(settings.output_dir)
+            folder.claim(resume=settings.resume, overwrite=settings.overwrite_output_dir)
         return _load_splits(data, settings)
 
 
@@ -357,12 +321,3 @@ def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset |
 def size(dataset: Dataset | IterableDataset) -> int | None:
     """Utterances of a data set; `None` for a stream, which does not know."""
     return None if isinstance(dataset, IterableDataset) else len(dataset)
-
-
-def move_model_into(model: PreTrainedModel, extractor: SequenceFeatureExtractor, output_dir: Path) -> None:
-    """Writes model and extractor next to their place first, then moves each file in, weights last."""
-    with temporary_folder(output_dir / "model") as temporary:
-        save_model(model, extractor, temporary)
-        follow_umask(temporary)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
-            file.replace(output_dir / file.name)

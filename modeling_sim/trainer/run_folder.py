@@ -15,16 +15,21 @@ from typing import Any
 
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
+from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from modeling_sim.files import remove_folder, write_json
-from modeling_sim.trainer.checkpoints import own_checkpoints
-from modeling_sim.trainer.curves import CURVES_NAME
-from modeling_sim.trainer.log import LOG_NAME
+from modeling_sim.files import follow_umask, remove_folder, temporary_folder, write_json
+from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
 
 RESULTS_NAME = "results.json"
 
 
 SETTINGS_NAME = "training_settings.json"
+
+
+LOG_NAME = "log.jsonl"
+
+
+CURVES_NAME = "curves.png"
 
 
 CLAIM_NAME = ".modeling_sim.json"
@@ -55,9 +60,9 @@ _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 
 
 _NO_OTHER_RUN = {
-    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "push_to_hub", "repo_id",
-    "push_every_saves", "report_to", "disable_tqdm", "num_workers", "reader_timeout", "logging_steps", "eval_steps",
-    "eval_batch_size", "max_skipped_steps", "num_processes", "pipeline_stages", "cache_latents",
+    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "report_to", "disable_tqdm",
+    "num_workers", "reader_timeout", "logging_steps", "eval_steps", "eval_batch_size", "max_skipped_steps",
+    "num_processes", "pipeline_stages", "cache_latents",
 }  # fmt: skip
 
 
@@ -162,89 +167,117 @@ def _read_dict(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------- the folder of a run
 
 
-@contextlib.contextmanager
-def output_lock(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps a second trainer out of the output folder; the lock goes with the process, however it ends.
+class RunFolder:
+    """The folder of a training run: the names of its files, who may write there, and whether the run is finished.
 
-    Raises:
-        OSError: Another trainer holds the folder, or it cannot be written.
+    Args:
+        path: `output_dir` of the run.
+
+    Attributes:
+        log: Lines of `Log`.
+        results: Marks the run as finished.
+        settings: Every setting of the finished run.
+        upload: Which repository the finished run was uploaded to.
     """
-    if not accelerator.is_main_process:
-        yield
-        return
-    make_folder(output_dir)
-    lock = FileLock(output_dir / LOCK_NAME)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(
-            f"`output_dir` {output_dir} is in use by another trainer; wait for it, or give another folder."
-        ) from error
-    with lock:
-        yield
 
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.log, self.results = self.path / LOG_NAME, self.path / RESULTS_NAME
+        self.settings, self.upload = self.path / SETTINGS_NAME, self.path / UPLOAD_NAME
 
-def claim_run_folder(output_dir: Path, *, resume: str, overwrite: bool) -> None:
-    """Claims the folder of a run, and removes what killed processes left there; call it under `output_lock`.
+    @contextlib.contextmanager
+    def lock(self, accelerator: Accelerator) -> Iterator[None]:
+        """Keeps a second trainer out of the folder; the lock goes with the process, however it ends.
 
-    Raises:
-        FileExistsError: It holds files of something else, or a run that could be resumed but is not to be.
-    """
-    resumable = bool(own_checkpoints(output_dir))
-    if resumable and not (output_dir / CLAIM_NAME).exists() and not (output_dir / SETTINGS_NAME).exists():
-        # Of an unfinished run by a version before there were claims: no more than these files.
-        unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
-        write_json(output_dir / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
-    claim_folder(output_dir, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
-    if resume == "never" and resumable and not overwrite and not (output_dir / RESULTS_NAME).exists():
-        raise FileExistsError(
-            f"`output_dir` {output_dir} holds checkpoints of a run that was not finished; resume it, give another "
-            "folder, or --overwrite_output_dir to replace it."
-        )
-    for path in output_dir.iterdir():
-        _remove_leftover(path)
+        Raises:
+            OSError: Another trainer holds the folder, or it cannot be written.
+        """
+        if not accelerator.is_main_process:
+            yield
+            return
+        make_folder(self.path)
+        lock = FileLock(self.path / LOCK_NAME)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BlockingIOError(
+                f"`output_dir` {self.path} is in use by another trainer; wait for it, or give another folder."
+            ) from error
+        with lock:
+            yield
 
+    def claim(self, *, resume: str, overwrite: bool) -> None:
+        """Claims the folder, and removes what killed processes left there; call it under `lock`.
 
-def is_finished(output_dir: Path, settings: Mapping[str, Any], *, resume: str) -> bool:
-    """Whether a folder holds the finished run of some settings; `False` if it is to be trained on.
+        Raises:
+            FileExistsError: It holds files of something else, or a run that could be resumed but is not to be.
+        """
+        resumable = bool(own_checkpoints(self.path))
+        if resumable and not (self.path / CLAIM_NAME).exists() and not self.settings.exists():
+            # An unfinished run of a version before there were claims wrote no more than these files.
+            unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
+            write_json(self.path / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
+        claim_folder(self.path, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
+        if resume == "never" and resumable and not overwrite and not self.results.exists():
+            raise FileExistsError(
+                f"`output_dir` {self.path} holds checkpoints of a run that was not finished; resume it, give another "
+                "folder, or --overwrite_output_dir to replace it."
+            )
+        for path in self.path.iterdir():
+            _remove_leftover(path)
 
-    The same settings with more steps, or more time, extend a finished run from its last checkpoint.
+    def clear(self) -> None:
+        """Removes an earlier run; the folder must be claimed."""
+        for path in own_checkpoints(self.path):
+            remove_folder(path)
+        clear_folder(self.path, RUN)
 
-    Raises:
-        FileExistsError: It holds a finished run that the settings neither repeat nor extend.
-    """
-    if not (output_dir / RESULTS_NAME).exists():
-        return False
-    then = _read_dict(output_dir / SETTINGS_NAME).get("settings")
-    finished = f"`output_dir` {output_dir} holds a finished run"
-    otherwise = "give another folder, or --overwrite_output_dir to replace it."
-    if not isinstance(then, dict) or resume != "auto":
-        raise FileExistsError(f"{finished}; {otherwise}")
-    now = json.loads(json.dumps(settings))
-    # Only what both versions of this package know: a new setting has a default that changes nothing.
-    different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
-    longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
-    if now.get("num_train_epochs") and "max_steps" in longer:
-        longer.add("num_train_epochs")
-    if different - longer:
-        raise FileExistsError(f"{finished} with another `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
-    if different and now.get("execution") == "sequential":
-        raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
-    if different and not own_checkpoints(output_dir):
-        raise FileExistsError(f"{finished} without a checkpoint to extend it from; {otherwise}")
-    return not different
+    def is_finished(self, settings: Mapping[str, Any], *, resume: str) -> bool:
+        """Whether it holds the finished run of some settings; `False` if it is to be trained on.
+
+        The same settings with more steps, or more time, extend a finished run from its last checkpoint.
+
+        Raises:
+            FileExistsError: It holds a finished run that the settings neither repeat nor extend.
+        """
+        if not self.results.exists():
+            return False
+        then = _read_dict(self.settings).get("settings")
+        finished = f"`output_dir` {self.path} holds a finished run"
+        otherwise = "give another folder, or --overwrite_output_dir to replace it."
+        if not isinstance(then, dict) or resume != "auto":
+            raise FileExistsError(f"{finished}; {otherwise}")
+        now = json.loads(json.dumps(settings))
+        # Only what both versions of this package know: a new setting has a default that changes nothing.
+        different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
+        longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
+        if now.get("num_train_epochs") and "max_steps" in longer:
+            longer.add("num_train_epochs")
+        if different - longer:
+            raise FileExistsError(f"{finished} with another `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
+        if different and now.get("execution") == "sequential":
+            raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
+        if different and not own_checkpoints(self.path):
+            raise FileExistsError(f"{finished} without a checkpoint to extend it from; {otherwise}")
+        return not different
+
+    def reopen(self) -> None:
+        """A run that is extended is finished no more, and has yet to be uploaded."""
+        self.results.unlink(missing_ok=True)
+        self.upload.unlink(missing_ok=True)
+
+    def write_model(self, model: PreTrainedModel, extractor: SequenceFeatureExtractor) -> None:
+        """Writes model and extractor next to their place first, then moves each file in, weights last."""
+        with temporary_folder(self.path / "model") as temporary:
+            save_model(model, extractor, temporary)
+            follow_umask(temporary)
+            for file in sorted(temporary.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+                file.replace(self.path / file.name)
 
 
 def _longer(then: Any, now: Any) -> bool:
     """Whether a limit, 0 for none, is higher than it was."""
     return bool(then) and (not now or now > then)
-
-
-def clear_run_folder(output_dir: Path) -> None:
-    """Removes an earlier run from a folder that is claimed."""
-    for path in own_checkpoints(output_dir):
-        remove_folder(path)
-    clear_folder(output_dir, RUN)
 
 
 def _remove_leftover(path: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import HfArgumentParser
 
@@ -26,13 +26,19 @@ CORPUS_SETTINGS_HELP = (
     + settings_overview()
 )
 
+# A setting that is text to HfArgumentParser, and a mapping once `parse_arguments` has read it.
+if TYPE_CHECKING:
+    YamlMapping = dict[str, Any]
+else:
+    YamlMapping = str
+
 
 @dataclass
 class ModelArguments:
     """Which model is trained."""
 
     preset: str = setting("sim-small", f"Model to start from: {', '.join(SimConfig.preset_names())}.")
-    model_settings: str = setting(
+    model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
     )
     init_from: str | None = setting(
@@ -47,10 +53,12 @@ class DataArguments:
     corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: str = setting("{}", CORPUS_SETTINGS_HELP)
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
-    on_bad_audio: str = setting("raise", "At a recording that cannot be read: 'raise', or 'skip' and list it.")
+    on_bad_audio: Literal["raise", "skip"] = setting(
+        "raise", "At a recording that cannot be read: 'raise', or 'skip' and list it."
+    )
     crop_samples: int = setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
     reader_timeout: float = setting(
@@ -106,11 +114,6 @@ class RunArguments:
     report_to: str = setting(
         "none",
         "Trackers besides log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: 'a,b'.",
-    )
-    push_to_hub: bool = setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
-    repo_id: str | None = setting(None, "Repository of the Hub to upload to, as in org/name.")
-    push_every_saves: int = setting(
-        0, "Checkpoints from one upload of a running run to the next, in the background; 0 uploads only at the end."
     )
 
 

@@ -1,5 +1,6 @@
-"""What a trainer trains: tasks."""
+"""What a trainer trains, a task, and in which order and by which processes: its schedule."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,11 +12,80 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from modeling_sim.data.batches import crop_batches
+from modeling_sim.modeling_sim import SimModuleOutput
 from modeling_sim.provenance import own_settings
 from modeling_sim.trainer.greedy import GradientAverages, Placement, backward, module_generator
 from modeling_sim.trainer.log import Scores
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.settings import DataArguments, RunArguments
+
+
+class Schedule:
+    """Which rows of a task are trained when, and by which processes; this one trains all at once in every process.
+
+    Args:
+        num_rows: Rows of scores.
+        placement: Modules and data of this process.
+
+    Attributes:
+        num_stages: Times that `max_steps` steps are run, each time training other rows.
+        empty: What `Task.backward` puts into rows that this process does not train.
+    """
+
+    num_stages = 1
+    empty = math.nan
+
+    def __init__(self, num_rows: int, placement: Placement) -> None:
+        self.num_rows, self.placement = num_rows, placement
+
+    def notes(self) -> list[str]:
+        """Sentences on it for the start of a run."""
+        return []
+
+    def rows_of_stage(self, stage: int) -> range:
+        """Rows that a stage trains."""
+        del stage
+        return range(self.num_rows)
+
+    def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
+        """Batches of what modules below `trained` hand on, where another process or the disk holds it; else `None`.
+
+        Args:
+            trained: Rows that are trained.
+            **share: Batch size, seed, position and place among the processes, as `crop_batches` takes them.
+        """
+        del trained, share
+        return None
+
+    def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterable[SimModuleOutput]:
+        """The outputs of this process' modules, which other processes may want."""
+        return outputs
+
+    def check_resumable(self, settings: dict[str, Any]) -> None:
+        """Refuses to resume from a checkpoint of a run with other settings.
+
+        Raises:
+            ValueError: It was trained in an order that this schedule cannot continue.
+        """
+        if settings.get("execution") == "sequential":
+            raise ValueError(
+                "the checkpoint is of a 'sequential' run, whose modules are at different steps; continue with "
+                "`execution` 'sequential'."
+            )
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of all processes, where each has only some."""
+        return rows
+
+    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """State of all parts in the main process, where each process has only some."""
+        return state
+
+    def share_model(self) -> None:
+        """Makes the whole model the newest in every process, where each trains only some of it."""
+
+    def close(self) -> None:
+        """Called at the end, whichever it is."""
 
 
 class Task(ABC):
@@ -30,8 +100,7 @@ class Task(ABC):
         metrics: Names of the columns of `backward`.
         row_names: Names of the rows of scores.
         chance: Accuracy of a guess; `None` where the scores have no accuracy.
-        num_stages: Times that `max_steps` steps are run, each time training something else.
-        num_replicas: Processes with data of their own.
+        schedule: When and where the rows are trained.
     """
 
     model: PreTrainedModel
@@ -42,8 +111,7 @@ class Task(ABC):
     metrics: tuple[str, ...]
     row_names: list[str]
     chance: float | None = None
-    num_stages: int = 1
-    num_replicas: int = 1
+    schedule: Schedule
 
     @property
     def num_rows(self) -> int:
@@ -77,51 +145,22 @@ class Task(ABC):
     def summary(self, scores: list[Scores]) -> str:
         """The scores in one line."""
 
-    def notes(self) -> list[str]:
-        """Sentences on what is about to be trained."""
-        return []
-
     def comparable_config(self) -> dict[str, Any]:
-        """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not gone on from."""
+        """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not resumed."""
         return own_settings(self.model.config)
-
-    def check_resumable(self, settings: dict[str, Any]) -> None:  # noqa: B027 - most tasks take any settings
-        """Refuses to go on from a checkpoint of a run with other settings; raises ValueError."""
-
-    def begin_training(self) -> None:  # noqa: B027 - most tasks have nothing to do here
-        """Called once the weights to train from are in place."""
 
     def results(self) -> dict[str, Any]:
         """Further entries of the results."""
         return {}
-
-    def close(self) -> None:  # noqa: B027
-        """Called at the end, whichever it is."""
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimise."""
         del stage, finished
         return list(range(len(self.parts())))
 
-    def rows_of_stage(self, stage: int) -> range:
-        """Rows that a stage trains."""
-        del stage
-        return range(self.num_rows)
-
     def snapshot(self) -> list[Scores]:
-        """Further scores of the latest step alone, which are too dear for every step."""
+        """Further scores of the latest step alone, which cost too much for every step."""
         return [{} for _ in range(self.num_rows)]
-
-    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes, where each has only some."""
-        return rows
-
-    def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        """State of all parts in the main process, where each process has only some."""
-        return state
-
-    def share_model(self) -> None:  # noqa: B027 - most tasks have nothing to do here
-        """Makes the whole model the newest in every process, where each trains only some of it."""
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
         """Sentences on what goes wrong, if anything does."""
@@ -141,8 +180,8 @@ class CropTask(Task):
 
     def __init__(self, accelerator: Accelerator, data: DataArguments, settings: RunArguments) -> None:
         self.accelerator, self.data, self.settings = accelerator, data, settings
-        self.num_replicas = accelerator.num_processes
-        self.placement = Placement(range(0), accelerator.process_index, accelerator.num_processes)
+        self.placement = Placement(range(1), accelerator.process_index, accelerator.num_processes)
+        self.schedule = Schedule(1, self.placement)
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Training mode."""
@@ -164,7 +203,7 @@ class CropTask(Task):
             num_workers=self.data.num_workers,
             reader_timeout=self.data.reader_timeout,
             pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,  # type: ignore[arg-type]
+            on_bad_audio=self.data.on_bad_audio,
             columns=self.columns,
         )
 
@@ -181,7 +220,7 @@ class CropTask(Task):
             averages.start([parameter for parameter in self.model.parameters() if parameter.requires_grad])
             averages.finish()
 
-    def of_all_processes(self, found: Any) -> list[Any]:
+    def gather_objects(self, found: Any) -> list[Any]:
         """What every process found."""
         everywhere: list[Any] = [found]
         if self.accelerator.num_processes > 1:
