@@ -25,6 +25,7 @@ from transformers.utils import logging
 from modeling_sim.evaluation.results import FACTORS
 from modeling_sim.evaluation.scorecard import analyze
 from modeling_sim.evaluation.settings import measuring_parser
+from modeling_sim.report.html import write_report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     logging.set_verbosity_error()
     try:
-        report = analyze(arguments)
+        report = write_report(analyze(arguments), figure_format=arguments.figure_format)
     except (ValueError, OSError) as error:
         raise SystemExit(f"analyze.py: {error}") from error
     print(f"report in {report}")

@@ -198,7 +198,11 @@ def _selectivity(
 ) -> None:
     """Accuracy less that on a control task, where there is one."""
     arguments = analysis.arguments
-    control = control_labels(*parts, task.num_classes, label=arguments.label, seed=arguments.seed)
+    if arguments.label == "speaker_id":
+        return
+    control = control_labels(
+        [items.labels for items in parts], [items.speakers for items in parts], task.num_classes, seed=arguments.seed
+    )
     if control is None:
         return
     probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=arguments.device)

@@ -130,7 +130,11 @@ class _Fits:
         self.labels = test.labels[self.tested]
         self.groups = (test.speakers if disjoint else test.utterances)[self.tested]
         self.train_groups = train.speakers if disjoint else train.utterances
-        control = control_labels(train, test, num_classes, label=arguments.label, seed=arguments.seed)
+        control = None
+        if arguments.label != "speaker_id":
+            control = control_labels(
+                (train.labels, test.labels), (train.speakers, test.speakers), num_classes, seed=arguments.seed
+            )
         self.control = None if control is None else (control[0], control[1][self.tested])
         majority = np.bincount(train.labels, minlength=num_classes).argmax()
         self.score("chance: most frequent class", "chance", "", np.full(len(self.labels), majority))

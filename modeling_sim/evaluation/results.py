@@ -15,6 +15,12 @@ from modeling_sim.evaluation.clips import Media
 from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
 from modeling_sim.evaluation.features import Encoder, extract
 
+ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME = "analysis.json", "curves.json", "media.npz"
+"""Files of an analysis: its numbers, what is drawn, and what is heard."""
+
+REPORT_NAME, FIGURES = "report.html", "figure_*"
+"""The report that is made of them, and its pictures in files of their own, without their endings."""
+
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 
 
