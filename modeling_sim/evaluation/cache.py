@@ -3,7 +3,6 @@
 import hashlib
 import json
 import zipfile
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 import modeling_sim
 from modeling_sim.evaluation.feature_store import key_name
 from modeling_sim.evaluation.results import Analysis
+from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
@@ -81,7 +81,7 @@ class AnalysisParts:
         return True
 
 
-def measuring_settings(arguments: Namespace) -> dict[str, Any]:
+def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
     """Flags that measures depend on."""
     return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
 

@@ -1,10 +1,9 @@
 """The models that an analysis compares: kinds with their seeds, modules that see the same, latents of each."""
 
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from transformers import AutoConfig, SequenceFeatureExtractor, set_seed
 from modeling_sim import SimConfig, SimDecoder, SimModel
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.batches import utterance_batches
-from modeling_sim.data.corpora import corpus_info
 from modeling_sim.data.corpora.alignments import LABEL_RATE
-from modeling_sim.evaluation.features import Encoder, ModelEncoder, SpectralEncoder
-from modeling_sim.evaluation.settings import _corpus_settings
+from modeling_sim.evaluation.representations import method_of
 from modeling_sim.loading import (
     check_device,
     feature_extractor_of,
@@ -28,11 +25,8 @@ from modeling_sim.loading import (
     names_of,
 )
 from modeling_sim.provenance import (
-    git_revision,
-    hub_dataset,
     model_fingerprint,
     own_settings,
-    versions,
     weights_fingerprint,
 )
 
@@ -78,7 +72,7 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         fields = {"classifier": is_classifier(path), **own_settings(model.config)}
         kind = next((known for known, own in kinds if own == fields), None)
         if kind is None:
-            kind = kind_name(model.config) + (" finetuned" if is_classifier(path) else "")
+            kind = method_of(model.config) + (" finetuned" if is_classifier(path) else "")
             same = sum(known.split(" #")[0] == kind for known, _ in kinds)
             kind += f" #{same + 1}" * bool(same)
             kinds.append((kind, fields))
@@ -98,17 +92,6 @@ def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]
         model = SimModel(of.model.config).to(of.model.device).eval()
         controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
     return controls
-
-
-def kind_name(config: SimConfig) -> str:
-    """Short name of the method that a configuration is a setting of."""
-    if config.latent_distribution == "gaussian":
-        if not config.sample_latents:
-            return "SIM, mean"
-        return "SIM" if any(config.kl_weights) else "SIM, beta 0"
-    if not config.gradient_isolation:
-        return "CPC"
-    return "GIM" if config.latent_head == "linear" else "GIM (Löwe)"
 
 
 def is_classifier(path: str) -> bool:
@@ -274,68 +257,3 @@ def heard_waveforms(
     cut = [sounds[number][:num_samples] for number in kept]
     inputs = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_values"]
     return dataset.select(kept), inputs
-
-
-UNTRAINED = "untrained"
-
-
-SPECTRA = "spectra"
-
-
-class Source(NamedTuple):
-    """Features to measure: what makes them of a batch, what makes the batch, and their name in tables."""
-
-    name: str
-    encoder: Encoder
-    extractor: SequenceFeatureExtractor
-
-    def row_name(self, feature: str) -> str:
-        """Name of one of its features in tables."""
-        return feature if self.name == SPECTRA else f"{self.name}, {feature}"
-
-
-def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Source]:
-    """Log-mel and MFCC, the first model's architecture with fresh weights, then the models, in evaluation mode.
-
-    Args:
-        arguments: Of `measuring_parser`.
-        sample: Samples of the latents instead of their means.
-    """
-    check_device(arguments.device)
-    extractors = [feature_extractor_of(path) for path in arguments.model]
-    models = [load_encoder(path) for path in arguments.model]
-    set_seed(arguments.seed)
-    untrained = SimModel(models[0].config)
-    sources = [Source(SPECTRA, SpectralEncoder(), extractors[0])]
-    for name, model, extractor in zip(
-        [UNTRAINED, *names_of(arguments.model)], [untrained, *models], [extractors[0], *extractors], strict=True
-    ):
-        modules = module_numbers(model.config, arguments.modules)
-        encoder = ModelEncoder(model.to(arguments.device).eval(), modules, sample=sample, seed=arguments.seed)
-        sources.append(Source(name, encoder, extractor))
-    return sources
-
-
-def with_provenance(arguments: Namespace, results: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
-    """Results with where they come from.
-
-    The fingerprint of every model goes with them, by which a card knows the rows of its own.
-    """
-    models = names_of(arguments.model)
-    corpus_settings = _corpus_settings(arguments)
-    encoders = {source.name: source.encoder for source in sources}
-    return {
-        "corpus": arguments.corpus,
-        "corpus_license": corpus_info(arguments.corpus).license,
-        "corpus_settings": corpus_settings,
-        "dataset_id": hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
-        "models": models,
-        "fingerprints": {
-            model: weights_fingerprint(encoder.model)
-            for model in models
-            if isinstance(encoder := encoders[model], ModelEncoder)
-        },
-        **results,
-        "versions": versions(),
-        "git": git_revision(),
-    }

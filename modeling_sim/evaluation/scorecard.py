@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,13 +24,13 @@ from modeling_sim.evaluation.results import (
     Analysis,
     LabelTask,
 )
-from modeling_sim.evaluation.settings import claim_output_dir, load_splits
+from modeling_sim.evaluation.settings import AnalysisArguments, claim_output_dir, load_splits
 from modeling_sim.files import replacing, write_json
 from modeling_sim.provenance import git_revision, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
 
-def analyze(arguments: Namespace) -> Path:
+def evaluate(arguments: AnalysisArguments) -> Path:
     """Measures everything, writes the results, and returns the folder that they are in.
 
     Raises:
@@ -51,7 +50,7 @@ def analyze(arguments: Namespace) -> Path:
     task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
 
     parts = AnalysisParts(analysis, task.fingerprint())
-    measure_spectrum(parts, task, models[0].extractor)
+    measure_spectrum(parts, task)
     for of in tqdm([*models, *controls], desc="models"):
         measure_model(parts, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
@@ -74,7 +73,7 @@ def analyze(arguments: Namespace) -> Path:
     return Path(arguments.output_dir)
 
 
-def check(arguments: Namespace) -> None:
+def check(arguments: AnalysisArguments) -> None:
     """Refuses flags that mean nothing, before anything is measured."""
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")

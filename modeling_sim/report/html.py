@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
-from modeling_sim.evaluation.results import ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME, REPORT_NAME
+from modeling_sim.evaluation.results import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME
 from modeling_sim.files import replacing
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
