@@ -150,9 +150,9 @@ def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tm
         run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1", "--overwrite_output_dir")
 
 
-def test_other_code_measures_anew(models, decoders, output_dir, tmp_path, monkeypatch):
+def test_other_versions_of_the_measures_measure_anew(models, decoders, output_dir, tmp_path, monkeypatch):
     refuse_to_measure(monkeypatch, "measure_features")
-    monkeypatch.setattr(analysis_parts, "code_fingerprint", lambda: "another")
+    monkeypatch.setattr(analysis_parts, "MEASURES_VERSION", -1)
     with pytest.raises(AssertionError, match="measured again"):
         run(models, decoders, output_dir / "cache", tmp_path)
 

@@ -241,7 +241,7 @@ def test_what_is_no_encoder_is_refused(folders, tmp_path):
     SimFeatureExtractor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="sim-decoder"):
         load(str(tmp_path))
-    with pytest.raises(SystemExit, match="wav2vec2"):  # the scorecard is about SIM
+    with pytest.raises(SystemExit, match="probe and abx"):  # the scorecard is about SIM
         run(analyze, tmp_path / "out", [folders["wav2vec2"]])
 
 

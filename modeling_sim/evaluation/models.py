@@ -18,6 +18,7 @@ from modeling_sim.data.corpora.alignments import LABEL_RATE
 from modeling_sim.evaluation.representations import method_of
 from modeling_sim.loading import (
     check_device,
+    check_encoder,
     feature_extractor_of,
     load_decoder,
     load_encoder,
@@ -62,7 +63,12 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         OSError: A model is not there.
     """
     check_device(device)
-    models = [load_encoder(path).to(device) for path in paths]
+    for path in paths:
+        try:
+            check_encoder(path)
+        except ValueError as error:
+            raise ValueError(f"{error} Other audio encoders can be measured with probe and abx.") from error
+    models = [load_encoder(path).to(device) for path in paths]  # type: ignore[arg-type]
     if len({weights_fingerprint(model) for model in models}) < len(models):
         raise ValueError("two of the models are the same; a checkpoint counts once.")
     wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
@@ -89,7 +95,7 @@ def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]
     controls = []
     for number, of in enumerate(models):
         set_seed(seed + number)
-        model = SimModel(of.model.config).to(of.model.device).eval()
+        model = SimModel(of.model.config).to(of.model.device).eval()  # type: ignore[arg-type]
         controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
     return controls
 
@@ -127,7 +133,7 @@ def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], devic
     by_fingerprint = {weights_fingerprint(of.model): of for of in models}
     alike: dict[tuple[str, str], SimDecoder] = {}
     for path in paths:
-        decoder = load_decoder(path).to(device)
+        decoder = load_decoder(path).to(device)  # type: ignore[arg-type]
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
         if of is None:
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
@@ -227,9 +233,7 @@ def _batches(
         yield hidden, audible, steps
 
 
-def heard_waveforms(
-    dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int | None = None
-) -> tuple[Dataset, torch.Tensor]:
+def heard_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
     """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
 
     Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale

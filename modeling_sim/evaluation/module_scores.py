@@ -226,7 +226,7 @@ def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, c
         ("modularity", outcome.modularity_explicitness.modularity, lambda of: of.modularity_explicitness.modularity),
     ):
         known = null is not None and outcome.permuted is not None
-        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)
+        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
 
 
 def _discriminability(
