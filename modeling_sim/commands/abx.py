@@ -1,4 +1,4 @@
-"""Measures phone discriminability (ABX) of a model's modules, beside log-mel, MFCC and the untrained network.
+"""Measures phone discriminability (ABX) of modules and layers, next to log-mel, MFCC and an untrained network.
 
     modeling-sim abx --model runs/sim-small --corpus librispeech --data_dir LibriSpeech
 

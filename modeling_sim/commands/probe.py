@@ -2,9 +2,13 @@
 
     modeling-sim probe --model runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
 
+Any speech encoder of transformers can be measured next to SIM, layer by layer, and so can the encoder of a codec:
+
+    modeling-sim probe --model runs/sim-small facebook/wav2vec2-base kyutai/mimi --corpus librispeech ...
+
 Every row of the table is the same task on the same items: chance (the most frequent class), log-mel and MFCC frames,
-the first model untrained, and each model given, all of its modules. Intervals are 95 % bootstrap intervals over
-utterances, or over speakers where those of the test split are not in the training split. The output folder gets
+the first model untrained, and each model given, all of its modules or layers. Intervals are 95 % bootstrap intervals
+over utterances, or over speakers where those of the test split are not in the training split. The output folder gets
 `probe.json`, `probe.png` (accuracies), `confusion.png` (of the best module of the first model) and `weights.npz`
 (standardized weights of the linear probes); one that holds these of an earlier probe is refused.
 """

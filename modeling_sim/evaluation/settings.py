@@ -24,13 +24,20 @@ FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 class MeasuringArguments:
     """Which models are measured, on what, and where the results go."""
 
-    model: list[str] = field(metadata={"help": "Checkpoints, folders or Hub ids, to compare."})
+    model: list[str] = field(
+        metadata={
+            "help": "Checkpoints, folders or Hub ids, to compare. Probes and ABX take wav2vec2, HuBERT, WavLM, "
+            "data2vec-audio, DAC, EnCodec and Mimi next to SIM."
+        }
+    )
     corpus: str = setting("librispeech", f"Corpus: {', '.join(corpus_names())}.")
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: dict[str, Any] | str | None = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "A column of classes: phones, speaker_id, vowel, ...")
-    modules: str = setting("all", "'all', or some: '0,2,context'; of other encoders than SIM, numbers of layers.")
+    modules: str = setting(
+        "all", "'all', or some: '0,2,context'; of encoders other than SIM, numbers of layers: '0,6,12'."
+    )
     device: str = setting("cpu", "cpu, cuda, ...")
     batch_size: int = setting(8, "Utterances per batch.")
     seed: int = setting(0, "Seed of the untrained network and of every draw.")
