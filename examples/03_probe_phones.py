@@ -16,7 +16,8 @@ from modeling_sim.analysis import bootstrap_interval, fit_linear_probe
 from modeling_sim.analysis.intervals import confusions
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.contract import label_classes
-from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
+from modeling_sim.evaluation.features import extract
+from modeling_sim.evaluation.representations import SimModules, Spectra
 
 
 def main(checkpoint: str, num_train: int) -> None:
@@ -24,27 +25,27 @@ def main(checkpoint: str, num_train: int) -> None:
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     model = AutoModel.from_pretrained(checkpoint).eval()
     untrained = SimModel(model.config).eval()
-    modules = range(model.config.num_modules)
     splits = {
         split: load_corpus("synthetic_syllables", split, num_train=num_train, num_test=32)
         for split in ("train", "test")
     }
     classes = label_classes(splits["train"], "phones")
-    for name, encoder in (
-        ("spectrum", SpectralEncoder()),
-        ("untrained", ModelEncoder(untrained, modules)),
-        ("trained", ModelEncoder(model, modules)),
+    for representation in (
+        Spectra(),
+        SimModules("untrained", untrained, extractor),
+        SimModules("trained", model, extractor),
     ):
         with tempfile.TemporaryDirectory() as cache:
             train, test = (
-                extract(data, encoder, extractor, label="phones", pooling="frame", cache_dir=Path(cache))
+                extract(data, representation, label="phones", pooling="frame", cache_dir=Path(cache))
                 for data in splits.values()
             )
             for feature in train.features:
                 probe = fit_linear_probe(train.features[feature], train.labels, len(classes), l2=1e-3)
                 guesses = probe.predict(test.features[feature])
                 accuracy = bootstrap_interval(confusions(test.labels, guesses, test.utterances, len(classes)))
-                print(f"{name}, {feature:<10} {accuracy.value:6.1%}  [{accuracy.low:.1%}, {accuracy.high:.1%}]")
+                row = representation.row_name(feature)
+                print(f"{row:<20} {accuracy.value:6.1%}  [{accuracy.low:.1%}, {accuracy.high:.1%}]")
 
 
 if __name__ == "__main__":

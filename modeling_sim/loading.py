@@ -1,12 +1,22 @@
 """Checkpoints by folder or Hub id: models, decoders, extractors, and their names in tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, SequenceFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SequenceFeatureExtractor,
+)
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+
+# Types of models whose encoder makes a latent per `hop_length` samples.
+_CODECS = ("dac", "encodec", "mimi")
 
 
 def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
@@ -53,6 +63,32 @@ def load_encoder(path: str) -> SimModel:
     return AutoModel.from_pretrained(path).float().eval()
 
 
+def load_audio_encoder(path: str) -> PreTrainedModel:
+    """An encoder of this family, or another one of transformers whose frames have a known place in time.
+
+    Raises:
+        ValueError: The checkpoint is neither a SIM encoder, nor a speech encoder with a convolutional front end
+            (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi).
+        FileNotFoundError: A path that looks like a folder is none.
+    """
+    config = _config_of(path)
+    if config.model_type == SimConfig.model_type:
+        return load_encoder(path)
+    has_convolutions = hasattr(config, "conv_kernel") and hasattr(config, "conv_stride")
+    if not is_codec(config) and (config.is_encoder_decoder or not has_convolutions):
+        raise ValueError(
+            f"{path} is a model of type {config.model_type!r}; give a SIM encoder, a speech encoder such as wav2vec2, "
+            f"HuBERT, WavLM or data2vec-audio, or a codec ({', '.join(_CODECS)})."
+        )
+    model: PreTrainedModel = AutoModel.from_pretrained(path).float().eval()
+    return model
+
+
+def is_codec(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is of a codec whose encoder can be measured."""
+    return config.model_type in _CODECS
+
+
 def load_decoder(path: str) -> SimDecoder:
     """A decoder, in float32 and in evaluation mode; raises as `load_encoder`."""
     _check_kind(path, SimDecoderConfig.model_type, "a decoder")
@@ -65,16 +101,21 @@ def check_encoder(path: str) -> None:
 
 
 def _check_kind(path: str, model_type: str, kind: str) -> None:
+    found = _config_of(path).model_type
+    if found != model_type:
+        raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
+
+
+def _config_of(path: str) -> PreTrainedConfig:
     _check_place(path)
     try:
-        found = AutoConfig.from_pretrained(path).model_type
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise FileNotFoundError(
             f"{path} is no checkpoint's folder here, and no model that can be read from the Hub now: {reason}"
         ) from error
-    if found != model_type:
-        raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
+    return config
 
 
 def _check_place(path: str) -> None:
@@ -88,11 +129,20 @@ def module_numbers(config: SimConfig, modules: str) -> list[int]:
     Raises:
         ValueError: There is no such module.
     """
-    if modules == "all":
-        return list(range(config.num_modules))
     names = {str(module): module for module in range(config.num_modules)}
     if config.context_size:
         names["context"] = config.num_modules - 1
+    return chosen_numbers(names, modules)
+
+
+def chosen_numbers(names: Mapping[str, int], modules: str) -> list[int]:
+    """Numbers that a flag names: "all", or some of the names with commas between.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    if modules == "all":
+        return list(dict.fromkeys(names.values()))
     wanted = [name.strip() for name in modules.split(",")]
     for name in wanted:
         if name not in names:

@@ -17,6 +17,7 @@ from modeling_sim.analysis import (
     knn_predictions,
 )
 from modeling_sim.analysis.intervals import Interval, accuracy, confusions, macro_f1
+from modeling_sim.analysis.probes import control_labels
 
 
 @pytest.fixture
@@ -247,3 +248,14 @@ def test_neighbours_are_near_whatever_the_scales_of_features():
     labels = generator.integers(2, size=600)
     features = np.stack([labels + 0.2 * generator.normal(size=600), 1e4 * generator.normal(size=600)], axis=1)
     assert (knn_predictions(features[:400], labels[:400], features[400:]) == labels[400:]).mean() > 0.95
+
+
+def test_a_control_task_renames_the_classes_of_each_speaker():
+    labels, speakers = np.array([0, 0, 1, 2] * 30), np.repeat([3, 5, 9], 40)
+    train, test = control_labels((labels, labels[::-1]), (speakers, speakers[::-1]), 3)
+    np.testing.assert_array_equal(train, test[::-1])
+    for speaker in (3, 5, 9):
+        own = speakers == speaker
+        assert all(len(set(train[own & (labels == label)])) == 1 for label in range(3))
+    assert control_labels((labels, labels), (speakers, speakers + 10), 3) is None
+    assert control_labels((labels, labels), (0 * speakers, 0 * speakers), 3) is None

@@ -23,7 +23,7 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation import cache as analysis_parts
 from modeling_sim.evaluation import decoder_scores as decoder_measures
 from modeling_sim.evaluation import module_scores as module_measures
-from modeling_sim.evaluation.abx import utterance_tokens
+from modeling_sim.evaluation.abx_scores import utterance_tokens
 from modeling_sim.evaluation.clips import Media, record, traversal_changes
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.models import (
@@ -31,10 +31,10 @@ from modeling_sim.evaluation.models import (
     attach_decoders,
     frames_of,
     heard_waveforms,
-    kind_name,
     load_models,
 )
 from modeling_sim.evaluation.module_scores import _discriminability, _rotations
+from modeling_sim.evaluation.representations import method_of
 from modeling_sim.evaluation.results import Analysis
 from modeling_sim.latents import encode
 from modeling_sim.provenance import weights_fingerprint
@@ -78,7 +78,7 @@ def decoders(models, tmp_path_factory):
 def run(models, decoders, cache_dir, output_dir, *flags):
     analyze.main(
         [
-            "--model", *models, "--decoder", *decoders, "--corpus", "synthetic_syllables",
+            "--model", *models, *(["--decoder", *decoders] if decoders else []), "--corpus", "synthetic_syllables",
             "--corpus_settings", json.dumps(CORPUS), "--label", "vowel", "--factors", "vowel,consonant,f0",
             "--modules", "2,3", "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
             "--cache_dir", str(cache_dir), "--output_dir", str(output_dir), *flags,
@@ -150,9 +150,9 @@ def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tm
         run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1", "--overwrite_output_dir")
 
 
-def test_other_code_measures_anew(models, decoders, output_dir, tmp_path, monkeypatch):
+def test_other_versions_of_the_measures_measure_anew(models, decoders, output_dir, tmp_path, monkeypatch):
     refuse_to_measure(monkeypatch, "measure_features")
-    monkeypatch.setattr(analysis_parts, "code_fingerprint", lambda: "another")
+    monkeypatch.setattr(analysis_parts, "MEASURES_VERSION", -1)
     with pytest.raises(AssertionError, match="measured again"):
         run(models, decoders, output_dir / "cache", tmp_path)
 
@@ -369,7 +369,7 @@ def test_modules_are_chosen_by_those_of_the_first_model(models):
     ],
 )  # fmt: skip
 def test_kinds_have_names(preset, fields, name):
-    assert kind_name(SimConfig.preset(preset, **fields)) == name
+    assert method_of(SimConfig.preset(preset, **fields)) == name
 
 
 def test_frames_are_the_models_own_and_silence_is_left_out(models):

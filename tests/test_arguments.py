@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.evaluation.settings import load_split, measuring_parser
+from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments, load_split
 from modeling_sim.hub.callback import HubArguments
 from modeling_sim.settings import as_dict
 from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
@@ -11,6 +11,32 @@ from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
 
 def parsed(*flags):
     return as_dict(parse_arguments("", flags))["corpus_settings"]
+
+
+def measuring(*flags, kind=ProbeArguments):
+    (settings,) = parse_arguments("", flags, (kind,))
+    return settings
+
+
+@pytest.mark.parametrize("kind", [ProbeArguments, AbxArguments, AnalysisArguments])
+def test_measuring_commands_read_a_settings_file(kind, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: [a, b]\nlabel: vowel\nbatch_size: 3\ncorpus_settings: {num_train: 8}\n")
+    settings = measuring("--config", str(path), "--corpus_settings", "{num_test: 4}", kind=kind)
+    assert settings == kind(
+        model=["a", "b"], label="vowel", batch_size=3, corpus_settings={"num_train": 8, "num_test": 4}
+    )
+    assert measuring("--config", str(path), "--model", "c", kind=kind).model == ["c"]
+    path.write_text("model: runs/sim\nfigure_format: gif\n")
+    with pytest.raises(ValueError, match="figure_format"):
+        measuring("--config", str(path), kind=kind)
+
+
+def test_a_measure_needs_a_model_and_a_choice_that_there_is(capsys):
+    for flags, name in ((["--label", "vowel"], "--model"), (["--model", "m", "--probe", "svm"], "--probe")):
+        with pytest.raises(SystemExit):
+            measuring(*flags)
+        assert name in capsys.readouterr().err
 
 
 def test_a_data_set_may_be_named_by_a_flag_of_its_own():
@@ -38,15 +64,14 @@ WRONG = [
 def test_a_data_set_that_does_not_fit_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         parsed("--dataset_name", "org/mini", *flags)
-    arguments = measuring_parser("", output_dir="x").parse_args(["--model", "m", "--dataset_name", "org/mini", *flags])
     with pytest.raises(ValueError, match=message):
-        load_split(arguments, "train")
+        load_split(measuring("--model", "m", "--dataset_name", "org/mini", *flags), "train")
 
 
 def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
     load_corpus("synthetic_syllables", num_train=3, num_speakers=2, cache=False).to_parquet(tmp_path / "x.parquet")
     flags = ["--model", "m", "--corpus", "hub", "--dataset_name", str(tmp_path)]
-    assert len(load_split(measuring_parser("", output_dir="x").parse_args(flags), "train")) == 3
+    assert len(load_split(measuring(*flags), "train")) == 3
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings
 from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
 from modeling_sim.data.corpora.splits import share_of_each, whole_groups
-from modeling_sim.evaluation.settings import measuring_parser
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.evaluation import ProbeArguments
+from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +153,9 @@ def test_help_explains_every_setting(name, capsys):
     assert f"Settings of the corpus '{name}'" in printed
     for setting in corpus_settings(name):
         assert f"  --{setting} (" in printed
-    measuring = measuring_parser("", output_dir="x")
-    for show in (lambda: parse_arguments("", ["--help"]), lambda: measuring.parse_args(["--help"])):
+    for classes in (PRETRAINING, (ProbeArguments,)):
         with pytest.raises(SystemExit):
-            show()
+            parse_arguments("", ["--help"], classes)
         words = re.split(r"[^a-z_]+", capsys.readouterr().out)
         assert set(corpus_settings(name)) <= set(words)
 

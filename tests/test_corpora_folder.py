@@ -6,11 +6,11 @@ import pytest
 import soundfile
 from datasets import ClassLabel
 
-from modeling_sim import SimFeatureExtractor
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.scan import BadAudioError
-from modeling_sim.evaluation.features import SpectralEncoder, extract
+from modeling_sim.evaluation.features import extract
+from modeling_sim.evaluation.representations import Spectra
 from modeling_sim.text import say_once
 
 FILES = ["alice/one.wav", "alice/two.flac", "alice/deep/three.ogg", "bob/four.mp3", "bob/five.wav", "bob/six.wav"]
@@ -399,9 +399,7 @@ def test_classes_of_any_name_and_ids_that_are_numbers_can_be_probed(tree, tmp_pa
     text = "".join(json.dumps(row) + "\n" for row in rows)
     corpus = load_text(tree, tmp_path, "m.jsonl", text, label_columns=names)
     for name in names:
-        items = extract(
-            corpus, SpectralEncoder(), SimFeatureExtractor(), label=name, pooling="mean", cache_dir=tmp_path / name
-        )
+        items = extract(corpus, Spectra(), label=name, pooling="mean", cache_dir=tmp_path / name)
         assert dict(zip(items.utterances.tolist(), items.labels.tolist(), strict=True)) == {
             str(number): number % 2 for number in range(len(FILES))
         }

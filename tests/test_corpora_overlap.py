@@ -5,7 +5,7 @@ from datasets import Audio
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
-from modeling_sim.evaluation.settings import load_splits, measuring_parser
+from modeling_sim.evaluation.settings import MeasuringArguments, load_splits
 from modeling_sim.text import say_once
 
 
@@ -60,8 +60,9 @@ def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsy
 )
 def test_a_measure_warns_of_speakers_it_was_trained_on(tmp_path, capsys, split_by, label, warns):
     settings = f"{{folder_label: speaker_id, split_by: {split_by}, test_fraction: 0.4}}"
-    flags = ["--model", "x", "--corpus", "folder", "--data_dir", str(tmp_path), "--label", label]
-    arguments = measuring_parser("", output_dir="x").parse_args([*flags, "--corpus_settings", settings])
+    arguments = MeasuringArguments(
+        model=["x"], corpus="folder", data_dir=str(tmp_path), label=label, corpus_settings=settings
+    )
     capsys.readouterr()
     load_splits(arguments)
     assert ("speakers of the test split are among" in capsys.readouterr().out) == warns

@@ -32,7 +32,7 @@ def run(monkeypatch, name, *flags):
 
 def test_every_example_is_short_and_is_run_here():
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07", "08"]
     assert all(len((EXAMPLES / name).read_text().splitlines()) < 80 for name in names)
     source = Path(__file__).read_text()
     assert all(f'"{name}"' in source for name in names)
@@ -51,7 +51,7 @@ def test_pretraining_on_a_folder(tmp_path, monkeypatch):
 def test_probing(run_folder, monkeypatch, capsys):
     run(monkeypatch, "03_probe_phones.py", run_folder, "--num_train", "8")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["spectrum,"] * 2 + ["untrained,"] * 4 + ["trained,"] * 4
+    assert [line.split()[0] for line in lines] == ["log-mel", "MFCC"] + ["untrained,"] * 4 + ["trained,"] * 4
 
 
 def test_sharing_shows_what_would_go_up(run_folder, monkeypatch, capsys):
@@ -79,3 +79,9 @@ def test_own_recordings_and_their_labels(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "speakers are those of the column speaker" in printed
     assert "split by utterance" in printed
+
+
+def test_measuring_from_python(run_folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "08_evaluate_in_a_notebook.py", run_folder, "--output_dir", tmp_path)
+    assert capsys.readouterr().out.count("untrained, ") == 8  # a row and a difference per module
+    assert (tmp_path / "probe.png").is_file()

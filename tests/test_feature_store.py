@@ -13,7 +13,8 @@ from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.feature_store import stored_items
-from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
+from modeling_sim.evaluation.features import extract
+from modeling_sim.evaluation.representations import SimModules, Spectra
 
 CORPUS = {"num_train": 8, "num_test": 4, "num_speakers": 2}
 
@@ -28,15 +29,19 @@ def model(seed=0):
     return SimModel(SimConfig.preset("sim-small", hidden_size=8, context_size=4)).eval()
 
 
-def phones(corpus, encoder, cache_dir, **more):
+def modules(model, *args, **more):
+    return SimModules("sim", model, SimFeatureExtractor(), *args, **more)
+
+
+def phones(corpus, representation, cache_dir, **more):
     settings = {"label": "phones", "pooling": "frame", "cache_dir": cache_dir, **more}
-    return extract(corpus, encoder, SimFeatureExtractor(), **settings)
+    return extract(corpus, representation, **settings)
 
 
 def test_a_second_reading_encodes_nothing(corpus, tmp_path, monkeypatch):
-    first = phones(corpus, ModelEncoder(model(), range(4)), tmp_path)
-    monkeypatch.setattr(ModelEncoder, "__call__", lambda *_: pytest.fail("encoded again"))
-    second = phones(corpus, ModelEncoder(model(), range(4)), tmp_path)
+    first = phones(corpus, modules(model(), range(4)), tmp_path)
+    monkeypatch.setattr(SimModules, "encode", lambda *_: pytest.fail("encoded again"))
+    second = phones(corpus, modules(model(), range(4)), tmp_path)
     assert isinstance(second.features["context"], np.memmap)
     for name, features in first.features.items():
         np.testing.assert_array_equal(features, second.features[name])
@@ -45,20 +50,20 @@ def test_a_second_reading_encodes_nothing(corpus, tmp_path, monkeypatch):
 
 
 def test_what_the_features_depend_on_makes_them_others(corpus, tmp_path):
-    phones(corpus, ModelEncoder(model(), range(4)), tmp_path)
-    phones(corpus, ModelEncoder(model(1), range(4)), tmp_path)  # weights
-    phones(corpus, ModelEncoder(model(), [1]), tmp_path)  # modules
-    phones(corpus, ModelEncoder(model(), range(4), sample=True), tmp_path)
-    phones(corpus, ModelEncoder(model(), range(4), sample=True, seed=1), tmp_path)
-    phones(corpus.select(range(4)), ModelEncoder(model(), range(4)), tmp_path)  # data
-    phones(corpus, ModelEncoder(model(), range(4)), tmp_path, frame_step=8)
-    phones(corpus, SpectralEncoder(), tmp_path)
+    phones(corpus, modules(model(), range(4)), tmp_path)
+    phones(corpus, modules(model(1), range(4)), tmp_path)  # weights
+    phones(corpus, modules(model(), [1]), tmp_path)  # modules
+    phones(corpus, modules(model(), range(4), sample=True), tmp_path)
+    phones(corpus, modules(model(), range(4), sample=True, seed=1), tmp_path)
+    phones(corpus.select(range(4)), modules(model(), range(4)), tmp_path)  # data
+    phones(corpus, modules(model(), range(4)), tmp_path, frame_step=8)
+    phones(corpus, Spectra(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_a_seed_of_samples_does_not_matter_to_means(corpus, tmp_path):
     for seed in (0, 1):
-        phones(corpus, ModelEncoder(model(), [0], seed=seed), tmp_path)
+        phones(corpus, modules(model(), [0], seed=seed), tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -75,9 +80,9 @@ def test_a_writer_that_breaks_leaves_nothing(tmp_path):
 
 
 def test_items_are_thinned_evenly_and_the_same_for_every_encoder(corpus, tmp_path):
-    whole = phones(corpus, SpectralEncoder(), tmp_path)
-    thinned = phones(corpus, SpectralEncoder(), tmp_path, max_items=100)
-    other = phones(corpus, ModelEncoder(model(), [0]), tmp_path, max_items=100)
+    whole = phones(corpus, Spectra(), tmp_path)
+    thinned = phones(corpus, Spectra(), tmp_path, max_items=100)
+    other = phones(corpus, modules(model(), [0]), tmp_path, max_items=100)
     assert 60 < len(thinned.labels) < 140 < len(whole.labels)
     np.testing.assert_array_equal(thinned.labels, other.labels)
     assert set(thinned.utterances) == set(whole.utterances)
@@ -103,9 +108,7 @@ def recordings(tmp_path):
 
 
 def words(corpus, cache_dir):
-    return extract(
-        corpus, SpectralEncoder(), SimFeatureExtractor(), label="word", pooling="mean", cache_dir=cache_dir
-    ).features["log-mel"]
+    return extract(corpus, Spectra(), label="word", pooling="mean", cache_dir=cache_dir).features["log-mel"]
 
 
 @pytest.mark.parametrize("dated", [False, True])
@@ -138,13 +141,13 @@ def test_files_that_are_moved_keep_their_features(recordings, tmp_path):
 
 def test_recordings_that_change_while_they_are_read_are_refused(recordings, tmp_path, monkeypatch):
     corpus = recordings(0)
-    encode = SpectralEncoder.__call__
+    encode = Spectra.encode
 
     def disturb(self, batch):
         recordings(1)
         return encode(self, batch)
 
-    monkeypatch.setattr(SpectralEncoder, "__call__", disturb)
+    monkeypatch.setattr(Spectra, "encode", disturb)
     with pytest.raises(AudioError, match="changed"):
         words(corpus, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
@@ -163,7 +166,7 @@ def test_damaged_features_are_made_again(recordings, tmp_path, name):
 def test_a_cache_follows_the_umask(corpus, tmp_path):
     before = os.umask(0o022)
     try:
-        phones(corpus, SpectralEncoder(), tmp_path / "cache")
+        phones(corpus, Spectra(), tmp_path / "cache")
     finally:
         os.umask(before)
     for path in (tmp_path / "cache").rglob("*"):

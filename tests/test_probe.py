@@ -12,10 +12,9 @@ from modeling_sim.commands import probe
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.contract import make_dataset, with_same_classes
-from modeling_sim.evaluation import probe as probe_module
-from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder, extract
-from modeling_sim.evaluation.models import Source, with_provenance
-from modeling_sim.evaluation.settings import measuring_parser
+from modeling_sim.evaluation.features import extract
+from modeling_sim.evaluation.representations import SimModules, Spectra, with_provenance
+from modeling_sim.evaluation.settings import ProbeArguments, load_splits
 from modeling_sim.loading import module_numbers, names_of
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
@@ -50,8 +49,7 @@ def test_frames_of_every_module_are_the_nearest_to_the_labels(corpus, tmp_path):
     extractor = SimFeatureExtractor()
     items = extract(
         corpus,
-        ModelEncoder(model, range(4)),
-        extractor,
+        SimModules("sim", model, extractor),
         label="phones",
         pooling="frame",
         frame_step=3,
@@ -82,8 +80,7 @@ def test_means_are_over_real_frames_alone(corpus, tmp_path):
     extractor = SimFeatureExtractor()
     items = extract(
         corpus,
-        ModelEncoder(model, [3]),
-        extractor,
+        SimModules("sim", model, extractor, [3]),
         label="speaker_id",
         pooling="mean",
         batch_size=8,
@@ -97,8 +94,7 @@ def test_means_are_over_real_frames_alone(corpus, tmp_path):
         )
     chunks = extract(
         corpus,
-        ModelEncoder(model, [3]),
-        extractor,
+        SimModules("sim", model, extractor, [3]),
         label="speaker_id",
         pooling="chunk",
         chunk_seconds=0.2,
@@ -113,7 +109,7 @@ def test_the_spectrum_of_a_tone_is_where_it_sounds():
     batch = {
         "input_values": torch.sin(2 * torch.pi * 1000 * seconds)[None], "attention_mask": torch.ones(1, 16000)
     }  # fmt: skip
-    frames = SpectralEncoder()(batch)
+    frames = Spectra().encode(batch)
     mel = frames["log-mel"].at(0, np.array([0.5]))[0]
     assert frames["log-mel"].lengths == [98]
     from transformers.audio_utils import hertz_to_mel, mel_to_hertz
@@ -212,13 +208,11 @@ def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_pat
 
 
 def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
-    load = probe_module.load_splits
-
     def without_a_vowel(arguments):
-        splits = load(arguments)
+        splits = load_splits(arguments)
         return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
 
-    monkeypatch.setattr("modeling_sim.evaluation.probe.load_splits", without_a_vowel)
+    monkeypatch.setattr("modeling_sim.evaluation.probe_scores.load_splits", without_a_vowel)
     settings = "{num_train: 40, num_test: 20, num_speakers: 2, num_syllables: 1}"
     results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
     assert "classes [2] of the test split have no item in the training split" in capsys.readouterr().out
@@ -263,13 +257,16 @@ def test_samples_do_not_depend_on_what_was_encoded_before(corpus, tmp_path):
     settings = {"label": "phones", "pooling": "frame"}
     drawn = [
         extract(
-            part, ModelEncoder(model, [2], sample=True), SimFeatureExtractor(), cache_dir=tmp_path / name, **settings
+            part,
+            SimModules("sim", model, SimFeatureExtractor(), [2], sample=True),
+            cache_dir=tmp_path / name,
+            **settings,
         )
         for name, part in (("whole", corpus), ("again", corpus))
     ]
-    encoder = ModelEncoder(model, [2], sample=True)
-    extract(corpus.select(range(2)), encoder, SimFeatureExtractor(), cache_dir=tmp_path / "first", **settings)
-    drawn.append(extract(corpus, encoder, SimFeatureExtractor(), cache_dir=tmp_path / "then", **settings))
+    encoder = SimModules("sim", model, SimFeatureExtractor(), [2], sample=True)
+    extract(corpus.select(range(2)), encoder, cache_dir=tmp_path / "first", **settings)
+    drawn.append(extract(corpus, encoder, cache_dir=tmp_path / "then", **settings))
     for items in drawn[1:]:
         np.testing.assert_array_equal(items.features["module 2"], drawn[0].features["module 2"])
 
@@ -294,7 +291,6 @@ def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, t
 
 
 def test_results_name_the_data_set_that_was_given(tmp_path):
-    flags = ["--model", "m", "--corpus", "librispeech", "--dataset_name", "org/mini"]
-    arguments = measuring_parser(None, output_dir=str(tmp_path)).parse_args(flags)
-    results = with_provenance(arguments, {}, [Source("m", SpectralEncoder(), SimFeatureExtractor())])
+    arguments = ProbeArguments(model=["m"], dataset_name="org/mini", output_dir=str(tmp_path))
+    results = with_provenance(arguments, {}, [Spectra()])
     assert results["dataset_id"] == results["corpus_settings"]["dataset_id"] == "org/mini"

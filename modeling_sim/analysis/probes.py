@@ -1,13 +1,12 @@
 """Probes: small classifiers that tell what can be read from frozen features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-
-from modeling_sim.evaluation.feature_store import Items
 
 # Strengths that `choose_l2` tries.
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -252,17 +251,27 @@ def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
 
 
 def control_labels(
-    train: Items, test: Items, num_classes: int, *, label: str, seed: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+    labels: Sequence[np.ndarray], speakers: Sequence[np.ndarray], num_classes: int, *, seed: int = 0
+) -> list[np.ndarray] | None:
     """Labels of a control task (Hewitt & Liang 2019) of the training and of the test items.
 
-    Every speaker's classes are renamed at random, with the classes' own frequencies; what a probe reaches there it has
-    by learning names by heart. `None` where there is one speaker, test speakers are not those of training, or the label
-    is the speaker.
+    Every speaker's classes are renamed at random, with the classes' own frequencies in training; what a probe reaches
+    there it has by learning names by heart.
+
+    Args:
+        labels: Classes of the training items and of the test items, `(items,)` each.
+        speakers: Their speakers, `(items,)` each.
+        num_classes: Number of classes.
+        seed: Seed of the names.
+
+    Returns:
+        New labels of both; `None` where there is one speaker, or no test speaker is one of training.
     """
-    speakers = np.unique(np.concatenate([train.speakers, test.speakers]))
-    if len(speakers) < 2 or not set(train.speakers) & set(test.speakers) or label == "speaker_id":
+    known = np.unique(np.concatenate(speakers))
+    if len(known) < 2 or not np.isin(speakers[1], speakers[0]).any():
         return None
-    names = np.random.default_rng(seed).choice(train.labels, size=(len(speakers), num_classes))
-    train_labels, test_labels = (names[np.searchsorted(speakers, of.speakers), of.labels] for of in (train, test))
-    return train_labels, test_labels
+    names = np.random.default_rng(seed).choice(labels[0], size=(len(known), num_classes))
+    return [
+        names[np.searchsorted(known, own_speakers), own_labels]
+        for own_labels, own_speakers in zip(labels, speakers, strict=True)
+    ]

@@ -1,6 +1,6 @@
 r"""Looks inside models: the scorecard of every module beside its controls, and a report to read, see and hear.
 
-    python training/analyze.py --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
+    modeling-sim evaluate --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
         --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
 
 Models with equal configurations are one kind, trained with several seeds; the first model's kind is compared with the
@@ -17,40 +17,21 @@ The output folder gets the numbers in `analysis.json` and `analysis.csv`, what i
 that holds another analysis is refused.
 """
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from transformers.utils import logging
 
-from modeling_sim.evaluation.results import FACTORS
-from modeling_sim.evaluation.scorecard import analyze
-from modeling_sim.evaluation.settings import measuring_parser
+from modeling_sim.evaluation import AnalysisArguments, evaluate
+from modeling_sim.report.html import write_report
+from modeling_sim.trainer.settings import parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    arguments = parser().parse_args(argv)
     logging.set_verbosity_error()
     try:
-        report = analyze(arguments)
+        (settings,) = parse_arguments(__doc__, argv, (AnalysisArguments,))
+        report = write_report(evaluate(settings), figure_format=settings.figure_format)
     except (ValueError, OSError) as error:
         raise SystemExit(f"analyze.py: {error}") from error
     print(f"report in {report}")
-
-
-def parser() -> ArgumentParser:
-    """The flags."""
-    of = measuring_parser(__doc__, output_dir="runs/analysis")
-    of.add_argument("--decoder", nargs="*", default=[], help="Decoders of these models, of train_decoder.py.")
-    of.add_argument(
-        "--factors",
-        default="",
-        help=f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has.",
-    )
-    of.add_argument("--max_frames", type=int, default=20_000, help="Frames of a module, about, for distributions.")
-    of.add_argument("--max_items", type=int, default=50_000, help="Items for probes; 0 for all.")
-    of.add_argument("--num_utterances", type=int, default=64, help="Utterances that are decoded.")
-    of.add_argument("--num_pairs", type=int, default=60, help="Pairs of them for smoothness and curves.")
-    of.add_argument("--steps", type=int, default=12, help="Steps of a path between two of them.")
-    of.set_defaults(figure_format=None)
-    return of

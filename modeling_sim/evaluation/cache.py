@@ -1,20 +1,17 @@
 """Parts of an analysis that are measured already: one that was killed, or is given a model more, measures the rest."""
 
-import hashlib
 import json
 import zipfile
-from argparse import Namespace
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-import modeling_sim
 from modeling_sim.evaluation.feature_store import key_name
 from modeling_sim.evaluation.results import Analysis
+from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
@@ -25,22 +22,19 @@ _NOT_MEASURED_BY = (
 )  # fmt: skip
 
 
-# What begins with these renders and publishes results: it has no part in measuring them.
-_RENDERING = (
-    "report", "claims", "card", "task_cards", "publish", "hub", "background_push", "licenses", "scrubbing", "plots",
-    "curves", "escaping",
-)  # fmt: skip
+# Part of every key: raise it whenever a measure of the same features would give another number.
+MEASURES_VERSION = 1
 
 
 class AnalysisParts:
     """Measures parts of an analysis, or reads them from the cache if nothing that they depend on has changed.
 
-    A part depends on the flags, the data, its model's weights and the code: a change of any line that may take part in
-    measuring, or of a library's version, measures all anew. A file of the cache that cannot be read is measured again.
+    A part depends on the settings, the data, its model's weights, `MEASURES_VERSION` and the versions of libraries. A
+    file of the cache that cannot be read is measured again.
 
     Args:
         analysis: Gets the parts.
-        depends_on: What all parts depend on beside flags and code, as JSON holds it.
+        depends_on: What all parts depend on apart from settings and versions, as JSON holds it.
     """
 
     def __init__(self, analysis: Analysis, depends_on: Mapping[str, Any]) -> None:
@@ -49,7 +43,7 @@ class AnalysisParts:
         self.common = {
             "flags": measuring_settings(analysis.arguments),
             "versions": versions(),
-            "code": code_fingerprint(),
+            "measures": MEASURES_VERSION,
             **depends_on,
         }
         self.found = 0
@@ -81,7 +75,7 @@ class AnalysisParts:
         return True
 
 
-def measuring_settings(arguments: Namespace) -> dict[str, Any]:
+def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
     """Flags that measures depend on."""
     return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
 
@@ -102,15 +96,3 @@ def read_part(path: Path, part: Analysis) -> None:
     part.values, part.curves, part.quality, part.media.items = (
         found[name] for name in ("values", "curves", "quality", "media")
     )
-
-
-@lru_cache(maxsize=1)
-def code_fingerprint() -> str:
-    """Digest of the source of the package and of the commands, but for what renders results."""
-    digest = hashlib.sha256()
-    for root in (Path(modeling_sim.__file__).parent, Path(__file__).parent):
-        for path in sorted(root.rglob("*.py")):
-            name = path.relative_to(root).as_posix()
-            if not name.startswith(_RENDERING):  # of a folder of its own, as a corpus, nothing is left out
-                digest.update(name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

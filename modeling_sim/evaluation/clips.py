@@ -22,7 +22,7 @@ class Media:
     """Audio clips in groups, as the report plays them."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     def add(
         self, group: str, title: str, clips: Sequence[tuple[str, np.ndarray]], sampling_rate: int, **of: str

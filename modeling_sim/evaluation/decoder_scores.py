@@ -86,7 +86,7 @@ def measure_decoder(
 
 
 def _measure_decoder(
-    analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, str], decoder: SimDecoder, is_heard: bool
+    analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, Any], decoder: SimDecoder, is_heard: bool
 ) -> None:
     arguments, module = analysis.arguments, of.modules[row["module"]]
     chosen = _drawn(task, "test", arguments.num_utterances)

@@ -86,7 +86,7 @@ class FeatureWriter:
             file.close()
         if not sum(map(len, self.columns["labels"])):
             raise ValueError("no item has a label.")
-        columns = {name: np.concatenate(values) for name, values in self.columns.items()}
+        columns: dict[str, Any] = {name: np.concatenate(values) for name, values in self.columns.items()}
         np.savez(self.folder / "columns.npz", **columns)
         meta = {"items": len(columns["labels"]), "channels": self.channels}
         (self.folder / _META).write_text(json.dumps(meta))
@@ -135,7 +135,7 @@ def key_name(key: Any) -> str:
 
 def _read(folder: Path) -> Items:
     meta = json.loads((folder / _META).read_text())
-    features = {
+    features: dict[str, np.ndarray] = {
         name: np.memmap(folder / _file_name(name), dtype=np.float32, mode="r", shape=(meta["items"], channels))
         for name, channels in meta["channels"].items()
     }

@@ -1,10 +1,9 @@
 """The models that an analysis compares: kinds with their seeds, modules that see the same, latents of each."""
 
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,11 @@ from transformers import AutoConfig, SequenceFeatureExtractor, set_seed
 from modeling_sim import SimConfig, SimDecoder, SimModel
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.batches import utterance_batches
-from modeling_sim.data.corpora import corpus_info
 from modeling_sim.data.corpora.alignments import LABEL_RATE
-from modeling_sim.evaluation.features import Encoder, ModelEncoder, SpectralEncoder
-from modeling_sim.evaluation.settings import _corpus_settings
+from modeling_sim.evaluation.representations import method_of
 from modeling_sim.loading import (
     check_device,
+    check_encoder,
     feature_extractor_of,
     load_decoder,
     load_encoder,
@@ -28,11 +26,8 @@ from modeling_sim.loading import (
     names_of,
 )
 from modeling_sim.provenance import (
-    git_revision,
-    hub_dataset,
     model_fingerprint,
     own_settings,
-    versions,
     weights_fingerprint,
 )
 
@@ -68,7 +63,12 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         OSError: A model is not there.
     """
     check_device(device)
-    models = [load_encoder(path).to(device) for path in paths]
+    for path in paths:
+        try:
+            check_encoder(path)
+        except ValueError as error:
+            raise ValueError(f"{error} Other audio encoders can be measured with probe and abx.") from error
+    models = [load_encoder(path).to(device) for path in paths]  # type: ignore[arg-type]
     if len({weights_fingerprint(model) for model in models}) < len(models):
         raise ValueError("two of the models are the same; a checkpoint counts once.")
     wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
@@ -78,7 +78,7 @@ def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list
         fields = {"classifier": is_classifier(path), **own_settings(model.config)}
         kind = next((known for known, own in kinds if own == fields), None)
         if kind is None:
-            kind = kind_name(model.config) + (" finetuned" if is_classifier(path) else "")
+            kind = method_of(model.config) + (" finetuned" if is_classifier(path) else "")
             same = sum(known.split(" #")[0] == kind for known, _ in kinds)
             kind += f" #{same + 1}" * bool(same)
             kinds.append((kind, fields))
@@ -95,20 +95,9 @@ def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]
     controls = []
     for number, of in enumerate(models):
         set_seed(seed + number)
-        model = SimModel(of.model.config).to(of.model.device).eval()
+        model = SimModel(of.model.config).to(of.model.device).eval()  # type: ignore[arg-type]
         controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
     return controls
-
-
-def kind_name(config: SimConfig) -> str:
-    """Short name of the method that a configuration is a setting of."""
-    if config.latent_distribution == "gaussian":
-        if not config.sample_latents:
-            return "SIM, mean"
-        return "SIM" if any(config.kl_weights) else "SIM, beta 0"
-    if not config.gradient_isolation:
-        return "CPC"
-    return "GIM" if config.latent_head == "linear" else "GIM (Löwe)"
 
 
 def is_classifier(path: str) -> bool:
@@ -144,7 +133,7 @@ def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], devic
     by_fingerprint = {weights_fingerprint(of.model): of for of in models}
     alike: dict[tuple[str, str], SimDecoder] = {}
     for path in paths:
-        decoder = load_decoder(path).to(device)
+        decoder = load_decoder(path).to(device)  # type: ignore[arg-type]
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
         if of is None:
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
@@ -244,9 +233,7 @@ def _batches(
         yield hidden, audible, steps
 
 
-def heard_waveforms(
-    dataset: Dataset, extractor: SequenceFeatureExtractor, num_samples: int | None = None
-) -> tuple[Dataset, torch.Tensor]:
+def heard_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
     """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
 
     Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale
@@ -274,68 +261,3 @@ def heard_waveforms(
     cut = [sounds[number][:num_samples] for number in kept]
     inputs = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_values"]
     return dataset.select(kept), inputs
-
-
-UNTRAINED = "untrained"
-
-
-SPECTRA = "spectra"
-
-
-class Source(NamedTuple):
-    """Features to measure: what makes them of a batch, what makes the batch, and their name in tables."""
-
-    name: str
-    encoder: Encoder
-    extractor: SequenceFeatureExtractor
-
-    def row_name(self, feature: str) -> str:
-        """Name of one of its features in tables."""
-        return feature if self.name == SPECTRA else f"{self.name}, {feature}"
-
-
-def measured_sources(arguments: Namespace, *, sample: bool = False) -> list[Source]:
-    """Log-mel and MFCC, the first model's architecture with fresh weights, then the models, in evaluation mode.
-
-    Args:
-        arguments: Of `measuring_parser`.
-        sample: Samples of the latents instead of their means.
-    """
-    check_device(arguments.device)
-    extractors = [feature_extractor_of(path) for path in arguments.model]
-    models = [load_encoder(path) for path in arguments.model]
-    set_seed(arguments.seed)
-    untrained = SimModel(models[0].config)
-    sources = [Source(SPECTRA, SpectralEncoder(), extractors[0])]
-    for name, model, extractor in zip(
-        [UNTRAINED, *names_of(arguments.model)], [untrained, *models], [extractors[0], *extractors], strict=True
-    ):
-        modules = module_numbers(model.config, arguments.modules)
-        encoder = ModelEncoder(model.to(arguments.device).eval(), modules, sample=sample, seed=arguments.seed)
-        sources.append(Source(name, encoder, extractor))
-    return sources
-
-
-def with_provenance(arguments: Namespace, results: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
-    """Results with where they come from.
-
-    The fingerprint of every model goes with them, by which a card knows the rows of its own.
-    """
-    models = names_of(arguments.model)
-    corpus_settings = _corpus_settings(arguments)
-    encoders = {source.name: source.encoder for source in sources}
-    return {
-        "corpus": arguments.corpus,
-        "corpus_license": corpus_info(arguments.corpus).license,
-        "corpus_settings": corpus_settings,
-        "dataset_id": hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
-        "models": models,
-        "fingerprints": {
-            model: weights_fingerprint(encoder.model)
-            for model in models
-            if isinstance(encoder := encoders[model], ModelEncoder)
-        },
-        **results,
-        "versions": versions(),
-        "git": git_revision(),
-    }

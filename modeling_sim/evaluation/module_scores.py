@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.analysis import (
@@ -34,8 +33,8 @@ from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.evaluation.cache import AnalysisParts
 from modeling_sim.evaluation.feature_store import Items
-from modeling_sim.evaluation.features import ModelEncoder, SpectralEncoder
 from modeling_sim.evaluation.models import AnalyzedModel, Frames, frames_of
+from modeling_sim.evaluation.representations import SimModules, Spectra
 from modeling_sim.evaluation.results import Analysis, LabelTask
 from modeling_sim.provenance import model_fingerprint
 from modeling_sim.trainer.held_out import evaluate
@@ -75,8 +74,7 @@ def _measure_module(
 ) -> None:
     """A module in its own axes and, if it is deterministic, in others; `frames` of a split, `None` for a control."""
     config, module = of.model.config, of.modules[row["module"]]
-    encoder = ModelEncoder(of.model, list(of.modules.values()), seed=analysis.arguments.seed)
-    items = task.items(encoder, of.extractor, of.name)
+    items = task.items(SimModules(of.name, of.model, of.extractor, list(of.modules.values())))
     features = [np.asarray(part.features[config.module_names[module]]) for part in items]
     measure_features(analysis, row, task, features, items, in_full=frames is not None)
     if frames is None:
@@ -91,15 +89,12 @@ def _measure_module(
         measure_distribution(analysis, rotated, Frames((own.means - center) @ axes, None), is_own=False)
 
 
-def measure_spectrum(parts: AnalysisParts, task: LabelTask, extractor: SequenceFeatureExtractor) -> None:
+def measure_spectrum(parts: AnalysisParts, task: LabelTask) -> None:
     """What the spectrum itself tells."""
     row = {"kind": SPECTRUM, "model": SPECTRUM, "module": SPECTRUM_MODULE}
-    items = task.items(SpectralEncoder(), extractor, SPECTRUM)
+    items = task.items(Spectra())
     features = [np.asarray(part.features[SPECTRUM]) for part in items]
-    parts.add(
-        {"measured": "spectrum", "extractor": extractor.to_json_string()},
-        lambda analysis: measure_features(analysis, row, task, features, items),
-    )
+    parts.add({"measured": "spectrum"}, lambda analysis: measure_features(analysis, row, task, features, items))
 
 
 def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -198,7 +193,11 @@ def _selectivity(
 ) -> None:
     """Accuracy less that on a control task, where there is one."""
     arguments = analysis.arguments
-    control = control_labels(*parts, task.num_classes, label=arguments.label, seed=arguments.seed)
+    if arguments.label == "speaker_id":
+        return
+    control = control_labels(
+        [items.labels for items in parts], [items.speakers for items in parts], task.num_classes, seed=arguments.seed
+    )
     if control is None:
         return
     probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=arguments.device)
@@ -227,7 +226,7 @@ def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, c
         ("modularity", outcome.modularity_explicitness.modularity, lambda of: of.modularity_explicitness.modularity),
     ):
         known = null is not None and outcome.permuted is not None
-        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)
+        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
 
 
 def _discriminability(

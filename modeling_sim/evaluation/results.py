@@ -1,7 +1,6 @@
 """What an analysis reads of features, and its results as they come in."""
 
 import hashlib
-from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,25 @@ import numpy as np
 from datasets import Dataset
 
 from modeling_sim.data.corpora.contract import class_label, is_frame_label, label_classes
-from modeling_sim.evaluation.abx import Tokens, find_tokens, utterance_tokens
+from modeling_sim.evaluation.abx_scores import Tokens, find_tokens, utterance_tokens
 from modeling_sim.evaluation.clips import Media
 from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
-from modeling_sim.evaluation.features import Encoder, extract
+from modeling_sim.evaluation.features import extract
+from modeling_sim.evaluation.representations import Representation
+from modeling_sim.evaluation.settings import FACTORS, AnalysisArguments
 
-FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
+ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME = "analysis.json", "curves.json", "media.npz"
+"""Files of an analysis: its numbers, what is drawn, and what is heard."""
+
+REPORT_NAME, FIGURES = "report.html", "figure_*"
+"""The report that is made of them, and its pictures in files of their own, without their endings."""
 
 
 @dataclass
 class Analysis:
     """Results as they come in."""
 
-    arguments: Namespace
+    arguments: AnalysisArguments
     values: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     quality: list[dict[str, Any]] = field(default_factory=list)
@@ -58,12 +63,12 @@ class LabelTask:
     """The label and the factors, and the items of features that they are read from.
 
     Args:
-        arguments: Of the command.
+        arguments: Settings of the analysis.
         splits: The corpus.
-        num_classes: Of the label.
+        num_classes: Number of classes of the label.
     """
 
-    def __init__(self, arguments: Namespace, splits: dict[str, Dataset], num_classes: int) -> None:
+    def __init__(self, arguments: AnalysisArguments, splits: dict[str, Dataset], num_classes: int) -> None:
         self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
         self.of_frames = is_frame_label(splits["train"], arguments.label)
         if self.of_frames and arguments.factors:
@@ -77,27 +82,27 @@ class LabelTask:
         corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in self.splits.items()}
         return {"corpus": corpus, "classes": self.class_names(), "factors": factors}
 
-    def items(self, encoder: Encoder, extractor: Any, name: str) -> tuple[Items, Items, Items]:
+    def items(self, representation: Representation) -> tuple[Items, Items, Items]:
         """Training and test items of the label, and moments of the test split."""
         arguments = self.arguments
         train, test = (
             extract(
-                data, encoder, extractor, label=arguments.label, pooling="frame" if self.of_frames else "mean",
+                data, representation, label=arguments.label, pooling="frame" if self.of_frames else "mean",
                 max_items=arguments.max_items or None, seed=arguments.seed, batch_size=arguments.batch_size,
-                cache_dir=Path(arguments.cache_dir), description=f"{name}, {split}",
+                cache_dir=Path(arguments.cache_dir), description=f"{representation.name}, {split}",
             )
             for split, data in self.splits.items()
         )  # fmt: skip
         self.train_items, self.test_items = len(train.labels), len(test.labels)
-        return train, test, self._moments(encoder, extractor, name)
+        return train, test, self._moments(representation)
 
-    def _moments(self, encoder: Encoder, extractor: Any, name: str) -> Items:
+    def _moments(self, representation: Representation) -> Items:
         """Features of the test split every 10 ms; every 20 ms for ABX of utterances, which are longer than phones."""
         arguments = self.arguments
         return extract(
-            self.splits["test"], encoder, extractor, label=arguments.label, pooling="frame",
+            self.splits["test"], representation, label=arguments.label, pooling="frame",
             frame_step=1 if self.of_frames else 2, batch_size=arguments.batch_size,
-            cache_dir=Path(arguments.cache_dir), description=f"{name}, moments",
+            cache_dir=Path(arguments.cache_dir), description=f"{representation.name}, moments",
         )  # fmt: skip
 
     def tokens(self, items: Items) -> Tokens:

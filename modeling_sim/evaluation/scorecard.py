@@ -1,25 +1,7 @@
-r"""Looks inside models: the scorecard of every module beside its controls, and a report to read, see and hear.
-
-    python training/analyze.py --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
-        --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
-
-Models with equal configurations are one kind, trained with several seeds; the first model's kind is compared with the
-others. Beside them stand log-mel spectra, each model untrained, and deterministic kinds in principal and independent
-components. Modules of other architectures are set beside those of the first model that see as many samples as often.
-What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
-that was trained with noise counts as a kind of its own.
-
-What is measured is kept in `--cache_dir`, part by part: the same command continues after it was killed, and one with a
-model or a decoder more measures these alone.
-
-The output folder gets the numbers in `analysis.json` and `analysis.csv`, what is drawn and heard in `curves.json` and
-`media.npz`, and `report.html`; with `--figure_format` also every picture of the report in a file of its own. A folder
-that holds another analysis is refused.
-"""
+"""The scorecard: every measure of every module of some models, with controls; see `modeling-sim evaluate --help`."""
 
 import csv
 import itertools
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,15 +15,23 @@ from modeling_sim.evaluation.cache import AnalysisParts, measuring_settings
 from modeling_sim.evaluation.decoder_scores import measure_decoder
 from modeling_sim.evaluation.models import AnalyzedModel, attach_decoders, decoder_kind, load_models, untrained
 from modeling_sim.evaluation.module_scores import SPECTRUM, measure_model, measure_objective, measure_spectrum
-from modeling_sim.evaluation.results import Analysis, LabelTask
-from modeling_sim.evaluation.settings import claim_output_dir, load_splits
+from modeling_sim.evaluation.results import (
+    ANALYSIS_NAME,
+    CURVES_NAME,
+    FIGURES,
+    MEDIA_NAME,
+    REPORT_NAME,
+    Analysis,
+    LabelTask,
+)
+from modeling_sim.evaluation.settings import AnalysisArguments, claim_output_dir, load_splits
 from modeling_sim.files import replacing, save_results
 from modeling_sim.provenance import git_revision, versions, weights_fingerprint
-from modeling_sim.report.html import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, write_report
+from modeling_sim.trainer.run_folder import clear_folder
 
 
-def analyze(arguments: Namespace) -> Path:
-    """Measures everything, writes the results, and returns the report's path.
+def evaluate(arguments: AnalysisArguments) -> Path:
+    """Measures everything, writes the results, and returns the folder that they are in.
 
     Raises:
         ValueError: An unknown label, no test utterance of a label, a decoder of none of the models, or nothing that can
@@ -51,7 +41,7 @@ def analyze(arguments: Namespace) -> Path:
     check(arguments)
     splits = load_splits(arguments)
     claim_output_dir(
-        arguments, "analysis", ("analysis.csv", MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME, REPORT_NAME), [FIGURES]
+        arguments, "analysis", (REPORT_NAME, "analysis.csv", MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME), [FIGURES]
     )
     models = load_models(arguments.model, arguments.device, arguments.modules)
     attach_decoders(models, arguments.decoder, arguments.device)
@@ -60,7 +50,7 @@ def analyze(arguments: Namespace) -> Path:
     task = LabelTask(arguments, splits, len(label_classes(splits["train"], arguments.label)))
 
     parts = AnalysisParts(analysis, task.fingerprint())
-    measure_spectrum(parts, task, models[0].extractor)
+    measure_spectrum(parts, task)
     for of in tqdm([*models, *controls], desc="models"):
         measure_model(parts, task, of, is_control=of in controls)
     for path, of in zip(arguments.model, models, strict=True):
@@ -80,10 +70,10 @@ def analyze(arguments: Namespace) -> Path:
     if parts.found:
         print(f"{parts.found} parts were measured before and are read from {parts.folder}")
     write_results(analysis, task, models)
-    return write_report(arguments.output_dir, figure_format=arguments.figure_format)
+    return Path(arguments.output_dir)
 
 
-def check(arguments: Namespace) -> None:
+def check(arguments: AnalysisArguments) -> None:
     """Refuses flags that mean nothing, before anything is measured."""
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
@@ -100,6 +90,7 @@ def write_results(analysis: Analysis, task: LabelTask, models: Sequence[Analyzed
     """Writes JSON, CSV and audio."""
     arguments = analysis.arguments
     output_dir = Path(arguments.output_dir)
+    clear_folder(output_dir, "analysis")  # a report of earlier numbers must not lie next to new ones
     found = list(dict.fromkeys(row["kind"] for row in analysis.values))
     trained = [of.kind for of in _firsts(models)]
     results = {

@@ -1,55 +1,117 @@
-"""Flags and corpora of the measuring commands."""
+"""Settings and corpora of the measures."""
 
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 
-from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora import corpus_names, load_corpus
 from modeling_sim.data.corpora.contract import with_same_classes
 from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
 from modeling_sim.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS
-from modeling_sim.settings import DATASET_NAME_HELP, HelpFormatter, mapping_of, with_dataset_name
+from modeling_sim.settings import DATASET_NAME_HELP, mapping_of, setting, with_dataset_name
 from modeling_sim.trainer.run_folder import claim_folder
 from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP
 
+FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
+"""Columns that disentanglement is measured of where a corpus has them."""
 
-def measuring_parser(description: str | None, *, output_dir: str) -> ArgumentParser:
-    """A parser with the flags of every measuring command."""
-    parser = ArgumentParser(description=description, formatter_class=HelpFormatter)
-    parser.add_argument("--model", nargs="+", required=True, help="Checkpoints, folders or Hub ids, to compare.")
-    parser.add_argument("--corpus", default="librispeech", help="A corpus of modeling_sim.data.corpora.")
-    parser.add_argument("--data_dir", help="Its folder.")
-    parser.add_argument("--dataset_name", help=DATASET_NAME_HELP)
-    parser.add_argument("--corpus_settings", default="{}", help=CORPUS_SETTINGS_HELP)
-    parser.add_argument("--label", default="phones", help="A column of classes: phones, speaker_id, vowel, ...")
-    parser.add_argument("--modules", default="all", help="'all', or some: '0,2,context'.")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
-    parser.add_argument("--batch_size", type=int, default=8, help="Utterances a batch.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the untrained network and of every draw.")
-    parser.add_argument(
-        "--cache_dir",
-        default=str(Path(HF_HOME) / "modeling_sim" / "features"),
-        help="Folder where features and parts of analyses are kept; what is in it can be deleted.",
+
+@dataclass
+class MeasuringArguments:
+    """Which models are measured, on what, and where the results go."""
+
+    model: list[str] = field(
+        metadata={
+            "help": "Checkpoints, folders or Hub ids, to compare. Probes and ABX take wav2vec2, HuBERT, WavLM, "
+            "data2vec-audio, DAC, EnCodec and Mimi next to SIM."
+        }
     )
-    parser.add_argument("--output_dir", default=output_dir, help="Folder for results and pictures.")
-    parser.add_argument(
-        "--overwrite_output_dir", action="store_true", help="Replace what this command left in `output_dir` earlier."
+    corpus: str = setting("librispeech", f"Corpus: {', '.join(corpus_names())}.")
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
+    corpus_settings: dict[str, Any] | str | None = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    label: str = setting("phones", "A column of classes: phones, speaker_id, vowel, ...")
+    modules: str = setting(
+        "all", "'all', or some: '0,2,context'; of encoders other than SIM, numbers of layers: '0,6,12'."
     )
-    parser.add_argument("--figure_format", choices=FIGURE_FORMATS, default="png", help=FIGURE_FORMAT_HELP)
-    return parser
+    device: str = setting("cpu", "cpu, cuda, ...")
+    batch_size: int = setting(8, "Utterances per batch.")
+    seed: int = setting(0, "Seed of the untrained network and of every draw.")
+    cache_dir: str = setting(
+        str(Path(HF_HOME) / "modeling_sim" / "features"),
+        "Folder where features and parts of analyses are kept; what is in it can be deleted.",
+    )
+    output_dir: str = setting("runs/measures", "Folder for results and pictures.")
+    overwrite_output_dir: bool = setting(False, "Replace what this command left in `output_dir` earlier.")
+    figure_format: Literal["png", "svg", "pdf"] | None = setting("png", FIGURE_FORMAT_HELP)
 
 
-def claim_output_dir(arguments: Namespace, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
+@dataclass
+class ProbeArguments(MeasuringArguments):
+    """How features are probed."""
+
+    output_dir: str = setting("runs/probe", "Folder for results and pictures.")
+    latents: Literal["mean", "sample"] = setting("mean", "What is read of a Gaussian.")
+    pooling: Literal["frame", "chunk", "mean"] | None = setting(
+        None,
+        "Frames, means over short chunks, or means over utterances; frames where labels are, else means. For speakers "
+        "take chunks: with one chapter per speaker, the recording can be read from means over utterances.",
+    )
+    chunk_seconds: float = setting(0.5, "Length of a chunk.")
+    frame_step: int = setting(4, "Label frames of 10 ms from one item to the next.")
+    max_items: int = setting(200_000, "Approximate number of items per split, drawn from all utterances; 0 for all.")
+    protocol: Literal["standard", "paper"] = setting(
+        "standard",
+        "'paper': the probe of the Smooth InfoMax paper as its code runs it, for its rows alone; see "
+        "modeling_sim/analysis/paper_probe.py.",
+    )
+    probe: Literal["linear", "mlp", "knn"] = setting("linear", "Classifier.")
+    l2: float | None = setting(
+        None, "Penalty of the linear probe; chosen on a part of the training split if it is not set."
+    )
+
+
+@dataclass
+class AbxArguments(MeasuringArguments):
+    """How tokens are compared."""
+
+    output_dir: str = setting("runs/abx", "Folder for results and pictures.")
+    split: str = setting("test", "Split to measure; 'all' for every utterance.")
+    max_tokens: int = setting(5, "Most tokens per phone, speaker and context.")
+
+
+@dataclass
+class AnalysisArguments(MeasuringArguments):
+    """What the scorecard measures."""
+
+    output_dir: str = setting("runs/analysis", "Folder for results and report.")
+    figure_format: Literal["png", "svg", "pdf"] | None = setting(
+        None, "Write every picture of the report to a file of its own, too, in this format."
+    )
+    decoder: list[str] = field(
+        default_factory=list, metadata={"help": "Decoders of these models, of `modeling-sim train-decoder`."}
+    )
+    factors: str = setting(
+        "", f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has."
+    )
+    max_frames: int = setting(20_000, "Approximate number of frames per module, for distributions.")
+    max_items: int = setting(50_000, "Items for probes; 0 for all.")
+    num_utterances: int = setting(64, "Utterances that are decoded.")
+    num_pairs: int = setting(60, "Pairs of them for smoothness and curves.")
+    steps: int = setting(12, "Steps of a path between two of them.")
+
+
+def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
     """Makes the output folder, or refuses one with results that would be replaced.
 
     Call it before anything is measured. A command that ended before it wrote the last of its files may be repeated.
 
     Args:
-        arguments: Of `measuring_parser`.
+        arguments: Settings of the command.
         kind: What the command writes, for messages.
         names: Files that it writes, the last one last.
         pictures: Pictures that it writes, without their endings.
@@ -67,22 +129,23 @@ def claim_output_dir(arguments: Namespace, kind: str, names: Sequence[str], pict
     )  # fmt: skip
 
 
-def load_split(arguments: Namespace, split: str) -> Dataset:
-    """A split of the corpus that the flags name."""
-    settings = _corpus_settings(arguments)
+def load_split(arguments: MeasuringArguments, split: str) -> Dataset:
+    """A split of the corpus that the settings name."""
+    settings = corpus_settings_of(arguments)
     if arguments.data_dir:
         settings["data_dir"] = arguments.data_dir
     dataset: Dataset = load_corpus(arguments.corpus, split, **settings)
     return dataset
 
 
-def _corpus_settings(arguments: Namespace) -> dict[str, Any]:
+def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
+    """Settings of the corpus, its data set among them; raises as `with_dataset_name`."""
     settings = mapping_of("corpus_settings", arguments.corpus_settings)
     return with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
 
 
-def load_splits(arguments: Namespace) -> dict[str, Dataset]:
-    """Both splits of the corpus that the flags name, with the same class numbers.
+def load_splits(arguments: MeasuringArguments) -> dict[str, Dataset]:
+    """Both splits of the corpus that the settings name, with the same class numbers.
 
     A warning is printed if they share recordings, or speakers unless it is speakers that are told apart.
     """

@@ -15,27 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
+from modeling_sim.evaluation.results import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME
 from modeling_sim.files import read_results, replacing
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
 from modeling_sim.text import printable
-
-ANALYSIS_NAME = "analysis.json"
-
-
-CURVES_NAME = "curves.json"
-
-
-MEDIA_NAME = "media.npz"
-
-
-REPORT_NAME = "report.html"
-
-
-FIGURES = "figure_*"
-"""Names of the pictures of a report in files of their own, without their endings."""
-
 
 _TEMPLATE = "template.html"
 

@@ -1,7 +1,7 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
 import sys
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -178,10 +178,10 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
             raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
         if value is None and defaults[key] is not None:
             raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
-    # As text, so that a value of the file is converted and refused as that of a flag is.
     for key, value in from_file.items():
-        word = _YAML_WORDS.get(str(value).lower(), str(value)) if isinstance(defaults[key], bool) else str(value)
-        parser.set_defaults(**{key: None if value is None else word})
+        action = parser._option_string_actions[f"--{key}"]  # noqa: SLF001
+        action.required = False
+        parser.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
     parser.set_defaults(
         **{name: "{}" for name in _MAPPINGS if name in defaults}
     )  # flags alone; the file's are added below
@@ -199,3 +199,16 @@ def parse_arguments(description: str, argv: Sequence[str] | None = None, classes
                 group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
             )
     return groups
+
+
+def _as_flag(action: Action, value: Any, *, is_bool: bool) -> str | list[str] | None:
+    """A value of a settings file as text, so that it is converted and refused as that of a flag is."""
+    if value is None:
+        return None
+    if action.nargs == "+":
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    word = _YAML_WORDS.get(str(value).lower(), str(value)) if is_bool else str(value)
+    if action.choices is not None and word not in action.choices:
+        choices = ", ".join(map(str, action.choices))
+        raise ValueError(f"`{action.dest}` is {word!r} in the settings file; choose one of {choices}.")
+    return word

@@ -1,11 +1,4 @@
-"""Measures phone discriminability (ABX) of a model's modules, beside log-mel, MFCC and the untrained network.
-
-    python training/abx.py --model runs/sim-small --corpus librispeech --data_dir LibriSpeech
-
-The error is the share of triples in which a token of a phone lies nearer to a token of another phone than to one of its
-own; 50 % is chance. Tokens are the segments of the alignment, read every 10 ms; silence and noise are left out.
-The output folder gets `abx.json` and `abx.png`; one that holds these of an earlier measurement is refused.
-"""
+"""ABX: how well tokens of phones are told apart by every feature; see `modeling-sim abx --help`."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from modeling_sim.analysis import abx
+from modeling_sim.analysis import abx as abx_of_tokens
 from modeling_sim.data.corpora.contract import label_classes
 from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.models import measured_sources, with_provenance
-from modeling_sim.evaluation.settings import claim_output_dir, load_split
+from modeling_sim.evaluation.representations import load_representations, with_provenance
+from modeling_sim.evaluation.settings import AbxArguments, claim_output_dir, load_split
 from modeling_sim.files import save_results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import printable
@@ -42,16 +35,16 @@ class Tokens(NamedTuple):
     speakers: np.ndarray
 
 
-def measure(arguments: Any) -> dict[str, Any]:
+def abx(arguments: AbxArguments) -> dict[str, Any]:
     """Measures every feature; writes the results and returns them."""
     dataset = load_split(arguments, arguments.split)
     classes = label_classes(dataset, arguments.label)
     claim_output_dir(arguments, "ABX measurement", ("abx.json",), ("abx",))
     rows: list[dict[str, Any]] = []
-    sources = measured_sources(arguments)
+    sources = load_representations(arguments)
     for source in sources:
         items = extract(
-            dataset, source.encoder, source.extractor, label=arguments.label, pooling="frame", frame_step=1,
+            dataset, source, label=arguments.label, pooling="frame", frame_step=1,
             batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=source.name,
         )  # fmt: skip
         tokens = find_tokens(items.labels, items.utterances, items.speakers, classes)
@@ -59,7 +52,7 @@ def measure(arguments: Any) -> dict[str, Any]:
             segments = [values[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
             row: dict[str, Any] = {"name": source.row_name(feature), "source": source.name, "feature": feature}
             for mode, context in CONDITIONS:
-                score = abx(
+                score = abx_of_tokens(
                     segments,
                     tokens.phones.tolist(),
                     tokens.speakers.tolist(),
@@ -74,7 +67,8 @@ def measure(arguments: Any) -> dict[str, Any]:
         arguments, {"split": arguments.split, "tokens": len(tokens.phones), "rows": rows}, sources
     )
     output_dir = Path(arguments.output_dir)
-    draw(results, output_dir / f"abx.{arguments.figure_format}")
+    if arguments.figure_format is not None:
+        draw(results, output_dir / f"abx.{arguments.figure_format}")
     save_results(output_dir / "abx.json", results)  # last: it says that the picture is there
     return results
 

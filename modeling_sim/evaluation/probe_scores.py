@@ -1,13 +1,4 @@
-"""Measures what can be read from a frozen model with a small classifier, beside controls.
-
-    python training/probe.py --model runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
-
-Every row of the table is the same task on the same items: chance (the most frequent class), log-mel and MFCC frames,
-the first model untrained, and each model given, all of its modules. Intervals are 95 % bootstrap intervals over
-utterances, or over speakers where those of the test split are not in the training split. The output folder gets
-`probe.json`, `probe.png` (accuracies), `confusion.png` (of the best module of the first model) and `weights.npz`
-(standardised weights of the linear probes); one that holds these of an earlier probe is refused.
-"""
+"""Probes: what a small classifier reads from every feature of frozen models; see `modeling-sim probe --help`."""
 
 import itertools
 import sys
@@ -32,17 +23,15 @@ from modeling_sim.analysis.probes import control_labels
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.models import UNTRAINED, Source, measured_sources, with_provenance
-from modeling_sim.evaluation.settings import claim_output_dir, load_splits
+from modeling_sim.evaluation.representations import UNTRAINED, Representation, load_representations, with_provenance
+from modeling_sim.evaluation.settings import ProbeArguments, claim_output_dir, load_splits
 from modeling_sim.files import replacing, save_results
 from modeling_sim.loading import names_of
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import printable
 
-PROBES = ("linear", "mlp", "knn")
 
-
-def probe(arguments: Any) -> dict[str, Any]:
+def probe(arguments: ProbeArguments) -> dict[str, Any]:
     """Fits and scores every row; writes the results and returns them.
 
     Raises:
@@ -54,13 +43,12 @@ def probe(arguments: Any) -> dict[str, Any]:
     claim_output_dir(arguments, "probe", ("weights.npz", "probe.json"), ("probe", "confusion"))
     pooling = arguments.pooling or ("frame" if is_frame_label(splits["train"], arguments.label) else "mean")
     fits = None
-    sources = measured_sources(arguments, sample=arguments.latents == "sample")
+    sources = load_representations(arguments, sample=arguments.latents == "sample")
     for source in sources:
         train, test = (
             extract(
                 data,
-                source.encoder,
-                source.extractor,
+                source,
                 label=arguments.label,
                 pooling=pooling,
                 chunk_seconds=arguments.chunk_seconds,
@@ -97,8 +85,9 @@ def probe(arguments: Any) -> dict[str, Any]:
     )
     with replacing(output_dir / "weights.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **fits.weights)
-    draw(results, output_dir / f"probe.{arguments.figure_format}")
-    draw_confusion(results, output_dir / f"confusion.{arguments.figure_format}")
+    if arguments.figure_format is not None:
+        draw(results, output_dir / f"probe.{arguments.figure_format}")
+        draw_confusion(results, output_dir / f"confusion.{arguments.figure_format}")
     save_results(output_dir / "probe.json", results)  # last: it says that the others are there
     return results
 
@@ -113,7 +102,7 @@ class _Fits:
         test: Items to score on.
     """
 
-    def __init__(self, arguments: Any, num_classes: int, train: Items, test: Items) -> None:
+    def __init__(self, arguments: ProbeArguments, num_classes: int, train: Items, test: Items) -> None:
         self.arguments, self.num_classes, self.train, self.test = arguments, num_classes, train, test
         self.paper = paper_settings(arguments.label) if arguments.protocol == "paper" else None
         self.tested = np.arange(len(test.labels))
@@ -121,7 +110,7 @@ class _Fits:
             self.tested = items_tested(len(test.labels), self.paper, arguments.seed)
         self.rows: list[dict[str, Any]] = []
         self.confusions: dict[str, np.ndarray] = {}
-        self.weights: dict[str, np.ndarray] = {}
+        self.weights: dict[str, Any] = {}
         unseen = sorted({int(label) for label in test.labels} - {int(label) for label in train.labels})
         if unseen:
             print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
@@ -130,7 +119,11 @@ class _Fits:
         self.labels = test.labels[self.tested]
         self.groups = (test.speakers if disjoint else test.utterances)[self.tested]
         self.train_groups = train.speakers if disjoint else train.utterances
-        control = control_labels(train, test, num_classes, label=arguments.label, seed=arguments.seed)
+        control = None
+        if arguments.label != "speaker_id":
+            control = control_labels(
+                (train.labels, test.labels), (train.speakers, test.speakers), num_classes, seed=arguments.seed
+            )
         self.control = None if control is None else (control[0], control[1][self.tested])
         majority = np.bincount(train.labels, minlength=num_classes).argmax()
         self.score("chance: most frequent class", "chance", "", np.full(len(self.labels), majority))
@@ -166,7 +159,7 @@ class _Fits:
             self.weights[name] = linear.weight
         return linear.predict(queries)
 
-    def add(self, source: Source, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
+    def add(self, source: Representation, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
         """Fits a probe on training features and scores it on the test's, on the task and on the control task."""
         row = source.row_name(feature)
         features, queries = np.asarray(features), np.asarray(queries)[self.tested]  # from disk
