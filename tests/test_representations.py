@@ -144,6 +144,14 @@ def test_a_padded_utterance_is_encoded_as_by_itself(folders, name):
             )
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_shortest_utterance_has_a_frame(folders, name):
+    representation = load(folders[name])
+    for frames in encoded(representation, [np.ones(representation.extractor.min_samples, dtype=np.float32)]).values():
+        assert frames.lengths == [1]
+        assert np.isfinite(frames.values).all()
+
+
 def test_layers_are_the_hidden_states_of_the_model_on_its_own_inputs(folders):
     representation = load(folders["wav2vec2"], modules="0,2")
     waveform = 3 + np.random.default_rng(0).normal(size=6000).astype(np.float32)
