@@ -433,16 +433,14 @@ def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
     """`(batch,)`, samples of audio.
 
     Raises:
-        ValueError: There is padding before or within the audio. On an accelerator, where the host does not wait for the
-            answer, a RuntimeError at a later operation.
+        ValueError: There is padding before or within the audio; see `require` for accelerators and graphs.
     """
     is_audio = attention_mask != 0
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]  # graphs depend on no values
-        require(
-            (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
-            "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
-            "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
-        )
+    require(
+        (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
+        "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
+        "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
+    )
     return is_audio.sum(-1)
 
 
