@@ -139,7 +139,7 @@ def info_nce(
         losses = F.softplus(negative.logsumexp(dim=-1) - positive)
         loss = _mean_of_steps(losses, valid, pairs)
         with torch.no_grad():
-            # Equal candidates (the target itself, frames of silence) tie, whatever rounding makes of two ways to a score.
+            # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
             is_equal = _are_equal(candidates, negative_frames, window_frames[:, 1:], steps)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)

@@ -28,7 +28,7 @@ from modeling_sim import (
     SimModel,
 )
 from modeling_sim.configuration_sim import num_output_frames
-from modeling_sim.modeling_sim import SimBatchNorm, SimConv1d, SimConvLayer
+from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -877,11 +877,22 @@ def test_a_frozen_encoder_stays_as_it_is_while_its_head_trains(head_class, make,
 def test_an_encoder_can_be_frozen_later(make, noise):
     head = make(SimForSequenceClassification)
     assert head.sim.training
-    head.freeze_encoder()
+    head.freeze_base_model()
     head.train()
     assert not head.sim.training
     assert head.classifier.training
     assert torch.equal(*[head(noise(1, 4000)).logits for _ in range(2)])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_user_freezes_and_frees_stays_so_in_every_mode(frozen, make):
+    head = make(SimForSequenceClassification, freeze_encoder=frozen)
+    head.sim.conv_modules[0].requires_grad_(requires_grad=False)
+    head.sim.conv_modules[1].requires_grad_()
+    for mode in (False, True):
+        head.train(mode)
+        assert not any(parameter.requires_grad for parameter in head.sim.conv_modules[0].parameters())
+        assert all(parameter.requires_grad for parameter in head.sim.conv_modules[1].parameters())
 
 
 @pytest.mark.parametrize("head_class", CLASSIFIERS)
