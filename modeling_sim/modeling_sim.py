@@ -6,7 +6,7 @@ Tensors are `(batch, frames, channels)` throughout, inside the convolutions of `
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -84,6 +84,19 @@ class SimForPreTrainingOutput(ModelOutput):
     kl_losses: tuple[torch.Tensor, ...] | None = None
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+class SimModuleLatents(NamedTuple):
+    """What one module makes of its input."""
+
+    hidden_state: torch.Tensor
+    """`(batch, frames, channels)`, what the module hands on: a sample, or the mean."""
+    mean: torch.Tensor
+    """`(batch, frames, channels)`; of a context module its hidden state."""
+    log_variance: torch.Tensor | None
+    """`(batch, frames, channels)`; `None` if deterministic."""
+    lengths: torch.Tensor | None
+    """`(batch,)`, real frames; `None` where all are."""
 
 
 class SimModuleOutput(NamedTuple):
@@ -351,6 +364,21 @@ class SimModel(SimPreTrainedModel):
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths
 
+    def module_latents(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[SimModuleLatents]:
+        """Runs one module after the other and yields each, before the next one starts; arguments as in `forward`."""
+        hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
+        for module in range(self.config.num_modules):
+            mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
+            hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
+            yield SimModuleLatents(hidden_states, mean, log_variance, lengths)
+
     @can_return_tuple
     def forward(
         self,
@@ -377,19 +405,9 @@ class SimModel(SimPreTrainedModel):
         if sample is None:
             sample = self.training and self.config.sample_latents
 
-        hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
-        all_hidden_states: list[torch.Tensor] = []
-        means: list[torch.Tensor] = []
-        log_variances: list[torch.Tensor] = []
-        for module in range(self.config.num_modules):
-            mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
-            hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
-            all_hidden_states.append(hidden_states)
-            if module < self.config.num_conv_modules:
-                means.append(mean)
-                if log_variance is not None:
-                    log_variances.append(log_variance)
-
+        modules = list(self.module_latents(input_values, attention_mask, sample=sample, generator=generator))
+        conv_modules = modules[: self.config.num_conv_modules]
+        hidden_states, _, _, lengths = modules[-1]
         batch, frames, _ = hidden_states.shape
         frame_mask = (
             torch.ones(batch, frames, dtype=torch.long, device=hidden_states.device)
@@ -398,9 +416,10 @@ class SimModel(SimPreTrainedModel):
         )
         return SimModelOutput(
             last_hidden_state=hidden_states,
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
-            means=tuple(means),
-            log_variances=tuple(log_variances) or None,
+            hidden_states=tuple(module.hidden_state for module in modules) if output_hidden_states else None,
+            means=tuple(module.mean for module in conv_modules),
+            log_variances=tuple(module.log_variance for module in conv_modules if module.log_variance is not None)
+            or None,
             frame_mask=frame_mask,
         )
 
