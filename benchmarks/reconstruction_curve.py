@@ -104,7 +104,7 @@ def compare(*, items: int, dims: int, hidden_size: int, batch_size: int, seed: i
     plain = pair_by_pair(latents, decode, ks)
     middle = np.array([time.perf_counter(), time.process_time()])
     curve = reconstruction_curve(
-        latents, decode, ks, ranking="pair", standardise=False, distance="mse", num_pairs=None, batch_size=batch_size
+        latents, decode, ks, ranking="pair", standardize=False, distance="mse", num_pairs=None, batch_size=batch_size
     )
     end = np.array([time.perf_counter(), time.process_time()])
     loop, batched = middle - start, end - middle

@@ -7,12 +7,13 @@
 Latents of two utterances must have as many frames to be mixed: cut the audio to one length first.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 
 from modeling_sim.interpolation import Path, points_between
-from modeling_sim.modeling_sim import SimModel, draw_latents
+from modeling_sim.modeling_sim import SimModel
 from modeling_sim.modeling_sim_decoder import SimDecoder
 
 
@@ -41,11 +42,8 @@ def encode(
     """
     if not -model.config.num_modules <= module < model.config.num_modules:
         raise ValueError(f"`module` is {module}; the model has modules 0 to {model.config.num_modules - 1}.")
-    hidden_states, lengths = model.prepare_inputs(input_values, attention_mask)
-    for number in range(module % model.config.num_modules + 1):
-        mean, log_variance, lengths = model.encode_module(number, hidden_states, lengths)
-        hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
-    return hidden_states
+    modules = model.module_latents(input_values, attention_mask, sample=sample, generator=generator)
+    return next(itertools.islice(modules, module % model.config.num_modules, None)).hidden_state
 
 
 @torch.no_grad()

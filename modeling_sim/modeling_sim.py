@@ -1,13 +1,12 @@
 """Smooth InfoMax (SIM): Gaussian speech representations, one loss a module.
 
-Tensors are `(batch, frames, channels)` throughout, inside the convolutions too: a convolution is a matrix product on
-rows of frames, and no tensor changes its layout from the waveform to the loss.
+Tensors are `(batch, frames, channels)` throughout, inside the convolutions of `layers_sim.py` too.
 """
 
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -31,8 +30,9 @@ if __name__ == "modeling_sim":
         sys.path[:] = _path
     __package__ = "modeling_sim"
 
-from .configuration_sim import SimConfig, num_output_frames
-from .objectives_sim import draw_window_start, full_precision, info_nce, kl_to_standard_normal, require
+from .configuration_sim import SimConfig
+from .layers_sim import SimConvLayer, SimLatentHead
+from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal, require
 
 # Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -86,6 +86,19 @@ class SimForPreTrainingOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
+class SimModuleLatents(NamedTuple):
+    """What one module makes of its input."""
+
+    hidden_state: torch.Tensor
+    """`(batch, frames, channels)`, what the module hands on: a sample, or the mean."""
+    mean: torch.Tensor
+    """`(batch, frames, channels)`; of a context module its hidden state."""
+    log_variance: torch.Tensor | None
+    """`(batch, frames, channels)`; `None` if deterministic."""
+    lengths: torch.Tensor | None
+    """`(batch,)`, real frames; `None` where all are."""
+
+
 class SimModuleOutput(NamedTuple):
     """What one module makes of its input, with its loss; losses are 0-dim float32 tensors."""
 
@@ -120,249 +133,7 @@ class SimClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-# ---------------------------------------------------------------------- building blocks
-
-
-class _RowConvolution(torch.autograd.Function):
-    """A convolution along frames as matrix products on rows of one stride each.
-
-    A kernel spans `taps = ceil(kernel / stride)` strides. With the padded input cut into rows of one stride, output
-    frame t is the sum over taps of row t + tap times that tap's part of the kernel: `taps` products on shifted views
-    of one matrix, without the copies that unrolling the overlaps takes. The utterances of a batch form one matrix;
-    products that straddle two of them fall on rows past an utterance's last frame, which are dropped.
-
-    Autograd over the same products would fill a zero tensor of the input's size for each shifted view; here the
-    taps accumulate into one.
-    """
-
-    @staticmethod
-    def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, frames: int) -> torch.Tensor:
-        """`(batch, rows, stride * channels)`, enough rows for every frame and every input."""
-        batch, length, channels = hidden_states.shape
-        rows = max(frames + taps - 1, -(-(padding + length) // stride))
-        padded = F.pad(hidden_states, (0, 0, padding, rows * stride - length - padding))
-        return padded.reshape(batch, rows, stride * channels)
-
-    @staticmethod
-    def _tap_weights(weight: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
-        """`(taps, stride * in_channels, out_channels)`; a last tap that the kernel does not fill ends in zeros."""
-        out_channels, in_channels, kernel = weight.shape
-        weight = F.pad(weight, (0, taps * stride - kernel)).permute(2, 1, 0)
-        return weight.reshape(taps, stride * in_channels, out_channels)
-
-    @staticmethod
-    def forward(
-        hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
-    ) -> torch.Tensor:
-        taps = -(-weight.shape[2] // stride)
-        frames = (hidden_states.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
-        rows = _RowConvolution._rows(hidden_states, taps, stride, padding, frames)
-        weights = _RowConvolution._tap_weights(weight, taps, stride)
-        matrix = rows.flatten(0, 1)
-        outputs = matrix.new_empty(rows.shape[0] * rows.shape[1], weight.shape[0])
-        products = len(outputs) - (taps - 1)
-        torch.addmm(bias, matrix[:products], weights[0], out=outputs[:products])
-        for tap in range(1, taps):
-            outputs[:products].addmm_(matrix[tap : tap + products], weights[tap])
-        return outputs.view(*rows.shape[:2], -1)[:, :frames]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        hidden_states, weight, _, ctx.stride, ctx.padding = inputs
-        ctx.frames = output.shape[1]
-        # The input as it came: whoever made it saves it too, while a padded copy would be one more tensor.
-        ctx.save_for_backward(hidden_states, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden_states, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # `create_graph`: a second derivative is wanted, of torch's own convolution
-            grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight, [weight.shape[0]],
-                [ctx.stride], [ctx.padding], [1], False, [0], 1, ctx.needs_input_grad[:3],
-            )  # fmt: skip
-            return None if grad_input is None else grad_input.transpose(1, 2), grad_weight, grad_bias, None, None
-        taps = -(-weight.shape[2] // ctx.stride)
-        rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
-        matrix = rows.flatten(0, 1)
-        products = len(matrix) - (taps - 1)
-        grads = F.pad(grad_outputs, (0, 0, 0, rows.shape[1] - ctx.frames)).flatten(0, 1)[:products]
-        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-
-        grad_input = grad_weight = grad_bias = None
-        if needs_input:
-            weights = _RowConvolution._tap_weights(weight, taps, ctx.stride)
-            grad_rows = torch.empty_like(matrix)
-            grad_rows[products:] = 0
-            torch.mm(grads, weights[0].T, out=grad_rows[:products])
-            for tap in range(1, taps):
-                grad_rows[tap : tap + products].addmm_(grads, weights[tap].T)
-            length = hidden_states.shape[1]
-            grad_input = grad_rows.view(rows.shape[0], -1, hidden_states.shape[2])[:, ctx.padding :][:, :length]
-        if needs_weight:
-            grad_taps = torch.stack([matrix[tap : tap + products].T @ grads for tap in range(taps)])
-            grad_weight = grad_taps.view(-1, weight.shape[1], weight.shape[0]).permute(2, 1, 0)[..., : weight.shape[2]]
-        if needs_bias:
-            grad_bias = grads.sum(0)
-        return grad_input, grad_weight, grad_bias, None, None
-
-
-class SimConv1d(nn.Conv1d):
-    """`nn.Conv1d` with its parameters, on `(batch, frames, channels)`."""
-
-    def patches(self, waveform: torch.Tensor) -> torch.Tensor:
-        """What each output frame sees of a `(batch, samples, 1)` input, `(batch, frames, kernel)`."""
-        padding = int(self.padding[0])
-        return F.pad(waveform[..., 0], (padding, padding)).unfold(1, self.kernel_size[0], self.stride[0])
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # What is compiled, exported or traced is a plain convolution, which has any length; adapters such as LoRA make
-        # convolutions of this class without a bias.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self.bias is None or self.groups > 1:  # type: ignore[attr-defined]
-            return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
-        if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
-            return _patch_product(self.patches(hidden_states), self.weight[:, 0], self.bias)
-        weight: torch.Tensor = self.weight
-        bias: torch.Tensor = self.bias
-        device = hidden_states.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
-        return _RowConvolution.apply(hidden_states, weight, bias, self.stride[0], int(self.padding[0]))
-
-
-def _patch_product(patches: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """`F.linear` of `patches` `(batch, frames, kernel)` and `weight` `(channels, kernel)`, with a faster gradient.
-
-    Autograd takes the weight's gradient in the weight's own layout. With so few columns, `patches^T grad` is four times
-    as fast on a CPU as `grad^T patches`.
-    """
-    return F.linear(patches, weight.T.contiguous().T, bias)
-
-
-class SimBatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` on `(batch, frames, channels)`, with statistics of the real frames alone."""
-
-    momentum: float
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    num_batches_tracked: torch.Tensor
-
-    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        if frame_mask is None or not self.training:
-            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
-        values = _at_least_float32(hidden_states)
-        real = frame_mask[..., None].to(values.dtype)
-        count = real.sum().clamp(min=1)
-        mean = (values * real).sum(dim=(0, 1)) / count
-        variance = ((values - mean).square() * real).sum(dim=(0, 1)) / count
-        self.update_running_statistics(mean, variance, count)
-        scale = self.weight.to(values.dtype) * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias.to(values.dtype), values - mean, scale).to(hidden_states.dtype)
-
-    @torch.no_grad()
-    def update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
-        """Moves the running statistics towards a batch of `count` frames, `(channels,)` each."""
-        unbiased = variance * count / (count - 1).clamp(min=1)
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-
-
-class SimConvLayer(nn.Module):
-    """Convolution, batch normalisation if any, ReLU."""
-
-    def __init__(self, config: SimConfig, in_channels: int, kernel: int, stride: int, padding: int) -> None:
-        super().__init__()
-        self.sizes = kernel, stride, padding
-        self.conv = SimConv1d(in_channels, config.hidden_size, kernel, stride, padding)
-        self.norm: nn.Module | None = (
-            SimBatchNorm(config.hidden_size, config.batch_norm_eps, config.batch_norm_momentum)
-            if config.use_batch_norm
-            else None
-        )
-
-    def num_frames(self, length: Any) -> Any:
-        """Output frames for a number of input frames (an int, or a tensor of integers)."""
-        return num_output_frames(length, *self.sizes)
-
-    def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        # What a hook or an adapter may watch is neither fused nor changed in place.
-        is_own = _is_own(self.conv, SimConv1d) and (self.norm is None or _is_own(self.norm, SimBatchNorm))
-        # In place where that is free: not on a view, which autograd would copy around.
-        in_place = is_own and not torch.is_grad_enabled()
-        if is_own and self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
-            hidden_states, in_place = self._normalized_waveform(hidden_states), True
-        else:
-            hidden_states = self.conv(hidden_states)
-            if isinstance(self.norm, nn.SyncBatchNorm):
-                hidden_states = _synchronized_norm(self.norm, hidden_states, frame_mask)
-            elif self.norm is not None:
-                hidden_states = self.norm(hidden_states, frame_mask)
-        if frame_mask is not None:
-            # The next convolution must see zeros past the end, as it does for an utterance without padding.
-            real = frame_mask[..., None]
-            hidden_states = hidden_states.mul_(real) if in_place else hidden_states * real
-        return F.relu(hidden_states, inplace=in_place)
-
-    def _normalized_waveform(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Convolution and training-mode batch normalisation of a `(batch, samples, 1)` waveform, in one product.
-
-        The first layer has the most frames and sees the fewest numbers. Its output is affine in a patch of some ten
-        samples, so its batch statistics follow from the mean and covariance of the patches, and normalising it is a
-        change of weights: the widest tensor of the model is written once and kept once.
-        """
-        patches = self.conv.patches(waveform)
-        with full_precision(waveform.device):
-            rows = _at_least_float32(patches.flatten(0, 1))
-            center = rows.mean(dim=0)
-            covariance = (rows - center).T @ (rows - center) / len(rows)
-            weight, bias = self.conv.weight[:, 0].to(rows.dtype), self.conv.bias.to(rows.dtype)
-            mean = weight @ center + bias
-            # Rounding can make the variance of a filter that silences its input negative.
-            variance = ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)
-            norm = cast("SimBatchNorm", self.norm)
-            norm.update_running_statistics(mean, variance, torch.tensor(len(rows)))
-            scale = norm.weight.to(rows.dtype) * torch.rsqrt(variance + norm.eps)
-            weight, bias = scale[:, None] * weight, scale * (bias - mean) + norm.bias.to(rows.dtype)
-        return _patch_product(patches, weight.to(patches.dtype), bias.to(patches.dtype))
-
-
-def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
-    """Whether a layer is the one that was built: no adapter, parametrization, hook or replaced `forward`."""
-    return (
-        type(module) is own_class
-        and "forward" not in module.__dict__
-        and not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no name for it
-        and not (module._backward_hooks or module._backward_pre_hooks)  # noqa: SLF001
-    )
-
-
-def _synchronized_norm(
-    norm: nn.SyncBatchNorm, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """What `nn.SyncBatchNorm.convert_sync_batchnorm` made of a `SimBatchNorm`, on the real frames."""
-    if frame_mask is None or not norm.training:
-        return norm(hidden_states.flatten(0, 1)).view_as(hidden_states)
-    normalized = norm(hidden_states[frame_mask])
-    return torch.zeros_like(hidden_states, dtype=normalized.dtype).masked_scatter(frame_mask[..., None], normalized)
-
-
-class SimLatentHead(nn.Linear):
-    """Latents of a module from its last ReLU; for Gaussians mean and log-variance, in this order, in one product.
-
-    `in_halves` takes two products, so that the mean and its gradient are GIM's to the bit.
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, in_halves: bool = False) -> None:
-        super().__init__(in_features, out_features)
-        self.in_halves = in_halves
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not self.in_halves:
-            return super().forward(hidden_states)
-        halves = zip(self.weight.chunk(2), self.bias.chunk(2), strict=True)
-        return torch.cat([F.linear(hidden_states, weight, bias) for weight, bias in halves], dim=-1)
+# ---------------------------------------------------------------------- modules
 
 
 class SimConvModule(nn.Module):
@@ -424,25 +195,18 @@ class SimPredictor(nn.Module):
         return self.weight
 
 
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor in float32, or in float64 if it is that."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
     """`(batch,)`, samples of audio.
 
     Raises:
-        ValueError: There is padding before or within the audio. On an accelerator, where the host does not wait for the
-            answer, a RuntimeError at a later operation.
+        ValueError: There is padding before or within the audio; see `require` for accelerators and graphs.
     """
     is_audio = attention_mask != 0
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]  # graphs depend on no values
-        require(
-            (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
-            "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
-            "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
-        )
+    require(
+        (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
+        "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
+        "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
+    )
     return is_audio.sum(-1)
 
 
@@ -600,6 +364,21 @@ class SimModel(SimPreTrainedModel):
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths
 
+    def module_latents(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[SimModuleLatents]:
+        """Runs one module after the other and yields each, before the next one starts; arguments as in `forward`."""
+        hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
+        for module in range(self.config.num_modules):
+            mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
+            hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
+            yield SimModuleLatents(hidden_states, mean, log_variance, lengths)
+
     @can_return_tuple
     def forward(
         self,
@@ -626,19 +405,9 @@ class SimModel(SimPreTrainedModel):
         if sample is None:
             sample = self.training and self.config.sample_latents
 
-        hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
-        all_hidden_states: list[torch.Tensor] = []
-        means: list[torch.Tensor] = []
-        log_variances: list[torch.Tensor] = []
-        for module in range(self.config.num_modules):
-            mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
-            hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
-            all_hidden_states.append(hidden_states)
-            if module < self.config.num_conv_modules:
-                means.append(mean)
-                if log_variance is not None:
-                    log_variances.append(log_variance)
-
+        modules = list(self.module_latents(input_values, attention_mask, sample=sample, generator=generator))
+        conv_modules = modules[: self.config.num_conv_modules]
+        hidden_states, _, _, lengths = modules[-1]
         batch, frames, _ = hidden_states.shape
         frame_mask = (
             torch.ones(batch, frames, dtype=torch.long, device=hidden_states.device)
@@ -647,9 +416,10 @@ class SimModel(SimPreTrainedModel):
         )
         return SimModelOutput(
             last_hidden_state=hidden_states,
-            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
-            means=tuple(means),
-            log_variances=tuple(log_variances) or None,
+            hidden_states=tuple(module.hidden_state for module in modules) if output_hidden_states else None,
+            means=tuple(module.mean for module in conv_modules),
+            log_variances=tuple(module.log_variance for module in conv_modules if module.log_variance is not None)
+            or None,
             frame_mask=frame_mask,
         )
 
@@ -875,7 +645,7 @@ class SimClassifier(SimPreTrainedModel):
         channels = config.context_size if self.probe_module == config.num_conv_modules else config.hidden_size
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
-        self.train()
+        self._freeze_what_never_learns()
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Loss of `logits` `(rows, num_labels)`, of the kind that `config.problem_type` names.
@@ -919,24 +689,33 @@ class SimClassifier(SimPreTrainedModel):
             losses = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0.0), reduction="none")
         return (losses * known).sum() / known.sum()
 
-    def freeze_encoder(self) -> None:
+    def freeze_base_model(self) -> None:
         """Trains the classifier alone from here on: no gradient, and batch-norm statistics stay as they are."""
         self.config.freeze_encoder = True
-        self.train(self.training)
+        self.sim.requires_grad_(requires_grad=False).eval()
 
-    def train(self, mode: bool = True) -> "SimClassifier":
-        """As for every module, but a frozen encoder stays in evaluation mode, and what never learns needs no gradient.
-
-        Loading a checkpoint makes new parameters, which need gradients again, and ends here with `eval()`.
-        """
-        super().train(mode)
-        above = (
-            [] if self.sim.context is None or self.probe_module == self.config.num_conv_modules else [self.sim.context]
-        )
-        for module in [*self.sim.conv_modules[self.probe_module + 1 :], *above]:
+    def _freeze_what_never_learns(self) -> None:
+        """Takes the gradient off the modules above the probed one, and off a frozen encoder."""
+        above = list(self.sim.conv_modules[self.probe_module + 1 :])
+        if self.sim.context is not None and self.probe_module < self.config.num_conv_modules:
+            above.append(self.sim.context)
+        for module in above:
             module.requires_grad_(requires_grad=False)
         if self.config.freeze_encoder:
-            self.sim.requires_grad_(requires_grad=False).eval()
+            self.freeze_base_model()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As for every model; loading makes new parameters, so what never learns is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_what_never_learns()  # noqa: SLF001 - of this class
+        return loaded
+
+    def train(self, mode: bool = True) -> "SimClassifier":
+        """As for every module, but a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.sim.eval()
         return self
 
     def probed_frames(

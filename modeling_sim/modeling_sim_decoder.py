@@ -26,9 +26,9 @@ class SimDecoderOutput(ModelOutput):
 
 
 class SimDecoder(PreTrainedModel):
-    """Transposed convolutions from standardised latents to the waveform, as the SIM paper's decoders.
+    """Transposed convolutions from standardized latents to the waveform, as the SIM paper's decoders.
 
-    Latents are standardised first, with a mean and a scale of each channel that the checkpoint holds, so that decoders
+    Latents are standardized first, with a mean and a scale of each channel that the checkpoint holds, so that decoders
     of models whose latents differ in size are trained alike; until they are set the latents come as they are.
     """
 
@@ -64,7 +64,7 @@ class SimDecoder(PreTrainedModel):
             init.zeros_(self.mean)
             init.ones_(self.scale)
 
-    def set_standardisation(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
+    def set_standardization(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
         """Sets what latents are centred by and divided by, `(channels,)` each.
 
         Raises:

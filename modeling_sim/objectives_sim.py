@@ -9,9 +9,8 @@ import torch.nn.functional as F
 # Variance over frames above which a channel is active; Burda et al.'s (2016).
 ACTIVE_UNIT_VARIANCE = 0.01
 
-# Scores that differ by less than this, in units of the norms of their two vectors, are equal: float32 rounding of the
-# product, and of the encoder on equal frames at different places.
-_SCORE_ROUNDING = 1e-5
+# Rows whose weighted sums differ by less than this share of their norm are equal: what float32 makes of equal audio.
+_ROUNDING = 1e-6
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 
@@ -140,11 +139,10 @@ def info_nce(
         losses = F.softplus(negative.logsumexp(dim=-1) - positive)
         loss = _mean_of_steps(losses, valid, pairs)
         with torch.no_grad():
-            # Equal candidates (the target itself, frames of silence) tie, whatever rounding makes of their scores.
-            rounding = predictions.norm(dim=-1) * targets.norm(dim=2)
-            rounding = (_SCORE_ROUNDING * abs(logit_scale) * rounding)[..., None]
-            lead = negative - positive[..., None]
-            highest, ties = (lead <= rounding).all(dim=-1), (lead.abs() <= rounding).sum(dim=-1)
+            # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
+            is_equal = _are_equal(candidates, negative_frames, window_frames[:, 1:], steps)
+            lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
+            highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
 
@@ -166,6 +164,31 @@ def _with_others(
     if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
         latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
     return latents, frame_mask
+
+
+def _are_equal(candidates: torch.Tensor, negatives: torch.Tensor, targets: torch.Tensor, steps: int) -> torch.Tensor:
+    """Whether negatives equal targets up to rounding, `(batch, anchors, steps, negatives)`.
+
+    Rows are compared by two weighted sums, which would agree by chance in less than one of a million pairs.
+
+    Args:
+        candidates: `(rows, channels)`.
+        negatives: `(batch, anchors, negatives)`, rows of each anchor's negatives.
+        targets: `(batch, anchors)`, the row of each anchor's first target; those of the next anchors follow.
+        steps: Targets of an anchor.
+    """
+    places = torch.arange(1, candidates.shape[1] + 1, device=candidates.device)
+    rounding = _ROUNDING * F.embedding(targets, candidates).norm(dim=-1)
+    is_equal = torch.ones((), dtype=torch.bool, device=candidates.device)
+    for weights in (places.cos(), places.sin()):
+        sums = candidates.mv(weights)
+        low, high = (
+            F.pad(bound, (0, steps - 1), value=torch.nan).unfold(1, steps, 1)[..., None]
+            for bound in (sums[targets] - rounding, sums[targets] + rounding)
+        )
+        of_negatives = sums[negatives][:, :, None]
+        is_equal = is_equal & (of_negatives >= low) & (of_negatives <= high)
+    return is_equal
 
 
 def _mean_of_steps(values: torch.Tensor, valid: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
@@ -335,11 +358,16 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def require(condition: torch.Tensor, message: str) -> None:
-    """Raises if a 0-dim tensor is false; on an accelerator without making the host wait for it."""
-    if condition.device.type == "meta":
+    """Raises if a 0-dim tensor is false; on an accelerator without making the host wait for it.
+
+    Raises:
+        ValueError: It is. On an accelerator, and when a compiled or exported graph runs, it is a RuntimeError; a graph
+            that `torch.jit.trace` recorded checks nothing.
+    """
+    if condition.device.type == "meta" or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return
-    if condition.device.type != "cpu":
-        torch._assert_async(condition, message)  # noqa: SLF001 - the only check that does not synchronise
+    if condition.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(condition, message)  # noqa: SLF001 - the only check that neither synchronises nor branches
     elif not condition:
         raise ValueError(message)
 

@@ -14,7 +14,7 @@ from modeling_sim.analysis import (
     rank_dimensions,
     rotation_gap,
     single_best_dimension,
-    standardised_weights,
+    standardized_weights,
 )
 from modeling_sim.analysis.concentration import _bin_classes
 from modeling_sim.analysis.gaussianity import generator_of
@@ -87,8 +87,8 @@ def test_a_class_counts_by_itself_whatever_the_size_of_its_weights():
         assert effective_dimensions(other).entropy == pytest.approx(effective_dimensions(weights).entropy)
 
 
-def test_raw_weights_are_confounded_by_scale_and_standardised_ones_are_not(aligned, rotated):
-    """Turned axes of unlike scales look more concentrated than axes that mean something, until standardised."""
+def test_raw_weights_are_confounded_by_scale_and_standardized_ones_are_not(aligned, rotated):
+    """Turned axes of unlike scales look more concentrated than axes that mean something, until standardized."""
     scale = np.exp(1.5 * normal_points(32, seed=2))
     on_axes = fit_linear_probe(*aligned, 4)
     turned = fit_linear_probe(rotated[0] * scale, rotated[1], 4)
@@ -96,7 +96,7 @@ def test_raw_weights_are_confounded_by_scale_and_standardised_ones_are_not(align
     assert gini(raw_turned) > gini(raw_on_axes)
     assert gini(turned.weight) < 0.45
     assert gini(on_axes.weight) > 0.6
-    np.testing.assert_allclose(standardised_weights(raw_turned, turned.scale), turned.weight, rtol=1e-5)
+    np.testing.assert_allclose(standardized_weights(raw_turned, turned.scale), turned.weight, rtol=1e-5)
 
 
 def test_one_dimension_that_is_the_label_is_all_that_is_needed():
@@ -189,7 +189,7 @@ def test_a_dimensions_scale_does_not_change_which_is_best(aligned):
 
 
 def kurtosis(points):
-    """Mean over dims of the fourth moment of standardised points: large where axes are sparse."""
+    """Mean over dims of the fourth moment of standardized points: large where axes are sparse."""
     return float((points**4).mean())
 
 
@@ -296,9 +296,9 @@ def test_bad_weights_are_named(measure, weights, message):
 
 def test_bad_scales_are_named():
     with pytest.raises(ValueError, match="one scale a dim"):
-        standardised_weights(np.ones((2, 3)), np.ones(2))
+        standardized_weights(np.ones((2, 3)), np.ones(2))
     with pytest.raises(ValueError, match="negative"):
-        standardised_weights(np.ones(3), np.array([1, -1, 1]))
+        standardized_weights(np.ones(3), np.array([1, -1, 1]))
 
 
 @pytest.mark.parametrize(

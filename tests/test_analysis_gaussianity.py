@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.integrate import quad
 from sklearn.decomposition import PCA
 
-from modeling_sim.analysis import gaussianity, maximum_mean_discrepancy, standardised, whitened
+from modeling_sim.analysis import gaussianity, maximum_mean_discrepancy, standardized, whitened
 from modeling_sim.analysis.gaussianity import ACTIVE_UNIT_VARIANCE, generator_of
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE as TRAINING_ACTIVE_UNIT_VARIANCE
 
@@ -160,10 +160,10 @@ def test_mmd_takes_no_more_than_max_items_from_anywhere(monkeypatch):
     assert maximum_mean_discrepancy(points, max_items=200) == pytest.approx(maximum_mean_discrepancy(points), rel=0.3)
 
 
-def test_standardising_reaches_the_moments_and_not_the_shape():
+def test_standardizing_reaches_the_moments_and_not_the_shape():
     points = np.random.default_rng(3).exponential(size=(5000, 4)) * [1, 10, 0.01, 1] + 5
     points[:, 3] = 7.0
-    result = standardised(points)
+    result = standardized(points)
     np.testing.assert_allclose(result[:, :3].mean(0), 0, atol=1e-9)
     np.testing.assert_allclose(result[:, :3].std(0), 1)
     assert (result[:, 3] == 0).all()

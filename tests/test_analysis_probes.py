@@ -33,11 +33,11 @@ def blobs():
 def test_the_linear_probe_is_scikit_learns(blobs):
     features, labels = blobs
     probe = fit_linear_probe(features, labels, 3, l2=1e-2)
-    standardised = (features - features.mean(0)) / features.std(0)
+    standardized = (features - features.mean(0)) / features.std(0)
     # sklearn minimises the sum of losses plus |w|^2 / (2 C)
-    reference = LogisticRegression(C=1 / (2 * 1e-2 * len(labels)), tol=1e-8, max_iter=1000).fit(standardised, labels)
+    reference = LogisticRegression(C=1 / (2 * 1e-2 * len(labels)), tol=1e-8, max_iter=1000).fit(standardized, labels)
     np.testing.assert_allclose(probe.weight, reference.coef_, atol=2e-3)
-    assert (probe.predict(features) == reference.predict(standardised)).mean() > 0.995
+    assert (probe.predict(features) == reference.predict(standardized)).mean() > 0.995
 
 
 @pytest.mark.parametrize("l2", [1e-5, 1e-3])
@@ -48,12 +48,12 @@ def test_a_fit_comes_to_the_optimum_where_features_are_strongly_correlated(l2):
     sources = generator.normal(size=(1200, 60))
     labels = (sources[:, :6] @ generator.normal(size=(6, 4)) + generator.gumbel(size=(1200, 4))).argmax(axis=1)
     features = sources @ mixing
-    standardised = (features - features.mean(0)) / features.std(0)
+    standardized = (features - features.mean(0)) / features.std(0)
     reference = LogisticRegression(
         C=1 / (2 * l2 * len(labels)), tol=1e-10, max_iter=10_000, solver="newton-cholesky"
-    ).fit(standardised, labels)
+    ).fit(standardized, labels)
     probe = fit_linear_probe(features, labels, 4, l2=l2)
-    assert (probe.predict(features) == reference.predict(standardised)).mean() > 0.995
+    assert (probe.predict(features) == reference.predict(standardized)).mean() > 0.995
     assert np.abs(probe.weight - reference.coef_).max() < 0.02 * np.abs(reference.coef_).max()
 
 

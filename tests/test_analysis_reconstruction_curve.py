@@ -17,7 +17,7 @@ from modeling_sim.analysis.decoding import draw_pairs
 
 ITEMS, FRAMES, DIMS = 10, 6, 16
 KS = [0, 1, 2, 4, 8, 16]
-PAPER = {"ranking": "pair", "standardise": False, "distance": "mse", "num_pairs": None}
+PAPER = {"ranking": "pair", "standardize": False, "distance": "mse", "num_pairs": None}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_random_dimensions_of_a_sound_that_is_the_latents_leave_the_share_that_i
     np.testing.assert_allclose(curve.error, 1 - np.array(KS) / DIMS, atol=0.06)
 
 
-def test_a_global_ranking_finds_the_dimension_that_alone_is_heard_and_standardising_decides_which(noise):
+def test_a_global_ranking_finds_the_dimension_that_alone_is_heard_and_standardizing_decides_which(noise):
     values = noise(12, 1, 8, seed=4, dtype=torch.float64) + 0.1 * noise(12, FRAMES, 8, seed=5, dtype=torch.float64)
     values[:, :, 0] += 100 * noise(12, FRAMES, seed=6, dtype=torch.float64)  # large, and the same for all items
 
@@ -84,10 +84,10 @@ def test_a_global_ranking_finds_the_dimension_that_alone_is_heard_and_standardis
     assert single_replacement_ranking(values, heard, distance="mse", num_pairs=3)[0] == 3
     # The loud dimension comes first unless it is divided by how much it varies anyway.
     seven = {"distance": "mse", "num_pairs": None, "ranking": "global"}
-    raw = reconstruction_curve(values, lambda z: z[:, :, 0], [1], standardise=False, **seven)
-    standardised = reconstruction_curve(values, lambda z: z[:, :, 0], [1, 7], standardise=True, **seven)
+    raw = reconstruction_curve(values, lambda z: z[:, :, 0], [1], standardize=False, **seven)
+    standardized = reconstruction_curve(values, lambda z: z[:, :, 0], [1, 7], standardize=True, **seven)
     assert raw.error[0] == 0
-    np.testing.assert_allclose(standardised.error, [1, 1])
+    np.testing.assert_allclose(standardized.error, [1, 1])
 
 
 def test_area_is_the_mean_over_octaves(latents, curved):
@@ -109,14 +109,14 @@ def test_median_ratio_is_over_pairs_and_not_ruled_by_the_loudest(latents):
 
 
 @pytest.mark.parametrize("transform", [random_axes, principal_components, independent_components])
-@pytest.mark.parametrize("standardise", [True, False])
-def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transform, standardise, latents, curved):
+@pytest.mark.parametrize("standardize", [True, False])
+def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transform, standardize, latents, curved):
     arguments = (3,) if transform is random_axes else ()
-    settings = {} if transform is random_axes else {"standardise": standardise}
+    settings = {} if transform is random_axes else {"standardize": standardize}
     change = transform(latents, *arguments, **settings)
     torch.testing.assert_close(change.matrix @ change.inverse, torch.eye(DIMS, dtype=torch.float64))
     curve = reconstruction_curve(
-        latents, curved, [0, 15, 16], transform=change, standardise=standardise, distance="mse", num_pairs=None
+        latents, curved, [0, 15, 16], transform=change, standardize=standardize, distance="mse", num_pairs=None
     )
     assert (curve.error[0], curve.error[-1]) == (1, 0)
     assert 0 < curve.error[1] < 0.2
@@ -143,12 +143,12 @@ def test_rotating_sources_flattens_the_curve_principal_and_independent_component
 
     def with_two(**settings):
         return reconstruction_curve(
-            mixed, heard, [2], standardise=False, distance="mse", num_pairs=None, **settings
+            mixed, heard, [2], standardize=False, distance="mse", num_pairs=None, **settings
         ).error[0]
 
     plain = with_two()
-    pca = with_two(transform=principal_components(mixed, standardise=False))
-    ica = with_two(transform=independent_components(mixed, standardise=False))
+    pca = with_two(transform=principal_components(mixed, standardize=False))
+    ica = with_two(transform=independent_components(mixed, standardize=False))
     assert plain > 0.2
     assert pca < 0.05
     assert ica < 0.05
@@ -158,7 +158,7 @@ def test_independent_components_find_rotated_sources_and_survive_directions_with
     sources = noise(20, 100, 4, seed=10, dtype=torch.float64) ** 3
     rotation = random_axes(sources, 11)
     mixed = torch.cat([sources @ rotation.matrix, torch.zeros(20, 100, 1, dtype=torch.float64)], dim=2)
-    change = independent_components(mixed, standardise=False)
+    change = independent_components(mixed, standardize=False)
     found = (mixed @ change.matrix).flatten(0, 1)
     correlation = np.corrcoef(sources.flatten(0, 1).numpy().T, found.numpy()[:, :4].T)[:4, 4:]
     np.testing.assert_allclose(np.abs(correlation).max(axis=1), 1, atol=0.02)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_sim.analysis import (
-    LabelledClassifier,
+    LabeledClassifier,
     LogMel,
     clean_transition_rate,
     interpolation_path,
@@ -158,7 +158,7 @@ def test_a_decoder_without_gradients_is_an_error_and_not_smooth(linear, latents)
         local_lipschitz(silent, latents)
 
 
-def test_a_linear_decoder_is_perfectly_smooth_and_its_lipschitz_constant_is_that_of_standardised_latents(
+def test_a_linear_decoder_is_perfectly_smooth_and_its_lipschitz_constant_is_that_of_standardized_latents(
     linear, matrix, latents
 ):
     score = smoothness(linear, latents, features=waveform, num_pairs=30, lipschitz_pairs=5, resamples=50)
@@ -226,15 +226,15 @@ def test_smoothness_reports_transitions_between_labels_that_differ(linear, laten
         return (values[:, :, 0].mean(dim=1) > 2).long()
 
     settings = {"features": waveform, "num_pairs": 100, "lipschitz_pairs": 2, "resamples": 20}
-    score = smoothness(linear, latents, classifier=LabelledClassifier(predict, labels), **settings)
+    score = smoothness(linear, latents, classifier=LabeledClassifier(predict, labels), **settings)
     assert score.transitions.rate.value == score.transitions.recognised == 1
     assert 20 < score.transitions.num_paths < 80
-    blind = LabelledClassifier(lambda values: torch.zeros(len(values), dtype=torch.long), labels)
+    blind = LabeledClassifier(lambda values: torch.zeros(len(values), dtype=torch.long), labels)
     assert smoothness(linear, latents, classifier=blind, **settings).transitions.rate.value == 0
     with pytest.raises(ValueError, match="different labels"):
-        smoothness(linear, latents, classifier=LabelledClassifier(predict, np.zeros(40)), **settings)
+        smoothness(linear, latents, classifier=LabeledClassifier(predict, np.zeros(40)), **settings)
     with pytest.raises(ValueError, match="3 labels for 40 items"):
-        smoothness(linear, latents, classifier=LabelledClassifier(predict, labels[:3]), **settings)
+        smoothness(linear, latents, classifier=LabeledClassifier(predict, labels[:3]), **settings)
 
 
 def test_smoothness_is_the_same_from_the_same_seed_and_in_any_batches(linear, latents):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForAudioFrameClassification, pipeline
 
-from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimForSequenceClassification
 from modeling_sim.commands import finetune
 from modeling_sim.data.batches import crop_batches
 from modeling_sim.data.corpora import load_corpus
@@ -49,6 +49,15 @@ def test_a_frozen_encoder_is_left_as_it_was_and_a_free_one_is_not(pretrained, tm
     frozen, free = encoder(tmp_path / "frozen"), encoder(tmp_path / "free")
     assert all(torch.equal(frozen[name], before[name]) for name in frozen)
     assert all(not torch.equal(free[name], before[name]) for name in free if name.endswith("conv.weight"))
+
+
+def test_the_kind_of_an_earlier_heads_labels_is_not_kept(pretrained, tmp_path):
+    """Its classes are trained on whatever the checkpoint's labels were."""
+    config = SimConfig.from_pretrained(pretrained, problem_type="regression", num_labels=3)
+    SimForSequenceClassification(config).save_pretrained(tmp_path / "regression")
+    SimFeatureExtractor().save_pretrained(tmp_path / "regression")
+    run(tmp_path / "run", "--model", str(tmp_path / "regression"), "--label", "vowel")
+    assert SimConfig.from_pretrained(tmp_path / "run").problem_type in (None, "single_label_classification")
 
 
 def test_the_folder_works_in_a_pipeline(pretrained, tmp_path):

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 from transformers import (
     AutoModel,
@@ -27,7 +28,7 @@ from modeling_sim import (
     SimModel,
 )
 from modeling_sim.configuration_sim import num_output_frames
-from modeling_sim.modeling_sim import SimBatchNorm, SimConv1d, SimConvLayer
+from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -876,11 +877,22 @@ def test_a_frozen_encoder_stays_as_it_is_while_its_head_trains(head_class, make,
 def test_an_encoder_can_be_frozen_later(make, noise):
     head = make(SimForSequenceClassification)
     assert head.sim.training
-    head.freeze_encoder()
+    head.freeze_base_model()
     head.train()
     assert not head.sim.training
     assert head.classifier.training
     assert torch.equal(*[head(noise(1, 4000)).logits for _ in range(2)])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_user_freezes_and_frees_stays_so_in_every_mode(frozen, make):
+    head = make(SimForSequenceClassification, freeze_encoder=frozen)
+    head.sim.conv_modules[0].requires_grad_(requires_grad=False)
+    head.sim.conv_modules[1].requires_grad_()
+    for mode in (False, True):
+        head.train(mode)
+        assert not any(parameter.requires_grad for parameter in head.sim.conv_modules[0].parameters())
+        assert all(parameter.requires_grad for parameter in head.sim.conv_modules[1].parameters())
 
 
 @pytest.mark.parametrize("head_class", CLASSIFIERS)
@@ -1014,6 +1026,111 @@ def test_parametrized_weights_are_used(make, noise):
     torch.testing.assert_close(model(noise(2, 4000)).loss, expected)
 
 
+class Adapted(nn.Module):
+    """A convolution with a low-rank one on top, as LoRA makes it."""
+
+    def __init__(self, base):
+        super().__init__()
+        sizes = base.kernel_size[0], base.stride[0], base.padding[0]
+        self.base, self.down = base, SimConv1d(base.in_channels, 2, *sizes, bias=False)
+        self.up = SimConv1d(2, base.out_channels, 1, bias=False)
+        base.requires_grad_(requires_grad=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, hidden_states):
+        return self.base(hidden_states) + self.up(self.down(hidden_states))
+
+    def merged(self):
+        self.base.weight.data += torch.einsum("or,rik->oik", self.up.weight[..., 0], self.down.weight).detach()
+        return self.base
+
+
+def test_low_rank_adapters_of_convolutions_train_and_merge(make, noise):
+    model = make(SimForSequenceClassification, num_labels=2)
+    waveforms, labels = noise(4, 4000), torch.tensor([0, 1, 1, 0])
+    before = model.eval()(waveforms).logits
+    layers = [layer for layer in model.modules() if isinstance(layer, SimConvLayer)]
+    for layer in layers:
+        layer.conv = Adapted(layer.conv)
+    torch.testing.assert_close(model(waveforms).logits, before)
+    model.sim.context.requires_grad_(requires_grad=False)
+    model.classifier.requires_grad_(requires_grad=False)
+    trained = [parameter for layer in layers for parameter in (layer.conv.down.weight, layer.conv.up.weight)]
+    optimizer, losses = torch.optim.Adam(trained, lr=0.05), []
+    for _ in range(15):
+        losses.append(model(waveforms, labels=labels).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.95 * losses[0]
+    adapted = model(waveforms).logits
+    for layer in layers:
+        layer.conv = layer.conv.merged()
+    torch.testing.assert_close(model(waveforms).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_pruned_weights_stay_zero_while_the_others_train(make, noise):
+    model = make(SimForPreTraining)
+    convs = [layer for layer in model.modules() if isinstance(layer, SimConv1d)]
+    for conv in convs:
+        nn.utils.prune.l1_unstructured(conv, "weight", amount=0.5)
+    before = [conv.weight_orig.clone() for conv in convs]
+    model(noise(2, 4000)).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    expected = model.eval()(noise(2, 4000)).loss
+    for conv, original in zip(convs, before, strict=True):
+        kept = conv.weight_mask.bool()
+        assert torch.equal(conv.weight_orig[~kept], original[~kept])
+        assert not torch.equal(conv.weight_orig[kept], original[kept])
+        nn.utils.prune.remove(conv, "weight")
+        assert conv.weight[~kept].eq(0).all()
+    torch.testing.assert_close(model(noise(2, 4000)).loss, expected)
+
+
+def test_functional_gradients_are_autograds_and_what_cannot_be_transformed_is_an_error(make, noise):
+    model = make(SimModel, "mean").eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, waveforms):
+        return torch.func.functional_call(model, parameters, (waveforms,)).last_hidden_state.square().sum()
+
+    gradients = torch.func.grad(loss)(parameters, noise(2, 4000))
+    loss(parameters, noise(2, 4000)).backward()
+    for name, expected in gradients_of(model).items():
+        torch.testing.assert_close(gradients[name], expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(lambda waveform: model(waveform).last_hidden_state)(noise(2, 1, 4000))
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda waveforms: model(waveforms).last_hidden_state, (noise(1, 4000),), (noise(1, 4000),))
+
+
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_a_graph_refuses_padding_before_the_audio(how, make, noise):
+    model, waveforms = make(SimModel, context_size=0).eval(), noise(2, 4000)
+    right, left = torch.ones(2, 2, 4000).long()
+    right[0, 3000:] = left[0, :1000] = 0
+    if how == "compile":
+        graph = torch.compile(model, backend="eager", fullgraph=True)
+    else:
+        model.config.return_dict = False
+        graph = torch.export.export(model, (waveforms, right)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(graph(waveforms, right)[0], model(waveforms, right)[0], rtol=1e-4, atol=1e-5)
+        with pytest.raises(RuntimeError, match="attention_mask"):
+            graph(waveforms, left)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_sample_that_is_no_number_shows_in_the_loss_and_spares_other_utterances(value, make, noise):
+    broken = noise(2, 4000).clone()
+    broken[0, 2000] = value
+    model = make(SimForPreTraining).eval()
+    assert not model(broken).loss.isfinite()
+    states = [model.sim(waveforms).last_hidden_state for waveforms in (broken, noise(2, 4000))]
+    assert not states[0][0].isfinite().all()
+    assert torch.equal(states[0][1], states[1][1])
+
+
 def test_every_weight_is_read_through_its_module(make, noise):
     model = make(SimForPreTraining, "beta 0", sample_latents=False).eval()
     called, owners = set(), {name.rpartition(".")[0] for name, _ in model.named_parameters()}
@@ -1042,6 +1159,17 @@ def test_the_loss_is_that_of_the_problem_type(model_class, make, padded_batch):
     model.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="problem_type"):
         model(*padded_batch[:2], labels=labels[..., 0].long())
+
+
+@pytest.mark.parametrize("model_class", CLASSIFIERS)
+def test_one_label_is_a_regression_as_in_transformers(model_class, make, padded_batch):
+    model = make(model_class, num_labels=1).eval()
+    logits = model(padded_batch[0]).logits
+    labels = torch.arange(logits.numel()).view(logits.shape[:-1])
+    for given in (labels, labels.float()):
+        torch.testing.assert_close(
+            model(padded_batch[0], labels=given).loss, F.mse_loss(logits[..., 0], labels.float())
+        )
 
 
 def test_trainer_finds_the_loss_of_pretraining_without_labels(make, noise, tmp_path):

@@ -56,10 +56,10 @@ def test_each_utterance_ends_where_it_ends():
     assert waveforms[0, :100].all()
 
 
-def test_it_is_plain_transposed_convolutions_of_standardised_latents():
+def test_it_is_plain_transposed_convolutions_of_standardized_latents():
     model = decoder()
     mean, scale = torch.randn(6), torch.rand(6) + 0.5
-    model.set_standardisation(mean, scale)
+    model.set_standardization(mean, scale)
     latents = torch.randn(1, 5, 6)
     hidden = ((latents - mean) / scale).transpose(1, 2)
     for number, layer in enumerate(model.layers):
@@ -72,7 +72,7 @@ def test_it_is_plain_transposed_convolutions_of_standardised_latents():
 
 def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_path):
     model = decoder()
-    model.set_standardisation(torch.randn(6), torch.rand(6) + 0.5)
+    model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)
     model.save_pretrained(tmp_path / "decoder")
     latents = torch.randn(2, 5, 6)
     again = AutoModel.from_pretrained(tmp_path / "decoder")
@@ -105,7 +105,7 @@ def test_wrong_latents_and_scales_are_told():
     with pytest.raises(ValueError, match=r"must be \(batch, frames, 6\)"):
         decoder()(torch.randn(2, 5, 7))
     with pytest.raises(ValueError, match="above 0"):
-        decoder().set_standardisation(torch.zeros(6), torch.zeros(6))
+        decoder().set_standardization(torch.zeros(6), torch.zeros(6))
     with pytest.raises(ValueError, match="modules 0 to 3"):
         SimDecoderConfig.for_module(SimConfig(), 4)
 

@@ -25,7 +25,7 @@ from modeling_sim.trainer.checkpoints import read_checkpoint
 ROOT = Path(__file__).parent.parent
 MODEL_FILES = {
     "config.json", "preprocessor_config.json", "model.safetensors", "configuration_sim.py", "modeling_sim.py",
-    "objectives_sim.py", "feature_extraction_sim.py",
+    "layers_sim.py", "objectives_sim.py", "feature_extraction_sim.py",
 }  # fmt: skip
 RUN_FILES = {"README.md", "results.json", "training_settings.json", "log.jsonl", "curves.png"}
 
@@ -578,6 +578,6 @@ def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
     (tmp_path / "staged").mkdir()
     publish_module.stage_model(folder, tmp_path / "staged", shutil.copyfile)
     assert sorted(path.name for path in (tmp_path / "staged").iterdir()) == [
-        "config.json", "configuration_sim.py", "feature_extraction_sim.py", "model.safetensors", "modeling_sim.py",
-        "objectives_sim.py", "preprocessor_config.json",
+        "config.json", "configuration_sim.py", "feature_extraction_sim.py", "layers_sim.py", "model.safetensors",
+        "modeling_sim.py", "objectives_sim.py", "preprocessor_config.json",
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from modeling_sim import (
     SimFeatureExtractor,
@@ -25,7 +26,7 @@ AUTO = {
     "AutoModelForAudioClassification": "SimForSequenceClassification",
     "AutoModelForAudioFrameClassification": "SimForAudioFrameClassification",
 }
-CODE = ["configuration_sim.py", "modeling_sim.py", "objectives_sim.py"]
+CODE = ["configuration_sim.py", "layers_sim.py", "modeling_sim.py", "objectives_sim.py"]
 
 # Loads every folder named in `folders.json` with every Auto class, and saves what it loaded again.
 PROGRAM = f"""
@@ -173,3 +174,11 @@ def test_the_model_files_import_no_more_than_the_packages_core_dependencies(tiny
                 module = line.split()[1]
                 assert module.split(".")[0] in allowed, line
                 assert module.count(".") <= 1 or not module.startswith("."), line
+
+
+def test_a_folder_with_the_code_of_an_earlier_version_loads(tiny_config, noise, tmp_path):
+    """Before there was `layers_sim.py` a folder had one file less; the package reads it with its own code."""
+    model = SimModel(tiny_config()).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "layers_sim.py").unlink()
+    torch.testing.assert_close(AutoModel.from_pretrained(tmp_path)(noise(1, 4000))[0], model(noise(1, 4000))[0])

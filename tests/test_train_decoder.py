@@ -77,7 +77,7 @@ def test_a_decoder_learns_and_is_better_than_silence(gaussian, tmp_path):
     assert decoder(torch.randn(1, 10, 16)).waveforms.shape == (1, decoder.config.num_samples(10))
 
 
-def test_latents_are_standardised_in_the_decoder(gaussian, tmp_path):
+def test_latents_are_standardized_in_the_decoder(gaussian, tmp_path):
     results = run(tmp_path, gaussian, "--module", "1", "--latents", "sample")
     decoder = AutoModel.from_pretrained(tmp_path)
     assert not torch.equal(decoder.scale, torch.ones(16))

@@ -20,7 +20,7 @@ from .concentration import (
     rank_dimensions,
     rotation_gap,
     single_best_dimension,
-    standardised_weights,
+    standardized_weights,
 )
 from .decoding import LogMel
 from .dependence import TotalCorrelation, stratified_total_correlation, total_correlation
@@ -37,7 +37,7 @@ from .disentanglement import (
     permuted_items,
     separated_attribute_predictability,
 )
-from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardised, whitened
+from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardized, whitened
 from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_pairs, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 from .reconstruction_curve import (
@@ -52,7 +52,7 @@ from .reconstruction_curve import (
 )
 from .smoothness import (
     CleanTransitions,
-    LabelledClassifier,
+    LabeledClassifier,
     Smoothness,
     clean_transition_rate,
     interpolation_path,
@@ -74,7 +74,7 @@ __all__ = [
     "EffectiveDimensions",
     "Gaussianity",
     "Interval",
-    "LabelledClassifier",
+    "LabeledClassifier",
     "LinearProbe",
     "LinearTransform",
     "LogMel",
@@ -127,8 +127,8 @@ __all__ = [
     "single_best_dimension",
     "single_replacement_ranking",
     "smoothness",
-    "standardised",
-    "standardised_weights",
+    "standardized",
+    "standardized_weights",
     "step_distances",
     "stratified_total_correlation",
     "total_correlation",

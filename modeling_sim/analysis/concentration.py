@@ -1,7 +1,7 @@
 """How few dimensions hold what a probe reads, and whether they are the latent's own axes.
 
-Weights of a probe compare between dimensions only for features of one scale: `LinearProbe.weight` is of standardised
-features; bring other weights there with `standardised_weights`. Concentrated weights alone do not show that axes mean
+Weights of a probe compare between dimensions only for features of one scale: `LinearProbe.weight` is of standardized
+features; bring other weights there with `standardized_weights`. Concentrated weights alone do not show that axes mean
 something; `rotation_gap` does.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .gaussianity import checked_points, generator_of, standardised
-from .intervals import Interval
+from .gaussianity import checked_points, generator_of, standardized
+from .intervals import Interval, majority_accuracy
 from .probes import LinearProbe, fit_linear_probe
 
 # `single_best_dimension` cuts a dimension into bins of about this many training items, and not into more than so many.
@@ -216,11 +216,11 @@ def concentration(
     )
 
 
-def standardised_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def standardized_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Weights as they would be on features divided by their scale: `weight * scale`.
 
     Weights on raw features are large where features are small, whatever these tell. `LinearProbe.weight` is
-    standardised already.
+    standardized already.
 
     Args:
         weight: `(classes, dims)` or `(dims,)`, on raw features.
@@ -245,7 +245,7 @@ def gini(weights: np.ndarray) -> float:
     concentration. A class without weights, one that had no items, is left out.
 
     Args:
-        weights: `(classes, dims)` or `(dims,)`, of standardised features.
+        weights: `(classes, dims)` or `(dims,)`, of standardized features.
 
     Raises:
         ValueError: There are fewer than 2 dims, all weights are 0, or one is not finite.
@@ -298,7 +298,7 @@ def rank_dimensions(weight: np.ndarray) -> np.ndarray:
     """Dimensions by the norm of their weights over classes, the largest first.
 
     Args:
-        weight: `(classes, dims)`, of standardised features.
+        weight: `(classes, dims)`, of standardized features.
     """
     return np.argsort(-np.linalg.norm(weight, axis=0), kind="stable")
 
@@ -361,9 +361,9 @@ def accuracy_by_dimensions(
         ks=steps,
         accuracies=accuracies,
         ranking=ranking,
-        chance=_chance(train_labels, test_labels),
+        chance=majority_accuracy(train_labels, test_labels),
         k95=int(steps[np.argmax(accuracies >= 0.95 * accuracies[-1])]),
-        area=_mean_along(np.log(steps), accuracies),
+        area=mean_along(np.log(steps), accuracies),
     )
 
 
@@ -423,7 +423,7 @@ def single_best_dimension(
         accuracy=float(accuracies[dimension]),
         accuracies=accuracies,
         controls=np.array(controls),
-        chance=_chance(train_labels, test_labels),
+        chance=majority_accuracy(train_labels, test_labels),
     )
 
 
@@ -432,17 +432,17 @@ def rotation_gap(
 ) -> RotationGap:
     """What a measure says of the axes of points, beyond what it says of random axes; 0 on average if axes mean nothing.
 
-    The points are standardised, then measured; and rotated at random, standardised again, so that the measure sees one
-    scale on all axes, then measured. Standardising raises dimensions that hardly vary to the others' size: to ask
+    The points are standardized, then measured; and rotated at random, standardized again, so that the measure sees one
+    scale on all axes, then measured. Standardizing raises dimensions that hardly vary to the others' size: to ask
     about the axes of those that vary, leave the inactive ones out. Where dimensions are strongly correlated, a few
-    directions rule, which random axes meet unequally and standardised ones equally: the gap of a Gini then lies a
+    directions rule, which random axes meet unequally and standardized ones equally: the gap of a Gini then lies a
     little below 0 even for axes that mean nothing, at -0.02 for 64 dimensions with a spectrum falling as 1 / i^2.
 
     No bootstrap over items is offered: it leaves out which rotation the data happen to be in, and calls axes that mean
     nothing remarkable in most studies.
 
     Args:
-        measure: Of `(items, dims)` standardised points, in their order; it may fit a probe to their labels.
+        measure: Of `(items, dims)` standardized points, in their order; it may fit a probe to their labels.
         points: `(items, dims)`.
         num_rotations: Random rotations, at least 2; each costs a measure.
         seed: Of the rotations.
@@ -450,9 +450,9 @@ def rotation_gap(
     Raises:
         ValueError: A value is not finite, or there are fewer than 2 items or rotations.
     """
-    points = standardised(points)
+    points = standardized(points)
     return _rotation_gap(
-        lambda rotation: measure(points if rotation is None else standardised(points @ rotation)),
+        lambda rotation: measure(points if rotation is None else standardized(points @ rotation)),
         points.shape[1],
         num_rotations,
         seed,
@@ -491,11 +491,11 @@ def _rotation_gap(
 
 
 def _rotated_weights(weight: np.ndarray, covariance: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:
-    """Standardised weights of the same probe in rotated features, whose scales follow from their covariance."""
+    """Standardized weights of the same probe in rotated features, whose scales follow from their covariance."""
     if rotation is None:
         return weight
     variance = np.einsum("ij,ij->j", rotation, covariance @ rotation)
-    return standardised_weights(weight @ rotation, np.sqrt(variance.clip(min=0.0)))
+    return standardized_weights(weight @ rotation, np.sqrt(variance.clip(min=0.0)))
 
 
 def _covariance(centered: np.ndarray) -> np.ndarray:
@@ -529,12 +529,13 @@ def _bin_classes(bins: np.ndarray, labels: np.ndarray, num_bins: int, num_classe
     return np.asarray((counts.reshape(num_bins, num_classes) + 0.5 * overall / len(labels)).argmax(axis=1))
 
 
-def _chance(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    return float((test_labels == np.bincount(train_labels).argmax()).mean())
+def mean_along(positions: np.ndarray, values: np.ndarray) -> float:
+    """Mean of a line through values at rising positions, by trapezoids.
 
-
-def _mean_along(positions: np.ndarray, values: np.ndarray) -> float:
-    """Mean of a line through values at rising positions."""
+    Args:
+        positions: `(steps,)`, rising.
+        values: `(steps,)`.
+    """
     from scipy.integrate import trapezoid  # noqa: PLC0415 - of the extra `analysis`
 
     if len(positions) == 1:

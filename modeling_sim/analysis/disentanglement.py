@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from .intervals import Interval, bootstrap_statistic
+from .intervals import Interval, bootstrap_statistic, majority_accuracy
 from .probes import fit_linear_probe
 
 Factors = np.ndarray | Mapping[str, np.ndarray]
@@ -209,7 +209,7 @@ def dci(
 ) -> Dci:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018).
 
-    The importance of dimension i for factor j is |w_ij| of a linear model with an L1 penalty on standardised codes
+    The importance of dimension i for factor j is |w_ij| of a linear model with an L1 penalty on standardized codes
     (summed over classes), or the mean decrease in impurity of a forest of extremely randomised trees (Geurts et al.
     2006) that try every dimension at every split: with the usual random few, dimensions of noise get splits where the
     one that matters is not among them. The two models disagree on one and the same code, so give both. `l1` is fixed
@@ -237,14 +237,14 @@ def dci(
     """
     known = _checked(codes, factors, min_factors=2)
     train, test = _split(_groups(groups, len(codes)), test_share, seed)
-    standardised = _standardised(codes, train)
+    standardized = _standardized(codes, train)
     results = []
     for factor in known:
         _check_split(factor, train, test)
         if model == "forest":
-            results.append(_forest(standardised, factor, train, test, num_trees, items_per_tree, seed))
+            results.append(_forest(standardized, factor, train, test, num_trees, items_per_tree, seed))
         elif model == "l1_logistic":
-            results.append(_sparse_linear(standardised, factor, train, test, l1, device))
+            results.append(_sparse_linear(standardized, factor, train, test, l1, device))
         else:
             raise ValueError(f"`model` is {model!r}; choose 'l1_logistic' or 'forest'.")
     weights, scores = (np.stack(parts) for parts in zip(*results, strict=True))
@@ -374,14 +374,14 @@ def modularity_explicitness(
     known = _checked(codes, factors, min_factors=2)
     group = _groups(groups, len(codes))
     train, test = _split(group, test_share, seed)
-    standardised = _standardised(codes, train)
+    standardized = _standardized(codes, train)
     explicitness = []
     for factor in known:
         _check_split(factor, train, test)
         if factor.discrete:
-            explicitness.append(_ranking_of_classes(standardised, factor, train, test, l2, device))
+            explicitness.append(_ranking_of_classes(standardized, factor, train, test, l2, device))
         else:
-            explicitness.append(_ranking_of_amounts(standardised, factor, train, test, l2))
+            explicitness.append(_ranking_of_amounts(standardized, factor, train, test, l2))
     binned = _binned(codes, bins, "width")
     classes = [_classes(factor, bins, "width") for factor in known]
     information = _information(binned, classes, bins)
@@ -497,17 +497,17 @@ def _check_split(factor: _Factor, train: np.ndarray, test: np.ndarray) -> None:
 def _chance(factor: _Factor, train: np.ndarray, test: np.ndarray) -> float:
     if not factor.discrete:
         return 0.0
-    return float((factor.values[test] == np.bincount(factor.values[train]).argmax()).mean())
+    return majority_accuracy(factor.values[train], factor.values[test])
 
 
-def _standardised(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _standardized(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Codes in float32 with mean 0 and standard deviation 1 on training items; a constant dimension is 0."""
     # Sums of squares in half precision overflow.
     mean, scale = (of(axis=0, dtype=np.float64) for of in (codes[train].mean, codes[train].std))
     constant = scale <= 1e-6 * np.abs(codes[train]).max(axis=0).clip(min=1e-30)
-    standardised = ((codes - mean) / np.where(constant, 1.0, scale)).astype(np.float32)
-    standardised[:, constant] = 0.0
-    return standardised
+    standardized = ((codes - mean) / np.where(constant, 1.0, scale)).astype(np.float32)
+    standardized[:, constant] = 0.0
+    return standardized
 
 
 def _sparse_linear(
@@ -545,7 +545,7 @@ def l1_logistic_regression(
     takes item after item.
 
     Args:
-        features: `(items, features)`, standardised.
+        features: `(items, features)`, standardized.
         labels: `(items,)` integers below `num_classes`.
         num_classes: Classes there are.
         l1: Strength; the bias is free.

@@ -1,7 +1,7 @@
 """How near latents are to a standard normal, by dimension and as a whole.
 
 The hypothesis of SIM is that its latents follow N(0, I). Deterministic latents have no reason to; compare with them
-raw, `standardised` and `whitened`, since rescaling alone may bring them as near.
+raw, `standardized` and `whitened`, since rescaling alone may bring them as near.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Gaussianity:
     Args:
         kl_per_dimension: KL divergence of the frames' Gaussians to N(0, 1), in nats, averaged over frames; 0 says that
             a dimension tells nothing of its frame. `None` for deterministic points.
-        active: Whether the variance of the mean over frames is above 0.01. Of standardised points it says nothing.
+        active: Whether the variance of the mean over frames is above 0.01. Of standardized points it says nothing.
         wasserstein: Distance W1 of the values to N(0, 1), the mean difference of quantiles. Values drawn from N(0, 1)
             have about `1.29 / sqrt(frames)`.
         kolmogorov_smirnov: Largest difference of their distribution function to the normal one, in [0, 1]. Values drawn
@@ -160,7 +160,7 @@ def maximum_mean_discrepancy(points: np.ndarray, *, max_items: int = 2000, seed:
     return float(within - 2 * _kernel(points, normal).mean())
 
 
-def standardised(points: np.ndarray) -> np.ndarray:
+def standardized(points: np.ndarray) -> np.ndarray:
     """Points with mean 0 and variance 1 in every dimension, float64; a constant dimension becomes 0.
 
     Args:

@@ -28,6 +28,16 @@ def accuracy(confusion: np.ndarray) -> np.ndarray:
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)).clip(min=1)
 
 
+def majority_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
+    """Share of test labels that are the most frequent training label: chance, for one who knows no features.
+
+    Args:
+        train_labels: `(items,)`, integers from 0.
+        test_labels: `(test items,)`.
+    """
+    return float((test_labels == np.bincount(train_labels).argmax()).mean())
+
+
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Mean F1 over the classes that occur, as truth or as a prediction, in `(..., classes, classes)` counts."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)

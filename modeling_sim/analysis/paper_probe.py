@@ -1,7 +1,7 @@
 """The probes of the Smooth InfoMax paper as its code runs them, so that its rows can be set beside others.
 
 Facts from the authors' code (github.com/fdenoodt/Smooth-InfoMax): a linear layer by Adam for some epochs on
-features as they are, no standardisation, no part of the training set to choose anything on; the test set is shuffled
+features as they are, no standardization, no part of the training set to choose anything on; the test set is shuffled
 and its last items that do not fill a batch are left out; the layer has a bias on the context and none on a
 convolutional module.
 
@@ -65,7 +65,7 @@ def paper_predictions(
     """Classes that the paper's probe gives to queries, `(queries,)`.
 
     Args:
-        features: `(items, channels)` to train on, not standardised.
+        features: `(items, channels)` to train on, not standardized.
         labels: `(items,)`.
         queries: `(queries, channels)`.
         num_classes: Classes there are.

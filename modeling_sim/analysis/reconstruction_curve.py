@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .concentration import mean_along
 from .decoding import Decode, LogMel, check_latents, decoded_features, draw_pairs, scale_of
 from .intervals import Interval, bootstrap_pairs
 
@@ -70,7 +71,7 @@ def reconstruction_curve(
     ks: Sequence[int] | None = None,
     *,
     ranking: Ranking | torch.Tensor = "global",
-    standardise: bool = True,
+    standardize: bool = True,
     distance: Distance = "log_mel",
     transform: LinearTransform | None = None,
     sampling_rate: int = 16_000,
@@ -81,7 +82,7 @@ def reconstruction_curve(
 ) -> ReconstructionCurve:
     """Relative reconstruction error against the number of replaced dimensions.
 
-    The defaults compare models fairly. `ranking="pair", standardise=False, distance="mse", num_pairs=None` is the
+    The defaults compare models fairly. `ranking="pair", standardize=False, distance="mse", num_pairs=None` is the
     measure of the Smooth InfoMax paper: dimensions are chosen anew for every pair and by squared differences of means
     over time, which favours models with a few dimensions of high variance, and waveforms are compared, where a shift in
     phase is an error.
@@ -92,9 +93,9 @@ def reconstruction_curve(
         ks: Numbers of dimensions, each in [0, dims]; powers of 2 and all dimensions by default.
         ranking: "pair" by the squared difference of a pair's means over time, "global" by its mean over all pairs,
             "random" anew for every pair, or `(dims,)` numbers of dimensions, the first to replace first.
-        standardise: Whether dimensions are first brought to standard deviation 1 over all frames.
+        standardize: Whether dimensions are first brought to standard deviation 1 over all frames.
         distance: Mean squared error of waveforms ("mse") or of their log-mel spectra ("log_mel").
-        transform: Coordinates to rank and replace in, of latents that are standardised if `standardise`.
+        transform: Coordinates to rank and replace in, of latents that are standardized if `standardize`.
         sampling_rate: Of the decoded audio, for "log_mel".
         num_pairs: Ordered pairs of different items to draw; `None` for all.
         batch_size: Latents that are decoded at a time.
@@ -108,7 +109,7 @@ def reconstruction_curve(
     check_latents(latents)
     numbers = _checked_ks(ks, latents.shape[2])
     first, second = draw_pairs(len(latents), num_pairs, seed)
-    replacement = _Replacement(latents, decode, standardise, distance, transform, sampling_rate, batch_size)
+    replacement = _Replacement(latents, decode, standardize, distance, transform, sampling_rate, batch_size)
     order = _order(replacement.means, ranking, first, second, seed)
     # Position of every dimension in its pair's order: the first k are replaced.
     positions = order.argsort(dim=1)
@@ -139,7 +140,7 @@ def reconstruction_controls(
 ) -> dict[str, ReconstructionCurve]:
     """The fair curve of the dimensions themselves, and what it has to be compared with, all on the same pairs.
 
-    "dimensions" are ranked globally and standardised. "random" takes dimensions in random order. "rotation" is the fair
+    "dimensions" are ranked globally and standardized. "random" takes dimensions in random order. "rotation" is the fair
     curve after a random rotation, "pca" in principal components and "ica" in independent ones: dimensions that mean
     something by themselves should fall faster than "rotation", and a claim that a model's own axes are good should
     survive "pca" and "ica" of the model it is compared with. "oracle" ranks dimensions by what replacing each alone
@@ -211,19 +212,19 @@ def random_axes(latents: torch.Tensor, seed: int) -> LinearTransform:
     return LinearTransform(matrix, matrix.T)
 
 
-def principal_components(latents: torch.Tensor, *, standardise: bool = True) -> LinearTransform:
+def principal_components(latents: torch.Tensor, *, standardize: bool = True) -> LinearTransform:
     """Rotation to principal components over all frames, that of the largest variance first.
 
     Args:
         latents: `(items, frames, dims)`.
-        standardise: As in `reconstruction_curve`, with which it has to agree.
+        standardize: As in `reconstruction_curve`, with which it has to agree.
     """
-    axes, _ = _principal_axes(_frames(latents, standardise))
+    axes, _ = _principal_axes(_frames(latents, standardize))
     return LinearTransform(axes.to(latents), axes.T.to(latents))
 
 
 def independent_components(
-    latents: torch.Tensor, *, standardise: bool = True, max_frames: int = 20_000, seed: int = 0
+    latents: torch.Tensor, *, standardize: bool = True, max_frames: int = 20_000, seed: int = 0
 ) -> LinearTransform:
     """Transform to independent components by FastICA (Hyvärinen 1999).
 
@@ -233,13 +234,13 @@ def independent_components(
 
     Args:
         latents: `(items, frames, dims)`.
-        standardise: As in `principal_components`.
+        standardize: As in `principal_components`.
         max_frames: Most frames to fit on, drawn at random.
         seed: Of this draw and of where FastICA starts.
     """
     from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
 
-    frames = _frames(latents, standardise)
+    frames = _frames(latents, standardize)
     axes, variances = _principal_axes(frames)
     varying = int((variances > 1e-6 * variances[0]).sum())
     chosen = np.random.default_rng(seed).permutation(len(frames))[:max_frames]
@@ -252,10 +253,10 @@ def independent_components(
     return LinearTransform(matrix.to(latents), torch.linalg.inv(matrix).to(latents))
 
 
-def _frames(latents: torch.Tensor, standardise: bool) -> torch.Tensor:
+def _frames(latents: torch.Tensor, standardize: bool) -> torch.Tensor:
     """All frames `(frames, dims)` in float64, centred."""
     check_latents(latents)
-    frames = (latents / scale_of(latents) if standardise else latents).flatten(0, 1).double()
+    frames = (latents / scale_of(latents) if standardize else latents).flatten(0, 1).double()
     return frames - frames.mean(dim=0)
 
 
@@ -271,7 +272,7 @@ class _Replacement:
     Args:
         latents: `(items, frames, dims)`.
         decode: As in `reconstruction_curve`.
-        standardise: As there.
+        standardize: As there.
         distance: As there.
         transform: As there.
         sampling_rate: As there.
@@ -282,7 +283,7 @@ class _Replacement:
         self,
         latents: torch.Tensor,
         decode: Decode,
-        standardise: bool,
+        standardize: bool,
         distance: Distance,
         transform: LinearTransform | None,
         sampling_rate: int,
@@ -292,7 +293,7 @@ class _Replacement:
             raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
         self.decode, self.batch_size = decode, batch_size
         self.features = LogMel(sampling_rate) if distance == "log_mel" else None
-        self.scale = scale_of(latents) if standardise else torch.ones_like(latents[0, 0])
+        self.scale = scale_of(latents) if standardize else torch.ones_like(latents[0, 0])
         self.transform = transform
         # Without a transform the scale matters to the ranking alone: replaced values are left exactly as they are.
         self.coordinates, self.means = latents, latents.mean(dim=1) / self.scale
@@ -399,9 +400,4 @@ def _curve(
 
 def _area(ks: np.ndarray, error: np.ndarray) -> float:
     """Mean of the error over log2 k, k > 0."""
-    from scipy.integrate import trapezoid  # noqa: PLC0415 - of the extra `analysis`
-
-    places, values = np.log2(ks[ks > 0]), error[ks > 0]
-    if len(places) == 1:
-        return float(values[0])
-    return float(trapezoid(values, places) / (places[-1] - places[0]))
+    return mean_along(np.log2(ks[ks > 0]), error[ks > 0])

@@ -1,8 +1,8 @@
 """Smoothness: does sound change evenly while latents move from one utterance to another?
 
-Latents are standardised, so that a model whose latents are large is not smoother for it, and sounds are compared by
+Latents are standardized, so that a model whose latents are large is not smoother for it, and sounds are compared by
 log-mel spectra. A decoder that was trained on noisy latents is smoother by itself: compare models through decoders of
-one architecture and training, with the same noise on their standardised latents.
+one architecture and training, with the same noise on their standardized latents.
 """
 
 import warnings
@@ -42,11 +42,11 @@ class CleanTransitions:
 
 
 @dataclass(frozen=True)
-class LabelledClassifier:
+class LabeledClassifier:
     """A classifier of latents, and the classes of the items.
 
     Args:
-        predict: `(batch, frames, channels)`, as given to `smoothness`, not standardised, to classes `(batch,)`.
+        predict: `(batch, frames, channels)`, as given to `smoothness`, not standardized, to classes `(batch,)`.
         labels: `(items,)`, as `predict` numbers them.
     """
 
@@ -62,7 +62,7 @@ class Smoothness:
         path_ratio: Median of `path_ratio`; 1 is a straight path.
         jump_ratio: Median of `jump_ratio`; 1 is a uniform path.
         lipschitz_median: Median, at a random place of each path, of the largest change of features by a unit of
-            standardised latents, divided by `mean_distance`; `None` if no pair was to be taken for it.
+            standardized latents, divided by `mean_distance`; `None` if no pair was to be taken for it.
         lipschitz_95: 95th percentile of the same.
         mean_distance: Mean distance of features between the ends of pairs.
         transitions: Of a classifier, if one was given.
@@ -86,7 +86,7 @@ def smoothness(
     steps: int = 20,
     path: Path = "linear",
     lipschitz_pairs: int = 64,
-    classifier: LabelledClassifier | None = None,
+    classifier: LabeledClassifier | None = None,
     batch_size: int = 32,
     resamples: int = 1000,
     seed: int = 0,
@@ -101,7 +101,7 @@ def smoothness(
         sampling_rate: Of the decoded audio, for log-mel spectra.
         num_pairs: Pairs to draw; more than there are items add little, since pairs that share an item depend on it.
         steps: Of a path. More steps raise both ratios of a decoder that is not linear, so compare at one number.
-        path: As in `interpolation_path`, taken in standardised latents.
+        path: As in `interpolation_path`, taken in standardized latents.
         lipschitz_pairs: Of these pairs, how many to take derivatives on; 0 for none.
         classifier: For `transitions`.
         batch_size: Latents that are decoded at a time.
@@ -118,8 +118,8 @@ def smoothness(
     generator = np.random.default_rng(seed)
     first, second = draw_pairs(len(latents), num_pairs, generator)
     mean, scale = latents.mean(dim=(0, 1)), scale_of(latents)
-    standardised = (latents - mean) / scale
-    start, end = standardised[first], standardised[second]
+    standardized = (latents - mean) / scale
+    start, end = standardized[first], standardized[second]
     features = features or LogMel(sampling_rate)
 
     def interval(statistic: Statistic, values: np.ndarray, pairs: np.ndarray | slice = slice(None)) -> Interval:
@@ -130,10 +130,10 @@ def smoothness(
     def restored(values: torch.Tensor) -> torch.Tensor:
         return values * scale + mean
 
-    def decode_standardised(values: torch.Tensor) -> torch.Tensor:
+    def decode_standardized(values: torch.Tensor) -> torch.Tensor:
         return decode(restored(values))
 
-    straight, jumps, distances = _along_paths(decode_standardised, features, start, end, steps, path, batch_size)
+    straight, jumps, distances = _along_paths(decode_standardized, features, start, end, steps, path, batch_size)
     mean_distance = float(distances.mean())
     if mean_distance == 0:
         raise ValueError("the two ends of every pair decode to the same features; is the decoder constant?")
@@ -144,7 +144,7 @@ def smoothness(
         places = torch.from_numpy(generator.uniform(size=(len(chosen), 1, 1))).to(start)
         between = points_between(start[chosen], end[chosen], places, path)
         slopes = [
-            _largest_singular_values(decode_standardised, part, features, seed=seed)
+            _largest_singular_values(decode_standardized, part, features, seed=seed)
             for part in between.split(batch_size)
         ]
         relative = torch.cat(slopes).double().cpu().numpy() / mean_distance

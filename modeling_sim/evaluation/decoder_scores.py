@@ -229,10 +229,10 @@ def _curves(
     settings: dict[str, Any] = {"num_pairs": arguments.num_pairs, "seed": arguments.seed}
     curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
     for name, transform in (
-        ("paper", None), ("paper_pca", principal_components(latents, standardise=False))
+        ("paper", None), ("paper_pca", principal_components(latents, standardize=False))
     ):  # fmt: skip
         curves[name] = reconstruction_curve(
-            latents, decode, ranking="pair", standardise=False, distance="mse", transform=transform, **settings
+            latents, decode, ranking="pair", standardize=False, distance="mse", transform=transform, **settings
         )
     for name, curve in curves.items():
         analysis.curve(

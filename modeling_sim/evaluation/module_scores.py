@@ -22,7 +22,7 @@ from modeling_sim.analysis import (
     independent_components,
     knn_predictions,
     principal_components,
-    standardised,
+    standardized,
     total_correlation,
     whitened,
 )
@@ -270,7 +270,7 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
         of_means = outcome if log_variances is None else gaussianity(means, seed=seed)
         for measure in ("wasserstein", "mmd"):
             analysis.add(row, f"{measure}_means", of_means.summary()[measure])
-    z_scored = standardised(means)
+    z_scored = standardized(means)
     analysis.add(row, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
     analysis.add(row, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
     for measure, copula in (("total_correlation", False), ("total_correlation_copula", True)):

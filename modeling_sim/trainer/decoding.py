@@ -106,7 +106,7 @@ class DecodingTask(CropTask):
             variance = variance + noise * self.sample
         scale = variance.sqrt()
         dead = scale < 1e-6 * scale.max().clamp(min=1e-30)
-        self.model.set_standardisation(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
+        self.model.set_standardization(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
 
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
         """Latents of a batch, without gradient, with noise if that is wanted."""
