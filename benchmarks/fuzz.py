@@ -1,20 +1,21 @@
 """Damages sound files in many ways, and counts what the package makes of them: `python benchmarks/fuzz.py`.
 
-Every damaged file lies in a folder beside two complete neighbors. The folder is loaded under `on_bad_audio` "skip" and
+Every damaged file lies in a folder next to two complete neighbors. The folder is loaded under `on_bad_audio` "skip" and
 "raise", and crops of it are read. What is counted:
 
 - crash: a process that dies, or any exception but `AudioError` and `BadAudioError`, or one that does not name the file;
 - hang: more than 60 seconds, or more than 4 GB of memory, for a process of 50 files;
 - lost: a complete neighbor that is not read, or an undamaged file that is refused;
 - silent: a file that is accepted and then gives, without an error, another number of samples than its header said when
-  it was scanned, samples outside [-1, 1] or not finite, fewer samples than libsndfile decodes when it reads the file
-  from end to end, or as many as if nothing had been cut off or joined on. Samples
-  that are changed but as plausible as before (a bit of a PCM sample) cannot be noticed by anyone, and are not counted.
+  it was scanned, samples outside [-1, 1] or not finite, fewer samples than libsndfile decodes from end to end, or as
+  many as if nothing had been cut off or joined on. Samples that are changed but as plausible as
+  before (a bit of a PCM sample) cannot be noticed by anyone, and are not counted.
 
 Exits with 1 if any count is not 0. The same seed makes the same files.
 """
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from datasets import disable_progress_bars
 
 from modeling_sim import SimFeatureExtractor
 from modeling_sim.data.audio import AudioError, read_audio
@@ -183,7 +185,8 @@ def work(seed: int, first: int, count: int, results: Path) -> None:
     """Makes and reads files `first` and those that follow; writes a line for each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
-    with results.open("a", encoding="utf-8") as lines:
+    disable_progress_bars()
+    with results.open("a", encoding="utf-8") as lines, contextlib.redirect_stdout(io.StringIO()):
         for number in range(first, first + count):
             generator = np.random.default_rng([seed, number])
             name = list(FORMATS)[number % len(FORMATS)]
@@ -228,7 +231,7 @@ def run(seed: int, count: int) -> list[tuple[int, str, str, list[str]]]:
 
 
 def main() -> None:
-    """Runs the part "audio", prints one table, and exits with 1 where anything was found."""
+    """Prints a table, and exits with 1 where anything was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000, help="damaged files")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,5 @@
 import io
+import itertools
 import struct
 import warnings
 
@@ -8,6 +9,7 @@ import soundfile
 import soxr
 
 from modeling_sim.data import audio as audio_module
+from modeling_sim.data import containers
 from modeling_sim.data.audio import AudioError, log_mel, read_audio, read_header, resampled_length
 from modeling_sim.data.corpora.alignments import num_label_frames
 
@@ -61,6 +63,20 @@ def test_a_crop_of_every_format_equals_the_span(write, suffix):
     audio = write(speech_like(2.0, 16_000), name=f"speech.{suffix}")
     whole = read_audio(audio)
     np.testing.assert_allclose(read_audio(audio, start=12_345, num_samples=777), whole[12_345:13_122], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+@pytest.mark.parametrize("level", [0.3, 0.99])
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "opus"])
+def test_a_crop_of_few_bits_equals_the_span(write, suffix, level, rate):
+    rate = {8_000: 8_000, 22_050: 16_000, 44_100: 48_000}[rate] if suffix == "opus" else rate
+    samples = speech_like(3, rate) * np.linspace(0, 1, 3 * rate)
+    options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+    audio = write(samples, rate, f"few_bits.{suffix}", compression_level=level, **options)
+    whole = read_audio(audio, sampling_rate=rate)
+    for start in range(rate // 2, 3 * rate - 500, rate // 7):
+        crop = read_audio(audio, start=start, num_samples=500, sampling_rate=rate)
+        np.testing.assert_allclose(crop, whole[start : start + 500], atol=1e-4)
 
 
 def test_only_the_crop_and_a_margin_are_decoded(write, monkeypatch):
@@ -183,7 +199,11 @@ def test_log_mel_has_the_label_frames_and_shows_a_tone_in_its_band():
 
 def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "x.wav", np.zeros(100), 16_000)
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("modeling_sim.data.containers.mended", refuse)
     with pytest.raises(AudioError, match=r"x\.wav: no permission to read it"):
         read_header({"path": str(tmp_path / "x.wav")})
 
@@ -278,12 +298,117 @@ def test_an_mp3_is_looked_through_frame_by_frame(rate, mode):
             break
 
 
-def test_a_flac_of_unknown_length_is_refused_for_that_reason():
-    content = bytearray(encoded(speech_like(1, 16_000), format="FLAC"))
-    content[21] &= 0xF0
-    content[22:26] = bytes(4)
-    with pytest.raises(AudioError, match="length open"):
-        read_header(as_audio(content))
+def without_length(flac):
+    """A FLAC as encoders write it to a pipe: its header counts 0 samples."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
+ID3 = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10)
+
+
+@pytest.mark.parametrize("front", [b"", ID3], ids=["plain", "tagged"])
+@pytest.mark.parametrize(
+    ("length", "channels", "subtype"), [(100, 1, "PCM_S8"), (8_192, 2, "PCM_16"), (30_001, 2, "PCM_24")]
+)
+def test_a_flac_of_unknown_length_is_read_to_its_last_frame(front, length, channels, subtype):
+    samples = speech_like(channels * length / 16_000, 16_000).reshape(length, channels)
+    content = encoded(samples, format="FLAC", subtype=subtype)
+    expected = read_audio(as_audio(content))
+    opened = front + without_length(content)
+    for end in (b"", b"TAG" + bytes(125)):
+        assert read_header(as_audio(opened + end)).num_samples == length
+        np.testing.assert_array_equal(read_audio(as_audio(opened + end), start=length // 2), expected[length // 2 :])
+    for damaged, reason in (
+        (opened[:-40], "truncated"),
+        (opened + without_length(encoded(samples[:50], format="FLAC")), "joined"),
+    ):
+        with pytest.raises(AudioError, match=reason):
+            read_header(as_audio(damaged))
+
+
+def frames_of(mp3):
+    """Frames of an MP3 without tags."""
+    place, frames = 0, []
+    while place < len(mp3):
+        length = containers._mp3_frame(mp3[place : place + 4]).length
+        frames.append(mp3[place : place + length])
+        place += length
+    return frames
+
+
+def ape(flags, body=b"x" * 40):
+    return b"APETAGEX" + struct.pack("<IIII", 2_000, len(body) + 32, 1, flags) + bytes(8)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+@pytest.mark.parametrize("mode", [{"bitrate_mode": "CONSTANT", "compression_level": 0.5}, {"bitrate_mode": "VARIABLE"}])
+def test_an_mp3_without_a_xing_header_is_read_by_its_frames(rate, channels, mode):
+    samples = (speech_like(2, rate) * np.linspace(0, 1, 2 * rate))[:, None].repeat(channels, axis=1)
+    frames = frames_of(encoded(samples, rate, format="MP3", **mode))
+    assert b"Xing" in frames[0] or b"Info" in frames[0]
+    content = b"".join(frames[1:])
+    picture = b"ID3\x03\x00\x00\x00\x06\x00\x00" + np.random.default_rng(0).bytes(6 << 14)
+    for audio in (content, picture + content, content + b"TAG" + bytes(125), content + b"x" * 40 + ape(0)):
+        header = read_header(as_audio(audio))
+        assert header.num_samples == pytest.approx((len(frames) - 1) * (1152 if rate > 24_000 else 576), abs=1152)
+        whole = read_audio(as_audio(audio), sampling_rate=rate)
+        assert len(whole) == header.num_samples
+        crop = read_audio(as_audio(audio), sampling_rate=rate, start=rate, num_samples=500)
+        np.testing.assert_allclose(crop, whole[rate : rate + 500], atol=1e-4)
+        with pytest.raises(AudioError, match=r"truncated|damaged"):
+            read_header(as_audio(audio[: len(audio) - len(content) // 2 - 7]))
+
+
+def test_tags_of_every_kind_are_no_part_of_an_mp3():
+    content = encoded(speech_like(1, 16_000), format="MP3")
+    footed = b"ID3\x04\x00\x10\x00\x00\x00\x0a" + bytes(10) + b"3DI\x04\x00\x10\x00\x00\x00\x0a"
+    lyrics = b"LYRICSBEGIN" + b"y" * 30
+    for front in (b"", ID3, ID3 + ID3, ID3 + bytes(700), footed, ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000)):
+        for back in (
+            b"", b"TAG" + bytes(125), bytes(3_000), ID3, b"x" * 40 + ape(0),
+            ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000) + b"TAG" + bytes(125), lyrics + b"000041LYRICS200",
+        ):  # fmt: skip
+            assert read_header(as_audio(front + content + back)).num_samples == 16_000
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_chunks_around_the_samples_are_no_samples(order):
+    samples = speech_like(0.2, 16_000)
+    wav = encoded(samples, format="WAV", subtype="PCM_16", endian="LITTLE" if order == "<" else "BIG")
+
+    def chunk(name, body):
+        return name + struct.pack(f"{order}I", len(body)) + body + bytes(len(body) % 2)
+
+    place = wav.index(b"data")
+    fronts = (b"", chunk(b"bext", b"data" + bytes(598)), chunk(b"JUNK", bytes(29)))
+    backs = (b"", chunk(b"LIST", b"INFO") + chunk(b"id3 ", b"ID3" + bytes(80)), chunk(b"iXML", b"<a/>"), bytes(512))
+    for front, back in itertools.product(fronts, backs):
+        for size in (2 * len(samples), *([] if back else [0])):
+            header = wav[:12] + front + wav[12 : place + 4] + struct.pack(f"{order}I", size)
+            content = header + wav[place + 8 :] + back
+            assert read_header(as_audio(content)).num_samples == len(samples)
+            np.testing.assert_allclose(read_audio(as_audio(content)), samples, atol=2**-15)
+
+
+def test_a_wav_of_64_bits_is_read_by_its_other_name():
+    content = b"BW64" + encoded(speech_like(0.2, 16_000), format="RF64", subtype="PCM_16")[4:]
+    assert read_header(as_audio(content)).num_samples == len(read_audio(as_audio(content))) == 3_200
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content[:-100]))
+
+
+@pytest.mark.parametrize("file_format", ["AU", "W64"])
+def test_rare_containers_that_are_cut_are_refused(file_format):
+    content = encoded(speech_like(0.2, 16_000), format=file_format, subtype="PCM_16")
+    assert read_header(as_audio(content)).num_samples == 3_200
+    with pytest.raises(AudioError, match="truncated"):
+        read_header(as_audio(content[:-100]))
+
+
+def test_a_container_that_is_not_looked_into_is_refused():
+    with pytest.raises(AudioError, match="convert it"):
+        read_header(as_audio(encoded(speech_like(0.2, 16_000), format="CAF", subtype="PCM_16")))
 
 
 @pytest.mark.parametrize("rate", [1, 100, 2_000_000])

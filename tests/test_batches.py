@@ -391,6 +391,18 @@ def test_evaluation_cuts_long_utterances_into_equal_pieces(make_corpus, extracto
             np.testing.assert_allclose(whole * 2**15, np.arange(len(whole)) + 1)
 
 
+def test_pieces_leave_the_evaluation_of_short_utterances_as_it_is(corpus, extractor, monkeypatch):
+    monkeypatch.setattr("modeling_sim.data.batches.LONGEST_WHOLE", 5_000 / 16_000)  # the longest has 5000 samples
+    monkeypatch.setattr("modeling_sim.data.batches.LONGEST_PIECE", 2_500 / 16_000)
+    settings = {"batch_size": 2, "max_samples": 10_000}
+    cut, whole = (list(utterance_batches(corpus, extractor, cut=cut, **settings)) for cut in (True, False))
+    assert len(cut) == len(whole)
+    for batch, other in zip(cut, whole, strict=True):
+        assert batch.keys() == other.keys()
+        for name, value in batch.items():
+            assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+
+
 def test_crops_far_beyond_the_data_are_refused(corpus, extractor):
     with pytest.raises(ValueError, match=r"`crop_samples` is 1000000.*5000"):
         crop_batches(corpus, extractor, crop_samples=1_000_000, batch_size=2, seed=0)

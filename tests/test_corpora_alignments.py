@@ -155,6 +155,28 @@ def test_text_grids(tmp_path, text, encoding):
     assert read_textgrid_phones(path) == GRID_PHONES
 
 
+def test_wrong_times_are_named(tmp_path):
+    head = (
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n1\n1\n'
+    )
+    (tmp_path / "a.TextGrid").write_text(head + '0.5\n0.2\n"AH"\n')
+    with pytest.raises(ValueError, match=r"a\.TextGrid: .*from 0\.5 to 0\.2"):
+        read_alignments(tmp_path / "a.TextGrid")
+    for start, count in ((-1, 5), (0, -5), (0, 10**12)):
+        (tmp_path / "segments.tsv").write_text(
+            f"utt\ttier\tstart_frame\tn_frames\tlabel\na\tphone\t{start}\t{count}\tAH\n"
+        )
+        with pytest.raises(ValueError, match=r"segments\.tsv, line 2"):
+            read_alignments(tmp_path / "segments.tsv")
+
+
+def test_packed_segments_are_text_of_any_editor(tmp_path):
+    text = "utt\ttier\tstart_frame\tn_frames\tlabel\r\na\tphone\t0\t3\tAH\r\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "segments.tsv.gz").write_bytes(gzip.compress(text.encode(encoding)))
+        assert read_alignments(tmp_path / "segments.tsv.gz").labels["a"].tolist() == [1, 1, 1]
+
+
 def test_a_folder_of_text_grids(tmp_path):
     (tmp_path / "speaker").mkdir()
     (tmp_path / "speaker" / "1-2-3.TextGrid").write_text(LONG_GRID)

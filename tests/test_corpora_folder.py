@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import sys
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -325,6 +328,11 @@ def test_one_line_says_what_a_split_is_by(tree, tmp_path, capsys):
     (tmp_path / "test.txt").write_text("alice/one\n")
     load_corpus("folder", "test", data_dir=tree, lists=tmp_path, folder_label="speaker_id")
     assert "split by list: train 1 utterances of 1 speakers, test 1" in capsys.readouterr().out
+    (tmp_path / "train.txt").write_text("alice/two\n")
+    load_corpus("folder", "test", data_dir=tree, lists=tmp_path, folder_label="speaker_id")
+    line = capsys.readouterr().out
+    assert "1 speakers of the training are in the other parts too" in line
+    assert "warning" not in line
 
 
 @pytest.mark.parametrize("other", ["alice/copy.wav", "alice/link.wav", "bob/../alice/one.wav", "linked/one.wav"])
@@ -403,3 +411,46 @@ def test_classes_of_any_name_and_ids_that_are_numbers_can_be_probed(tree, tmp_pa
         assert dict(zip(items.utterances.tolist(), items.labels.tolist(), strict=True)) == {
             str(number): number % 2 for number in range(len(FILES))
         }
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_a_missing_class_is_none_whatever_program_wrote_it(tree, tmp_path, capsys, name):
+    moods = ["calm", "nan", "NaN", "<NA>", "None", "null"]  # the last is a number to Germans
+    rows = [{"file": file, "speaker": mood, "mood": mood} for file, mood in zip(FILES, moods, strict=True)]
+    manifest = write_manifest(tmp_path / name, rows)
+    corpus = load_corpus("folder", "all", data_dir=tree, manifest=manifest, label_columns="mood")
+    for column in ("mood", "speaker_id"):
+        assert corpus.features[column].names == ["calm", "null"]
+        assert corpus[column][:] == [0, None, None, None, None, 1]
+    assert corpus["speaker"][:] == moods
+    assert "1 cells of the column mood are 'NaN', and count as empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_may_be_composed_in_either_way(tree, tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (tree / "alice" / "one.wav").rename(tree / "alice" / normalize(form, "é.wav"))
+    name = normalize(other, "alice/é")
+    (tmp_path / "alignments.txt").write_text(f"{name} {'1 ' * 98}\n", encoding="utf-8")
+    settings = {"data_dir": tree, "alignments": tmp_path / "alignments.txt"}
+    manifest = (tmp_path / "m.csv").write_text(f"file\n{name}.wav\n", encoding="utf-8") and tmp_path / "m.csv"
+    (tmp_path / "train.txt").write_text(f"{name}\n", encoding="utf-8")
+    for more in ({"manifest": manifest, "split": "all"}, {"lists": tmp_path, "split": "train"}):
+        corpus = load_corpus("folder", **settings, **more)
+        assert corpus["id"][:] == ["alice/é"]
+        assert corpus["phones"][0] == [1] * 98
+
+
+def test_every_name_is_read_in_an_ascii_locale(tree):
+    (tree / "alice" / "one.wav").rename(tree / "alice" / "ü.wav")
+    (tree / "m.csv").write_text("file,speaker\nalice/ü.wav,ä\nbob/../alice/two.flac,b\n", encoding="utf-8")
+    program = (
+        "import sys; from modeling_sim.data.corpora import load_corpus;"
+        "walked = load_corpus('folder', 'all', data_dir=sys.argv[1]);"
+        "listed = load_corpus('folder', 'all', data_dir=sys.argv[1], manifest=sys.argv[1] + '/m.csv');"
+        "print(sys.getfilesystemencoding(), len(walked), ascii(listed['id'][:]))"
+    )
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", program, str(tree)]
+    printed = subprocess.run(command, env=locale, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == f"ascii {len(FILES)} {['alice/ü', 'alice/two']!a}"

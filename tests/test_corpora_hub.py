@@ -16,6 +16,7 @@ from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.alignments import num_label_frames
 from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.text import say_once
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,30 @@ def test_a_stream_gives_the_same_rows(folder):
 
 
 def test_ids_and_speakers_are_made_where_there_are_none(folder):
-    corpus = load_corpus("hub", **arguments(folder, id_column=None, speaker_column=None))
+    settings = {"id_column": None, "speaker_column": None, "label_columns": {"reader": "voice"}}
+    corpus = load_corpus("hub", **arguments(folder, **settings))
     assert corpus["id"][:] == [f"train-{number:06d}" for number in range(12)]
     assert corpus.features["speaker_id"].names == ["unknown"]
-    stream = load_corpus("hub", **arguments(folder, id_column=None, speaker_column=None, streaming=True))
+    stream = load_corpus("hub", **arguments(folder, streaming=True, **settings))
     assert [row["id"] for row in stream] == corpus["id"][:]
+    assert {row["speaker_id"] for row in stream} == {"unknown"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_speakers_are_known_by_the_usual_names(folder, syllables, streaming, capsys):
+    say_once.cache_clear()
+    corpus = load_corpus("hub", **arguments(folder, speaker_column=None, streaming=streaming))
+    assert [str(row["speaker_id"]) for row in corpus] == [str(reader) for reader in syllables["reader"]]
+    assert "speakers are those of the column reader" in capsys.readouterr().out
+
+
+def test_files_of_one_name_have_ids_of_their_own_in_a_stream(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.wav").write_bytes(wav(0))
+    stream = load_corpus("hub", "train", dataset_id=str(tmp_path), streaming=True)
+    for _ in range(2):
+        assert [row["id"] for row in stream] == ["0", "0 (2)"]
 
 
 def test_a_set_without_a_test_split_is_divided(syllables, tmp_path):

@@ -38,6 +38,15 @@ def test_shared_recordings_are_counted(corpus, capsys):
     assert "warning: 2 recordings" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("corpus")
+def test_one_file_under_two_paths_is_shared(tmp_path, capsys):
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    train, test = (load_corpus("folder", "all", data_dir=tmp_path / name) for name in ("a", "linked"))
+    assert train["audio"][:] != test["audio"][:]
+    say_shared_recordings(train, test)
+    assert "warning: 3 recordings" in capsys.readouterr().out
+
+
 def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsys):
     audio = [{"bytes": open(row["path"], "rb").read(), "path": None} for row in corpus["audio"]]  # noqa: SIM115, PTH123
     numbered = (

@@ -86,9 +86,10 @@ def test_text_of_any_editor_is_read(tmp_path):
     ):  # fmt: skip
         path.write_bytes(content)
         assert read_text(path) == "a\xe9\nb\n"
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"list\.txt.*UTF-8"):
-        read_text(path)
+    for content in (b"caf\xe9", "a\n".encode("utf-16-le"), "a\n".encode("utf-32")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"list\.txt.*UTF-8"):
+            read_text(path)
 
 
 def test_names_are_shown_in_one_line():

@@ -1,4 +1,4 @@
-"""Looks at a corpus: `python -m training.corpora --corpus NAME [--SETTING VALUE ...] [--describe] [--plot FILE]`."""
+"""Looks at a corpus: `modeling-sim corpora --corpus NAME [--SETTING VALUE ...] [--describe] [--plot FILE]`."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Command line; `None` for the program's own.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m training.corpora",
+        prog="modeling-sim corpora",
         description="Look at a corpus. Every setting of the corpus is an option too, as in --data_dir FOLDER; with "
         "--corpus NAME, --help explains those of the corpus.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,7 +69,7 @@ def _settings(corpus: str, options: list[str]) -> dict[str, Any]:
             f"cannot read {' '.join(options)!r}; settings of {corpus}: {', '.join(corpus_settings(corpus))}"
         )
     if settings.get("streaming"):
-        raise ValueError("a stream cannot be looked at as a whole; leave `streaming` out")
+        raise ValueError("a stream cannot be described before its end; remove `streaming`")
     return settings
 
 

@@ -10,9 +10,9 @@ import functools
 import io
 import math
 import os
+import stat
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -36,6 +36,10 @@ MAX_PEAK = 8.0
 
 
 _MOST_SAMPLES = 2**48  # a FLAC that was written to a pipe leaves its length open, and counts 2^63 - 1
+
+
+# Samples that are decoded before a crop of MP3: a frame may use the bits that up to 23 frames before it left over.
+_MP3_LEAD = 24 * 576
 
 
 _BLOCK = 2**22  # samples of all channels that are decoded at a time
@@ -83,8 +87,6 @@ def read_header(audio: Mapping[str, Any]) -> AudioHeader:
             raise AudioError(
                 f"{name}: its header says {header.sampling_rate} samples per second; sound has {MIN_RATE} to {MAX_RATE}"
             )
-        if header.num_samples > _MOST_SAMPLES:
-            raise AudioError(f"{name}: its header leaves its length open or wrong; write the file anew")
         if 1000 * header.num_samples < header.sampling_rate:
             raise AudioError(f"{name}: its {header.num_samples} samples are less than a millisecond")
         with _errors_named(audio), _content(audio) as content:
@@ -200,53 +202,99 @@ def _errors_named(audio: Mapping[str, Any] | None, where: str = "") -> Iterator[
         yield
     except AudioError:
         raise
+    except PermissionError as error:
+        raise AudioError(f"{audio_name(audio)}: no permission to read it") from error
     except Exception as error:
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
         raise AudioError(f"{audio_name(audio)}: not decodable{where} ({reason}); truncated or corrupt") from error
 
 
+def file_path(path: str | os.PathLike[str]) -> str | bytes:
+    """A data set's path, which is UTF-8, as the file system takes it in every locale."""
+    return os.fspath(path) if os.name == "nt" else os.fspath(path).encode("utf-8", "surrogateescape")
+
+
 def _content(audio: Mapping[str, Any]) -> BinaryIO:
     """The encoded file."""
     content = audio.get("bytes")
-    return Path(audio["path"]).open("rb") if content is None else io.BytesIO(content)
+    return open(file_path(audio["path"]), "rb") if content is None else io.BytesIO(content)  # noqa: PTH123
 
 
-def _open(audio: Mapping[str, Any] | None) -> soundfile.SoundFile:
+def _look(audio: Mapping[str, Any], what: Callable[[BinaryIO], Any]) -> Any:
+    """What a function finds in the encoded file; it is called once for a file on disk, as long as that is the same."""
+    if audio.get("bytes") is not None:
+        return what(io.BytesIO(audio["bytes"]))
+    path = file_path(audio["path"])
+    status = os.stat(path)  # noqa: PTH116 - of bytes
+    return _look_once(path, status.st_size, status.st_mtime_ns, what)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _look_once(path: str | bytes, _size: int, _changed: int, what: Callable[[BinaryIO], Any]) -> Any:
+    with open(path, "rb") as file:  # noqa: PTH123 - of bytes
+        return what(file)
+
+
+@contextlib.contextmanager
+def _open(audio: Mapping[str, Any] | None) -> Iterator[soundfile.SoundFile]:
     """Open a recording, with every failure as an `AudioError`."""
     if audio is None:
         raise AudioError("the row has no audio")
     content, path = audio.get("bytes"), audio.get("path")
     if content is None and path is None:
         raise AudioError("the row has neither `path` nor `bytes`")
-    with _errors_named(audio):
-        if content is None:
-            if not Path(path).is_file():
-                raise AudioError(f"{path}: no such file")
-            if Path(path).stat().st_size == 0:
-                raise AudioError(f"{path}: an empty file")
-            if not os.access(path, os.R_OK):
-                raise AudioError(f"{path}: no permission to read it")
-        elif len(content) == 0:
-            raise AudioError(f"{audio_name(audio)}: no bytes")
-        file = soundfile.SoundFile(path if content is None else io.BytesIO(content))
-        if file.frames == 0:
-            with _content(audio) as encoded:
-                sized = containers.with_size(encoded.read())
-            if sized is not None:
-                file.close()
-                file = soundfile.SoundFile(io.BytesIO(sized))
-        return file
+    with contextlib.ExitStack() as opened:
+        with _errors_named(audio):
+            if content is None:
+                _check_file(str(path))
+            elif len(content) == 0:
+                raise AudioError(f"{audio_name(audio)}: no bytes")
+            mended = _look(audio, containers.mended)
+            source: Any = file_path(str(path)) if content is None else io.BytesIO(content)
+            if mended is not None:
+                source = mended.of(opened.enter_context(_content(audio)))
+            file = opened.enter_context(soundfile.SoundFile(source))
+        if file.frames > _MOST_SAMPLES:
+            raise AudioError(
+                f"{audio_name(audio)}: truncated or damaged, its header leaves its length open and its last frame is "
+                "not complete"
+            )
+        yield file
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = os.stat(file_path(path))  # noqa: PTH116 - of bytes
+    except FileNotFoundError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise AudioError(f"{path}: no such file")
+    if status.st_size == 0:
+        raise AudioError(f"{path}: an empty file")
+
+
+def _first_decoded(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int) -> int:
+    """Sample to decode from, so that those from `start` on are what they are in the whole recording."""
+    if file.format == "MP3":
+        return max(0, start - _MP3_LEAD)
+    if file.subtype == "VORBIS" and start > 0:
+        # libsndfile is wrong about the samples of the last page, which may be cut.
+        return max(0, min(start, _look(audio, containers.last_page_start) - 1))
+    return start
 
 
 def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_samples: int) -> np.ndarray:
     """Decode a span at the file's own rate, averaged over channels."""
     blocks = []
     with _errors_named(audio, f" at sample {start}"):
-        file.seek(start)
         # In blocks: a header may announce more than memory holds.
         most, left = max(1, _BLOCK // file.channels), num_samples
         while left:
-            block = file.read(min(most, left), dtype="float32", always_2d=False)
+            place = start + num_samples - left
+            first = _first_decoded(file, audio, place)
+            file.seek(first)
+            # One reading, since soundfile seeks after each.
+            block = file.read(place - first + min(most, left), dtype="float32", always_2d=False)[place - first :]
             blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
             left -= len(block)
             if len(block) == 0:

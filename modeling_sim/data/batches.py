@@ -176,7 +176,7 @@ def _require_alive(readers: list[BaseProcess]) -> None:
 class Piece(NamedTuple):
     """A span of an utterance: all that follows `start`, or `num_samples`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method has this name
     start: int = 0
     num_samples: int | None = None
 
@@ -186,7 +186,7 @@ class Place(NamedTuple):
 
     position: int
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method has this name
 
 
 def crop_batches(
@@ -556,7 +556,7 @@ class _Collate:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         batch: dict[str, Any] = dict(
-            self.feature_extractor(
+            self.feature_extractor(  # type: ignore[operator]
                 columns.pop("samples"),
                 sampling_rate=self.feature_extractor.sampling_rate,
                 return_attention_mask=True,

@@ -1,14 +1,19 @@
 """What the container of a recording says about its own end, and whether the file bears it out.
 
-libsndfile shortens a file that is cut, and stops where a header says so even if audio follows. So the chunks of WAV
-and AIFF, the pages of Ogg (with their checksums) and the frames of MP3 are counted here, and a second header is looked
-for in FLAC. Of WAV, AIFF and NIST only headers are read; the others are read from end to end but not decoded.
+libsndfile shortens a file that is cut, and stops where a header says so even if audio follows. So the chunks of WAV,
+the pages of Ogg (with their checksums) and the frames of MP3 are counted here, and a second header is looked for in
+FLAC. FLAC, MP3 and Ogg are read from end to end but not decoded; of WAV, AIFF and other kinds only headers are read.
+
+Some complete files do not say how long they are: WAV and FLAC that were written to a pipe, MP3 without a Xing header.
+`mended` finds the length and gives a header that says it.
 """
 
+import io
 import re
 import struct
 import zlib
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
 
 # Sizes that writers leave who cannot know them, because they write to a pipe: 0, and near these.
 _UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -17,7 +22,13 @@ _UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
 _MOST_HEADERS = 256  # by which such a size may differ from them: the bytes of the headers
 
 
-_WAV = (b"RIFF", b"RIFX", b"RF64")
+_WAV = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+
+
+_MOST_ZEROS = 2**16  # bytes of a disk's block that a recorder may fill up after the last chunk
+
+
+_LONGEST_PAGE = 65_307  # bytes of a page of Ogg
 
 
 _JOINED = "several recordings joined in one file, of which only the first would be read; split them"
@@ -38,77 +49,169 @@ _BITRATES = {
 }
 
 
-_TAGS = (b"TAG", b"APETAGEX", b"3DI", b"LYRICSBEGIN")  # that may follow the last frame of an MP3
+class Mended(NamedTuple):
+    """What to read in place of a file: `head`, and then what the file holds from byte `start` to byte `end`."""
+
+    head: bytes
+    start: int
+    end: int
+
+    def of(self, file: BinaryIO) -> BinaryIO:
+        """The mended file; `file` must stay open."""
+        return io.BufferedReader(_Spliced(self, file))
 
 
-def problem(file: BinaryIO, num_samples: int) -> str | None:
-    """What is wrong with a file's container, in words; `None` for nothing, or a container that is not looked into.
+class _Spliced(io.RawIOBase):
+    def __init__(self, parts: Mended, file: BinaryIO) -> None:
+        self.parts, self.file, self.place = parts, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        size = len(self.parts.head) + self.parts.end - self.parts.start
+        self.place = offset + (0, self.place, size)[whence]
+        return self.place
+
+    def readinto(self, buffer: Any, /) -> int:
+        view, head = memoryview(buffer).cast("B"), self.parts.head
+        if self.place < len(head):
+            part = head[self.place : self.place + len(view)]
+        else:
+            place = self.parts.start + self.place - len(head)
+            self.file.seek(place)
+            part = self.file.read(max(0, min(len(view), self.parts.end - place)))
+        view[: len(part)] = part
+        self.place += len(part)
+        return len(part)
+
+
+def mended(file: BinaryIO) -> Mended | None:
+    """What to give libsndfile in place of a complete file that it cannot read, or whose length it cannot know.
+
+    These are WAV that says 0 for the size of its samples, BW64, FLAC that says 0 for their number, and MP3 without
+    a Xing header or with more than an ID3 tag in front. `None` for all other files, and for those that are damaged.
 
     Args:
         file: The encoded file.
-        num_samples: Samples that libsndfile finds in it.
     """
     size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(12)
-    file.seek(0)
-    if head[:4] in _WAV and head[8:] == b"WAVE":
-        return _wav_problem(file, size)
-    if head[:4] == b"fLaC":
-        content = file.read()
-        # The marker and the header of a STREAMINFO block, which may be the last block of metadata.
-        again = max(content.find(b"fLaC" + kind + b"\0\0\x22", 4) for kind in (b"\0", b"\x80"))
-        return _JOINED if again > 0 else None
-    if head[:4] == b"OggS":
-        return _ogg_problem(file.read())
-    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
-        return _mp3_problem(file.read(), num_samples)
-    form = head[:4] == b"FORM" and len(head) == 12 and struct.unpack(">I", head[4:8])[0] + 8 > size + 1
-    nist = re.search(rb"sample_count -i (\d+)", file.read(1024)) if head[:4] == b"NIST" else None
-    return "truncated" if form or (nist and int(nist[1]) > num_samples) else None
-
-
-def with_size(content: bytes) -> bytes | None:
-    """A WAV whose writer left 0 for the size of its samples, with the size of what follows; `None` for other files."""
-    place = content.find(b"data", 12)
-    if content[:4] not in (b"RIFF", b"RIFX") or place < 0 or content[place + 4 : place + 8] != bytes(4):
+    head = _read(file, 0, 12)
+    if head[:4] in (b"RIFF", b"RIFX"):
+        return _mended_wav(file, size)
+    if head[:4] == b"BW64":  # RF64 by another name
+        return Mended(b"RF64", 4, size)
+    place = _tag_size(head)
+    start = _read(file, place, 64)
+    if start[:4] == b"fLaC":
+        return _mended_flac(file, place, size)
+    if head[:3] != b"ID3" and _mp3_frame(head[:4]) is None and head[:8] != _APE:
         return None
-    rest = len(content) - place - 8
-    if rest == 0 or _end_of_chunks(content[place + 8 :]) == rest:
-        return None  # really empty, other chunks follow
-    order = "<" if content[:4] == b"RIFF" else ">"
-    return content[: place + 4] + struct.pack(f"{order}I", rest) + content[place + 8 :]
+    has_footer = place > 0 and head[5] & 0x10  # of its tag, which libsndfile does not know
+    if not has_footer and _mp3_frame(start[:4]) is not None and _announced_frames(start) is not None:
+        return None
+    return _mended_mp3(_read(file, 0, size))
+
+
+def problem(file: BinaryIO, num_samples: int) -> str | None:
+    """What is wrong with a file's container, in words; `None` for nothing.
+
+    Args:
+        file: The encoded file.
+        num_samples: Samples that libsndfile finds in it, or in the `mended` file.
+    """
+    size = file.seek(0, 2)
+    head = _read(file, 0, 32)
+    if head[:4] in _WAV and head[8:12] == b"WAVE":
+        return _wav_problem(file, size)
+    tag = _tag_size(head)
+    if _read(file, tag, 4) == b"fLaC":
+        content = _read(file, tag, size)
+        # The marker and the header of a STREAMINFO block, which may be the last block of metadata.
+        again = re.match(rb"fLaC[\0\x80]\0\0\x22", content[content.rfind(b"fLaC") :])
+        return _JOINED if again and content.rfind(b"fLaC") > 0 else None
+    if head[:4] == b"OggS":
+        return _ogg_problem(_read(file, 0, size))
+    if tag or head[:8] == _APE or _mp3_frame(head[:4]) is not None:
+        return _mp3_problem(_read(file, 0, size), num_samples)
+    return _end_problem(file, head, size, num_samples)
+
+
+def _end_problem(file: BinaryIO, head: bytes, size: int, num_samples: int) -> str | None:
+    """Whether a file is as long as its first bytes say, in the kinds that say it there."""
+    if head[:4] == b"NIST":
+        announced = re.search(rb"sample_count -i (\d+)", _read(file, 0, 1024))
+        is_complete = announced is None or int(announced[1]) <= num_samples
+    elif head[:4] == b"FORM":  # AIFF, whose padding may be missing
+        is_complete = struct.unpack(">I", head[4:8])[0] + 8 <= size + 1
+    elif head[:4] == b"riff":  # W64
+        is_complete = struct.unpack("<Q", head[16:24])[0] <= size
+    elif head[:4] == b".snd":
+        is_complete = head[8:12] == b"\xff" * 4 or sum(struct.unpack(">II", head[4:12])) <= size
+    else:
+        return "of a kind whose completeness is not checked here; convert it to WAV or FLAC"
+    return None if is_complete else "truncated"
+
+
+def _read(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    return file.read(size)
+
+
+def _tag_size(header: bytes) -> int:
+    """Bytes of the ID3 tag that some bytes begin with."""
+    if header[:3] != b"ID3" or len(header) < 10:
+        return 0
+    size = sum(byte << 7 * shift for byte, shift in zip(header[6:10], (3, 2, 1, 0), strict=True))
+    return 10 + size + (10 if header[5] & 0x10 else 0)
+
+
+def _mended_wav(file: BinaryIO, size: int) -> Mended | None:
+    """With the size of all that follows for that of the samples, if it is 0."""
+    order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
+    place, length = _data_chunk(file, size, order)
+    if place is None or length != 0:
+        return None
+    rest = _read(file, place + 8, size)
+    if _end_of_chunks(rest, order) == len(rest):
+        return None  # really empty, other chunks may follow
+    return Mended(_read(file, 0, place + 4) + struct.pack(f"{order}I", len(rest)), place + 8, size)
+
+
+def _data_chunk(file: BinaryIO, size: int, order: str) -> tuple[int | None, int]:
+    """Where the chunk of samples is in a WAV, and how long it says to be; `None` for nowhere."""
+    place, large_size = 12, None
+    while place + 8 <= size:
+        name, length = struct.unpack(f"{order}4sI", _read(file, place, 8))
+        if name == b"data":
+            return place, large_size if length == 0xFFFFFFFF and large_size is not None else length
+        if name == b"ds64":
+            large_size = struct.unpack("<QQ", file.read(16))[1]
+        place += 8 + length + length % 2
+    return None, 0
 
 
 def _wav_problem(file: BinaryIO, size: int) -> str | None:
-    order = ">" if file.read(12)[:4] == b"RIFX" else "<"
-    place, large_size = 12, None
-    while place + 8 <= size:
-        file.seek(place)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if name == b"ds64":
-            large_size = struct.unpack("<QQ", file.read(16))[1]
-        if name != b"data":
-            place += 8 + length + length % 2
-            continue
-        if length == 0xFFFFFFFF and large_size is not None:
-            length = large_size
-        elif length == 0 or any(abs(length - unknown) <= _MOST_HEADERS for unknown in _UNKNOWN_SIZES):
-            return None  # the samples end with the file
-        end = place + 8 + length
-        if end > size:
-            return f"truncated, its header announces {length} bytes of samples and {size - place - 8} are there"
-        file.seek(end)
-        rest = file.read(size - end)
-        # A chunk of odd length is padded, though not by all writers.
-        skipped = max(_end_of_chunks(rest), length % 2 and 1 + _end_of_chunks(rest[1:]))
-        if len(rest) - skipped >= 8 and rest[skipped:][:3] != b"TAG":
-            return f"goes on for {len(rest) - skipped} bytes after the samples that its header announces"
-        return None
-    return "truncated, it has no chunk of samples"
+    order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
+    place, length = _data_chunk(file, size, order)
+    if place is None:
+        return "truncated, it has no chunk of samples"
+    if length == 0 or any(abs(length - unknown) <= _MOST_HEADERS for unknown in _UNKNOWN_SIZES):
+        return None  # the samples end with the file
+    end = place + 8 + length
+    if end > size:
+        return f"truncated, its header announces {length} bytes of samples and {size - place - 8} are there"
+    rest = _read(file, end, size - end)
+    # A chunk of odd length is padded, though not by all writers.
+    rest = rest[max(_end_of_chunks(rest, order), length % 2 and 1 + _end_of_chunks(rest[1:], order)) :]
+    is_padding = len(rest) < 8 or rest.startswith(b"TAG") or (len(rest) <= _MOST_ZEROS and not rest.strip(b"\0"))
+    return None if is_padding else f"goes on for {len(rest)} bytes after the samples that its header announces"
 
 
-def _end_of_chunks(content: bytes, order: str = "<") -> int:
+def _end_of_chunks(content: bytes, order: str) -> int:
     """Where the RIFF chunks end that some bytes begin with."""
     place = 0
     while place + 8 <= len(content):
@@ -119,8 +222,22 @@ def _end_of_chunks(content: bytes, order: str = "<") -> int:
     return place
 
 
+def last_page_start(file: BinaryIO) -> int:
+    """Sample at which the last page of an Ogg begins, or one before it."""
+    size = file.seek(0, 2)
+    tail = _read(file, max(0, size - 2 * _LONGEST_PAGE), 2 * _LONGEST_PAGE)
+    place = tail.rfind(b"OggS")
+    while (place := tail.rfind(b"OggS", 0, max(0, place))) >= 0:
+        (end,) = struct.unpack("<q", tail[place + 6 : place + 14])
+        if end >= 0:  # else no sample ends in this page
+            return int(end)
+    return 0
+
+
 def _ogg_problem(content: bytes) -> str | None:
-    place, streams, ended = 0, {}, set()
+    place = 0
+    streams: dict[int, int] = {}
+    ended: set[int] = set()
     while place < len(content):
         if content[place : place + 4] != b"OggS":
             return f"damaged at byte {place}"
@@ -175,43 +292,173 @@ def _mp3_frame(header: bytes) -> _Mp3Frame | None:
     return _Mp3Frame((version, layer, hertz), num_samples // 8 * bits // hertz + padding, num_samples)
 
 
-def _after_tags(content: bytes, place: int) -> int:
-    """The next frame's place in an MP3, or the end: tags may come before the first frame and after the last."""
-    header = content[place : place + 10]
-    if header[:3] == b"ID3" and len(header) == 10:
-        size = sum(byte << 7 * shift for byte, shift in zip(header[6:], (3, 2, 1, 0), strict=True))
-        return _after_tags(content, place + 10 + size)
-    return len(content) if header.startswith(_TAGS) or not header[:8].strip(b"\0") else place
+_APE = b"APETAGEX"
+
+
+_XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\11\13\15\17](....)", re.DOTALL)
+
+
+class _Mp3(NamedTuple):
+    """Frames of an MP3 from byte `start` to byte `end`, without the one of a Xing header."""
+
+    start: int
+    end: int
+    header: bytes
+    """The first 4 bytes of the first frame; none for what is no MP3 as this module knows them."""
+    num_frames: int
+    announced: int | None
+    problem: str | None
+
+
+def _announced_frames(frame: bytes) -> int | None:
+    """Number of frames that a Xing header says, if a frame is one."""
+    tag = _XING.search(frame[:64])
+    return struct.unpack(">I", tag[1])[0] if tag else None
+
+
+def _end_of_mp3(content: bytes) -> int:
+    """Where the tags begin that an MP3 ends with."""
+    end = len(content)
+    while True:
+        if content[max(0, end - 128) : end].startswith(b"TAG"):
+            size = 128
+        elif content[max(0, end - 32) : end].startswith(_APE):
+            length, has_header = struct.unpack("<I4xI", content[end - 20 : end - 8])
+            size = length + (32 if has_header >> 31 else 0)
+        elif re.fullmatch(rb"\d{6}LYRICS200", content[max(0, end - 15) : end]):
+            size = int(content[end - 15 : end - 9]) + 15
+        else:
+            return end
+        if not 0 < size <= end:
+            return end
+        end -= size
+
+
+def _start_of_mp3(content: bytes, end: int) -> int:
+    """Where the tags and zeros end that an MP3 begins with."""
+    place = 0
+    while size := _tag_size(content[place : place + 10]):
+        place += size
+    if content.startswith(_APE, place):
+        place += 32 + int.from_bytes(content[place + 12 : place + 16], "little")
+    return place + len(content[place:end]) - len(content[place:end].lstrip(b"\0"))
+
+
+def _mp3_frames(content: bytes) -> _Mp3:
+    """Goes through an MP3 frame by frame."""
+    end, num_frames, announced = _end_of_mp3(content), 0, None
+    place = _start_of_mp3(content, end)
+    start, header = place, content[place : place + 4]
+    first = _mp3_frame(header)
+    if first is None:
+        return _Mp3(start, end, b"", 0, None, None)
+    what = None
+    while place < end and what is None:
+        frame = _mp3_frame(content[place : place + 4])
+        if frame is None and (size := _tag_size(content[place : place + 10])):
+            place += size
+        elif frame is None and not content[place:end].strip(b"\0"):
+            end = place
+        elif frame is None or frame.kind != first.kind:
+            what = f"damaged in its MPEG frame {num_frames}, at byte {place}"
+        elif place + frame.length > end:
+            what = f"truncated in its MPEG frame {num_frames}"
+        else:
+            if place == start:
+                announced = _announced_frames(content[place : place + 64])
+            if announced is None or place > start:
+                num_frames += 1
+            place += frame.length
+    return _Mp3(start, end, header, num_frames, announced, what)
+
+
+def _mended_mp3(content: bytes) -> Mended | None:
+    """Without tags in front, and with a Xing header."""
+    mp3 = _mp3_frames(content)
+    frame = _mp3_frame(mp3.header)
+    if frame is None or frame.kind[1] != 3 or mp3.problem is not None:
+        return None
+    if mp3.announced is not None:
+        return Mended(b"", mp3.start, mp3.end)
+    # A frame as the first one, but of a bitrate that leaves room, and without a checksum.
+    header = bytes([0xFF, mp3.header[1] | 1, 0x90 | mp3.header[2] & 0x0C, mp3.header[3]])
+    version_1, mono = frame.kind[0] == 3, header[3] >> 6 == 3
+    side = (17 if mono else 32) if version_1 else (9 if mono else 17)
+    xing = header + bytes(side) + b"Xing" + struct.pack(">II", 1, mp3.num_frames)
+    own = _mp3_frame(header)
+    return Mended(xing.ljust(own.length if own else 0, b"\0"), mp3.start, mp3.end)
 
 
 def _mp3_problem(content: bytes, num_samples: int) -> str | None:
-    place, num_frames, announced, first = _after_tags(content, 0), 0, None, None
-    while place < len(content):
-        frame = _mp3_frame(content[place : place + 4])
-        if frame is None and first is None:
-            return None  # not an MP3 as this function knows them; libsndfile decides
-        first = first or frame
-        if first is None or frame is None or frame.kind != first.kind:
-            return f"damaged in its MPEG frame {num_frames}, at byte {place}"
-        if place + frame.length > len(content):
-            return f"truncated in its MPEG frame {num_frames}"
-        tag = re.search(rb"(?:Xing|Info)...[\1\3\5\7\11\13\15\17](....)", content[place : place + 64], re.DOTALL)
-        if tag and num_frames == 0 and announced is None:
-            announced = struct.unpack(">I", tag[1])[0]  # the frame holds no audio, and is not counted
-        else:
-            num_frames += 1
-        place = _after_tags(content, place + frame.length)
-    return _mp3_length_problem(num_frames, announced, num_frames * first.num_samples if first else 0, num_samples)
-
-
-def _mp3_length_problem(num_frames: int, announced: int | None, held: int, num_samples: int) -> str | None:
-    """Whether an MP3 has as many frames as its Xing header says, or without one as many samples as are expected."""
-    if announced is None and abs(held - num_samples) > 1152:
-        return (
-            f"an MP3 without a Xing header, whose length is taken for {num_samples} samples but whose frames hold "
-            f"{held}; encode it anew"
-        )
-    if announced is not None and abs(num_frames - announced) > 1:
-        how = "truncated" if num_frames < announced else "several recordings joined in one file, or a wrong header"
-        return f"{how}: its header announces {announced} MPEG frames, and there are {num_frames}"
+    mp3 = _mp3_frames(content)
+    frame = _mp3_frame(mp3.header)
+    if frame is None or mp3.problem is not None:
+        return mp3.problem
+    if mp3.announced is None:
+        held = mp3.num_frames * frame.num_samples
+        if abs(held - num_samples) > frame.num_samples:
+            return f"taken for {num_samples} samples, but its MPEG frames hold {held}; encode it anew"
+    elif abs(mp3.num_frames - mp3.announced) > 1:
+        how = "truncated" if mp3.num_frames < mp3.announced else "several recordings joined in one file, or wrong"
+        return f"{how}: its header announces {mp3.announced} MPEG frames, and there are {mp3.num_frames}"
     return None
+
+
+def _mended_flac(file: BinaryIO, place: int, size: int) -> Mended | None:
+    """With the number of samples, which the last frame tells if it is complete."""
+    head = _read(file, place, 26)
+    if len(head) < 26 or head[4] & 0x7F or int.from_bytes(head[21:26], "big") & (2**36 - 1):
+        return None
+    num_channels, bits = (head[20] >> 1 & 7) + 1, (head[20] & 1) << 4 | head[21] >> 4
+    longest = 64 + struct.unpack(">H", head[10:12])[0] * num_channels * (bits // 8 + 1)
+    if _read(file, max(0, size - 128), 3) == b"TAG":
+        size -= 128
+    tail = _read(file, max(0, size - longest), min(size, longest))
+    num_samples = _flac_end(tail, struct.unpack(">H", head[10:12])[0])
+    if num_samples is None:
+        return None
+    return Mended(head[:21] + (head[21] << 32 | num_samples).to_bytes(5, "big"), place + 26, size)
+
+
+def _flac_end(tail: bytes, block_size: int) -> int | None:
+    """Samples up to the end of a FLAC whose last frame is complete at the end of `tail`; `None` if none is."""
+    for sync in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail))):
+        header = tail[sync.start() : sync.start() + 16]
+        if len(header) < 16 or header[2] >> 4 == 0:
+            continue
+        length = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # of the number, coded as letters are in UTF-8
+        number = header[4] & (0x7F >> length if length > 1 else 0x7F)
+        for byte in header[5 : 4 + length]:
+            number = number << 6 | byte & 0x3F
+        place, code = 4 + length, header[2] >> 4
+        block = 192 if code == 1 else 576 << (code - 2) if code < 6 else 256 << (code - 8) if code > 7 else 0
+        if code in (6, 7):
+            block = int.from_bytes(header[place : place + code - 5], "big") + 1
+            place += code - 5
+        place += {12: 1, 13: 2, 14: 2}.get(header[2] & 0x0F, 0)
+        frame = tail[sync.start() : -2]
+        if _CRC_8(header[:place]) == header[place] and _CRC_16(frame) == int.from_bytes(tail[-2:], "big"):
+            return number + block if header[1] & 1 else number * block_size + block
+    return None
+
+
+def _crc(polynomial: int, bits: int) -> Callable[[bytes], int]:
+    """Checksum of a polynomial, with no bits reversed and from 0."""
+    table = []
+    for value in range(256):
+        rest = value << (bits - 8)
+        for _ in range(8):
+            rest = rest << 1 ^ (polynomial if rest >> (bits - 1) else 0)
+            rest &= (1 << bits) - 1
+        table.append(rest)
+
+    def checksum(content: bytes) -> int:
+        value = 0
+        for byte in content:
+            value = (value << 8 & (1 << bits) - 1) ^ table[value >> (bits - 8) ^ byte]
+        return value
+
+    return checksum
+
+
+_CRC_8, _CRC_16 = _crc(0x07, 8), _crc(0x8005, 16)

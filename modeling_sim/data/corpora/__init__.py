@@ -43,7 +43,7 @@ def corpus_settings(name: str) -> list[str]:
 def settings_overview() -> str:
     """The settings of every corpus by name, in one line for `--help`."""
     known = "; ".join(f"{name}: {', '.join(corpus_settings(name))}" for name in corpus_names())
-    return f"Settings by corpus: {known}. `python -m training.corpora --corpus NAME --help` explains them."
+    return f"Settings by corpus: {known}. `modeling-sim corpora --corpus NAME --help` explains them."
 
 
 def explain_settings(name: str) -> str:

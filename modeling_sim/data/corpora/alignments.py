@@ -16,12 +16,13 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from modeling_sim.data.corpora.contract import replace_column
-from modeling_sim.data.corpora.tree import read_text, visible_files
+from modeling_sim.data.corpora.tree import decode_text, read_text, visible_files
 from modeling_sim.text import say_once
 
 LABEL_RATE = 16_000  # samples a second in which the next two are counted
@@ -144,6 +145,7 @@ def with_phones(dataset: Dataset | IterableDataset, alignments: str | Path | Non
     if alignments is None:
         return dataset
     names, labels = read_alignments(alignments)
+    labels = {normalize("NFC", utterance): frames for utterance, frames in labels.items()}
     ends = defaultdict(list)
     for utterance in labels:
         ends[PurePosixPath(utterance).name].append(utterance)
@@ -184,6 +186,7 @@ def _alignment_of(utterance: str, ends: Mapping[str, list[str]], source: str) ->
         ends: Names of the alignments by their last part.
         source: Where they are from, for messages.
     """
+    utterance = normalize("NFC", utterance)
     parts = PurePosixPath(utterance).parts
     candidates = ends.get(PurePosixPath(utterance).name, [])
     if utterance in candidates:
@@ -281,7 +284,7 @@ def read_textgrid_phones(path: str | Path) -> list[str]:
         raise ValueError(f"{path}: has no tier of intervals named 'phones'; tiers there: {names}")
     if not 0 <= end <= _LONGEST:
         raise ValueError(f"{path}: ends at {end} s; it must end between 0 and {_LONGEST} s")
-    return [_one_phone(spoken) for spoken in zip(*(_phones_at_frames(tier, end) for tier in found), strict=True)]
+    return [_one_phone(spoken) for spoken in zip(*(_phones_at_frames(tier, end, path) for tier in found), strict=True)]
 
 
 def _read_tiers(path: str | Path) -> tuple[float, list[tuple[str, list[tuple[float, float, str]]]]]:
@@ -354,11 +357,13 @@ def labels_at_frames(
     return placed
 
 
-def _phones_at_frames(intervals: list[tuple[float, float, str]], end: float) -> list[str]:
+def _phones_at_frames(intervals: list[tuple[float, float, str]], end: float, path: str | Path) -> list[str]:
     """Phone at each label frame's centre; what no interval covers is silence."""
     phones = [_SILENCE] * num_label_frames(round(end * LABEL_RATE))
     centers = label_centers(len(phones)) / LABEL_RATE
     for start, stop, text in intervals:
+        if start > stop:
+            raise ValueError(f"{path}: has an interval from {start} to {stop} s")
         for frame in range(*np.searchsorted(centers, (start, stop))):
             phones[frame] = _plain_phone(text)
     return phones
@@ -377,10 +382,10 @@ def _plain_phone(text: str) -> str:
 def _read_segments(path: Path) -> dict[str, list[str]]:
     """Phone of each label frame by utterance id."""
     try:
-        text = gzip.decompress(path.read_bytes()).decode("utf-8-sig") if path.suffix == ".gz" else read_text(path)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as text: {error}") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    reader = csv.DictReader(io.StringIO(decode_text(content, path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in _SEGMENT_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(
@@ -395,6 +400,8 @@ def _read_segments(path: Path) -> dict[str, list[str]]:
             start, count = int(row["start_frame"]), int(row["n_frames"])
         except (TypeError, ValueError):
             raise ValueError(f"{path}, line {number}: start_frame or n_frames is not a whole number") from None
+        if not 0 <= start <= start + count <= _LONGEST * LABEL_RATE // LABEL_HOP:
+            raise ValueError(f"{path}, line {number}: {count} frames from {start} on are no segment")
         if start < len(frames):
             raise ValueError(f"{path}: the segments of {row['utt']} overlap at frame {start}")
         frames += [_SILENCE] * (start - len(frames)) + [_plain_phone(row["label"] or "")] * count

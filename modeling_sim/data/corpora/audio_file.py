@@ -12,7 +12,10 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Value
 
-_SCALARS = ("string", "large_string", "binary", "large_binary")
+from modeling_sim.data.audio import file_path
+from modeling_sim.text import utf8_name
+
+_SCALARS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
 _PARTS = {"bytes", "path", "array"}
@@ -53,8 +56,8 @@ class AudioFile(Audio):
             return {"bytes": content, "path": path}
         if "://" in path:
             return _read_remote(path)
-        if self.root is not None and (Path(self.root) / path).is_file():
-            path = str(Path(self.root) / path)
+        if self.root is not None and os.path.isfile(file_path(Path(self.root) / path)):  # noqa: PTH113 - of bytes
+            path = utf8_name(Path(self.root) / path)
         return {"bytes": None, "path": path}
 
     def cast_storage(self, storage: pa.Array) -> pa.StructArray:

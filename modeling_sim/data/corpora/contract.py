@@ -15,7 +15,8 @@ out as `modeling_sim.data.corpora.alignments` says; it is null for an utterance 
 The splits of a corpus share the class names of every label column.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+
+from modeling_sim.text import printable, say_once
 
 
 def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
@@ -74,6 +77,14 @@ def is_frame_label(dataset: Dataset, label: str) -> bool:
 UNKNOWN_SPEAKER = "unknown"
 
 
+# Names of a column of speakers, without regard to case and to all that is no letter, the surest first.
+_SPEAKER_COLUMNS = (
+    "speakerid", "speaker", "spkid", "spk", "spkrid", "spkr", "speakername", "speakercode", "clientid", "talkerid",
+    "talker", "readerid", "reader", "narratorid", "narrator", "singerid", "singer", "voiceid", "participantid",
+    "participant", "subjectid", "subject", "actorid", "actor", "userid", "user",
+)  # fmt: skip
+
+
 # How Arrow holds an `Audio` column. A stream's `audio` has this type: its values are the same, and giving a stream's
 # features as `Audio` would encode every value, which needs torchcodec.
 AUDIO_STORAGE = {"bytes": Value("binary"), "path": Value("string")}
@@ -105,6 +116,22 @@ class CorpusInfo:
     path_settings: tuple[str, ...] = ()
 
 
+def find_speaker_column(columns: Collection[str], source: str) -> str | None:
+    """The column that names the speakers by one of the usual names, `speaker_id` first; a line says which it is.
+
+    Args:
+        columns: Names of the columns.
+        source: What has them, for the line.
+    """
+    found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed([*columns])}
+    if "speaker_id" in columns:
+        found["speakerid"] = "speaker_id"
+    column = next((found[name] for name in _SPEAKER_COLUMNS if name in found), None)
+    if column not in (None, "speaker_id"):
+        say_once(f"{source}: the speakers are those of the column {printable(column)}")
+    return column
+
+
 def make_dataset(
     columns: Mapping[str, Any],
     *,
@@ -123,8 +150,8 @@ def make_dataset(
     features = Features()
     for name, values in columns.items():
         if name == "audio":
-            rows = [{key: audio.get(key) for key in AUDIO_STORAGE} for audio in values]
-            arrays[name] = pa.array(rows, type=Audio(decode=False).pa_type)
+            files = [{key: audio.get(key) for key in AUDIO_STORAGE} for audio in values]
+            arrays[name] = pa.array(files, type=Audio(decode=False).pa_type)
             features[name] = AUDIO_STORAGE
         elif name in labels:
             arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())

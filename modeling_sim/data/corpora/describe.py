@@ -122,7 +122,7 @@ def plot_utterance(
     stop = length if seconds is None else min(start + seconds, length)
     has_phones = "phones" in dataset.column_names and class_label(dataset, "phones") is not None
     phones = utterance["phones"] if has_phones else None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         heights = [1.0, 2.2] + ([0.42] if phones is not None else [])
         figure = Figure(figsize=(9, 1.25 * sum(heights)), layout="constrained")
         axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)

@@ -6,16 +6,25 @@ import json
 import math
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 from datasets import Dataset
 
+from modeling_sim.data.audio import file_path
 from modeling_sim.data.corpora.alignments import with_phones
-from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, CorpusInfo, class_names, make_dataset, plain_array
+from modeling_sim.data.corpora.contract import (
+    UNKNOWN_SPEAKER,
+    CorpusInfo,
+    class_names,
+    find_speaker_column,
+    make_dataset,
+    plain_array,
+)
 from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
 from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
 from modeling_sim.text import printable, say_once, utf8_name
@@ -41,11 +50,8 @@ _NO_LABELS = ("id", "file", "split", *_MEASURED)
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # a file's own first; a program may write others
 
 
-# Names of a column of speakers, without regard to case and to all that is no letter, the surest first.
-_SPEAKER_COLUMNS = (
-    "speakerid", "speaker", "spkid", "spk", "spkrid", "spkr", "speakername", "speakercode", "clientid", "talkerid",
-    "talker", "readerid", "reader", "participantid", "participant", "subjectid", "subject", "actorid", "actor",
-)  # fmt: skip
+# What programs write for a value that is missing, where a class or a speaker is to be.
+_MISSING = ("nan", "NaN", "<NA>", "None")
 
 
 _Row = dict[str, Any]
@@ -72,7 +78,8 @@ def load(
     (`data.corpora.tree`). With one, the utterances are those of the manifest: a CSV, TSV or JSONL file with a
     column `file`, a path below `data_dir`. Its columns `id` and `split` are understood, those in `label_columns` become
     `ClassLabel`, and all others are passed on as they are, except for what is read from the files themselves: `audio`,
-    `num_samples` and `sampling_rate`. A cell that is empty, null or NaN holds nothing.
+    `num_samples` and `sampling_rate`. A cell that is empty, null or NaN holds nothing;
+    as a class or a speaker, `nan`, `NaN`, `<NA>` and `None` count as empty too, and a line says so.
 
     Args:
         split: "train", "test" or "all"; any name of the manifest's column `split`, if it has one.
@@ -106,9 +113,10 @@ def load(
     if folder_label is not None:
         label_columns = list(dict.fromkeys([*label_columns, folder_label]))
         for row in rows:
-            row[folder_label] = Path(row["file"]).parent.name or root.resolve().name
+            row[folder_label] = Path(row["file"]).parent.name or utf8_name(root.resolve().name)
     if speaker_column is None:
-        speaker_column = _find_speakers(rows, [*present, *label_columns], source)
+        filled = [name for name in present if any(row.get(name) not in (None, "") for row in rows)]
+        speaker_column = find_speaker_column([*filled, *label_columns], source)
 
     def texts(column: str) -> list[str | None]:
         return [_text(row.get(column), column, source) for row in rows]
@@ -117,8 +125,8 @@ def load(
     columns: dict[str, Any] = {
         name: plain_array(name, [row.get(name) for row in rows]) for name in present if name not in _NO_LABELS
     }
-    columns |= {name: texts(name) for name in label_columns}
-    columns["speaker_id"] = [] if speaker_column is None else texts(speaker_column)
+    columns |= {name: _classes(texts(name), name, source) for name in label_columns}
+    columns["speaker_id"] = [] if speaker_column is None else _classes(texts(speaker_column), speaker_column, source)
     if not any(columns["speaker_id"]):
         columns["speaker_id"] = [UNKNOWN_SPEAKER] * len(rows)
     labels = {name: class_names(columns[name]) for name in ("speaker_id", *label_columns)}
@@ -193,22 +201,16 @@ def _text(value: Any, column: str, source: str) -> str | None:
     return None if value in (None, "") else str(value)
 
 
+def _classes(names: Sequence[str | None], column: str, source: str) -> list[str | None]:
+    """Names of classes without those that stand for a missing value."""
+    for name, number in Counter(name for name in names if name in _MISSING).items():
+        say_once(f"{source}: {number} cells of the column {printable(column)} are {name!r}, and count as empty")
+    return [None if name in _MISSING else name for name in names]
+
+
 def _id_of(file: str) -> str:
-    """Id of an utterance whose manifest gives none: its path without the suffix."""
-    return Path(file).with_suffix("").as_posix()
-
-
-def _find_speakers(rows: Sequence[_Row], columns: Sequence[str], source: str) -> str | None:
-    """The column that names the speakers, by its own name."""
-    found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed(columns)}
-    if "speaker_id" in columns:
-        found["speakerid"] = "speaker_id"
-    for name in _SPEAKER_COLUMNS:
-        if name in found and any(row.get(found[name]) not in (None, "") for row in rows):
-            if found[name] != "speaker_id":
-                say_once(f"{source}: the speakers are those of the column {printable(found[name])}")
-            return found[name]
-    return None
+    """Id of an utterance whose manifest gives none: its path without the suffix, with composed letters (NFC)."""
+    return normalize("NFC", Path(file).with_suffix("").as_posix())
 
 
 def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], split: str, source: str) -> None:
@@ -220,14 +222,15 @@ def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], sp
         split: The one to load.
         source: Of the rows, for messages.
     """
-    known = defaultdict(list)
+    known: dict[str, list[str | None]] = {part: [] for part in parts if part is not None}
     for part, speaker in zip(parts, speakers, strict=True):
-        known[part].append(speaker)
-    nowhere = known.pop(None, [])
+        if part is not None:
+            known[part].append(speaker)
+    nowhere = parts.count(None)
     if split not in known:
         raise ValueError(f"`split` is {split!r}; the manifest has {sorted(known)}")
     if nowhere:
-        say_once(f"{source}: {len(nowhere)} of {len(parts)} rows are in no split, and are skipped")
+        say_once(f"{source}: {nowhere} of {len(parts)} rows are in no split, and are skipped")
     say_division(f"the column `split` of {source}", known)
 
 
@@ -285,7 +288,7 @@ def _read_manifest(path: Path, root: Path) -> list[_Row]:
         if not is_inside:
             outside[number] = row["file"]
     if outside:
-        common = os.path.commonpath([root.resolve(), *(Path(file).parent for file in outside.values())])
+        common = os.path.commonpath([utf8_name(root.resolve()), *(str(Path(file).parent) for file in outside.values())])
         number, file = next(iter(outside.items()))
         raise ValueError(
             f"{source}: row {number} names {printable(file)}, which is outside of `data_dir`, {printable(root)}; set "
@@ -299,17 +302,25 @@ def _below(root: Path, file: str) -> tuple[str, bool]:
 
     Links in the folder may lead anywhere: who has the folder made them. A manifest may come from someone else.
     """
-    if "\\" in file and not (root / file).exists():  # written on Windows
-        file = file.replace("\\", "/")
-    path = Path(file)
+    # Written on Windows, or with letters composed otherwise than the file's own name, as macOS does.
+    spellings = (file, file.replace("\\", "/"), *(normalize(form, file) for form in ("NFC", "NFD")))
+    file = next((name for name in spellings if _is_there(root / name)), spellings[1])
+    path = Path(os.fsdecode(file_path(file)))
     if path.is_absolute() and path.is_relative_to(root.absolute()):
         path = path.relative_to(root.absolute())
     if not path.is_absolute() and ".." not in path.parts:
-        return path.as_posix(), True
+        return utf8_name(path.as_posix()), True
     real = (root / path).parent.resolve() / path.name
     if ".." not in path.name and real.is_relative_to(root.resolve()):
-        return real.relative_to(root.resolve()).as_posix(), True
-    return real.as_posix(), False
+        return utf8_name(real.relative_to(root.resolve()).as_posix()), True
+    return utf8_name(real.as_posix()), False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return os.path.exists(file_path(path))  # noqa: PTH110 - of bytes
+    except ValueError:  # a zero byte in it
+        return False
 
 
 def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
@@ -324,11 +335,15 @@ def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
     fitting = [mark for mark in delimiters if "file" in (name.strip(' "') for name in header.split(mark))]
     delimiter = (fitting or delimiters)[0]
     # Tables with tabs have no quoting, but for those whose names are quoted too.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and not header.startswith('"') else csv.QUOTE_MINIMAL
-    if quoting == csv.QUOTE_MINIMAL:
+    is_quoted = delimiter != "\t" or header.startswith('"')
+    if is_quoted:
         text = re.sub(rf'(?<=[^"]")[ \t]+(?=[{delimiter}\n]|\Z)', "", text)  # the reader takes no blank after a quote
     reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
+        skipinitialspace=True,
+        strict=True,
     )
     try:
         table = [row for row in ([cell.strip() for cell in row] for row in reader) if any(row)]
@@ -340,7 +355,8 @@ def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
         raise ValueError(f"{source}: has two columns {printable(twice[0])}; rename one")
     for number, row in enumerate(cells, start=1):
         if any(row[len(names) :]):
-            raise ValueError(f"{source}: row {number} has more cells than the header; quote cells with a delimiter")
+            how = "quote cells with a delimiter" if is_quoted else "take tabs out of cells"
+            raise ValueError(f"{source}: row {number} has more cells than the header; {how}")
     # A column without a name is the row numbers that a program wrote.
     return [{name: _clean(cell) for name, cell in zip(names, row, strict=False) if name} for row in cells]
 

@@ -1,6 +1,7 @@
 """Any audio data set on the Hub, or saved on disk by `datasets`, by id and column names."""
 
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -26,7 +27,14 @@ from datasets.exceptions import DatasetGenerationError
 
 from modeling_sim.data.corpora.alignments import with_phones
 from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
-from modeling_sim.data.corpora.contract import AUDIO_STORAGE, UNKNOWN_SPEAKER, CorpusInfo, as_class_label, as_text
+from modeling_sim.data.corpora.contract import (
+    AUDIO_STORAGE,
+    UNKNOWN_SPEAKER,
+    CorpusInfo,
+    as_class_label,
+    as_text,
+    find_speaker_column,
+)
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
@@ -67,7 +75,9 @@ def load(
         streaming: Give an `IterableDataset`, which is read as it is used.
         audio_column: Column of the audio, in any form that `AudioFile` takes: files, paths, bytes or samples.
         id_column: Column of unique ids; `None` takes the audio's file name where it has one, else the row number.
-        speaker_column: Column of speakers; `None` for none.
+            In a stream, files that share a name are numbered, as in "0001 (2)".
+        speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
+            `spk` and `client_id`.
         label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a
             `ClassLabel` yet becomes one, except in a stream, whose values are not known before its end.
         source_split: What `split_by` divides, a split or a slice of one.
@@ -88,8 +98,12 @@ def load(
     if isinstance(label_columns, str):
         label_columns = (label_columns,)
     labels = dict(label_columns) if isinstance(label_columns, Mapping) else {name: name for name in label_columns}
-    wanted = {audio_column: "audio", id_column: "id", speaker_column: "speaker_id", **labels}
-    source = choose_columns(source, {old: new for old, new in wanted.items() if old is not None}, str(dataset_id))
+    if speaker_column is None and "speaker_id" not in labels.values():
+        others = [name for name in source.column_names if name not in (audio_column, id_column, *labels)]
+        speaker_column = find_speaker_column(others, str(dataset_id))
+    own = {"audio": audio_column, "id": id_column, "speaker_id": speaker_column}
+    wanted = {old: new for new, old in own.items() if old is not None} | labels
+    source = choose_columns(source, wanted, str(dataset_id))
     if isinstance(source, IterableDataset):
         source = complete_stream(source)
         if split_by is not None:
@@ -135,7 +149,9 @@ def open_source(
             raise ValueError(f"{dataset_id} cannot be read: {error.__cause__ or error}") from error
     names = list(splits) if split == "all" and "all" not in splits else split.split("+")
     rows = concatenate_datasets([_rows(splits, name.strip(), str(dataset_id)) for name in names])
-    return rows.to_iterable_dataset() if streaming and isinstance(rows, Dataset) else rows
+    if isinstance(rows, IterableDataset):
+        return rows if rows.column_names is not None else rows._resolve_features()  # noqa: SLF001
+    return rows.to_iterable_dataset() if streaming else rows
 
 
 def _load_splits(dataset_id: str, config: str | None, *, revision: str | None, streaming: bool) -> Mapping[str, Any]:
@@ -206,8 +222,6 @@ def choose_columns(
     Raises:
         ValueError: A column is not there.
     """
-    if source.column_names is None:
-        source = source._resolve_features()  # noqa: SLF001
     missing = sorted(set(names) - set(source.column_names))
     if missing:
         raise ValueError(
@@ -247,14 +261,28 @@ def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -
     if not isinstance(source.features.get("speaker_id"), ClassLabel):
         texts.append("speaker_id")
     features = Features({**source.features, "audio": AUDIO_STORAGE, **dict.fromkeys(texts, Value("string"))})
-    return source.map(partial(_complete, texts=texts), with_indices=True, features=features)
+    return source.map(_Complete(texts), with_indices=True, features=features)
 
 
-def _complete(row: dict[str, Any], number: int, *, texts: Sequence[str]) -> dict[str, str | None]:
-    path = (row["audio"] or {}).get("path")
-    defaults = {"id": PurePath(path).stem if path else f"{number:08d}", "speaker_id": UNKNOWN_SPEAKER}
-    values = {name: defaults.get(name) if row.get(name) in (None, "") else row[name] for name in texts}
-    return {name: None if value is None else str(value) for name, value in values.items()}
+class _Complete:
+    """Fills in ids and speakers, row by row; a class, since readers that are spawned get it pickled."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, row: dict[str, Any], number: int) -> dict[str, str | None]:
+        if number == 0:  # an epoch begins
+            self.seen.clear()
+        values = {name: None if row.get(name) in (None, "") else str(row[name]) for name in self.texts}
+        if values["id"] is None:
+            path = (row["audio"] or {}).get("path")
+            name = PurePath(path).stem if path else f"{number:08d}"
+            self.seen[name] += 1
+            values["id"] = name if self.seen[name] == 1 else f"{name} ({self.seen[name]})"
+        if "speaker_id" in values and values["speaker_id"] is None:
+            values["speaker_id"] = UNKNOWN_SPEAKER
+        return values
 
 
 def divide(

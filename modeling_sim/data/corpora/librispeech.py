@@ -12,7 +12,7 @@ from modeling_sim.data.corpora.contract import CorpusInfo, as_class_label, as_te
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, divide, divide_stream, open_source
 from modeling_sim.data.corpora.splits import SplitRule, find_list, split_ids
 from modeling_sim.data.corpora.tree import read_text, visible_files
-from modeling_sim.text import say_once
+from modeling_sim.text import say_once, utf8_name
 
 INFO = CorpusInfo(
     description="Read English speech from LibriVox audiobooks.",
@@ -176,7 +176,7 @@ def _from_files(
     transcripts = _read_transcripts({path.parent for _, path in rows})
     columns: dict[str, Any] = {
         "id": [utterance for utterance, _ in rows],
-        "audio": [{"path": str(path)} for _, path in rows],
+        "audio": [{"path": utf8_name(path)} for _, path in rows],
         "speaker_id": [speakers.get(utterance) for utterance, _ in rows],
         "chapter_id": [path.parent.name for _, path in rows],
         "sex": [sexes.get(speakers.get(utterance, "")) for utterance, _ in rows],

@@ -1,8 +1,12 @@
 """What a training and a test split share: recordings, which no test may, and speakers, which say less of new ones."""
 
+from collections.abc import Hashable
+from typing import Any
+
 from datasets import Dataset
 
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, class_label
+from modeling_sim.data.corpora.tree import file_key
 from modeling_sim.text import printable, say_once
 
 # Of ids and lengths that are equal, as many are looked at: data sets without ids number their rows, in every split.
@@ -19,13 +23,19 @@ def say_shared_recordings(train: Dataset, test: Dataset) -> None:
         for row, key in enumerate(zip(test["id"][:], test["num_samples"][:], strict=True))
         if key in rows
     ][:_LOOKED_AT]
-    shared = [test[own]["id"] for other, own in pairs if train[other]["audio"] == test[own]["audio"]]
+    shared = [test[own]["id"] for other, own in pairs if _content(train[other]) == _content(test[own])]
     if shared:
         count = f"{len(shared)} or more" if len(pairs) == _LOOKED_AT else f"{len(shared)}"
         say_once(
             f"warning: {count} recordings of the test split are in the training split too, such as "
             f"{printable(repr(shared[0]))}; a test on them says nothing about new ones"
         )
+
+
+def _content(row: dict[str, Any]) -> Hashable:
+    """What rows of one recording share: its bytes, or its file by whatever path."""
+    audio = row["audio"]
+    return audio["bytes"] if audio["bytes"] is not None else file_key(audio["path"])
 
 
 def say_shared_speakers(train: Dataset, test: Dataset) -> None:

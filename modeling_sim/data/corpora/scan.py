@@ -135,18 +135,19 @@ class _StreamCheck:
 
     def __init__(self, on_bad_audio: str, bad_audio_list: str | Path | None, decode_all: bool) -> None:
         self.on_bad_audio, self.bad_audio_list, self.decode_all = on_bad_audio, bad_audio_list, decode_all
-        self.left_out: dict[str, BadRecording] = {}
+        self.left_out: dict[BadRecording, None] = {}  # in the order they came
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, int]:
         header, reason = _look_at(row, decode_all=self.decode_all)
-        if reason is not None and self.on_bad_audio == "raise":
-            raise BadAudioError([BadRecording(row["id"], audio_name(row["audio"]), reason)], 1)
         if header is None:
-            if row["id"] not in self.left_out:
-                self.left_out[row["id"]] = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
-                say(f"left out: {printable(row['id'])}  {printable(reason)}")
+            bad = BadRecording(row["id"], audio_name(row["audio"]), str(reason))
+            if self.on_bad_audio == "raise":
+                raise BadAudioError([bad], 1)
+            if bad not in self.left_out:
+                self.left_out[bad] = None
+                say(f"left out: {printable(bad.id)}  {printable(bad.reason)}")
                 if self.bad_audio_list is not None:
-                    _write_list(self.bad_audio_list, list(self.left_out.values()))
+                    _write_list(self.bad_audio_list, list(self.left_out))
             return {"num_samples": 0, "sampling_rate": 0}
         return {"num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 
@@ -88,7 +89,9 @@ def split_ids(
 
 
 def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> None:
-    """Print what a split is by and how many speakers each part has, once; with a warning if parts share speakers.
+    """Print what a split is by and how many speakers each part has, once.
+
+    It is a warning if parts share speakers, or may share them, except by lists.
 
     Args:
         rule: What it is by.
@@ -106,7 +109,8 @@ def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> Non
     train, *others = (named.pop("train", set()), *named.values())
     shared = train & set().union(*others)
     if shared:
-        line += f"; warning: {len(shared)} speakers of the training are in the other parts too"
+        warning = "" if rule == "list" else "warning: "  # lists are someone's choice, as those of CPC are
+        line += f"; {warning}{len(shared)} speakers of the training are in the other parts too"
     elif others and not (train and all(others)):
         line += "; warning: without speakers' names, those of the training may be in the other parts too"
     say_once(line)
@@ -119,8 +123,8 @@ def find_list(folder: Path, split: str) -> Path | None:
 
 
 def read_id_list(path: str | Path) -> list[str]:
-    """Utterance ids, one per line; empty lines are skipped."""
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    """Utterance ids, one per line, with composed letters (NFC); empty lines are skipped."""
+    return [normalize("NFC", line.strip()) for line in read_text(path).split("\n") if line.strip()]
 
 
 def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[str]:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Hashable
 from pathlib import Path
 
+from modeling_sim.data.audio import file_path
 from modeling_sim.text import printable, say_once
 
-# Folders that programs make without a dot: macOS' archives, Synology's and Windows' own, and that of a disk's repair.
-_HIDDEN = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+# Folders that programs make without a dot, in lower case: of macOS' archives, of network disks, of Windows, of repairs.
+_HIDDEN = {
+    "__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "system volume information", "lost+found",
+}  # fmt: skip
 
 
 _AUDIO = {
@@ -89,14 +92,15 @@ def _visible_files(root: str | Path) -> list[list[Path]]:
 
 def file_key(path: str | Path) -> Hashable:
     """What two paths to one file share, by links of either kind; a path for a file that is not there."""
+    place = file_path(path)
     try:
-        status = Path(path).stat()
+        status = os.stat(place)  # noqa: PTH116 - of bytes
     except OSError:
-        return os.path.realpath(path)
+        return os.path.realpath(place)
     except ValueError:  # no path at all: a zero byte in it
-        return str(path)
+        return place
     # Numbers of files are not unique on every network's file system: they count where a file says it has two names.
-    return (status.st_dev, status.st_ino) if status.st_nlink > 1 else os.path.realpath(path)
+    return (status.st_dev, status.st_ino) if status.st_nlink > 1 else os.path.realpath(place)
 
 
 def read_text(path: str | Path) -> str:
@@ -106,18 +110,25 @@ def read_text(path: str | Path) -> str:
         OSError: The file cannot be read.
         ValueError: It is of another encoding.
     """
-    content = Path(path).read_bytes()
+    return decode_text(Path(path).read_bytes(), path)
+
+
+def decode_text(content: bytes, path: str | Path) -> str:
+    """The same of bytes that were read from a file."""
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = content.decode(encoding)
+        reason = "it has zero bytes" if "\0" in text else None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{printable(path)} is not text in UTF-8 ({error}); save it again in that encoding") from error
+        text, reason = "", str(error)
+    if reason is not None:
+        raise ValueError(f"{printable(path)} is not text in UTF-8 ({reason}); save it again in that encoding")
     # Files that were joined have marks in the middle.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name not in _HIDDEN
+    return not name.startswith(".") and name.lower() not in _HIDDEN
 
 
 def _refuse(error: OSError) -> None:
