@@ -48,8 +48,9 @@ def hub_dataset(corpus: str, data_dir: str | None, corpus_settings: Mapping[str,
 
 def hub_id(name: str | None) -> str | None:
     """A name that is an id on the Hub, org/name, and no folder here; else `None`."""
-    is_id = name is not None and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name)
-    return name if is_id and not os.path.exists(name) else None  # noqa: PTH110 - takes a name of any length
+    if name is None or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        return None
+    return name if not os.path.exists(name) else None  # noqa: PTH110 - takes a name of any length
 
 
 def hours(dataset: Dataset | IterableDataset) -> float | None:

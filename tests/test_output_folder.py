@@ -74,6 +74,14 @@ def test_an_earlier_command_is_replaced_only_on_demand(tmp_path):
         claim_folder(tmp_path / "new", "analysis", ["probe.json"], overwrite=True)
 
 
+def test_the_same_command_may_be_given_again(tmp_path):
+    claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "vowel", "model": ["a"]})
+    fill(tmp_path, probe_DOT_json="{}")
+    claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "vowel", "model": ["a"]})
+    with pytest.raises(FileExistsError, match=r"probe\.json"):
+        claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "phones", "model": ["a"]})
+
+
 def test_results_of_versions_without_claims_are_known_by_their_content(tmp_path):
     fill(tmp_path, **{"abx.json": '{"versions": {"modeling_sim": "0.1"}}', "abx.png": ""})
     with pytest.raises(FileExistsError, match="--overwrite_output_dir"):

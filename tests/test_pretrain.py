@@ -20,7 +20,7 @@ from modeling_sim.trainer.curves import read_log, write_curves
 from modeling_sim.trainer.loop import check_settings
 from modeling_sim.trainer.run import prepare
 from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments, parse_arguments
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -291,3 +291,13 @@ def test_it_learns_to_predict_real_speech(data_dir, tmp_path):
     for module in results["modules"]:
         assert module["trained"]["contrastive_accuracy"] > 2 * chance
         assert module["untrained"]["contrastive_accuracy"] < 1.3 * chance
+
+
+def test_a_notebook_pretrains_with_settings_alone(tmp_path):
+    data = DataArguments(corpus_settings={"num_train": 8, "num_test": 4}, crop_samples=6000)
+    settings = PretrainingArguments(output_dir=str(tmp_path), max_steps=1, batch_size=4, warmup_steps=0)
+    folder = pretrain_module.pretrain(
+        ModelArguments(model_settings={"hidden_size": 8, "context_size": 4}), data, settings
+    )
+    assert json.loads((folder / "results.json").read_text())["steps"] == 1
+    assert AutoModel.from_pretrained(folder).config.hidden_size == 8

@@ -276,9 +276,10 @@ def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, t
     run(checkpoint, tmp_path, *flags)
     before = (tmp_path / "probe.json").read_bytes()
     with pytest.raises(SystemExit, match="overwrite_output_dir"):
-        run(checkpoint, tmp_path, *flags)
+        run(checkpoint, tmp_path, *flags, "--seed", "1")
     assert (tmp_path / "probe.json").read_bytes() == before
-    run(checkpoint, tmp_path, *flags, "--overwrite_output_dir", "--figure_format", "svg")
+    run(checkpoint, tmp_path, *flags, "--figure_format", "svg")  # the same command
+    run(checkpoint, tmp_path, *flags, "--seed", "1", "--overwrite_output_dir")
     assert (tmp_path / "confusion.svg").read_bytes().startswith(b"<?xml")
     (tmp_path / "probe.json").unlink()  # as of one that was killed before its last file
     run(checkpoint, tmp_path, *flags)

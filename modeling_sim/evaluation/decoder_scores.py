@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimDecoder
 from modeling_sim.analysis import (
-    LabelledClassifier,
+    LabeledClassifier,
     bootstrap_statistic,
     fit_linear_probe,
     most_telling,
@@ -113,10 +113,10 @@ def _measure_decoder(
                 tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
                 return None
 
-        def classifier() -> LabelledClassifier | None:
+        def classifier() -> LabeledClassifier | None:
             if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
                 return None
-            return LabelledClassifier(_classifier(task, of, module, num_samples), labels)
+            return LabeledClassifier(_classifier(task, of, module, num_samples), labels)
 
         def traversals() -> dict[int, str]:
             told = _what_dimensions_tell(task, of, module, num_samples)
@@ -193,7 +193,7 @@ def _smoothness(
     decode: Callable[[torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
     sampling_rate: int,
-    classifier: LabelledClassifier | None,
+    classifier: LabeledClassifier | None,
 ) -> None:
     """Paths between utterances, and whether a classifier of the label changes its mind once."""
     arguments = analysis.arguments

@@ -105,10 +105,14 @@ class AnalysisArguments(MeasuringArguments):
     steps: int = setting(12, "Steps of a path between two of them.")
 
 
+# Settings that the same command may be given again with.
+_CHANGE_NO_RESULT = ("batch_size", "cache_dir", "device", "figure_format", "output_dir", "overwrite_output_dir")
+
+
 def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
     """Makes the output folder, or refuses one with results that would be replaced.
 
-    Call it before anything is measured. A command that ended before it wrote the last of its files may be repeated.
+    Call it before anything is measured. The same command may be given again, and measures again what has changed.
 
     Args:
         arguments: Settings of the command.
@@ -117,16 +121,20 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
         pictures: Pictures that it writes, without their endings.
 
     Raises:
-        FileExistsError: The folder holds results of this kind and `overwrite_output_dir` is not set, or files of
-            another program.
+        FileExistsError: The folder holds results of this kind of other settings and `overwrite_output_dir` is not set,
+            or files of another program.
         NotADirectoryError: It is a file, or below one.
     """
     output_dir = Path(arguments.output_dir)
     drawn = [f"{picture}.{ending}" for picture in pictures for ending in FIGURE_FORMATS]
     claim_folder(
-        output_dir, kind, [*names, *drawn],
-        overwrite=arguments.overwrite_output_dir, resume=not (output_dir / names[-1]).exists(),
-    )  # fmt: skip
+        output_dir,
+        kind,
+        [*names, *drawn],
+        overwrite=arguments.overwrite_output_dir,
+        resume=not (output_dir / names[-1]).exists(),
+        settings={name: value for name, value in vars(arguments).items() if name not in _CHANGE_NO_RESULT},
+    )
 
 
 def load_split(arguments: MeasuringArguments, split: str) -> Dataset:

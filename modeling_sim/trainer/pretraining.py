@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.objectives_sim import count_active_units
+from modeling_sim.settings import mapping_of, with_dataset_name
 from modeling_sim.trainer.greedy import (
     EXECUTIONS,
     GradientAverages,
@@ -25,9 +26,10 @@ from modeling_sim.trainer.greedy import (
 from modeling_sim.trainer.held_out import evaluate
 from modeling_sim.trainer.latent_cache import Sequential, cache_bytes, drawn, require_space, write_cache
 from modeling_sim.trainer.log import Scores, or_dash
+from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
-from modeling_sim.trainer.run import load_data
+from modeling_sim.trainer.run import load_data, run_command
 from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
 from modeling_sim.trainer.task import Schedule, Task
 
@@ -261,6 +263,28 @@ class CollapseWatch:
         if module >= self.config.num_conv_modules or self.config.kl_weights[module] == 0:
             return ""
         return f"a lower `kl_weight` (now {self.config.kl_weights[module]:g}), `kl_warmup_steps` or `free_bits`; "
+
+
+def pretrain(
+    model: ModelArguments, data: DataArguments, settings: PretrainingArguments, callbacks: Sequence[Callback] = ()
+) -> Path:
+    """Pretrains a model, as from a notebook, and returns the folder of the run.
+
+    Args:
+        model: Which model is trained.
+        data: What it is trained on.
+        settings: How it is trained; `settings.output_dir` is the folder, and one with an unfinished run is resumed.
+        callbacks: What happens around the run: `DrawCurves()` of `trainer.curves`, `PushToHub(...)` of `hub.callback`.
+
+    Raises:
+        SystemExit: A setting or the data is wrong, or training had to stop; the message says why and what is kept.
+    """
+    model.model_settings = mapping_of("model_settings", model.model_settings)
+    data.corpus_settings = with_dataset_name(
+        data.corpus, mapping_of("corpus_settings", data.corpus_settings), data.dataset_name, data_dir=data.data_dir
+    )
+    run_command("pretrain", lambda: ((model, data, settings), list(callbacks)), build)
+    return Path(settings.output_dir)
 
 
 def build(

@@ -76,7 +76,13 @@ _IN_LEFTOVERS = (*RUN_NAMES, "trainer.pt", "trainer_state.json", ".*.json.*", "l
 
 
 def claim_folder(
-    folder: str | Path, kind: str, names: Sequence[str], *, overwrite: bool = False, resume: bool = False
+    folder: str | Path,
+    kind: str,
+    names: Sequence[str],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Makes a folder if there is none, and notes that files of some names in it are this program's.
 
@@ -86,6 +92,8 @@ def claim_folder(
         names: Names of all files that it writes, or patterns of them as `fnmatch` takes.
         overwrite: Accept files of an earlier command of the same kind; see `clear_folder`.
         resume: Accept them too, since the command continues what they are of.
+        settings: What the results depend on, as JSON holds it. Files of an earlier command of this kind and these
+            settings are accepted too: the same command may be given again. `None` where that is decided elsewhere.
 
     Raises:
         FileExistsError: The folder holds files of these names that were not written by this program as this kind,
@@ -106,14 +114,20 @@ def claim_folder(
             f"`output_dir` {folder} holds files that are not of {_with_article(kind)} of this program and would be "
             f"replaced ({', '.join(others[:3])}{more}); give another folder."
         )
+    commands = _read_dict(folder / CLAIM_NAME).get("settings", {})
+    if settings is not None:
+        settings = json.loads(json.dumps(settings))
+        resume = resume or commands.get(kind) == settings
     if there and not (overwrite or resume):
         raise FileExistsError(
             f"`output_dir` {folder} holds {_with_article(kind)} ({there[0].name}); give another folder, or "
             "--overwrite_output_dir to replace it."
         )
-    if set(names) - set(claims.get(kind, [])):
+    if set(names) - set(claims.get(kind, [])) or commands.get(kind) != settings:
         claims[kind] = sorted({*own, *names})
-        write_json(folder / CLAIM_NAME, {"schema": 1, "claims": claims})
+        if settings is not None:
+            commands[kind] = settings
+        write_json(folder / CLAIM_NAME, {"schema": 1, "claims": claims, "settings": commands})
 
 
 def clear_folder(folder: str | Path, kind: str) -> None:
