@@ -274,11 +274,16 @@ def compare(values: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) 
             low, high = _student(own, theirs[0]) if spectrum else _welch(own, theirs)
             comparisons.append(
                 {
-                    "measure": measure, "module": module, "first": first, "second": second,
-                    "difference": float(np.mean(own) - np.mean(theirs)), "low": low, "high": high,
+                    "measure": measure,
+                    "module": module,
+                    "first": first,
+                    "second": second,
+                    "difference": float(np.mean(own) - np.mean(theirs)),
+                    "low": low,
+                    "high": high,
                     "verdict": _verdict(directions[measure], own, theirs, low, high),
                 }
-            )  # fmt: skip
+            )
     return comparisons
 
 

@@ -42,9 +42,11 @@ def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     if voiced.any():
         frames, energy, pitches = frames[voiced], energy[voiced], pitches[voiced]
     columns = (
-        _semitones(pitches), 10 * np.log10(energy), _semitones(_center_of_gravity(frames, sampling_rate)),
+        _semitones(pitches),
+        10 * np.log10(energy),
+        _semitones(_center_of_gravity(frames, sampling_rate)),
         *_semitones(_formants(frames, sampling_rate)).T,
-    )  # fmt: skip
+    )
     return np.array([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in columns])
 
 

@@ -44,9 +44,15 @@ def abx(arguments: AbxArguments) -> dict[str, Any]:
     sources = load_representations(arguments)
     for source in sources:
         items = extract(
-            dataset, source, label=arguments.label, pooling="frame", frame_step=1,
-            batch_size=arguments.batch_size, cache_dir=Path(arguments.cache_dir), description=source.name,
-        )  # fmt: skip
+            dataset,
+            source,
+            label=arguments.label,
+            pooling="frame",
+            frame_step=1,
+            batch_size=arguments.batch_size,
+            cache_dir=Path(arguments.cache_dir),
+            description=source.name,
+        )
         tokens = find_tokens(items.labels, items.utterances, items.speakers, classes)
         for feature, values in tqdm(items.features.items(), desc=f"ABX {source.name}", leave=False):
             segments = [values[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]

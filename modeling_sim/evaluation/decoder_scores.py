@@ -315,11 +315,19 @@ def _traversals(
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         effects = np.nanmedian(changes, axis=1)
     analysis.curve(
-        "traversal_effects", row, dimensions=dimensions.tolist(), targets=[PROPERTIES[number] for number in targets],
-        correlations=correlations.tolist(), utterances=len(told.properties), factors=list(PROPERTIES),
-        values=effects.tolist(), spread=told.spread.tolist(), selectivity=outcome.selectivity_of_directions.tolist(),
-        selectivity_of_turned_axes=turned, conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
-    )  # fmt: skip
+        "traversal_effects",
+        row,
+        dimensions=dimensions.tolist(),
+        targets=[PROPERTIES[number] for number in targets],
+        correlations=correlations.tolist(),
+        utterances=len(told.properties),
+        factors=list(PROPERTIES),
+        values=effects.tolist(),
+        spread=told.spread.tolist(),
+        selectivity=outcome.selectivity_of_directions.tolist(),
+        selectivity_of_turned_axes=turned,
+        conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
+    )
     heard: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
         if PROPERTIES[target] in _HEARD_PROPERTIES:

@@ -156,9 +156,16 @@ def measure_features(
     read = reached["linear_accuracy"]
     _selectivity(analysis, row, task, train_features, test_features, (train, test), l2, read.value)
     outcome = concentration(
-        train_features, train.labels, test_features, test.labels, task.num_classes, probe=probe, l2=l2,
-        seed=arguments.seed, device=arguments.device,
-    )  # fmt: skip
+        train_features,
+        train.labels,
+        test_features,
+        test.labels,
+        task.num_classes,
+        probe=probe,
+        l2=l2,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
     summary = outcome.summary()
     analysis.add(row, "gini", summary["gini"])
     analysis.add(row, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
@@ -171,9 +178,12 @@ def measure_features(
     )
     by_dimensions = outcome.by_dimensions
     analysis.curve(
-        "accuracy_by_dimensions", row, ks=by_dimensions.ks.tolist(), values=by_dimensions.accuracies.tolist(),
+        "accuracy_by_dimensions",
+        row,
+        ks=by_dimensions.ks.tolist(),
+        values=by_dimensions.accuracies.tolist(),
         chance=by_dimensions.chance,
-    )  # fmt: skip
+    )
     if in_full:
         analysis.curve("probe_weights", row, values=np.abs(probe.weight).tolist(), classes=task.class_names())
     if len(task.factors) > 1:
@@ -285,9 +295,12 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
         (np.histogram(means[:, dim], edges)[0] / (len(means) * np.diff(edges))).tolist() for dim in shown
     ]
     analysis.curve(
-        "histograms", row, edges=edges.tolist(), densities=densities,
+        "histograms",
+        row,
+        edges=edges.tolist(),
+        densities=densities,
         dimensions=np.flatnonzero(varying)[shown].tolist(),
-    )  # fmt: skip
+    )
     analysis.curve("correlation", row, values=np.round(np.atleast_2d(np.corrcoef(means.T)), 3).tolist())
 
 

@@ -140,9 +140,15 @@ class _Fits:
         arguments = self.arguments
         if self.paper is not None:
             return paper_predictions(
-                features, labels, queries, self.num_classes, settings=self.paper, bias=bias, seed=arguments.seed,
+                features,
+                labels,
+                queries,
+                self.num_classes,
+                settings=self.paper,
+                bias=bias,
+                seed=arguments.seed,
                 device=arguments.device,
-            )  # fmt: skip
+            )
         if arguments.probe == "knn":
             return knn_predictions(features, labels, queries)
         if arguments.probe == "mlp":

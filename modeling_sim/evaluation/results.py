@@ -87,12 +87,18 @@ class LabelTask:
         arguments = self.arguments
         train, test = (
             extract(
-                data, representation, label=arguments.label, pooling="frame" if self.of_frames else "mean",
-                max_items=arguments.max_items or None, seed=arguments.seed, batch_size=arguments.batch_size,
-                cache_dir=Path(arguments.cache_dir), description=f"{representation.name}, {split}",
+                data,
+                representation,
+                label=arguments.label,
+                pooling="frame" if self.of_frames else "mean",
+                max_items=arguments.max_items or None,
+                seed=arguments.seed,
+                batch_size=arguments.batch_size,
+                cache_dir=Path(arguments.cache_dir),
+                description=f"{representation.name}, {split}",
             )
             for split, data in self.splits.items()
-        )  # fmt: skip
+        )
         self.train_items, self.test_items = len(train.labels), len(test.labels)
         return train, test, self._moments(representation)
 
@@ -100,10 +106,15 @@ class LabelTask:
         """Features of the test split every 10 ms; every 20 ms for ABX of utterances, which are longer than phones."""
         arguments = self.arguments
         return extract(
-            self.splits["test"], representation, label=arguments.label, pooling="frame",
-            frame_step=1 if self.of_frames else 2, batch_size=arguments.batch_size,
-            cache_dir=Path(arguments.cache_dir), description=f"{representation.name}, moments",
-        )  # fmt: skip
+            self.splits["test"],
+            representation,
+            label=arguments.label,
+            pooling="frame",
+            frame_step=1 if self.of_frames else 2,
+            batch_size=arguments.batch_size,
+            cache_dir=Path(arguments.cache_dir),
+            description=f"{representation.name}, moments",
+        )
 
     def tokens(self, items: Items) -> Tokens:
         """What is told apart by ABX: segments of a label of frames, whole utterances of one of utterances."""
