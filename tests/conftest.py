@@ -15,6 +15,21 @@ from modeling_sim import SimConfig
 torch.set_num_threads(1)
 
 
+# Files of tests that train, start processes or talk to a Hub; `make test-fast` runs all others.
+_TRAIN = {
+    "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "examples", "executions", "finetune",
+    "hub", "hub_roundtrip", "layers", "log", "pretrain", "probe", "publish", "readme", "remote_code", "report",
+    "representations", "resume", "train_decoder", "wheel",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `make test-fast` skips."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in _TRAIN:
+            item.add_marker("trains")
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., SimConfig]:
     """Makes a preset at a width that runs in milliseconds: `tiny_config("cpc", num_negatives=3)`."""
