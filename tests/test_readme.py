@@ -27,7 +27,7 @@ COMMANDS = [
 SPEECH = "--corpus synthetic_syllables --corpus_settings '{num_train: 24, num_test: 16, num_speakers: 2}'"
 STEP = "--crop_samples 6000 --batch_size 4 --max_steps 1 --eval_steps 0"
 WIDTH = "--model_settings '{hidden_size: 8, context_size: 4}'"
-OTHERS_DATA = "--corpus librispeech|--data_dir LibriSpeech|--corpus folder|--data_dir my_speech|--corpus_settings '{manifest: .*}'"
+OTHERS_DATA = r"--corpus (librispeech|folder)|--data_dir (LibriSpeech|my_speech)|--corpus_settings '\{manifest: .*\}'"
 SMALLER = {
     "training/pretrain.py": f"{SPEECH} {STEP} {WIDTH} --output_dir runs/sim-small --overwrite_output_dir true",
     "training/probe.py": f"{SPEECH} --max_items 400",

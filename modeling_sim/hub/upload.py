@@ -41,7 +41,7 @@ _NOTHING_TO_LOSE = (".gitattributes", CARD_NAME)
 # Names of uploaded files other than the card: a model with its code, which a training state holds too; a run; measures.
 _MODEL_FILE = (
     r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
-    r"(configuration|modeling|objectives|feature_extraction)_sim(_decoder)?\.py"
+    r"(configuration|modeling|layers|objectives|feature_extraction)_sim(_decoder)?\.py"
 )
 
 
