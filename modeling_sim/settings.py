@@ -70,15 +70,21 @@ def read_settings(
 ) -> dict[str, Any]:
     """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder.
 
+    A relative path that is no file here may name a settings file of the package, with or without its folder.
+
     With `as_text` values are as they are written, `None` and mappings excepted: YAML reads `mixed_precision: no` as
     false, and `output_dir: 007` as a number.
     """
     if path is None:
         return {}
+    if not extended_by:
+        path = _found(Path(path))
     path = Path(path).resolve()
     if not path.is_file():
-        named = f"{extended_by[-1]} extends {path}" if extended_by else f"`--config` is {path}"
-        raise FileNotFoundError(f"{named}, which is not a file.")
+        if extended_by:
+            raise FileNotFoundError(f"{extended_by[-1]} extends {path}, which is not a file.")
+        included = ", ".join(sorted(file.name for file in _included()))
+        raise FileNotFoundError(f"`--config` is {path}, which is not a file; the package includes {included}.")
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
     settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
@@ -92,6 +98,19 @@ def read_settings(
         if name in settings:
             settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
     return {**base, **settings}
+
+
+def _included() -> list[Path]:
+    """The settings files of the package: in a wheel they lie next to this file, in a checkout in `training`."""
+    folders = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "training" / "configs")
+    return next((files for folder in folders if (files := list(folder.rglob("*.yaml")))), [])
+
+
+def _found(path: Path) -> Path:
+    """The file itself, or the settings file of the package that the path names."""
+    if path.is_file():
+        return path
+    return next((file for file in _included() if file.as_posix().endswith(f"/{path.as_posix()}")), path)
 
 
 def mapping_of(name: str, value: Any) -> dict[str, Any]:

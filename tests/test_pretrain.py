@@ -250,6 +250,20 @@ def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     pretrain_module.build_model(groups[0])
 
 
+@pytest.mark.parametrize("named", ["librispeech_small.yaml", "small/librispeech_small.yaml"])
+def test_a_settings_file_of_the_package_is_found_by_its_name(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(named)["corpus"] == "librispeech"
+
+
+def test_a_settings_file_that_is_here_comes_before_one_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "librispeech_small.yaml").write_text("max_steps: 3\n")
+    assert read_settings("librispeech_small.yaml") == {"max_steps": 3}
+    with pytest.raises(FileNotFoundError, match=r"--config.*gone\.yaml.*sim_librispeech\.yaml"):
+        read_settings("gone.yaml")
+
+
 def test_the_launcher_runs_the_command(tmp_path):
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
