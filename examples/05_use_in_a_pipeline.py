@@ -2,7 +2,9 @@
 
     python examples/05_use_in_a_pipeline.py runs/demo
 
-The classifier tells the vowel of a synthetic syllable; any column of classes of any corpus will do.
+The classifier tells the vowel of a synthetic syllable; any column of classes of any corpus will do. `read_audio` reads
+files too, at any rate: `read_audio({"path": "speech.wav"}, sampling_rate=16000)`. Given a path instead of an array, the
+pipeline needs FFmpeg.
 """
 
 import argparse
@@ -28,7 +30,7 @@ def main(checkpoint: str, output_dir: str, steps: int) -> None:
     syllables = load_corpus("synthetic_syllables", "test", num_syllables=1)
     names = syllables.features["vowel"].names
     for row in syllables.select(range(3)):
-        answers = classify({"raw": read_audio(row["audio"]), "sampling_rate": 16000}, top_k=2)
+        answers = classify(read_audio(row["audio"], sampling_rate=16000), top_k=2)
         guesses = ", ".join(f"{answer['label']} {answer['score']:.0%}" for answer in answers)
         print(f"spoken {names[row['vowel']]}, heard {guesses}")
 

@@ -11,18 +11,18 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
 def plain_numbers(value: Any) -> Any:
-    """A value with numpy's and torch's numbers and arrays, also inside lists and dictionaries, as Python's own."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(plain_numbers, value)) if type(value) in (list, tuple) else value
+    """A value with numpy's and torch's numbers and arrays, also nested ones, as Python's own, and tuples as lists."""
+    if type(value) in (list, tuple):
+        return [plain_numbers(entry) for entry in value]
     if type(value) is dict:
         return {plain_numbers(key): plain_numbers(entry) for key, entry in value.items()}
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
-    """Class decorator above `@strict`, whose checks and JSON know Python's numbers alone.
+    """Class decorator above `@strict`, whose checks know Python's numbers alone, and JSON no tuples either.
 
-    A sweep over `np.array([64, 128])` gives `np.int64`.
+    A sweep over `np.array([64, 128])` gives `np.int64`. Tuples become lists, so that a config equals its saved self.
     """
     strict_setattr = config_class.__setattr__
 
@@ -112,15 +112,13 @@ class SimConfig(PreTrainedConfig):
     freeze_encoder: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # JSON knows lists alone: one form from the start, so that a config equals its saved self.
-        self.conv_kernel = [list(layers) for layers in self.conv_kernel]
-        self.conv_stride = [list(layers) for layers in self.conv_stride]
-        self.conv_padding = [list(layers) for layers in self.conv_padding]
-        if isinstance(self.kl_weight, tuple):
-            self.kl_weight = list(self.kl_weight)
-        if isinstance(self.log_variance_clamp, tuple):
-            self.log_variance_clamp = list(self.log_variance_clamp)
+        num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # of a tool that stored the property
         super().__post_init__(**kwargs)
+        if num_hidden_layers != self.num_modules:
+            raise ValueError(
+                f"`num_hidden_layers` is {num_hidden_layers}, but the settings describe {self.num_modules} modules; "
+                "it follows from `conv_kernel` and `context_size`: set those."
+            )
 
     # ------------------------------------------------------------------ validation
 

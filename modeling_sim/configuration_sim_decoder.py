@@ -52,11 +52,6 @@ class SimDecoderConfig(PreTrainedConfig):
     loss: str = ""
     noise: float | int = 0.0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        for name in ("kernel_sizes", "strides", "paddings", "output_paddings"):
-            setattr(self, name, list(getattr(self, name)))
-        super().__post_init__(**kwargs)
-
     def validate_layers(self) -> None:
         """The lists describe the same layers, and each layer is possible."""
         shapes = {name: len(getattr(self, name)) for name in ("kernel_sizes", "strides", "paddings", "output_paddings")}

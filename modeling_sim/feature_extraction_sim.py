@@ -198,8 +198,9 @@ def _truncate(waveform: np.ndarray, max_length: int | None, truncation: bool) ->
 
 
 def _normalize(waveform: np.ndarray) -> np.ndarray:
-    """Mean 0 and variance 1; digital silence stays 0."""
-    return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+    """Mean 0 and variance 1; digital silence stays 0. In float64, which holds the square of every float32."""
+    mean, variance = waveform.mean(dtype=np.float64), waveform.var(dtype=np.float64)
+    return ((waveform - mean) / np.sqrt(variance + 1e-7)).astype(np.float32)
 
 
 __all__ = ["SimFeatureExtractor"]

@@ -98,19 +98,21 @@ class _RowConvolution(torch.autograd.Function):
 
 
 class SimConv1d(nn.Conv1d):
-    """`nn.Conv1d` with its parameters, on `(batch, frames, channels)`."""
+    """`nn.Conv1d`, with a faster way to compute it on `(batch, frames, channels)`.
+
+    Called as a module it is `nn.Conv1d`, on `(batch, channels, frames)`, as everything that wraps convolutions expects
+    (adapters such as LoRA and DoRA, hooks, quantization).
+    """
+
+    bias: nn.Parameter
 
     def patches(self, waveform: torch.Tensor) -> torch.Tensor:
         """What each output frame sees of a `(batch, samples, 1)` input, `(batch, frames, kernel)`."""
         padding = int(self.padding[0])
         return F.pad(waveform[..., 0], (padding, padding)).unfold(1, self.kernel_size[0], self.stride[0])
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch, frames, out_channels)` of `(batch, frames, in_channels)`."""
-        # What is compiled, exported or traced is a plain convolution, which has any length; adapters such as LoRA make
-        # convolutions of this class without a bias.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self.bias is None or self.groups > 1:  # type: ignore[attr-defined]
-            return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+    def convolve_rows(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, out_channels)` of `(batch, frames, in_channels)`, without the module's hooks."""
         if self.in_channels == 1:  # rows of a few samples are too short for a matrix product; patches are small
             return _patch_product(self.patches(hidden_states), self.weight[:, 0], self.bias)
         weight: torch.Tensor = self.weight
@@ -142,7 +144,7 @@ class SimBatchNorm(nn.BatchNorm1d):
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """`hidden_states` normalized; `frame_mask` `(batch, frames)` bool is true where a frame is real."""
         if frame_mask is None or not self.training:
-            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
+            return super().forward(hidden_states.flatten(0, -2)).view_as(hidden_states)
         values = _at_least_float32(hidden_states)
         real = frame_mask[..., None].to(values.dtype)
         count = real.sum().clamp(min=1)
@@ -180,18 +182,22 @@ class SimConvLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
         """`(batch, frames, channels)`; `frame_mask` `(batch, frames)` bool is of the output, which is 0 elsewhere."""
-        # What a hook or an adapter may watch is neither fused nor changed in place.
-        is_own = _is_own(self.conv, SimConv1d) and (self.norm is None or _is_own(self.norm, SimBatchNorm))
+        # What a hook or an adapter may watch is called as a module, and neither fused nor changed in place.
+        conv_is_own = _is_own(self.conv, SimConv1d)
+        is_own = conv_is_own and (self.norm is None or _is_own(self.norm, SimBatchNorm))
         # In place where that is free: not on a view, which autograd would copy around.
         in_place = is_own and not torch.is_grad_enabled()
         if is_own and self.conv.in_channels == 1 and self.norm is not None and self.training and frame_mask is None:
             hidden_states, in_place = self._normalized_waveform(hidden_states), True
         else:
-            hidden_states = self.conv(hidden_states)
-            if isinstance(self.norm, nn.SyncBatchNorm):
-                hidden_states = _synchronized_norm(self.norm, hidden_states, frame_mask)
-            elif self.norm is not None:
-                hidden_states = self.norm(hidden_states, frame_mask)
+            # A compiled, exported or traced convolution is torch's own, which takes any length.
+            in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+            if conv_is_own and not in_graph:
+                hidden_states = self.conv.convolve_rows(hidden_states)
+            else:
+                hidden_states = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
+            if self.norm is not None:
+                hidden_states = _normalize(self.norm, hidden_states, frame_mask)
         if frame_mask is not None:
             # The next convolution must see zeros past the end, as it does for an utterance without padding.
             real = frame_mask[..., None]
@@ -231,12 +237,12 @@ def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
     )
 
 
-def _synchronized_norm(
-    norm: nn.SyncBatchNorm, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """What `nn.SyncBatchNorm.convert_sync_batchnorm` made of a `SimBatchNorm`, on the real frames."""
+def _normalize(norm: nn.Module, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+    """Normalizes with a `SimBatchNorm`, or with what replaced it, such as `nn.SyncBatchNorm`: that takes rows alone."""
+    if isinstance(norm, SimBatchNorm):
+        return cast("torch.Tensor", norm(hidden_states, frame_mask))
     if frame_mask is None or not norm.training:
-        return norm(hidden_states.flatten(0, 1)).view_as(hidden_states)
+        return cast("torch.Tensor", norm(hidden_states.flatten(0, 1))).view_as(hidden_states)
     normalized = norm(hidden_states[frame_mask])
     return torch.zeros_like(hidden_states, dtype=normalized.dtype).masked_scatter(frame_mask[..., None], normalized)
 

@@ -316,15 +316,17 @@ class SimModel(SimPreTrainedModel):
         """The first module's input `(batch, samples, 1)`, zero where padded, and lengths `(batch,)` in samples.
 
         Raises:
-            TypeError: `input_values` is no tensor, or not of floats that the weights can be multiplied with.
+            TypeError: `input_values` or `attention_mask` is no tensor, or `input_values` not of floats that the weights
+                can be multiplied with.
             ValueError: `input_values` is not `(batch, samples)`, or too short for one frame of the last module, or
                 `attention_mask` has padding before or within the audio (see `_audio_lengths` for accelerators).
         """
-        if not isinstance(input_values, torch.Tensor):
-            raise TypeError(
-                f"`input_values` is a {type(input_values).__name__}; give a tensor (batch, samples), as "
-                "`SimFeatureExtractor` makes with `return_tensors='pt'`."
-            )
+        for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
+            if not (isinstance(given, torch.Tensor) or (given is None and name == "attention_mask")):
+                raise TypeError(
+                    f"`{name}` is a {type(given).__name__}; give a tensor (batch, samples), as `SimFeatureExtractor` "
+                    "makes with `return_tensors='pt'`."
+                )
         if not input_values.is_floating_point() or (input_values.dtype == torch.float64 != self.dtype):
             raise TypeError(
                 f"`input_values` is {input_values.dtype} but the model {self.dtype}; give floats in [-1, 1], as "
@@ -647,46 +649,55 @@ class SimClassifier(SimPreTrainedModel):
         self.post_init()
         self._freeze_what_never_learns()
 
-    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Loss of `logits` `(rows, num_labels)`, of the kind that `config.problem_type` names.
+    def classification_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Loss of `logits`, of the kind that `config.problem_type` names, averaged over the labels that count.
 
-        `None` is read as by transformers' heads: "regression" for one label, else "single_label_classification" for
-        whole numbers and "multi_label_classification" for floats.
+        An unset problem type is set by the first labels, as in transformers' heads, so that a pipeline knows it:
+        "regression" for one label, "single_label_classification" for one whole number per row of logits, else
+        "multi_label_classification".
 
         Args:
-            logits: `(rows, num_labels)`.
-            labels: Single label: `(rows,)` int64, -100 for none. Multi-label: `(rows, num_labels)`, 0 or 1, -100 for
-                none. Regression: `(rows, num_labels)`, or `(rows,)` of a single one, NaN for none.
+            logits: `(..., num_labels)`.
+            labels: Single label: `(...)` whole numbers, -100 for none. Multi-label: `(..., num_labels)`, 0 or 1, -100
+                for none. Regression: `(..., num_labels)`, or `(...)` of a single one, NaN for none.
+            mask: `(...)`, nonzero where labels count; `None` for everywhere.
 
         Raises:
             ValueError: `labels` has another shape or dtype than that.
         """
-        problem_type: str | None = self.config.problem_type
-        if problem_type is None:
-            kind = "multi" if labels.is_floating_point() else "single"
-            problem_type = "regression" if logits.shape[1] == 1 else f"{kind}_label_classification"
-        is_single = problem_type == "single_label_classification"
-        logits = logits.float()
-        if problem_type == "regression" and labels.ndim == 1:
-            labels = labels[:, None]
-        if labels.shape != (logits.shape[:1] if is_single else logits.shape) or (
-            is_single and labels.is_floating_point()
-        ):
-            raise ValueError(
-                f"`labels` of {labels.dtype} with {labels[0].numel() if len(labels) else 0} number(s) per utterance or "
-                f"frame do not fit `config.problem_type` {problem_type!r} and `config.num_labels` {logits.shape[1]}: "
-                "'single_label_classification' takes one whole number, 'multi_label_classification' and 'regression' "
-                "`num_labels` floats."
+        logits, rows = logits.float(), logits.shape[:-1]
+        are_whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        if self.config.problem_type is None:
+            is_single = are_whole and labels.shape != logits.shape
+            self.config.problem_type = (
+                "regression"
+                if logits.shape[-1] == 1
+                else "single_label_classification"
+                if is_single
+                else "multi_label_classification"
             )
+        problem_type = self.config.problem_type
+        is_single = problem_type == "single_label_classification"
+        if problem_type == "regression" and labels.shape == rows and logits.shape[-1] == 1:
+            labels = labels[..., None]
+        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_whole):
+            raise ValueError(
+                f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not fit `config.problem_type` "
+                f"{problem_type!r} and `config.num_labels` {logits.shape[-1]}: 'single_label_classification' takes "
+                f"whole numbers {tuple(rows)}, 'multi_label_classification' and 'regression' numbers "
+                f"{tuple(logits.shape)}."
+            )
+        counts = torch.ones(rows, dtype=torch.bool, device=logits.device) if mask is None else mask != 0
         if is_single:
-            return F.cross_entropy(logits, labels)
+            labels = labels.long().masked_fill(~counts, _IGNORED)
+            return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
         labels = labels.float()
-        if problem_type == "regression":
-            known = ~labels.isnan()
-            losses = F.mse_loss(logits, labels.masked_fill(~known, 0.0), reduction="none")
-        else:
-            known = labels != _IGNORED
-            losses = F.binary_cross_entropy_with_logits(logits, labels.masked_fill(~known, 0.0), reduction="none")
+        is_regression = problem_type == "regression"
+        known = counts[..., None] & (~labels.isnan() if is_regression else labels != _IGNORED)
+        loss = F.mse_loss if is_regression else F.binary_cross_entropy_with_logits
+        losses = loss(logits, labels.masked_fill(~known, 0.0), reduction="none")
         return (losses * known).sum() / known.sum()
 
     def freeze_base_model(self) -> None:
@@ -809,19 +820,13 @@ class SimForAudioFrameClassification(SimClassifier):
         logits = self.classifier(frames)
         loss = None
         if labels is not None:
-            if labels.shape[:2] != logits.shape[:2] or labels.ndim > 3:
+            if labels.shape[:2] != logits.shape[:2]:
                 raise ValueError(
                     f"`labels` has shape {tuple(labels.shape)}, but module {self.probe_module} makes "
                     f"{tuple(logits.shape[:2])} (batch, frames) of this audio; place the labels on its frames by "
                     "time, with `config.frame_centers`."
                 )
-            if frame_mask is not None:
-                is_padding = (frame_mask == 0).view(*frame_mask.shape, *[1] * (labels.ndim - 2))
-                is_regression = self.config.problem_type == "regression" or self.config.num_labels == 1
-                labels = (labels.float() if is_regression else labels).masked_fill(
-                    is_padding, math.nan if is_regression else _IGNORED
-                )
-            loss = self.classification_loss(logits.flatten(0, 1), labels.flatten(0, 1))
+            loss = self.classification_loss(logits, labels, frame_mask)
         return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
 

@@ -95,8 +95,11 @@ class SimDecoder(PreTrainedModel):
             kwargs: `return_dict`; nothing else is read.
 
         Raises:
+            TypeError: `latents` is no tensor.
             ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels.
         """
+        if not isinstance(latents, torch.Tensor):
+            raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor, as `torch.as_tensor(latents)`.")
         if latents.ndim != 3 or latents.shape[2] != self.config.latent_size or latents.shape[1] < 1:
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 ACTIVE_UNIT_VARIANCE = 0.01
 
 # Rows whose weighted sums differ by less than this share of their norm are equal: what float32 makes of equal audio.
-_ROUNDING = 1e-6
+# In half precision it is this many times the dtype's resolution, four standard deviations where every last bit differs.
+_ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 
@@ -140,7 +141,8 @@ def info_nce(
         loss = _mean_of_steps(losses, valid, pairs)
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
-            is_equal = _are_equal(candidates, negative_frames, window_frames[:, 1:], steps)
+            rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
+            is_equal = _are_equal(candidates, negative_frames, window_frames[:, 1:], steps, rounding)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
@@ -166,25 +168,29 @@ def _with_others(
     return latents, frame_mask
 
 
-def _are_equal(candidates: torch.Tensor, negatives: torch.Tensor, targets: torch.Tensor, steps: int) -> torch.Tensor:
+def _are_equal(
+    candidates: torch.Tensor, negatives: torch.Tensor, targets: torch.Tensor, steps: int, rounding: float
+) -> torch.Tensor:
     """Whether negatives equal targets up to rounding, `(batch, anchors, steps, negatives)`.
 
-    Rows are compared by two weighted sums, which would agree by chance in less than one of a million pairs.
+    Rows are compared by two weighted sums, which would agree by chance in less than one of a million pairs, and
+    in one of some thousand where the latents are bfloat16.
 
     Args:
         candidates: `(rows, channels)`.
         negatives: `(batch, anchors, negatives)`, rows of each anchor's negatives.
         targets: `(batch, anchors)`, the row of each anchor's first target; those of the next anchors follow.
         steps: Targets of an anchor.
+        rounding: Difference of the sums, as a share of the target's norm, that is rounding.
     """
     places = torch.arange(1, candidates.shape[1] + 1, device=candidates.device)
-    rounding = _ROUNDING * F.embedding(targets, candidates).norm(dim=-1)
+    widths = rounding * F.embedding(targets, candidates).norm(dim=-1)
     is_equal = torch.ones((), dtype=torch.bool, device=candidates.device)
     for weights in (places.cos(), places.sin()):
         sums = candidates.mv(weights)
         low, high = (
             F.pad(bound, (0, steps - 1), value=torch.nan).unfold(1, steps, 1)[..., None]
-            for bound in (sums[targets] - rounding, sums[targets] + rounding)
+            for bound in (sums[targets] - widths, sums[targets] + widths)
         )
         of_negatives = sums[negatives][:, :, None]
         is_equal = is_equal & (of_negatives >= low) & (of_negatives <= high)

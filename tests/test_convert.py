@@ -185,7 +185,7 @@ def test_of_lowes_model_two_frames_at_either_end_differ_by_the_padding_and_no_ot
             torch.testing.assert_close(ours[:, 2:-2], theirs[:, 2:-2], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(converted[0][:, 1:-1], exact[0][:, 1:-1], rtol=1e-4, atol=1e-4)
         first = source["fullmodel"][0]["encoder"]["model"][0][0]
-        ours = model.sim.conv_modules[0].layers[0].conv(audio[..., None])[0, 0]
+        ours = model.sim.conv_modules[0].layers[0].conv(audio[:, None])[0, :, 0]
         theirs = first(SCALE * audio[:, None] + SHIFT)[0, :, 0]
     padded_taps = first.weight[:, 0, :2].sum(1).detach()
     torch.testing.assert_close(ours - theirs, SHIFT * padded_taps, rtol=0, atol=1e-5)

@@ -39,13 +39,31 @@ def waveform(noise):
         lambda wave: np.array([wave, None], dtype=object)[:1],
         lambda wave: wave[::-1].copy()[::-1],
         lambda wave: np.frombuffer(wave.tobytes(), np.float32),
+        lambda wave: np.repeat(wave, 2)[::2],
+        lambda wave: np.array([wave.tolist()], dtype=object),
+        lambda wave: [wave.astype(object)],
+        lambda wave: list(torch.from_numpy(wave)),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_every_form_of_one_waveform_gives_the_same_batch(form, extractor, waveform):
     batch = extractor(form(waveform), sampling_rate=RATE, return_tensors="pt")
     assert batch["input_values"].dtype == torch.float32
     assert torch.equal(batch["input_values"], torch.from_numpy(waveform)[None])
     assert torch.equal(batch["attention_mask"], torch.ones(1, 1000, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i4"])
+def test_whole_numbers_of_either_byte_order_are_read(dtype, extractor):
+    wave = (np.arange(-500, 500) * 60).astype(f"<{dtype}")
+    little, big = (extractor(form, sampling_rate=RATE)["input_values"][0] for form in (wave, wave.astype(f">{dtype}")))
+    assert np.array_equal(little, big)
+
+
+def test_an_array_of_waveforms_of_several_lengths_is_a_batch(extractor, waveform):
+    ragged = np.array([waveform, waveform[:600]], dtype=object)
+    batch = extractor(ragged, sampling_rate=RATE, padding=True, return_tensors="np")
+    assert batch["attention_mask"].sum(1).tolist() == [1000, 600]
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, torch.int16, torch.int32])
@@ -109,6 +127,14 @@ def test_normalisation_is_per_utterance_and_does_not_see_padding_or_what_is_cut(
     assert not padded["input_values"][1, 600:].any()
 
 
+@pytest.mark.filterwarnings("error")
+def test_loud_audio_is_normalized():
+    loud = 1e30 * np.sin(np.arange(1000, dtype=np.float32))
+    values = SimFeatureExtractor(do_normalize=True)(loud, sampling_rate=RATE)["input_values"][0]
+    assert values.dtype == np.float32
+    assert values.std() == pytest.approx(1)
+
+
 def test_normalised_silence_is_silence():
     batch = SimFeatureExtractor(do_normalize=True)(np.zeros(1000, np.float32), sampling_rate=RATE)
     assert not batch["input_values"].any()
@@ -142,6 +168,8 @@ def test_a_waveform_is_not_changed_in_place(waveform):
         (["a.wav"], TypeError, "soundfile.read"),
         ("a.wav", TypeError, "soundfile.read"),
         (Path("a.wav"), TypeError, "soundfile.read"),
+        (b"RIFF", TypeError, "soundfile.read"),
+        ({"array": np.zeros(1000), "sampling_rate": RATE}, TypeError, "'array'"),
         ([{"array": np.zeros(1000)}], TypeError, "'array'"),
         (3.0, TypeError, "`raw_speech` is a float; give an array, a tensor, or a list"),
     ],

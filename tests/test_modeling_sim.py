@@ -1,8 +1,11 @@
 import copy
+import io
 import math
 import warnings
 
+import accelerate
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
@@ -28,7 +31,9 @@ from modeling_sim import (
     SimModel,
 )
 from modeling_sim.configuration_sim import num_output_frames
+from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
+from modeling_sim.modeling_sim import SimPredictor
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -103,7 +108,7 @@ def test_a_convolution_equals_torchs_in_value_and_gradients(channels, kernel, st
     conv = SimConv1d(channels, 7, kernel, stride, padding).double()
     rows = noise(batch, length, channels, dtype=torch.float64).requires_grad_()
     expected = F.conv1d(rows.transpose(1, 2), conv.weight, conv.bias, stride, padding).transpose(1, 2)
-    output = conv(rows)
+    output = conv.convolve_rows(rows)
     sizes = kernel, stride, padding
     assert output.shape[1] == num_output_frames(length, *sizes) == num_output_frames(torch.tensor(length), *sizes)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
@@ -121,20 +126,39 @@ def test_a_convolution_passes_gradcheck_whatever_is_frozen(kernel, stride, paddi
     for name, parameter in conv.named_parameters():
         parameter.requires_grad_(name not in frozen)
     leaves = [leaf for leaf in [rows, *conv.parameters()] if leaf.requires_grad]
-    assert torch.autograd.gradcheck(lambda *_: conv(rows), leaves)
+    assert torch.autograd.gradcheck(lambda *_: conv.convolve_rows(rows), leaves)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 2), (2, 3, 1)])
 def test_a_convolution_has_second_derivatives(kernel, stride, padding, noise):
     conv = SimConv1d(3, 2, kernel, stride, padding).double()
     leaves = [noise(2, 9, 3, dtype=torch.float64).requires_grad_(), *conv.parameters()]
-    assert torch.autograd.gradgradcheck(lambda rows, *_: conv(rows).square(), leaves)
+    assert torch.autograd.gradgradcheck(lambda rows, *_: conv.convolve_rows(rows).square(), leaves)
+
+
+def test_the_curvature_of_a_loss_is_that_of_plain_convolutions(make, noise):
+    """A gradient penalty: the derivative of the squared gradient at the waveform."""
+    model, waveforms = make(SimModel, "gim", use_batch_norm=False).double(), noise(2, 4000, dtype=torch.float64)
+    parameters = list(model.conv_modules.parameters())
+
+    def penalty_gradients():
+        inputs = waveforms.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(inputs).means[-1].square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), parameters, allow_unused=True)
+
+    fast = penalty_gradients()
+    for module in model.modules():
+        if isinstance(module, SimConv1d):
+            module.register_forward_hook(lambda *_: None)
+    plain = penalty_gradients()
+    assert all(gradient is None or gradient.any() for gradient in plain)
+    torch.testing.assert_close(fast, plain)
 
 
 def test_a_convolution_keeps_one_tensor_for_backward_its_input(noise):
     conv, rows, kept = SimConv1d(6, 7, 4, 2, 2), noise(2, 33, 6).requires_grad_(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        conv(rows)
+        conv.convolve_rows(rows)
     assert {tensor.data_ptr() for tensor in kept} == {rows.data_ptr(), conv.weight.data_ptr()}
 
 
@@ -917,6 +941,17 @@ def test_a_head_runs_in_the_audio_classification_pipeline(make, noise):
     assert scores == pytest.approx(dict(zip(["low", "high", "none"], expected, strict=True)))
 
 
+def test_a_file_of_another_rate_reaches_the_pipeline_as_an_array(make, noise, tmp_path):
+    soundfile.write(tmp_path / "speech.wav", 0.1 * noise(11_025).numpy(), 22_050)
+    head = make(SimForSequenceClassification, num_labels=2, problem_type="multi_label_classification").eval()
+    classify = pipeline("audio-classification", model=head, feature_extractor=SimFeatureExtractor(), device="cpu")
+    audio = read_audio({"path": str(tmp_path / "speech.wav")}, sampling_rate=16_000)
+    assert len(audio) == 8000
+    scores = {entry["label"]: entry["score"] for entry in classify(audio)}
+    expected = head(torch.from_numpy(audio)[None]).logits.sigmoid()[0].tolist()
+    assert scores == pytest.approx({"LABEL_0": expected[0], "LABEL_1": expected[1]})
+
+
 # ---------------------------------------------------------------------- it learns
 
 
@@ -951,70 +986,133 @@ def test_forward_raises_no_warning(make, padded_batch):
 # ---------------------------------------------------------------------- other tools
 
 
-@pytest.mark.parametrize("mask", [[0, 1], [1, 0, 1]])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+@pytest.mark.parametrize("place", ["left", "hole", "one sample", "one row"])
 @pytest.mark.parametrize("model_class", AUTO_CLASSES)
-def test_padding_before_or_within_the_audio_is_an_error(mask, model_class, make, noise):
-    attention_mask = torch.tensor(mask).repeat_interleave(2000)[None]
-    with pytest.raises(ValueError, match="attention_mask"):
-        make(model_class)(noise(*attention_mask.shape), attention_mask)
+def test_padding_before_or_within_the_audio_is_an_error(model_class, place, dtype, make, noise):
+    mask = torch.ones(3, 4000)
+    if place == "left":
+        mask[:, :1000] = 0
+    elif place == "hole":
+        mask[:, 1000:2000] = 0
+    elif place == "one sample":
+        mask[:, 0] = 0
+    else:
+        mask[2, :1000] = 0
+    with pytest.raises(ValueError, match="`attention_mask`"):
+        make(model_class)(noise(3, 4000), mask.to(dtype))
+    with pytest.raises(ValueError, match="`attention_mask`"):
+        make(SimModel).get_frame_mask(mask.to(dtype))
 
 
 @pytest.mark.parametrize(
-    "as_input", [lambda audio: audio.numpy(), lambda audio: audio.double(), lambda audio: audio.long()]
+    "as_input",
+    [
+        lambda audio: audio.numpy(),
+        lambda audio: audio.tolist(),
+        lambda audio: audio.double(),
+        lambda audio: audio.to(torch.int16),
+        lambda audio: audio.long(),
+    ],
 )
-def test_an_input_of_another_type_names_the_extractor(as_input, make, noise):
-    with pytest.raises(TypeError, match="SimFeatureExtractor"):
-        make(SimModel)(as_input(noise(1, 4000)))
+@pytest.mark.parametrize("model_class", AUTO_CLASSES)
+def test_an_input_of_another_type_names_the_extractor(as_input, model_class, make, noise):
+    with pytest.raises(TypeError, match=r"`input_values` .*SimFeatureExtractor"):
+        make(model_class)(as_input(noise(1, 4000)))
 
 
-@variants
-def test_every_model_runs_on_the_meta_device(variant, make):
-    model = make(SimForPreTraining, variant).to("meta")
-    output = model(torch.empty(2, 4000, device="meta"), torch.ones(2, 4000, device="meta"))
-    assert output.loss.is_meta
-    assert output.last_hidden_state.shape[0] == 2
+def test_a_mask_that_is_no_tensor_is_named(make, noise):
+    with pytest.raises(TypeError, match="attention_mask"):
+        make(SimModel)(noise(2, 4000), [[1] * 4000] * 2)
 
 
-@pytest.mark.parametrize("preset", ["sim", "gim", "sim-artificial"])
-def test_identical_frames_are_told_apart_by_chance(preset, make):
-    model = make(SimForPreTraining, preset, sample_latents=False).eval()
-    for accuracy in model(torch.full((4, 8000), 0.3)).contrastive_accuracies:
-        assert accuracy < 1.3 / (model.config.num_negatives + 1)
-
-
-def test_a_traced_encoder_is_saved_and_takes_another_length(make, noise, tmp_path):
-    model = make(SimModel).eval()
-    model.config.return_dict = False
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.trace(model, (noise(1, 4000),), strict=False, check_trace=False).save(tmp_path / "model.pt")
-        torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(noise(1, 5000))[0], model(noise(1, 5000))[0])
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_synchronized_batch_norm_is_the_same_in_one_process(training, make, padded_batch):
-    model = make(SimModel, "mean").train(training)
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
-    for batch in (padded_batch[:2], padded_batch[:1]):
-        torch.testing.assert_close(
-            converted(*batch).last_hidden_state, model(*batch).last_hidden_state, rtol=1e-3, atol=1e-4
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", ["sim", "gim-lowe"])
+@pytest.mark.parametrize("model_class", AUTO_CLASSES)
+def test_a_model_runs_on_the_meta_device(model_class, variant, training, make, padded_batch):
+    model = make(model_class, variant).train(training)
+    on_meta = copy.deepcopy(model).to("meta")
+    for mask in (None, padded_batch[1]):
+        outputs = (
+            model(padded_batch[0], mask),
+            on_meta(padded_batch[0].to("meta"), mask if mask is None else mask.to("meta")),
         )
+        for one, other in zip(*map(tensors_of, outputs), strict=True):
+            if one is not None:
+                assert (one.shape, one.dtype) == (other.shape, other.dtype)
+                assert other.is_meta
 
 
+@pytest.mark.parametrize("sound", [0.0, 0.3], ids=["silence", "DC"])
+@pytest.mark.parametrize("training", [True, False])
 @variants
-def test_hooks_on_every_layer_see_what_it_made_and_change_nothing(variant, make, noise):
-    model, seen = make(SimForPreTraining, variant), []
-    for mode in (True, False):
-        plain, hooked = copy.deepcopy(model).train(mode), copy.deepcopy(model).train(mode)
-        layers = [layer for layer in hooked.modules() if isinstance(layer, (SimConv1d, SimBatchNorm))]
-        for layer in layers:
-            layer.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
-        with torch.no_grad():
-            losses = [each(noise(2, 4000), generator=torch.Generator().manual_seed(0)).loss for each in (plain, hooked)]
-        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
-        assert len(seen) == len(layers)
-        assert all(torch.equal(output, copied) for output, copied in seen)
-        seen.clear()
+def test_audio_without_anything_to_predict_is_at_chance(variant, training, sound, make):
+    model = make(SimForPreTraining, variant, hidden_size=32).train(training)
+    mask = torch.arange(20_480) < torch.tensor([20_480, 9000, 15_000])[:, None]
+    for masked in (None, mask):
+        for dtype in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+                output = model(torch.full((3, 20_480), sound), masked, sample=False, generator=seeded())
+            for accuracy in output.contrastive_accuracies:  # but for the frames at the zeros past both ends
+                assert accuracy.isnan() or abs(accuracy - 1 / (model.config.num_negatives + 1)) < 0.03
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("model_class", [SimModel, SimForSequenceClassification])
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_model_is_saved_and_runs_on_another_length(model_class, masked, make, noise):
+    model = make(model_class, return_dict=False).eval()
+
+    def inputs(samples):
+        mask = (torch.arange(samples) < torch.tensor([samples, samples // 2])[:, None]).long()
+        return (noise(2, samples), mask) if masked else (noise(2, samples),)
+
+    with torch.no_grad():
+        traced = torch.jit.trace(model, inputs(4000), strict=False, check_trace=False)
+        buffer = io.BytesIO()
+        torch.jit.save(traced, buffer)
+        buffer.seek(0)
+        loaded = torch.jit.load(buffer)
+        for samples in (4000, 9000):
+            torch.testing.assert_close(loaded(*inputs(samples))[0], model(*inputs(samples))[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_synchronized_batch_norm_takes_the_place_of_ours(training, make, padded_batch):
+    for mask in (None, padded_batch[1]):
+        model = make(SimModel, "gim").train(training)
+        converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+        assert not any(isinstance(module, SimBatchNorm) for module in converted.modules())
+        states = [one(padded_batch[0], mask).last_hidden_state for one in (model, converted)]
+        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+        for one, other in zip(model.buffers(), converted.buffers(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_replaced_or_wrapped_norm_sees_the_rows_of_real_frames(training, make, padded_batch):
+    """Plain batch norm, as from a conversion back from `nn.SyncBatchNorm`, and a wrapper as of adapters."""
+    for mask in (None, padded_batch[1]):
+        model = make(SimModel, "gim").train(training)
+        expected = model(padded_batch[0], mask).last_hidden_state
+        for wrap in (nn.Sequential, lambda norm: nn.BatchNorm1d(norm.num_features, norm.eps, norm.momentum)):
+            wrapped = make(SimModel, "gim")
+            for layer in wrapped.modules():
+                if isinstance(layer, SimConvLayer):
+                    layer.norm = wrap(layer.norm)
+            states = wrapped.train(training)(padded_batch[0], mask).last_hidden_state
+            torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_hook_keeps_is_not_overwritten(make, noise):
+    model, kept = make(SimModel).eval(), []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.BatchNorm1d)):
+            module.register_forward_hook(lambda *call: kept.append((call[-1], call[-1].clone())))
+    with torch.no_grad():
+        model(noise(1, 4000))
+    assert len(kept) == 10
+    assert all(torch.equal(output, copied) for output, copied in kept)
 
 
 def test_parametrized_weights_are_used(make, noise):
@@ -1026,14 +1124,45 @@ def test_parametrized_weights_are_used(make, noise):
     torch.testing.assert_close(model(noise(2, 4000)).loss, expected)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.spectral_norm,
+        lambda module: torch.nn.utils.prune.l1_unstructured(module, "weight", 0.5),
+    ],
+    ids=["weight_norm", "old weight_norm", "spectral_norm", "old spectral_norm", "pruning"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_reparametrized_weights_are_the_ones_that_compute(change, make, noise):
+    model = make(SimForPreTraining, "mean", kl_weight=0.0)
+    hidden = noise(2, 400, 16)
+    layer, head, predictor = (
+        model.sim.conv_modules[1].layers[0], model.sim.conv_modules[1].latent_head, model.predictors["1"],
+    )  # fmt: skip
+    for module in (layer.conv, head, predictor):
+        change(module)
+    model.eval()
+    with torch.no_grad():
+        output = layer(hidden)  # a hook sets the weight that is read next
+        outputs = F.conv1d(hidden.transpose(1, 2), layer.conv.weight, layer.conv.bias, 2, 2).transpose(1, 2)
+        torch.testing.assert_close(output, F.relu(layer.norm(outputs)))
+    loss = model.train()(noise(2, 4000), generator=seeded()).loss
+    loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters()}
+
+
 class Adapted(nn.Module):
-    """A convolution with a low-rank one on top, as LoRA makes it."""
+    """A convolution with a low-rank one on top, on the layout of `nn.Conv1d`, as LoRA makes it."""
 
     def __init__(self, base):
         super().__init__()
-        sizes = base.kernel_size[0], base.stride[0], base.padding[0]
-        self.base, self.down = base, SimConv1d(base.in_channels, 2, *sizes, bias=False)
-        self.up = SimConv1d(2, base.out_channels, 1, bias=False)
+        self.base = base
+        self.down = nn.Conv1d(base.in_channels, 2, base.kernel_size, base.stride, base.padding, bias=False)
+        self.up = nn.Conv1d(2, base.out_channels, 1, bias=False)
         base.requires_grad_(requires_grad=False)
         nn.init.zeros_(self.up.weight)
 
@@ -1067,6 +1196,14 @@ def test_low_rank_adapters_of_convolutions_train_and_merge(make, noise):
     for layer in layers:
         layer.conv = layer.conv.merged()
     torch.testing.assert_close(model(waveforms).logits, adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_offloaded_weights_are_loaded_before_they_are_used(make, noise):
+    for variant in ("sim", "mean"):
+        model = make(SimForPreTraining, variant, kl_weight=0.0).eval()
+        offloaded = accelerate.cpu_offload(copy.deepcopy(model), execution_device="cpu")
+        assert all(parameter.is_meta for parameter in offloaded.parameters())
+        torch.testing.assert_close(offloaded(noise(2, 4000)).loss, model(noise(2, 4000)).loss)
 
 
 def test_pruned_weights_stay_zero_while_the_others_train(make, noise):
@@ -1131,55 +1268,107 @@ def test_a_sample_that_is_no_number_shows_in_the_loss_and_spares_other_utterance
     assert torch.equal(states[0][1], states[1][1])
 
 
-def test_every_weight_is_read_through_its_module(make, noise):
-    model = make(SimForPreTraining, "beta 0", sample_latents=False).eval()
-    called, owners = set(), {name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    for name, layer in model.named_modules():
-        layer.register_forward_pre_hook(lambda *_, name=name: called.add(name))
-    model(noise(2, 4000))
-    assert owners <= called
+def seen_by_hooks(model, kind):
+    """Hooks the modules of some kinds; the list fills with the names of those that are called."""
+    seen = []
+    for name, module in model.named_modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(lambda *_, name=name: seen.append(name))
+    return seen
 
 
-@pytest.mark.parametrize("model_class", CLASSIFIERS)
-def test_the_loss_is_that_of_the_problem_type(model_class, make, padded_batch):
-    model = make(model_class, num_labels=3).eval()
-    logits = model(*padded_batch[:2]).logits
-    keep = torch.ones(logits.shape[:-1], dtype=torch.bool)
-    if logits.ndim == 3:
-        keep = model.sim.get_frame_mask(padded_batch[1], model.probe_module) != 0
-    labels = (torch.arange(logits.numel()).view(logits.shape) % 2).float()
-    for problem_type, loss in (
-        ("multi_label_classification", F.binary_cross_entropy_with_logits),
-        ("regression", F.mse_loss),
-        (None, F.binary_cross_entropy_with_logits),
-    ):
-        model.config.problem_type = problem_type
-        found = model(*padded_batch[:2], labels=labels).loss
-        torch.testing.assert_close(found, loss(logits[keep], labels[keep]))
-    model.config.problem_type = "multi_label_classification"
-    with pytest.raises(ValueError, match="problem_type"):
-        model(*padded_batch[:2], labels=labels[..., 0].long())
+@pytest.mark.parametrize("variant", ["sim", "mean", "gim"])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_with_weights_is_called_if_it_is_hooked_and_nothing_changes(training, variant, make, padded_batch):
+    for mask in (None, padded_batch[1]):
+        model = make(SimForPreTraining, variant, kl_weight=0.0).train(training)
+        hooked = copy.deepcopy(model)
+        seen = seen_by_hooks(hooked, (nn.Conv1d, nn.BatchNorm1d, nn.Linear, nn.GRU, SimPredictor))
+        outputs = [one(padded_batch[0], mask, generator=seeded()) for one in (model, hooked)]
+        expected = {name.rsplit(".", 1)[0] for name, _ in model.named_parameters()}
+        assert set(seen) == expected
+        torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=1e-4, atol=1e-4)
+        for one, other in zip(model.buffers(), hooked.buffers(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_class", CLASSIFIERS)
-def test_one_label_is_a_regression_as_in_transformers(model_class, make, padded_batch):
-    model = make(model_class, num_labels=1).eval()
-    logits = model(padded_batch[0]).logits
-    labels = torch.arange(logits.numel()).view(logits.shape[:-1])
-    for given in (labels, labels.float()):
-        torch.testing.assert_close(
-            model(padded_batch[0], labels=given).loss, F.mse_loss(logits[..., 0], labels.float())
-        )
+@pytest.mark.parametrize("head_class", CLASSIFIERS)
+def test_several_labels_at_once_have_a_loss_of_their_own_each(head_class, make, padded_batch):
+    for problem_type in (None, "multi_label_classification"):
+        head = make(head_class, num_labels=3, problem_type=problem_type, probe_module=1).eval()
+        logits = head(*padded_batch).logits
+        labels = torch.randint(2, logits.shape, generator=seeded()).float()
+        labels[0, ..., 1] = -100
+        keep = labels != -100
+        if head_class is SimForAudioFrameClassification:
+            keep &= head.sim.get_frame_mask(padded_batch[1], 1)[..., None] == 1
+        expected = F.binary_cross_entropy_with_logits(logits[keep], labels[keep])
+        for given in (labels, labels.long()):
+            torch.testing.assert_close(head(*padded_batch, labels=given).loss, expected)
+        assert head.config.problem_type == "multi_label_classification"
 
 
-def test_trainer_finds_the_loss_of_pretraining_without_labels(make, noise, tmp_path):
-    settings = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
-    trainer = Trainer(make(SimForPreTraining), settings, eval_dataset=[{"input_values": row} for row in noise(4, 4000)])
-    assert math.isfinite(trainer.evaluate()["eval_loss"])
-    assert trainer.predict(trainer.eval_dataset).predictions is not None
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("head_class", CLASSIFIERS)
+def test_a_regression_has_the_squared_error(num_labels, head_class, make, padded_batch):
+    head = make(head_class, num_labels=num_labels, problem_type=None if num_labels == 1 else "regression").eval()
+    logits = head(*padded_batch).logits
+    labels = torch.randn(logits.shape, generator=seeded())
+    keep = torch.ones_like(labels, dtype=torch.bool)
+    if head_class is SimForAudioFrameClassification:
+        keep &= head.sim.get_frame_mask(padded_batch[1])[..., None] == 1
+    expected = F.mse_loss(logits[keep], labels[keep])
+    for given in [labels] + [labels[..., 0]] * (num_labels == 1):
+        torch.testing.assert_close(head(*padded_batch, labels=given).loss, expected)
+    assert head.config.problem_type == "regression"
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        (None, torch.zeros(3)),
+        ("multi_label_classification", torch.zeros(3).long()),
+        ("multi_label_classification", torch.zeros(3, 2)),
+        ("single_label_classification", torch.zeros(3, 4)),
+        ("single_label_classification", torch.zeros(3)),
+        ("regression", torch.zeros(3)),
+    ],
+)
+def test_labels_that_do_not_fit_the_problem_are_refused(problem_type, labels, make, noise):
+    head = make(SimForSequenceClassification, num_labels=4, problem_type=problem_type)
+    with pytest.raises(ValueError, match=r"`labels` .*problem_type"):
+        head(noise(3, 4000), labels=labels)
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_padding_never_counts_where_there_is_one_label(problem_type, make, padded_batch):
+    head = make(SimForAudioFrameClassification, num_labels=1, problem_type=problem_type).eval()
+    labels = torch.zeros_like(head(*padded_batch).logits)
+    padding = head.sim.get_frame_mask(padded_batch[1]) == 0
+    losses = [head(*padded_batch, labels=labels).loss]
+    labels[padding] = 1
+    losses.append(head(*padded_batch, labels=labels).loss)
+    assert losses[0].isfinite()
+    assert torch.equal(*losses)
+
+
+def test_the_trainer_of_transformers_evaluates_without_labels(make, noise, tmp_path):
+    arguments = TrainingArguments(
+        output_dir=tmp_path, report_to="none", use_cpu=True, max_steps=1, eval_strategy="steps", eval_steps=1,
+        save_strategy="steps", save_steps=1, load_best_model_at_end=True, disable_tqdm=True,
+    )  # fmt: skip
+    rows = [{"input_values": noise(4000, seed=seed)} for seed in range(4)]
+    model = make(SimForPreTraining)
+    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    assert trainer.state.best_metric == pytest.approx(trainer.evaluate()["eval_loss"])
+    assert trainer.predict(rows).predictions is not None
+    assert model(noise(2, 4000), return_loss=False).loss is None
 
 
 def test_the_auto_processor_of_a_saved_model_is_its_extractor(make, tmp_path):
     make(SimModel).save_pretrained(tmp_path)
-    SimFeatureExtractor().save_pretrained(tmp_path)
-    assert isinstance(AutoProcessor.from_pretrained(tmp_path), SimFeatureExtractor)
+    SimFeatureExtractor(min_samples=500).save_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(processor, SimFeatureExtractor)
+    assert processor.min_samples == 500

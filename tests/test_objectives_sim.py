@@ -362,8 +362,13 @@ def test_active_units_are_channels_whose_mean_moves(noise):
     assert count_active_units(mean, frame_mask) == 2
 
 
-def test_candidates_that_differ_by_rounding_are_ties(noise):
-    latents = noise(1, 1, 64).expand(4, 40, 64) * (1 + 1e-7 * noise(4, 40, 64, seed=1))
-    context, weight = noise(4, 40, 64, seed=2), noise(5, 64, 64, seed=3)
-    accuracy = info_nce(context, latents, weight, num_negatives=9).accuracy
-    assert accuracy.item() == pytest.approx(0.1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("logit_scale", [1.0, 1e-3])
+def test_candidates_that_are_equal_but_for_rounding_are_at_chance(logit_scale, dtype, case, noise):
+    """As every frame of silence is: each one's last bit differs."""
+    arguments = case(channels=64, context_channels=64, num_negatives=10)
+    rounding = 1 + torch.finfo(dtype).eps * noise(3, 9, 64).sign().relu()
+    arguments.latents = (noise(64, seed=7) * rounding).to(dtype)
+    arguments.weight, arguments.context = noise(4, 64, 64, seed=3), noise(3, 9, 64, seed=1)
+    output = info_nce(**vars(arguments), logit_scale=logit_scale)
+    assert output.accuracy.item() == pytest.approx(1 / 11, abs=0.02 if dtype == torch.bfloat16 else 1e-6)

@@ -50,6 +50,8 @@ waveforms = torch.load("waveforms.pt")
 results = {{}}
 for folder in json.load(open("folders.json")):
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+    processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert type(processor).__name__ == "SimFeatureExtractor", type(processor)
     inputs = extractor(list(waveforms), sampling_rate=16000, return_tensors="pt")
     for auto, expected in {AUTO}.items():
         model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)

@@ -5,12 +5,13 @@
 A label of utterances (speaker_id, vowel, syllable) trains a linear layer on the mean of a module's frames, a label of
 frames (phones) one on every frame. `--freeze_encoder` trains the layer alone. Without `--model` the encoder is a new
 one of `--preset`: trained with it, that is the fully supervised baseline of the Smooth InfoMax paper; frozen, its
-random one. The finished folder works in a pipeline, on an array at the model's sampling rate (for a path, or an array
-at another rate, transformers' pipeline needs FFmpeg or torchaudio):
+random one. The finished folder works in a pipeline, on an array at the model's sampling rate. `read_audio` reads any
+file and resamples it (transformers' own reader needs FFmpeg, its resampling torchaudio):
 
-    import modeling_sim, soundfile, transformers
+    import transformers
+    from modeling_sim.data.audio import read_audio
     classify = transformers.pipeline("audio-classification", model="runs/finetuned")
-    classify(soundfile.read("speech.wav", dtype="float32")[0])
+    classify(read_audio({"path": "speech.wav"}, sampling_rate=16000))
 """
 
 from collections.abc import Sequence

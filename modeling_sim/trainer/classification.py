@@ -233,7 +233,7 @@ def build(
     train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
     check_classes(train_data, arguments.label, classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: number for number, name in enumerate(classes)}
-    config.problem_type = None  # that of an earlier head; one class out of several follows from the labels
+    config.problem_type = "single_label_classification"  # not that of an earlier head
     (config.probe_module,) = module_numbers(config, arguments.probe_module)
     config.freeze_encoder = False
     model = build_classifier(arguments.model, config, frames=is_frame_label(train_data, arguments.label))
