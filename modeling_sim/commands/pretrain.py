@@ -13,21 +13,13 @@ load it without this package), `log.jsonl`, `curves.png`, `results.json` and `tr
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from modeling_sim.hub.callback import HubArguments, PushToHub
-from modeling_sim.trainer.curves import DrawCurves
-from modeling_sim.trainer.loop import Callback
+from modeling_sim.commands.callbacks import settings_and_callbacks
 from modeling_sim.trainer.pretraining import build
 from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-
-    def parse() -> tuple[Sequence[Any], list[Callback]]:
-        *groups, hub = parse_arguments(__doc__ or "", argv, (*PRETRAINING, HubArguments))
-        return groups, [DrawCurves(), PushToHub(hub, groups[-1])]
-
-    run_command("pretrain.py", parse, build)
+    run_command("pretrain.py", lambda: settings_and_callbacks(__doc__, argv, PRETRAINING), build)

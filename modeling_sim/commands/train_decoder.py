@@ -9,22 +9,14 @@ Look at the reconstruction in results.json, beside that of silence, before anyth
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from modeling_sim.hub.callback import HubArguments, PushToHub
-from modeling_sim.trainer.curves import DrawCurves
+from modeling_sim.commands.callbacks import settings_and_callbacks
 from modeling_sim.trainer.decoding import DecoderArguments, DecoderRunArguments, build
-from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import DataArguments, parse_arguments
+from modeling_sim.trainer.settings import DataArguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    classes = (DecoderArguments, DataArguments, DecoderRunArguments, HubArguments)
-
-    def parse() -> tuple[Sequence[Any], list[Callback]]:
-        *groups, hub = parse_arguments(__doc__ or "", argv, classes)
-        return groups, [DrawCurves(), PushToHub(hub, groups[-1])]
-
-    run_command("train_decoder.py", parse, build)
+    classes = (DecoderArguments, DataArguments, DecoderRunArguments)
+    run_command("train_decoder.py", lambda: settings_and_callbacks(__doc__, argv, classes), build)
