@@ -46,7 +46,8 @@ class SimConfig(PreTrainedConfig):
 
     Args:
         sampling_rate: Samples a second of the waveform.
-        hidden_size: Channels of every convolution and of every latent.
+        hidden_size: Channels of every convolution.
+        latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 leaves the GRU out.
         conv_kernel: Kernel sizes, one list a module, in frames of the layer below.
         conv_stride: Strides, in the shape of `conv_kernel`.
@@ -63,10 +64,21 @@ class SimConfig(PreTrainedConfig):
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
             number, or one a convolutional module. The default is 1e-3 as the authors' code weights it.
         free_bits: Nats a dimension that the KL term leaves free (Kingma et al. 2016); 0 for none.
+        critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", one
+            autocorrelation per offset and channel, which gives the channels a meaning of their own (see `info_nce`).
+            The context module's is always bilinear.
+        initial_correlation: Autocorrelation of the Gaussian critic at initialization. Near 0 the KL term wins before
+            the critic has learned anything.
         num_prediction_steps: Frames ahead that the context predicts (K).
+        prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
         num_negatives: Negatives a pair of context and target (N).
         negatives: Frames of the batch that negatives come from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
+        negative_sharing: "anchor": negatives of its own for each context (the paper). "batch": one draw for all, which
+            makes hundreds of negatives cheap.
+        nested_sizes: Counts of leading channels that the Gaussian critic also predicts with alone.
+        covariance_weight: Weight of `covariance_penalty`, which makes a module's latents white.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets.
         loss_window: Frames an utterance that enter the contrastive loss: one random window a step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: No gradient passes from a module to the one below (GIM, SIM).
@@ -86,6 +98,7 @@ class SimConfig(PreTrainedConfig):
 
     sampling_rate: int = 16_000
     hidden_size: int = 512
+    latent_size: int | None = None
     context_size: int = 256
     conv_kernel: list[list[int]] | tuple[tuple[int, ...], ...] = ((10, 8), (4, 4), (4,))
     conv_stride: list[list[int]] | tuple[tuple[int, ...], ...] = ((5, 4), (2, 2), (2,))
@@ -101,9 +114,17 @@ class SimConfig(PreTrainedConfig):
     log_variance_clamp: list[float | int] | tuple[float | int, float | int] | None = None
     kl_weight: float | int | list[float | int] | tuple[float | int, ...] = (2.0e-3, 5.0e-4, 2.5e-4)
     free_bits: float | int = 0.0
+    critic: Literal["bilinear", "gaussian"] = "bilinear"
+    initial_correlation: float = 0.7
+    initial_spread: bool = False
     num_prediction_steps: int = 10
+    prediction_offsets: list[int] | tuple[int, ...] | None = None
     num_negatives: int = 10
     negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
+    negative_sharing: Literal["anchor", "batch"] = "anchor"
+    nested_sizes: list[int] | tuple[int, ...] = ()
+    covariance_weight: float | int = 0.0
+    lagged_covariance_weight: float | int = 0.0
     loss_window: int = 128
     logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
@@ -248,6 +269,16 @@ class SimConfig(PreTrainedConfig):
         """Names for tables and pictures: "module 0", ..., "context"."""
         names = [f"module {module}" for module in range(self.num_conv_modules)]
         return names + ["context"] * (self.context_size > 0)
+
+    @property
+    def num_latents(self) -> int:
+        """Channels of every latent: `latent_size`, or `hidden_size`."""
+        return self.latent_size or self.hidden_size
+
+    @property
+    def offsets(self) -> list[int]:
+        """Frames from a context to each of its targets."""
+        return list(self.prediction_offsets or range(1, self.num_prediction_steps + 1))
 
     @property
     def kl_weights(self) -> list[float]:
