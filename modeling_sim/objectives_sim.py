@@ -101,13 +101,20 @@ def info_nce(
         raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
+    if negative_sharing == "batch" and negatives != "any":
+        raise ValueError(
+            f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {negatives!r}; set 'any'."
+        )
     all_offsets = range(1, len(weight) + 1) if offsets is None else offsets
     if len(all_offsets) != len(weight):
-        raise ValueError(f"`offsets` has {len(all_offsets)} entries for {len(weight)} steps of `weight`; give one each.")
+        raise ValueError(
+            f"`offsets` has {len(all_offsets)} entries for {len(weight)} steps of `weight`; give one each."
+        )
     used_offsets = [offset for offset in all_offsets if offset < window]
     if not used_offsets:
         raise ValueError(
-            f"the window has {window} frame(s): no anchor has a target {all_offsets[0]} frames ahead. Give longer audio."
+            f"the window has {window} frame(s): no anchor has a target. Give longer audio, or `offsets` below "
+            f"{window} (the first is {all_offsets[0]})."
         )
 
     device = latents.device
@@ -176,7 +183,12 @@ def info_nce(
         positive, negative = 0.0, 0.0
         losses = []
         for dims in _blocks(nested_sizes, channels):
-            of_positive, of_negative = _scores(predictions[..., dims], targets[..., dims], bank[..., dims], None if quadratic is None else quadratic[:, dims])
+            of_positive, of_negative = _scores(
+                predictions[..., dims],
+                targets[..., dims],
+                bank[..., dims],
+                None if quadratic is None else quadratic[:, dims],
+            )
             positive, negative = positive + logit_scale * of_positive, negative + logit_scale * of_negative
             # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
             losses.append(F.softplus(negative.logsumexp(dim=-1) - positive))
