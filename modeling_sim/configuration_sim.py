@@ -67,8 +67,6 @@ class SimConfig(PreTrainedConfig):
         critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", one
             autocorrelation per offset and channel, which gives the channels a meaning of their own (see `info_nce`).
             The context module's is always bilinear.
-        initial_correlation: Autocorrelation of the Gaussian critic at initialization. Near 0 the KL term wins before
-            the critic has learned anything.
         num_prediction_steps: Frames ahead that the context predicts (K).
         prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
         num_negatives: Negatives a pair of context and target (N).
@@ -115,8 +113,6 @@ class SimConfig(PreTrainedConfig):
     kl_weight: float | int | list[float | int] | tuple[float | int, ...] = (2.0e-3, 5.0e-4, 2.5e-4)
     free_bits: float | int = 0.0
     critic: Literal["bilinear", "gaussian"] = "bilinear"
-    initial_correlation: float = 0.7
-    initial_spread: bool = False
     num_prediction_steps: int = 10
     prediction_offsets: list[int] | tuple[int, ...] | None = None
     num_negatives: int = 10
@@ -178,7 +174,14 @@ class SimConfig(PreTrainedConfig):
                 )
 
     def validate_latents(self) -> None:
-        """The latent's distribution, head and KL settings fit together."""
+        """The latent's size, distribution, head and KL settings fit together."""
+        if self.latent_size is not None and self.latent_size < 1:
+            raise ValueError(f"`latent_size` is {self.latent_size}; give at least 1, or None for `hidden_size`.")
+        if self.latent_head == "identity" and self.num_latents != self.hidden_size:
+            raise ValueError(
+                f"`latent_head` 'identity' makes `hidden_size` {self.hidden_size} latents, but `latent_size` is "
+                f"{self.latent_size}; set `latent_head` to 'linear' or `latent_size` to None."
+            )
         if self.latent_distribution == "gaussian" and self.latent_head == "identity":
             raise ValueError(
                 "`latent_head` 'identity' gives one tensor, but `latent_distribution` 'gaussian' needs a mean and a "
@@ -213,6 +216,31 @@ class SimConfig(PreTrainedConfig):
                 "`contrastive_modules` 'context' with `gradient_isolation` leaves the convolutional modules without a "
                 "contrastive loss; set `gradient_isolation` to False (CPC) or `contrastive_modules` to 'all'."
             )
+
+    def validate_critic(self) -> None:
+        """Offsets, negatives and the settings of the Gaussian critic fit together."""
+        if self.prediction_offsets is not None and not self.prediction_offsets:
+            raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
+        sizes = list(self.nested_sizes)
+        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", sizes)):
+            if values != sorted(set(values)) or (values and values[0] < 1):
+                raise ValueError(f"`{name}` is {values}; give increasing whole numbers from 1, as in [1, 2, 4].")
+        if self.negative_sharing == "batch" and self.negatives != "any":
+            raise ValueError(
+                f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."
+            )
+        if self.critic == "gaussian" and self.contrastive_modules == "context":
+            raise ValueError(
+                "`critic` 'gaussian' scores latents of convolutional modules; it needs `contrastive_modules` 'all'."
+            )
+        if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
+            raise ValueError(
+                f"`nested_sizes` is {sizes}; they need `critic` 'gaussian' and must be below the {self.num_latents} "
+                "channels of a latent."
+            )
+        for name in ("covariance_weight", "lagged_covariance_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be finite and not below 0.")
 
     def validate_probe_module(self) -> None:
         """The probed module exists."""

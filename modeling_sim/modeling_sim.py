@@ -53,10 +53,10 @@ class SimModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: `(batch, frames, context_size)`, the context; without a context module the latents of the
-            last convolutional module, `(batch, frames, hidden_size)`.
+            last convolutional module, `(batch, frames, latent_size)`.
         hidden_states: With `output_hidden_states=True`, one `(batch, frames_m, channels)` a module, the context last:
             what each module hands on. These are samples where latents are sampled, else means.
-        means: One `(batch, frames_m, hidden_size)` a convolutional module; the latents themselves if deterministic.
+        means: One `(batch, frames_m, latent_size)` a convolutional module; the latents themselves if deterministic.
         log_variances: As `means`; `None` if latents are deterministic.
         frame_mask: `(batch, frames)` int64, 1 where a frame of `last_hidden_state` is real.
     """
@@ -74,7 +74,8 @@ class SimForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, and the covariance penalties where they
+            have weight.
         contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 at a module without a
             contrastive loss.
         contrastive_accuracies: Share of targets that score above all negatives; chance is `1 / (num_negatives + 1)`.
@@ -110,7 +111,7 @@ class SimModuleOutput(NamedTuple):
     """What one module makes of its input, with its loss; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`."""
+    """`contrastive_loss + kl_weight * kl_loss`, and the covariance penalties where they have weight."""
     contrastive_loss: torch.Tensor
     """InfoNCE in nats; 0 at a module without one."""
     contrastive_accuracy: torch.Tensor
@@ -191,8 +192,9 @@ class SimConvModule(nn.Module):
         return mean, log_variance, lengths
 
 
-# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite.
-_LARGEST_CORRELATION = 0.999
+# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite; and where its training starts: near 0
+# the KL term would win before the critic has learned anything.
+_LARGEST_CORRELATION, _INITIAL_CORRELATION = 0.999, 0.7
 
 
 class SimPredictor(nn.Module):
@@ -291,11 +293,7 @@ class SimPreTrainedModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.weight.shape[-1])
             init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, SimCorrelations):
-            init.constant_(module.theta, math.atanh(self.config.initial_correlation / _LARGEST_CORRELATION))
-            if self.config.initial_spread:
-                offs = torch.tensor(self.config.offsets, dtype=torch.float32)[:, None]
-                tau = torch.logspace(0, 1.8, module.theta.shape[1])[None]
-                module.theta.copy_(torch.atanh(torch.exp(-offs / tau).clamp(0.02, 0.98)))
+            init.constant_(module.theta, math.atanh(_INITIAL_CORRELATION))
         else:
             super()._init_weights(module)
         if (
@@ -576,16 +574,14 @@ class SimForPreTraining(SimPreTrainedModel):
             lengths=lengths,
         )
 
-    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor | float:
-        """The weighted penalties on second moments of a module's latents; 0 where none is set."""
+    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The weighted penalties on second moments of a module's latents, 0-dim float32; 0 where none is set."""
         config, penalty = self.config, torch.zeros((), device=latents.device)
         if config.covariance_weight:
             penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
         if config.lagged_covariance_weight:
-            offsets = [offset for offset in config.offsets if offset < config.loss_window]
-            penalty = penalty + config.lagged_covariance_weight * lagged_covariance_penalty(
-                latents, offsets, frame_mask
-            )
+            lagged = lagged_covariance_penalty(latents, config.offsets, frame_mask)
+            penalty = penalty + config.lagged_covariance_weight * lagged
         return penalty
 
     def _contrastive(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -88,111 +89,61 @@ def info_nce(
     Raises:
         ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
     """
-    batch, window, context_channels = context.shape
-    frames, channels = latents.shape[1:]
-    is_gaussian = weight.ndim == 2
-    if len(latents) != batch or weight.shape[1:] != ((channels,) if is_gaussian else (channels, context_channels)):
-        raise ValueError(
-            f"shapes disagree: `context` {tuple(context.shape)}, `latents` {tuple(latents.shape)}, `weight` "
-            f"{tuple(weight.shape)}; expected (batch, window, context_channels), (batch, frames, channels) and "
-            "(steps, channels, context_channels), or (steps, channels) for the Gaussian critic."
-        )
-    if window > frames:
-        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
+    used_offsets = _usable_offsets(context, latents, weight, offsets)
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
-    if negative_sharing == "batch" and negatives != "any":
-        raise ValueError(
-            f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {negatives!r}; set 'any'."
-        )
-    all_offsets = range(1, len(weight) + 1) if offsets is None else offsets
-    if len(all_offsets) != len(weight):
-        raise ValueError(
-            f"`offsets` has {len(all_offsets)} entries for {len(weight)} steps of `weight`; give one each."
-        )
-    used_offsets = [offset for offset in all_offsets if offset < window]
-    if not used_offsets:
-        raise ValueError(
-            f"the window has {window} frame(s): no anchor has a target. Give longer audio, or `offsets` below "
-            f"{window} (the first is {all_offsets[0]})."
-        )
-
-    device = latents.device
-    steps, first, last = len(used_offsets), used_offsets[0], used_offsets[-1]
-    anchors = window - first  # the window's last frames have no target
+    is_shared = negative_sharing == "batch"
+    if is_shared and negatives != "any":
+        raise ValueError(f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {negatives!r}.")
+    (batch, window, _), (frames, channels), device = context.shape, latents.shape[1:], latents.device
+    anchors = window - used_offsets[0]  # the window's last frames have no target
     if window_start is None:
         window_start = torch.zeros(batch, dtype=torch.long, device=device)
     first_frame = torch.arange(batch, device=device) * frames + window_start
     window_frames = first_frame[:, None] + torch.arange(window, device=device)  # (batch, window)
 
     # A pair is valid if its target lies in the window and both of its frames are real.
-    anchor = torch.arange(anchors, device=device)
-    step = torch.cat([torch.full((1,), offset, device=device) for offset in used_offsets])
-    target = anchor[:, None] + step  # (anchors, steps)
+    step = torch.cat([torch.full((1,), offset, device=device) for offset in used_offsets])  # no copy from the host
+    target = torch.arange(anchors, device=device)[:, None] + step  # (anchors, steps)
     valid = (target < window).expand(batch, -1, -1)
+    target = target.clamp(max=window - 1)
     if frame_mask is not None:
         real = frame_mask.reshape(-1)[window_frames] != 0
-        valid = valid & real[:, :anchors, None] & real[:, target.clamp(max=window - 1)]
+        valid = valid & real[:, :anchors, None] & real[:, target]
         require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
+        context = context.masked_fill(~real[..., None], 0.0)
     pairs = valid.sum(dim=(0, 1))  # (steps,)
 
     all_latents, all_masks = _with_others(latents, frame_mask, other_latents, other_frame_mask)
     if negative_frames is None:
+        drawing = window_frames[:1, :1] if is_shared else window_frames[:, :anchors]
+        num_others, last = len(all_latents), len(weight) if offsets is None else offsets[-1]
         negative_frames = draw_negatives(
-            window_frames[:1, :1] if negative_sharing == "batch" else window_frames[:, :anchors],
-            frames,
-            max(all_offsets),
-            num_negatives,
-            negatives,
-            all_masks,
-            generator,
-            num_utterances=len(all_latents),
+            drawing, frames, last, num_negatives, negatives, all_masks, generator, num_utterances=num_others
         )
-        if negative_sharing == "batch":
-            negative_frames = negative_frames[0, 0]
-    expected = () if negative_sharing == "batch" else (batch, anchors)
-    if negative_frames.shape[:-1] != expected:
+        negative_frames = negative_frames[0, 0] if is_shared else negative_frames
+    elif negative_frames.shape[:-1] != (() if is_shared else (batch, anchors)):
         raise ValueError(
-            f"`negative_frames` has shape {tuple(negative_frames.shape)}; expected {(*expected, num_negatives)} with "
-            f"`negative_sharing` {negative_sharing!r}."
+            f"`negative_frames` has shape {tuple(negative_frames.shape)}; expected (batch, anchors, num_negatives), "
+            f"({batch}, {anchors}, ...), or (num_negatives,) if they are shared."
         )
 
-    context = context[:, :anchors]
-    if frame_mask is not None:
-        context = context.masked_fill(~real[:, :anchors, None], 0.0)
-    quadratic = None
-    if not is_gaussian:
-        predictions = F.linear(context, weight[:steps].flatten(0, 1)).unflatten(-1, (steps, channels))
+    predictions, quadratic = _predictions(context[:, :anchors], weight[: len(used_offsets)])
     with full_precision(device):
-        if is_gaussian:
-            correlations = weight[:steps].float()
-            linear = correlations / (1 - correlations.square())
-            quadratic = -0.5 * correlations * linear
-            predictions = linear * context.float()[:, :, None]
-        predictions = predictions.float()  # (batch, anchors, steps, channels)
         candidates = all_latents.float().reshape(-1, channels)
-        target_frames = window_frames[:, target.clamp(max=window - 1)]  # (batch, anchors, steps)
-        # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
-        if steps == last - first + 1:  # a view of neighboring frames, without a copy per step
-            targets = F.embedding(window_frames[:, first:], candidates)
-            targets = F.pad(targets, (0, 0, 0, steps - 1)).unfold(1, steps, 1).transpose(2, 3)
+        target_frames = window_frames[:, target]
+        if used_offsets[-1] - used_offsets[0] == len(used_offsets) - 1:  # a view of neighbors, no copy per step
+            targets = F.embedding(window_frames[:, used_offsets[0] :], candidates)
+            targets = F.pad(targets, (0, 0, 0, len(used_offsets) - 1)).unfold(1, len(used_offsets), 1).transpose(2, 3)
         else:
             targets = F.embedding(target_frames, candidates)
+        # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
         bank = F.embedding(negative_frames, candidates)  # ([batch, anchors,] negatives, channels)
-
-        positive, negative = 0.0, 0.0
-        losses = []
-        for dims in _blocks(nested_sizes, channels):
-            of_positive, of_negative = _scores(
-                predictions[..., dims],
-                targets[..., dims],
-                bank[..., dims],
-                None if quadratic is None else quadratic[:, dims],
-            )
-            positive, negative = positive + logit_scale * of_positive, negative + logit_scale * of_negative
-            # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
-            losses.append(F.softplus(negative.logsumexp(dim=-1) - positive))
-        loss = _mean_of_steps(torch.stack(losses).mean(0), valid, pairs)
+        scores = list(_scores(predictions, quadratic, targets, bank, logit_scale, nested_sizes))
+        # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
+        losses = [F.softplus(negative.logsumexp(dim=-1) - positive) for positive, negative in scores]
+        loss = _mean_of_steps(torch.stack(losses).mean(dim=0), valid, pairs)
+        positive, negative = scores[-1]
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
@@ -203,28 +154,83 @@ def info_nce(
     return ContrastiveOutput(loss, accuracy)
 
 
-def _blocks(nested_sizes: Sequence[int], channels: int) -> Iterator[slice]:
-    """The channels that each nested size adds to the one before it."""
-    bounds = [0, *nested_sizes, channels]
-    return (slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+def _usable_offsets(
+    context: torch.Tensor, latents: torch.Tensor, weight: torch.Tensor, offsets: Sequence[int] | None
+) -> list[int]:
+    """The offsets that fit into the window; arguments as in `info_nce`.
+
+    Raises:
+        ValueError: There are none, or shapes disagree.
+    """
+    batch, window, context_channels = context.shape
+    frames, channels = latents.shape[1:]
+    if len(latents) != batch or weight.shape[1:] not in ((channels, context_channels), (channels,)):
+        raise ValueError(
+            f"shapes disagree: `context` {tuple(context.shape)}, `latents` {tuple(latents.shape)}, `weight` "
+            f"{tuple(weight.shape)}; expected (batch, window, context_channels), (batch, frames, channels) and "
+            "(steps, channels, context_channels), or (steps, channels) for the Gaussian critic."
+        )
+    if window > frames:
+        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
+    if offsets is None:
+        offsets = range(1, len(weight) + 1)
+    if len(offsets) != len(weight):
+        raise ValueError(f"`offsets` has {len(offsets)} entries but `weight` {len(weight)} steps; give one each.")
+    usable = [offset for offset in offsets if offset < window]
+    if not usable:
+        raise ValueError(
+            f"the window has {window} frame(s): no anchor has a target. Give longer audio, or `offsets` that begin "
+            f"below {window}, not at {offsets[0]}."
+        )
+    return usable
+
+
+def _predictions(context: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What a critic makes of the context: factors of each candidate's channels and of their squares.
+
+    Returns:
+        Float32 `(batch, anchors, steps, channels)`, and `(steps, channels)`, `None` for the bilinear critic.
+    """
+    if weight.ndim > 2:
+        predictions = F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
+        return predictions.float(), None
+    with full_precision(context.device):
+        correlations = weight.float()
+        linear = correlations / (1 - correlations.square())
+        return linear * context.float()[:, :, None], -0.5 * correlations * linear
 
 
 def _scores(
-    predictions: torch.Tensor, targets: torch.Tensor, bank: torch.Tensor, quadratic: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores `sum_j predictions_j z_j + quadratic_j z_j^2` of targets `(batch, anchors, steps)` and of negatives.
+    predictions: torch.Tensor,
+    quadratic: torch.Tensor | None,
+    targets: torch.Tensor,
+    bank: torch.Tensor,
+    logit_scale: float,
+    nested_sizes: Sequence[int],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scores `sum_j predictions_j z_j + quadratic_j z_j^2` of each nested size, then of all channels.
 
     Args:
         predictions: `(batch, anchors, steps, channels)`.
+        quadratic: `(steps, channels)`; `None` for 0.
         targets: As `predictions`.
         bank: `(negatives, channels)`, or `(batch, anchors, negatives, channels)`.
-        quadratic: `(steps, channels)`; `None` for 0.
+        logit_scale: As in `info_nce`.
+        nested_sizes: As there.
+
+    Yields:
+        Scores of the targets `(batch, anchors, steps)` and of the negatives `(batch, anchors, steps, negatives)`.
     """
-    of_targets, of_negatives = predictions, predictions @ bank.transpose(-1, -2)
-    if quadratic is not None:
-        of_targets = torch.addcmul(predictions, quadratic, targets)
-        of_negatives = of_negatives + quadratic @ bank.square().transpose(-1, -2)
-    return (of_targets * targets).sum(dim=-1), of_negatives
+    positive, negative = targets.new_zeros(()), targets.new_zeros(())
+    for start, stop in pairwise([0, *nested_sizes, targets.shape[-1]]):
+        linear, target, candidate = (tensor[..., start:stop] for tensor in (predictions, targets, bank))
+        of_negatives = linear @ candidate.transpose(-1, -2)
+        if quadratic is not None:
+            of_negatives = of_negatives + quadratic[:, start:stop] @ candidate.square().transpose(-1, -2)
+            linear = torch.addcmul(linear, quadratic[:, start:stop], target)
+        positive = positive + logit_scale * (linear * target).sum(dim=-1)
+        negative = negative + logit_scale * of_negatives
+        yield positive, negative
 
 
 def _with_others(

@@ -51,6 +51,19 @@ VARIANTS = {
     "shared noise": ("sim", {"shared_noise": True}),
     "no context": ("sim", {"context_size": 0}),
     "end-to-end SIM": ("sim", {"gradient_isolation": False}),
+    "Gaussian critic": (
+        "sim",
+        {
+            "critic": "gaussian",
+            "latent_size": 12,
+            "prediction_offsets": [1, 2, 4, 8],
+            "num_negatives": 31,
+            "negative_sharing": "batch",
+            "nested_sizes": [4],
+            "covariance_weight": 0.1,
+            "lagged_covariance_weight": 0.02,
+        },
+    ),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
 

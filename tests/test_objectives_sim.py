@@ -18,7 +18,7 @@ from modeling_sim.objectives_sim import (
 
 
 def naive_scores(context, candidates, weight, size):
-    """Scores of candidates `(candidates, channels)` by a bilinear or Gaussian critic, from the first `size` channels."""
+    """Scores of candidates `(candidates, channels)` by a bilinear critic, or a Gaussian one of the first channels."""
     if weight.ndim == 2:
         return candidates @ (weight @ context)
     context, candidates, weight = context[:size], candidates[:, :size], weight[:size]
@@ -167,7 +167,8 @@ def test_covariance_penalties_equal_their_definitions(lengths, noise):
     garbage = latents.masked_fill(~mask[..., None], torch.nan).requires_grad_()
     penalty = covariance_penalty(garbage, mask) + lagged_covariance_penalty(garbage, [1, 4], mask)
     (gradient,) = torch.autograd.grad(penalty, garbage)
-    assert not gradient[~mask].any() and gradient.isfinite().all()
+    assert not gradient[~mask].any()
+    assert gradient.isfinite().all()
 
 
 def test_penalties_are_small_for_white_independent_noise_and_large_for_copies(noise):
