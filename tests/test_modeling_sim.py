@@ -270,7 +270,7 @@ def test_model_outputs_have_the_documented_shapes(variant, make, noise):
     model = make(SimModel, variant)
     config = model.config
     output = model(noise(2, 4000), output_hidden_states=True)
-    channels = [config.hidden_size] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
+    channels = [config.num_latents] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
     shapes = [(2, config.num_frames(4000, module), size) for module, size in enumerate(channels)]
     assert [tuple(state.shape) for state in output.hidden_states] == shapes
     assert [tuple(mean.shape) for mean in output.means] == shapes[: config.num_conv_modules]
