@@ -26,7 +26,7 @@ class ContrastiveOutput(NamedTuple):
     accuracy: torch.Tensor
 
 
-def info_nce(
+def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     context: torch.Tensor,
     latents: torch.Tensor,
     weight: torch.Tensor,

@@ -34,6 +34,7 @@ from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 from modeling_sim.modeling_sim import SimPredictor
+from modeling_sim.objectives_sim import covariance_penalty, lagged_covariance_penalty
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -288,7 +289,7 @@ def test_model_outputs_have_the_documented_shapes(variant, make, noise):
 def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, noise):
     model = make(SimForPreTraining, variant)
     config = model.config
-    output = model(noise(2, 4000), generator=seeded())
+    output = model(noise(2, 4000), generator=seeded(), output_hidden_states=True)
     assert len(output.module_losses) == len(output.contrastive_losses) == config.num_modules
     assert len(output.kl_losses) == config.num_conv_modules
     for loss in [output.loss, *output.module_losses, *output.contrastive_losses, *output.kl_losses]:
@@ -299,7 +300,10 @@ def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, nois
     for module in range(config.num_modules):
         expected = output.contrastive_losses[module].clone()
         if module < config.num_conv_modules:
+            latents = output.hidden_states[module]
             expected += config.kl_weights[module] * output.kl_losses[module]
+            expected += config.covariance_weight * covariance_penalty(latents)
+            expected += config.lagged_covariance_weight * lagged_covariance_penalty(latents, config.offsets)
         torch.testing.assert_close(output.module_losses[module], expected)
         assert model.is_contrastive(module) == (not output.contrastive_accuracies[module].isnan())
     assert all((kl > 0) == (config.latent_distribution == "gaussian") for kl in output.kl_losses)
