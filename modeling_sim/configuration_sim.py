@@ -46,7 +46,8 @@ class SimConfig(PreTrainedConfig):
 
     Args:
         sampling_rate: Samples a second of the waveform.
-        hidden_size: Channels of every convolution and of every latent.
+        hidden_size: Channels of every convolution.
+        latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 leaves the GRU out.
         conv_kernel: Kernel sizes, one list a module, in frames of the layer below.
         conv_stride: Strides, in the shape of `conv_kernel`.
@@ -63,10 +64,19 @@ class SimConfig(PreTrainedConfig):
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
             number, or one a convolutional module. The default is 1e-3 as the authors' code weights it.
         free_bits: Nats a dimension that the KL term leaves free (Kingma et al. 2016); 0 for none.
+        critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", one
+            autocorrelation per offset and channel, which gives the channels a meaning of their own (see `info_nce`).
+            The context module's is always bilinear.
         num_prediction_steps: Frames ahead that the context predicts (K).
+        prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
         num_negatives: Negatives a pair of context and target (N).
         negatives: Frames of the batch that negatives come from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
+        negative_sharing: "anchor": negatives of its own for each context (the paper). "batch": one draw for all, which
+            makes hundreds of negatives cheap.
+        nested_sizes: Counts of leading channels that the Gaussian critic also predicts with alone.
+        covariance_weight: Weight of `covariance_penalty`, which makes a module's latents white.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets.
         loss_window: Frames an utterance that enter the contrastive loss: one random window a step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: No gradient passes from a module to the one below (GIM, SIM).
@@ -86,6 +96,7 @@ class SimConfig(PreTrainedConfig):
 
     sampling_rate: int = 16_000
     hidden_size: int = 512
+    latent_size: int | None = None
     context_size: int = 256
     conv_kernel: list[list[int]] | tuple[tuple[int, ...], ...] = ((10, 8), (4, 4), (4,))
     conv_stride: list[list[int]] | tuple[tuple[int, ...], ...] = ((5, 4), (2, 2), (2,))
@@ -101,9 +112,15 @@ class SimConfig(PreTrainedConfig):
     log_variance_clamp: list[float | int] | tuple[float | int, float | int] | None = None
     kl_weight: float | int | list[float | int] | tuple[float | int, ...] = (2.0e-3, 5.0e-4, 2.5e-4)
     free_bits: float | int = 0.0
+    critic: Literal["bilinear", "gaussian"] = "bilinear"
     num_prediction_steps: int = 10
+    prediction_offsets: list[int] | tuple[int, ...] | None = None
     num_negatives: int = 10
     negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
+    negative_sharing: Literal["anchor", "batch"] = "anchor"
+    nested_sizes: list[int] | tuple[int, ...] = ()
+    covariance_weight: float | int = 0.0
+    lagged_covariance_weight: float | int = 0.0
     loss_window: int = 128
     logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
@@ -157,7 +174,14 @@ class SimConfig(PreTrainedConfig):
                 )
 
     def validate_latents(self) -> None:
-        """The latent's distribution, head and KL settings fit together."""
+        """The latent's size, distribution, head and KL settings fit together."""
+        if self.latent_size is not None and self.latent_size < 1:
+            raise ValueError(f"`latent_size` is {self.latent_size}; give at least 1, or None for `hidden_size`.")
+        if self.latent_head == "identity" and self.num_latents != self.hidden_size:
+            raise ValueError(
+                f"`latent_head` 'identity' makes `hidden_size` {self.hidden_size} latents, but `latent_size` is "
+                f"{self.latent_size}; set `latent_head` to 'linear' or `latent_size` to None."
+            )
         if self.latent_distribution == "gaussian" and self.latent_head == "identity":
             raise ValueError(
                 "`latent_head` 'identity' gives one tensor, but `latent_distribution` 'gaussian' needs a mean and a "
@@ -192,6 +216,31 @@ class SimConfig(PreTrainedConfig):
                 "`contrastive_modules` 'context' with `gradient_isolation` leaves the convolutional modules without a "
                 "contrastive loss; set `gradient_isolation` to False (CPC) or `contrastive_modules` to 'all'."
             )
+
+    def validate_critic(self) -> None:
+        """Offsets, negatives and the settings of the Gaussian critic fit together."""
+        if self.prediction_offsets is not None and not self.prediction_offsets:
+            raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
+        sizes = list(self.nested_sizes)
+        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", sizes)):
+            if values != sorted(set(values)) or (values and values[0] < 1):
+                raise ValueError(f"`{name}` is {values}; give increasing whole numbers from 1, as in [1, 2, 4].")
+        if self.negative_sharing == "batch" and self.negatives != "any":
+            raise ValueError(
+                f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."
+            )
+        if self.critic == "gaussian" and self.contrastive_modules == "context":
+            raise ValueError(
+                "`critic` 'gaussian' scores latents of convolutional modules; it needs `contrastive_modules` 'all'."
+            )
+        if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
+            raise ValueError(
+                f"`nested_sizes` is {sizes}; they need `critic` 'gaussian' and must be below the {self.num_latents} "
+                "channels of a latent."
+            )
+        for name in ("covariance_weight", "lagged_covariance_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be finite and not below 0.")
 
     def validate_probe_module(self) -> None:
         """The probed module exists."""
@@ -248,6 +297,16 @@ class SimConfig(PreTrainedConfig):
         """Names for tables and pictures: "module 0", ..., "context"."""
         names = [f"module {module}" for module in range(self.num_conv_modules)]
         return names + ["context"] * (self.context_size > 0)
+
+    @property
+    def num_latents(self) -> int:
+        """Channels of every latent: `latent_size`, or `hidden_size`."""
+        return self.latent_size or self.hidden_size
+
+    @property
+    def offsets(self) -> list[int]:
+        """Frames from a context to each of its targets."""
+        return list(self.prediction_offsets or range(1, self.num_prediction_steps + 1))
 
     @property
     def kl_weights(self) -> list[float]:

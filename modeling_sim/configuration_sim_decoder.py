@@ -86,7 +86,7 @@ class SimDecoderConfig(PreTrainedConfig):
             raise ValueError(f"`module` is {module}; the encoder has modules 0 to {encoder.num_modules - 1}.")
         module %= encoder.num_modules
         layers = [layer for number in range(module + 1) for layer in _conv_layers(encoder, number)]
-        latent_size = encoder.context_size if module == encoder.num_conv_modules else encoder.hidden_size
+        latent_size = encoder.context_size if module == encoder.num_conv_modules else encoder.num_latents
         shapes = dict(_PAPER_MODULE_0) if layers == [(10, 5, 2), (8, 4, 2)] else _mirrored(layers)
         return cls(
             **{

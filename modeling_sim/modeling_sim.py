@@ -32,7 +32,14 @@ if __name__ == "modeling_sim":
 
 from .configuration_sim import SimConfig
 from .layers_sim import SimConvLayer, SimLatentHead
-from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal, require
+from .objectives_sim import (
+    covariance_penalty,
+    draw_window_start,
+    info_nce,
+    kl_to_standard_normal,
+    lagged_covariance_penalty,
+    require,
+)
 
 # Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -46,10 +53,10 @@ class SimModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: `(batch, frames, context_size)`, the context; without a context module the latents of the
-            last convolutional module, `(batch, frames, hidden_size)`.
+            last convolutional module, `(batch, frames, latent_size)`.
         hidden_states: With `output_hidden_states=True`, one `(batch, frames_m, channels)` a module, the context last:
             what each module hands on. These are samples where latents are sampled, else means.
-        means: One `(batch, frames_m, hidden_size)` a convolutional module; the latents themselves if deterministic.
+        means: One `(batch, frames_m, latent_size)` a convolutional module; the latents themselves if deterministic.
         log_variances: As `means`; `None` if latents are deterministic.
         frame_mask: `(batch, frames)` int64, 1 where a frame of `last_hidden_state` is real.
     """
@@ -67,7 +74,8 @@ class SimForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, and the covariance penalties where they
+            have weight.
         contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 at a module without a
             contrastive loss.
         contrastive_accuracies: Share of targets that score above all negatives; chance is `1 / (num_negatives + 1)`.
@@ -103,7 +111,7 @@ class SimModuleOutput(NamedTuple):
     """What one module makes of its input, with its loss; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`."""
+    """`contrastive_loss + kl_weight * kl_loss`, and the covariance penalties where they have weight."""
     contrastive_loss: torch.Tensor
     """InfoNCE in nats; 0 at a module without one."""
     contrastive_accuracy: torch.Tensor
@@ -147,12 +155,13 @@ class SimConvModule(nn.Module):
         channels = config.hidden_size
         layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
         self.layers = nn.ModuleList(
-            SimConvLayer(config, 1 if module == layer == 0 else channels, *sizes) for layer, sizes in enumerate(layers)
+            SimConvLayer(config, channels if layer else config.num_latents if module else 1, *sizes)
+            for layer, sizes in enumerate(layers)
         )
         self.latent_head = (
-            SimLatentHead(channels, 2 * channels, in_halves=not trains_log_variance)
+            SimLatentHead(channels, 2 * config.num_latents, in_halves=not trains_log_variance)
             if self.is_gaussian
-            else SimLatentHead(channels, channels)
+            else SimLatentHead(channels, config.num_latents)
             if config.latent_head == "linear"
             else None
         )
@@ -183,8 +192,13 @@ class SimConvModule(nn.Module):
         return mean, log_variance, lengths
 
 
+# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite; and where its training starts: near 0
+# the KL term would win before the critic has learned anything.
+_LARGEST_CORRELATION, _INITIAL_CORRELATION = 0.999, 0.7
+
+
 class SimPredictor(nn.Module):
-    """The W_k of a module's contrastive loss: `weight` is `(steps, channels, context_channels)`."""
+    """The W_k of a module's bilinear critic: `weight` is `(steps, channels, context_channels)`."""
 
     def __init__(self, num_steps: int, channels: int, context_channels: int) -> None:
         super().__init__()
@@ -193,6 +207,18 @@ class SimPredictor(nn.Module):
     def forward(self) -> torch.Tensor:
         """The weight; a call runs the hooks that bring an offloaded one."""
         return self.weight
+
+
+class SimCorrelations(nn.Module):
+    """The autocorrelations of a module's Gaussian critic, tanh of `theta` `(steps, channels)`."""
+
+    def __init__(self, num_steps: int, channels: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.empty(num_steps, channels))
+
+    def forward(self) -> torch.Tensor:
+        """Autocorrelations `(steps, channels)` in (-1, 1), float32."""
+        return _LARGEST_CORRELATION * torch.tanh(self.theta.float())
 
 
 def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -266,6 +292,8 @@ class SimPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SimPredictor):
             bound = 1 / math.sqrt(module.weight.shape[-1])
             init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, SimCorrelations):
+            init.constant_(module.theta, math.atanh(_INITIAL_CORRELATION))
         else:
             super()._init_weights(module)
         if (
@@ -274,7 +302,7 @@ class SimPreTrainedModel(PreTrainedModel):
             and self.config.initial_log_variance is not None
             and not getattr(module.bias, "_is_hf_initialized", False)  # a slice loses the mark of a loaded parameter
         ):
-            module.bias[self.config.hidden_size :] = float(self.config.initial_log_variance)
+            module.bias[self.config.num_latents :] = float(self.config.initial_log_variance)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Saves as every model does; the folder's code then serves all Auto classes, not just the saved one."""
@@ -297,7 +325,7 @@ class SimModel(SimPreTrainedModel):
         super().__init__(config)
         self.conv_modules = nn.ModuleList(SimConvModule(config, module) for module in range(config.num_conv_modules))
         self.context = (
-            nn.GRU(config.hidden_size, config.context_size, batch_first=True) if config.context_size else None
+            nn.GRU(config.num_latents, config.context_size, batch_first=True) if config.context_size else None
         )
         self.post_init()
 
@@ -439,10 +467,12 @@ class SimForPreTraining(SimPreTrainedModel):
         self.sim = SimModel(config)
         self.predictors = nn.ModuleDict(
             {
-                str(module): SimPredictor(
-                    config.num_prediction_steps,
-                    config.hidden_size,
-                    config.context_size if module == config.num_conv_modules else config.hidden_size,
+                str(module): SimCorrelations(len(config.offsets), config.num_latents)
+                if config.critic == "gaussian" and module < config.num_conv_modules
+                else SimPredictor(
+                    len(config.offsets),
+                    config.num_latents,
+                    config.context_size if module == config.num_conv_modules else config.num_latents,
                 )
                 for module in range(config.num_modules)
                 if self.is_contrastive(module)
@@ -532,6 +562,8 @@ class SimForPreTraining(SimPreTrainedModel):
                 gather_latents,
             )
             loss = loss + contrastive_loss
+        if module < self.config.num_conv_modules:
+            loss = loss + self._covariance_penalties(hidden_state, frame_mask)
         return SimModuleOutput(
             loss=loss,
             contrastive_loss=contrastive_loss,
@@ -541,6 +573,16 @@ class SimForPreTraining(SimPreTrainedModel):
             mean=mean,
             lengths=lengths,
         )
+
+    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The weighted penalties on second moments of a module's latents, 0-dim float32; 0 where none is set."""
+        config, penalty = self.config, torch.zeros((), device=latents.device)
+        if config.covariance_weight:
+            penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
+        if config.lagged_covariance_weight:
+            lagged = lagged_covariance_penalty(latents, config.offsets, frame_mask)
+            penalty = penalty + config.lagged_covariance_weight * lagged
+        return penalty
 
     def _contrastive(
         self,
@@ -578,13 +620,16 @@ class SimForPreTraining(SimPreTrainedModel):
             context,
             latents,
             self.predictors[str(module)](),
+            offsets=config.offsets,
             num_negatives=config.num_negatives,
+            negative_sharing=config.negative_sharing,
+            nested_sizes=config.nested_sizes if module < config.num_conv_modules else (),
             window_start=start,
             frame_mask=frame_mask,
             negatives=config.negatives,
             other_latents=other_latents,
             other_frame_mask=other_frame_mask,
-            logit_scale=config.hidden_size**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
+            logit_scale=config.num_latents**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
             generator=generator,
         )
 
@@ -644,7 +689,7 @@ class SimClassifier(SimPreTrainedModel):
         super().__init__(config)
         self.sim = SimModel(config)
         self.probe_module = config.probe_module % config.num_modules
-        channels = config.context_size if self.probe_module == config.num_conv_modules else config.hidden_size
+        channels = config.context_size if self.probe_module == config.num_conv_modules else config.num_latents
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
         self._freeze_what_never_learns()

@@ -1,6 +1,8 @@
 """The two terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -14,6 +16,7 @@ ACTIVE_UNIT_VARIANCE = 0.01
 _ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
+NegativeSharing = Literal["anchor", "batch"]
 
 
 class ContrastiveOutput(NamedTuple):
@@ -23,12 +26,15 @@ class ContrastiveOutput(NamedTuple):
     accuracy: torch.Tensor
 
 
-def info_nce(
+def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     context: torch.Tensor,
     latents: torch.Tensor,
     weight: torch.Tensor,
     *,
+    offsets: Sequence[int] | None = None,
     num_negatives: int = 10,
+    negative_sharing: NegativeSharing = "anchor",
+    nested_sizes: Sequence[int] = (),
     window_start: torch.Tensor | None = None,
     frame_mask: torch.Tensor | None = None,
     negatives: NegativeSource = "any",
@@ -40,26 +46,36 @@ def info_nce(
 ) -> ContrastiveOutput:
     r"""InfoNCE between a context and the latents of the frames that follow it (van den Oord et al. 2018).
 
-    For an anchor, frame t of an utterance, and a step k, the score of a candidate frame j is the bilinear
-    `score(j) = logit_scale * context_t^T W_k^T latents_j`, and the loss is the cross-entropy of picking the target
-    t + k among itself and the anchor's negatives. It is averaged over the valid anchors of each step, then over the
-    steps that have any. Anchors and targets lie in a window of each utterance, negatives in the whole batch; they
-    are drawn with replacement, once an anchor, and serve all of its steps. No tensor of all frames times negatives
-    is made.
+    For an anchor, frame t of an utterance, and a step, an offset of k frames, the loss is the cross-entropy of picking
+    the target t + k among itself and the anchor's negatives by their scores. It is averaged over the valid anchors of
+    each step, then over the steps that have any. The score of a candidate z is that of a critic:
+
+    - bilinear: `logit_scale * context_t^T W_k^T z`, which no rotation of the latents changes;
+    - Gaussian: `logit_scale * sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
+      `ln p(z | context_t) / p(z)` of a stationary Gaussian process whose dimensions are independent and have the
+      autocorrelations rho_kj, up to terms that all candidates share. Its maximum fixes the axes; see `docs/theory.md`.
+
+    Anchors and targets lie in a window of each utterance, negatives in the complete batch, drawn with replacement.
 
     Args:
         context: `(batch, window, context_channels)`, the context of the window's frames.
-        latents: `(batch, frames, channels)`, the latents of whole utterances.
-        weight: `(steps, channels, context_channels)`, the predictor W_k of each step. A window of no more than
-            `steps` frames uses the steps that exist.
-        num_negatives: Negatives an anchor, at least 1.
+        latents: `(batch, frames, channels)`, the latents of complete utterances.
+        weight: `(steps, channels, context_channels)`, the matrix W_k of each step, or `(steps, channels)`, the
+            autocorrelations rho_k in (-1, 1) of the Gaussian critic, whose context has the latents' channels.
+        offsets: `(steps,)`, frames from the anchor to the target of each step, increasing; `None` for 1, 2, ... A
+            window uses the offsets that fit into it.
+        num_negatives: Negatives of an anchor, at least 1; they serve all of its steps.
+        negative_sharing: "anchor": each anchor has negatives of its own. "batch": all anchors share one draw, which
+            makes the scores one matrix product and hundreds of negatives cheap; it needs `negatives` "any".
+        nested_sizes: Of the Gaussian critic, counts of leading channels below all of them, increasing. The loss is
+            averaged over the scores of these channels alone and of all, which orders channels by their use.
         window_start: `(batch,)`, the first frame of each utterance's window; `None` for frame 0.
         frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are. Frames that are not real
             are no anchors, no targets and no negatives.
         negatives: Where negatives are drawn from. "any": all real frames of the batch, the target among them, as in
             the SIM paper; "not_positive": all but the anchor's targets; "same_utterance"; "other_utterances".
         negative_frames: `(batch, anchors, num_negatives)` int64, indices `utterance * frames + frame` to use
-            instead of drawing any; there are `window - 1` anchors.
+            instead of drawing any; there are `window - offsets[0]` anchors. `(num_negatives,)` if shared.
         other_latents: `(others, frames, channels)`, the latents of further utterances, those of other processes: they
             count as the batch's where negatives are drawn, and have no anchors. Their utterances follow the batch's.
         other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` where all are.
@@ -73,80 +89,148 @@ def info_nce(
     Raises:
         ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
     """
-    batch, window, context_channels = context.shape
-    frames, channels = latents.shape[1:]
-    if len(latents) != batch or weight.shape[1:] != (channels, context_channels):
-        raise ValueError(
-            f"shapes disagree: `context` {tuple(context.shape)}, `latents` {tuple(latents.shape)}, `weight` "
-            f"{tuple(weight.shape)}; expected (batch, window, context_channels), (batch, frames, channels) and "
-            "(steps, channels, context_channels)."
-        )
-    if window > frames:
-        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
-    if window < 2:
-        raise ValueError(f"the window has {window} frame(s): no anchor has a target. Give longer audio.")
+    used_offsets = _usable_offsets(context, latents, weight, offsets)
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
-
-    device = latents.device
-    anchors = window - 1  # the window's last frame has no target
-    steps = min(len(weight), anchors)
+    is_shared = negative_sharing == "batch"
+    if is_shared and negatives != "any":
+        raise ValueError(f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {negatives!r}.")
+    (batch, window, _), (frames, channels), device = context.shape, latents.shape[1:], latents.device
+    anchors = window - used_offsets[0]  # the window's last frames have no target
     if window_start is None:
         window_start = torch.zeros(batch, dtype=torch.long, device=device)
     first_frame = torch.arange(batch, device=device) * frames + window_start
     window_frames = first_frame[:, None] + torch.arange(window, device=device)  # (batch, window)
 
     # A pair is valid if its target lies in the window and both of its frames are real.
-    anchor, step = torch.arange(anchors, device=device), torch.arange(1, steps + 1, device=device)
-    target = anchor[:, None] + step  # (anchors, steps)
+    step = torch.cat([torch.full((1,), offset, device=device) for offset in used_offsets])  # no copy from the host
+    target = torch.arange(anchors, device=device)[:, None] + step  # (anchors, steps)
     valid = (target < window).expand(batch, -1, -1)
+    target = target.clamp(max=window - 1)
     if frame_mask is not None:
         real = frame_mask.reshape(-1)[window_frames] != 0
-        valid = valid & real[:, :anchors, None] & real[:, target.clamp(max=window - 1)]
+        valid = valid & real[:, :anchors, None] & real[:, target]
         require(valid.any(), "no anchor has a target: every utterance has fewer than 2 real frames in its window.")
+        context = context.masked_fill(~real[..., None], 0.0)
     pairs = valid.sum(dim=(0, 1))  # (steps,)
 
     all_latents, all_masks = _with_others(latents, frame_mask, other_latents, other_frame_mask)
     if negative_frames is None:
+        drawing = window_frames[:1, :1] if is_shared else window_frames[:, :anchors]
+        num_others, last = len(all_latents), len(weight) if offsets is None else offsets[-1]
         negative_frames = draw_negatives(
-            window_frames[:, :anchors],
-            frames,
-            len(weight),
-            num_negatives,
-            negatives,
-            all_masks,
-            generator,
-            num_utterances=len(all_latents),
+            drawing, frames, last, num_negatives, negatives, all_masks, generator, num_utterances=num_others
         )
-    elif negative_frames.ndim != 3 or negative_frames.shape[:2] != (batch, anchors):
+        negative_frames = negative_frames[0, 0] if is_shared else negative_frames
+    elif negative_frames.shape[:-1] != (() if is_shared else (batch, anchors)):
         raise ValueError(
             f"`negative_frames` has shape {tuple(negative_frames.shape)}; expected (batch, anchors, num_negatives), "
-            f"({batch}, {anchors}, ...)."
+            f"({batch}, {anchors}, ...), or (num_negatives,) if they are shared."
         )
 
-    if frame_mask is not None:
-        context = context.masked_fill(~real[..., None], 0.0)
-    predictions = F.linear(context[:, :anchors], weight[:steps].flatten(0, 1))
+    predictions, quadratic = _predictions(context[:, :anchors], weight[: len(used_offsets)])
     with full_precision(device):
-        predictions = predictions.float().unflatten(-1, (steps, channels))  # (batch, anchors, steps, channels)
         candidates = all_latents.float().reshape(-1, channels)
-        targets = F.pad(F.embedding(window_frames[:, 1:], candidates), (0, 0, 0, steps - 1)).unfold(1, steps, 1)
-        positive = logit_scale * (predictions * targets.transpose(2, 3)).sum(dim=-1)  # (batch, anchors, steps)
+        target_frames = window_frames[:, target]
+        if used_offsets[-1] - used_offsets[0] == len(used_offsets) - 1:  # a view of neighbors, no copy per step
+            targets = F.embedding(window_frames[:, used_offsets[0] :], candidates)
+            targets = F.pad(targets, (0, 0, 0, len(used_offsets) - 1)).unfold(1, len(used_offsets), 1).transpose(2, 3)
+        else:
+            targets = F.embedding(target_frames, candidates)
         # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
-        bank = F.embedding(negative_frames, candidates).flatten(0, 1)  # (batch * anchors, negatives, channels)
-        negative = logit_scale * (predictions.flatten(0, 1) @ bank.transpose(1, 2)).unflatten(0, (batch, anchors))
-
+        bank = F.embedding(negative_frames, candidates)  # ([batch, anchors,] negatives, channels)
+        scores = list(_scores(predictions, quadratic, targets, bank, logit_scale, nested_sizes))
         # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
-        losses = F.softplus(negative.logsumexp(dim=-1) - positive)
-        loss = _mean_of_steps(losses, valid, pairs)
+        losses = [F.softplus(negative.logsumexp(dim=-1) - positive) for positive, negative in scores]
+        loss = _mean_of_steps(torch.stack(losses).mean(dim=0), valid, pairs)
+        positive, negative = scores[-1]
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
-            is_equal = _are_equal(candidates, negative_frames, window_frames[:, 1:], steps, rounding)
+            is_equal = _are_equal(candidates, negative_frames, target_frames, rounding)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
+
+
+def _usable_offsets(
+    context: torch.Tensor, latents: torch.Tensor, weight: torch.Tensor, offsets: Sequence[int] | None
+) -> list[int]:
+    """The offsets that fit into the window; arguments as in `info_nce`.
+
+    Raises:
+        ValueError: There are none, or shapes disagree.
+    """
+    batch, window, context_channels = context.shape
+    frames, channels = latents.shape[1:]
+    if len(latents) != batch or weight.shape[1:] not in ((channels, context_channels), (channels,)):
+        raise ValueError(
+            f"shapes disagree: `context` {tuple(context.shape)}, `latents` {tuple(latents.shape)}, `weight` "
+            f"{tuple(weight.shape)}; expected (batch, window, context_channels), (batch, frames, channels) and "
+            "(steps, channels, context_channels), or (steps, channels) for the Gaussian critic."
+        )
+    if window > frames:
+        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
+    if offsets is None:
+        offsets = range(1, len(weight) + 1)
+    if len(offsets) != len(weight):
+        raise ValueError(f"`offsets` has {len(offsets)} entries but `weight` {len(weight)} steps; give one each.")
+    usable = [offset for offset in offsets if offset < window]
+    if not usable:
+        raise ValueError(
+            f"the window has {window} frame(s): no anchor has a target. Give longer audio, or `offsets` that begin "
+            f"below {window}, not at {offsets[0]}."
+        )
+    return usable
+
+
+def _predictions(context: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What a critic makes of the context: factors of each candidate's channels and of their squares.
+
+    Returns:
+        Float32 `(batch, anchors, steps, channels)`, and `(steps, channels)`, `None` for the bilinear critic.
+    """
+    if weight.ndim > 2:
+        predictions = F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
+        return predictions.float(), None
+    with full_precision(context.device):
+        correlations = weight.float()
+        linear = correlations / (1 - correlations.square())
+        return linear * context.float()[:, :, None], -0.5 * correlations * linear
+
+
+def _scores(
+    predictions: torch.Tensor,
+    quadratic: torch.Tensor | None,
+    targets: torch.Tensor,
+    bank: torch.Tensor,
+    logit_scale: float,
+    nested_sizes: Sequence[int],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scores `sum_j predictions_j z_j + quadratic_j z_j^2` of each nested size, then of all channels.
+
+    Args:
+        predictions: `(batch, anchors, steps, channels)`.
+        quadratic: `(steps, channels)`; `None` for 0.
+        targets: As `predictions`.
+        bank: `(negatives, channels)`, or `(batch, anchors, negatives, channels)`.
+        logit_scale: As in `info_nce`.
+        nested_sizes: As there.
+
+    Yields:
+        Scores of the targets `(batch, anchors, steps)` and of the negatives `(batch, anchors, steps, negatives)`.
+    """
+    positive, negative = targets.new_zeros(()), targets.new_zeros(())
+    for start, stop in pairwise([0, *nested_sizes, targets.shape[-1]]):
+        linear, target, candidate = (tensor[..., start:stop] for tensor in (predictions, targets, bank))
+        of_negatives = linear @ candidate.transpose(-1, -2)
+        if quadratic is not None:
+            of_negatives = of_negatives + quadratic[:, start:stop] @ candidate.square().transpose(-1, -2)
+            linear = torch.addcmul(linear, quadratic[:, start:stop], target)
+        positive = positive + logit_scale * (linear * target).sum(dim=-1)
+        negative = negative + logit_scale * of_negatives
+        yield positive, negative
 
 
 def _with_others(
@@ -169,7 +253,7 @@ def _with_others(
 
 
 def _are_equal(
-    candidates: torch.Tensor, negatives: torch.Tensor, targets: torch.Tensor, steps: int, rounding: float
+    candidates: torch.Tensor, negatives: torch.Tensor, targets: torch.Tensor, rounding: float
 ) -> torch.Tensor:
     """Whether negatives equal targets up to rounding, `(batch, anchors, steps, negatives)`.
 
@@ -178,21 +262,17 @@ def _are_equal(
 
     Args:
         candidates: `(rows, channels)`.
-        negatives: `(batch, anchors, negatives)`, rows of each anchor's negatives.
-        targets: `(batch, anchors)`, the row of each anchor's first target; those of the next anchors follow.
-        steps: Targets of an anchor.
+        negatives: `([batch, anchors,] negatives)`, rows of each anchor's negatives.
+        targets: `(batch, anchors, steps)`, the rows of each anchor's targets.
         rounding: Difference of the sums, as a share of the target's norm, that is rounding.
     """
     places = torch.arange(1, candidates.shape[1] + 1, device=candidates.device)
-    widths = rounding * F.embedding(targets, candidates).norm(dim=-1)
+    widths = rounding * candidates.norm(dim=-1)
     is_equal = torch.ones((), dtype=torch.bool, device=candidates.device)
     for weights in (places.cos(), places.sin()):
         sums = candidates.mv(weights)
-        low, high = (
-            F.pad(bound, (0, steps - 1), value=torch.nan).unfold(1, steps, 1)[..., None]
-            for bound in (sums[targets] - widths, sums[targets] + widths)
-        )
-        of_negatives = sums[negatives][:, :, None]
+        low, high = (bound[targets][..., None] for bound in (sums - widths, sums + widths))
+        of_negatives = sums[negatives][..., None, :]
         is_equal = is_equal & (of_negatives >= low) & (of_negatives <= high)
     return is_equal
 
@@ -323,6 +403,65 @@ def kl_to_standard_normal(
         return per_channel.sum()
 
 
+def covariance_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Distance of the latents' second moments from the identity, `||E[z z^T] - I||^2 / channels`, 0-dim float32.
+
+    The Gaussian critic takes latents as white; without this they may copy each other.
+
+    Args:
+        latents: `(batch, frames, channels)`.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+    """
+    return _moment_penalty(latents, latents, frame_mask, frame_mask, is_lagged=False)
+
+
+def lagged_covariance_penalty(
+    latents: torch.Tensor, offsets: Sequence[int], frame_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """How far lagged second moments are from diagonal: `sum_k ||offdiag(sym(E[z_t z_{t+k}^T]))||^2 / channels`.
+
+    Independent dimensions have diagonal ones at every lag (Molgedey & Schuster 1994; SOBI, Belouchrani et al. 1997).
+
+    Args:
+        latents: `(batch, frames, channels)`.
+        offsets: The lags k in frames; those that no pair of frames has are passed over.
+        frame_mask: As in `covariance_penalty`.
+
+    Returns:
+        A 0-dim float32 tensor.
+    """
+    total = latents.new_zeros((), dtype=torch.float32)
+    for offset in offsets:
+        if offset >= latents.shape[1]:
+            continue
+        masks = (None, None) if frame_mask is None else (frame_mask[:, :-offset], frame_mask[:, offset:])
+        total = total + _moment_penalty(latents[:, :-offset], latents[:, offset:], *masks, is_lagged=True)
+    return total
+
+
+def _moment_penalty(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    first_mask: torch.Tensor | None,
+    second_mask: torch.Tensor | None,
+    *,
+    is_lagged: bool,
+) -> torch.Tensor:
+    """Squared distance of the symmetric part of `E[first second^T]` from I, or from a diagonal, over channels."""
+    with full_precision(first.device):
+        first, second = first.float(), second.float()
+        count: torch.Tensor | int = first.shape[0] * first.shape[1]
+        if first_mask is not None and second_mask is not None:
+            valid = ((first_mask != 0) & (second_mask != 0))[..., None]
+            first, second = first.masked_fill(~valid, 0.0), second.masked_fill(~valid, 0.0)
+            count = valid.sum().clamp(min=1)
+        moments = first.flatten(0, 1).T @ second.flatten(0, 1) / count
+        if is_lagged:
+            moments = 0.5 * (moments + moments.T)
+            return (moments.square().sum() - moments.diagonal().square().sum()) / len(moments)
+        return (moments - torch.eye(len(moments), device=moments.device)).square().sum() / len(moments)
+
+
 def count_active_units(
     mean: torch.Tensor, frame_mask: torch.Tensor | None = None, *, threshold: float = ACTIVE_UNIT_VARIANCE
 ) -> torch.Tensor:
@@ -381,12 +520,15 @@ def require(condition: torch.Tensor, message: str) -> None:
 __all__ = [
     "ACTIVE_UNIT_VARIANCE",
     "ContrastiveOutput",
+    "NegativeSharing",
     "NegativeSource",
     "count_active_units",
+    "covariance_penalty",
     "draw_negatives",
     "draw_window_start",
     "full_precision",
     "info_nce",
     "kl_to_standard_normal",
+    "lagged_covariance_penalty",
     "require",
 ]

@@ -34,6 +34,7 @@ from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 from modeling_sim.modeling_sim import SimPredictor
+from modeling_sim.objectives_sim import covariance_penalty, lagged_covariance_penalty
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -51,6 +52,19 @@ VARIANTS = {
     "shared noise": ("sim", {"shared_noise": True}),
     "no context": ("sim", {"context_size": 0}),
     "end-to-end SIM": ("sim", {"gradient_isolation": False}),
+    "Gaussian critic": (
+        "sim",
+        {
+            "critic": "gaussian",
+            "latent_size": 12,
+            "prediction_offsets": [1, 2, 4, 8],
+            "num_negatives": 31,
+            "negative_sharing": "batch",
+            "nested_sizes": [4],
+            "covariance_weight": 0.1,
+            "lagged_covariance_weight": 0.02,
+        },
+    ),
 }
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -257,7 +271,7 @@ def test_model_outputs_have_the_documented_shapes(variant, make, noise):
     model = make(SimModel, variant)
     config = model.config
     output = model(noise(2, 4000), output_hidden_states=True)
-    channels = [config.hidden_size] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
+    channels = [config.num_latents] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
     shapes = [(2, config.num_frames(4000, module), size) for module, size in enumerate(channels)]
     assert [tuple(state.shape) for state in output.hidden_states] == shapes
     assert [tuple(mean.shape) for mean in output.means] == shapes[: config.num_conv_modules]
@@ -275,7 +289,7 @@ def test_model_outputs_have_the_documented_shapes(variant, make, noise):
 def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, noise):
     model = make(SimForPreTraining, variant)
     config = model.config
-    output = model(noise(2, 4000), generator=seeded())
+    output = model(noise(2, 4000), generator=seeded(), output_hidden_states=True)
     assert len(output.module_losses) == len(output.contrastive_losses) == config.num_modules
     assert len(output.kl_losses) == config.num_conv_modules
     for loss in [output.loss, *output.module_losses, *output.contrastive_losses, *output.kl_losses]:
@@ -286,7 +300,10 @@ def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, nois
     for module in range(config.num_modules):
         expected = output.contrastive_losses[module].clone()
         if module < config.num_conv_modules:
+            latents = output.hidden_states[module]
             expected += config.kl_weights[module] * output.kl_losses[module]
+            expected += config.covariance_weight * covariance_penalty(latents)
+            expected += config.lagged_covariance_weight * lagged_covariance_penalty(latents, config.offsets)
         torch.testing.assert_close(output.module_losses[module], expected)
         assert model.is_contrastive(module) == (not output.contrastive_accuracies[module].isnan())
     assert all((kl > 0) == (config.latent_distribution == "gaussian") for kl in output.kl_losses)

@@ -6,30 +6,54 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from modeling_sim import SimConfig, info_nce, kl_to_standard_normal
-from modeling_sim.objectives_sim import count_active_units, draw_negatives, draw_window_start
+from modeling_sim.objectives_sim import (
+    count_active_units,
+    covariance_penalty,
+    draw_negatives,
+    draw_window_start,
+    lagged_covariance_penalty,
+)
 
 # ---------------------------------------------------------------------- InfoNCE against a triple loop
 
 
-def naive_info_nce(context, latents, weight, negative_frames, window_start, frame_mask, logit_scale):
+def naive_scores(context, candidates, weight, size):
+    """Scores of candidates `(candidates, channels)` by a bilinear critic, or a Gaussian one of the first channels."""
+    if weight.ndim == 2:
+        return candidates @ (weight @ context)
+    context, candidates, weight = context[:size], candidates[:, :size], weight[:size]
+    transition = Normal(weight * context, (1 - weight.square()).sqrt())
+    return (transition.log_prob(candidates) - Normal(0.0, 1.0).log_prob(candidates)).sum(-1)
+
+
+def naive_info_nce(
+    context, latents, weight, negative_frames, window_start, frame_mask, logit_scale=1.0, offsets=None, nested_sizes=()
+):
     """InfoNCE by its definition, one utterance, anchor and step at a time."""
     batch, window, _ = context.shape
-    frames = latents.shape[1]
+    frames, channels = latents.shape[1:]
+    offsets = offsets or range(1, len(weight) + 1)
+    if negative_frames.ndim == 1:
+        negative_frames = negative_frames.expand(batch, window, -1)
     losses, hits = {}, {}
     for utterance in range(batch):
         for anchor in range(window - 1):
-            for step in range(1, len(weight) + 1):
+            for step, offset in enumerate(offsets):
                 first = int(window_start[utterance]) + anchor
-                if anchor + step >= window or not (
-                    frame_mask[utterance, first] and frame_mask[utterance, first + step]
+                if anchor + offset >= window or not (
+                    frame_mask[utterance, first] and frame_mask[utterance, first + offset]
                 ):
                     continue
-                prediction = weight[step - 1] @ context[utterance, anchor]
                 drawn = [divmod(index, frames) for index in negative_frames[utterance, anchor].tolist()]
-                candidates = [latents[place] for place in [(utterance, first + step), *drawn]]
-                scores = logit_scale * torch.stack([prediction @ candidate for candidate in candidates])
-                losses.setdefault(step, []).append(-scores.log_softmax(0)[0])
-                won, tied = (scores[1:] <= scores[0]).all(), (scores[1:] == scores[0]).sum()
+                candidates = torch.stack([latents[place] for place in [(utterance, first + offset), *drawn]])
+                scores = [
+                    logit_scale * naive_scores(context[utterance, anchor], candidates, weight[step], size)
+                    for size in (*nested_sizes, channels)
+                ]
+                losses.setdefault(step, []).append(torch.stack([-each.log_softmax(0)[0] for each in scores]).mean())
+                is_equal = (candidates[1:] == candidates[0]).all(-1)
+                won = ((scores[-1][1:] <= scores[-1][0]) | is_equal).all()
+                tied = ((scores[-1][1:] == scores[-1][0]) | is_equal).sum()
                 hits.setdefault(step, []).append(won / (1.0 + tied))
     by_step = [torch.stack([torch.stack(values[step]).mean() for step in sorted(values)]) for values in (losses, hits)]
     return by_step[0].mean(), by_step[1].mean()
@@ -84,6 +108,75 @@ def test_info_nce_equals_its_definition_in_value_and_gradient(shape, logit_scale
     torch.testing.assert_close(output.accuracy, accuracy)
     for gradient, expected in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("offsets", [None, [1, 3], [2, 4, 7], [1, 20]], ids=str)
+@pytest.mark.parametrize("shape", [{}, {"window": 5}, {"lengths": [9, 4, 6]}], ids=str)
+@pytest.mark.parametrize("critic", ["bilinear", "gaussian", "nested"])
+@pytest.mark.parametrize("sharing", ["anchor", "batch"])
+def test_every_critic_equals_its_definition_in_value_and_gradient(critic, sharing, shape, offsets, case, noise):
+    steps = len(offsets or range(4))
+    arguments = case(**shape, steps=steps, context_channels=6)
+    settings = {"offsets": offsets}
+    if critic != "bilinear":
+        arguments.weight = noise(steps, 6, seed=3).mul_(0.5).tanh().requires_grad_()
+        settings["nested_sizes"] = [2, 3] if critic == "nested" else []
+    if sharing == "batch":
+        arguments.negative_frames = arguments.negative_frames[0, :3].flatten()
+    else:
+        arguments.negative_frames = arguments.negative_frames[:, : arguments.context.shape[1] - (offsets or [1])[0]]
+    leaves = [arguments.context, arguments.latents, arguments.weight]
+    output = info_nce(**vars(arguments), **settings, negative_sharing=sharing)
+    gradients = torch.autograd.grad(output.loss, leaves)
+    loss, accuracy = naive_info_nce(**vars(arguments), **settings)
+    torch.testing.assert_close(output.loss, loss)
+    torch.testing.assert_close(output.accuracy, accuracy)
+    for gradient, expected in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_offsets_and_shared_negatives_are_drawn_by_the_model_as_well(case):
+    arguments = case()
+    arguments.negative_frames = None
+    outputs = [
+        info_nce(
+            **vars(arguments), num_negatives=5000, negative_sharing=sharing, generator=torch.Generator().manual_seed(0)
+        )
+        for sharing in ("anchor", "batch")
+    ]
+    assert outputs[0].loss.item() == pytest.approx(outputs[1].loss.item(), rel=0.02)  # both near the expectation
+    with pytest.raises(ValueError, match="negative_sharing"):
+        info_nce(**vars(arguments), negative_sharing="batch", negatives="same_utterance")
+
+
+@pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])
+def test_covariance_penalties_equal_their_definitions(lengths, noise):
+    latents = noise(3, 40, 5, seed=1) + 1
+    mask = torch.arange(40) < torch.tensor(lengths)[:, None]
+    rows = [(first, second) for first in range(3) for second in range(lengths[first])]
+    second_moments = sum(torch.outer(latents[row], latents[row]) for row in rows) / len(rows)
+    expected = (second_moments - torch.eye(5)).square().sum() / 5
+    torch.testing.assert_close(covariance_penalty(latents, mask), expected)
+    expected = 0
+    for lag in (1, 4):
+        pairs = [(latents[row, t], latents[row, t + lag]) for row in range(3) for t in range(lengths[row] - lag)]
+        moments = sum(torch.outer(first, second) for first, second in pairs) / len(pairs)
+        moments = (moments + moments.T) / 2
+        expected += (moments - moments.diag().diag()).square().sum() / 5
+    torch.testing.assert_close(lagged_covariance_penalty(latents, [1, 4, 80], mask), expected)
+    garbage = latents.masked_fill(~mask[..., None], torch.nan).requires_grad_()
+    penalty = covariance_penalty(garbage, mask) + lagged_covariance_penalty(garbage, [1, 4], mask)
+    (gradient,) = torch.autograd.grad(penalty, garbage)
+    assert not gradient[~mask].any()
+    assert gradient.isfinite().all()
+
+
+def test_penalties_are_small_for_white_independent_noise_and_large_for_copies(noise):
+    white = noise(8, 500, 4, seed=2)
+    copies = white[..., :1].expand(-1, -1, 4)
+    slow = torch.stack([white[..., 0], white[..., 0].roll(1, 1)], -1)  # a channel that follows another
+    assert covariance_penalty(white) < 0.05 < covariance_penalty(copies)
+    assert lagged_covariance_penalty(white, [1]) < 0.05 < lagged_covariance_penalty(slow, [1])
 
 
 def test_without_a_mask_or_a_window_all_frames_count_from_the_first(case):

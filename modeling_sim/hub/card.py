@@ -505,7 +505,7 @@ def _summary(config: SimConfig, method: Method) -> str:
     return (
         f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples per second, its "
         f"{config.num_modules} modules give {rates} frames per second. Each frame of a convolutional module is "
-        f"{latents} in {config.hidden_size} dimensions."
+        f"{latents} in {config.num_latents} dimensions."
     )
 
 
@@ -519,7 +519,7 @@ def _modules_table(config: SimConfig) -> str:
             [
                 name,
                 kind,
-                count(config.context_size if is_context else config.hidden_size),
+                count(config.context_size if is_context else config.num_latents),
                 f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
                 f"{count(hop)} samples",
                 count(config.frame_rate(module)),

@@ -56,7 +56,7 @@ def evaluate(
     device, modules = accelerator.device, range(config.num_modules)
     # Sums of: loss, contrastive loss, accuracy (by utterances), KL, 1 (by frames), utterances.
     sums = torch.zeros(config.num_modules, 6, dtype=torch.float64, device=device)
-    widths = [config.hidden_size] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
+    widths = [config.num_latents] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
     first_moments = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
     second_moments = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]
     for batch in tqdm(batches, desc=description, leave=False, disable=not bars_are_shown(accelerator)):

@@ -82,7 +82,7 @@ def cache_bytes(config: SimConfig, *, num_utterances: int, crop_samples: int) ->
     """Most bytes on disk at a time: a module's latents while those of the next one are made of them."""
     tensors = 2 if draws(config) else 1
     sizes = [
-        4 * num_utterances * config.num_frames(crop_samples, module) * config.hidden_size * tensors
+        4 * num_utterances * config.num_frames(crop_samples, module) * config.num_latents * tensors
         for module in range(config.num_modules - 1)
     ]
     return max(below + own for below, own in zip([0, *sizes], sizes, strict=False))
@@ -198,7 +198,7 @@ def write_cache(
     config, device = model.config, accelerator.device
     folder = output_dir / _FOLDER.format(module=module)
     tensors = 2 if draws(config) else 1
-    shape = (len(dataset), tensors, config.num_frames(crop_samples, module), config.hidden_size)
+    shape = (len(dataset), tensors, config.num_frames(crop_samples, module), config.num_latents)
     if accelerator.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
