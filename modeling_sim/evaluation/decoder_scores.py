@@ -207,18 +207,18 @@ def _smoothness(
     }  # fmt: skip
     outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
-    for measure, interval in (
-        ("path_ratio", outcome.path_ratio),
-        ("jump_ratio", outcome.jump_ratio),
-        ("path_ratio_norm_corrected", on_the_shell.path_ratio),
-        ("jump_ratio_norm_corrected", on_the_shell.jump_ratio),
-        ("lipschitz_median", outcome.lipschitz_median),
-        ("lipschitz_95", outcome.lipschitz_95),
-    ):
-        analysis.add(row, measure, interval.value, interval.low, interval.high)
+    found = {
+        "path_ratio": outcome.path_ratio,
+        "jump_ratio": outcome.jump_ratio,
+        "path_ratio_norm_corrected": on_the_shell.path_ratio,
+        "jump_ratio_norm_corrected": on_the_shell.jump_ratio,
+        "lipschitz_median": outcome.lipschitz_median,
+        "lipschitz_95": outcome.lipschitz_95,
+    }
     if outcome.transitions is not None:
-        rate = outcome.transitions.rate
-        analysis.add(row, "clean_transitions", rate.value, rate.low, rate.high)
+        found["clean_transitions"] = outcome.transitions.rate
+    for measure, interval in found.items():
+        analysis.add(row, measure, **vars(interval))
 
 
 def _curves(
@@ -242,13 +242,12 @@ def _curves(
         analysis.curve(
             "reconstruction", row, control=name, ks=list(curve.ks), values=curve.error.tolist(), area=curve.area
         )
-    for measure, name in (
-        ("curve_area", "dimensions"), ("curve_area_rotation", "rotation"), ("curve_area_pca", "pca"),
-        ("curve_area_paper", "paper"), ("curve_area_paper_pca", "paper_pca"),
-    ):  # fmt: skip
-        interval = curves[name].area_interval
-        null = curves["rotation"].area if measure == "curve_area" else None
-        analysis.add(row, measure, interval.value, interval.low, interval.high, null=null)
+    for name, ending in (
+        ("dimensions", ""),
+        *((name, f"_{name}") for name in ("rotation", "pca", "paper", "paper_pca")),
+    ):
+        null = None if ending else curves["rotation"].area
+        analysis.add(row, f"curve_area{ending}", **vars(curves[name].area_interval), null=null)
 
 
 @dataclass(frozen=True)
@@ -313,8 +312,7 @@ def _traversals(
     for number in range(_ROTATIONS):
         _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
         turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
-    interval, null = outcome.selectivity, float(np.mean(turned))
-    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
+    analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         effects = np.nanmedian(changes, axis=1)
