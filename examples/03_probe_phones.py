@@ -14,6 +14,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 from modeling_sim import SimModel
 from modeling_sim.analysis import bootstrap_interval, fit_linear_probe
 from modeling_sim.analysis.intervals import confusions
+from modeling_sim.analysis.scorecard import features_name
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.contract import label_classes
 from modeling_sim.evaluation.features import extract
@@ -44,7 +45,8 @@ def main(checkpoint: str, num_train: int) -> None:
                 probe = fit_linear_probe(train.features[feature], train.labels, len(classes), l2=1e-3)
                 guesses = probe.predict(test.features[feature])
                 accuracy = bootstrap_interval(confusions(test.labels, guesses, test.utterances, len(classes)))
-                row = representation.row_name(feature)
+                place = representation.places()[feature]
+                row = features_name(place["representation"], place["module"])
                 print(f"{row:<20} {accuracy.value:6.1%}  [{accuracy.low:.1%}, {accuracy.high:.1%}]")
 
 

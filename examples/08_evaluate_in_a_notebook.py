@@ -1,4 +1,4 @@
-"""Measure a model from Python, as in a notebook: settings go in, results come out as a dictionary and as files.
+"""Measure a model from Python, as in a notebook: settings go in, results come out as typed rows and as files.
 
     python examples/08_evaluate_in_a_notebook.py runs/demo --output_dir runs/notebook
 
@@ -26,10 +26,11 @@ def main(checkpoint: str, output_dir: Path) -> None:
             overwrite_output_dir=True,
         )
     )
-    for row in results["rows"]:
-        print(f"{row['name']:<40} {row['accuracy']['value']:6.1%}")
-    for difference in results["differences"]:
-        print(f"{difference['name']} - {difference['against']}: {100 * difference['accuracy']['value']:+.1f} points")
+    for row in results.rows:
+        if row.measure == "knn_accuracy":
+            print(f"{row.features:<40} {row.value:6.1%}, chance {row.null or row.value:.1%}")
+    for each in results.differences:
+        print(f"{each.representation} - {each.against}, {each.module}: {100 * each.value:+.1f} points")
     print(f"picture: {output_dir / 'probe.png'}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_sim import SimConfig
+from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_results, replacing
 from modeling_sim.hub.card import render_card
 from modeling_sim.hub.card_check import check_card
@@ -33,9 +34,9 @@ def render_committed_cards() -> dict[Path, str]:
         settings_file = ROOT / "training" / "configs" / "small" / f"{path.stem}.yaml"
         if settings_file.is_file() and "modules" in (training := read_results(path)):
             name = path.stem
-            links = {f"results/{path.name}": (training, f"images/{name}_curves.png")}
+            links: dict[str, tuple[Any, str]] = {f"results/{path.name}": (training, f"images/{name}_curves.png")}
             for measure in sorted((CARDS / "results").glob(f"{name}_*.json")):
-                links[f"results/{measure.name}"] = (read_results(measure), f"images/{measure.stem}.png")
+                links[f"results/{measure.name}"] = (Results.read(measure), f"images/{measure.stem}.png")
             settings = settings_of_file(settings_file)
             cards[CARDS / f"{name}.md"] = render_card(
                 config_of_file(settings_file),

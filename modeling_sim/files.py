@@ -110,25 +110,25 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
 
 
 SCHEMA = 1
-"""Version of the fields in the results files of all commands; it is raised when a field changes its meaning."""
+"""Version of the fields of the files of a training run; it is raised when a field changes its meaning."""
 
 
-def save_results(path: str | Path, results: Mapping[str, Any]) -> None:
+def save_results(path: str | Path, results: Mapping[str, Any], *, schema: int = SCHEMA) -> None:
     """Writes results, or the settings of a run, as `write_json` does, with the number of their schema."""
-    write_json(path, {"schema": SCHEMA, **results})
+    write_json(path, {"schema": schema, **results})
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_results(path: Path, *, schema: int = SCHEMA) -> dict[str, Any]:
     """Results that `save_results` wrote; a file without a schema number, of an earlier version, has schema 1.
 
     Raises:
         ValueError: It is not JSON, holds something else than a mapping, or has another schema.
     """
     results = read_json(path)
-    schema = results.get("schema", 1)
-    if schema != SCHEMA:
+    found = results.get("schema", 1)
+    if found != schema:
         raise ValueError(
-            f"{path} has `schema` {schema!r}, and this version of modeling_sim reads {SCHEMA}: update the package, or "
+            f"{path} has `schema` {found!r}, and this version of modeling_sim reads {schema}: update the package, or "
             "measure again with this one."
         )
     return results

@@ -135,16 +135,21 @@ def module_numbers(config: SimConfig, modules: str) -> list[int]:
     return chosen_numbers(names, modules)
 
 
-def chosen_numbers(names: Mapping[str, int], modules: str) -> list[int]:
-    """Numbers that a flag names: "all", or some of the names with commas between.
+def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "modules") -> list[int]:
+    """Numbers that a setting names: "all", or some of the names with commas between.
+
+    Args:
+        names: Numbers by name.
+        chosen: Value of the setting.
+        setting: Name of the setting, for the message.
 
     Raises:
         ValueError: A name is unknown.
     """
-    if modules == "all":
+    if chosen == "all":
         return list(dict.fromkeys(names.values()))
-    wanted = [name.strip() for name in modules.split(",")]
+    wanted = [name.strip() for name in chosen.split(",")]
     for name in wanted:
         if name not in names:
-            raise ValueError(f"`modules` names {name!r}; this model has {', '.join(names)}, or give 'all'.")
+            raise ValueError(f"`{setting}` names {name!r}; choose from {', '.join(names)}, or give 'all'.")
     return [names[name] for name in wanted]

@@ -7,7 +7,7 @@ import pytest
 
 from modeling_sim.analysis import abx
 from modeling_sim.analysis.abx import distances, dtw
-from modeling_sim.evaluation.abx_scores import find_tokens
+from modeling_sim.evaluation.task import find_tokens
 
 
 def naive_dtw(costs):

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.analysis.scorecard import MEASURES, compare
+from modeling_sim.analysis.scorecard import MEASURES, Row, compare
 from modeling_sim.analysis.sound_properties import PROPERTIES, sound_properties
 from modeling_sim.commands import analyze
 from modeling_sim.data.audio import read_audio
@@ -23,7 +23,7 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation import cache as analysis_parts
 from modeling_sim.evaluation import decoder_scores as decoder_measures
 from modeling_sim.evaluation import module_scores as module_measures
-from modeling_sim.evaluation.abx_scores import utterance_tokens
+from modeling_sim.evaluation.cache import Analysis
 from modeling_sim.evaluation.clips import Media, record, traversal_changes
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.models import (
@@ -31,11 +31,13 @@ from modeling_sim.evaluation.models import (
     attach_decoders,
     frames_of,
     heard_waveforms,
-    load_models,
+    load_representations,
 )
-from modeling_sim.evaluation.module_scores import _discriminability, _rotations
+from modeling_sim.evaluation.module_scores import _rotations, measure_abx
+from modeling_sim.evaluation.probe_scores import Subject
 from modeling_sim.evaluation.representations import method_of
-from modeling_sim.evaluation.results import Analysis
+from modeling_sim.evaluation.settings import AnalysisArguments
+from modeling_sim.evaluation.task import utterance_tokens
 from modeling_sim.latents import encode
 from modeling_sim.provenance import weights_fingerprint
 
@@ -62,7 +64,7 @@ def decoders(models, tmp_path_factory):
     """Untrained decoders of the third module of the first model, and of the one of CPC with noise."""
     folders = []
     for number, (model, module, noise) in enumerate(((models[0], 2, 0.0), (models[2], 0, 0.5))):
-        (encoder,) = load_models([model], "cpu")
+        (encoder,) = load_models([model])
         torch.manual_seed(number)
         decoder = SimDecoder(
             SimDecoderConfig.for_module(
@@ -73,6 +75,11 @@ def decoders(models, tmp_path_factory):
         decoder.save_pretrained(folder)
         folders.append(str(folder))
     return folders
+
+
+def load_models(paths, modules="all"):
+    """SIM models of folders, with the modules that see the same."""
+    return load_representations(AnalysisArguments(model=paths, modules=modules), align=True)[1 + len(paths) :]
 
 
 def run(models, decoders, cache_dir, output_dir, *flags):
@@ -97,24 +104,25 @@ def output_dir(models, decoders, tmp_path_factory):
 def test_every_trained_kind_stands_beside_its_controls(output_dir):
     results = json.loads((output_dir / "analysis.json").read_text())
     kinds = {kind["name"]: kind for kind in results["kinds"]}
-    assert kinds["SIM"]["models"] == ["sim-0", "sim-1"]
+    assert kinds["SIM"]["representations"] == ["sim-0", "sim-1"]
     assert [name for name, kind in kinds.items() if not kind["is_control"]] == ["SIM", "CPC"]
     assert {"log-mel", "SIM untrained", "CPC untrained", "CPC + PCA", "CPC + ICA", "CPC + noise"} <= set(kinds)
     assert results["factors"] == ["vowel", "consonant", "f0"]
     assert list(results["fingerprints"]) == ["sim-0", "sim-1", "cpc-0"]
     assert len(set(results["fingerprints"].values())) == 3
     with (output_dir / "analysis.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(results["values"])
+        assert len(list(csv.DictReader(file))) == len(results["rows"])
     assert (output_dir / "report.html").stat().st_size > 100_000
 
 
 def test_every_measure_is_there_with_its_meaning(output_dir):
     results = json.loads((output_dir / "analysis.json").read_text())
-    found = {row["measure"] for row in results["values"]}
+    found = {row["measure"] for row in results["rows"]}
     assert found == {measure["key"] for measure in results["measures"]}
-    assert found == {measure.key for measure in MEASURES}
-    row = {"kind": "SIM", "module": "module 2", "model": "sim-0"}
-    of_module = [value for value in results["values"] if row.items() <= value.items()]
+    phones = {"abx_within_triphone", "abx_across_triphone"}
+    assert found == {measure.key for measure in MEASURES} - phones - {"mlp_accuracy"}
+    row = {"kind": "SIM", "module": "module 2", "representation": "sim-0"}
+    of_module = [value for value in results["rows"] if row.items() <= value.items()]
     assert {value["measure"] for value in of_module} == found
     assert all(np.isfinite(value["value"]) for value in of_module if value["value"] is not None)
 
@@ -132,12 +140,15 @@ def test_there_is_something_to_hear_through_every_kind_of_decoder(output_dir):
 def refuse_to_measure(monkeypatch, *names):
     """Lets any of these functions fail, wherever it is called."""
     for name in names:
-        module = module_measures if hasattr(module_measures, name) else decoder_measures
-        monkeypatch.setattr(module, name, Mock(side_effect=AssertionError("measured again")))
+        refused = Mock(side_effect=AssertionError("measured again"))
+        if name in module_measures.SCORES:
+            monkeypatch.setitem(module_measures.SCORES, name, refused)
+        else:
+            monkeypatch.setattr(module_measures if hasattr(module_measures, name) else decoder_measures, name, refused)
 
 
 def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tmp_path, monkeypatch, capsys):
-    refuse_to_measure(monkeypatch, "measure_features", "measure_distribution", "evaluate", "smoothness", "frames_of")
+    refuse_to_measure(monkeypatch, *module_measures.SCORES, "evaluate", "smoothness", "frames_of")
     results = run(models, decoders, output_dir / "cache", tmp_path)
     first = json.loads((output_dir / "analysis.json").read_text())
     assert {**results, "git": None} == {**first, "git": None}
@@ -145,20 +156,20 @@ def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tm
     with np.load(output_dir / "media.npz") as one, np.load(tmp_path / "media.npz") as other:
         assert one.files == other.files
         assert all((one[name] == other[name]).all() for name in one.files)
-    assert "18 parts were measured before" in capsys.readouterr().out  # 1 + 2 * 3 * 2 modules + 3 objectives + 2
+    assert f"{len(list((output_dir / 'cache' / 'analysis').iterdir()))} parts were" in capsys.readouterr().out
     with pytest.raises(AssertionError, match="measured again"):
         run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1", "--overwrite_output_dir")
 
 
 def test_other_versions_of_the_measures_measure_anew(models, decoders, output_dir, tmp_path, monkeypatch):
-    refuse_to_measure(monkeypatch, "measure_features")
+    refuse_to_measure(monkeypatch, "concentration")
     monkeypatch.setattr(analysis_parts, "MEASURES_VERSION", -1)
     with pytest.raises(AssertionError, match="measured again"):
         run(models, decoders, output_dir / "cache", tmp_path)
 
 
 def test_waveforms_that_are_prepared_otherwise_are_measured_anew(models, output_dir, tmp_path, monkeypatch):
-    refuse_to_measure(monkeypatch, "measure_distribution")
+    refuse_to_measure(monkeypatch, "distribution")
     run(models[:1], [], output_dir / "cache", tmp_path)  # a module, which the spectrum is not, is found
     shutil.copytree(models[0], tmp_path / "sim-0")
     SimFeatureExtractor(do_normalize=not SimFeatureExtractor().do_normalize).save_pretrained(tmp_path / "sim-0")
@@ -177,7 +188,7 @@ def test_other_predictors_have_another_objective(models, tmp_path, monkeypatch):
                 parameter.neg_()
     model.save_pretrained(tmp_path / "sim-0")
     SimFeatureExtractor().save_pretrained(tmp_path / "sim-0")
-    refuse_to_measure(monkeypatch, "measure_features", "evaluate")
+    refuse_to_measure(monkeypatch, "concentration", "evaluate")
     with pytest.raises(AssertionError, match="measured again"):
         run([str(tmp_path / "sim-0")], [], tmp_path / "cache", tmp_path / "b", "--modules", "2")
 
@@ -189,68 +200,61 @@ def test_an_earlier_analysis_is_not_replaced_unless_asked(models, output_dir):
     assert (output_dir / "report.html").read_bytes() == before
 
 
-def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch):
+def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as killed:
-        killed.setattr(module_measures, "measure_distribution", _fails_at_call(2))
+        killed.setitem(module_measures.SCORES, "distribution", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(models[:1], [], tmp_path / "cache", tmp_path)
     assert not (tmp_path / "analysis.json").exists()
-    assert len(list((tmp_path / "cache" / "analysis").iterdir())) == 2  # the spectrum and the first module
-    with monkeypatch.context() as counted:
-        measured = []
-        whole = module_measures.measure_features
-        counted.setattr(
-            module_measures, "measure_features", lambda *args, **kwargs: (measured.append(1), whole(*args, **kwargs))
-        )
-        results = run(models[:1], [], tmp_path / "cache", tmp_path)
-    assert len(measured) == 3  # the second module, and both of the untrained network
+    measured = len(list((tmp_path / "cache" / "analysis").iterdir()))
+    assert measured == 1 + 5 * 2 + 5 * 2 + 5  # chance; spectra, untrained modules and a module by five groups
+    results = run(models[:1], [], tmp_path / "cache", tmp_path)
+    assert f"{measured} parts were measured before" in capsys.readouterr().out
     first = json.loads((output_dir / "analysis.json").read_text())
-    own = [row for row in first["values"] if row["model"] == "sim-0" and row in results["values"]]
-    assert len([row for row in results["values"] if row["model"] == "sim-0"]) == len(own)
+    own = [row for row in results["rows"] if row["representation"] == "sim-0"]
+    assert own == [row for row in first["rows"] if row in own]
+    assert {row["measure"] for row in own} >= {"linear_accuracy", "gini", "mmd", "contrastive_accuracy"}
 
 
-def _fails_at_call(number):
-    calls = []
-    whole = module_measures.measure_distribution
-
-    def measure(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        whole(*args, **kwargs)
-
-    return measure
+def test_a_factor_that_does_not_vary_in_both_parts_is_skipped_and_named(models, tmp_path, capsys):
+    corpus = json.dumps({"num_train": 60, "num_test": 12, "num_speakers": 4, "num_syllables": 1})
+    flags = ["--measures", "disentanglement", "--corpus_settings", corpus]
+    results = run(models[:1], [], tmp_path / "cache", tmp_path, *flags)
+    assert results["skipped_factors"] == ["consonant"]
+    assert results["factors"] == ["vowel", "f0"]
+    assert "factor 'consonant' is skipped" in capsys.readouterr().out
+    assert "dci_disentanglement" in {row["measure"] for row in results["rows"]}
 
 
 def test_a_decoder_knows_its_model_wherever_that_lies(models, decoders, tmp_path):
     shutil.copytree(models[0], tmp_path / "moved")
-    (moved,) = load_models([str(tmp_path / "moved")], "cpu")
+    (moved,) = load_models([str(tmp_path / "moved")])
     attach_decoders([moved], decoders[:1], "cpu")
     assert list(moved.decoders) == ["module 2"]
     with pytest.raises(ValueError, match="a checkpoint counts once"):
-        load_models([models[0], str(tmp_path / "moved")], "cpu")
+        load_models([models[0], str(tmp_path / "moved")])
 
 
 def test_a_decoder_of_another_model_is_refused(models, decoders):
     with pytest.raises(ValueError, match="trained on none of the models"):
-        attach_decoders(load_models(models[1:2], "cpu"), decoders[:1], "cpu")
+        attach_decoders(load_models(models[1:2]), decoders[:1], "cpu")
 
 
 def test_models_and_decoders_that_would_count_twice_are_refused(models, decoders):
     with pytest.raises(ValueError, match="a checkpoint counts once"):
-        load_models([models[0], models[0]], "cpu")
+        load_models([models[0], models[0]])
     with pytest.raises(ValueError, match="a second one of module 2"):
-        attach_decoders(load_models(models[:1], "cpu"), [decoders[0], decoders[0]], "cpu")
+        attach_decoders(load_models(models[:1]), [decoders[0], decoders[0]], "cpu")
 
 
 def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, decoders, tmp_path):
-    (other,) = load_models(models[1:2], "cpu")
+    (other,) = load_models(models[1:2])
     config = SimDecoderConfig.for_module(
         other.model.config, 2, encoder_fingerprint=weights_fingerprint(other.model), trained_on="sample"
     )
     SimDecoder(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`trained_on` 'sample', another one of the same kind and module 'mean'"):
-        attach_decoders(load_models(models[:2], "cpu"), [decoders[0], str(tmp_path)], "cpu")
+        attach_decoders(load_models(models[:2]), [decoders[0], str(tmp_path)], "cpu")
 
 
 @pytest.fixture
@@ -271,10 +275,10 @@ def decoded(monkeypatch):
         arguments = Namespace(seed=0, label="label", num_utterances=12, num_pairs=11, steps=2)
         analysis = Analysis(arguments)
         task = SimpleNamespace(
-            arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, class_names=lambda: ["a", "b"]
+            arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, classes=["a", "b"]
         )
         of = SimpleNamespace(name="tones", modules={"m": 0}, extractor=SimFeatureExtractor(), model=Mock(device="cpu"))
-        row = {"kind": "T", "model": "tones", "module": "m"}
+        row = {"kind": "T", "representation": "tones", "module": "m"}
         decoder_measures._measure_decoder(analysis, task, of, row, decoder, is_heard)
         return analysis
 
@@ -287,8 +291,8 @@ def test_a_decoder_that_is_no_better_than_silence_has_its_quality_alone(decoded,
             return SimpleNamespace(waveforms=0 * super().forward(latents, num_samples).waveforms)
 
     analysis = decoded(Silent())
-    assert [row["measure"] for row in analysis.values] == ["log_mel"]
-    assert analysis.values[0]["value"] == pytest.approx(analysis.values[0]["null"])
+    assert [row.measure for row in analysis.rows] == ["log_mel"]
+    assert analysis.rows[0].value == pytest.approx(analysis.rows[0].null)
     assert analysis.quality[0]["kind"] == "T"
     assert "no better than silence" in capsys.readouterr().out
 
@@ -299,7 +303,7 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(decoded, monkeypatch
 
     monkeypatch.setattr(decoder_measures, "smoothness", fails)
     analysis = decoded(_Tones())
-    found = {row["measure"] for row in analysis.values}
+    found = {row.measure for row in analysis.rows}
     assert {"log_mel", "curve_area", "traversal_selectivity"} <= found
     assert "path_ratio" not in found
     assert "smoothness of the decoder of m of tones is left out: there are too few" in capsys.readouterr().out
@@ -311,15 +315,15 @@ def test_samples_are_compared_only_where_a_decoder_was_trained_on_them(decoded):
 
 
 def test_transitions_of_latents_are_counted_once_and_not_again_for_a_decoder_with_noise(decoded):
-    assert "clean_transitions" in {row["measure"] for row in decoded(_Tones()).values}
-    assert "clean_transitions" not in {row["measure"] for row in decoded(_Tones(), {"noise": 0.5}).values}
+    assert "clean_transitions" in {row.measure for row in decoded(_Tones()).rows}
+    assert "clean_transitions" not in {row.measure for row in decoded(_Tones(), {"noise": 0.5}).rows}
 
 
 def test_a_folder_of_another_kind_is_refused(models, decoders):
-    with pytest.raises(ValueError, match="not an encoder"):
+    with pytest.raises(ValueError, match="sim-decoder"):
         load_models(decoders[:1], "cpu")
     with pytest.raises(ValueError, match="not a decoder"):
-        attach_decoders(load_models(models[:1], "cpu"), models[:1], "cpu")
+        attach_decoders(load_models(models[:1]), models[:1], "cpu")
 
 
 @pytest.mark.parametrize(
@@ -354,11 +358,11 @@ def test_modules_of_other_architectures_stand_beside_those_that_see_the_same():
 
 
 def test_modules_are_chosen_by_those_of_the_first_model(models):
-    sim, cpc = load_models([models[0], models[2]], "cpu", "2,context")
+    sim, cpc = load_models([models[0], models[2]], "2,context")
     assert sim.modules == {"module 2": 2, "context": 3}
     assert cpc.modules == {"module 2": 0, "context": 1}
-    with pytest.raises(ValueError, match="this model has 0, 1, 2, 3, context"):
-        load_models(models[:1], "cpu", "7")
+    with pytest.raises(ValueError, match="`modules` names '7'"):
+        load_models(models[:1], "7")
 
 
 @pytest.mark.parametrize(
@@ -373,7 +377,7 @@ def test_kinds_have_names(preset, fields, name):
 
 
 def test_frames_are_the_models_own_and_silence_is_left_out(models):
-    (of,) = load_models(models[:1], "cpu")
+    (of,) = load_models(models[:1])
     dataset = load_corpus("synthetic_syllables", "test", **CORPUS).select(range(1))
     frames = frames_of(of, dataset, max_frames=10**6, batch_size=2)[2].means
     waveform = torch.from_numpy(read_audio(dataset[0]["audio"]))[None]
@@ -395,25 +399,28 @@ def test_principal_components_do_not_depend_on_each_other_and_independent_ones_a
 
 
 def test_a_label_that_abx_cannot_ask_for_is_left_out_of_abx_alone(capsys):
-    speakers = np.arange(6) % 2
     names = np.array([f"u{number}" for number in range(6)])
-    moments = Items({}, speakers, names, speakers)  # the label is the speaker: no other class within one
-    analysis = Analysis(Namespace(seed=0))
-    task = SimpleNamespace(tokens=lambda items: utterance_tokens(items.labels, items.utterances, items.speakers))
-    _discriminability(analysis, {"model": "m"}, task, np.eye(6), moments)
-    assert analysis.values == []
-    assert "ABX within speakers of m is left out: no triple" in capsys.readouterr().out
-    other = Items({}, np.arange(6) // 3, names, np.zeros(6, dtype=int))
-    _discriminability(analysis, {"model": "m"}, task, np.eye(6) + np.eye(6)[np.arange(6) // 3 * 3], other)
-    assert [row["measure"] for row in analysis.values] == ["abx_within"]
+
+    def rows(labels, speakers, features):
+        task = SimpleNamespace(
+            of_frames=False, tokens=lambda items: utterance_tokens(items.labels, items.utterances, items.speakers)
+        )
+        analysis = Analysis(Namespace(seed=0, max_tokens=5))
+        items = Items({"m": features}, labels, names, speakers)
+        place = {"kind": "k", "representation": "r", "module": "m"}
+        measure_abx(analysis, Subject(task, place, lambda: None, lambda: items, "m"))
+        return analysis.rows
+
+    speakers = np.arange(6) % 2
+    assert rows(speakers, speakers, np.eye(6)) == []  # the label is the speaker: no other class within one
+    assert "abx_within of r" in capsys.readouterr().out
+    found = rows(np.arange(6) // 3, np.zeros(6, dtype=int), np.eye(6) + np.eye(6)[np.arange(6) // 3 * 3])
+    assert [row.measure for row in found] == ["abx_within"]
 
 
 def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
     def rows(measure, kind, values):
-        return [
-            {"kind": kind, "model": f"{kind}-{seed}", "module": "m", "measure": measure, "value": value}
-            for seed, value in enumerate(values)
-        ]
+        return [Row(kind, f"{kind}-{seed}", "m", measure, value) for seed, value in enumerate(values)]
 
     values = [
         *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]), *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
@@ -423,7 +430,7 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
         *rows("gini", "A", [0.5, 0.6, 0.4]), *rows("gini", "B", [0.5, 0.58, 0.4]),
         *rows("k95", "A", [1.0]), *rows("k95", "B", [5.0]),
     ]  # fmt: skip
-    verdicts = {row["measure"]: row["verdict"] for row in compare(values, [("A", "B")])}
+    verdicts = {row.measure: row.verdict for row in compare(values, [("A", "B")])}
     assert verdicts == {
         "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "gini": "undecided", "k95": "undecided"
     }  # fmt: skip
@@ -431,49 +438,47 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
 
 def test_ties_of_a_coarse_measure_decide_nothing():
     values = [
-        {"kind": kind, "model": f"{kind}-{seed}", "module": "m", "measure": "k95", "value": value + seed * 1e-17}
+        Row(kind, f"{kind}-{seed}", "m", "k95", value + seed * 1e-17)
         for kind, value in (("A", 0.25), ("B", 0.5))
         for seed in range(3)
     ]
-    values.append({"kind": "log-mel", "model": "log-mel", "module": "frame", "measure": "k95", "value": 0.5})
+    values.append(Row("log-mel", "log-mel", "frame", "k95", 0.5))
     for row in compare(values, [("A", "B"), ("A", "log-mel")]):
-        assert (row["low"], row["high"], row["verdict"]) == (None, None, "undecided")
+        assert (row.low, row.high, row.verdict) == (None, None, "undecided")
 
 
 def test_welchs_interval_is_scipys():
     from scipy import stats
 
     values = [
-        {"kind": kind, "model": f"{kind}{value}", "module": "m", "measure": "gini", "value": value}
+        Row(kind, f"{kind}{value}", "m", "gini", value)
         for kind, own in (("A", (0.1, 0.2, 0.35)), ("B", (0.4, 0.5, 0.9)))
         for value in own
     ]
     (row,) = compare(values, [("A", "B")])
     expected = stats.ttest_ind([0.1, 0.2, 0.35], [0.4, 0.5, 0.9], equal_var=False).confidence_interval()
-    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+    assert (row.low, row.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_model_counts_once_however_often_it_was_measured():
     values = [
-        {"kind": kind, "model": kind, "module": "m", "measure": "gini", "value": value}
-        for kind, own in (("A", (0.8, 0.81)), ("B", (0.5, 0.51)))
-        for value in own
+        Row(kind, kind, "m", "gini", value) for kind, own in (("A", (0.8, 0.81)), ("B", (0.5, 0.51))) for value in own
     ]
     (row,) = compare(values, [("A", "B")])
-    assert (row["low"], row["verdict"]) == (None, "undecided")
-    assert row["difference"] == pytest.approx(0.3)
+    assert (row.low, row.verdict) == (None, "undecided")
+    assert row.difference == pytest.approx(0.3)
 
 
 def test_a_spectrum_stands_beside_every_module():
     values = [
-        {"kind": "A", "model": f"A{value}", "module": module, "measure": "gini", "value": value}
+        Row("A", f"A{value}", module, "gini", value)
         for module in ("module 0", "context")
         for value in (0.5, 0.51, 0.52)
     ]
-    values.append({"kind": "log-mel", "model": "log-mel", "module": "frame", "measure": "gini", "value": 0.3})
+    values.append(Row("log-mel", "log-mel", "frame", "gini", 0.3))
     rows = compare(values, [("A", "log-mel")])
-    assert [(row["module"], row["verdict"]) for row in rows] == [("module 0", "win"), ("context", "win")]
-    assert rows[0]["low"] == pytest.approx(0.21 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
+    assert [(row.module, row.verdict) for row in rows] == [("module 0", "win"), ("context", "win")]
+    assert rows[0].low == pytest.approx(0.21 - 4.303 * 0.01 / 3**0.5, abs=1e-4)
 
 
 # ---------------------------------------------------------------------- sound
@@ -586,7 +591,7 @@ class _TurnedTones(_Tones):
 
 
 def selectivity_of(analysis):
-    row = next(row for row in analysis.values if row["measure"] == "traversal_selectivity")
+    row = next(row for row in analysis.rows if row.measure == "traversal_selectivity")
     return row, analysis.curves["traversal_effects"][0]
 
 
@@ -599,16 +604,16 @@ def test_a_decoder_whose_dimensions_have_a_meaning_each_is_told_from_turned_axes
     assert dimension_of["pitch, semitones"] == 0
     assert dimension_of["level, dB"] == 1
     assert share_of["level, dB"] > 0.9
-    assert row["null"] == pytest.approx(np.mean(effects["selectivity_of_turned_axes"]))
-    assert row["value"] > max(effects["selectivity_of_turned_axes"])
+    assert row.null == pytest.approx(np.mean(effects["selectivity_of_turned_axes"]))
+    assert row.value > max(effects["selectivity_of_turned_axes"])
     assert effects["conveyed"][:2] == pytest.approx([1, 1])
 
 
 def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axes(decoded):
     row, effects = selectivity_of(decoded(_TurnedTones(), turn=_TurnedTones.turn))
     turned = effects["selectivity_of_turned_axes"]
-    assert min(turned) <= row["value"] <= max(turned)
-    assert row["value"] < selectivity_of(decoded(_Tones()))[0]["value"]
+    assert min(turned) <= row.value <= max(turned)
+    assert row.value < selectivity_of(decoded(_Tones()))[0].value
 
 
 def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(decoded, monkeypatch):
@@ -629,7 +634,18 @@ def test_what_is_recorded_begins_and_ends_where_it_says():
     torch.manual_seed(0)
     decoder = SimDecoder(SimDecoderConfig(latent_size=6, hidden_size=4)).eval()
     waveforms = torch.randn(4, 400)
-    record(media, decoder, waveforms, latents, list("abcd"), range(6), {2: "counts"}, kind="K", model="M", module="0")
+    record(
+        media,
+        decoder,
+        waveforms,
+        latents,
+        list("abcd"),
+        range(6),
+        {2: "counts"},
+        kind="K",
+        representation="M",
+        module="0",
+    )
     way = next(item for item in media.items if item["group"] == "interpolation")
     assert way["title"] == "a to b, all dimensions"
     for place, item in ((0, 0), (-1, 1)):
@@ -644,7 +660,7 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
     results = run(models[:1], [], tmp_path / "cache", tmp_path / "again")
     assert "cannot be read and is measured again" in capsys.readouterr().out
     first = json.loads((output_dir / "analysis.json").read_text())
-    assert next(row for row in results["values"] if row["model"] == "sim-0") in first["values"]
+    assert next(row for row in results["rows"] if row["representation"] == "sim-0") in first["rows"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 
 import jinja2
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from model_cards import make as cards_make
 from model_cards.make import CARDS, config_of_file, render_committed_cards, settings_of_file
 from modeling_sim import SimConfig
+from modeling_sim.evaluation.results import Results
 from modeling_sim.hub.card import render_card
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.citation import citation, method_of
@@ -105,7 +107,7 @@ def test_the_check_names_what_is_wrong(before, after, problem, committed):
     assert any(problem in found for found in problems), problems
 
 
-@pytest.mark.parametrize("content", [b"[1, 2]", b"{", b'{"a": "\xff"}', b'{"schema": 2}'])
+@pytest.mark.parametrize("content", [b"[1, 2]", b"{", b'{"a": "\xff"}', b'{"schema": 2}', b'{"schema": 3}'])
 def test_a_linked_file_that_is_broken_is_one_problem(content, tmp_path):
     (tmp_path / "r.json").write_bytes(content)
     problems = check_card(HEADER + "[r](r.json) [again](r.json)\n", tmp_path)
@@ -154,8 +156,9 @@ def test_a_data_set_of_the_hub_is_named_and_an_unknown_license_is_other(sources)
 
 
 def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_rows(sources):
-    probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
-    probe["models"] = ["librispeech-small", "untrained"]
+    probe = Results.read(CARDS / "results" / f"{RUN}_phone_probe.json")
+    kinds = probe.kinds
+    probe.kinds = [replace(kind, is_control=kind.is_control and kind.name != "untrained") for kind in kinds]
     sources["measures"]["probe.json"] = probe
     with pytest.raises(
         ValueError, match=r"probe\.json is of librispeech-small, untrained, and none of these is a model by its name"
@@ -164,7 +167,7 @@ def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_r
     text = render_card(**{**sources, "title": "librispeech-small"})
     assert "| librispeech-small, context |" in text
     assert "| untrained, context |" not in text
-    probe["models"] = ["librispeech-small"]
+    probe.kinds = kinds
     with pytest.raises(
         ValueError, match=r"probe\.json is of librispeech-small, and none of these is a model by its name"
     ):
@@ -173,8 +176,8 @@ def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_r
 
 @pytest.mark.parametrize("name", ["librispeech_small_phone_probe", "librispeech_small_abx"])
 def test_a_measure_is_the_models_own_by_its_weights_and_not_by_its_name(name, sources):
-    measure = json.loads((CARDS / "results" / f"{name}.json").read_text())
-    measure["fingerprints"] = {"librispeech-small": "a1"}
+    measure = Results.read(CARDS / "results" / f"{name}.json")
+    measure.fingerprints = {"librispeech-small": "a1"}
     sources["measures"]["other.json"] = measure
     assert "| librispeech-small, context |" in render_card(**sources, fingerprint="a1")
     sources["title"] = "librispeech-small"
@@ -230,10 +233,10 @@ def test_names_in_results_are_shown_and_nothing_else(name, sources):
     training["hardware"] = {"device": name, "processes": 1, "threads": 1, "cores": 2}
     for kind in ("phone_probe", "abx"):
         link = f"results/{RUN}_{kind}.json"
-        measure = measures[link] = json.loads((CARDS / link).read_text())
-        measure.update({"corpus_settings": {name: name}, "label": name} if "probe" in kind else {"split": name})
-        for row in measure["rows"]:
-            row["name"] = f"{name}, {row['name']}"
+        measure = measures[link] = Results.read(CARDS / link)
+        measure.settings["split"] = measure.label = name
+        measure.corpus_settings = {name: name}
+        measure.rows = [replace(row, module=f"{name}, {row.module}") for row in measure.rows]
     text = render_card(**{**sources, "measures": measures, "measured_as": "librispeech-small"})
     prose = re.sub(r"```.*?```", "", text[text.index("\n---\n", 4) :], flags=re.DOTALL)
     outside_code = re.sub(r"`[^`\n]*`", "", prose)
@@ -253,20 +256,19 @@ def test_metrics_of_two_probes_have_different_names_in_the_metadata(committed):
     values = {metric["name"]: metric["value"] for metric in metrics}
     assert len(values) == len(metrics) == 3 * 4
     for label in ("syllable", "vowel"):
-        probe = json.loads((CARDS / "results" / f"sim_artificial_small_{label}_probe.json").read_text())
-        for row in probe["rows"]:
-            if row["source"] == "sim-artificial-small":
-                name = f"accuracy of a linear probe of {label}, {row['feature']}"
-                assert values[name] == round(row["accuracy"]["value"], 4)
+        probe = Results.read(CARDS / "results" / f"sim_artificial_small_{label}_probe.json")
+        for row in probe.rows:
+            if (row.representation, row.measure) == ("sim-artificial-small", "linear_accuracy"):
+                name = f"accuracy of a linear probe of {label}, {row.module}"
+                assert values[name] == round(row.value, 4)
 
 
 def test_a_card_says_where_spectra_know_more_than_the_model(committed, sources):
-    probe = json.loads((CARDS / "results" / f"{RUN}_phone_probe.json").read_text())
+    probe = Results.read(CARDS / "results" / f"{RUN}_phone_probe.json")
     sources |= {"measures": {**sources["measures"], "p.json": probe}, "title": "librispeech-small"}
     words = "Spectra alone score higher than every module"
     assert words not in render_card(**sources)  # the context is 0.1 points above log-mel frames
-    spectrum = next(row for row in probe["rows"] if row["name"] == "log-mel")
-    spectrum["accuracy"]["value"] = 0.5
+    probe.rows = [replace(row, value=0.5) if row.features == "log-mel" else row for row in probe.rows]
     assert words in render_card(**sources)
     assert words in committed[CARDS / "sim_artificial_small.md"]
 

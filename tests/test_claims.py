@@ -1,11 +1,13 @@
 """The page of claims is what results give, and says of small results what can be seen in them."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, compare, measures_as_rows
+from modeling_sim.analysis.scorecard import MEASURES, SPECTRUM_MODULE, Row, compare
+from modeling_sim.evaluation.results import Results
 from studies.paper_claims import make as claims
 
 ROOT = Path(__file__).parent.parent
@@ -14,18 +16,20 @@ ROOT = Path(__file__).parent.parent
 def analysis(**values):
     """Results of one module with these values, by measure and kind."""
     rows = [
-        {"kind": kind, "model": f"{kind}-{number}", "measure": measure, "value": value,
-         "module": SPECTRUM_MODULE if kind == "log-mel" else "module 2"}
+        Row(kind, f"{kind}-{number}", SPECTRUM_MODULE if kind == "log-mel" else "module 2", measure, value)
         for measure, kinds in values.items()
         for kind, models in kinds.items()
         for number, value in enumerate(models)
-    ]  # fmt: skip
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    return {
-        "measures": measures_as_rows(set(values)),
-        "values": rows,
-        "comparisons": compare(rows, [(kinds[0], kind) for kind in kinds[1:]]),
-    }
+    ]
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    return Results(
+        corpus="c",
+        corpus_license="mit",
+        kinds=[],
+        measures=[measure for measure in MEASURES if measure.key in values],
+        rows=rows,
+        comparisons=compare(rows, [(kinds[0], kind) for kind in kinds[1:]]),
+    )
 
 
 def test_the_page_is_what_the_results_give():
@@ -60,8 +64,8 @@ def test_a_table_holds_means_and_says_what_is_decided():
 
 def test_a_null_of_each_model_stands_below_the_measure():
     results = analysis(traversal_selectivity={"SIM": [0.5, 0.7], "GIM": [0.4, 0.4]})
-    for row, null in zip(results["values"], (0.2, 0.4, 0.35, None), strict=True):
-        row["null"] = null
+    nulls = (0.2, 0.4, 0.35, None)
+    results.rows = [replace(row, null=null) for row, null in zip(results.rows, nulls, strict=True)]
     assert claims.table(results, "module 2")[2:] == [
         "| Traversal selectivity | 0.60 | 0.40 |",
         "| The same, turned axes | 0.30 | 0.35 |",

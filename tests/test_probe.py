@@ -1,6 +1,5 @@
 """The probing command: features stand where the labels do, controls are what they say, bad requests are told."""
 
-import json
 import shutil
 
 import numpy as np
@@ -12,9 +11,11 @@ from modeling_sim.commands import probe
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.contract import make_dataset, with_same_classes
+from modeling_sim.evaluation import AbxArguments, AnalysisArguments, ProbeArguments, Results, abx, evaluate
+from modeling_sim.evaluation import probe as probe_of
 from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.representations import SimModules, Spectra, with_provenance
-from modeling_sim.evaluation.settings import ProbeArguments, load_splits
+from modeling_sim.evaluation.representations import SimModules, Spectra
+from modeling_sim.evaluation.settings import load_splits
 from modeling_sim.loading import module_numbers, names_of
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
@@ -36,7 +37,7 @@ def run(checkpoint, output_dir, *flags):
             "--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache"), "--l2", "1e-3", *flags,
         ]
     )  # fmt: skip
-    return json.loads((output_dir / "probe.json").read_text())
+    return Results.read(output_dir / "probe.json")
 
 
 @pytest.fixture(scope="module")
@@ -121,24 +122,26 @@ def test_the_spectrum_of_a_tone_is_where_it_sounds():
 
 def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, capsys):
     results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "0,context", "--frame_step", "8")
-    names = [row["name"] for row in results["rows"]]
+    rows, name = results.by_features(), checkpoint.name
+    names = list(rows)
     assert names == [
-        "chance: most frequent class", "log-mel", "MFCC", "untrained, module 0", "untrained, context",
-        f"{checkpoint.name}, module 0", f"{checkpoint.name}, context",
+        "chance: most frequent class", "log-mel", "MFCC", f"{name} untrained, module 0", f"{name} untrained, context",
+        f"{name}, module 0", f"{name}, context",
     ]  # fmt: skip
-    for row in results["rows"]:
-        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
-        assert 0 <= row["macro_f1"]["value"] <= 1
-        assert sum(map(sum, row["confusion"])) == results["test_items"]
-    accuracies = [row["accuracy"]["value"] for row in results["rows"]]
+    for row in rows.values():
+        assert row["linear_accuracy"].low <= row["linear_accuracy"].value <= row["linear_accuracy"].high
+        assert 0 <= row["macro_f1"].value <= 1
+    assert {sum(map(sum, each["confusion"])) for each in results.details} == {results.test_items}
+    assert results.by_features()["log-mel"]["linear_accuracy"].null == rows[names[0]]["linear_accuracy"].value
+    accuracies = [row["linear_accuracy"].value for row in rows.values()]
     assert accuracies[1] > accuracies[0]  # the spectrum of synthetic syllables tells their phones
-    assert [difference["name"] for difference in results["differences"]] == names[-2:]
+    assert [each.module for each in results.differences] == ["module 0", "context"]
     output = capsys.readouterr().out
     assert "paired differences of accuracy" in output
     for name in ("probe.png", "confusion.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     with np.load(tmp_path / "weights.npz") as weights:
-        assert weights[f"{checkpoint.name}, context"].shape == (len(results["classes"]), 8)
+        assert weights[f"{checkpoint.name}, context"].shape == (len(results.classes), 8)
 
 
 def test_results_hold_the_fingerprint_of_every_model_wherever_it_lies(checkpoint, tmp_path):
@@ -149,17 +152,18 @@ def test_results_hold_the_fingerprint_of_every_model_wherever_it_lies(checkpoint
     shutil.copytree(other, moved)
     flags = ("--label", "phones", "--modules", "2", "--frame_step", "16")
     results = run(checkpoint, tmp_path / "a", *flags, "--model", str(checkpoint), str(other))
-    assert results["corpus_settings"] == {"num_train": 24, "num_test": 8, "num_speakers": 2}
-    found = results["fingerprints"]
-    assert list(found) == results["models"]
+    assert results.corpus_settings == {"num_train": 24, "num_test": 8, "num_speakers": 2}
+    found = results.fingerprints
+    assert list(found) == results.models
     assert len(set(found.values())) == 2
-    assert run(moved, tmp_path / "b", *flags)["fingerprints"]["moved"] == found["other"]
+    assert run(moved, tmp_path / "b", *flags).fingerprints["moved"] == found["other"]
 
 
 @pytest.mark.parametrize("kind", ["mlp", "knn"])
 def test_other_probes_run_too(checkpoint, tmp_path, kind):
     results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--probe", kind)
-    assert results["rows"][1]["accuracy"]["value"] > results["rows"][0]["accuracy"]["value"]
+    accuracy = {row.features: row.value for row in results.rows if row.measure == f"{kind}_accuracy"}
+    assert accuracy["log-mel"] > accuracy["chance: most frequent class"]
 
 
 def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
@@ -169,14 +173,14 @@ def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
     again = run(
         checkpoint, tmp_path, "--label", "phones", "--modules", "2", "--frame_step", "16", "--overwrite_output_dir"
     )
-    assert results["rows"] == again["rows"]
+    assert results.rows == again.rows
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--label", "phone"], r"no column of classes.*phones"),
-        (["--modules", "7"], "this model has 0, 1, 2, 3, context"),
+        (["--modules", "7"], "`modules` names '7'"),
         (["--device", "cuda:99"], "`device` is 'cuda:99', which cannot be used here"),
         (["--label", "vowel"], "it is not a label of frames"),
         (["--label", "phones", "--pooling", "mean"], "`pooling` must be 'frame'"),
@@ -197,14 +201,13 @@ def test_modules_have_names():
     assert module_numbers(config, "context, 0") == [3, 0]
 
 
-def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_path, capsys):
+def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_path):
     settings = "{num_train: 130, num_test: 70, num_speakers: 2, num_syllables: 1}"
     flags = ["--label", "vowel", "--modules", "2,context", "--protocol", "paper", "--corpus_settings", settings]
     results = run(checkpoint, tmp_path, *flags)
-    assert results["protocol"] == "paper"
-    assert results["test_items"] == 64
-    assert all(sum(map(sum, row["confusion"])) == 64 for row in results["rows"])
-    assert "the paper's linear probe" in capsys.readouterr().out
+    assert results.probe_name == "the paper's linear"
+    assert results.test_items == 64
+    assert all(sum(map(sum, each["confusion"])) == 64 for each in results.details)
 
 
 def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
@@ -212,11 +215,11 @@ def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, 
         splits = load_splits(arguments)
         return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
 
-    monkeypatch.setattr("modeling_sim.evaluation.probe_scores.load_splits", without_a_vowel)
+    monkeypatch.setattr("modeling_sim.evaluation.task.load_splits", without_a_vowel)
     settings = "{num_train: 40, num_test: 20, num_speakers: 2, num_syllables: 1}"
     results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
     assert "classes [2] of the test split have no item in the training split" in capsys.readouterr().out
-    assert all(row["recall_by_class"][2] == 0 for row in results["rows"])
+    assert all(each["confusion"][2][2] == 0 for each in results.details)
 
 
 def test_too_few_groups_for_an_interval_are_told(checkpoint, tmp_path):
@@ -279,8 +282,9 @@ def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, t
         run(checkpoint, tmp_path, *flags, "--seed", "1")
     assert (tmp_path / "probe.json").read_bytes() == before
     run(checkpoint, tmp_path, *flags, "--figure_format", "svg")  # the same command
-    run(checkpoint, tmp_path, *flags, "--seed", "1", "--overwrite_output_dir")
     assert (tmp_path / "confusion.svg").read_bytes().startswith(b"<?xml")
+    run(checkpoint, tmp_path, *flags, "--seed", "1", "--overwrite_output_dir")
+    assert not (tmp_path / "confusion.svg").exists()  # it showed earlier numbers
     (tmp_path / "probe.json").unlink()  # as of one that was killed before its last file
     run(checkpoint, tmp_path, *flags)
     (tmp_path / "theirs").mkdir()
@@ -291,7 +295,21 @@ def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, t
     assert (tmp_path / "theirs" / "weights.npz").read_bytes() == b"another program's"
 
 
-def test_results_name_the_data_set_that_was_given(tmp_path):
-    arguments = ProbeArguments(model=["m"], dataset_name="org/mini", output_dir=str(tmp_path))
-    results = with_provenance(arguments, {}, [Spectra()])
-    assert results["dataset_id"] == results["corpus_settings"]["dataset_id"] == "org/mini"
+def test_evaluating_the_measure_of_a_preset_gives_its_rows(checkpoint, tmp_path):
+    settings = {
+        "model": [str(checkpoint)], "corpus": "synthetic_syllables", "corpus_settings": SYLLABLES, "l2": 1e-3,
+        "label": "phones", "modules": "2", "frame_step": 16, "cache_dir": str(tmp_path / "cache"),
+    }  # fmt: skip
+    separate = [
+        *probe_of(ProbeArguments(**settings, output_dir=str(tmp_path / "probe"))).rows,
+        *abx(AbxArguments(
+            **{name: value for name, value in settings.items() if name not in ("l2", "frame_step")},
+            output_dir=str(tmp_path / "abx"),
+        )).rows,
+    ]  # fmt: skip
+    together = evaluate(AnalysisArguments(**settings, measures="abx, probes", output_dir=str(tmp_path / "both"))).rows
+    assert len(separate) == len(set(separate)) == len(together)
+    assert set(together) == set(separate)
+    assert Results.read(tmp_path / "both" / "analysis.json").rows == together
+    with pytest.raises(ValueError, match="`measures` names 'probe'"):
+        evaluate(AnalysisArguments(**settings, measures="probe"))

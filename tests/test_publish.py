@@ -56,7 +56,7 @@ def measures(folder):
     for kind, source in (("probe", "librispeech_small_phone_probe"), ("abx", "librispeech_small_abx")):
         (folder / kind).mkdir(parents=True)
         text = (CARDS / "results" / f"{source}.json").read_text().replace("librispeech-small", "tiny")
-        read = {**json.loads(text), "fingerprints": None}  # the committed ones are another model's
+        read = {**json.loads(text), "fingerprints": {}}  # the committed ones are another model's
         (folder / kind / f"{kind}.json").write_text(json.dumps(read))
         shutil.copy(CARDS / "images" / "librispeech_small_phone_probe.png", folder / kind / f"{kind}.png")
     return [str(folder / "probe"), str(folder / "abx")]
@@ -85,12 +85,13 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
     hub.requests.clear()
     for path in paths:
         read = json.loads(path.read_text())
-        path.write_text(json.dumps({**read, "models": ["tiny"], "fingerprints": {"tiny": "another"}}))
+        text = json.dumps({**read, "fingerprints": {"tiny": "another"}})
+        path.write_text(text.replace(f'"{next(iter(read["fingerprints"]))}"', '"tiny"'))
         with pytest.raises(
             SystemExit, match=f"{re.escape(str(path))} is of tiny, and none of these is tiny by its weights"
         ):
             publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
-    path.write_text(json.dumps({**read, "models": ["other"], "fingerprints": None}))  # of an earlier version
+    path.write_text(json.dumps({**read, "fingerprints": {}}).replace('"renamed"', '"other"'))  # of an earlier version
     with pytest.raises(SystemExit, match=f"{re.escape(str(path))} is of other, and none of these is tiny by its name"):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
     assert hub.requests == []
@@ -425,7 +426,9 @@ def test_files_from_elsewhere_are_refused(damage, message, flags, hub, copy):
 @pytest.mark.usefixtures("hub")
 def test_a_measure_that_names_another_place_is_refused(field, value, run_folder, tmp_path):
     path = Path(measures(tmp_path)[0]) / "probe.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    read = json.loads(path.read_text())
+    (read if field == "label" else read["settings"])[field] = value
+    path.write_text(json.dumps(read))
     with pytest.raises(SystemExit, match=rf"`{field}` of {re.escape(str(path))}"):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path), "--dry_run"])
 

@@ -21,12 +21,13 @@ from transformers import (
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimModel
-from modeling_sim.commands import abx, analyze, probe
+from modeling_sim.commands import abx, probe
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.evaluation import ProbeArguments
+from modeling_sim.evaluation import ProbeArguments, Results
 from modeling_sim.evaluation import probe as probe_of
 from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.representations import AudioEncoder, Spectra, load_representations
+from modeling_sim.evaluation.models import load_representations
+from modeling_sim.evaluation.representations import AudioEncoder, Spectra
 
 CORPUS = "{num_train: 24, num_test: 12, num_speakers: 2}"
 SPEECH = {
@@ -201,20 +202,25 @@ def run(command, output_dir, models, *flags):
 def test_they_stand_in_one_table_with_the_same_controls(folders, tmp_path):
     models = [folders[name] for name in ("wav2vec2", "sim", "mimi")]
     run(probe, tmp_path, models, "--l2", "1e-3", "--frame_step", "8")
-    results = json.loads((tmp_path / "probe.json").read_text())
-    assert [row["name"] for row in results["rows"]] == [
+    results = Results.read(tmp_path / "probe.json")
+    assert list(results.by_features()) == [
         "chance: most frequent class", "log-mel", "MFCC",
-        *(f"{name}, layer {layer}" for name in ("untrained", "wav2vec2") for layer in range(3)),
-        *(f"sim, {feature}" for feature in ("module 0", "module 1", "module 2", "context")), "mimi, encoder",
+        *(
+            name
+            for state in (" untrained", "")
+            for name in (
+                *(f"wav2vec2{state}, layer {layer}" for layer in range(3)),
+                *(f"sim{state}, {feature}" for feature in ("module 0", "module 1", "module 2", "context")),
+                f"mimi{state}, encoder",
+            )
+        ),
     ]  # fmt: skip
-    assert {sum(map(sum, row["confusion"])) for row in results["rows"]} == {results["test_items"]}
-    assert list(results["fingerprints"]) == ["wav2vec2", "sim", "mimi"]
-    assert [source["method"] for source in results["representations"]] == [
-        "spectra", "wav2vec2", "wav2vec2", "SIM", "mimi"
-    ]  # fmt: skip
+    assert {sum(map(sum, each["confusion"])) for each in results.details} == {results.test_items}
+    assert list(results.fingerprints) == ["wav2vec2", "sim", "mimi"]
+    assert [kind.name for kind in results.kinds if not kind.is_control] == ["wav2vec2", "SIM", "mimi"]
     run(abx, tmp_path / "abx", [folders["sim"], folders["hubert"]])
-    rows = json.loads((tmp_path / "abx" / "abx.json").read_text())["rows"]
-    assert [row["name"] for row in rows][-3:] == [f"hubert, layer {layer}" for layer in range(3)]
+    results = Results.read(tmp_path / "abx" / "abx.json")
+    assert list(results.by_features())[-3:] == [f"hubert, layer {layer}" for layer in range(3)]
 
 
 @pytest.mark.parametrize(("name", "is_planted"), [("wav2vec2-layer", True), ("dac", True), ("wav2vec2-layer", False)])
@@ -234,7 +240,7 @@ def test_a_probe_finds_what_is_planted_and_nothing_else(folders, tmp_path, name,
             output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"),
         )
     )  # fmt: skip
-    score = results["rows"][-1]["accuracy"]["value"]
+    score = list(results.by_features().values())[-1]["linear_accuracy"].value
     assert score > 0.85 if is_planted else abs(score - 0.5) < 0.3
 
 
@@ -244,13 +250,11 @@ def test_a_layer_that_there_is_not_is_refused(folders, name, modules):
         load(folders[name], modules=modules)
 
 
-def test_what_is_no_encoder_is_refused(folders, tmp_path):
+def test_what_is_no_encoder_is_refused(tmp_path):
     SimDecoder(SimDecoderConfig(latent_size=6, hidden_size=4)).save_pretrained(tmp_path)
     SimFeatureExtractor().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="sim-decoder"):
         load(str(tmp_path))
-    with pytest.raises(SystemExit, match="probe and abx"):  # the scorecard is about SIM
-        run(analyze, tmp_path / "out", [folders["wav2vec2"]])
 
 
 def test_other_weights_and_other_layers_are_other_features(folders):

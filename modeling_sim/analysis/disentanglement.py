@@ -494,6 +494,31 @@ def _check_split(factor: _Factor, train: np.ndarray, test: np.ndarray) -> None:
         )
 
 
+def measurable_factors(factors: Factors, groups: np.ndarray, *, test_share: float = 0.2, seed: int = 0) -> list[str]:
+    """Names of the factors that vary in both parts of the split of `disentanglement`, and also when permuted.
+
+    Args:
+        factors: As in `disentanglement`.
+        groups: As in `disentanglement`.
+        test_share: As in `disentanglement`.
+        seed: As in `disentanglement`.
+
+    Raises:
+        ValueError: There is a single group.
+    """
+    train, test = _split(groups, test_share, seed)
+    order = permuted_items(groups, np.random.default_rng([seed, 1]))
+    found = []
+    for name, column in _factor_columns(factors).items():
+        try:
+            for values in (column, column[order]):
+                _check_split(_factor(name, values, len(groups)), train, test)
+        except ValueError:
+            continue
+        found.append(name)
+    return found
+
+
 def _chance(factor: _Factor, train: np.ndarray, test: np.ndarray) -> float:
     if not factor.discrete:
         return 0.0

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -46,6 +46,58 @@ class Measure:
     format: Literal["percent", "number", "integer"] = "number"
 
 
+@dataclass(frozen=True)
+class Row:
+    """A number of the results: one measure of one module.
+
+    Args:
+        kind: Setting that the representation is a seed of: "SIM", "GIM + PCA", "log-mel", ...
+        representation: Name of the model or of the control.
+        module: Module, layer or output of a codec; `SPECTRUM_MODULE` for what has no modules.
+        measure: Key of a `Measure`.
+        value: The number; `None` where it is not defined.
+        low: Lower bound of its 95 % interval, where it has one.
+        high: Upper bound.
+        null: Its value where there is nothing to find, where that was measured too.
+    """
+
+    kind: str
+    representation: str
+    module: str
+    measure: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+
+    @property
+    def features(self) -> str:
+        """What was measured, for tables: representation and module."""
+        return features_name(self.representation, self.module)
+
+
+def features_name(representation: str, module: str) -> str:
+    """Name of a module of a representation in tables; of what has no modules, that of the representation."""
+    return representation if module == SPECTRUM_MODULE else f"{representation}, {module}"
+
+
+VERDICTS = ("win", "loss", "undecided")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two kinds in one measure and module, over their seeds; the verdict, one of `VERDICTS`, is the first's."""
+
+    measure: str
+    module: str
+    first: str
+    second: str
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
 MEASURES = (
     Measure(
         "contrastive_accuracy", "Objective", "Contrastive accuracy",
@@ -63,8 +115,20 @@ MEASURES = (
         "percent",
     ),
     Measure(
+        "mlp_accuracy", "Probes", "MLP probe",
+        "Accuracy of a classifier with one hidden layer.", "higher", "share of the most frequent class", "percent",
+    ),
+    Measure(
+        "macro_f1", "Probes", "Macro F1",
+        "Mean F1 of the classes, of the probe.", "higher", "that of the most frequent class", "percent",
+    ),
+    Measure(
+        "control_accuracy", "Probes", "Control task",
+        "Accuracy of the probe on labels renamed at random for each speaker.", "none", "", "percent",
+    ),
+    Measure(
         "selectivity", "Probes", "Selectivity",
-        "Linear probe accuracy less that on labels renamed at random for each speaker: what is read rather "
+        "Accuracy of the probe less that on labels renamed at random for each speaker: what is read rather "
         "than learnt by heart.", "higher", "0", "percent",
     ),
     Measure(
@@ -75,6 +139,14 @@ MEASURES = (
     Measure(
         "abx_across", "Probes", "ABX error, across speakers",
         "The same where the token to be placed is of another speaker.", "lower", "50 %", "percent",
+    ),
+    Measure(
+        "abx_within_triphone", "Probes", "ABX error, within speakers and triphones",
+        "ABX within speakers, of tokens between the same two neighbors.", "lower", "50 %", "percent",
+    ),
+    Measure(
+        "abx_across_triphone", "Probes", "ABX error, across speakers within triphones",
+        "ABX across speakers, of tokens between the same two neighbors.", "lower", "50 %", "percent",
     ),
     Measure(
         "kl", "Gaussianity", "KL to N(0, I)",
@@ -243,7 +315,7 @@ MEASURES = (
 )  # fmt: skip
 
 
-def compare(values: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
     """Differences of kinds of models, over their models, and what they say; measures without a direction say nothing.
 
     With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
@@ -253,14 +325,14 @@ def compare(values: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) 
     known.
 
     Args:
-        values: Rows of results: `kind`, `model`, `module`, `measure`, `value`.
+        rows: Rows of results.
         pairs: Kinds to compare: the one that "win" and "loss" are said of, and another.
     """
     of_models: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for row in values:
-        if row["value"] is not None and np.isfinite(row["value"]):
-            by_model = of_models.setdefault((row["measure"], row["module"], row["kind"]), {})
-            by_model.setdefault(row["model"], []).append(row["value"])
+    for row in rows:
+        if row.value is not None and np.isfinite(row.value):
+            by_model = of_models.setdefault((row.measure, row.module, row.kind), {})
+            by_model.setdefault(row.representation, []).append(row.value)
     # A model counts once, however often it was measured.
     found = {key: [float(np.mean(measured)) for measured in by_model.values()] for key, by_model in of_models.items()}
     directions = {measure.key: measure.direction for measure in MEASURES}
@@ -272,18 +344,9 @@ def compare(values: Iterable[dict[str, Any]], pairs: Iterable[tuple[str, str]]) 
             if kind != first or theirs is None or directions[measure] == "none":
                 continue
             low, high = _student(own, theirs[0]) if spectrum else _welch(own, theirs)
-            comparisons.append(
-                {
-                    "measure": measure,
-                    "module": module,
-                    "first": first,
-                    "second": second,
-                    "difference": float(np.mean(own) - np.mean(theirs)),
-                    "low": low,
-                    "high": high,
-                    "verdict": _verdict(directions[measure], own, theirs, low, high),
-                }
-            )
+            difference = float(np.mean(own) - np.mean(theirs))
+            verdict = _verdict(directions[measure], own, theirs, low, high)
+            comparisons.append(Comparison(measure, module, first, second, difference, low, high, verdict))
     return comparisons
 
 
@@ -317,8 +380,3 @@ def _verdict(direction: Direction, own: list[float], theirs: list[float], low: f
     if direction == "near 1":
         return "win" if abs(np.mean(own) - 1) < abs(np.mean(theirs) - 1) else "loss"
     return "win" if (low > 0) == (direction == "higher") else "loss"
-
-
-def measures_as_rows(present: set[str]) -> list[dict[str, str]]:
-    """The measures that results hold, as JSON."""
-    return [asdict(measure) for measure in MEASURES if measure.key in present]

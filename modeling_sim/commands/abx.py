@@ -10,7 +10,7 @@ The output folder gets `abx.json` and `abx.png`; one that holds these of an earl
 from collections.abc import Sequence
 
 from modeling_sim.evaluation import AbxArguments, abx
-from modeling_sim.evaluation.abx_scores import table
+from modeling_sim.evaluation.pictures import table
 from modeling_sim.trainer.settings import parse_arguments
 
 

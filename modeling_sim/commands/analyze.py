@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.set_verbosity_error()
     try:
         (settings,) = parse_arguments(__doc__, argv, (AnalysisArguments,))
-        report = write_report(evaluate(settings), figure_format=settings.figure_format)
+        evaluate(settings)
+        report = write_report(settings.output_dir, figure_format=settings.figure_format)
     except (ValueError, OSError) as error:
         raise SystemExit(f"analyze.py: {error}") from error
     print(f"report in {report}")

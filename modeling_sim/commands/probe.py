@@ -16,7 +16,7 @@ over utterances, or over speakers where those of the test split are not in the t
 from collections.abc import Sequence
 
 from modeling_sim.evaluation import ProbeArguments, probe
-from modeling_sim.evaluation.probe_scores import table
+from modeling_sim.evaluation.pictures import table
 from modeling_sim.trainer.settings import parse_arguments
 
 

@@ -6,9 +6,8 @@ Example:
     >>> results = probe(settings)  # doctest: +SKIP
 """
 
-from modeling_sim.evaluation.abx_scores import abx
-from modeling_sim.evaluation.probe_scores import probe
-from modeling_sim.evaluation.scorecard import evaluate
+from modeling_sim.evaluation.engine import abx, evaluate, probe
+from modeling_sim.evaluation.results import Results
 from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments
 
-__all__ = ["AbxArguments", "AnalysisArguments", "ProbeArguments", "abx", "evaluate", "probe"]
+__all__ = ["AbxArguments", "AnalysisArguments", "ProbeArguments", "Results", "abx", "evaluate", "probe"]

@@ -1,36 +1,83 @@
-"""Parts of an analysis that are measured already: one that was killed, or is given a model more, measures the rest."""
+"""Parts of an evaluation that are measured already: one that was killed, or gets one more model, measures the rest."""
 
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from modeling_sim.analysis.scorecard import Row
+from modeling_sim.evaluation.clips import Media
 from modeling_sim.evaluation.feature_store import key_name
-from modeling_sim.evaluation.results import Analysis
 from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
-# What flags say of places, and of models that a part is not about.
+# Settings of places, of models that a part is not about, and of what a part's key says by itself.
 _NOT_MEASURED_BY = (
-    "model", "decoder", "modules", "data_dir", "dataset_name", "cache_dir", "output_dir", "overwrite_output_dir",
-    "figure_format",
+    "model", "decoder", "modules", "measures", "align_modules", "data_dir", "dataset_name", "cache_dir", "output_dir",
+    "overwrite_output_dir", "figure_format",
 )  # fmt: skip
 
 
 # Part of every key: raise it whenever a measure of the same features would give another number.
-MEASURES_VERSION = 1
+MEASURES_VERSION = 2
+
+
+@dataclass
+class Analysis:
+    """Results as they come in.
+
+    `weights` and `hits` are of probes, by the name of their features and by representation and module: weights of the
+    classifier, and how many items of each group are classified rightly out of how many, `(groups, 2)`.
+    """
+
+    arguments: AnalysisArguments
+    rows: list[Row] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    media: Media = field(default_factory=Media)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    hits: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    def add(
+        self,
+        place: Mapping[str, str],
+        measure: str,
+        value: float | None,
+        low: float | None = None,
+        high: float | None = None,
+        null: float | None = None,
+    ) -> None:
+        """Adds a row; `place` names kind, representation and module."""
+        self.rows.append(Row(**place, measure=measure, value=value, low=low, high=high, null=null))
+
+    def curve(self, name: str, place: Mapping[str, str], **content: Any) -> None:
+        """Adds something to draw."""
+        self.curves.setdefault(name, []).append({**place, **content})
+
+    def extend(self, part: "Analysis") -> None:
+        """Adds all that a part of the evaluation has found."""
+        for name in ("rows", "details", "quality"):
+            getattr(self, name).extend(getattr(part, name))
+        for name, entries in part.curves.items():
+            self.curves.setdefault(name, []).extend(entries)
+        self.media.extend(part.media)
+        self.weights |= part.weights
+        self.hits |= part.hits
 
 
 class AnalysisParts:
-    """Measures parts of an analysis, or reads them from the cache if nothing that they depend on has changed.
+    """Measures parts of an evaluation, or reads them from the cache if nothing that they depend on has changed.
 
     A part depends on the settings, the data, its model's weights, `MEASURES_VERSION` and the versions of libraries. A
-    file of the cache that cannot be read is measured again.
+    file of the cache that cannot be read is measured again. A part that cannot be measured, as of a module that has
+    collapsed, is skipped, and `errors` says why.
 
     Args:
         analysis: Gets the parts.
@@ -47,11 +94,13 @@ class AnalysisParts:
             **depends_on,
         }
         self.found = 0
+        self.errors: list[str] = []
 
-    def add(self, key: Mapping[str, Any], measure: Callable[[Analysis], None]) -> None:
-        """Adds a part.
+    def add(self, name: str, key: Mapping[str, Any], measure: Callable[[Analysis], None]) -> bool:
+        """Adds a part, and returns whether it could be measured.
 
         Args:
+            name: What the part is, for messages.
             key: What the part is and what it depends on, as JSON holds it.
             measure: Measures it and adds it to the analysis that it is given.
         """
@@ -60,9 +109,15 @@ class AnalysisParts:
         if self._is_read(path, part):
             self.found += 1
         else:
-            measure(part)
+            try:
+                measure(part)
+            except ValueError as error:
+                self.errors.append(str(error))
+                tqdm.write(f"{name}: skipped, since {error}")
+                return False
             write_part(path, part)
         self.analysis.extend(part)
+        return True
 
     def _is_read(self, path: Path, part: Analysis) -> bool:
         if not path.is_file():
@@ -76,23 +131,34 @@ class AnalysisParts:
 
 
 def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
-    """Flags that measures depend on."""
+    """Settings that measures depend on."""
     return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
 
 
+_LISTS = ("details", "curves", "quality")
+
+
 def write_part(path: Path, part: Analysis) -> None:
-    """Writes what a part has found, whole or not at all."""
-    found = {"values": part.values, "curves": part.curves, "quality": part.quality, "media": part.media.items}
+    """Writes what a part has found, complete or not at all."""
+    found = {name: getattr(part, name) for name in _LISTS}
+    found |= {"rows": [asdict(row) for row in part.rows], "media": part.media.items}
+    found |= {"weights": list(part.weights), "hits": list(part.hits)}
+    arrays: dict[str, Any] = {f"weights_{number}": array for number, array in enumerate(part.weights.values())}
+    arrays |= {f"hits_{number}": array for number, array in enumerate(part.hits.values())}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, found=np.array(json.dumps(found)), **part.media.arrays)
+        np.savez(file, found=np.array(json.dumps(found)), **arrays, **part.media.arrays)
 
 
 def read_part(path: Path, part: Analysis) -> None:
     """Reads what `write_part` wrote into an empty part."""
     with np.load(path) as file:
         found = json.loads(str(file["found"]))
-        part.media.arrays = {name: file[name] for name in file.files if name != "found"}
-    part.values, part.curves, part.quality, part.media.items = (
-        found[name] for name in ("values", "curves", "quality", "media")
-    )
+        part.weights = {name: file[f"weights_{number}"] for number, name in enumerate(found["weights"])}
+        part.hits = {tuple(place): file[f"hits_{number}"] for number, place in enumerate(found["hits"])}
+        part.media.items = found["media"]
+        clips = [clip["array"] for item in part.media.items for clip in item["clips"]]
+        part.media.arrays = {name: file[name] for name in clips}
+    part.rows = [Row(**row) for row in found["rows"]]
+    for name in _LISTS:
+        setattr(part, name, found[name])

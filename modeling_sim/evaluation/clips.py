@@ -42,7 +42,7 @@ class Media:
         """Adds all clips of another."""
         for item in other.items:
             clips = [(clip["label"], other.arrays[clip["array"]]) for clip in item["clips"]]
-            of = {name: item[name] for name in ("kind", "model", "module")}
+            of = {name: item[name] for name in ("kind", "representation", "module")}
             self.add(item["group"], item["title"], clips, item["sampling_rate"], **of)
 
 
@@ -72,7 +72,7 @@ def record(
         moved: Channels to hear by themselves, and why them.
         seed: Of draws from the prior.
         few: Channels that move where not all do.
-        of: `kind`, `model` and `module`, for the report.
+        of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
 

@@ -27,10 +27,11 @@ from modeling_sim.analysis import (
 )
 from modeling_sim.analysis.reconstruction_loss import multi_resolution_stft, reconstruction_loss, si_sdr
 from modeling_sim.analysis.sound_properties import PROPERTIES
-from modeling_sim.evaluation.cache import AnalysisParts
+from modeling_sim.evaluation.cache import Analysis, AnalysisParts
 from modeling_sim.evaluation.clips import decoded_in_parts, properties_of, record, traversal_changes
-from modeling_sim.evaluation.models import AnalyzedModel, decoder_kind, heard_waveforms
-from modeling_sim.evaluation.results import Analysis, LabelTask
+from modeling_sim.evaluation.models import decoder_kind, heard_waveforms
+from modeling_sim.evaluation.representations import SimModules
+from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.latents import encode
 from modeling_sim.provenance import model_fingerprint
 
@@ -68,9 +69,11 @@ _CLASSIFIED = 2000
 
 
 def measure_decoder(
-    parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, module: str, decoder: SimDecoder, *, is_heard: bool
-) -> None:
+    parts: AnalysisParts, task: LabelTask, of: SimModules, module: str, decoder: SimDecoder, *, is_heard: bool
+) -> bool:
     """Quality of the decoder, smoothness between utterances, how few dimensions matter, and what moving one changes.
+
+    Returns whether it could be measured.
 
     Args:
         parts: Gets the results.
@@ -80,13 +83,14 @@ def measure_decoder(
         decoder: In evaluation mode.
         is_heard: Whether there is to be something to hear through it.
     """
-    row = {"kind": decoder_kind(of, decoder), "model": of.name, "module": module}
+    row = {"kind": decoder_kind(of, decoder), "representation": of.name, "module": module}
     key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": is_heard}
-    parts.add(key, partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard))
+    measure = partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard)
+    return parts.add(f"decoder of {module} of {of.name}", key, measure)
 
 
 def _measure_decoder(
-    analysis: Analysis, task: LabelTask, of: AnalyzedModel, row: dict[str, Any], decoder: SimDecoder, is_heard: bool
+    analysis: Analysis, task: LabelTask, of: SimModules, row: dict[str, Any], decoder: SimDecoder, is_heard: bool
 ) -> None:
     arguments, module = analysis.arguments, of.modules[row["module"]]
     chosen = _drawn(task, "test", arguments.num_utterances)
@@ -129,7 +133,7 @@ def _measure_decoder(
     else:
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
     if is_heard and len(latents) >= _HEARD:
-        names = dataset["id"][:] if labels is None else [task.class_names()[label] for label in labels]
+        names = dataset["id"][:] if labels is None else [task.classes[label] for label in labels]
         record(analysis.media, decoder, waveforms, latents, names, order, heard, seed=arguments.seed, **row)
 
 
@@ -171,19 +175,19 @@ def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
     return data.select(np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[:most]))
 
 
-def _latents(of: AnalyzedModel, module: int, waveforms: torch.Tensor) -> torch.Tensor:
+def _latents(of: SimModules, module: int, waveforms: torch.Tensor) -> torch.Tensor:
     """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
     parts = waveforms.split(_ENCODED_TOGETHER)
     return torch.cat([encode(of.model, part, module=module) for part in parts])
 
 
 def _classifier(
-    task: LabelTask, of: AnalyzedModel, module: int, num_samples: int
+    task: LabelTask, of: SimModules, module: int, num_samples: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A linear classifier of the label on latents' means over time, of training utterances cut as those it is asked."""
     utterances, waveforms = heard_waveforms(_drawn(task, "train", _CLASSIFIED), of.extractor, num_samples)
     features = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1).cpu().numpy()
-    probe = fit_linear_probe(features, np.array(utterances[task.arguments.label][:]), task.num_classes, l2=1e-3)
+    probe = fit_linear_probe(features, np.array(utterances[task.arguments.label][:]), len(task.classes), l2=1e-3)
     return lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy()))
 
 
@@ -203,18 +207,18 @@ def _smoothness(
     }  # fmt: skip
     outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
-    for measure, interval in (
-        ("path_ratio", outcome.path_ratio),
-        ("jump_ratio", outcome.jump_ratio),
-        ("path_ratio_norm_corrected", on_the_shell.path_ratio),
-        ("jump_ratio_norm_corrected", on_the_shell.jump_ratio),
-        ("lipschitz_median", outcome.lipschitz_median),
-        ("lipschitz_95", outcome.lipschitz_95),
-    ):
-        analysis.add(row, measure, interval.value, interval.low, interval.high)
+    found = {
+        "path_ratio": outcome.path_ratio,
+        "jump_ratio": outcome.jump_ratio,
+        "path_ratio_norm_corrected": on_the_shell.path_ratio,
+        "jump_ratio_norm_corrected": on_the_shell.jump_ratio,
+        "lipschitz_median": outcome.lipschitz_median,
+        "lipschitz_95": outcome.lipschitz_95,
+    }
     if outcome.transitions is not None:
-        rate = outcome.transitions.rate
-        analysis.add(row, "clean_transitions", rate.value, rate.low, rate.high)
+        found["clean_transitions"] = outcome.transitions.rate
+    for measure, interval in found.items():
+        analysis.add(row, measure, **vars(interval))
 
 
 def _curves(
@@ -238,13 +242,12 @@ def _curves(
         analysis.curve(
             "reconstruction", row, control=name, ks=list(curve.ks), values=curve.error.tolist(), area=curve.area
         )
-    for measure, name in (
-        ("curve_area", "dimensions"), ("curve_area_rotation", "rotation"), ("curve_area_pca", "pca"),
-        ("curve_area_paper", "paper"), ("curve_area_paper_pca", "paper_pca"),
-    ):  # fmt: skip
-        interval = curves[name].area_interval
-        null = curves["rotation"].area if measure == "curve_area" else None
-        analysis.add(row, measure, interval.value, interval.low, interval.high, null=null)
+    for name, ending in (
+        ("dimensions", ""),
+        *((name, f"_{name}") for name in ("rotation", "pca", "paper", "paper_pca")),
+    ):
+        null = None if ending else curves["rotation"].area
+        analysis.add(row, f"curve_area{ending}", **vars(curves[name].area_interval), null=null)
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ class _Told:
     scale: torch.Tensor
 
 
-def _what_dimensions_tell(task: LabelTask, of: AnalyzedModel, module: int, num_samples: int) -> _Told:
+def _what_dimensions_tell(task: LabelTask, of: SimModules, module: int, num_samples: int) -> _Told:
     """Training utterances, cut as those that are decoded."""
     _, waveforms = heard_waveforms(_drawn(task, "train", _TOLD), of.extractor, num_samples)
     properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
@@ -309,8 +312,7 @@ def _traversals(
     for number in range(_ROTATIONS):
         _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
         turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
-    interval, null = outcome.selectivity, float(np.mean(turned))
-    analysis.add(row, "traversal_selectivity", interval.value, interval.low, interval.high, null=null)
+    analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         effects = np.nanmedian(changes, axis=1)

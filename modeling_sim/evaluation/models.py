@@ -1,103 +1,103 @@
-"""The models that an analysis compares: kinds with their seeds, modules that see the same, latents of each."""
+"""The representations that settings name: kinds with their seeds, modules that see the same, decoders, latents."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig, SequenceFeatureExtractor, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimModel
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import LABEL_RATE
-from modeling_sim.evaluation.representations import method_of
+from modeling_sim.evaluation.representations import AudioEncoder, Representation, SimModules, Spectra, method_of
+from modeling_sim.evaluation.settings import MeasuringArguments
 from modeling_sim.loading import (
     check_device,
-    check_encoder,
+    chosen_numbers,
     feature_extractor_of,
+    load_audio_encoder,
     load_decoder,
-    load_encoder,
     module_numbers,
     names_of,
 )
-from modeling_sim.provenance import (
-    model_fingerprint,
-    own_settings,
-    weights_fingerprint,
-)
+from modeling_sim.provenance import own_settings, weights_fingerprint
 
 
-@dataclass(frozen=True)
-class AnalyzedModel:
-    """A model, and its decoders by module."""
+def load_representations(
+    arguments: MeasuringArguments, *, align: bool = False, sample: bool = False
+) -> list[Representation]:
+    """Spectra, the architecture of every model with fresh weights, then the models, in evaluation mode.
 
-    name: str
-    kind: str
-    model: SimModel
-    extractor: SequenceFeatureExtractor
-    modules: dict[str, int]
-    """Numbers of its modules by the name that the first model's module with the same view has."""
-    decoders: dict[str, list[SimDecoder]] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> dict[str, str]:
-        """What its latents depend on beside the audio: weights, settings, and how waveforms are prepared."""
-        return {"of": model_fingerprint(self.model), "extractor": self.extractor.to_json_string()}
-
-
-def load_models(paths: Sequence[str], device: str, modules: str = "all") -> list[AnalyzedModel]:
-    """Models in evaluation mode; those whose configurations are equal are one kind, trained with several seeds.
+    Models whose configurations are equal are one kind, trained with several seeds; so are their untrained networks.
 
     Args:
-        paths: Folders or Hub ids.
-        device: Where to put them.
-        modules: Modules of the first model, as `module_numbers` reads them; of the others, those that see the same.
+        arguments: Settings of the measures.
+        align: Of SIM models, take the modules that see what those of the first one do, under their names; of the first
+            one, those that the settings name. Otherwise each model's own modules that the settings name.
+        sample: Take samples of the latents of SIM models instead of their means.
 
     Raises:
-        ValueError: There is no such module.
+        ValueError: A model is no audio encoder, has no such module or layer, or is given twice.
         OSError: A model is not there.
     """
-    check_device(device)
-    for path in paths:
-        try:
-            check_encoder(path)
-        except ValueError as error:
-            raise ValueError(f"{error} Other audio encoders can be measured with probe and abx.") from error
-    models = [load_encoder(path).to(device) for path in paths]  # type: ignore[arg-type]
+    check_device(arguments.device)
+    names = names_of(arguments.model)
+    models = [load_audio_encoder(path) for path in arguments.model]
     if len({weights_fingerprint(model) for model in models}) < len(models):
         raise ValueError("two of the models are the same; a checkpoint counts once.")
-    wanted = [models[0].config.module_names[number] for number in module_numbers(models[0].config, modules)]
-    kinds: list[tuple[str, dict[str, Any]]] = []
-    loaded = []
-    for path, name, model in zip(paths, names_of(paths), models, strict=True):
-        fields = {"classifier": is_classifier(path), **own_settings(model.config)}
-        kind = next((known for known, own in kinds if own == fields), None)
+    extractors = [feature_extractor_of(path) for path in arguments.model]
+    kinds = _kinds(arguments.model, models)
+    reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
+    fresh: list[PreTrainedModel] = []
+    for number, model in enumerate(models):  # seeds of their own: seeds are compared with seeds
+        set_seed(arguments.seed + number)
+        fresh.append(type(model)(model.config))
+    representations: list[Representation] = [Spectra()]
+    for ending, networks in ((" untrained", fresh), ("", models)):
+        for name, kind, model, extractor in zip(names, kinds, networks, extractors, strict=True):
+            network = model.to(arguments.device).eval()  # type: ignore[arg-type]
+            common: dict[str, Any] = {"kind": kind + ending, "control": bool(ending)}
+            if isinstance(network, SimModel):
+                modules = _modules(network.config, arguments.modules, reference)
+                if not modules and not ending:
+                    tqdm.write(f"{name} is skipped: no module of it sees what those of {names[0]} do")
+                common |= {"sample": sample, "seed": arguments.seed}
+                representations.append(SimModules(name + ending, network, extractor, modules, **common))
+            else:
+                count = len(AudioEncoder.feature_names(network.config))
+                layers = chosen_numbers({str(layer): layer for layer in range(count)}, arguments.modules)
+                representations.append(AudioEncoder(name + ending, network, extractor, layers, **common))
+    return representations
+
+
+def _kinds(paths: Sequence[str], models: Sequence[PreTrainedModel]) -> list[str]:
+    """The kind of every model: its method, numbered if there are several configurations of it."""
+    known: list[tuple[str, dict[str, Any]]] = []
+    kinds = []
+    for path, model in zip(paths, models, strict=True):
+        fields = {"classifier": is_classifier(path), "type": model.config.model_type, **own_settings(model.config)}
+        kind = next((name for name, own in known if own == fields), None)
         if kind is None:
-            kind = method_of(model.config) + (" finetuned" if is_classifier(path) else "")
-            same = sum(known.split(" #")[0] == kind for known, _ in kinds)
+            kind = method_of(model.config) if isinstance(model, SimModel) else model.config.model_type
+            kind += " finetuned" * is_classifier(path)
+            same = sum(name.split(" #")[0] == kind for name, _ in known)
             kind += f" #{same + 1}" * bool(same)
-            kinds.append((kind, fields))
-        aligned = aligned_modules(model.config, models[0].config)
-        own = {of: number for of, number in aligned.items() if of in wanted}
-        if not own:
-            tqdm.write(f"{name} has no module that sees what {' or '.join(wanted)} of {names_of(paths)[0]} does")
-        loaded.append(AnalyzedModel(name, kind, model, feature_extractor_of(path), own))
-    return loaded
+            known.append((kind, fields))
+        kinds.append(kind)
+    return kinds
 
 
-def untrained(models: Sequence[AnalyzedModel], seed: int) -> list[AnalyzedModel]:
-    """The same architectures with fresh weights, one for each model: seeds stand against seeds."""
-    controls = []
-    for number, of in enumerate(models):
-        set_seed(seed + number)
-        model = SimModel(of.model.config).to(of.model.device).eval()  # type: ignore[arg-type]
-        controls.append(AnalyzedModel(f"{of.name} untrained", f"{of.kind} untrained", model, of.extractor, of.modules))
-    return controls
+def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dict[str, int]:
+    """Numbers of the modules that a setting names, by name; raises as `module_numbers`."""
+    if reference is None:
+        return {config.module_names[number]: number for number in module_numbers(config, chosen)}
+    wanted = [reference.module_names[number] for number in module_numbers(reference, chosen)]
+    return {name: number for name, number in aligned_modules(config, reference).items() if name in wanted}
 
 
 def is_classifier(path: str) -> bool:
@@ -124,7 +124,7 @@ def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
     return aligned
 
 
-def attach_decoders(models: Sequence[AnalyzedModel], paths: Sequence[str], device: str) -> None:
+def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: str) -> None:
     """Gives each decoder to the model it was trained on, by the name of its module; one of no module here is left out.
 
     Raises:
@@ -162,7 +162,7 @@ def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
             )
 
 
-def decoder_kind(of: AnalyzedModel, decoder: SimDecoder) -> str:
+def decoder_kind(of: SimModules, decoder: SimDecoder) -> str:
     """Kind that measures through a decoder stand under: one that was trained with noise is another one."""
     return f"{of.kind} + noise" if decoder.config.noise else of.kind
 
@@ -176,7 +176,7 @@ class Frames:
 
 
 @torch.no_grad()
-def frames_of(of: AnalyzedModel, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
+def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
     """Frames of every module of whole utterances, evenly taken, at least every second one left out.
 
     Frames that see digital silence alone, as in the padding of cut syllables, are left out: they are all the same.
@@ -200,7 +200,7 @@ def frames_of(of: AnalyzedModel, dataset: Dataset, *, max_frames: int, batch_siz
 
 
 def _batches(
-    of: AnalyzedModel, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
+    of: SimModules, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
 ) -> Iterator[tuple[dict[int, tuple[np.ndarray, np.ndarray | None]], dict[int, np.ndarray], dict[int, int]]]:
     """Means and log-variances of each module of a batch, which frames hear something, and every how many to take."""
     model, config = of.model, of.model.config

@@ -1,7 +1,9 @@
-"""The part of the scorecard that needs no decoder: probes, axes, factors and the distribution of frames."""
+"""The part of an evaluation that needs no decoder: axes, factors, ABX, the distribution of frames, the objective."""
 
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Literal
 
@@ -13,91 +15,109 @@ from tqdm.auto import tqdm
 from modeling_sim import SimForPreTraining
 from modeling_sim.analysis import (
     abx,
-    choose_l2,
     concentration,
     dci,
     disentanglement,
-    fit_linear_probe,
     gaussianity,
     independent_components,
-    knn_predictions,
     principal_components,
     standardized,
     total_correlation,
     whitened,
 )
 from modeling_sim.analysis.decoding import scale_of
-from modeling_sim.analysis.intervals import accuracy, bootstrap_interval, confusions
-from modeling_sim.analysis.probes import control_labels
-from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
+from modeling_sim.analysis.intervals import majority_accuracy
+from modeling_sim.analysis.scorecard import features_name
 from modeling_sim.data.batches import utterance_batches
-from modeling_sim.evaluation.cache import AnalysisParts
-from modeling_sim.evaluation.feature_store import Items
-from modeling_sim.evaluation.models import AnalyzedModel, Frames, frames_of
-from modeling_sim.evaluation.representations import SimModules, Spectra
-from modeling_sim.evaluation.results import Analysis, LabelTask
+from modeling_sim.evaluation.cache import Analysis, AnalysisParts
+from modeling_sim.evaluation.models import Frames, frames_of
+from modeling_sim.evaluation.probe_scores import Subject, measure_neighbors, measure_probes
+from modeling_sim.evaluation.representations import Representation, SimModules
+from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.provenance import model_fingerprint
 from modeling_sim.trainer.held_out import evaluate
 
-SPECTRUM = "log-mel"
+ROTATIONS = ("PCA", "ICA")
+"""Axes that the features of deterministic models are measured in too."""
+
+Score = Callable[[Analysis, Subject], None]
+Rotations = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
 
 
-def measure_model(parts: AnalysisParts, task: LabelTask, of: AnalyzedModel, *, is_control: bool) -> None:
-    """Probes, concentration and disentanglement of every module, and the distribution of its frames; a part each."""
-    arguments = task.arguments
+def measure_representation(parts: AnalysisParts, task: LabelTask, representation: Representation) -> None:
+    """Every measure that the settings name of every feature and, of a deterministic SIM model, of its components.
+
+    Each measure of each feature is a part by itself.
+    """
+    groups = [group for group in task.arguments.groups() if group in SCORES]
+    if "probes" in groups and task.arguments.probe == "knn":
+        groups = [group for group in groups if group != "neighbors"]  # the probe is that classifier
+    for subject in _subjects(task, representation):
+        for group in groups:
+            if group == "distribution" and subject.frames is None:
+                continue
+            key = {"measured": group, **subject.place, **representation.key}
+            key |= {"feature": subject.feature, "control": subject.is_control}
+            name = f"{group} of {features_name(subject.place['representation'], subject.place['module'])}"
+            parts.add(name, key, partial(_measure, SCORES[group], subject))
+
+
+def _measure(score: Score, subject: Subject, analysis: Analysis) -> None:
+    score(analysis, subject)
+
+
+def _subjects(task: LabelTask, representation: Representation) -> Iterator[Subject]:
+    """Features to measure, one after the other."""
+    items, moments = cache(partial(task.items, representation)), cache(partial(task.moments, representation))
+    if representation.control or not isinstance(representation, SimModules):
+        for feature, place in representation.places().items():
+            yield Subject(task, place, items, moments, feature, is_control=representation.control)
+        return
 
     @cache  # encoded once for all modules, if any of them has to be measured
     def frames(split: str) -> dict[int, Frames]:
-        data = task.splits[split]
-        return frames_of(of, data, max_frames=arguments.max_frames, batch_size=arguments.batch_size)
+        arguments = task.arguments
+        return frames_of(
+            representation, task.splits[split], max_frames=arguments.max_frames, batch_size=arguments.batch_size
+        )
 
-    for name, module in of.modules.items():
-        row = {"kind": of.kind, "model": of.name, "module": name}
-        key = {"measured": "module", **row, **of.key, "number": module, "control": is_control}
-        measure = partial(_measure_module, task=task, of=of, row=row, frames=None if is_control else frames)
-        try:
-            parts.add(key, measure)
-        except ValueError as error:  # as of a module that has collapsed
-            tqdm.write(f"{name} of {of.name} is left out: {error}")
-
-
-def _measure_module(
-    analysis: Analysis,
-    task: LabelTask,
-    of: AnalyzedModel,
-    row: dict[str, str],
-    frames: Callable[[str], dict[int, Frames]] | None,
-) -> None:
-    """A module in its own axes and, if it is deterministic, in others; `frames` of a split, `None` for a control."""
-    config, module = of.model.config, of.modules[row["module"]]
-    items = task.items(SimModules(of.name, of.model, of.extractor, list(of.modules.values())))
-    features = [np.asarray(part.features[config.module_names[module]]) for part in items]
-    measure_features(analysis, row, task, features, items, in_full=frames is not None)
-    if frames is None:
-        return
-    own = frames("test")[module]
-    measure_distribution(analysis, row, own)
-    if config.latent_distribution != "deterministic":
-        return
-    for method, (center, axes) in _rotations(frames("train")[module].means, analysis.arguments.seed).items():
-        rotated = {**row, "kind": f"{of.kind} + {method}", "model": f"{of.name} + {method}"}
-        measure_features(analysis, rotated, task, [(part - center) @ axes for part in features], items)
-        measure_distribution(analysis, rotated, Frames((own.means - center) @ axes, None), is_own=False)
+    is_deterministic = representation.model.config.latent_distribution == "deterministic"
+    for feature, place in representation.places().items():
+        number = representation.modules[place["module"]]
+        own = Subject(task, place, items, moments, feature, frames=partial(_frames_at, frames, number))
+        yield own
+        rotations = cache(partial(_train_rotations, frames, number, task.arguments.seed))
+        for method in ROTATIONS if is_deterministic else ():
+            yield _rotated(own, method, rotations)
 
 
-def measure_spectrum(parts: AnalysisParts, task: LabelTask) -> None:
-    """What the spectrum itself tells."""
-    row = {"kind": SPECTRUM, "model": SPECTRUM, "module": SPECTRUM_MODULE}
-    items = task.items(Spectra())
-    features = [np.asarray(part.features[SPECTRUM]) for part in items]
-    parts.add({"measured": "spectrum"}, lambda analysis: measure_features(analysis, row, task, features, items))
+def _frames_at(frames: Callable[[str], dict[int, Frames]], number: int) -> Frames:
+    return frames("test")[number]
 
 
-def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _train_rotations(frames: Callable[[str], dict[int, Frames]], number: int, seed: int) -> Rotations:
+    return _rotations(frames("train")[number].means, seed)
+
+
+def _rotated(own: Subject, method: str, rotations: Callable[[], Rotations]) -> Subject:
+    """A module in other axes, which `rotations` gives by method."""
+
+    def turn(values: np.ndarray) -> np.ndarray:
+        center, axes = rotations()[method]
+        return (values - center) @ axes
+
+    def frames() -> Frames:
+        return Frames(turn(own.frames().means), None)  # type: ignore[misc]
+
+    names = {name: f"{own.place[name]} + {method}" for name in ("kind", "representation")}
+    return replace(own, place={**own.place, **names}, turn=turn, frames=frames, is_control=True)
+
+
+def _rotations(frames: np.ndarray, seed: int) -> Rotations:
     """Centre `(dims,)` and change of axes `(dims, dims or fewer)` to principal and to independent components.
 
     Both are found on frames of the training split and without labels. Directions in which the frames do not vary are
@@ -122,106 +142,55 @@ def _rotations(frames: np.ndarray, seed: int) -> dict[str, tuple[np.ndarray, np.
     return found
 
 
-def measure_features(
-    analysis: Analysis,
-    row: dict[str, str],
-    task: LabelTask,
-    features: Sequence[np.ndarray],
-    items: tuple[Items, Items, Items],
-    *,
-    in_full: bool = False,
-) -> None:
-    """Probes of the label, how many dimensions they use, how factors lie in the dimensions, and ABX.
+# ---------------------------------------------------------------------- measures of features
 
-    Args:
-        analysis: Gets the results.
-        row: Kind, model and module.
-        task: The label.
-        features: Of the items to train on, of those to test on, and at moments of the test split.
-        items: What these are.
-        in_full: These are a trained model's own axes, no control: draw the probe's weights.
-    """
-    arguments, (train, test, moments) = analysis.arguments, items
-    train_features, test_features, every_moment = (np.asarray(part, dtype=np.float32) for part in features)
-    l2 = choose_l2(train_features, train.labels, train.utterances, task.num_classes, seed=arguments.seed)
-    probe = fit_linear_probe(train_features, train.labels, task.num_classes, l2=l2, device=arguments.device)
-    predictions = probe.predict(test_features)
-    neighbours = knn_predictions(train_features, train.labels, test_features)
-    chance = float(np.mean(test.labels == np.bincount(train.labels).argmax()))
-    reached = {}
-    for measure, guesses in (("linear_accuracy", predictions), ("knn_accuracy", neighbours)):
-        cells = confusions(test.labels, guesses, test.utterances, task.num_classes)
-        interval = reached[measure] = bootstrap_interval(cells, accuracy, seed=arguments.seed)
-        analysis.add(row, measure, interval.value, interval.low, interval.high, null=chance)
-    read = reached["linear_accuracy"]
-    _selectivity(analysis, row, task, train_features, test_features, (train, test), l2, read.value)
+
+def measure_concentration(analysis: Analysis, subject: Subject) -> None:
+    """How many dimensions the linear probe of the label needs, and whether its axes mean anything."""
+    arguments, (train, test) = analysis.arguments, subject.items()
+    place, probe = subject.place, subject.probe
     outcome = concentration(
-        train_features,
+        subject.train,
         train.labels,
-        test_features,
+        subject.test,
         test.labels,
-        task.num_classes,
+        subject.num_classes,
         probe=probe,
-        l2=l2,
+        l2=subject.l2,
         seed=arguments.seed,
         device=arguments.device,
     )
     summary = outcome.summary()
-    analysis.add(row, "gini", summary["gini"])
-    analysis.add(row, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
+    analysis.add(place, "gini", summary["gini"])
+    analysis.add(place, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
     # As shares: spaces of different sizes are compared. What tells nothing needs one dimension for it.
-    num_dims, tells = train_features.shape[1], read.low > chance
-    analysis.add(row, "effective_dimensions", summary["effective_dimensions"] / num_dims)
-    analysis.add(row, "k95", summary["k95"] / num_dims if tells else None)
+    num_dims = subject.train.shape[1]
+    tells = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
+    analysis.add(place, "effective_dimensions", summary["effective_dimensions"] / num_dims)
+    analysis.add(place, "k95", summary["k95"] / num_dims if tells else None)
     analysis.add(
-        row, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
+        place, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
     )
     by_dimensions = outcome.by_dimensions
     analysis.curve(
         "accuracy_by_dimensions",
-        row,
+        place,
         ks=by_dimensions.ks.tolist(),
         values=by_dimensions.accuracies.tolist(),
         chance=by_dimensions.chance,
     )
-    if in_full:
-        analysis.curve("probe_weights", row, values=np.abs(probe.weight).tolist(), classes=task.class_names())
-    if len(task.factors) > 1:
-        _disentanglement(analysis, row, task, test_features, test)
-    _discriminability(analysis, row, task, every_moment, moments)
+    if not subject.is_control:
+        analysis.curve("probe_weights", place, values=np.abs(probe.weight).tolist(), classes=subject.task.classes)
 
 
-def _selectivity(
-    analysis: Analysis,
-    row: dict[str, str],
-    task: LabelTask,
-    train_features: np.ndarray,
-    test_features: np.ndarray,
-    parts: tuple[Items, Items],
-    l2: float,
-    reached: float,
-) -> None:
-    """Accuracy less that on a control task, where there is one."""
-    arguments = analysis.arguments
-    if arguments.label == "speaker_id":
-        return
-    control = control_labels(
-        [items.labels for items in parts], [items.speakers for items in parts], task.num_classes, seed=arguments.seed
-    )
-    if control is None:
-        return
-    probe = fit_linear_probe(train_features, control[0], task.num_classes, l2=l2, device=arguments.device)
-    analysis.add(row, "selectivity", reached - float(np.mean(probe.predict(test_features) == control[1])))
-
-
-def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, codes: np.ndarray, test: Items) -> None:
+def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
     """DCI by two models, MIG, SAP and modularity, of the factors."""
-    position = {name: number for number, name in enumerate(task.splits["test"]["id"][:])}
-    order = [position[name] for name in test.utterances]
-    factors = {name: values[order] for name, values in task.factors.items()}
-    seed = analysis.arguments.seed
-    outcome = disentanglement(codes, factors, groups=test.utterances, seed=seed)
-    forest = dci(codes, factors, groups=test.utterances, model="forest", seed=seed)
+    _, test = subject.items()
+    factors, seed = subject.task.factors(test), analysis.arguments.seed
+    if len(factors) < 2:
+        return
+    outcome = disentanglement(subject.test, factors, groups=test.utterances, seed=seed)
+    forest = dci(subject.test, factors, groups=test.utterances, model="forest", seed=seed)
     for measure, value, null in (
         ("dci_disentanglement", outcome.dci.disentanglement, lambda of: of.dci.disentanglement),
         ("dci_completeness", outcome.dci.completeness, lambda of: of.dci.completeness),
@@ -236,59 +205,68 @@ def _disentanglement(analysis: Analysis, row: dict[str, str], task: LabelTask, c
         ("modularity", outcome.modularity_explicitness.modularity, lambda of: of.modularity_explicitness.modularity),
     ):
         known = null is not None and outcome.permuted is not None
-        analysis.add(row, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
+        analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
 
 
-def _discriminability(
-    analysis: Analysis, row: dict[str, str], task: LabelTask, features: np.ndarray, moments: Items
-) -> None:
-    """ABX of the label, within speakers and, where there are several, across them."""
-    tokens = task.tokens(moments)
+def measure_abx(analysis: Analysis, subject: Subject) -> None:
+    """ABX of the label, within speakers and, where there are several, across them; of phones also within triphones."""
+    arguments, place, moments = analysis.arguments, subject.place, subject.moments()
+    features, tokens = subject.features(moments), subject.task.tokens(moments)
     segments = [features[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
     modes: tuple[Literal["within", "across"], ...] = ("within", "across")
-    for mode in modes[: len(set(tokens.speakers.tolist()))]:
+    endings = ("", "_triphone") if subject.task.of_frames else ("",)
+    for mode, ending in itertools.product(modes[: len(set(tokens.speakers.tolist()))], endings):
         try:
             score = abx(
-                segments, tokens.phones.tolist(), tokens.speakers.tolist(), mode=mode, seed=analysis.arguments.seed
+                segments,
+                tokens.phones.tolist(),
+                tokens.speakers.tolist(),
+                tokens.contexts if ending else None,
+                mode=mode,
+                max_tokens=arguments.max_tokens,
+                seed=arguments.seed,
             )
         except ValueError as error:  # as where the label is the speaker
-            tqdm.write(f"ABX {mode} speakers of {row['model']} is left out: {error}")
+            tqdm.write(f"abx_{mode}{ending} of {place['representation']} is skipped: {error}")
             continue
-        analysis.add(row, f"abx_{mode}", score.error)
+        measure = f"abx_{mode}{ending}"
+        analysis.add(place, measure, score.error)
+        counts = {"num_pairs": score.num_pairs, "num_triples": score.num_triples}
+        analysis.details.append({**place, "measure": measure, **counts})
 
 
-def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames, *, is_own: bool = True) -> None:
+def measure_distribution(analysis: Analysis, subject: Subject) -> None:
     """How near a module's frames are to N(0, I), and how far its dimensions depend on each other.
 
-    Args:
-        analysis: Gets the results.
-        row: Kind, model and module.
-        frames: Of the module.
-        is_own: Whether these are the module's own dimensions. The size of other components is a convention, so only
-            their shape is measured.
+    The size of components is a convention, so of them only the shape is measured.
     """
+    if subject.frames is None:
+        return
+    frames, place, is_own = subject.frames(), subject.place, subject.turn is None
     seed = analysis.arguments.seed
     varying = frames.means.std(axis=0) > 1e-6 * frames.means.std()
     means = frames.means[:, varying]
     log_variances = None if frames.log_variances is None else frames.log_variances[:, varying]
     outcome = gaussianity(means, log_variances, seed=seed)
     summary = outcome.summary()
-    analysis.add(row, "kl", summary["kl"])
+    analysis.add(place, "kl", summary["kl"])
     if is_own:
         for measure in ("active_units", "wasserstein", "kolmogorov_smirnov", "mmd"):
-            analysis.add(row, measure, summary[measure])
+            analysis.add(place, measure, summary[measure])
         of_means = outcome if log_variances is None else gaussianity(means, seed=seed)
         for measure in ("wasserstein", "mmd"):
-            analysis.add(row, f"{measure}_means", of_means.summary()[measure])
+            analysis.add(place, f"{measure}_means", of_means.summary()[measure])
     z_scored = standardized(means)
-    analysis.add(row, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
-    analysis.add(row, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
+    analysis.add(place, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
+    analysis.add(place, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
     for measure, copula in (("total_correlation", False), ("total_correlation_copula", True)):
-        analysis.add(row, measure, total_correlation(z_scored, copula=copula, shrinkage=1e-3, seed=seed).per_dimension)
+        analysis.add(
+            place, measure, total_correlation(z_scored, copula=copula, shrinkage=1e-3, seed=seed).per_dimension
+        )
     if not is_own:
         return
     if outcome.kl_per_dimension is not None:
-        analysis.curve("kl_spectrum", row, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
+        analysis.curve("kl_spectrum", place, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
     edges = np.linspace(-4, 4, 41)
     shown = np.argsort(-means.var(axis=0))[:_SHOWN]
     densities = [  # of all frames, those outside of the edges included
@@ -296,15 +274,26 @@ def measure_distribution(analysis: Analysis, row: dict[str, str], frames: Frames
     ]
     analysis.curve(
         "histograms",
-        row,
+        place,
         edges=edges.tolist(),
         densities=densities,
         dimensions=np.flatnonzero(varying)[shown].tolist(),
     )
-    analysis.curve("correlation", row, values=np.round(np.atleast_2d(np.corrcoef(means.T)), 3).tolist())
+    analysis.curve("correlation", place, values=np.round(np.atleast_2d(np.corrcoef(means.T)), 3).tolist())
 
 
-def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: AnalyzedModel) -> None:
+SCORES: dict[str, Score] = {
+    "probes": measure_probes,
+    "neighbors": measure_neighbors,
+    "concentration": measure_concentration,
+    "disentanglement": measure_disentanglement,
+    "abx": measure_abx,
+    "distribution": measure_distribution,
+}
+"""Measures of features, by the group that the setting `measures` names."""
+
+
+def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimModules) -> None:
     """Contrastive accuracy on the held-out split, of a model that has a contrastive loss."""
     if "SimForPreTraining" not in (of.model.config.architectures or []):
         return
@@ -314,12 +303,10 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: Anal
         batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16, cut=True)
         accelerator = Accelerator(cpu=of.model.device.type == "cpu")
         scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
-        for name, module in of.modules.items():
-            value = scores[module].contrastive_accuracy
-            row = {"kind": of.kind, "model": of.name, "module": name}
-            analysis.add(row, "contrastive_accuracy", value if np.isfinite(value) else None)
+        for place in of.places().values():
+            value = scores[of.modules[place["module"]]].contrastive_accuracy
+            analysis.add(place, "contrastive_accuracy", value if np.isfinite(value) else None)
 
     # The predictors of the loss are no part of the encoder that `of` knows itself by.
-    own = {**of.key, "of": model_fingerprint(model)}
-    key = {"measured": "objective", "kind": of.kind, "model": of.name, **own, "modules": of.modules}
-    parts.add(key, measure)
+    key = {"measured": "objective", "kind": of.kind, "representation": of.name, **of.key, "modules": of.modules}
+    parts.add(f"objective of {of.name}", {**key, "of": model_fingerprint(model)}, measure)

@@ -1,308 +1,231 @@
-"""Probes: what a small classifier reads from every feature of frozen models; see `modeling-sim probe --help`."""
+"""Features of one module on the task, and what classifiers read from them."""
 
-import itertools
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from modeling_sim.analysis import (
-    bootstrap_difference,
+    Interval,
+    LinearProbe,
     bootstrap_interval,
     choose_l2,
     fit_linear_probe,
     fit_mlp_probe,
-    knn_predictions,
 )
-from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1
-from modeling_sim.analysis.paper_probe import items_tested, paper_predictions, paper_settings
+from modeling_sim.analysis import knn_predictions as nearest_neighbors
+from modeling_sim.analysis.intervals import accuracy, confusions, macro_f1, majority_accuracy
+from modeling_sim.analysis.paper_probe import PaperSettings, items_tested, paper_predictions, paper_settings
 from modeling_sim.analysis.probes import control_labels
-from modeling_sim.data.corpora.contract import is_frame_label, label_classes
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, features_name
+from modeling_sim.evaluation.cache import Analysis
 from modeling_sim.evaluation.feature_store import Items
-from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.representations import UNTRAINED, Representation, load_representations, with_provenance
-from modeling_sim.evaluation.settings import ProbeArguments, claim_output_dir, load_splits
-from modeling_sim.files import replacing, save_results
-from modeling_sim.loading import names_of
-from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.text import printable
+from modeling_sim.evaluation.models import Frames
+from modeling_sim.evaluation.task import LabelTask
+
+CHANCE = {"kind": "chance", "representation": "chance: most frequent class", "module": SPECTRUM_MODULE}
+"""Place in results of a classifier that reads no features."""
 
 
-def probe(arguments: ProbeArguments) -> dict[str, Any]:
-    """Fits and scores every row; writes the results and returns them.
-
-    Raises:
-        ValueError: An unknown label or module, a single class, or too few utterances.
-        OSError: A model or the data is not there.
-    """
-    splits = load_splits(arguments)
-    classes = label_classes(splits["train"], arguments.label)
-    claim_output_dir(arguments, "probe", ("weights.npz", "probe.json"), ("probe", "confusion"))
-    pooling = arguments.pooling or ("frame" if is_frame_label(splits["train"], arguments.label) else "mean")
-    fits = None
-    sources = load_representations(arguments, sample=arguments.latents == "sample")
-    for source in sources:
-        train, test = (
-            extract(
-                data,
-                source,
-                label=arguments.label,
-                pooling=pooling,
-                chunk_seconds=arguments.chunk_seconds,
-                frame_step=arguments.frame_step,
-                max_items=arguments.max_items or None,
-                seed=arguments.seed,
-                cache_dir=Path(arguments.cache_dir),
-                batch_size=arguments.batch_size,
-                description=f"{source.name}, {split}",
-            )
-            for split, data in splits.items()
-        )
-        if fits is None:
-            fits = _Fits(arguments, len(classes), train, test)
-        fits.require_same_items(train, test)
-        for feature in train.features:
-            fits.add(source, feature, train.features[feature], test.features[feature])
-    if fits is None:
-        raise ValueError("there is nothing to measure.")
-    output_dir = Path(arguments.output_dir)
-    results = with_provenance(
-        arguments,
-        {
-            "label": arguments.label,
-            "classes": classes,
-            "pooling": pooling,
-            "protocol": arguments.protocol,
-            "probe": arguments.probe if arguments.protocol == "standard" else "the paper's linear",
-            "latents": arguments.latents,
-            "l2": arguments.l2,
-            **fits.results(),
-        },
-        sources,
-    )
-    with replacing(output_dir / "weights.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **fits.weights)
-    if arguments.figure_format is not None:
-        draw(results, output_dir / f"probe.{arguments.figure_format}")
-        draw_confusion(results, output_dir / f"confusion.{arguments.figure_format}")
-    save_results(output_dir / "probe.json", results)  # last: it says that the others are there
-    return results
-
-
-class _Fits:
-    """Probes of all features on one task, and their scores.
+@dataclass(frozen=True)
+class Subject:
+    """Features of one module on the task; each part of them is read when a measure first asks for it.
 
     Args:
-        arguments: Of the command.
-        num_classes: Classes of the label.
-        train: Items to fit on; their features are not used.
-        test: Items to score on.
+        task: The label, the factors and the tokens.
+        place: Kind, representation and module in results.
+        items: Gives training and test items.
+        moments: Gives the moments of ABX.
+        feature: Name of the module's features in items.
+        turn: Changes their axes, `(items, channels)` to `(items, components)`; `None` leaves them as they are.
+        frames: Gives the module's frames on the test split, for their distribution; `None` where that is not asked.
+        is_control: Whether the features are there for comparison.
     """
 
-    def __init__(self, arguments: ProbeArguments, num_classes: int, train: Items, test: Items) -> None:
-        self.arguments, self.num_classes, self.train, self.test = arguments, num_classes, train, test
-        self.paper = paper_settings(arguments.label) if arguments.protocol == "paper" else None
-        self.tested = np.arange(len(test.labels))
-        if self.paper is not None:
-            self.tested = items_tested(len(test.labels), self.paper, arguments.seed)
-        self.rows: list[dict[str, Any]] = []
-        self.confusions: dict[str, np.ndarray] = {}
-        self.weights: dict[str, Any] = {}
-        unseen = sorted({int(label) for label in test.labels} - {int(label) for label in train.labels})
-        if unseen:
-            print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
-        disjoint = not set(train.speakers) & set(test.speakers)
-        self.group_name = "speakers" if disjoint else "utterances"
-        self.labels = test.labels[self.tested]
-        self.groups = (test.speakers if disjoint else test.utterances)[self.tested]
-        self.train_groups = train.speakers if disjoint else train.utterances
-        control = None
-        if arguments.label != "speaker_id":
-            control = control_labels(
-                (train.labels, test.labels), (train.speakers, test.speakers), num_classes, seed=arguments.seed
-            )
-        self.control = None if control is None else (control[0], control[1][self.tested])
-        majority = np.bincount(train.labels, minlength=num_classes).argmax()
-        self.score("chance: most frequent class", "chance", "", np.full(len(self.labels), majority))
+    task: LabelTask
+    place: dict[str, str]
+    items: Callable[[], tuple[Items, Items]]
+    moments: Callable[[], Items]
+    feature: str
+    turn: Callable[[np.ndarray], np.ndarray] | None = None
+    frames: Callable[[], Frames] | None = None
+    is_control: bool = False
 
-    def require_same_items(self, train: Items, test: Items) -> None:
-        """Refuses features of other items than the task's."""
-        if not np.array_equal(train.labels, self.train.labels) or not np.array_equal(test.labels, self.test.labels):
-            raise ValueError("the models read different items, so they cannot be compared.")
+    def features(self, items: Items) -> np.ndarray:
+        """The features among those of items, `(items, channels)`."""
+        features = np.asarray(items.features[self.feature])
+        return np.asarray(features if self.turn is None else self.turn(features), dtype=np.float32)
 
-    def predictions(
-        self, features: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, bias: bool, name: str | None = None
-    ) -> np.ndarray:
-        """Predicted classes of the test items; the weights are kept under a name. `bias` is for the paper's probe."""
-        arguments = self.arguments
-        if self.paper is not None:
-            return paper_predictions(
-                features,
-                labels,
-                queries,
-                self.num_classes,
-                settings=self.paper,
-                bias=bias,
-                seed=arguments.seed,
-                device=arguments.device,
-            )
-        if arguments.probe == "knn":
-            return knn_predictions(features, labels, queries)
-        if arguments.probe == "mlp":
-            network = fit_mlp_probe(features, labels, self.num_classes, seed=arguments.seed, device=arguments.device)
-            with torch.no_grad():
-                return network(torch.from_numpy(queries).float().to(arguments.device)).argmax(dim=1).cpu().numpy()
-        l2 = arguments.l2
-        if l2 is None:
-            l2 = choose_l2(
-                features, labels, self.train_groups, self.num_classes, seed=arguments.seed, device=arguments.device
-            )
-        linear = fit_linear_probe(features, labels, self.num_classes, l2=l2, device=arguments.device)
-        if name is not None:
-            self.weights[name] = linear.weight
-        return linear.predict(queries)
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the label."""
+        return len(self.task.classes)
 
-    def add(self, source: Representation, feature: str, features: np.ndarray, queries: np.ndarray) -> None:
-        """Fits a probe on training features and scores it on the test's, on the task and on the control task."""
-        row = source.row_name(feature)
-        features, queries = np.asarray(features), np.asarray(queries)[self.tested]  # from disk
-        bias = feature == "context"
-        predictions = self.predictions(features, self.train.labels, queries, bias=bias, name=row)
-        self.score(row, source.name, feature, predictions)
-        if self.control is not None:
-            guesses = self.predictions(features, self.control[0], queries, bias=bias)
-            self.rows[-1]["control_accuracy"] = float((guesses == self.control[1]).mean())
-            self.rows[-1]["selectivity"] = self.rows[-1]["accuracy"]["value"] - self.rows[-1]["control_accuracy"]
-        print(_line(self.rows[-1]), file=sys.stderr)
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Training features, `(items, channels)`."""
+        return self.features(self.items()[0])
 
-    def score(self, row: str, source: str, feature: str, predictions: np.ndarray) -> None:
-        """Adds a row of the table."""
-        cells = confusions(self.labels, predictions, self.groups, self.num_classes)
-        self.confusions[row] = cells
-        total = cells.sum(axis=0)
-        true, predicted = total.sum(axis=1), total.sum(axis=0)
-        hits = np.diagonal(total)
-        self.rows.append(
-            {
-                "name": row,
-                "source": source,
-                "feature": feature,
-                "accuracy": vars(bootstrap_interval(cells, accuracy, seed=self.arguments.seed)),
-                "macro_f1": vars(bootstrap_interval(cells, macro_f1, seed=self.arguments.seed)),
-                "recall_by_class": [
-                    float(hit / count) if count else None for hit, count in zip(hits, true, strict=True)
-                ],
-                "precision_by_class": [
-                    float(hit / count) if count else None for hit, count in zip(hits, predicted, strict=True)
-                ],
-                "confusion": total.tolist(),
-            }
+    @cached_property
+    def test(self) -> np.ndarray:
+        """Test features, `(items, channels)`."""
+        return self.features(self.items()[1])
+
+    @cached_property
+    def groups(self) -> "Groups":
+        """Groups of the items."""
+        return Groups.of(*self.items())
+
+    def choose_l2(self, labels: np.ndarray) -> float:
+        """Penalty of a linear probe of some labels of the training items, `(items,)`."""
+        arguments = self.task.arguments
+        if arguments.l2 is not None:
+            return arguments.l2
+        return choose_l2(
+            self.train, labels, self.groups.train, self.num_classes, seed=arguments.seed, device=arguments.device
         )
 
-    def results(self) -> dict[str, Any]:
-        """Rows, and differences of every model's modules to the same ones untrained and to the first model's."""
-        models = names_of(self.arguments.model)
-        differences = []
-        for source, other in itertools.product(models, dict.fromkeys([UNTRAINED, models[0]])):
-            for row in self.rows:
-                against = f"{other}, {row['feature']}"
-                if source == other or row["source"] != source or against not in self.confusions:
-                    continue
-                difference = bootstrap_difference(
-                    self.confusions[row["name"]], self.confusions[against], accuracy, seed=self.arguments.seed
-                )
-                differences.append({"name": row["name"], "against": against, "accuracy": vars(difference)})
-        return {
-            "train_items": len(self.train.labels),
-            "test_items": len(self.labels),
-            "intervals_over": f"{len(np.unique(self.groups))} {self.group_name}",
-            "rows": self.rows,
-            "differences": differences,
-        }
+    def fit(self, labels: np.ndarray, l2: float) -> LinearProbe:
+        """A linear probe of some labels of the training items, `(items,)`."""
+        return fit_linear_probe(self.train, labels, self.num_classes, l2=l2, device=self.task.arguments.device)
+
+    @cached_property
+    def l2(self) -> float:
+        """Penalty of the linear probe of the label."""
+        return self.choose_l2(self.items()[0].labels)
+
+    @cached_property
+    def probe(self) -> LinearProbe:
+        """Linear probe of the label."""
+        return self.fit(self.items()[0].labels, self.l2)
+
+    @cached_property
+    def linear_accuracy(self) -> Interval:
+        """Accuracy of the linear probe of the label."""
+        test = self.items()[1]
+        cells = confusions(test.labels, self.probe.predict(self.test), self.groups.test, self.num_classes)
+        return bootstrap_interval(cells, accuracy, seed=self.task.arguments.seed)
 
 
-# ---------------------------------------------------------------------- text and pictures
+@dataclass(frozen=True)
+class Groups:
+    """What items are drawn by: speakers if training has none of the test's, else utterances; `(items,)` of names."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, train: Items, test: Items) -> "Groups":
+        """Groups of training and test items."""
+        if np.intersect1d(train.speakers, test.speakers).size:
+            return cls("utterances", train.utterances, test.utterances)
+        return cls("speakers", train.speakers, test.speakers)
 
 
-def _line(row: dict[str, Any]) -> str:
-    score, f1 = row["accuracy"], row["macro_f1"]
-    control = f"{'-':>9}{'-':>13}"
-    if "selectivity" in row:
-        control = f"{row['control_accuracy']:>9.1%}{row['selectivity']:>13.1%}"
-    interval = f"[{score['low']:.1%}, {score['high']:.1%}]"
-    return f"{printable(row['name']):<44}{score['value']:>8.1%}  {interval:<16}{f1['value']:>9.1%}{control}"
+def tested_items(task: LabelTask, test: Items) -> np.ndarray:
+    """Positions of the test items that the probe is scored on: all, or whole batches in the protocol of the paper."""
+    settings = _paper(task)
+    count = len(test.labels)
+    return np.arange(count) if settings is None else items_tested(count, settings, task.arguments.seed)
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as text."""
-    task = f"{printable(results['label'])} of {results['corpus']}, {results['probe']} probe on {results['pooling']}s"
-    lines = [
-        f"{task}: {results['train_items']} items to train on, {results['test_items']} to test on",
-        f"95 % intervals over {results['intervals_over']}",
-        "",
-        f"{'':<44}{'accuracy':>8}  {'interval':<16}{'macro F1':>9}{'control':>9}{'selectivity':>13}",
-        *(_line(row) for row in results["rows"]),
-    ]
-    if results["differences"]:
-        lines += ["", "paired differences of accuracy"]
-    for difference in results["differences"]:
-        score = difference["accuracy"]
-        lines.append(
-            f"{printable(difference['name'])} - {printable(difference['against'])}: {100 * score['value']:+.1f} "
-            f"[{100 * score['low']:+.1f}, {100 * score['high']:+.1f}] points"
+def _paper(task: LabelTask) -> PaperSettings | None:
+    return paper_settings(task.arguments.label) if task.arguments.protocol == "paper" else None
+
+
+def measure_chance(analysis: Analysis, task: LabelTask, train: Items, test: Items) -> None:
+    """What the most frequent class scores, and a note on classes that training lacks."""
+    unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
+    if unseen:
+        print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
+    tested, groups = tested_items(task, test), Groups.of(train, test)
+    majority = np.full(len(tested), np.bincount(train.labels).argmax())
+    _score(analysis, CHANCE, task, test.labels[tested], majority, groups.test[tested])
+
+
+def measure_probes(analysis: Analysis, subject: Subject) -> None:
+    """The probe on the label and on the control task."""
+    task = subject.task
+    arguments, (train, test) = task.arguments, subject.items()
+    tested = tested_items(task, test)
+    predictions = _predictions(subject, train.labels, tested, analysis=analysis)
+    null = majority_accuracy(train.labels, test.labels[tested])
+    reached = _score(
+        analysis, subject.place, task, test.labels[tested], predictions, subject.groups.test[tested], null=null
+    )
+    if arguments.label == "speaker_id":
+        return
+    control = control_labels(
+        (train.labels, test.labels), (train.speakers, test.speakers), subject.num_classes, seed=arguments.seed
+    )
+    if control is not None:
+        guesses = _predictions(subject, control[0], tested)
+        control_accuracy = float((guesses == control[1][tested]).mean())
+        analysis.add(subject.place, "control_accuracy", control_accuracy)
+        analysis.add(subject.place, "selectivity", reached - control_accuracy)
+
+
+def _predictions(
+    subject: Subject, labels: np.ndarray, tested: np.ndarray, *, analysis: Analysis | None = None
+) -> np.ndarray:
+    """Classes of tested items after a fit to training labels; `analysis`, if given, keeps weights of the label's."""
+    arguments, queries = subject.task.arguments, subject.test[tested]
+    paper = _paper(subject.task)
+    if paper is not None:
+        return paper_predictions(
+            subject.train,
+            labels,
+            queries,
+            subject.num_classes,
+            settings=paper,
+            bias=subject.place["module"] == "context",
+            seed=arguments.seed,
+            device=arguments.device,
         )
-    return "\n".join(lines)
-
-
-def draw(results: dict[str, Any], path: Path) -> None:
-    """Accuracies with their intervals: a color for each model, gray for controls."""
-    rows = results["rows"][::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained", dpi=120)
-    axis = figure.subplots()
-    for height, row in enumerate(rows):
-        score = row["accuracy"]
-        own = row["source"] in results["models"]
-        color, marker = style_of(results["models"].index(row["source"])) if own else (GRAY, "o")
-        axis.errorbar(
-            score["value"],
-            height,
-            xerr=[[score["value"] - score["low"]], [score["high"] - score["value"]]],
-            fmt=marker,
-            capsize=3,
-            color=color,
+    if arguments.probe == "knn":
+        return nearest_neighbors(subject.train, labels, queries)
+    if arguments.probe == "mlp":
+        network = fit_mlp_probe(
+            subject.train, labels, subject.num_classes, seed=arguments.seed, device=arguments.device
         )
-    axis.set_yticks(range(len(rows)), [plot_text(row["name"]) for row in rows], fontsize=9)
-    axis.set_xlim(left=0)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axis.set_xlabel(f"accuracy, with 95 % intervals over {results['intervals_over']}")
-    title = f"{plot_text(results['label'])} of {plot_text(results['corpus'])}, {results['probe']} probe"
-    axis.set_title(title, loc="left", fontsize=11)
-    axis.grid(axis="x", alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+        with torch.no_grad():
+            return network(torch.from_numpy(queries).to(arguments.device)).argmax(dim=1).cpu().numpy()
+    if analysis is None:
+        return subject.fit(labels, subject.choose_l2(labels)).predict(queries)
+    analysis.weights[features_name(subject.place["representation"], subject.place["module"])] = subject.probe.weight
+    return subject.probe.predict(queries)
 
 
-def draw_confusion(results: dict[str, Any], path: Path) -> None:
-    """Which classes the best module of the first model takes for which."""
-    own = [row for row in results["rows"] if row["source"] == results["models"][0]]
-    best = max(own, key=lambda row: row["accuracy"]["value"])
-    counts = np.array(best["confusion"], dtype=float)
-    shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
-    counts = counts[np.ix_(shown, shown)]
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    names = [plot_text(results["classes"][number]) for number in shown]
-    size = 2.5 + 0.2 * max(len(names), 10)
-    figure = Figure(figsize=(size + 1, size), layout="constrained", dpi=120)
-    axis = figure.subplots()
-    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    title = f"{plot_text(results['label'])}: {best['feature']}, {best['accuracy']['value']:.1%}"
-    axis.set_title(title, loc="left", fontsize=11)
-    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.7)
-    save_figure(figure, path)
+def _score(
+    analysis: Analysis,
+    place: dict[str, str],
+    task: LabelTask,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    groups: np.ndarray,
+    *,
+    null: float | None = None,
+) -> float:
+    """Adds accuracy and macro F1 with their intervals, and counts; returns the accuracy."""
+    arguments, measure = task.arguments, f"{task.arguments.probe}_accuracy"
+    cells = confusions(labels, predictions, groups, len(task.classes))
+    reached = bootstrap_interval(cells, accuracy, seed=arguments.seed)
+    analysis.add(place, measure, **vars(reached), null=null)
+    analysis.add(place, "macro_f1", **vars(bootstrap_interval(cells, macro_f1, seed=arguments.seed)))
+    analysis.details.append({**place, "measure": measure, "confusion": cells.sum(axis=0).tolist()})
+    hits = np.stack([np.trace(cells, axis1=1, axis2=2), cells.sum(axis=(1, 2))], axis=1)
+    analysis.hits[place["representation"], place["module"]] = hits
+    return reached.value
+
+
+def measure_neighbors(analysis: Analysis, subject: Subject) -> None:
+    """A vote among the nearest training items."""
+    train, test = subject.items()
+    predictions = nearest_neighbors(subject.train, train.labels, subject.test)
+    cells = confusions(test.labels, predictions, subject.groups.test, subject.num_classes)
+    interval = bootstrap_interval(cells, accuracy, seed=subject.task.arguments.seed)
+    null = majority_accuracy(train.labels, test.labels)
+    analysis.add(subject.place, "knn_accuracy", **vars(interval), null=null)

@@ -4,31 +4,23 @@ import itertools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.fft import dct
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
-from modeling_sim.data.corpora import corpus_info
+from modeling_sim import SimConfig, SimDecoder, SimFeatureExtractor, SimModel
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
 from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
-from modeling_sim.evaluation.settings import MeasuringArguments, corpus_settings_of
-from modeling_sim.loading import (
-    check_device,
-    chosen_numbers,
-    feature_extractor_of,
-    is_codec,
-    load_audio_encoder,
-    module_numbers,
-    names_of,
-)
-from modeling_sim.provenance import git_revision, hub_dataset, model_fingerprint, versions, weights_fingerprint
+from modeling_sim.loading import is_codec
+from modeling_sim.provenance import model_fingerprint
 
-UNTRAINED, SPECTRA = "untrained", "spectra"
+SPECTRA = ("log-mel", "MFCC")
+"""Names of the spectra, each a kind by itself."""
 
 
 _NUM_MELS, _NUM_MFCC, _FFT = 80, 13, 512
@@ -78,12 +70,16 @@ class Representation(ABC):
     Args:
         name: Name in tables.
         method: What makes the features: "SIM", "wav2vec2", ...
-        control: Whether it is there for comparison: spectra, networks without training.
         extractor: Makes padded batches of waveforms, at the sampling rate that `encode` reads.
+        kind: What it is a seed of; the method by default.
+        control: Whether it is there for comparison: spectra, networks without training.
     """
 
-    def __init__(self, name: str, method: str, extractor: Any, *, control: bool = False) -> None:
+    def __init__(
+        self, name: str, method: str, extractor: Any, *, kind: str | None = None, control: bool = False
+    ) -> None:
         self.name, self.method, self.extractor, self.control = name, method, extractor, control
+        self.kind = kind or method
 
     @abstractmethod
     def encode(self, batch: Mapping[str, Any]) -> dict[str, TimedFrames]:
@@ -93,20 +89,28 @@ class Representation(ABC):
     def fingerprint(self) -> Any:
         """All that the frames depend on, apart from the audio and the extractor, as JSON holds it."""
 
-    def row_name(self, feature: str) -> str:
-        """Name of one of its features in tables."""
-        return f"{self.name}, {feature}"
+    @abstractmethod
+    def places(self) -> dict[str, dict[str, str]]:
+        """Where each feature stands in results, by its name: `kind`, `representation` and `module`."""
+
+    def _place(self, module: str) -> dict[str, str]:
+        return {"kind": self.kind, "representation": self.name, "module": module}
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """What measures of a feature depend on beside the audio: the model, and how waveforms are prepared."""
+        return {"of": self.fingerprint(), "extractor": self.extractor.to_json_string()}
 
 
 class Spectra(Representation):
     """Log-mel energies (80 bands) and 13 MFCCs of the label frames' windows: 25 ms every 10 ms, at 16 kHz."""
 
     def __init__(self) -> None:
-        super().__init__(SPECTRA, SPECTRA, SimFeatureExtractor(sampling_rate=LABEL_RATE), control=True)
+        super().__init__("spectra", "spectra", SimFeatureExtractor(sampling_rate=LABEL_RATE), control=True)
 
-    def row_name(self, feature: str) -> str:
-        """The feature's own name."""
-        return feature
+    def places(self) -> dict[str, dict[str, str]]:
+        """Each spectrum as a kind by itself, without modules."""
+        return {name: {"kind": name, "representation": name, "module": SPECTRUM_MODULE} for name in SPECTRA}
 
     def fingerprint(self) -> Any:
         """Settings of the spectra."""
@@ -115,7 +119,7 @@ class Spectra(Representation):
     def encode(self, batch: Mapping[str, Any]) -> dict[str, TimedFrames]:
         """Frames of both."""
         window, filters = _spectrum()
-        frames: dict[str, list[np.ndarray]] = {"log-mel": [], "MFCC": []}
+        frames: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRA}
         for samples, mask in zip(batch["input_values"], batch["attention_mask"], strict=True):
             waveform = samples[mask != 0].numpy()
             waveform = np.pad(waveform, (0, max(0, LABEL_WINDOW - len(waveform))))
@@ -153,9 +157,11 @@ class SimModules(Representation):
         name: Name in tables.
         model: The model, in evaluation mode.
         extractor: Its feature extractor.
-        modules: Numbers of the modules, the context last; all by default.
+        modules: Numbers of the modules, by the names that they have in results if these are not their own; all by
+            default.
         sample: Give samples of the latents instead of their means.
         seed: Seed of the samples.
+        kind: What the model is a seed of; the method by default.
         control: Whether the model is there for comparison.
     """
 
@@ -164,15 +170,34 @@ class SimModules(Representation):
         name: str,
         model: SimModel,
         extractor: Any,
-        modules: Sequence[int] | None = None,
+        modules: Mapping[str, int] | Sequence[int] | None = None,
         *,
         sample: bool = False,
         seed: int = 0,
+        kind: str | None = None,
         control: bool = False,
     ) -> None:
-        super().__init__(name, method_of(model.config), extractor, control=control)
+        super().__init__(name, method_of(model.config), extractor, kind=kind, control=control)
         self.model, self.sample, self.seed = model, sample, seed
-        self.modules = list(range(model.config.num_modules) if modules is None else modules)
+        if not isinstance(modules, Mapping):
+            names = model.config.module_names
+            modules = {names[number]: number for number in (range(len(names)) if modules is None else modules)}
+        self.modules = dict(modules)
+        self.decoders: dict[str, list[SimDecoder]] = {}
+
+    def places(self) -> dict[str, dict[str, str]]:
+        """Modules by their own names, under the names that they have in results."""
+        return {self.model.config.module_names[number]: self._place(name) for name, number in self.modules.items()}
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """As of any representation, but for the choice of modules."""
+        latents = ["sample", self.seed] if self.sample else ["mean"]
+        return {"of": [self._weights, *latents], "extractor": self.extractor.to_json_string()}
+
+    @cached_property
+    def _weights(self) -> str:
+        return model_fingerprint(self.model)
 
     def _generator(self, utterance: str) -> torch.Generator:
         """Noise of a batch, by its first utterance: the same whatever was encoded before."""
@@ -181,7 +206,7 @@ class SimModules(Representation):
 
     def fingerprint(self) -> Any:
         """Weights, configuration, modules, and the seed of samples."""
-        return [model_fingerprint(self.model), self.modules, self.sample, self.seed if self.sample else None]
+        return [self._weights, list(self.modules.values()), self.sample, self.seed if self.sample else None]
 
     @torch.no_grad()
     def encode(self, batch: Mapping[str, Any]) -> dict[str, TimedFrames]:
@@ -203,7 +228,7 @@ class SimModules(Representation):
                 float(config.frame_centers(1, module)[0]) / config.sampling_rate,
                 config.hop_length(module) / config.sampling_rate,
             )
-            for module in self.modules
+            for module in self.modules.values()
         }
 
 
@@ -235,6 +260,7 @@ class AudioEncoder(Representation):
         model: The model, in evaluation mode.
         extractor: Its feature extractor, of which the sampling rate and `do_normalize` are read.
         layers: Numbers of the layers; all by default.
+        kind: What the model is a seed of; the method by default.
         control: Whether the model is there for comparison.
     """
 
@@ -245,6 +271,7 @@ class AudioEncoder(Representation):
         extractor: Any,
         layers: Sequence[int] | None = None,
         *,
+        kind: str | None = None,
         control: bool = False,
     ) -> None:
         config = model.config
@@ -263,7 +290,12 @@ class AudioEncoder(Representation):
             do_normalize=getattr(extractor, "do_normalize", False),
             min_samples=self.field,
         )
-        super().__init__(name, config.model_type, reader, control=control)
+        super().__init__(name, config.model_type, reader, kind=kind, control=control)
+
+    def places(self) -> dict[str, dict[str, str]]:
+        """Layers by their names."""
+        names = self.feature_names(self.model.config)
+        return {names[layer]: self._place(names[layer]) for layer in self.layers}
 
     @staticmethod
     def feature_names(config: Any) -> list[str]:
@@ -309,75 +341,3 @@ class AudioEncoder(Representation):
         encoder: Any = self.model.encoder
         latents = encoder(inputs)
         return [getattr(latents, "latents", latents).transpose(1, 2)]
-
-
-def representation_of(
-    name: str, model: PreTrainedModel, extractor: Any, arguments: MeasuringArguments, *, sample: bool, control: bool
-) -> Representation:
-    """The modules or layers of a model that the settings name; raises as `module_numbers`."""
-    model = model.to(arguments.device).eval()  # type: ignore[arg-type]
-    if isinstance(model, SimModel):
-        modules = module_numbers(model.config, arguments.modules)
-        return SimModules(name, model, extractor, modules, sample=sample, seed=arguments.seed, control=control)
-    count = len(AudioEncoder.feature_names(model.config))
-    layers = chosen_numbers({str(layer): layer for layer in range(count)}, arguments.modules)
-    return AudioEncoder(name, model, extractor, layers, control=control)
-
-
-def load_representations(arguments: MeasuringArguments, *, sample: bool = False) -> list[Representation]:
-    """Spectra, the first model's architecture with fresh weights, then the models.
-
-    Args:
-        arguments: Settings of the measure.
-        sample: Samples of the latents of SIM models instead of their means.
-
-    Raises:
-        ValueError: A model is no audio encoder, or has no such module or layer.
-        OSError: A model is not there.
-    """
-    check_device(arguments.device)
-    extractors = [feature_extractor_of(path) for path in arguments.model]
-    models = [load_audio_encoder(path) for path in arguments.model]
-    set_seed(arguments.seed)
-    untrained = type(models[0])(models[0].config)
-    return [
-        Spectra(),
-        *(
-            representation_of(name, model, extractor, arguments, sample=sample, control=model is untrained)
-            for name, model, extractor in zip(
-                [UNTRAINED, *names_of(arguments.model)],
-                [untrained, *models],
-                [extractors[0], *extractors],
-                strict=True,
-            )
-        ),
-    ]
-
-
-def with_provenance(
-    arguments: MeasuringArguments, results: dict[str, Any], representations: Sequence[Representation]
-) -> dict[str, Any]:
-    """Results with where they come from.
-
-    The fingerprint of every model goes with them, by which a card knows the rows of its own.
-    """
-    models = names_of(arguments.model)
-    corpus_settings = corpus_settings_of(arguments)
-    return {
-        "corpus": arguments.corpus,
-        "corpus_license": corpus_info(arguments.corpus).license,
-        "corpus_settings": corpus_settings,
-        "dataset_id": hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
-        "models": models,
-        "representations": [
-            {"name": source.name, "method": source.method, "control": source.control} for source in representations
-        ],
-        "fingerprints": {
-            source.name: weights_fingerprint(source.model)
-            for source in representations
-            if isinstance(source, (SimModules, AudioEncoder)) and not source.control
-        },
-        **results,
-        "versions": versions(),
-        "git": git_revision(),
-    }

@@ -1,152 +1,190 @@
-"""What an analysis reads of features, and its results as they come in."""
+"""Results of an evaluation: typed rows, where they come from, and the file that holds them."""
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
+from modeling_sim.analysis.scorecard import VERDICTS, Comparison, Measure, Row
+from modeling_sim.files import read_results, save_results
 
-from modeling_sim.data.corpora.contract import class_label, is_frame_label, label_classes
-from modeling_sim.evaluation.abx_scores import Tokens, find_tokens, utterance_tokens
-from modeling_sim.evaluation.clips import Media
-from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
-from modeling_sim.evaluation.features import extract
-from modeling_sim.evaluation.representations import Representation
-from modeling_sim.evaluation.settings import FACTORS, AnalysisArguments
+SCHEMA = 2
+"""Version of the fields of `Results`; it is raised when a field changes its meaning."""
 
 ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME = "analysis.json", "curves.json", "media.npz"
-"""Files of an analysis: its numbers, what is drawn, and what is heard."""
+"""Files of `modeling-sim evaluate`: its results, what is drawn, and what is played."""
 
 REPORT_NAME, FIGURES = "report.html", "figure_*"
 """The report that is made of them, and its pictures in files of their own, without their endings."""
 
 
-@dataclass
-class Analysis:
-    """Results as they come in."""
+@dataclass(frozen=True)
+class Kind:
+    """Representations that differ by their seed alone; `is_control` if they are there for comparison."""
 
-    arguments: AnalysisArguments
-    values: list[dict[str, Any]] = field(default_factory=list)
+    name: str
+    description: str
+    is_control: bool
+    representations: list[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more a representation reaches than another in one module on the same items, with a 95 % interval."""
+
+    representation: str
+    against: str
+    module: str
+    measure: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What `evaluate`, `probe` and `abx` found, and what of.
+
+    Args:
+        corpus: Name of the corpus.
+        corpus_license: Its license, an id of the Hub.
+        corpus_settings: Settings of the corpus that were given.
+        dataset_id: Data set of the Hub that was read; `None` for a folder or for generated speech.
+        label: Column of classes.
+        classes: Names of the classes.
+        factors: Columns that disentanglement was measured of.
+        skipped_factors: Columns that it could not be measured of, as they do not vary enough.
+        settings: Settings that the measures depend on.
+        train_items: Number of items that probes were fitted on; `None` without probes.
+        test_items: Number of items that they were tested on.
+        tokens: Number of tokens that ABX compared; `None` without ABX.
+        intervals_over: What bootstrap intervals are over.
+        fingerprints: Digest of the weights by the name of each model; a card knows its own measures by it.
+        kinds: Kinds of representations, trained ones first.
+        measures: Meaning of every measure in `rows`.
+        rows: The numbers.
+        differences: Paired differences of the probe's accuracy.
+        comparisons: Differences of kinds over seeds.
+        details: What a row is made of: counts of true and predicted classes, numbers of pairs and triples.
+        reconstruction_quality: Quality of every decoder.
+        media: What `media.npz` holds.
+        curves: What is drawn, by subject; in a file of its own.
+        versions: Versions of packages.
+        git: Commit of the checkout, if there is one.
+    """
+
+    corpus: str
+    corpus_license: str
+    kinds: list[Kind]
+    measures: list[Measure]
+    rows: list[Row]
+    corpus_settings: dict[str, Any] = field(default_factory=dict)
+    dataset_id: str | None = None
+    label: str | None = None
+    classes: list[str] = field(default_factory=list)
+    factors: list[str] = field(default_factory=list)
+    skipped_factors: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    train_items: int | None = None
+    test_items: int | None = None
+    tokens: int | None = None
+    intervals_over: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
+    reconstruction_quality: list[dict[str, Any]] = field(default_factory=list)
+    media: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    quality: list[dict[str, Any]] = field(default_factory=list)
-    media: Media = field(default_factory=Media)
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str | None = None
 
-    def add(
-        self,
-        of: dict[str, str],
-        measure: str,
-        value: float | None,
-        low: float | None = None,
-        high: float | None = None,
-        null: float | None = None,
-    ) -> None:
-        """Adds a number; `of` names kind, model and module, `null` is the measure's own control where it has one."""
-        known = {} if null is None else {"null": null}
-        self.values.append({**of, "measure": measure, "value": value, "low": low, "high": high, **known})
+    @property
+    def models(self) -> list[str]:
+        """Names of the models, without controls."""
+        return [name for kind in self.kinds if not kind.is_control for name in kind.representations]
 
-    def extend(self, part: "Analysis") -> None:
-        """Adds all that a part of the analysis has found."""
-        self.values.extend(part.values)
-        for name, rows in part.curves.items():
-            self.curves.setdefault(name, []).extend(rows)
-        self.quality.extend(part.quality)
-        self.media.extend(part.media)
+    @property
+    def probe_measure(self) -> str:
+        """Key of the probe's accuracy."""
+        return f"{self.settings.get('probe', 'linear')}_accuracy"
 
-    def curve(self, name: str, of: dict[str, str], **content: Any) -> None:
-        """Adds something to draw."""
-        self.curves.setdefault(name, []).append({**of, **content})
-
-
-class LabelTask:
-    """The label and the factors, and the items of features that they are read from.
-
-    Args:
-        arguments: Settings of the analysis.
-        splits: The corpus.
-        num_classes: Number of classes of the label.
-    """
-
-    def __init__(self, arguments: AnalysisArguments, splits: dict[str, Dataset], num_classes: int) -> None:
-        self.arguments, self.splits, self.num_classes = arguments, splits, num_classes
-        self.of_frames = is_frame_label(splits["train"], arguments.label)
-        if self.of_frames and arguments.factors:
-            raise ValueError("`factors` are of utterances, and the label is one of frames; leave `factors` out.")
-        self.factors = {} if self.of_frames else _factors(splits["test"], arguments.factors)
-        self.test_items = self.train_items = 0
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What measures depend on beside flags and models: recordings, labels and factors."""
-        factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.factors.items()}
-        corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in self.splits.items()}
-        return {"corpus": corpus, "classes": self.class_names(), "factors": factors}
-
-    def items(self, representation: Representation) -> tuple[Items, Items, Items]:
-        """Training and test items of the label, and moments of the test split."""
-        arguments = self.arguments
-        train, test = (
-            extract(
-                data,
-                representation,
-                label=arguments.label,
-                pooling="frame" if self.of_frames else "mean",
-                max_items=arguments.max_items or None,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                cache_dir=Path(arguments.cache_dir),
-                description=f"{representation.name}, {split}",
-            )
-            for split, data in self.splits.items()
-        )
-        self.train_items, self.test_items = len(train.labels), len(test.labels)
-        return train, test, self._moments(representation)
-
-    def _moments(self, representation: Representation) -> Items:
-        """Features of the test split every 10 ms; every 20 ms for ABX of utterances, which are longer than phones."""
-        arguments = self.arguments
-        return extract(
-            self.splits["test"],
-            representation,
-            label=arguments.label,
-            pooling="frame",
-            frame_step=1 if self.of_frames else 2,
-            batch_size=arguments.batch_size,
-            cache_dir=Path(arguments.cache_dir),
-            description=f"{representation.name}, moments",
+    @property
+    def probe_name(self) -> str:
+        """The probe, for readers."""
+        return (
+            "the paper's linear" if self.settings.get("protocol") == "paper" else self.settings.get("probe", "linear")
         )
 
-    def tokens(self, items: Items) -> Tokens:
-        """What is told apart by ABX: segments of a label of frames, whole utterances of one of utterances."""
-        if self.of_frames:
-            return find_tokens(items.labels, items.utterances, items.speakers, self.class_names())
-        return utterance_tokens(items.labels, items.utterances, items.speakers)
+    def by_features(self) -> dict[str, dict[str, Row]]:
+        """Rows by the name of their features, in order, and by measure."""
+        found: dict[str, dict[str, Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.features, {})[row.measure] = row
+        return found
 
-    def class_names(self) -> list[str]:
-        """Names of the label's classes."""
-        return label_classes(self.splits["train"], self.arguments.label)
+    def write(self, path: Path) -> None:
+        """Writes the file, and `curves.json` next to it if there is something to draw."""
+        values = asdict(self)
+        if curves := values.pop("curves"):
+            save_results(path.with_name(CURVES_NAME), curves, schema=SCHEMA)
+        save_results(path, values, schema=SCHEMA)
 
+    @classmethod
+    def read(cls, path: Path, *, with_curves: bool = False) -> "Results":
+        """Results that `write` wrote.
 
-def _factors(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
-    """Columns of one value an utterance that vary: integers for classes, floats for amounts.
+        Args:
+            path: The file.
+            with_curves: Read `curves.json` next to it too, if it is there.
 
-    Args:
-        dataset: Utterances.
-        names: Columns with commas between; empty for those of `FACTORS` that can be used.
+        Raises:
+            FileNotFoundError: The file is not there.
+            ValueError: It is not JSON, has another schema or other fields, or a row has a kind or measure that is not
+                described, or a value that is no number.
+        """
+        values = read_results(path, schema=SCHEMA)
+        curves = path.with_name(CURVES_NAME)
+        if with_curves and curves.is_file():
+            values["curves"] = read_results(curves, schema=SCHEMA)
+            del values["curves"]["schema"]
+        try:
+            for name, row in _ROWS.items():
+                if name in values:
+                    values[name] = [row(**entry) for entry in values[name]]
+            results = cls(**{name: value for name, value in values.items() if name != "schema"})
+        except TypeError as error:
+            raise ValueError(f"{path} does not hold the fields of this version ({error}); measure again.") from error
+        results._check(path)
+        return results
 
-    Raises:
-        ValueError: A column that is named is not there, or not of one value an utterance that varies.
-    """
-    found = {}
-    for name in [name.strip() for name in names.split(",")] if names else FACTORS:
-        values = dataset[name][:] if name in dataset.column_names else []
-        if any(value is None or isinstance(value, (list, str, dict)) for value in values) or len(set(values)) < 2:
-            if names:
+    def _check(self, path: Path) -> None:
+        """Refuses an entry whose kind or measure is not described, which tables would skip silently."""
+        kinds, measures = {kind.name for kind in self.kinds}, {measure.key for measure in self.measures}
+        lists = {name: getattr(self, name) for name in ("media", "details", "reconstruction_quality")}
+        lists |= {f"curves.{name}": entries for name, entries in self.curves.items()}
+        named = [("kind", "rows", row.kind, kinds) for row in self.rows]
+        named += [("kind", place, entry["kind"], kinds) for place, entries in lists.items() for entry in entries]
+        for place in ("rows", "differences", "comparisons"):
+            named += [("measure", place, entry.measure, measures) for entry in getattr(self, place)]
+        named += [("verdict", "comparisons", each.verdict, set(VERDICTS)) for each in self.comparisons]
+        for name, place, value, known in named:
+            if value not in known:
                 raise ValueError(
-                    f"`factors` names {name!r}, which is no column of one class or number an utterance that varies; "
-                    f"columns are {', '.join(dataset.column_names)}."
+                    f"{path}: `{place}` has {name} {value!r}, which is none of {', '.join(sorted(known))}."
                 )
-            continue
-        is_class = class_label(dataset, name) is not None
-        found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)
-    return found
+        for row in self.rows:
+            for name in ("value", "low", "high", "null"):
+                number = getattr(row, name)
+                if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
+                    raise ValueError(
+                        f"{path}: `{name}` of {row.measure} of {row.features} is {number!r}, not a number."
+                    )
+
+
+_ROWS: dict[str, Any] = {
+    "kinds": Kind,
+    "measures": Measure,
+    "rows": Row,
+    "differences": Difference,
+    "comparisons": Comparison,
+}

@@ -11,6 +11,7 @@ from huggingface_hub.constants import HF_HOME
 from modeling_sim.data.corpora import corpus_names, load_corpus
 from modeling_sim.data.corpora.contract import with_same_classes
 from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
+from modeling_sim.loading import chosen_numbers
 from modeling_sim.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS
 from modeling_sim.settings import DATASET_NAME_HELP, mapping_of, setting, with_dataset_name
 from modeling_sim.trainer.run_folder import claim_folder
@@ -19,6 +20,11 @@ from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 """Columns that disentanglement is measured of where a corpus has them."""
 
+GROUPS = (
+    "probes", "neighbors", "concentration", "disentanglement", "abx", "distribution", "objective", "decoders"
+)  # fmt: skip
+"""Groups of measures; the last three are of SIM models alone."""
+
 
 @dataclass
 class MeasuringArguments:
@@ -26,8 +32,8 @@ class MeasuringArguments:
 
     model: list[str] = field(
         metadata={
-            "help": "Checkpoints, folders or Hub ids, to compare. Probes and ABX take wav2vec2, HuBERT, WavLM, "
-            "data2vec-audio, DAC, EnCodec and Mimi next to SIM."
+            "help": "Checkpoints, folders or Hub ids, to compare. SIM, and next to it wav2vec2, HuBERT, WavLM, "
+            "data2vec-audio, DAC, EnCodec and Mimi."
         }
     )
     corpus: str = setting("librispeech", f"Corpus: {', '.join(corpus_names())}.")
@@ -80,17 +86,24 @@ class AbxArguments(MeasuringArguments):
     """How tokens are compared."""
 
     output_dir: str = setting("runs/abx", "Folder for results and pictures.")
-    split: str = setting("test", "Split to measure; 'all' for every utterance.")
-    max_tokens: int = setting(5, "Most tokens per phone, speaker and context.")
+    split: str = setting("test", "Split that ABX reads; 'all' for every utterance.")
+    max_tokens: int = setting(5, "Maximum number of tokens per phone, speaker and context in ABX.")
 
 
 @dataclass
-class AnalysisArguments(MeasuringArguments):
-    """What the scorecard measures."""
+class AnalysisArguments(ProbeArguments, AbxArguments):
+    """Everything that `evaluate` measures; probe and abx are presets of it."""
 
     output_dir: str = setting("runs/analysis", "Folder for results and report.")
     figure_format: Literal["png", "svg", "pdf"] | None = setting(
         None, "Write every picture of the report to a file of its own, too, in this format."
+    )
+    max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.")
+    measures: str = setting("all", f"'all', or some with commas between: {', '.join(GROUPS)}.")
+    align_modules: bool = setting(
+        True,
+        "Of models of other architectures, measure the modules that see as many samples as often as one of the first "
+        "model's, under its name. If not set, all modules under their own names.",
     )
     decoder: list[str] = field(
         default_factory=list, metadata={"help": "Decoders of these models, of `modeling-sim train-decoder`."}
@@ -99,10 +112,18 @@ class AnalysisArguments(MeasuringArguments):
         "", f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has."
     )
     max_frames: int = setting(20_000, "Approximate number of frames per module, for distributions.")
-    max_items: int = setting(50_000, "Items for probes; 0 for all.")
     num_utterances: int = setting(64, "Utterances that are decoded.")
     num_pairs: int = setting(60, "Pairs of them for smoothness and curves.")
     steps: int = setting(12, "Steps of a path between two of them.")
+
+    def groups(self) -> list[str]:
+        """The groups of measures that `measures` names.
+
+        Raises:
+            ValueError: There is no such group.
+        """
+        numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
+        return [GROUPS[number] for number in sorted(numbers)]
 
 
 # Settings that the same command may be given again with.

@@ -15,9 +15,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
+from modeling_sim.analysis.scorecard import Row, features_name
 from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.data.corpora.contract import CorpusInfo
 from modeling_sim.data.licenses import known_licenses, license_name, refuse_looser
+from modeling_sim.evaluation.representations import SPECTRA
+from modeling_sim.evaluation.results import Results
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
 from modeling_sim.text import count, decimal, percent, points
@@ -49,7 +52,13 @@ _SETTINGS = (
 )
 
 
-_ABX_CONDITIONS = ("within any", "within triphone", "across any", "across triphone")
+_ABX_CONDITIONS = {
+    "abx_within": "within any",
+    "abx_within_triphone": "within triphone",
+    "abx_across": "across any",
+    "abx_across_triphone": "across triphone",
+}
+"""Measures of ABX, and how tables call them."""
 
 
 def card_template(name: str) -> Template:
@@ -71,7 +80,7 @@ def card_template(name: str) -> Template:
 def render_card(
     config: SimConfig,
     settings: Mapping[str, Any],
-    measures: Mapping[str, dict[str, Any]],
+    measures: Mapping[str, dict[str, Any] | Results],
     *,
     title: str,
     model_id: str,
@@ -88,7 +97,8 @@ def render_card(
     Args:
         config: Configuration of the model.
         settings: All settings of the training run.
-        measures: Results by the link to their file: those of training (exactly one), and any number of probes and ABX.
+        measures: Results by the link to their file: those of training (exactly one mapping), and any number of
+            evaluations.
         title: Heading, and the model's name in the metadata.
         model_id: Argument of `from_pretrained`.
         config_link: Link to the configuration.
@@ -104,18 +114,22 @@ def render_card(
             looser than that of the data or of the model that training started from.
         KeyError, jinja2.UndefinedError: The results lack a field.
     """
-    by_kind: dict[str, list[str]] = {"training": [], "probe": [], "abx": []}
-    for target, measure in measures.items():
-        by_kind[_kind(measure, target)].append(target)
-    if len(by_kind["training"]) != 1:
-        raise ValueError(f"a card needs the results of one training run; there are {len(by_kind['training'])}.")
-    training = measures[by_kind["training"][0]]
+    runs = [target for target, measure in measures.items() if not isinstance(measure, Results)]
+    if len(runs) != 1:
+        raise ValueError(f"a card needs the results of one training run; there are {len(runs)}.")
+    training: Any = measures[runs[0]]
+    if "modules" not in training:
+        raise ValueError(f"{runs[0]} holds no results of pretraining.")
     pictures = pictures or {}
+    evaluations = {target: measure for target, measure in measures.items() if isinstance(measure, Results)}
     own_names = {
-        link: own_name(measures[link], link, title=measured_as or title, fingerprint=fingerprint)
-        for link in (*by_kind["probe"], *by_kind["abx"])
+        target: own_name(measure, target, title=measured_as or title, fingerprint=fingerprint)
+        for target, measure in evaluations.items()
     }
-    probes = {link: own_names[link] for link in by_kind["probe"]}
+    probes = {target: measure for target, measure in evaluations.items() if _has(measure, measure.probe_measure)}
+    abx = {target: measure for target, measure in evaluations.items() if _has(measure, *_ABX_CONDITIONS)}
+    for target in set(evaluations) - set(probes) - set(abx):
+        raise ValueError(f"{target} holds no results of a probe or of ABX.")
     method = method_of(config)
     return card_template("card.md").render(
         metadata=_metadata(
@@ -126,7 +140,7 @@ def render_card(
             method=method,
             results=[
                 *_training_metrics(training),
-                *_probe_metrics((measures[at], name) for at, name in probes.items()),
+                *_probe_metrics((measure, own_names[target]) for target, measure in probes.items()),
             ],
         ),
         title=title,
@@ -154,11 +168,13 @@ def render_card(
         ),
         hardware=_hardware(training),
         probes=[
-            _probe_section(measures[link], name, pictures.get(link), trained_on=(training["corpus"], settings))
-            for link, name in probes.items()
+            _probe_section(measure, own_names[target], pictures.get(target), trained_on=(training["corpus"], settings))
+            for target, measure in probes.items()
         ],
-        abx_measures=[_abx_section(measures[link], own_names[link], pictures.get(link)) for link in by_kind["abx"]],
-        pictures={"training": _picture(pictures.get(by_kind["training"][0]))},
+        abx_measures=[
+            _abx_section(measure, own_names[target], pictures.get(target)) for target, measure in abx.items()
+        ],
+        pictures={"training": _picture(pictures.get(runs[0]))},
         sources=_sources([*measures, *([settings_link] if settings_link else []), config_link]),
         citation=Markdown(citation(method)),
         count=count,
@@ -167,12 +183,9 @@ def render_card(
     )
 
 
-def _kind(measure: Mapping[str, Any], link: str) -> str:
-    """The command that wrote a results file."""
-    for field, kind in (("modules", "training"), ("label", "probe"), ("tokens", "abx")):
-        if field in measure:
-            return kind
-    raise ValueError(f"{link} holds no results of pretraining, of a probe or of ABX.")
+def _has(measure: Results, *keys: str) -> bool:
+    """Whether results hold one of some measures."""
+    return any(row.measure in keys for row in measure.rows)
 
 
 def is_task(training: Mapping[str, Any]) -> bool:
@@ -302,7 +315,7 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
 
 
 def _interval(score: Mapping[str, float] | None, form: Any) -> str:
-    return "-" if score is None else _interval_text(score, form)
+    return "-" if score is None else _interval_text(score["low"], score["high"], form)
 
 
 # ---------------------------------------------------------------------- metadata
@@ -348,17 +361,17 @@ def _training_metrics(training: Mapping[str, Any]) -> Iterator[EvalResult]:
             )
 
 
-def _probe_metrics(probes: Iterable[tuple[Mapping[str, Any], str]]) -> Iterator[EvalResult]:
+def _probe_metrics(probes: Iterable[tuple[Results, str]]) -> Iterator[EvalResult]:
     for probe, name in probes:
-        for row in probe["rows"]:
-            if row["source"] == name:
+        for row in probe.rows:
+            if row.representation == name and row.measure == probe.probe_measure and row.value is not None:
                 yield _metric(
-                    probe,
+                    {"corpus": probe.corpus, "dataset_id": probe.dataset_id},
                     task_type="audio-classification",
                     # The Hub puts all metrics of a task and data set together, under the first one's names.
                     task_name="Probes of the frozen model",
-                    metric_name=f"accuracy of a {probe['probe']} probe of {probe['label']}, {row['feature']}",
-                    value=row["accuracy"]["value"],
+                    metric_name=f"accuracy of a {probe.probe_name} probe of {probe.label}, {row.module}",
+                    value=row.value,
                 )
 
 
@@ -577,69 +590,77 @@ def _plural(number: int, one: str, many: str | None = None) -> str:
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
-def own_name(measure: Mapping[str, Any], file: str, *, title: str, fingerprint: str | None) -> str:
-    """The name that a measure gives to the model of a card, found by its weights, or by its name without these.
+def own_name(measure: Results, file: str, *, title: str, fingerprint: str | None) -> str:
+    """The name that results give to the model of a card, found by its weights, or by its name without these.
 
     Args:
-        measure: Results of a probe or of ABX.
+        measure: Results of an evaluation.
         file: Path or link of the results, for the message.
         title: Name of the model.
         fingerprint: `weights_fingerprint` of the model, if it is known.
 
     Raises:
-        ValueError: The measure is of other models.
+        ValueError: The results are of other models.
     """
-    models: list[str] = measure["models"]
-    recorded = measure.get("fingerprints")
-    if recorded and fingerprint is not None:
-        basis, found = "weights", [name for name in models if recorded.get(name) == fingerprint][:1]
+    if measure.fingerprints and fingerprint is not None:
+        basis = "weights"
+        found = [name for name in measure.models if measure.fingerprints.get(name) == fingerprint][:1]
     else:
-        basis, found = "name", [name for name in models if title in (name, name.split("/")[-1])]
+        basis, found = "name", [name for name in measure.models if title in (name, name.split("/")[-1])]
     if len(found) != 1:
         raise ValueError(
-            f"{file} is of {', '.join(models)}, and none of these is {title} by its {basis}; measure this checkpoint "
-            "with `modeling-sim probe` or `modeling-sim abx`, and give its results."
+            f"{file} is of {', '.join(measure.models)}, and none of these is {title} by its {basis}; measure this "
+            "checkpoint with `modeling-sim probe` or `modeling-sim abx`, and give its results."
         )
     return found[0]
 
 
-def _rows_of(measure: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Rows of the model and of its controls, without those of other models."""
-    others = set(measure["models"]) - {name}
-    return [row for row in measure["rows"] if row["source"] not in others]
+def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
+    """Rows of the model and of its controls, by features and measure, without those of other models."""
+    others = set(measure.models) - {name}
+    others |= {f"{other} untrained" for other in others}
+    return {
+        features: rows
+        for features, rows in measure.by_features().items()
+        if next(iter(rows.values())).representation not in others
+    }
 
 
-def _interval_text(score: Mapping[str, float], form: Any) -> str:
+def _interval_text(low: float | None, high: float | None, form: Any) -> str:
     """Bounds of an interval as cards write them."""
-    return f"{form(score['low'])} to {form(score['high'])}"
+    return "-" if low is None or high is None else f"{form(low)} to {form(high)}"
 
 
 def _probe_section(
-    probe: dict[str, Any], name: str, picture: str | None, *, trained_on: tuple[str, Mapping[str, Any]]
+    probe: Results, name: str, picture: str | None, *, trained_on: tuple[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    rows = _rows_of(probe, name)
-    names = {row["name"] for row in rows}
-    has_control = any("selectivity" in row for row in rows)
-    pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[probe["pooling"]]
-    kind = "The paper's linear" if probe.get("protocol") == "paper" else f"A {probe['probe']}"
+    accuracy = probe.probe_measure
+    rows = {features: row for features, row in _rows_of(probe, name).items() if accuracy in row}
+    has_control = any("selectivity" in row for row in rows.values())
+    settings = probe.settings
+    pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[settings["pooling"]]
+    kind = probe.probe_name if probe.probe_name.startswith("the ") else f"a {probe.probe_name}"
     text: str = (
-        f"{markdown(kind)} probe on frames of the frozen model{pooled}. Data: {_corpus_text(probe)}, "
-        f"{count(probe['train_items'])} items to train on and {count(probe['test_items'])} to test on, with 95 % "
-        f"intervals over {markdown(probe['intervals_over'])}, next to chance, spectra and the same network untrained."
+        f"{markdown(kind[0].upper() + kind[1:])} probe on frames of the frozen model{pooled}. "
+        f"Data: {_corpus_text(probe)}, {count(probe.train_items)} items to train on and "
+        f"{count(probe.test_items)} to test on, with 95 % "
+        f"intervals over {markdown(probe.intervals_over)}, next to chance, spectra and the same network untrained."
     )
-    if probe["probe"] == "linear" and "l2" in probe:
-        strength = "chosen on a part of the training items" if probe["l2"] is None else f"set to {count(probe['l2'])}"
+    if probe.probe_name == "linear" and "l2" in settings:
+        l2 = settings["l2"]
+        strength = "chosen on a part of the training items" if l2 is None else f"set to {count(l2)}"
         text += f" The strength of its L2 penalty is {strength}."
-    head = ["features", "accuracy", "interval", "macro F1"]
+    columns = {accuracy: "accuracy", "": "interval", "macro_f1": "macro F1"}
     if has_control:
         text += " The control task renames every speaker's classes at random; selectivity is the accuracy less that."
-        head += ["control", "selectivity"]
+        columns |= {"control_accuracy": "control", "selectivity": "selectivity"}
     else:
         text += (
             " There is no control task: it needs several speakers who are in both splits, and a label other than the "
             "speaker."
         )
-    if _best(rows, "name", "log-mel", "MFCC") > _best(rows, "source", name):
+    scores = [row[accuracy] for row in rows.values()]
+    if _best(row for row in scores if row.kind in SPECTRA) > _best(row for row in scores if row.representation == name):
         text += " Spectra alone score higher than every module of this model."
     if _is_other_split(probe, *trained_on):
         text += (
@@ -647,21 +668,20 @@ def _probe_section(
             "split in different ways."
         )
     table = []
-    for row in rows:
-        cells = [row["name"], percent(row["accuracy"]["value"]), _interval_text(row["accuracy"], percent)]
-        cells.append(percent(row["macro_f1"]["value"]))
-        if has_control:
-            cells += [percent(row.get("control_accuracy")), percent(row.get("selectivity"))]
-        table.append(cells)
+    for features, row in rows.items():
+        cells = [percent(row[key].value if key in row else None) for key in columns]
+        cells[1] = _interval_text(row[accuracy].low, row[accuracy].high, percent)
+        table.append([features, *cells])
     differences = [
-        [row["name"], row["against"], points(row["accuracy"]["value"]), _interval_text(row["accuracy"], points)]
-        for row in probe["differences"]
-        if row["name"] in names and row["against"] in names
+        [features, against, points(each.value), _interval_text(each.low, each.high, points)]
+        for each in probe.differences
+        if (features := features_name(each.representation, each.module)) in rows
+        and (against := features_name(each.against, each.module)) in rows
     ]
     return {
-        "heading": f"Probe: {probe['label']}",
+        "heading": f"Probe: {probe.label}",
         "text": Markdown(text),
-        "table": markdown_table(head, table),
+        "table": markdown_table(["features", *columns.values()], table),
         "differences": markdown_table(["features", "less", "difference", "interval"], differences)
         if differences
         else None,
@@ -669,38 +689,37 @@ def _probe_section(
     }
 
 
-def _best(rows: Iterable[Mapping[str, Any]], field: str, *wanted: str) -> float:
-    """The highest accuracy of the rows whose field is one of these."""
-    return max((row["accuracy"]["value"] for row in rows if row[field] in wanted), default=0.0)
+def _best(rows: Iterable[Row]) -> float:
+    """The highest value of some rows."""
+    return max((row.value for row in rows if row.value is not None), default=0.0)
 
 
-def _corpus_text(measure: Mapping[str, Any]) -> str:
+def _corpus_text(measure: Results) -> str:
     """The corpus of a measure, with settings that are not its defaults."""
-    settings = ", ".join(f"{name}: {value}" for name, value in measure.get("corpus_settings", {}).items())
-    return code(measure["corpus"]) + (f" ({code(settings)})" if settings else "")
+    settings = ", ".join(f"{name}: {value}" for name, value in measure.corpus_settings.items())
+    return code(measure.corpus) + (f" ({code(settings)})" if settings else "")
 
 
-def _is_other_split(measure: Mapping[str, Any], corpus: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a measure divides the corpus of pretraining in another way than pretraining did, as far as is known."""
-    if measure["corpus"] != corpus or "corpus_settings" not in measure:
-        return False
+def _is_other_split(measure: Results, corpus: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a measure divides the corpus of pretraining in another way than pretraining did."""
     given = settings.get("corpus_settings", {})
-    return bool(measure["corpus_settings"] != ({} if isinstance(given, str) else given))
+    return measure.corpus == corpus and measure.corpus_settings != ({} if isinstance(given, str) else given)
 
 
-def _abx_section(abx: dict[str, Any], name: str, picture: str | None) -> dict[str, Any]:
+def _abx_section(abx: Results, name: str, picture: str | None) -> dict[str, Any]:
     rows = [
-        [row["name"], *(percent(row[condition]["error"]) for condition in _ABX_CONDITIONS)]
-        for row in _rows_of(abx, name)
+        [features, *(percent(row[key].value if key in row else None) for key in _ABX_CONDITIONS)]
+        for features, row in _rows_of(abx, name).items()
+        if any(key in row for key in _ABX_CONDITIONS)
     ]
     return {
         "heading": "ABX: phones",
         "text": Markdown(
             "Share of triples in which a token of a phone lies nearer to one of another phone than to one of its own, "
-            f"on {count(abx['tokens'])} tokens of {_corpus_text(abx)} (split {markdown(abx['split'])}), within and "
-            "across speakers, in any context or in the same triphone; chance is 50 %."
+            f"on {count(abx.tokens)} tokens of {_corpus_text(abx)} (split {markdown(abx.settings['split'])}), within "
+            "and across speakers, in any context or in the same triphone; chance is 50 %."
         ),
-        "table": markdown_table(["features", *_ABX_CONDITIONS], rows),
+        "table": markdown_table(["features", *_ABX_CONDITIONS.values()], rows),
         "picture": _picture(picture),
     }
 

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import yaml
 
 from modeling_sim.data.licenses import known_licenses, refuse_looser
-from modeling_sim.files import read_results
+from modeling_sim.evaluation.results import SCHEMA, Results
+from modeling_sim.files import read_json, read_results
 
 _LINK = re.compile(
     r"\]\(<?([^)\s>]+)[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']|^\s*\[[^\]\n]+\]:\s*(\S+)|<([a-z]+:[^>\s]+)>",
@@ -95,6 +96,10 @@ def _license_problems(metadata: dict[str, Any], body: str, folder: Path) -> Iter
         if path.suffix != ".json" or not path.is_file():
             continue
         try:
+            results = read_json(path)
+            if results.get("schema") == SCHEMA:
+                Results.read(path)
+                continue
             results = read_results(path)
         except (ValueError, OSError) as error:
             yield f"the linked file {link} cannot be read: {' '.join(str(error).split())}"

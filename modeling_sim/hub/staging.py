@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
+from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_json, read_results, write_json
 from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
@@ -219,9 +220,7 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
             raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
         for path in found:
             _require_inside(path)
-            measure = read_results(path)
-            if not isinstance(measure.get("models"), list):
-                raise ValueError(f"{path} has no list of `models`; give the results of a probe or of ABX.")
+            measure = Results.read(path)
             own_name(measure, str(path), title=title, fingerprint=fingerprint)
             name = _name_of(measure, path)
             if (staged / f"{name}.json").exists():
@@ -233,11 +232,11 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
     return pictures
 
 
-def _name_of(measure: Mapping[str, Any], path: Path) -> str:
+def _name_of(measure: Results, path: Path) -> str:
     """Name of a measure's file in the repository, without its ending."""
-    if "label" not in measure:
+    if measure.train_items is None:
         return _plain(path.stem) if path.stem.startswith("abx") else "abx"
-    label, pooling = measure["label"], measure.get("pooling")
+    label, pooling = measure.label, measure.settings.get("pooling")
     if pooling not in ("frame", "chunk", "mean"):
         raise ValueError(f"`pooling` of {path} is {pooling!r}; it is frame, chunk or mean.")
     if not isinstance(label, str) or label.startswith(".") or not label.isprintable() or re.search(r"[/\\]", label):
@@ -289,7 +288,7 @@ def _card_of(
     training, settings = read_results(staged / RESULTS_NAME), read_results(staged / SETTINGS_NAME)["settings"]
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     names = sorted(path.name for path in staged.glob("*.json"))
-    measures = {name: read_results(staged / name) for name in names if name == RESULTS_NAME or _is_measure(name)}
+    measures = {RESULTS_NAME: training} | {name: Results.read(staged / name) for name in names if _is_measure(name)}
     try:
         if is_task(training):
             return render_task_card(

@@ -6,7 +6,6 @@ It is made only from `analysis.json`, `curves.json` and `media.npz`, which `mode
 output folder: a number that is not in those files is not in the report.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
-from modeling_sim.evaluation.results import ANALYSIS_NAME, CURVES_NAME, FIGURES, MEDIA_NAME, REPORT_NAME
-from modeling_sim.files import read_results, replacing
+from modeling_sim.evaluation.results import ANALYSIS_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, Results
+from modeling_sim.files import replacing
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
 from modeling_sim.text import printable
 
 _TEMPLATE = "template.html"
-
-
-_REQUIRED = ("corpus", "corpus_license", "kinds", "measures", "values")
-
-
-_EMPTY: dict[str, Any] = {
-    "label": None,
-    "classes": [],
-    "factors": [],
-    "train_items": None,
-    "test_items": None,
-    "intervals_over": None,
-    "comparisons": [],
-    "curves": {},
-    "reconstruction_quality": [],
-    "media": [],
-    "versions": {},
-    "git": None,
-}
 
 
 _MEDIA_GROUPS = {
@@ -59,74 +39,44 @@ _MEDIA_GROUPS = {
 }
 
 
-def read_analysis(output_dir: str | Path) -> dict[str, Any]:
-    """The analysis of a folder, with empty values for fields that are absent.
+def read_analysis(output_dir: str | Path) -> Results:
+    """The analysis of a folder, with what is drawn.
 
     Raises:
         FileNotFoundError: There is no analysis.
-        ValueError: It is not JSON, has another schema, lacks a field, or refers to a kind or measure that is not
-            described.
+        ValueError: As `Results.read`.
     """
-    path, curves_path = (Path(output_dir) / name for name in (ANALYSIS_NAME, CURVES_NAME))
+    path = Path(output_dir) / ANALYSIS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; give the output folder of `modeling-sim evaluate`.")
-    read = read_results(path)
-    missing = [name for name in _REQUIRED if name not in read]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; run `modeling-sim evaluate` again.")
-    analysis = {**_EMPTY, **read}
-    if curves_path.is_file():
-        curves = read_results(curves_path)
-        analysis["curves"] = {name: entries for name, entries in curves.items() if name != "schema"}
-    _check_names(analysis, path)
-    return analysis
+    return Results.read(path, with_curves=True)
 
 
-def _check_names(analysis: Mapping[str, Any], path: Path) -> None:
-    """Refuses an entry whose kind or measure is not described: the tables would skip it silently."""
-    kinds = {kind["name"] for kind in analysis["kinds"]}
-    measures = {measure["key"] for measure in analysis["measures"]}
-    curves = [(f"curves.{name}", entry) for name, entries in analysis["curves"].items() for entry in entries]
-    lists = ("values", "reconstruction_quality", "media")
-    for place, entry in [*((name, entry) for name in lists for entry in analysis[name]), *curves]:
-        if entry["kind"] not in kinds:
-            raise ValueError(f"{path}: `{place}` has kind {entry['kind']!r}, which `kinds` does not describe.")
-    for place in ("values", "comparisons"):
-        for entry in analysis[place]:
-            if entry["measure"] not in measures:
-                raise ValueError(
-                    f"{path}: `{place}` has measure {entry['measure']!r}, which `measures` does not describe."
-                )
-    for entry in analysis["comparisons"]:
-        if entry["verdict"] not in ("win", "loss", "undecided"):
-            raise ValueError(f"{path}: a verdict is {entry['verdict']!r}; it is win, loss or undecided.")
-
-
-def read_media(output_dir: str | Path, analysis: Mapping[str, Any]) -> list[Sounds]:
+def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
     """Sounds by group. A group without items is skipped.
 
     Raises:
         FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
         ValueError: A group is unknown, or a clip cannot be used.
     """
-    if not analysis["media"]:
+    if not analysis.media:
         return []
     path = Path(output_dir) / MEDIA_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, but {ANALYSIS_NAME} names sounds in it.")
-    unknown = {item["group"] for item in analysis["media"]} - set(_MEDIA_GROUPS)
+    unknown = {item["group"] for item in analysis.media} - set(_MEDIA_GROUPS)
     if unknown:
         raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
     sounds = []
     with np.load(path) as arrays:
         for group, (title, sentence) in _MEDIA_GROUPS.items():
-            items = [load_item(item, arrays) for item in analysis["media"] if item["group"] == group]
+            items = [load_item(item, arrays) for item in analysis.media if item["group"] == group]
             if items:
                 sounds.append(Sounds(group.replace("_", "-"), title, sentence, by_module(items)))
     return sounds
 
 
-def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) -> str:
+def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
     """The text of the report.
 
     Args:
@@ -143,12 +93,12 @@ def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) 
         lstrip_blocks=True,
         finalize=_shown,
     )
-    license_id = analysis["corpus_license"]
+    license_id = analysis.corpus_license
     return environment.get_template(_TEMPLATE).render(
         analysis=analysis,
         directions=DIRECTION_WORDS,
         needs_seeds=NEEDS_SEEDS,
-        first=analysis["kinds"][0]["name"] if analysis["kinds"] else "no model",
+        first=analysis.kinds[0].name if analysis.kinds else "no model",
         license_name=license_name(license_id),
         non_commercial="-nc" in license_id,
         share_alike="-sa" in license_id,
@@ -156,8 +106,8 @@ def render(analysis: Mapping[str, Any], media: list[Sounds], plots: list[Plot]) 
         opponents=rivals,
         modules=module_scores(analysis),
         plots=plots,
-        effects=effect_tables(analysis["curves"].get("traversal_effects") or []),
-        quality=quality_rows(analysis["reconstruction_quality"]),
+        effects=effect_tables(analysis.curves.get("traversal_effects") or []),
+        quality=quality_rows(analysis.reconstruction_quality),
         media=media,
     )
 
@@ -179,7 +129,7 @@ def write_report(output_dir: str | Path, *, figure_format: str | None = None) ->
         ValueError: One of them cannot be used; the message names the field.
     """
     analysis = read_analysis(output_dir)
-    plots = make_plots(analysis["curves"], analysis["kinds"])
+    plots = make_plots(analysis.curves, analysis.kinds)
     text = render(analysis, read_media(output_dir, analysis), plots)
     if figure_format is not None:
         save_panels(plots, Path(output_dir), FIGURES.removesuffix("*"), figure_format)

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from scipy.stats import norm
 
+from modeling_sim.evaluation.results import Kind
 from modeling_sim.plots import plot_text, save_figure, style_of
 from modeling_sim.report.tables import Entry, belongs, modules_of
 from modeling_sim.text import decimal, percent, printable
@@ -118,7 +119,7 @@ class Plot(NamedTuple):
     modules: list[tuple[str, list[Panel]]]
 
 
-def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) -> list[Plot]:
+def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Kind]) -> list[Plot]:
     """A plot for every curve that is there; an entry without values is left out.
 
     Args:
@@ -130,13 +131,19 @@ def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Entry]) ->
         entries = [entry for entry in curves.get(name) or [] if entry.get("values") or entry.get("densities")]
         if not entries:
             continue
-        shown = [kind for kind in kinds if any(entry["kind"] == kind["name"] for entry in entries)]
-        modules = modules_of(entries, [kind["name"] for kind in kinds if kind["is_control"]])
+        shown = [kind for kind in kinds if any(entry["kind"] == kind.name for entry in entries)]
+        modules = modules_of(
+            [(entry["kind"], entry["module"]) for entry in entries], [kind.name for kind in kinds if kind.is_control]
+        )
         with mpl.rc_context(_STYLE):
             drawn = [
                 (
                     module,
-                    list(subject.panels([each for each in entries if belongs(each, module, modules)], kinds, module)),
+                    list(
+                        subject.panels(
+                            [each for each in entries if belongs(each["module"], module, modules)], kinds, module
+                        )
+                    ),
                 )
                 for module in modules
             ]
@@ -179,10 +186,10 @@ def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format:
 # ---------------------------------------------------------------------- styles and legends
 
 
-def kind_style(kinds: Sequence[Entry], name: str) -> tuple[str, str]:
+def kind_style(kinds: Sequence[Kind], name: str) -> tuple[str, str]:
     """Color of a kind and dashes of its lines: controls of a model have its color and dashes."""
-    trained = sorted((kind["name"] for kind in kinds if not kind["is_control"]), key=len, reverse=True)
-    roots = {kind["name"]: _root(kind["name"], trained) for kind in kinds}
+    trained = sorted((kind.name for kind in kinds if not kind.is_control), key=len, reverse=True)
+    roots = {kind.name: _root(kind.name, trained) for kind in kinds}
     color = style_of(list(dict.fromkeys(roots.values())).index(roots[name])).color
     if name in trained:
         return color, ""
@@ -209,8 +216,8 @@ def _key(label: str, style: tuple[str, str]) -> Key:
     return Key(label, *style)
 
 
-def _kind_legend(_: Sequence[Entry], kinds: Sequence[Entry], shown: Sequence[Entry]) -> list[Key]:
-    return [_key(kind["name"], kind_style(kinds, kind["name"])) for kind in shown]
+def _kind_legend(_: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind]) -> list[Key]:
+    return [_key(kind.name, kind_style(kinds, kind.name)) for kind in shown]
 
 
 def _control_legend(entries: Sequence[Entry], *_: Any) -> list[Key]:
@@ -226,7 +233,7 @@ def _no_legend(*_: Any) -> list[Key]:
 # ---------------------------------------------------------------------- lines
 
 
-def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     figure, axis = _axes("dimensions kept", "accuracy")
     summaries = []
     for kind, own in _by_kind(entries, kinds):
@@ -241,7 +248,7 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: s
     yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(summaries)}")
 
 
-def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     ceiling = max([1.0, *(value for entry in entries for value in entry["values"] if value is not None)])
     for kind, own in _by_kind(entries, kinds):
         figure, axis = _axes("dimensions replaced", "error left")
@@ -259,7 +266,7 @@ def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Entry], mod
         yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
 
 
-def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     figure, axis = _axes("dimension, by rank", "KL, nats per frame")
     summaries = []
     for kind, own in _by_kind(entries, kinds):
@@ -312,7 +319,7 @@ def _reference(axis: Axes, value: float) -> None:
 # ---------------------------------------------------------------------- histograms and heat maps
 
 
-def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     ceiling = 1.05 * max([0.4, *(value for entry in entries for row in entry["densities"] for value in row if value)])
     for kind, entry in _first_models(entries, kinds):
         figure, axis = _axes("value", "density")
@@ -324,14 +331,13 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: 
         axis.plot(grid, norm.pdf(grid), color=_INK, linestyle=":", linewidth=1.4)
         axis.set_ylim(0, ceiling)
         numbers = ", ".join(str(number) for number in entry["dimensions"])
-        text = (
-            f"Histograms of {len(entry['densities'])} latent dimensions of {entry['model']} in {module} over N(0, 1)."
-        )
-        caption = f"{kind}, {entry['model']}. Dimensions {numbers}."
+        dimensions = f"{len(entry['densities'])} latent dimensions of {entry['representation']}"
+        text = f"Histograms of {dimensions} in {module} over N(0, 1)."
+        caption = f"{kind}, {entry['representation']}. Dimensions {numbers}."
         yield Panel(caption, figure, f"histograms-{kind}-{module}", text)
 
 
-def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
         weights = np.nan_to_num(np.array(entry["values"], dtype=float))
         # Dimensions of one class stand together: blocks along the diagonal where a dimension serves one class.
@@ -340,8 +346,10 @@ def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str
         picture = axis.imshow(weights, cmap=_POSITIVE, vmin=0, aspect="auto", interpolation="nearest")
         _class_ticks(axis, entry["classes"])
         _scale(figure, axis, picture)
-        text = f"Heat map of standardised probe weights of {entry['model']} in {module}, classes by dimensions."
-        yield Panel(f"{kind}, {entry['model']}.", figure, f"weights-{kind}-{module}", text)
+        text = (
+            f"Heat map of standardised probe weights of {entry['representation']} in {module}, classes by dimensions."
+        )
+        yield Panel(f"{kind}, {entry['representation']}.", figure, f"weights-{kind}-{module}", text)
 
 
 def _class_ticks(axis: Axes, classes: Sequence[Any]) -> None:
@@ -351,7 +359,7 @@ def _class_ticks(axis: Axes, classes: Sequence[Any]) -> None:
     axis.tick_params(left=False)
 
 
-def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module: str) -> Iterator[Panel]:
+def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
         correlation = np.array(entry["values"], dtype=float)
         figure, axis = _axes("dimension", "dimension", _SQUARE)
@@ -360,8 +368,8 @@ def _correlation_panels(entries: Sequence[Entry], kinds: Sequence[Entry], module
         between = np.abs(correlation[~np.eye(len(correlation), dtype=bool)])
         between = between[np.isfinite(between)]
         note = f" Mean size between two dimensions {decimal(float(between.mean()))}." if between.size else ""
-        text = f"Correlation matrix of the dimensions of {entry['model']} in {module}.{note}"
-        yield Panel(f"{kind}, {entry['model']}.{note}", figure, f"correlation-{kind}-{module}", text)
+        text = f"Correlation matrix of the dimensions of {entry['representation']} in {module}.{note}"
+        yield Panel(f"{kind}, {entry['representation']}.{note}", figure, f"correlation-{kind}-{module}", text)
 
 
 def _scale(figure: Figure, axis: Axes, picture: Any) -> None:
@@ -372,14 +380,14 @@ def _scale(figure: Figure, axis: Axes, picture: Any) -> None:
     bar.ax.tick_params(length=2)
 
 
-def _by_kind(entries: Sequence[Entry], kinds: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+def _by_kind(entries: Sequence[Entry], kinds: Sequence[Kind]) -> Iterator[tuple[str, list[Entry]]]:
     for kind in kinds:
-        own = [entry for entry in entries if entry["kind"] == kind["name"]]
+        own = [entry for entry in entries if entry["kind"] == kind.name]
         if own:
-            yield kind["name"], own
+            yield kind.name, own
 
 
-def _first_models(entries: Sequence[Entry], kinds: Sequence[Entry]) -> Iterator[tuple[str, Entry]]:
+def _first_models(entries: Sequence[Entry], kinds: Sequence[Kind]) -> Iterator[tuple[str, Entry]]:
     """The first model of every kind."""
     for kind, own in _by_kind(entries, kinds):
         yield kind, own[0]
@@ -435,7 +443,7 @@ class _Subject(NamedTuple):
 
     title: str
     sentence: str
-    panels: Callable[[Sequence[Entry], Sequence[Entry], str], Iterator[Panel]]
+    panels: Callable[[Sequence[Entry], Sequence[Kind], str], Iterator[Panel]]
     legend: Callable[..., list[Key]] = _no_legend
 
 

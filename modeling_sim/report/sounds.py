@@ -87,7 +87,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
         Clip(clip["label"], len(samples) / rate, _wav(gain * samples, rate), picture, len(samples) / longest)
         for clip, samples, picture in zip(item["clips"], waveforms, spectrograms, strict=True)
     ]
-    return Item(item["title"], item["kind"], item["model"], item["module"], _describe(gain, waveforms), clips)
+    return Item(item["title"], item["kind"], item["representation"], item["module"], _describe(gain, waveforms), clips)
 
 
 def common_gain(waveforms: Sequence[np.ndarray]) -> float:

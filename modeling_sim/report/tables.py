@@ -3,20 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Comparison, Measure, Row
+from modeling_sim.evaluation.results import Kind, Results
 from modeling_sim.text import decimal, percent
 
 Entry = Mapping[str, Any]
 
 
 MISSING = "-"
-
-
-VERDICTS = ("win", "loss", "undecided")
 
 
 NEEDS_SEEDS = "needs at least two seeds to compare"
@@ -37,7 +36,7 @@ class Cell(NamedTuple):
     best: bool = False
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """Scores of a kind; `basis` says of how many models they are."""
 
     kind: str
@@ -50,8 +49,8 @@ class ScoreTable(NamedTuple):
     """Scores of one group of measures in one module."""
 
     group: str
-    measures: list[Entry]
-    rows: list[Row]
+    measures: list[Measure]
+    rows: list[TableRow]
 
 
 class Tally(NamedTuple):
@@ -133,19 +132,23 @@ class EffectTable(NamedTuple):
 # ---------------------------------------------------------------------- modules
 
 
-def modules_of(entries: Iterable[Entry], controls: Iterable[str]) -> list[str]:
+def modules_of(places: Iterable[tuple[str, str]], controls: Iterable[str]) -> list[str]:
     """Modules in the order they appear: those of trained kinds, or of all kinds where only controls are there.
 
     A control without modules of its own, such as log-mel, does not make a module: see `belongs`.
+
+    Args:
+        places: Kind and module of every entry.
+        controls: Kinds that are controls.
     """
-    entries, controls = list(entries), set(controls)
-    trained = [entry for entry in entries if entry["kind"] not in controls]
-    return list(dict.fromkeys(entry["module"] for entry in trained or entries))
+    places, controls = list(places), set(controls)
+    trained = [place for place in places if place[0] not in controls]
+    return list(dict.fromkeys(module for _, module in trained or places))
 
 
-def belongs(entry: Entry, module: str, modules: Sequence[str]) -> bool:
-    """Whether an entry is shown with a module: its own, or every one if it has none that a trained kind has."""
-    return entry["module"] == module or entry["module"] not in modules
+def belongs(own: str, module: str, modules: Sequence[str]) -> bool:
+    """Whether what is of a module is shown with another: with its own, or with all if it has none of a trained kind."""
+    return own == module or own not in modules
 
 
 # ---------------------------------------------------------------------- numbers
@@ -182,113 +185,105 @@ def _digits(form: str, values: Sequence[float | None]) -> int:
 # ---------------------------------------------------------------------- scores
 
 
-def module_scores(analysis: Mapping[str, Any]) -> list[ModuleScores]:
+def module_scores(analysis: Results) -> list[ModuleScores]:
     """Scores and comparisons of every module."""
-    controls = [kind["name"] for kind in analysis["kinds"] if kind["is_control"]]
-    modules = modules_of(analysis["values"], controls)
-    first = analysis["kinds"][0]["name"] if analysis["kinds"] else ""
-    measures = {measure["key"]: measure for measure in analysis["measures"]}
+    modules = modules_of(
+        [(row.kind, row.module) for row in analysis.rows], [kind.name for kind in analysis.kinds if kind.is_control]
+    )
+    first = analysis.kinds[0].name if analysis.kinds else ""
+    measures = {measure.key: measure for measure in analysis.measures}
     scores = []
     for module in modules:
-        values = [value for value in analysis["values"] if belongs(value, module, modules)]
-        comparisons = [each for each in analysis["comparisons"] if each["module"] == module]
+        rows = [row for row in analysis.rows if belongs(row.module, module, modules)]
+        comparisons = [each for each in analysis.comparisons if each.module == module]
         scores.append(
             ModuleScores(
                 module,
-                _score_tables(analysis, values, comparisons),
+                _score_tables(analysis, rows, comparisons),
                 tally(seen_from(first, comparisons), analysis),
-                [_difference(each, measures[each["measure"]], analysis) for each in comparisons],
+                [_difference(each, measures[each.measure], analysis) for each in comparisons],
             )
         )
     return scores
 
 
-def _score_tables(
-    analysis: Mapping[str, Any], values: Sequence[Entry], comparisons: Sequence[Entry]
-) -> list[ScoreTable]:
+def _score_tables(analysis: Results, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[ScoreTable]:
     """A table for every group that has a value."""
     tables = []
-    for group in dict.fromkeys(measure["group"] for measure in analysis["measures"]):
-        measured = {value["measure"] for value in values}
-        measures = [each for each in analysis["measures"] if each["group"] == group and each["key"] in measured]
-        keys = {measure["key"] for measure in measures}
-        rows = [
-            row
-            for kind in analysis["kinds"]
-            for row in _rows(kind, [value for value in values if value["measure"] in keys], measures)
+    measured = {row.measure for row in rows}
+    for group in dict.fromkeys(measure.group for measure in analysis.measures):
+        measures = [each for each in analysis.measures if each.group == group and each.key in measured]
+        keys = {measure.key for measure in measures}
+        lines = [
+            line
+            for kind in analysis.kinds
+            for line in _table_rows(kind, [row for row in rows if row.measure in keys], measures)
         ]
-        if rows:
-            best = {
-                measure["key"]: best_kind(measure["key"], analysis["kinds"], values, comparisons)
-                for measure in measures
-            }
-            tables.append(ScoreTable(group, measures, [_marked(row, measures, best) for row in rows]))
+        if lines:
+            best = {measure.key: best_kind(measure.key, analysis.kinds, rows, comparisons) for measure in measures}
+            tables.append(ScoreTable(group, measures, [_marked(line, measures, best) for line in lines]))
     return tables
 
 
-def _rows(kind: Entry, values: Sequence[Entry], measures: Sequence[Entry]) -> list[Row]:
+def _table_rows(kind: Kind, rows: Sequence[Row], measures: Sequence[Measure]) -> list[TableRow]:
     """Rows of a kind: one, or several where it has several sets of features in place of modules."""
-    own = [value for value in values if value["kind"] == kind["name"]]
-    rows = []
-    places = list(dict.fromkeys(value["module"] for value in own))
+    own = [row for row in rows if row.kind == kind.name]
+    lines = []
+    places = list(dict.fromkeys(row.module for row in own))
     for place in places:
-        here = [value for value in own if value["module"] == place]
-        name = kind["name"] if len(places) == 1 else f"{kind['name']}, {place}"
-        models = {value["model"] for value in here}
+        here = [row for row in own if row.module == place]
+        name = kind.name if len(places) == 1 else f"{kind.name}, {place}"
+        models = {row.representation for row in here}
         basis = f"{len(models)} models" if len(models) > 1 else "1 model"
         cells = []
         for measure in measures:
-            column = [value for value in values if value["measure"] == measure["key"]]
-            digits = _digits(measure["format"], [value["value"] for value in column])
-            cells.append(
-                _cell([value for value in here if value["measure"] == measure["key"]], measure["format"], digits)
-            )
-        rows.append(Row(name, kind["is_control"], basis, cells))
-    return rows
+            digits = _digits(measure.format, [row.value for row in rows if row.measure == measure.key])
+            cells.append(_cell([row for row in here if row.measure == measure.key], measure.format, digits))
+        lines.append(TableRow(name, kind.is_control, basis, cells))
+    return lines
 
 
-def _cell(entries: Sequence[Entry], form: str, digits: int) -> Cell:
+def _cell(rows: Sequence[Row], form: str, digits: int) -> Cell:
     """Mean and range over models, or one model's value and interval."""
-    measured = [entry for entry in entries if entry["value"] is not None]
-    values = [entry["value"] for entry in measured]
+    measured = [row for row in rows if row.value is not None]
+    values = [row.value for row in measured if row.value is not None]
     if not values:
         return Cell(MISSING)
-    nulls = [entry["null"] for entry in measured if entry.get("null") is not None]
+    nulls = [row.null for row in measured if row.null is not None]
     null = write_value(sum(nulls) / len(nulls), form, digits) if nulls else ""
-    if len(entries) == 1:
-        low, high = measured[0].get("low"), measured[0].get("high")
-        return Cell(write_value(values[0], form, digits), _write_span(low, high, form, digits), null)
+    if len(rows) == 1:
+        return Cell(
+            write_value(values[0], form, digits), _write_span(measured[0].low, measured[0].high, form, digits), null
+        )
     spread = _write_span(min(values), max(values), form, digits) if len(values) > 1 else ""
-    if len(values) < len(entries):
-        spread += f" ({len(values)} of {len(entries)} models)"
+    if len(values) < len(rows):
+        spread += f" ({len(values)} of {len(rows)} models)"
     return Cell(write_value(sum(values) / len(values), form, digits), spread.strip(), null)
 
 
-def _marked(row: Row, measures: Sequence[Entry], best: Mapping[str, str | None]) -> Row:
+def _marked(row: TableRow, measures: Sequence[Measure], best: Mapping[str, str | None]) -> TableRow:
     cells = [
-        cell._replace(best=best[measure["key"]] == row.kind) for cell, measure in zip(row.cells, measures, strict=True)
+        cell._replace(best=best[measure.key] == row.kind) for cell, measure in zip(row.cells, measures, strict=True)
     ]
     return row._replace(cells=cells)
 
 
 def best_kind(
-    measure: str, kinds: Sequence[Entry], values: Sequence[Entry], comparisons: Sequence[Entry]
+    measure: str, kinds: Sequence[Kind], rows: Sequence[Row], comparisons: Sequence[Comparison]
 ) -> str | None:
     """The trained kind that won its comparison with every other trained kind that has a value; `None` if none did.
 
     Args:
         measure: Key of the measure.
         kinds: `kinds` of the analysis.
-        values: Its `values` in one module.
+        rows: Its `rows` in one module.
         comparisons: Its `comparisons` in one module.
     """
-    measured = {value["kind"] for value in values if value["measure"] == measure and value["value"] is not None}
-    trained = [kind["name"] for kind in kinds if not kind["is_control"] and kind["name"] in measured]
+    measured = {row.kind for row in rows if row.measure == measure and row.value is not None}
+    trained = [kind.name for kind in kinds if not kind.is_control and kind.name in measured]
     for name in trained:
         beaten = {
-            each["second"]
-            for each in seen_from(name, comparisons)
-            if each["measure"] == measure and each["verdict"] == "win"
+            each.second for each in seen_from(name, comparisons) if each.measure == measure and each.verdict == "win"
         }
         if len(trained) > 1 and beaten.issuperset(set(trained) - {name}):
             return name
@@ -298,71 +293,63 @@ def best_kind(
 # ---------------------------------------------------------------------- comparisons
 
 
-def seen_from(kind: str, comparisons: Iterable[Entry]) -> list[Entry]:
+def seen_from(kind: str, comparisons: Iterable[Comparison]) -> list[Comparison]:
     """The comparisons that a kind takes part in, turned so that it is the first."""
     seen = []
     for each in comparisons:
-        if each["first"] == kind:
+        if each.first == kind:
             seen.append(each)
-        elif each["second"] == kind:
-            turned = {"first": kind, "second": each["first"], "verdict": _OPPOSITE[each["verdict"]]}
-            seen.append({**each, **turned})
+        elif each.second == kind:
+            seen.append(replace(each, first=kind, second=each.first, verdict=_OPPOSITE[each.verdict]))
     return seen
 
 
-def tally(comparisons: Sequence[Entry], analysis: Mapping[str, Any]) -> Tally:
+def tally(comparisons: Sequence[Comparison], analysis: Results) -> Tally:
     """Counts of verdicts, of comparisons that seeds allow."""
     compared = [each for each in comparisons if has_seeds(each, analysis)]
-    counts = Counter(each["verdict"] for each in compared)
+    counts = Counter(each.verdict for each in compared)
     return Tally(counts["win"], counts["loss"], counts["undecided"], has_seeds=bool(compared))
 
 
-def has_seeds(comparison: Entry, analysis: Mapping[str, Any]) -> bool:
-    """Whether a comparison has the models to decide anything: two of each kind, but for a spectrum, which has no seed.
-
-    Args:
-        comparison: An entry of the analysis' `comparisons`.
-        analysis: The analysis, with `kinds` and `values`.
-    """
-    if comparison.get("low") is not None:
+def has_seeds(comparison: Comparison, analysis: Results) -> bool:
+    """Whether a comparison has the models to decide anything: two of each kind, or one of a spectrum, without seeds."""
+    if comparison.low is not None:
         return True
-    models = {kind["name"]: len(kind["models"]) for kind in analysis["kinds"]}
-    spectra = {value["kind"] for value in analysis["values"] if value["module"] == SPECTRUM_MODULE}
-    return all(models[name] > 1 or name in spectra for name in (comparison["first"], comparison["second"]))
+    models = {kind.name: len(kind.representations) for kind in analysis.kinds}
+    spectra = {row.kind for row in analysis.rows if row.module == SPECTRUM_MODULE}
+    return all(models[name] > 1 or name in spectra for name in (comparison.first, comparison.second))
 
 
-def opponents(analysis: Mapping[str, Any]) -> tuple[list[str], list[Opponent]]:
+def opponents(analysis: Results) -> tuple[list[str], list[Opponent]]:
     """Groups of measures that were compared, and the first kind's outcomes against each other kind in them."""
-    if not analysis["kinds"]:
+    if not analysis.kinds:
         return [], []
-    group_of = {measure["key"]: measure["group"] for measure in analysis["measures"]}
-    seen = seen_from(analysis["kinds"][0]["name"], analysis["comparisons"])
-    compared = {group_of[each["measure"]] for each in seen}
+    group_of = {measure.key: measure.group for measure in analysis.measures}
+    seen = seen_from(analysis.kinds[0].name, analysis.comparisons)
+    compared = {group_of[each.measure] for each in seen}
     groups = [group for group in dict.fromkeys(group_of.values()) if group in compared]
     rows = []
-    for kind in analysis["kinds"][1:]:
-        against = [each for each in seen if each["second"] == kind["name"]]
-        tallies = [
-            tally([each for each in against if group_of[each["measure"]] == group], analysis) for group in groups
-        ]
+    for kind in analysis.kinds[1:]:
+        against = [each for each in seen if each.second == kind.name]
+        tallies = [tally([each for each in against if group_of[each.measure] == group], analysis) for group in groups]
         if against:
-            rows.append(Opponent(kind["name"], kind["is_control"], tallies, tally(against, analysis)))
+            rows.append(Opponent(kind.name, kind.is_control, tallies, tally(against, analysis)))
     return groups, rows
 
 
-def _difference(comparison: Entry, measure: Entry, analysis: Mapping[str, Any]) -> Difference:
-    bounds = [comparison["difference"], comparison["low"], comparison["high"]]
-    scale, unit = (100, " points") if measure["format"] == "percent" else (1, "")
+def _difference(comparison: Comparison, measure: Measure, analysis: Results) -> Difference:
+    bounds = [comparison.difference, comparison.low, comparison.high]
+    scale, unit = (100, " points") if measure.format == "percent" else (1, "")
     scaled = [None if value is None else scale * value for value in bounds]
-    digits = 1 if measure["format"] != "number" else digits_for(scaled)
+    digits = 1 if measure.format != "number" else digits_for(scaled)
     value, low, high = (MISSING if each is None else decimal(each, digits, signed=True) for each in scaled)
     return Difference(
-        measure["title"],
-        comparison["first"],
-        comparison["second"],
+        measure.title,
+        comparison.first,
+        comparison.second,
         value + unit if value != MISSING else value,
         MISSING if MISSING in (low, high) else f"{low} to {high}",
-        comparison["verdict"] if has_seeds(comparison, analysis) else NEEDS_SEEDS,
+        comparison.verdict if has_seeds(comparison, analysis) else NEEDS_SEEDS,
     )
 
 
@@ -378,7 +365,7 @@ def quality_rows(entries: Sequence[Entry]) -> list[Quality]:
         rows.append(
             Quality(
                 entry["kind"],
-                entry["model"],
+                entry["representation"],
                 entry["module"],
                 entry["decoder"],
                 _quality_cell(score),
@@ -412,7 +399,7 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
         tables.append(
             EffectTable(
                 entry["kind"],
-                entry["model"],
+                entry["representation"],
                 entry["module"],
                 entry["factors"],
                 [write_value(value, "number", number) for value, number in zip(entry["spread"], digits, strict=True)],

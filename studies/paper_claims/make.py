@@ -9,15 +9,15 @@ with each other kind.
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
-from modeling_sim.files import read_results, replacing
+from modeling_sim.evaluation.results import Results
+from modeling_sim.files import replacing
 from modeling_sim.plots import save_figure, style_of
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import decimal
@@ -107,28 +107,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replacing(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     for name, (title, path) in RESULTS.items():
-        save_figure(draw(read_results(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
+        save_figure(draw(Results.read(path), title), _FOLDER / "images" / f"{name}_small_claims.png")
 
 
 def render_page() -> str:
     """The page with a table for each corpus and module."""
     lines = ["# What holds of the paper's claims", "", _EXPLANATION]
     for name, (title, path) in RESULTS.items():
-        analysis = read_results(path)
+        analysis = Results.read(path)
         lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
         for module in _modules(analysis):
             lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
     return "\n".join(lines) + "\n"
 
 
-def table(analysis: Mapping[str, Any], module: str) -> list[str]:
+def table(analysis: Results, module: str) -> list[str]:
     """Lines of a Markdown table of one module: a row per measure, a column per kind.
 
     Args:
         analysis: Results of `modeling-sim evaluate`.
         module: Name of a module.
     """
-    titles = {measure["key"]: measure for measure in analysis["measures"]}
+    titles = {measure.key: measure for measure in analysis.measures}
     kinds = [kind for kind in KINDS if any(_values(analysis, key, module, kind) for key in MEASURES)]
     lines = [f"| | {' | '.join(kinds)} |", f"|{' --- |' * (len(kinds) + 1)}"]
     for key in (key for key in MEASURES if key in titles):
@@ -136,7 +136,7 @@ def table(analysis: Mapping[str, Any], module: str) -> list[str]:
         columns = [_values(analysis, key, module, kind) for kind in kinds]
         if not columns[0]:
             continue
-        factor = 100 if measure["format"] == "percent" else 1
+        factor = 100 if measure.format == "percent" else 1
         means = [factor * float(np.mean(column)) if column else None for column in columns]
         largest = max(abs(value) for value in means if value is not None)
         digits = 1 if factor == 100 else 3 if largest < 0.1 else 2
@@ -144,7 +144,7 @@ def table(analysis: Mapping[str, Any], module: str) -> list[str]:
             decimal(value, digits) + _SIGNS[_verdict(analysis, key, module, kind)]
             for kind, value in zip(kinds, means, strict=True)
         ]
-        lines.append(f"| {measure['title']}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
+        lines.append(f"| {measure.title}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
         if key in NULLS:
             nulls = [_values(analysis, key, module, kind, field="null") for kind in kinds]
             means = [float(np.mean(column)) if column else None for column in nulls]
@@ -152,9 +152,9 @@ def table(analysis: Mapping[str, Any], module: str) -> list[str]:
     return lines
 
 
-def draw(analysis: Mapping[str, Any], title: str) -> Figure:
+def draw(analysis: Results, title: str) -> Figure:
     """Every model as a point: a row per measure, a column per module, a line per kind within."""
-    measures = {measure["key"]: measure for measure in analysis["measures"]}
+    measures = {measure.key: measure for measure in analysis.measures}
     modules = [module for module in _modules(analysis) if module != "context"]
     # Kinds that the measure is known of, by measure.
     kinds = {
@@ -181,34 +181,34 @@ def draw(analysis: Mapping[str, Any], title: str) -> Figure:
             axis.spines[["top", "right", "left"]].set_visible(False)
             axis.spines["bottom"].set_color("#999999")
             axis.set_xlabel(module, fontsize=8, color="#666666", labelpad=1)
-        note = DIRECTION_WORDS[measures[key]["direction"]]
-        row[0].set_title(f"{measures[key]['title']}, {note}", loc="left", fontsize=9, fontweight="bold")
+        note = DIRECTION_WORDS[measures[key].direction]
+        row[0].set_title(f"{measures[key].title}, {note}", loc="left", fontsize=9, fontweight="bold")
     figure.suptitle(f"{title}: a point per model; controls are hollow", fontsize=12)
     return figure
 
 
-def _modules(analysis: Mapping[str, Any]) -> list[str]:
-    names = {row["module"] for row in analysis["values"]} - {SPECTRUM_MODULE}
+def _modules(analysis: Results) -> list[str]:
+    names = {row.module for row in analysis.rows} - {SPECTRUM_MODULE}
     return sorted(names, key=lambda name: (name == "context", name))
 
 
-def _values(analysis: Mapping[str, Any], measure: str, module: str, kind: str, field: str = "value") -> list[float]:
+def _values(analysis: Results, measure: str, module: str, kind: str, field: str = "value") -> list[float]:
     """Values, or nulls, of the models of a kind; a spectrum, which has no modules, is shown with all."""
     return [
-        row[field]
-        for row in analysis["values"]
-        if row["measure"] == measure
-        and row["kind"] == kind
-        and row["module"] in (module, SPECTRUM_MODULE)
-        and row.get(field) is not None
+        getattr(row, field)
+        for row in analysis.rows
+        if row.measure == measure
+        and row.kind == kind
+        and row.module in (module, SPECTRUM_MODULE)
+        and getattr(row, field) is not None
     ]
 
 
-def _verdict(analysis: Mapping[str, Any], measure: str, module: str, kind: str) -> str:
+def _verdict(analysis: Results, measure: str, module: str, kind: str) -> str:
     """The verdict for the first kind against another; "undecided" against itself."""
-    for each in analysis["comparisons"]:
-        if (each["measure"], each["module"], each["first"], each["second"]) == (measure, module, KINDS[0], kind):
-            return each["verdict"]
+    for each in analysis.comparisons:
+        if (each.measure, each.module, each.first, each.second) == (measure, module, KINDS[0], kind):
+            return each.verdict
     return "undecided"
 
 

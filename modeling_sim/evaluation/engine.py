@@ -1,0 +1,255 @@
+"""The one engine of all measures: `evaluate`, with `probe` and `abx` as presets; see `modeling-sim evaluate --help`."""
+
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from modeling_sim.analysis import bootstrap_difference
+from modeling_sim.analysis.scorecard import MEASURES, Row, compare
+from modeling_sim.data.corpora import corpus_info
+from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
+from modeling_sim.evaluation.decoder_scores import measure_decoder
+from modeling_sim.evaluation.models import attach_decoders, decoder_kind, load_representations
+from modeling_sim.evaluation.module_scores import measure_objective, measure_representation
+from modeling_sim.evaluation.pictures import draw, draw_confusion
+from modeling_sim.evaluation.probe_scores import CHANCE, Groups, measure_chance, tested_items
+from modeling_sim.evaluation.representations import AudioEncoder, Representation, SimModules
+from modeling_sim.evaluation.results import (
+    ANALYSIS_NAME,
+    CURVES_NAME,
+    FIGURES,
+    MEDIA_NAME,
+    REPORT_NAME,
+    Difference,
+    Kind,
+    Results,
+)
+from modeling_sim.evaluation.settings import (
+    AbxArguments,
+    AnalysisArguments,
+    ProbeArguments,
+    claim_output_dir,
+    corpus_settings_of,
+)
+from modeling_sim.evaluation.task import LabelTask
+from modeling_sim.files import replacing
+from modeling_sim.loading import names_of
+from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
+from modeling_sim.trainer.run_folder import clear_folder
+
+WEIGHTS_NAME = "weights.npz"
+
+
+def probe(arguments: ProbeArguments) -> Results:
+    """The measures "probes" of every module of every model, in `probe.json` with pictures; raises as `evaluate`."""
+    return _run(AnalysisArguments(**vars(arguments), measures="probes", align_modules=False), "probe")
+
+
+def abx(arguments: AbxArguments) -> Results:
+    """The measures "abx" of every module of every model, in `abx.json` with a picture; raises as `evaluate`."""
+    return _run(AnalysisArguments(**vars(arguments), measures="abx", align_modules=False), "ABX measurement")
+
+
+def evaluate(arguments: AnalysisArguments) -> Results:
+    """Measures everything that the settings name, writes the results and returns them.
+
+    Raises:
+        ValueError: An unknown label, group of measures or module, a decoder of none of the models, or nothing that can
+            be measured.
+        OSError: A model or the data is not there.
+    """
+    return _run(arguments, "analysis")
+
+
+# Files of each preset, the one with the rows last, and pictures without their endings.
+_FILES = {
+    "probe": ([WEIGHTS_NAME, "probe.json"], ["probe", "confusion"]),
+    "ABX measurement": (["abx.json"], ["abx"]),
+    "analysis": ([REPORT_NAME, "analysis.csv", WEIGHTS_NAME, MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME], [FIGURES]),
+}
+
+
+def _run(arguments: AnalysisArguments, preset: str) -> Results:
+    _check(arguments)
+    groups, files = arguments.groups(), _FILES[preset]
+    task = LabelTask(arguments)
+    claim_output_dir(arguments, preset, *files)
+    representations = load_representations(
+        arguments, align=arguments.align_modules, sample=arguments.latents == "sample"
+    )
+    models = [each for each in representations if not each.control]
+    sims = [model for model in models if isinstance(model, SimModules)]
+    attach_decoders(sims, arguments.decoder, arguments.device)
+    analysis = Analysis(arguments)
+    parts = AnalysisParts(analysis, task.fingerprint())
+    if "probes" in groups:
+        train, test = task.items(representations[0])
+        parts.add("chance", {"measured": "chance"}, lambda part: measure_chance(part, task, train, test))
+    for representation in tqdm(representations, desc="models"):
+        measure_representation(parts, task, representation)
+    for path, model in zip(arguments.model, models, strict=True):
+        if "objective" in groups and isinstance(model, SimModules):
+            measure_objective(parts, task, path, model)
+    heard: set[tuple[str, str]] = set()
+    decoders = [(of, module, decoder) for of in sims for module, own in of.decoders.items() for decoder in own]
+    for of, module, decoder in tqdm(decoders if "decoders" in groups else [], desc="decoders", disable=not decoders):
+        kind = (decoder_kind(of, decoder), module)
+        if measure_decoder(parts, task, of, module, decoder, is_heard=kind not in heard):  # one model per kind
+            heard.add(kind)
+    if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
+        raise ValueError(f"nothing could be measured: {parts.errors[0] if parts.errors else 'no module is left.'}")
+    if parts.found:
+        print(f"{parts.found} parts were measured before and are read from {parts.folder}")
+    results = _results(analysis, task, representations)
+    _write(results, analysis, preset)
+    return results
+
+
+def _check(arguments: AnalysisArguments) -> None:
+    """Refuses settings that mean nothing, before anything is measured."""
+    arguments.groups()
+    if arguments.num_utterances < 4 or arguments.num_pairs < 4:
+        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
+    if arguments.steps < 1 or arguments.max_frames < 2:
+        raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
+
+
+# ---------------------------------------------------------------------- results
+
+
+def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Representation]) -> Results:
+    """Rows, and what they are of."""
+    arguments, rows = analysis.arguments, analysis.rows
+    models = [each for each in representations if isinstance(each, (SimModules, AudioEncoder)) and not each.control]
+    trained, found = (list(dict.fromkeys(each.kind for each in list_)) for list_ in (models, rows))
+    present = {row.measure for row in rows}
+    corpus_settings = corpus_settings_of(arguments)
+    return Results(
+        corpus=arguments.corpus,
+        corpus_license=corpus_info(arguments.corpus).license,
+        corpus_settings=corpus_settings,
+        dataset_id=hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
+        label=arguments.label,
+        classes=task.classes,
+        settings={**measuring_settings(arguments), "pooling": task.pooling},
+        fingerprints={model.name: weights_fingerprint(model.model) for model in models},
+        kinds=[
+            Kind(
+                kind,
+                _describe(kind, trained),
+                kind not in trained,
+                list(dict.fromkeys(row.representation for row in rows if row.kind == kind)),
+            )
+            for kind in [*trained, *(kind for kind in found if kind not in trained)]
+        ],
+        measures=[measure for measure in MEASURES if measure.key in present],
+        rows=rows,
+        differences=_differences(analysis),
+        # The first kind with all others, and trained kinds with each other: the best of them has won against all.
+        comparisons=compare(
+            rows,
+            [*((trained[0], kind) for kind in found if kind != trained[0]), *itertools.combinations(trained[1:], 2)],
+        ),
+        details=analysis.details,
+        reconstruction_quality=analysis.quality,
+        media=analysis.media.items,
+        curves=analysis.curves,
+        versions=versions(),
+        git=git_revision(),
+        **_items(task, representations[0]),
+    )
+
+
+def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
+    """Numbers of items and tokens, and factors; all representations have the same."""
+    groups, found = task.arguments.groups(), dict[str, Any]()
+    if "abx" in groups:
+        found["tokens"] = len(task.tokens(task.moments(representation)).phones)
+    if task.splits:
+        train, test = task.items(representation)
+        grouped = Groups.of(train, test)
+        tested = tested_items(task, test)
+        over = f"{len(np.unique(grouped.test[tested]))} {grouped.name}"
+        if set(groups) & {"concentration", "decoders"}:
+            over += "; rotations for the rotation gap; utterances for measures through a decoder"
+        factors = list(task.factors(test))
+        found |= {"train_items": len(train.labels), "test_items": len(tested), "intervals_over": over}
+        found |= {"factors": factors, "skipped_factors": task.skipped_factors or []}
+    return found
+
+
+def _differences(analysis: Analysis) -> list[Difference]:
+    """Accuracy of every model's probe less that of the same module untrained, and of the first model's."""
+    measure = f"{analysis.arguments.probe}_accuracy"
+    models = names_of(analysis.arguments.model)
+    differences = []
+    pairs = [(name, other) for name in models for other in dict.fromkeys([f"{name} untrained", models[0]])]
+    for name, other in pairs:
+        for (representation, module), hits in analysis.hits.items():
+            against = analysis.hits.get((other, module))
+            if representation == name != other and against is not None:
+                interval = bootstrap_difference(hits, against, _share, seed=analysis.arguments.seed)
+                differences.append(Difference(name, other, module, measure, **vars(interval)))
+    return differences
+
+
+def _share(counts: np.ndarray) -> np.ndarray:
+    """Share of right answers, of `(..., 2)` counts of right and of all."""
+    return counts[..., 0] / counts[..., 1].clip(min=1)
+
+
+def _write(results: Results, analysis: Analysis, preset: str) -> None:
+    """Writes everything; the file with the rows last, since it says that the others are there."""
+    arguments, output_dir = analysis.arguments, Path(analysis.arguments.output_dir)
+    clear_folder(output_dir, preset)  # a report of earlier numbers must not lie next to new ones
+    names, pictures = _FILES[preset]
+    for name, arrays, save in (
+        (WEIGHTS_NAME, analysis.weights, np.savez),
+        (MEDIA_NAME, analysis.media.arrays, np.savez_compressed),
+    ):
+        if name in names and arrays:
+            with replacing(output_dir / name) as temporary, temporary.open("wb") as file:
+                save(file, **arrays)
+    if preset == "analysis":
+        with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as text:
+            writer = csv.DictWriter(text, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in results.rows)
+    elif arguments.figure_format is not None:
+        for picture, drawing in zip(pictures, (draw, draw_confusion), strict=False):
+            drawing(results, output_dir / f"{picture}.{arguments.figure_format}")
+    results.write(output_dir / names[-1])
+
+
+_METHODS = {
+    "SIM": "Smooth InfoMax: Gaussian latents, a contrastive and a KL loss at every module, no gradient between.",
+    "SIM, mean": "Smooth InfoMax that hands on means instead of samples.",
+    "SIM, beta 0": "Smooth InfoMax without the KL term.",
+    "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
+    "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: a module a convolution, the ReLU's output is the latent.",
+    "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
+    "log-mel": "80 log-mel energies: what the spectrum itself tells.",
+    "MFCC": "13 cepstral coefficients of these energies.",
+    "chance": "The most frequent class of the training items.",
+}
+
+
+_CONTROLS = {
+    " untrained": "The same network with fresh weights.",
+    " + PCA": "The same latents in principal components: what a rotation alone does.",
+    " + ICA": "The same latents in independent components: what a change of axes alone does.",
+    " + noise": "The same model through a decoder that was trained with noise on its latents; how much, stands "
+    "with the quality of the decoders.",
+}
+
+
+def _describe(kind: str, trained: Sequence[str]) -> str:
+    """One sentence on a kind."""
+    of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
+    return _CONTROLS.get(kind.removeprefix(of), _METHODS.get(of.split(" #")[0], ""))

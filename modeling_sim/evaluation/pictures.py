@@ -1,0 +1,105 @@
+"""The results of an evaluation as a table for the terminal and as pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from modeling_sim.analysis.scorecard import Measure, Row, features_name
+from modeling_sim.evaluation.results import Results
+from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
+from modeling_sim.text import decimal, percent, points, printable
+
+
+def table(results: Results) -> str:
+    """A line for all features and a column for every measure, with its interval, and differences below."""
+    columns = [measure for measure in results.measures if measure.group == "Probes"] or results.measures
+    task = f"{printable(results.label)} of {results.corpus}"
+    lines = [f"{task}: {results.train_items} items to train on, {results.test_items} to test on"] * bool(
+        results.train_items
+    )
+    lines += [f"{task}: ABX of {results.tokens} tokens"] * bool(results.tokens)
+    lines += [f"95 % intervals over {results.intervals_over}"] * bool(results.intervals_over)
+    rows = [["", *(measure.title for measure in columns)]]
+    rows += [
+        [printable(name), *(_cell(row.get(measure.key), measure) for measure in columns)]
+        for name, row in results.by_features().items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
+    lines += ["", "paired differences of accuracy"] * bool(results.differences)
+    for each in results.differences:
+        name, against = (features_name(which, each.module) for which in (each.representation, each.against))
+        interval = f"[{points(each.low)}, {points(each.high)}]"
+        lines.append(f"{printable(name)} - {printable(against)}: {points(each.value)} {interval}")
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None, measure: Measure) -> str:
+    if row is None:
+        return "-"
+    write = percent if measure.format == "percent" else decimal
+    return write(row.value) + ("" if row.low is None else f" [{write(row.low)}, {write(row.high)}]")
+
+
+def draw(results: Results, path: Path) -> None:
+    """A panel for the probe's accuracy, or for every measure of ABX: a color for each model, gray for controls."""
+    shown = [measure for measure in results.measures if measure.key in (results.probe_measure, *_ABX)]
+    by_features = list(results.by_features().items())[::-1]
+    figure = Figure(figsize=(4 + 4 * len(shown), 1.2 + 0.32 * len(by_features)), layout="constrained", dpi=120)
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axis, measure in zip(axes, shown, strict=True):
+        for height, (_, rows) in enumerate(by_features):
+            row = rows.get(measure.key)
+            if row is None or row.value is None:
+                continue
+            is_own = row.representation in results.models
+            color, marker = style_of(results.models.index(row.representation)) if is_own else (GRAY, "o")
+            spread = None if row.low is None or row.high is None else [[row.value - row.low], [row.high - row.value]]
+            axis.errorbar(row.value, height, xerr=spread, fmt=marker, capsize=3, color=color)
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.set_xlabel(
+            f"95 % intervals over {plot_text(results.intervals_over)}" if measure.key not in _ABX else "chance 50 %"
+        )
+        axis.set_title(measure.title, loc="left", fontsize=10)
+        axis.grid(axis="x", alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(by_features)), [plot_text(name) for name, _ in by_features], fontsize=9)
+    figure.suptitle(f"{plot_text(results.label)} of {plot_text(results.corpus)}", fontsize=11)
+    save_figure(figure, path)
+
+
+_ABX = ("abx_within", "abx_within_triphone", "abx_across", "abx_across_triphone")
+
+
+def draw_confusion(results: Results, path: Path) -> None:
+    """Which classes the best module of the first model takes for which."""
+    rows = [
+        row for row in results.rows if (row.representation, row.measure) == (results.models[0], results.probe_measure)
+    ]
+    best = max(rows, key=lambda row: row.value or 0.0)
+    counts = np.array(
+        next(
+            each["confusion"]
+            for each in results.details
+            if (each["representation"], each["module"], each["measure"])
+            == (results.models[0], best.module, best.measure)
+        ),
+        dtype=float,
+    )
+    shown = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    counts = counts[np.ix_(shown, shown)]
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    names = [plot_text(results.classes[number]) for number in shown]
+    size = 2.5 + 0.2 * max(len(names), 10)
+    figure = Figure(figsize=(size + 1, size), layout="constrained", dpi=120)
+    axis = figure.subplots()
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.set_title(f"{plot_text(results.label)}: {best.module}, {percent(best.value)}", loc="left", fontsize=11)
+    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.7)
+    save_figure(figure, path)

@@ -1,0 +1,181 @@
+"""What is asked of features: a label and its items, factors, and tokens to tell apart."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_sim.analysis.disentanglement import measurable_factors
+from modeling_sim.data.corpora.contract import class_label, is_frame_label, label_classes
+from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
+from modeling_sim.evaluation.features import Pooling, extract
+from modeling_sim.evaluation.representations import Representation
+from modeling_sim.evaluation.settings import FACTORS, AnalysisArguments, load_split, load_splits
+
+_NO_PHONES = ("SIL", "SPN", "sil", "spn")
+
+
+class Tokens(NamedTuple):
+    """Segments of an alignment, the same for all features; bounds are positions in the items."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    phones: np.ndarray
+    contexts: list[tuple[int, int]]
+    """Classes before and after."""
+    speakers: np.ndarray
+
+
+class LabelTask:
+    """The label, its items, the factors and the tokens that measures read; the same for all representations.
+
+    Args:
+        arguments: Settings of the evaluation.
+
+    Raises:
+        ValueError: An unknown label or factor, or factors next to a label of frames.
+    """
+
+    def __init__(self, arguments: AnalysisArguments) -> None:
+        self.arguments, groups = arguments, arguments.groups()
+        self.splits = load_splits(arguments) if groups != ["abx"] else {}
+        self.abx_split: Dataset | None = None
+        if "abx" in groups:
+            known = arguments.split in self.splits
+            self.abx_split = self.splits[arguments.split] if known else load_split(arguments, arguments.split)
+        data = self.splits.get("train", self.abx_split)
+        self.classes = label_classes(data, arguments.label)
+        self.of_frames = is_frame_label(data, arguments.label)
+        self.pooling: Pooling = arguments.pooling or ("frame" if self.of_frames else "mean")
+        if self.of_frames and arguments.factors:
+            raise ValueError("`factors` are of utterances, and the label is one of frames; leave `factors` out.")
+        has_factors = "disentanglement" in groups and not self.of_frames
+        self.columns = _factors(self.splits["test"], arguments.factors) if has_factors else {}
+        self.skipped_factors: list[str] | None = None
+        self._labels: list[np.ndarray] | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What measures depend on beside settings and models: recordings, labels and factors."""
+        splits = {**self.splits, **({} if self.abx_split is None else {"abx": self.abx_split})}
+        corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in splits.items()}
+        factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.columns.items()}
+        return {"corpus": corpus, "classes": self.classes, "factors": factors}
+
+    def items(self, representation: Representation) -> tuple[Items, Items]:
+        """Training and test items of the label.
+
+        Raises:
+            ValueError: They are not those of the representation before.
+        """
+        arguments = self.arguments
+        train, test = (
+            extract(
+                data,
+                representation,
+                label=arguments.label,
+                pooling=self.pooling,
+                chunk_seconds=arguments.chunk_seconds,
+                frame_step=arguments.frame_step,
+                max_items=arguments.max_items or None,
+                seed=arguments.seed,
+                batch_size=arguments.batch_size,
+                cache_dir=Path(arguments.cache_dir),
+                description=f"{representation.name}, {split}",
+            )
+            for split, data in self.splits.items()
+        )
+        labels = [train.labels, test.labels]
+        if not all(map(np.array_equal, self._labels or labels, labels)):
+            raise ValueError("the models read different items, so they cannot be compared.")
+        self._labels = labels
+        return train, test
+
+    def moments(self, representation: Representation) -> Items:
+        """Features of the split of ABX every 10 ms; every 20 ms of utterances, which are longer than phones."""
+        arguments = self.arguments
+        return extract(
+            self.abx_split,
+            representation,
+            label=arguments.label,
+            pooling="frame",
+            frame_step=1 if self.of_frames else 2,
+            batch_size=arguments.batch_size,
+            cache_dir=Path(arguments.cache_dir),
+            description=f"{representation.name}, moments",
+        )
+
+    def tokens(self, items: Items) -> Tokens:
+        """What ABX tells apart: segments of a label of frames, or utterances."""
+        if self.of_frames:
+            return find_tokens(items.labels, items.utterances, items.speakers, self.classes)
+        return utterance_tokens(items.labels, items.utterances, items.speakers)
+
+    def factors(self, test: Items) -> dict[str, np.ndarray]:
+        """Factors of test items, `(items,)` each, without those that do not vary enough to measure anything of them."""
+        if not self.columns:
+            return {}
+        position = {name: number for number, name in enumerate(self.splits["test"]["id"][:])}
+        order = [position[name] for name in test.utterances]
+        factors = {name: values[order] for name, values in self.columns.items()}
+        found = measurable_factors(factors, test.utterances, seed=self.arguments.seed)
+        if self.skipped_factors is None:
+            self.skipped_factors = [name for name in factors if name not in found]
+            for name in self.skipped_factors:
+                tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
+        return {name: factors[name] for name in found}
+
+
+def _factors(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
+    """Columns of one value an utterance that vary: integers for classes, floats for amounts.
+
+    Args:
+        dataset: Utterances.
+        names: Columns with commas between; empty for those of `FACTORS` that can be used.
+
+    Raises:
+        ValueError: A column that is named is not there, or not of one value an utterance that varies.
+    """
+    found = {}
+    for name in [name.strip() for name in names.split(",")] if names else FACTORS:
+        values = dataset[name][:] if name in dataset.column_names else []
+        if any(value is None or isinstance(value, (list, str, dict)) for value in values) or len(set(values)) < 2:
+            if names:
+                raise ValueError(
+                    f"`factors` names {name!r}, which is no column of one class or number an utterance that varies; "
+                    f"columns are {', '.join(dataset.column_names)}."
+                )
+            continue
+        is_class = class_label(dataset, name) is not None
+        found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)
+    return found
+
+
+# ---------------------------------------------------------------------- tokens
+
+
+def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray, classes: Sequence[str]) -> Tokens:
+    """Runs of one label in an utterance, without silence and noise, and without the first and last of an utterance."""
+    starts, ends = _runs((labels[1:] != labels[:-1]) | (utterances[1:] != utterances[:-1]))
+    phones = labels[starts]
+    inner = np.zeros(len(starts), dtype=bool)
+    same = utterances[starts][1:] == utterances[starts][:-1]
+    inner[1:-1] = same[:-1] & same[1:]
+    kept = np.flatnonzero(inner & ~np.isin(phones, [classes.index(name) for name in _NO_PHONES if name in classes]))
+    contexts = [(int(phones[token - 1]), int(phones[token + 1])) for token in kept]
+    return Tokens(starts[kept], ends[kept], phones[kept], contexts, speakers[starts][kept])
+
+
+def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray) -> Tokens:
+    """Whole utterances, which have one label and no context."""
+    starts, ends = _runs(utterances[1:] != utterances[:-1])
+    return Tokens(starts, ends, labels[starts], [(-1, -1)] * len(starts), speakers[starts])
+
+
+def _runs(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of runs of items, by where an item differs from the one before, `(items - 1,)`."""
+    bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
+    return bounds[:-1], bounds[1:]
