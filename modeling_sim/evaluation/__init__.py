@@ -6,9 +6,24 @@ Example:
     >>> results = probe(settings)  # doctest: +SKIP
 """
 
-from modeling_sim.evaluation.abx_scores import abx
-from modeling_sim.evaluation.probe_scores import probe
-from modeling_sim.evaluation.scorecard import evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments
+
+if TYPE_CHECKING:
+    from modeling_sim.evaluation.abx_scores import abx
+    from modeling_sim.evaluation.probe_scores import probe
+    from modeling_sim.evaluation.scorecard import evaluate
+
+_MODULES = {"abx": "abx_scores", "evaluate": "scorecard", "probe": "probe_scores"}
+
+
+def __getattr__(name: str) -> Any:
+    """The functions when they are first used: their imports take seconds, and settings are read without them."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 __all__ = ["AbxArguments", "AnalysisArguments", "ProbeArguments", "abx", "evaluate", "probe"]
