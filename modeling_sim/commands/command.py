@@ -32,7 +32,7 @@ def command(
         SystemExit: A setting is wrong, or a file, the data or the Hub; the message is one line.
     """
     name = f"modeling-sim {name}"
-    with ends_with_its_reader(), errors_in_one_line(name):
+    with errors_in_one_line(name), ends_with_its_reader():
         groups = parse_arguments(description, argv, classes, command=name, positional=positional)
         with leaves_no_empty_folder(groups[0]):
             yield groups
