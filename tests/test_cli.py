@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -74,11 +73,3 @@ def test_flags_may_stand_on_both_sides_of_a_value_without_one():
     flags = ["--repo_id", "org/x", "runs/x", "--measures", "a", "b", "--dry_run"]
     (settings,) = parse_arguments("", flags, (PublishArguments,), positional=["checkpoint"])
     assert settings == PublishArguments(checkpoint="runs/x", repo_id="org/x", measures=["a", "b"], dry_run=True)
-
-
-@pytest.mark.parametrize(
-    "file", sorted((Path(__file__).parents[1] / "training").glob("[!_]*.py")), ids=lambda f: f.stem
-)
-def test_every_launcher_starts_a_command(file):
-    names = {name.replace("-", "_") for name in cli.COMMANDS} | {"analyze"}
-    assert file.stem in names
