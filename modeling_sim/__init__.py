@@ -3,57 +3,39 @@
 Importing this package is enough for `AutoModel.from_pretrained` and the other Auto classes to know its models.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForAudioFrameClassification,
-    AutoModelForPreTraining,
-)
-
-from modeling_sim.configuration_sim import SimConfig
-from modeling_sim.configuration_sim_decoder import SimDecoderConfig
-from modeling_sim.feature_extraction_sim import SimFeatureExtractor
-from modeling_sim.modeling_sim import (
-    SimForAudioFrameClassification,
-    SimForPreTraining,
-    SimForSequenceClassification,
-    SimModel,
-    SimPreTrainedModel,
-)
-from modeling_sim.modeling_sim_decoder import SimDecoder
-from modeling_sim.objectives_sim import info_nce, kl_to_standard_normal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_AUTO_CLASSES = {
-    AutoModel: SimModel,
-    AutoModelForPreTraining: SimForPreTraining,
-    AutoModelForAudioClassification: SimForSequenceClassification,
-    AutoModelForAudioFrameClassification: SimForAudioFrameClassification,
-}
+# The console command reports a wrong flag before it imports torch, which takes seconds, and gets a name below when it
+# first uses one. Every other program gets them all at once, and with them the Auto classes know the models.
+_program = Path((sys.argv or [""])[0]).stem
+_IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.cli" in sys.orig_argv)
 
+if TYPE_CHECKING or not _IS_COMMAND:
+    from modeling_sim._family import (
+        SimConfig,
+        SimDecoder,
+        SimDecoderConfig,
+        SimFeatureExtractor,
+        SimForAudioFrameClassification,
+        SimForPreTraining,
+        SimForSequenceClassification,
+        SimModel,
+        info_nce,
+        kl_to_standard_normal,
+    )
+else:
 
-def _register() -> None:
-    """Tells transformers' Auto classes of the family, and what a saved folder must carry to load without it."""
-    AutoConfig.register(SimConfig.model_type, SimConfig, exist_ok=True)
-    AutoFeatureExtractor.register(SimConfig, SimFeatureExtractor, exist_ok=True)
-    SimConfig.register_for_auto_class("AutoConfig")
-    SimFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
-    SimPreTrainedModel.auto_map = {"AutoConfig": "configuration_sim.SimConfig"}
-    for auto_class, model_class in _AUTO_CLASSES.items():
-        auto_class.register(SimConfig, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class.__name__)
-        SimPreTrainedModel.auto_map[auto_class.__name__] = f"modeling_sim.{model_class.__name__}"
-    AutoConfig.register(SimDecoderConfig.model_type, SimDecoderConfig, exist_ok=True)
-    AutoModel.register(SimDecoderConfig, SimDecoder, exist_ok=True)
-    AutoFeatureExtractor.register(SimDecoderConfig, SimFeatureExtractor, exist_ok=True)
-    SimDecoderConfig.register_for_auto_class("AutoConfig")
-    SimDecoder.register_for_auto_class("AutoModel")
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from modeling_sim import _family  # noqa: PLC0415
 
+        return getattr(_family, name)
 
-_register()
 
 __all__ = [
     "SimConfig",

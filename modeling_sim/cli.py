@@ -4,6 +4,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from modeling_sim import __version__
+from modeling_sim.files import nearest
+
 COMMANDS = {
     "pretrain": "pretrain a model",
     "finetune": "train a classifier on a pretrained encoder",
@@ -26,17 +29,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: There is no such command; or the command ends so.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    name, *flags = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print("usage: modeling-sim COMMAND ...\n")
-        print("\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
-        return
-    name = words[0]
-    if name not in COMMANDS:
-        raise SystemExit(f"modeling-sim: there is no command {name!r}; choose one of {', '.join(COMMANDS)}.")
-    module = _MODULES.get(name, f"modeling_sim.commands.{name.replace('-', '_')}")
-    import_module(module).main(words[1:])
+        print("\n".join(f"  {command:<{width}}  {text}" for command, text in COMMANDS.items()))
+        print("\n`modeling-sim COMMAND --help` explains a command, `modeling-sim --version` prints the version.")
+    elif name == "--version":
+        print(f"modeling-sim {__version__}")
+    elif name in COMMANDS:
+        module = _MODULES.get(name, f"modeling_sim.commands.{name.replace('-', '_')}")
+        import_module(module).main(flags)
+    else:
+        raise SystemExit(
+            f"modeling-sim: there is no command {name!r}{nearest(name, COMMANDS)} The commands are "
+            f"{', '.join(COMMANDS)}."
+        )
 
 
 if __name__ == "__main__":

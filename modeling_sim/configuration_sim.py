@@ -1,6 +1,8 @@
 """Configuration of the Smooth InfoMax model family."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -264,10 +266,11 @@ class SimConfig(PreTrainedConfig):
             ValueError: The name is unknown, or an override is invalid.
         """
         if name not in _PRESETS:
-            raise ValueError(f"no preset {name!r}; choose one of {', '.join(_PRESETS)}.")
-        unknown = sorted(set(overrides) - set(cls.__dataclass_fields__) - {"num_labels"})  # a property of transformers
-        if unknown:
-            raise ValueError(f"`SimConfig` has no field {', '.join(map(repr, unknown))}; see `help(SimConfig)`.")
+            raise ValueError(f"no preset {name!r}{_nearest(name, _PRESETS)} Choose one of {', '.join(_PRESETS)}.")
+        known = {*cls.__dataclass_fields__, "num_labels"}  # a property of transformers
+        for field in overrides:
+            if field not in known:
+                raise ValueError(f"`SimConfig` has no field {field!r}{_nearest(field, known)} See `help(SimConfig)`.")
         return cls(**{**_PRESETS[name], **overrides})
 
     @staticmethod
@@ -363,6 +366,12 @@ class SimConfig(PreTrainedConfig):
             )
             for layer in zip(kernels, strides, paddings, strict=True)
         ]
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message that names the nearest known word, if one is near."""
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
 def num_output_frames(length: Any, kernel: int, stride: int, padding: int) -> Any:

@@ -10,12 +10,6 @@ from PIL import Image
 from modeling_sim.files import replacing
 from modeling_sim.text import printable
 
-FIGURE_FORMATS = ("png", "svg", "pdf")
-
-
-FIGURE_FORMAT_HELP = "Format of pictures: png, or svg or pdf for papers."
-
-
 GRAY = "#666666"
 
 

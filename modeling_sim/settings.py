@@ -1,16 +1,34 @@
-"""Settings: dataclasses filled from a YAML file and then from flags."""
+"""Settings: dataclasses filled from a YAML file and then from flags, without torch, whose import takes seconds."""
 
+import contextlib
 import re
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
-from dataclasses import asdict, field
+import sys
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentError,
+    ArgumentParser,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
 
-from modeling_sim.data.corpora import corpus_names
+from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
+from modeling_sim.files import nearest
+
+Preset = Literal["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
+"""`SimConfig.preset_names()`, which cannot be asked without torch."""
+
+FigureFormat = Literal["png", "svg", "pdf"]
+FIGURE_FORMAT_HELP = "Format of pictures: png, or svg or pdf for papers."
 
 
 def setting(default: Any, help_line: str) -> Any:
@@ -83,8 +101,11 @@ def read_settings(
     if not path.is_file():
         if extended_by:
             raise FileNotFoundError(f"{extended_by[-1]} extends {path}, which is not a file.")
-        included = ", ".join(sorted(file.name for file in _included()))
-        raise FileNotFoundError(f"`--config` is {path}, which is not a file; the package includes {included}.")
+        included = sorted(file.name for file in _included())
+        raise FileNotFoundError(
+            f"`--config` is {path}, which is not a file{nearest(path.name, included)} The package includes "
+            f"{', '.join(included)}."
+        )
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
     settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
@@ -145,3 +166,144 @@ def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
 def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
     """All settings in one dict, as a settings file would hold them."""
     return {name: value for group in groups for name, value in asdict(group).items()}
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+# Of YAML 1.1, where a flag takes true and false, yes and no.
+_YAML_WORDS = {"on": "true", "off": "false"}
+
+
+def parse_arguments(
+    description: str,
+    argv: Sequence[str] | None,
+    classes: Sequence[Any],
+    *,
+    command: str | None = None,
+    positional: Sequence[str] = (),
+) -> Any:
+    """Reads the settings of a command: defaults, then the file of `--config`, then the other flags.
+
+    Args:
+        description: What the command does, for `--help`.
+        argv: Flags; those of the process if `None`.
+        classes: Dataclasses of the settings.
+        command: The command, for messages; the program's name if `None`.
+        positional: Fields whose values may be given without their flags, in this order.
+
+    Returns:
+        An instance of each class.
+
+    Raises:
+        ValueError: A key of the file or a setting of the corpus is unknown, and the message names the nearest known
+            one; or the file is not YAML.
+        FileNotFoundError: The file, or the one it `extends`, is not there.
+        SystemExit: A flag is unknown or its value has the wrong type.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument("--corpus")
+    given = first.parse_known_args(argv)[0]
+    parser = _Parser(
+        classes,
+        prog=command,
+        usage=" ".join(["%(prog)s", *(f"[{name}]" for name in positional), "[--config FILE] [--SETTING VALUE ...]"]),
+        description=description,
+        epilog=explain_settings(given.corpus) if given.corpus in corpus_names() else None,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
+    parser.refuse_unknown_flags(argv)
+    from_file = read_settings(given.config, as_text=True)
+    defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
+    parser.set_defaults_of_file(from_file, defaults)
+    parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # the file's are added below
+    needed = parser.add_positionals(positional)
+    parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True, look_for_args_file=False)
+    groups, unknown = parsed[: len(classes)], parsed[-1]
+    if unknown:
+        parser.error(f"{unknown[0]!r} belongs to no flag.")
+    for group in groups:
+        for name in needed & vars(group).keys():
+            if getattr(group, name) is None:
+                parser.error(f"`{name}` is missing.")
+        for name in _MAPPINGS:
+            if hasattr(group, name):
+                setattr(group, name, {**from_file.get(name, {}), **mapping_of(name, getattr(group, name))})
+        if getattr(group, "corpus", None) is not None:
+            group.corpus_settings = with_dataset_name(
+                group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
+            )
+            check_corpus_settings(group.corpus, group.corpus_settings)
+    return groups
+
+
+class _Parser(HfArgumentParser):
+    """Makes flags of the fields of dataclasses, and names the nearest word where one is unknown."""
+
+    def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
+        """Ends the command at a flag that there is not, before a required one is missed that is misspelled."""
+        known = self._option_string_actions
+        for flag in (word.partition("=")[0] for word in argv if word.startswith("--")):
+            name = flag.removeprefix("--")
+            if flag in known:
+                continue
+            if "--corpus_settings" in known and any(name in settings_of(corpus) for corpus in corpus_names()):
+                self.error(f"unknown flag {flag}; give it as --corpus_settings '{{{name}: ...}}'.")
+            self.error(f"unknown flag {flag}{nearest(flag, known)}")
+
+    def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Makes the settings of a file the defaults of their flags; raises as `parse_arguments`."""
+        for key, value in settings.items():
+            if key not in defaults:
+                raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
+            if value is None and defaults[key] is not None:
+                raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
+            action = self._option_string_actions[f"--{key}"]
+            action.required = False
+            self.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
+
+    def add_positionals(self, names: Sequence[str]) -> set[str]:
+        """Lets values be given without their flags, and returns which of them must be given one way or the other."""
+        flags = {name: self._option_string_actions[f"--{name}"] for name in names}
+        needed = {name for name, flag in flags.items() if flag.required}
+        for name, flag in flags.items():
+            flag.required = False
+            self.add_argument(name, nargs="?", default=SUPPRESS, help=f"The same as --{name}.")
+        return needed
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise ArgumentError(action, _no_choice(value, action.choices))
+
+
+def _no_choice(value: Any, choices: Iterable[Any]) -> str:
+    """The end of a message about a value that is no choice."""
+    words = [str(choice) for choice in choices]
+    return f"{value!r} is none of {', '.join(words)}{nearest(str(value), words)}"
+
+
+@contextlib.contextmanager
+def errors_in_one_line(name: str) -> Iterator[None]:
+    """What the user can mend ends the command with a message that says how, without a traceback."""
+    try:
+        yield
+    except StrictDataclassError as error:  # a field of a configuration: one line instead of an indented chain
+        raise SystemExit(f"{name}: {' '.join(str(error).split())}") from error
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"{name}: {error}") from error
+
+
+def _as_flag(action: Action, value: Any, *, is_bool: bool) -> str | list[str] | None:
+    """A value of a settings file as text, so that it is converted and refused as that of a flag is."""
+    if value is None:
+        return None
+    if action.nargs == "+":
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    word = _YAML_WORDS.get(str(value).lower(), str(value)) if is_bool else str(value)
+    if action.choices is not None and word not in action.choices:
+        raise ValueError(f"`{action.dest}` in the settings file: {_no_choice(word, action.choices)}")
+    return word

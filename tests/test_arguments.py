@@ -4,13 +4,13 @@ import pytest
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments, load_split
-from modeling_sim.hub.callback import HubArguments
-from modeling_sim.settings import as_dict
-from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
+from modeling_sim.hub.settings import HubArguments
+from modeling_sim.settings import as_dict, parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING
 
 
 def parsed(*flags):
-    return as_dict(parse_arguments("", flags))["corpus_settings"]
+    return as_dict(parse_arguments("", flags, PRETRAINING))["corpus_settings"]
 
 
 def measuring(*flags, kind=ProbeArguments):
@@ -21,10 +21,16 @@ def measuring(*flags, kind=ProbeArguments):
 @pytest.mark.parametrize("kind", [ProbeArguments, AbxArguments, AnalysisArguments])
 def test_measuring_commands_read_a_settings_file(kind, tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("model: [a, b]\nlabel: vowel\nbatch_size: 3\ncorpus_settings: {num_train: 8}\n")
+    path.write_text(
+        "model: [a, b]\ncorpus: synthetic_syllables\nlabel: vowel\nbatch_size: 3\ncorpus_settings: {num_train: 8}\n"
+    )
     settings = measuring("--config", str(path), "--corpus_settings", "{num_test: 4}", kind=kind)
     assert settings == kind(
-        model=["a", "b"], label="vowel", batch_size=3, corpus_settings={"num_train": 8, "num_test": 4}
+        model=["a", "b"],
+        corpus="synthetic_syllables",
+        label="vowel",
+        batch_size=3,
+        corpus_settings={"num_train": 8, "num_test": 4},
     )
     assert measuring("--config", str(path), "--model", "c", kind=kind).model == ["c"]
     path.write_text("model: runs/sim\nfigure_format: gif\n")
@@ -78,7 +84,7 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
     ("text", "name", "value"),
     [
         ("mixed_precision: no", "mixed_precision", "no"),
-        ("execution: off", "execution", "off"),
+        ("resume: off", "resume", "off"),
         ("output_dir: 007", "output_dir", "007"),
         ("output_dir: 1.10", "output_dir", "1.10"),
         ("output_dir: 12:30:45", "output_dir", "12:30:45"),
@@ -90,7 +96,7 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
         ("push_to_hub: on", "push_to_hub", True),
         ("push_to_hub: Off", "push_to_hub", False),
         ("push_to_hub: yes", "push_to_hub", True),
-        ("corpus_settings: {streaming: no}", "corpus_settings", {"streaming": False}),
+        ("corpus: hub\ncorpus_settings: {streaming: no}", "corpus_settings", {"streaming": False}),
         ("\ufeffseed: 3", "seed", 3),
         ("<<: {seed: 4}", "seed", 4),
     ],
@@ -104,7 +110,7 @@ def test_values_of_a_file_are_read_as_flags_are(tmp_path, text, name, value):
 def test_a_file_on_top_of_another_keeps_its_words(tmp_path):
     (tmp_path / "base.yaml").write_text("mixed_precision: no\nseed: 2\n")
     (tmp_path / "run.yaml").write_text("extends: base.yaml\nseed: 3\n")
-    settings = as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")]))
+    settings = as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING))
     assert (settings["mixed_precision"], settings["seed"]) == ("no", 3)
 
 
@@ -112,4 +118,4 @@ def test_a_file_on_top_of_another_keeps_its_words(tmp_path):
 def test_values_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises((ValueError, SystemExit)):
-        parse_arguments("", ["--config", str(tmp_path / "run.yaml")])
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING)

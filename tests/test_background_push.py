@@ -14,7 +14,8 @@ from modeling_sim import SimFeatureExtractor, SimForPreTraining
 from modeling_sim.commands import pretrain
 from modeling_sim.hub import callback, staging
 from modeling_sim.hub import upload as training_hub
-from modeling_sim.hub.callback import HubArguments, PushToHub
+from modeling_sim.hub.callback import PushToHub
+from modeling_sim.hub.settings import HubArguments
 from modeling_sim.trainer.checkpoints import save_checkpoint
 from modeling_sim.trainer.settings import RunArguments
 

@@ -83,7 +83,7 @@ def test_default_kl_weights_are_the_authors_betas(preset, authors_beta, crop):
 
 
 def test_an_unknown_preset_or_override_is_named():
-    with pytest.raises(ValueError, match=r"no preset 'simm'; choose one of sim, sim-artificial"):
+    with pytest.raises(ValueError, match=r"no preset 'simm'; did you mean 'sim'"):
         SimConfig.preset("simm")
     with pytest.raises(ValueError, match=r"no field 'num_negative'"):
         SimConfig.preset("sim", num_negative=3)

@@ -11,13 +11,14 @@ from datasets import Audio, ClassLabel
 
 from benchmarks.reading import crop_against_file, crops_per_second
 from modeling_sim import SimFeatureExtractor
-from modeling_sim.commands.corpora import main
+from modeling_sim.commands.corpora import CorporaArguments, main
 from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
 from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
 from modeling_sim.data.corpora.splits import share_of_each, whole_groups
 from modeling_sim.evaluation import ProbeArguments
-from modeling_sim.trainer.settings import PRETRAINING, parse_arguments
+from modeling_sim.settings import parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,8 @@ def test_an_utterance_is_drawn(corpus, tmp_path):
     assert not (tmp_path / "late.png").exists()
 
 
-COMMAND = ["--corpus", "synthetic_syllables", "--num_train", "3", "--num_test", "2", "--cache", "false"]
+COMMAND = ["--corpus", "synthetic_syllables"]
+SMALL = "num_train: 3, num_test: 2, cache: false"
 
 
 def test_silence_is_drawn(tmp_path, recwarn):
@@ -132,9 +134,8 @@ def test_silence_is_drawn(tmp_path, recwarn):
 
 
 def test_the_command_describes_and_draws(tmp_path, capsys):
-    main(
-        [*COMMAND, "--vowels", "[a, i]", "--describe", "--plot", str(tmp_path / "x.png"), "--utterance", "train-000002"]
-    )
+    picture = ["--plot", str(tmp_path / "x.png"), "--utterance", "train-000002"]
+    main([*COMMAND, "--corpus_settings", f"{{{SMALL}, vowels: [a, i]}}", "--describe", *picture])
     printed = capsys.readouterr().out
     assert "License: apache-2.0" in printed
     assert "labelled: vowel (2 classes)" in printed
@@ -148,12 +149,12 @@ def test_the_command_lists_the_corpora(capsys):
 
 @pytest.mark.parametrize("name", corpus_names())
 def test_help_explains_every_setting(name, capsys):
-    main(["--corpus", name, "--help"])
-    printed = capsys.readouterr().out
-    assert f"Settings of the corpus '{name}'" in printed
-    for setting in corpus_settings(name):
-        assert f"  --{setting} (" in printed
-    for classes in (PRETRAINING, (ProbeArguments,)):
+    for classes in (PRETRAINING, (ProbeArguments,), (CorporaArguments,)):
+        with pytest.raises(SystemExit):
+            parse_arguments("", ["--corpus", name, "--help"], classes)
+        printed = capsys.readouterr().out
+        for setting in corpus_settings(name):
+            assert f"  {setting} (" in printed
         with pytest.raises(SystemExit):
             parse_arguments("", ["--help"], classes)
         words = re.split(r"[^a-z_]+", capsys.readouterr().out)
@@ -161,24 +162,24 @@ def test_help_explains_every_setting(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("settings", "flags", "message"),
     [
-        (["--num_speaker", "3"], "did you mean 'num_speakers'"),
-        (["--num_speakers"], "cannot read"),
-        (["--plot", "x.png", "--utterance", "nobody"], "no utterance 'nobody'"),
-        (["--num_speakers", "0"], "`num_speakers` is 0"),
-        (["--num_speakers", "1e3"], "`num_speakers` is '1e3'; it must be of type int"),
-        (["--noise_level", "loud"], "`noise_level` is 'loud'; it must be of type float"),
-        (["--cache", "1"], "`cache` is 1; it must be of type bool"),
-        (["--vowels", "1"], "`vowels` is 1; it must be a list of names"),
-        (["--vowels", "[a, i"], "expected ',' or ']'"),
-        (["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0; it must be above 0"),
+        ("num_speaker: 3", [], "did you mean 'num_speakers'"),
+        ("streaming: true", [], "no setting 'streaming'"),
+        ("cache: false", ["--plot", "x.png", "--utterance", "nobody"], "`utterance` is 'nobody'"),
+        ("num_speakers: 0", [], "`num_speakers` is 0"),
+        ("num_speakers: 1z3", [], "`num_speakers` is '1z3'; it must be of type int"),
+        ("noise_level: loud", [], "`noise_level` is 'loud'; it must be of type float"),
+        ("cache: 1", [], "`cache` is 1; it must be of type bool"),
+        ("vowels: 1", [], "`vowels` is 1; it must be a list of names"),
+        ("vowels: [a, i", [], "`corpus_settings` is not YAML"),
+        ("cache: false", ["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0; it must be above 0"),
     ],
 )
-def test_the_command_says_what_is_wrong(options, message, tmp_path, monkeypatch):
+def test_the_command_says_what_is_wrong(settings, flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
-        main([*COMMAND, *options])
+        main([*COMMAND, "--corpus_settings", f"{{{SMALL}, {settings}}}", *flags])
     assert list(tmp_path.iterdir()) == []
 
 

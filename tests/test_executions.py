@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.commands import pretrain
+from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer import latent_cache
 from modeling_sim.trainer import loop as trainer
 from modeling_sim.trainer import pretraining as pretrain_module
@@ -27,7 +28,7 @@ from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.loop import EarlyStopping
 from modeling_sim.trainer.pipeline import share_out
 from modeling_sim.trainer.pretraining import CollapseWatch
-from modeling_sim.trainer.settings import RunArguments, parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING, RunArguments
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -559,7 +560,7 @@ def test_compiled_modules_learn_the_same(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_settings_file_is_whole(file):
-    model, data, settings = parse_arguments("", ["--config", str(file)])
+    model, data, settings = parse_arguments("", ["--config", str(file)], PRETRAINING)
     config = pretrain_module.build_model_config(model)
     assert config.num_frames(data.crop_samples) > 0
     trainer.check_settings(settings)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "modeling_sim"
 LAYERS = (
     {"objectives_sim", "layers_sim", "configuration_sim", "configuration_sim_decoder", "interpolation"},
     {"modeling_sim", "feature_extraction_sim", "modeling_sim_decoder"},
-    {"__init__", "latents", "files", "text", "plots"},
+    {"__init__", "_family", "latents", "files", "text", "plots"},
     {"analysis", "convert"},
     {"data"},
     {"settings", "loading", "provenance"},

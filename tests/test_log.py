@@ -13,12 +13,13 @@ import pytest
 from accelerate import Accelerator
 
 from modeling_sim.commands import pretrain
+from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer import curves
 from modeling_sim.trainer.log import Log
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.pretraining import build
 from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.trainer.settings import PRETRAINING
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
@@ -132,6 +133,6 @@ def test_callbacks_are_called_around_a_run_and_when_it_is_found_finished(tmp_pat
 
     flags = [*FLAGS, "--output_dir", str(tmp_path), "--eval_steps", "2", "--save_steps", "3"]
     for expected in (["begin", "evaluation", "save", "save", "end", "close"], ["begin", "end", "close"]):
-        run_command("test", lambda: (parse_arguments("", flags), [Recorder()]), build)
+        run_command("test", lambda: (parse_arguments("", flags, PRETRAINING), [Recorder()]), build)
         assert calls == [(name, tmp_path) for name in expected]
         calls.clear()

@@ -9,17 +9,15 @@ The output folder gets `abx.json` and `abx.png`; one that holds these of an earl
 
 from collections.abc import Sequence
 
-from modeling_sim.evaluation import AbxArguments, abx
-from modeling_sim.evaluation.pictures import table
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.commands.command import command
+from modeling_sim.evaluation.settings import AbxArguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    try:
-        (settings,) = parse_arguments(__doc__, argv, (AbxArguments,))
-        results = abx(settings)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"abx.py: {error}") from error
-    print(table(results))
-    print(f"\nresults and picture in {settings.output_dir}")
+    with command("abx", __doc__, argv, AbxArguments) as (settings,):
+        from modeling_sim.evaluation.engine import abx  # noqa: PLC0415 - imports torch
+        from modeling_sim.evaluation.pictures import table  # noqa: PLC0415
+
+        print(table(abx(settings)))
+        print(f"\nresults and picture in {settings.output_dir}")

@@ -19,20 +19,19 @@ that holds another analysis is refused.
 
 from collections.abc import Sequence
 
-from transformers.utils import logging
-
-from modeling_sim.evaluation import AnalysisArguments, evaluate
-from modeling_sim.report.html import write_report
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.commands.command import command
+from modeling_sim.evaluation.settings import AnalysisArguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    logging.set_verbosity_error()
-    try:
-        (settings,) = parse_arguments(__doc__, argv, (AnalysisArguments,))
+    with command("evaluate", __doc__, argv, AnalysisArguments) as (settings,):
+        from transformers.utils import logging  # noqa: PLC0415 - imports torch
+
+        from modeling_sim.evaluation.engine import evaluate  # noqa: PLC0415
+        from modeling_sim.report.html import write_report  # noqa: PLC0415
+
+        logging.set_verbosity_error()
         evaluate(settings)
         report = write_report(settings.output_dir, figure_format=settings.figure_format)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"analyze.py: {error}") from error
-    print(f"report in {report}")
+        print(f"report in {report}")

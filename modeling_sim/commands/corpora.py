@@ -1,80 +1,73 @@
-"""Looks at a corpus: `modeling-sim corpora --corpus NAME [--SETTING VALUE ...] [--describe] [--plot FILE]`."""
+"""Looks at a corpus: describes it in a table, or draws an utterance. Without `--corpus`, lists the corpora.
 
-import argparse
-import sys
-from typing import Any
+modeling-sim corpora --corpus librispeech --data_dir LibriSpeech --describe --plot utterance.png
+modeling-sim corpora --corpus folder --help
+"""
 
-import yaml
-from datasets import disable_progress_bars
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, explain_settings, load_corpus
-from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
+from modeling_sim.commands.command import command
+from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
+from modeling_sim.settings import DATASET_NAME_HELP, setting
+from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Describe or draw a corpus; without either, describe it.
+@dataclass
+class CorporaArguments:
+    """Which corpus is looked at, and how."""
 
-    Args:
-        arguments: Command line; `None` for the program's own.
+    corpus: str | None = setting(None, f"Corpus: {', '.join(corpus_names())}; unset, the corpora are listed.")
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    splits: list[str] = setting(["train", "test"], "Splits to look at.")  # noqa: RUF009 - a field
+    describe: bool = setting(False, "Print a table of counts, lengths and labels, as without `plot`.")
+    plot: str | None = setting(None, "File to draw an utterance of the first split to.")
+    utterance: str | None = setting(None, "Which one, by its id; the first if unset.")
+    start: float = setting(0.0, "Second at which the picture begins.")
+    seconds: float = setting(3.5, "Seconds that the picture shows.")
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    with command("corpora", __doc__, argv, CorporaArguments) as (settings,):
+        if settings.corpus is None:
+            for name in corpus_names():
+                info = corpus_info(name)
+                print(f"{name:<20} {info.description} License: {info.license}.")
+        else:
+            look(settings.corpus, settings)
+
+
+def look(name: str, settings: CorporaArguments) -> None:
+    """Describes a corpus, draws an utterance of it, or both.
+
+    Raises:
+        ValueError: A setting is wrong, or there is no such utterance.
+        OSError: The corpus is not there, or the picture cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="modeling-sim corpora",
-        description="Look at a corpus. Every setting of the corpus is an option too, as in --data_dir FOLDER; with "
-        "--corpus NAME, --help explains those of the corpus.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", action="store_true", help="show this message and exit")
-    parser.add_argument("--corpus", choices=corpus_names(), help="the corpus; without it, the corpora are listed")
-    parser.add_argument("--splits", nargs="+", default=["train", "test"], help="splits to look at (default: both)")
-    parser.add_argument("--describe", action="store_true", help="print a table of counts, lengths and labels")
-    parser.add_argument("--plot", metavar="FILE", help="draw an utterance of the first split")
-    parser.add_argument("--utterance", metavar="ID", help="which one (default: the first)")
-    parser.add_argument("--start", type=float, default=0.0, help="second that the picture begins at (default: 0)")
-    parser.add_argument("--seconds", type=float, default=3.5, help="seconds that the picture shows (default: 3.5)")
-    parser.add_argument("--on_bad_audio", choices=["raise", "skip"], default="raise", help="stop, or leave out")
-    options, others = parser.parse_known_args(arguments)
-    if options.help:
-        parser.epilog = None if options.corpus is None else explain_settings(options.corpus)
-        parser.print_help()
-        return
-    if options.corpus is None:
-        for name in corpus_names():
-            info = corpus_info(name)
-            print(f"{name:<20} {info.description} License: {info.license}.")
-        return
+    from datasets import disable_progress_bars  # noqa: PLC0415
+
+    from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance  # noqa: PLC0415
+
     disable_progress_bars()
-    try:
-        settings = _settings(options.corpus, others) | {"on_bad_audio": options.on_bad_audio}
-        datasets = {split: load_corpus(options.corpus, split, **settings) for split in options.splits}
-        if options.describe or options.plot is None:
-            info = corpus_info(options.corpus)
-            print(f"{options.corpus}: {info.description} License: {info.license}.\n")
-            print(description_table({split: describe(dataset) for split, dataset in datasets.items()}))
-        if options.plot is not None:
-            dataset = datasets[options.splits[0]]
-            row = 0 if options.utterance is None else _row(dataset["id"], options.utterance)
-            plot_utterance(dataset, row, options.plot, start=options.start, seconds=options.seconds)
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        sys.exit(f"error: {error}")
-
-
-def _settings(corpus: str, options: list[str]) -> dict[str, Any]:
-    """The remaining `--SETTING VALUE` pairs, values read as YAML: numbers, true, [a, b]."""
-    settings = {}
-    for name, value in zip(options[::2], options[1::2], strict=False):
-        settings[name.removeprefix("--")] = yaml.safe_load(value)
-    if len(options) % 2 or not all(name.startswith("--") for name in options[::2]):
-        raise ValueError(
-            f"cannot read {' '.join(options)!r}; settings of {corpus}: {', '.join(corpus_settings(corpus))}"
-        )
-    if settings.get("streaming"):
-        raise ValueError("a stream cannot be described before its end; remove `streaming`")
-    return settings
-
-
-def _row(ids: list[str], wanted: str) -> int:
-    for row, name in enumerate(ids):
-        if name == wanted:
-            return row
-    raise ValueError(f"there is no utterance {wanted!r} in this split")
+    more = {**settings.corpus_settings, "on_bad_audio": settings.on_bad_audio}
+    if settings.data_dir is not None:
+        more["data_dir"] = settings.data_dir
+    if more.get("streaming"):
+        raise ValueError("a stream cannot be described before its end; remove `streaming`.")
+    datasets = {split: load_corpus(name, split, **more) for split in settings.splits}
+    if settings.describe or settings.plot is None:
+        info = corpus_info(name)
+        print(f"{name}: {info.description} License: {info.license}.\n")
+        print(description_table({split: describe(dataset) for split, dataset in datasets.items()}))
+    if settings.plot is not None:
+        dataset = datasets[settings.splits[0]]
+        ids = list(dataset["id"])
+        if settings.utterance not in (None, *ids):
+            raise ValueError(f"`utterance` is {settings.utterance!r}, and split {settings.splits[0]!r} has no such id.")
+        row = 0 if settings.utterance is None else ids.index(settings.utterance)
+        plot_utterance(dataset, row, settings.plot, start=settings.start, seconds=settings.seconds)

@@ -3,20 +3,24 @@
 modeling-sim curves runs/sim-small --figure_format pdf
 """
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 
-from modeling_sim.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS
-from modeling_sim.trainer.curves import write_curves
+from modeling_sim.commands.command import command
+from modeling_sim.settings import FIGURE_FORMAT_HELP, FigureFormat, setting
+
+
+@dataclass
+class CurvesArguments:
+    """Which curves are drawn."""
+
+    output_dir: str = setting(MISSING, "Output folder of a training run.")
+    figure_format: FigureFormat = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draws the curves of a run on demand."""
-    parser = ArgumentParser(description="Draw the training curves of a run from its log.")
-    parser.add_argument("output_dir", help="Output folder of a training run.")
-    parser.add_argument("--figure_format", choices=FIGURE_FORMATS, default="png", help=FIGURE_FORMAT_HELP)
-    arguments = parser.parse_args(argv)
-    try:
-        print(write_curves(arguments.output_dir, arguments.figure_format))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"curves: {error}") from error
+    """Runs the command."""
+    with command("curves", __doc__, argv, CurvesArguments, positional=["output_dir"]) as (settings,):
+        from modeling_sim.trainer.curves import write_curves  # noqa: PLC0415 - imports torch
+
+        print(write_curves(settings.output_dir, settings.figure_format))

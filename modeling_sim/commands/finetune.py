@@ -16,13 +16,10 @@ file and resamples it (transformers' own reader needs FFmpeg, its resampling tor
 
 from collections.abc import Sequence
 
-from modeling_sim.commands.callbacks import settings_and_callbacks
-from modeling_sim.trainer.classification import ClassifierArguments, FinetuningArguments, build
-from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import DataArguments
+from modeling_sim.commands.command import train
+from modeling_sim.trainer.settings import FINETUNING
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    classes = (ClassifierArguments, DataArguments, FinetuningArguments)
-    run_command("finetune.py", lambda: settings_and_callbacks(__doc__, argv, classes), build)
+    train("finetune", __doc__, argv, FINETUNING, "modeling_sim.trainer.classification")

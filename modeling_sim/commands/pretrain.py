@@ -14,12 +14,10 @@ load it without this package), `log.jsonl`, `curves.png`, `results.json` and `tr
 
 from collections.abc import Sequence
 
-from modeling_sim.commands.callbacks import settings_and_callbacks
-from modeling_sim.trainer.pretraining import build
-from modeling_sim.trainer.run import run_command
+from modeling_sim.commands.command import train
 from modeling_sim.trainer.settings import PRETRAINING
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    run_command("pretrain.py", lambda: settings_and_callbacks(__doc__, argv, PRETRAINING), build)
+    train("pretrain", __doc__, argv, PRETRAINING, "modeling_sim.trainer.pretraining")

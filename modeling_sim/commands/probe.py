@@ -15,17 +15,15 @@ over utterances, or over speakers where those of the test split are not in the t
 
 from collections.abc import Sequence
 
-from modeling_sim.evaluation import ProbeArguments, probe
-from modeling_sim.evaluation.pictures import table
-from modeling_sim.trainer.settings import parse_arguments
+from modeling_sim.commands.command import command
+from modeling_sim.evaluation.settings import ProbeArguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    try:
-        (settings,) = parse_arguments(__doc__, argv, (ProbeArguments,))
-        results = probe(settings)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"probe.py: {error}") from error
-    print(table(results))
-    print(f"\nresults and pictures in {settings.output_dir}")
+    with command("probe", __doc__, argv, ProbeArguments) as (settings,):
+        from modeling_sim.evaluation.engine import probe  # noqa: PLC0415 - imports torch
+        from modeling_sim.evaluation.pictures import table  # noqa: PLC0415
+
+        print(table(probe(settings)))
+        print(f"\nresults and pictures in {settings.output_dir}")

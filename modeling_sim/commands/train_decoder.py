@@ -10,13 +10,10 @@ Look at the reconstruction in results.json, beside that of silence, before anyth
 
 from collections.abc import Sequence
 
-from modeling_sim.commands.callbacks import settings_and_callbacks
-from modeling_sim.trainer.decoding import DecoderArguments, DecoderRunArguments, build
-from modeling_sim.trainer.run import run_command
-from modeling_sim.trainer.settings import DataArguments
+from modeling_sim.commands.command import train
+from modeling_sim.trainer.settings import DECODER_TRAINING
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    classes = (DecoderArguments, DataArguments, DecoderRunArguments)
-    run_command("train_decoder.py", lambda: settings_and_callbacks(__doc__, argv, classes), build)
+    train("train-decoder", __doc__, argv, DECODER_TRAINING, "modeling_sim.trainer.decoding")

@@ -6,8 +6,23 @@ Example:
     >>> results = probe(settings)  # doctest: +SKIP
 """
 
-from modeling_sim.evaluation.engine import abx, evaluate, probe
-from modeling_sim.evaluation.results import Results
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments
+
+if TYPE_CHECKING:
+    from modeling_sim.evaluation.engine import abx, evaluate, probe
+    from modeling_sim.evaluation.results import Results
+
+_MODULES = {"Results": "results", "abx": "engine", "evaluate": "engine", "probe": "engine"}
+
+
+def __getattr__(name: str) -> Any:
+    """The functions when they are first used: their imports take seconds, and settings are read without them."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 __all__ = ["AbxArguments", "AnalysisArguments", "ProbeArguments", "Results", "abx", "evaluate", "probe"]

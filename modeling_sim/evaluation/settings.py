@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
@@ -11,10 +11,14 @@ from huggingface_hub.constants import HF_HOME
 from modeling_sim.data.corpora import corpus_names, load_corpus
 from modeling_sim.data.corpora.contract import with_same_classes
 from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
-from modeling_sim.loading import chosen_numbers
-from modeling_sim.plots import FIGURE_FORMAT_HELP, FIGURE_FORMATS
-from modeling_sim.settings import DATASET_NAME_HELP, mapping_of, setting, with_dataset_name
-from modeling_sim.trainer.run_folder import claim_folder
+from modeling_sim.settings import (
+    DATASET_NAME_HELP,
+    FIGURE_FORMAT_HELP,
+    FigureFormat,
+    mapping_of,
+    setting,
+    with_dataset_name,
+)
 from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
@@ -53,7 +57,7 @@ class MeasuringArguments:
     )
     output_dir: str = setting("runs/measures", "Folder for results and pictures.")
     overwrite_output_dir: bool = setting(False, "Replace what this command left in `output_dir` earlier.")
-    figure_format: Literal["png", "svg", "pdf"] | None = setting("png", FIGURE_FORMAT_HELP)
+    figure_format: FigureFormat | None = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field
 
 
 @dataclass
@@ -95,7 +99,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     """Everything that `evaluate` measures; probe and abx are presets of it."""
 
     output_dir: str = setting("runs/analysis", "Folder for results and report.")
-    figure_format: Literal["png", "svg", "pdf"] | None = setting(
+    figure_format: FigureFormat | None = setting(  # noqa: RUF009 - a field
         None, "Write every picture of the report to a file of its own, too, in this format."
     )
     max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.")
@@ -122,6 +126,8 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         Raises:
             ValueError: There is no such group.
         """
+        from modeling_sim.loading import chosen_numbers  # noqa: PLC0415 - imports torch
+
         numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
         return [GROUPS[number] for number in sorted(numbers)]
 
@@ -146,8 +152,10 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
             or files of another program.
         NotADirectoryError: It is a file, or below one.
     """
+    from modeling_sim.trainer.run_folder import claim_folder  # noqa: PLC0415 - imports torch
+
     output_dir = Path(arguments.output_dir)
-    drawn = [f"{picture}.{ending}" for picture in pictures for ending in FIGURE_FORMATS]
+    drawn = [f"{picture}.{ending}" for picture in pictures for ending in get_args(FigureFormat)]
     claim_folder(
         output_dir,
         kind,

@@ -7,16 +7,15 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
 from modeling_sim.files import read_json, write_json
 from modeling_sim.hub.scrubbing import scrub_file
+from modeling_sim.hub.settings import HubArguments
 from modeling_sim.hub.staging import link_or_copy, push_run, stage_model
 from modeling_sim.hub.upload import check_repo_id, upload
-from modeling_sim.settings import setting
 from modeling_sim.trainer.curves import write_curves
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run_folder import LOG_NAME, UPLOAD_NAME
@@ -27,17 +26,6 @@ _PREFIX = ".pushing-"
 
 # Seconds that the end of training waits for an upload that has begun; the upload of the finished run follows it.
 LAST_WAIT_SECONDS = 60.0
-
-
-@dataclass
-class HubArguments:
-    """Whether and when it is uploaded to the Hub."""
-
-    push_to_hub: bool = setting(False, "Upload the finished run to the Hub; a failure is reported and loses nothing.")
-    repo_id: str | None = setting(None, "Repository of the Hub to upload to, as in org/name.")
-    push_every_saves: int = setting(
-        0, "Checkpoints from one upload of a running run to the next, in the background; 0 uploads only at the end."
-    )
 
 
 class PushToHub(Callback):

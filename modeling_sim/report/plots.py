@@ -159,7 +159,7 @@ def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format:
         plots: Return value of `make_plots`.
         folder: Folder to write to.
         prefix: Start of the files' names.
-        figure_format: One of `plots.FIGURE_FORMATS`.
+        figure_format: "png", "svg" or "pdf".
     """
     for plot in plots:
         for _, panels in plot.modules:

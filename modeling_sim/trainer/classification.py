@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,11 @@ from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import IGNORED, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
-from modeling_sim.settings import setting
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pretraining import to_device
 from modeling_sim.trainer.run import load_data
-from modeling_sim.trainer.settings import DataArguments, RunArguments, YamlMapping
+from modeling_sim.trainer.settings import ClassifierArguments, DataArguments, FinetuningArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
 
 Classifier = SimForSequenceClassification | SimForAudioFrameClassification
@@ -193,27 +191,6 @@ def _most_frequent(train: list[Any], test: list[Any]) -> float:
     train_labels, test_labels = (np.concatenate([np.atleast_1d(value) for value in labels]) for labels in (train, test))
     most = np.bincount(train_labels[train_labels >= 0]).argmax()
     return float((test_labels[test_labels >= 0] == most).mean())
-
-
-@dataclass
-class ClassifierArguments:
-    """Which model is trained, for what."""
-
-    model: str | None = setting(None, "Pretrained checkpoint, a folder or a Hub id; a new encoder if unset.")
-    preset: str = setting("sim-small", f"New encoder, without `model`: {', '.join(SimConfig.preset_names())}.")
-    model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
-        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'."
-    )
-    label: str = setting("speaker_id", "Column of classes: speaker_id, vowel, syllable, phones, ...")
-    probe_module: str = setting("context", "Module that the classifier reads: a number from 0, or 'context'.")
-    freeze_encoder: bool = setting(False, "Train the classifier alone.")
-
-
-@dataclass
-class FinetuningArguments(RunArguments):
-    """How it is trained."""
-
-    output_dir: str = setting("runs/finetuned", "Folder for model, log, curves and results.")
 
 
 def build(

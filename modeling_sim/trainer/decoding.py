@@ -1,7 +1,6 @@
 """What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
 
 import itertools
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from modeling_sim.data.batches import utterance_batches
 from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
 from modeling_sim.provenance import weights_fingerprint
-from modeling_sim.settings import setting
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pretraining import to_device
 from modeling_sim.trainer.run import load_data
-from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.settings import DataArguments, DecoderArguments, DecoderRunArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
 
 # Utterances that the standardisation of latents is taken from; their means settle long before.
@@ -205,29 +203,6 @@ def _mean(values: np.ndarray, items: np.ndarray) -> float:
     return float(values[items].mean())
 
 
-@dataclass
-class DecoderArguments:
-    """Which decoder is trained, on what."""
-
-    model: str = setting("", "Pretrained encoder: a folder or a Hub id.")
-    module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
-    latents: str = setting("mean", "'mean', or 'sample': drawn from the Gaussians anew each step, as the paper does.")
-    loss: str = setting(
-        "waveform",
-        f"{', '.join(LOSSES)}: mean squared error of samples (the paper's), or a distance of spectra, which hears no "
-        "phase.",
-    )
-    noise: float = setting(0.0, "Noise added to latents, in standard deviations of each channel; 0 for none.")
-    decoder_hidden_size: int = setting(0, "Channels between the decoder's layers; 0 for the encoder's.")
-
-
-@dataclass
-class DecoderRunArguments(RunArguments):
-    """How it is trained."""
-
-    output_dir: str = setting("runs/decoder", "Folder for decoder, log, curves and results.")
-
-
 def build(
     accelerator: Accelerator, arguments: DecoderArguments, data: DataArguments, settings: DecoderRunArguments
 ) -> DecodingTask:
@@ -276,8 +251,6 @@ def check(arguments: DecoderArguments) -> None:
     """Refuses settings that mean nothing."""
     if not arguments.model:
         raise ValueError("`model` is not set; give the checkpoint of an encoder, a folder or a Hub id.")
-    if arguments.latents not in ("mean", "sample"):
-        raise ValueError(f"`latents` is {arguments.latents!r}; choose 'mean' or 'sample'.")
     if arguments.loss not in LOSSES:
         raise ValueError(f"`loss` is {arguments.loss!r}; choose {', '.join(LOSSES)}.")
     if arguments.noise < 0 or arguments.decoder_hidden_size < 0:

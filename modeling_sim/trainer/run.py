@@ -4,7 +4,7 @@ A command is a function that makes a `Task` of its settings; `run_command` does 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
-from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from modeling_sim.data.audio import AudioError
@@ -23,7 +22,7 @@ from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
 from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
-from modeling_sim.settings import as_dict
+from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints
 from modeling_sim.trainer.greedy import broadcast_parameters
 from modeling_sim.trainer.log import Log, Scores, in_one_line, prepare_output
@@ -119,17 +118,6 @@ def train_and_finish(name: str, run: Run) -> None:
 
 class RunIsFinishedError(Exception):
     """The output folder holds the finished run of these very settings."""
-
-
-@contextlib.contextmanager
-def errors_in_one_line(name: str) -> Iterator[None]:
-    """What the user can mend ends the command with a message that says how, without a traceback."""
-    try:
-        yield
-    except StrictDataclassError as error:  # a field of a configuration: one line instead of an indented chain
-        raise SystemExit(f"{name}: {' '.join(str(error).split())}") from error
-    except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"{name}: {error}") from error
 
 
 def make_accelerator(settings: RunArguments) -> Accelerator:

@@ -1,25 +1,10 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
-import sys
-from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import HfArgumentParser
-
-from modeling_sim import SimConfig
 from modeling_sim.data.corpora import corpus_names, settings_overview
-from modeling_sim.files import nearest
-from modeling_sim.settings import (
-    _MAPPINGS,
-    DATASET_NAME_HELP,
-    HelpFormatter,
-    mapping_of,
-    read_settings,
-    setting,
-    with_dataset_name,
-)
+from modeling_sim.settings import DATASET_NAME_HELP, Preset, setting
 
 CORPUS_SETTINGS_HELP = (
     "Settings of the corpus, as YAML: '{num_train: 256}', or '{manifest: words.csv, label_columns: word}'. "
@@ -37,7 +22,7 @@ else:
 class ModelArguments:
     """Which model is trained."""
 
-    preset: str = setting("sim-small", f"Model to start from: {', '.join(SimConfig.preset_names())}.")
+    preset: Preset = setting("sim-small", "Model to start from.")  # noqa: RUF009 - a field
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
     )
@@ -90,13 +75,13 @@ class RunArguments:
     max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
     batch_size: int = setting(16, "Crops a process and batch.")
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step of the optimiser.")
-    mixed_precision: str | None = setting(
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
         None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
     )
     learning_rate: float = setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
-    lr_scheduler_type: str = setting(
-        "cosine", "Learning rate after warm-up: constant, constant_with_warmup, linear or cosine."
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
+        "cosine", "Learning rate after warm-up."
     )
     warmup_steps: int = setting(20, "Steps over which the learning rate rises to its peak.")
     max_grad_norm: float = setting(0.0, "Largest norm of each module's gradient, on its own; 0 for no clipping.")
@@ -121,7 +106,7 @@ class RunArguments:
 class PretrainingArguments(RunArguments):
     """How the modules of a model are trained."""
 
-    execution: str = setting(
+    execution: Literal["per_module", "joint", "sequential", "pipeline"] = setting(
         "per_module",
         "'per_module': each module's backward pass right after its forward pass, so that one module's activations "
         "live at a time; 'joint': one backward pass on the summed loss; 'sequential': `max_steps` steps for each "
@@ -142,73 +127,51 @@ class PretrainingArguments(RunArguments):
     kl_warmup_steps: int = setting(0, "Steps over which the KL weights rise from 0 to their value.")
 
 
+@dataclass
+class ClassifierArguments:
+    """Which model is trained, for what."""
+
+    model: str | None = setting(None, "Pretrained checkpoint, a folder or a Hub id; a new encoder if unset.")
+    preset: Preset = setting("sim-small", "New encoder, without `model`.")  # noqa: RUF009 - a field
+    model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
+        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'."
+    )
+    label: str = setting("speaker_id", "Column of classes: speaker_id, vowel, syllable, phones, ...")
+    probe_module: str = setting("context", "Module that the classifier reads: a number from 0, or 'context'.")
+    freeze_encoder: bool = setting(False, "Train the classifier alone.")
+
+
+@dataclass
+class FinetuningArguments(RunArguments):
+    """How it is trained."""
+
+    output_dir: str = setting("runs/finetuned", "Folder for model, log, curves and results.")
+
+
+@dataclass
+class DecoderArguments:
+    """Which decoder is trained, on what."""
+
+    model: str = setting("", "Pretrained encoder: a folder or a Hub id.")
+    module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
+    latents: Literal["mean", "sample"] = setting(
+        "mean", "'mean', or 'sample': drawn from the Gaussians anew each step, as the paper does."
+    )
+    loss: Literal["waveform", "stft", "log_mel"] = setting(
+        "waveform", "'waveform': mean squared error of samples (the paper's), or a distance of spectra, without phase."
+    )
+    noise: float = setting(0.0, "Noise added to latents, in standard deviations of each channel; 0 for none.")
+    decoder_hidden_size: int = setting(0, "Channels between the decoder's layers; 0 for the encoder's.")
+
+
+@dataclass
+class DecoderRunArguments(RunArguments):
+    """How it is trained."""
+
+    output_dir: str = setting("runs/decoder", "Folder for decoder, log, curves and results.")
+
+
 PRETRAINING = (ModelArguments, DataArguments, PretrainingArguments)
-
-
-# Of YAML 1.1, where a flag takes true and false, yes and no.
-_YAML_WORDS = {"on": "true", "off": "false"}
-
-
-def parse_arguments(description: str, argv: Sequence[str] | None = None, classes: Sequence[Any] = PRETRAINING) -> Any:
-    """Reads the settings of a run: defaults, then the file of `--config`, then the other flags.
-
-    Args:
-        description: What the command does, for `--help`.
-        argv: Flags; those of the process if `None`.
-        classes: Dataclasses of the settings.
-
-    Returns:
-        An instance of each class.
-
-    Raises:
-        ValueError: A key of the file is unknown, and the message names the nearest known one; or the file is not YAML.
-        FileNotFoundError: The file, or the one it `extends`, is not there.
-        SystemExit: A flag is unknown or its value has the wrong type.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    from_file = read_settings(first.parse_known_args(argv)[0].config, as_text=True)
-
-    parser = HfArgumentParser(classes, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
-    defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
-    for key, value in from_file.items():
-        if key not in defaults:
-            raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
-        if value is None and defaults[key] is not None:
-            raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
-    for key, value in from_file.items():
-        action = parser._option_string_actions[f"--{key}"]  # noqa: SLF001
-        action.required = False
-        parser.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
-    parser.set_defaults(
-        **{name: "{}" for name in _MAPPINGS if name in defaults}
-    )  # flags alone; the file's are added below
-    parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    groups, unknown = parsed[: len(classes)], parsed[-1]
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        parser.error(f"unknown flag {flag}{nearest(flag, list(parser._option_string_actions))}")  # noqa: SLF001
-    for group in groups:
-        for name in _MAPPINGS:
-            if hasattr(group, name):
-                setattr(group, name, {**from_file.get(name, {}), **mapping_of(name, getattr(group, name))})
-        if isinstance(group, DataArguments):
-            group.corpus_settings = with_dataset_name(
-                group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
-            )
-    return groups
-
-
-def _as_flag(action: Action, value: Any, *, is_bool: bool) -> str | list[str] | None:
-    """A value of a settings file as text, so that it is converted and refused as that of a flag is."""
-    if value is None:
-        return None
-    if action.nargs == "+":
-        return [str(item) for item in (value if isinstance(value, list) else [value])]
-    word = _YAML_WORDS.get(str(value).lower(), str(value)) if is_bool else str(value)
-    if action.choices is not None and word not in action.choices:
-        choices = ", ".join(map(str, action.choices))
-        raise ValueError(f"`{action.dest}` is {word!r} in the settings file; choose one of {choices}.")
-    return word
+FINETUNING = (ClassifierArguments, DataArguments, FinetuningArguments)
+DECODER_TRAINING = (DecoderArguments, DataArguments, DecoderRunArguments)
+"""Settings of each training command, in the order in which its `build` takes them."""

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import numbers
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
@@ -53,7 +53,7 @@ def explain_settings(name: str) -> str:
     settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # the command's own flag
     for setting, parameter in inspect.signature(load).parameters.items():
         default = "required" if parameter.default is parameter.empty else f"default: {parameter.default!r}"
-        settings = re.sub(rf"^    {setting}: ", f"  --{setting} ({default}): ", settings, flags=re.MULTILINE)
+        settings = re.sub(rf"^    {setting}: ", f"  {setting} ({default}): ", settings, flags=re.MULTILINE)
     return f"Settings of the corpus {name!r}\n\n{about.partition(chr(10))[2].strip()}\n\n{settings}"
 
 
@@ -82,11 +82,10 @@ def load_corpus(
         BadAudioError: Recordings that cannot be used, under "raise".
         FileNotFoundError: A folder or list that is not there.
     """
-    known = corpus_settings(name)
-    for argument in arguments:
-        if argument not in known:
-            raise ValueError(f"corpus {name!r} has no setting {argument!r}{_nearest(argument, known)}")
-    _check_settings(name, arguments)
+    check_corpus_settings(name, arguments)
+    for parameter in inspect.signature(_corpus(name).load).parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise ValueError(f"corpus {name!r} needs the setting {parameter.name!r}.")
     if on_bad_audio not in ("raise", "skip"):
         raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
     dataset = _corpus(name).load(split=split, **arguments)
@@ -106,14 +105,17 @@ def _corpus(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def _check_settings(name: str, settings: dict[str, Any]) -> None:
-    """Refuse settings that are missing or of another type, as a YAML file may hold them."""
-    load = _corpus(name).load
-    for parameter in inspect.signature(load).parameters.values():
-        if parameter.default is parameter.empty and parameter.name not in settings:
-            raise ValueError(f"corpus {name!r} needs the setting {parameter.name!r}.")
-    kinds = get_type_hints(load)
+def check_corpus_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuses settings that a corpus does not have, or that have another type, as a YAML file may hold them.
+
+    Raises:
+        ValueError: The message names the setting, and the nearest known one.
+    """
+    known = corpus_settings(name)
+    kinds = get_type_hints(_corpus(name).load)
     for setting, value in settings.items():
+        if setting not in known:
+            raise ValueError(f"corpus {name!r} has no setting {setting!r}{_nearest(setting, known)}")
         kind = kinds[setting]
         if kind in _KINDS and (not isinstance(value, _KINDS[kind]) or isinstance(value, bool) != (kind is bool)):
             raise ValueError(f"`{setting}` is {value!r}; it must be of type {kind.__name__}.")

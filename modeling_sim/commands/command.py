@@ -1,0 +1,81 @@
+"""What every command does around its work: settings first, errors in one line, and no folder left by a mistake."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from modeling_sim.files import ends_with_its_reader
+from modeling_sim.hub.settings import HubArguments
+from modeling_sim.settings import errors_in_one_line, parse_arguments
+
+
+@contextlib.contextmanager
+def command(
+    name: str, description: str, argv: Sequence[str] | None, *classes: Any, positional: Sequence[str] = ()
+) -> Iterator[Any]:
+    """Gives the settings of a command, in whose block it does its work.
+
+    Import what takes seconds within the block: a wrong flag is reported before it.
+
+    Args:
+        name: What is typed after `modeling-sim`.
+        description: What it does, for `--help`.
+        argv: Flags; those of the process if `None`.
+        classes: Dataclasses of the settings; one instance of each is given.
+        positional: Settings whose values may be given without their flags, in this order.
+
+    Raises:
+        SystemExit: A setting is wrong, or a file, the data or the Hub; the message is one line.
+    """
+    name = f"modeling-sim {name}"
+    with errors_in_one_line(name), ends_with_its_reader():
+        groups = parse_arguments(description, argv, classes, command=name, positional=positional)
+        with leaves_no_empty_folder(groups[0]):
+            yield groups
+
+
+def train(name: str, description: str, argv: Sequence[str] | None, classes: Sequence[Any], module: str) -> None:
+    """Runs a training command, with curves that are drawn and an upload where that is wanted.
+
+    Args:
+        name: What is typed after `modeling-sim`.
+        description: What it does, for `--help`.
+        argv: Flags; those of the process if `None`.
+        classes: Dataclasses of the settings, a `RunArguments` last.
+        module: Where the function `build` is that makes the task of these settings; imported after they are read.
+    """
+    name = f"modeling-sim {name}"
+    with errors_in_one_line(name):
+        *groups, hub = parse_arguments(description, argv, (*classes, HubArguments), command=name)
+    with leaves_no_empty_folder(groups[-1]):
+        from modeling_sim.hub.callback import PushToHub  # noqa: PLC0415 - imports torch
+        from modeling_sim.trainer.curves import DrawCurves  # noqa: PLC0415
+        from modeling_sim.trainer.run import run_command  # noqa: PLC0415
+
+        build = import_module(module).build
+        run_command(name, lambda: (groups, [DrawCurves(), PushToHub(hub, groups[-1])]), build)
+
+
+@contextlib.contextmanager
+def leaves_no_empty_folder(settings: Any) -> Iterator[None]:
+    """Removes the `output_dir` of a command that fails before anything but notes for later commands is in it."""
+    folder = Path(getattr(settings, "output_dir", "."))
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME  # noqa: PLC0415 - imports torch
+
+        notes = {folder / CLAIM_NAME, folder / LOCK_NAME}
+        with contextlib.suppress(OSError):  # another command holds the lock, or has written a file by now
+            if set(folder.iterdir()) <= notes:
+                with FileLock(folder / LOCK_NAME, timeout=0):
+                    for path in notes:
+                        path.unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
+        raise

@@ -1,0 +1,95 @@
+"""The work of `modeling-sim publish`: collects what is uploaded, shows it or sends it, and checks cards."""
+
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from modeling_sim.hub.card_check import check_card
+from modeling_sim.hub.settings import PublishArguments
+from modeling_sim.hub.staging import stage_run
+from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, HubError, check_repo_id, files_below, plan_upload, upload
+
+
+def check(path: str) -> None:
+    """Prints the faults of a card.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        SystemExit: It has faults.
+    """
+    card = Path(path)
+    if not card.is_file():
+        raise FileNotFoundError(f"{card} is not a file.")
+    problems = check_card(card)
+    if problems:
+        raise SystemExit("\n".join(f"{card}: {problem}" for problem in problems))
+    print(f"{card}: nothing is wrong")
+
+
+def publish(settings: PublishArguments) -> None:
+    """Collects, checks, and uploads or shows.
+
+    Raises:
+        ValueError: Settings are missing or do not go together, or what was collected must not be published.
+        OSError: A file or the Hub cannot be read or written.
+    """
+    if settings.checkpoint is None or settings.repo_id is None:
+        raise ValueError("give a `checkpoint` and a `repo_id`, or a card to `check`.")
+    if settings.license is not None and settings.card is not None:
+        raise ValueError("`license` is for the rendered card; a `card` of your own states its license itself.")
+    if settings.revision == "":
+        raise ValueError("`revision` is empty; give the name of a branch, or leave it unset for main.")
+    check_repo_id(settings.repo_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        stage_run(
+            Path(settings.checkpoint),
+            staged,
+            repo_id=settings.repo_id,
+            measures=[Path(path) for path in settings.measures],
+            card=None if settings.card is None else Path(settings.card),
+            stated_license=settings.license,
+            with_training_state=settings.with_training_state,
+        )
+        if settings.dry_run:
+            show(staged)
+            show_repo(staged, settings.repo_id, settings)
+            print((staged / CARD_NAME).read_text(encoding="utf-8"))
+            return
+        uploaded = upload(
+            HfApi(),
+            settings.repo_id,
+            staged,
+            message=MODEL_MESSAGE,
+            private=settings.private,
+            revision=settings.revision,
+            replace_others=settings.yes,
+        )
+        print(f"uploaded to {uploaded.address}")
+        print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
+
+
+def show(staged: Path) -> None:
+    """Prints files with sizes."""
+    paths = files_below(staged)
+    for path in paths:
+        print(f"{path.stat().st_size:>14,}  {path.relative_to(staged)}")
+    print(f"{sum(path.stat().st_size for path in paths):>14,}  bytes in {len(paths)} files; nothing was uploaded\n")
+
+
+def show_repo(staged: Path, repo_id: str, settings: PublishArguments) -> None:
+    """Prints what the upload would do to the files in the repository, or why that is not known."""
+    try:
+        plan = plan_upload(HfApi(), repo_id, staged, private=settings.private, revision=settings.revision)
+    except HubError as error:
+        print(f"{repo_id} could not be read: {error}\n")
+        return
+    if plan.info is None:
+        print(f"{repo_id} does not exist, or cannot be seen with this token.\n")
+        return
+    lines = plan.describe()
+    if plan.replaced:
+        lines.insert(0, f"replaced where they differ: {', '.join(plan.replaced)}")
+    lines += [f"refused without --yes: {objection}" for objection in plan.objections]
+    print("\n".join([f"What is in {repo_id} now:", *(lines or ["nothing that would be lost"])]) + "\n")
