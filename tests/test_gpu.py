@@ -53,16 +53,20 @@ def cuda(device):
 
 
 @pytest.fixture
-def precision(monkeypatch):
+def precision():
     """Sets how float32 is multiplied, and returns whether to use autocast: `precision("tf32")`."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
 
     def choose(name):
-        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", name == "tf32")
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", name == "tf32")
+        for backend in backends:
+            backend.allow_tf32 = name == "tf32"
         return name == "bf16"
 
     choose("float32")
-    return choose
+    yield choose
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
 
 
 @pytest.fixture(autouse=True)

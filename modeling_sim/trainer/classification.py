@@ -21,9 +21,9 @@ from modeling_sim.data.corpora.alignments import IGNORED, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
 from modeling_sim.settings import setting
+from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
-from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, RunArguments, YamlMapping
 from modeling_sim.trainer.task import CropTask

@@ -21,9 +21,9 @@ from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.settings import setting
+from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
-from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
