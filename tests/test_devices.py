@@ -154,16 +154,16 @@ def test_a_gpu_that_will_do_passes(gpu):
 
 def test_a_full_gpu_is_refused(gpu):
     gpu.free = 300 << 20
-    with pytest.raises(ValueError, match="full: 0.29 of 80.0 GiB.*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(ValueError, match=r"full: 0.29 of 80.0 GiB.*CUDA_VISIBLE_DEVICES"):
         gpu.check()
     gpu.failure = torch.OutOfMemoryError("CUDA error: out of memory\nmore lines")
-    with pytest.raises(ValueError, match="^cuda:0 cannot be used: CUDA error: out of memory. .*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(ValueError, match=r"^cuda:0 cannot be used: CUDA error: out of memory. .*CUDA_VISIBLE_DEVICES"):
         gpu.check()
 
 
 def test_bf16_is_refused_where_the_card_lacks_it(gpu):
     gpu.precision, gpu.capability = "bf16", (7, 5)
-    with pytest.raises(ValueError, match="`mixed_precision` is 'bf16'.*fp16"):
+    with pytest.raises(ValueError, match=r"`mixed_precision` is 'bf16'.*fp16"):
         gpu.check()
 
 
@@ -224,7 +224,7 @@ def test_full_memory_says_what_to_set(tmp_path, monkeypatch):
             pretrain.main(command)
     with monkeypatch.context() as patch:
         patch.setattr("modeling_sim.trainer.pretraining.build_model", fail_with(out_of_memory))
-        with pytest.raises(SystemExit, match="does not hold the model.*CUDA_VISIBLE_DEVICES"):
+        with pytest.raises(SystemExit, match=r"does not hold the model.*CUDA_VISIBLE_DEVICES"):
             pretrain.main(command)
     pretrain.main(command)
 

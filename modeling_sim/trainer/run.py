@@ -138,7 +138,7 @@ def errors_in_one_line(name: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:  # before the first step: the model itself, or a decoder's standardization
         raise SystemExit(
             f"{name}: the GPU's memory does not hold the model ({in_one_line(error)}); choose another GPU with "
-            "CUDA_VISIBLE_DEVICES, a smaller --preset or --batch_size, or train on the CPU with ACCELERATE_USE_CPU=true."
+            "CUDA_VISIBLE_DEVICES or a smaller --preset, or train on the CPU with ACCELERATE_USE_CPU=true."
         ) from error
 
 
