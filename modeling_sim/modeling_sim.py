@@ -389,7 +389,13 @@ class SimModel(SimPreTrainedModel):
         if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
         # Padding follows the audio and a GRU runs forward, so no real frame sees any.
-        context, _ = self.context(hidden_states)
+        # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
+        was_training = self.context.training
+        self.context.training = was_training or torch.is_grad_enabled()
+        try:
+            context, _ = self.context(hidden_states)
+        finally:
+            self.context.training = was_training
         if lengths is not None:
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths

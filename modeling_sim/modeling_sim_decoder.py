@@ -110,10 +110,10 @@ class SimDecoder(PreTrainedModel):
         waveforms = hidden_states[:, 0]
         if num_samples is None:
             return SimDecoderOutput(waveforms=waveforms)
-        lengths = torch.as_tensor(num_samples, device=waveforms.device)
-        longest = int(lengths.max())
+        lengths = None if isinstance(num_samples, int) else torch.as_tensor(num_samples, device=waveforms.device)
+        longest = int(num_samples if lengths is None else lengths.max())
         waveforms = F.pad(waveforms, (0, longest - waveforms.shape[1]))  # a negative padding cuts
-        if lengths.ndim:
+        if lengths is not None and lengths.ndim:
             is_audio = torch.arange(longest, device=waveforms.device) < lengths[:, None]
             waveforms = waveforms * is_audio
         return SimDecoderOutput(waveforms=waveforms)

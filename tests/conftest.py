@@ -17,9 +17,9 @@ torch.set_num_threads(1)
 
 # Files of tests that train, start processes or talk to a Hub; `make test-fast` runs all others.
 _TRAIN = {
-    "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "examples", "executions", "finetune",
-    "hub", "hub_roundtrip", "layers", "log", "pretrain", "probe", "publish", "readme", "remote_code", "report",
-    "representations", "resume", "train_decoder", "wheel",
+    "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "examples", "executions",
+    "finetune", "gpu", "hub", "hub_roundtrip", "layers", "log", "pretrain", "probe", "publish", "readme",
+    "remote_code", "report", "representations", "resume", "train_decoder", "wheel",
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ class LogMel:
         rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
         falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
         self.filters = torch.minimum(rising, falling).clamp(min=0.0)
+        self._copies: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
         """`(batch, windows, num_mels)` of `(batch, samples)`; windows never leave the signal.
@@ -55,10 +56,14 @@ class LogMel:
         """
         if waveforms.shape[-1] < self.length:
             raise ValueError(f"waveforms have {waveforms.shape[-1]} samples, fewer than the {self.length} of a window.")
-        frames = waveforms.unfold(-1, self.length, self.hop) * self.window.to(waveforms)
+        place = waveforms.device, waveforms.dtype
+        if place not in self._copies:  # once: a GPU's host waits for such a copy
+            self._copies[place] = self.window.to(waveforms), self.filters.to(waveforms)
+        window, filters = self._copies[place]
+        frames = waveforms.unfold(-1, self.length, self.hop) * window
         spectrum = torch.fft.rfft(frames, self.size)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ self.filters.to(waveforms) + self.floor).log()
+        return (power @ filters + self.floor).log()
 
 
 def _mel(frequency: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,9 @@ from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import IGNORED, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
+from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
-from modeling_sim.trainer.pretraining import to_device
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import ClassifierArguments, DataArguments, FinetuningArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
@@ -87,7 +87,7 @@ class ClassificationTask(CropTask):
         """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
         values = [row[self.label] for row in batch["columns"]]
         if not isinstance(values[0], list):
-            return torch.tensor(values, device=self.accelerator.device)
+            return send(torch.tensor(values), self.accelerator.device)
         config, module = self.model.config, self.model.probe_module
         centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
         starts = batch.get("start", torch.zeros(len(values))).tolist()
@@ -95,7 +95,7 @@ class ClassificationTask(CropTask):
             labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate)
             for row, start in zip(values, starts, strict=True)
         ]
-        return torch.from_numpy(np.stack(placed)).to(self.accelerator.device)
+        return send(torch.from_numpy(np.stack(placed)), self.accelerator.device)
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Cross entropy and accuracy of a batch of crops."""
@@ -106,7 +106,7 @@ class ClassificationTask(CropTask):
             )
         self.backward_pass(outputs.loss, loss_scale=loss_scale, accumulating=accumulating)
         counted = labels != IGNORED
-        hits = (outputs.logits.argmax(dim=-1) == labels)[counted].float().mean()
+        hits = ((outputs.logits.argmax(dim=-1) == labels) & counted).sum() / counted.sum()
         return torch.stack([outputs.loss.detach(), hits])[None]
 
     @torch.no_grad()

@@ -19,9 +19,9 @@ from modeling_sim.data.batches import utterance_batches
 from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
 from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
-from modeling_sim.trainer.pretraining import to_device
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, DecoderArguments, DecoderRunArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
@@ -108,7 +108,10 @@ class DecodingTask(CropTask):
 
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
         """Latents of a batch, without gradient, with noise if that is wanted."""
-        inputs, mask = to_device(batch, self.accelerator.device)
+        return self.latents_of(*to_device(batch, self.accelerator.device), generator)
+
+    def latents_of(self, inputs: torch.Tensor, mask: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
+        """Latents of samples `(batch, samples)` and their mask, as `latents` gives them."""
         latents = encode(self.encoder, inputs, mask, module=self.module, sample=self.sample, generator=generator)
         if self.noise:
             strength = self.noise * self.model.get_buffer("scale")
@@ -117,13 +120,13 @@ class DecodingTask(CropTask):
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """The loss of a batch of crops."""
-        device = self.accelerator.device
-        true = batch["input_values"].to(device)
-        lengths = batch["attention_mask"].sum(dim=1).to(device)
+        true, mask = to_device(batch, self.accelerator.device)
         with self.accelerator.autocast():
-            decoded = self.model(self.latents(batch, self.generator(step)), true.shape[1]).waveforms
-        is_audio = torch.arange(true.shape[1], device=device) < lengths[:, None]
-        loss = self.loss(decoded.float() * is_audio, true * is_audio).mean()
+            decoded = self.model(self.latents_of(true, mask, self.generator(step)), true.shape[1]).waveforms
+        decoded = decoded.float()
+        if mask is not None:
+            decoded, true = decoded * mask, true * mask
+        loss = self.loss(decoded, true).mean()
         self.backward_pass(loss, loss_scale=loss_scale, accumulating=accumulating)
         return loss.detach()[None, None]
 

@@ -291,8 +291,12 @@ class LatentGathering:
             frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
         all_latents = _Gather.apply(latents, self.placement)
         all_masks = _Gather.apply(frame_mask.to(torch.uint8), self.placement)
-        others = [number for number in range(self.placement.num_replicas) if number != self.placement.replica]
-        return all_latents[others].flatten(0, 1), all_masks[others].flatten(0, 1)
+        return self._others(all_latents), self._others(all_masks)
+
+    def _others(self, gathered: torch.Tensor) -> torch.Tensor:
+        """All but this process' part; slices, as a list of indices would be copied to a GPU while the host waits."""
+        own = self.placement.replica
+        return torch.cat([gathered[:own], gathered[own + 1 :]]).flatten(0, 1)
 
 
 class _Gather(torch.autograd.Function):

@@ -20,6 +20,7 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.data.batches import Place, first_crops, place_batches
 from modeling_sim.modeling_sim import draw_latents
+from modeling_sim.trainer.devices import send
 from modeling_sim.trainer.greedy import Placement, module_generator
 from modeling_sim.trainer.log import bars_are_shown
 from modeling_sim.trainer.task import Schedule
@@ -168,8 +169,7 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def drawn(batch: dict[str, Any], generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, Any]:
     """Latents `(batch, frames, channels)` of a batch of the cache, and their lengths, on the device."""
     tensors: list[Any] = [
-        None if batch[name] is None else batch[name].to(device, non_blocking=True)
-        for name in ("mean", "log_variance", "lengths")
+        None if batch[name] is None else send(batch[name], device) for name in ("mean", "log_variance", "lengths")
     ]
     mean, log_variance, lengths = tensors
     return draw_latents(mean, log_variance, lengths, generator), lengths

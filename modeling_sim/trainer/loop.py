@@ -176,6 +176,8 @@ class Run:
     """Step of the newest checkpoint of this run, or of the latest attempt at one; the same in all processes."""
     diverged: set[int] = field(default_factory=set)
     """Rows whose loss has been reported as absurd."""
+    evaluating: bool = False
+    """Whether an evaluation runs, or ended in an error."""
 
 
 # What a full disk raises: Python, safetensors and torch's writer of archives.
@@ -398,7 +400,9 @@ def training_step(
 def score(run: Run) -> list[Scores]:
     """Scores the model on the held-out split and logs it."""
     run.task.schedule.share_model()
+    run.evaluating = True
     scores = run.task.evaluate()
+    run.evaluating = False
     run.log.write(run.counts.step, "test", scores)
     if run.trained_parts:
         run.task.begin_stage(run.counts.stage, run.early_stopping.finished)

@@ -58,7 +58,7 @@ class Pipeline(Schedule):
         self.column = mesh["stage"].get_group()  # the stages of this replica
         group = mesh["replica"].get_group()
         super().__init__(model.config.num_modules, Placement(self.stages[self.stage], self.replica, replicas, group))
-        # Shapes and lengths travel over gloo: reading them makes no GPU wait.
+        # Shapes travel over gloo: reading them makes no GPU wait.
         self.control = [
             torch.distributed.new_group([replica * len(stages) + stage for stage in range(len(stages))], backend="gloo")
             for replica in range(replicas)
@@ -101,7 +101,7 @@ class Pipeline(Schedule):
         header = torch.tensor([batch, frames, channels, _DTYPES.index(hidden_states.dtype), int(lengths is not None)])
         payload = [(header, self.control)]
         if lengths is not None:
-            payload.append((lengths.cpu().long(), self.control))
+            payload.append((lengths.long(), None))
         payload.append((hidden_states.contiguous(), None))
         works = []
         for tensor, group in payload:
@@ -119,9 +119,8 @@ class Pipeline(Schedule):
         batch, frames, channels, dtype, has_lengths = header.tolist()
         lengths = None
         if has_lengths:
-            lengths = torch.empty(batch, dtype=torch.long)
-            torch.distributed.recv(lengths, self.rank - 1, group=self.control)
-            lengths = lengths.to(self.device, non_blocking=True)
+            lengths = torch.empty(batch, dtype=torch.long, device=self.device)
+            torch.distributed.recv(lengths, self.rank - 1)
         hidden_states = torch.empty(batch, frames, channels, dtype=_DTYPES[dtype], device=self.device)
         torch.distributed.recv(hidden_states, self.rank - 1)
         return hidden_states, lengths

@@ -15,6 +15,7 @@ from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.settings import mapping_of, with_dataset_name
+from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.greedy import (
     EXECUTIONS,
     GradientAverages,
@@ -197,14 +198,6 @@ class PretrainingTask(Task):
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
         """Collapses."""
         return self.collapse.sentences(scores, step)
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Samples and mask of a batch on the device; no mask where nothing is padded, which is faster."""
-    attention_mask = batch["attention_mask"]
-    if attention_mask.all():  # still on the CPU: nothing waits
-        return batch["input_values"].to(device, non_blocking=True), None
-    return batch["input_values"].to(device, non_blocking=True), attention_mask.to(device, non_blocking=True)
 
 
 # Log lines in a row, and steps from the start, before anything is said: upper modules begin at chance.

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
@@ -24,6 +25,7 @@ from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints
+from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
 from modeling_sim.trainer.log import Log, Scores, in_one_line, prepare_output
 from modeling_sim.trainer.loop import (
@@ -67,6 +69,11 @@ def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callbac
             stack.enter_context(folder.lock(accelerator))
             try:
                 run = prepare(accelerator, groups, build)
+            except torch.OutOfMemoryError as error:  # before the first step: the model itself does not fit
+                raise OSError(
+                    f"the GPU's memory does not hold the model ({in_one_line(error)}); choose another GPU with "
+                    "CUDA_VISIBLE_DEVICES or a smaller --preset, or train on the CPU with ACCELERATE_USE_CPU=true."
+                ) from error
             except RunIsFinishedError as finished:
                 run = None
                 if accelerator.is_main_process:
@@ -98,6 +105,9 @@ def train_and_finish(name: str, run: Run) -> None:
         trained = train(run)
     except FloatingPointError as error:
         raise SystemExit(f"{name}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        sentence = what_to_set(run.settings, run.accelerator.mixed_precision, in_evaluation=run.evaluating)
+        raise SystemExit(f"{name}: {sentence}; {_what_is_kept(run)}.") from error
     except ReaderError as error:
         raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
     except (AudioError, BadAudioError) as error:
@@ -124,17 +134,17 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     """An accelerator with the mixed precision and the trackers of the settings.
 
     Raises:
-        ValueError: An unknown precision or tracker, or one that is not installed.
+        ValueError: An unknown precision or tracker, one that is not installed, or a device that `check_device` refuses.
     """
     if settings.mixed_precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"`mixed_precision` is {settings.mixed_precision!r}; choose no, bf16 or fp16.")
     trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     check_trackers(trackers)
+    prepare_cuda()
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
     )
-    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("`mixed_precision` 'fp16' needs a GPU; 'bf16' works on CPUs as well.")
+    check_device(accelerator)
     return accelerator
 
 
