@@ -86,12 +86,10 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
     for path in paths:
         read = json.loads(path.read_text())
         path.write_text(json.dumps({**read, "models": ["tiny"], "fingerprints": {"tiny": "another"}}))
-        with pytest.raises(
-            SystemExit, match=f"{re.escape(str(path))} is of tiny, and none of these is tiny by its weights"
-        ):
+        with pytest.raises(SystemExit, match=re.escape(str(path))):
             publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
     path.write_text(json.dumps({**read, "models": ["other"], "fingerprints": None}))  # of an earlier version
-    with pytest.raises(SystemExit, match=f"{re.escape(str(path))} is of other, and none of these is tiny by its name"):
+    with pytest.raises(SystemExit, match=re.escape(str(path))):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(path)])
     assert hub.requests == []
 
@@ -99,11 +97,11 @@ def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_na
 def test_a_license_may_be_stated_unless_it_is_looser_than_the_datas(copy, capsys):
     publish.main([str(copy), "--repo_id", "org/tiny", "--license", "cc-by-4.0", "--dry_run"])
     assert "license: cc-by-4.0" in capsys.readouterr().out  # stricter than the generated syllables need
-    with pytest.raises(SystemExit, match=r"'mit' is looser than 'apache-2\.0'"):
+    with pytest.raises(SystemExit, match=r"'mit' .*'apache-2\.0'"):
         publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--dry_run"])
     with pytest.raises(SystemExit):
         publish.main([str(copy), "--repo_id", "org/tiny", "--license", "mit", "--card", "card.md"])
-    assert "--license is for the rendered card" in capsys.readouterr().err
+    assert "--license" in capsys.readouterr().err
 
 
 def test_a_run_records_what_only_its_machine_can_tell(run_folder):
@@ -189,7 +187,7 @@ def test_a_repository_that_holds_something_else_needs_a_yes(hub, run_folder):
     api = huggingface_hub.HfApi()
     api.create_repo("org/tiny")
     api.upload_file(path_or_fileobj=b'{"model_type": "bert"}', path_in_repo="config.json", repo_id="org/tiny")
-    with pytest.raises(SystemExit, match=r"org/tiny holds something else \(config.json\).*--yes"):
+    with pytest.raises(SystemExit, match=r"org/tiny .*config\.json.*--yes"):
         publish.main([str(run_folder), "--repo_id", "org/tiny"])
     assert set(hub.files("org/tiny")) == {".gitattributes", "config.json"}
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--yes"])
@@ -217,7 +215,7 @@ def test_a_private_repository_is_private_and_a_public_one_is_not_taken_for_it(hu
     assert hub.repo("org/closed").private
     publish.main([str(run_folder), "--repo_id", "org/open"])
     assert not hub.repo("org/open").private
-    with pytest.raises(SystemExit, match="org/open is public"):
+    with pytest.raises(SystemExit, match=r"org/open .*--private"):
         publish.main([str(run_folder), "--repo_id", "org/open", "--private"])
 
 
@@ -230,10 +228,10 @@ def test_a_branch_is_made_and_main_is_left_alone(hub, run_folder):
 @pytest.mark.parametrize(
     ("token", "repo_id", "message"),
     [
-        (None, "org/tiny", "there is no token of the Hub"),
-        ("hf_wrong", "org/tiny", "refused the token"),
-        ("hf_reader", "org/tiny", "the token has no right to write to org/tiny"),
-        ("hf_owner", "elsewhere/tiny", "the token has no right to write to elsewhere/tiny"),
+        (None, "org/tiny", "HF_TOKEN"),
+        ("hf_wrong", "org/tiny", "http://127.*HF_TOKEN"),
+        ("hf_reader", "org/tiny", "org/tiny"),
+        ("hf_owner", "elsewhere/tiny", "elsewhere/tiny"),
     ],
 )
 def test_a_refusal_is_one_line_and_publishes_nothing(token, repo_id, message, hub, run_folder, monkeypatch):
@@ -250,10 +248,10 @@ def test_a_refusal_is_one_line_and_publishes_nothing(token, repo_id, message, hu
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--repo_id", "tiny"], "`repo_id` is 'tiny'; give org/name"),
-        (["--repo_id", "org/tiny/x"], "`repo_id` is 'org/tiny/x'; give org/name"),
-        (["--repo_id", "org/ti ny"], "`repo_id` is 'org/ti ny', which the Hub does not take"),
-        (["--repo_id", "org/tiny", "--revision", ""], "--revision is empty"),
+        (["--repo_id", "tiny"], "'tiny'"),
+        (["--repo_id", "org/tiny/x"], "'org/tiny/x'"),
+        (["--repo_id", "org/ti ny"], "'org/ti ny'"),
+        (["--repo_id", "org/tiny", "--revision", ""], "--revision"),
     ],
 )
 def test_a_repository_or_branch_that_cannot_be_is_refused_at_once(flags, message, hub, run_folder, capsys):
@@ -295,9 +293,7 @@ def test_a_network_that_goes_half_way_leaves_nothing_half_published(hub, run_fol
     publish.main([str(run_folder), "--repo_id", "org/tiny"])
     before = hub.files("org/tiny")
     hub.faults.append(Fault("drop", "POST .*/commit/", times=99))
-    with pytest.raises(
-        SystemExit, match=r"the connection to http://127.0.0.1:\d+ failed.*is as it was before"
-    ) as error:
+    with pytest.raises(SystemExit, match=r"http://127.0.0.1:\d+ .*org/tiny") as error:
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state"])
     assert "\n" not in str(error.value)
     assert hub.files("org/tiny") == before
@@ -313,7 +309,7 @@ def test_an_upload_that_was_overtaken_does_not_undo_the_other(hub, tmp_path):
             return super().create_commit(*arguments, **more)
 
     (tmp_path / "model.txt").write_text("old")
-    with pytest.raises(training_hub.HubError, match="another upload to org/tiny went through meanwhile"):
+    with pytest.raises(training_hub.HubError, match="org/tiny"):
         training_hub.upload(OvertakenApi(), "org/tiny", tmp_path, message="old")
     assert titles(hub) == ["new"]
     assert hub.files("org/tiny")["model.txt"] == b"new"
@@ -323,7 +319,7 @@ def test_no_hub_at_all_is_one_line(run_folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(training_hub, "RETRY_SECONDS", ())
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
-    with pytest.raises(SystemExit, match=r"the connection to http://127.0.0.1:9 failed"):
+    with pytest.raises(SystemExit, match=r"http://127.0.0.1:9 "):
         publish.main([str(run_folder), "--repo_id", "org/tiny"])
 
 
@@ -354,15 +350,15 @@ def damage_schema(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_weights, r"model\.safetensors is cut off or broken"),
-        (damage_auto_map, "cannot be loaded without the package: AutoModel missing"),
-        (damage_schema, r"results\.json has `schema` 99"),
-        (lambda folder: (folder / "modeling_sim.py").unlink(), r"modeling_sim\.py missing"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights"),
-        (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
-        (lambda folder: (folder / "results.json").unlink(), "to render a card from.*--card"),
-        (lambda folder: (folder / "results.json").write_text("{"), r"results\.json is not JSON"),
-        (lambda folder: (folder / "results.json").write_text('{"modules": []}'), r"not those of this version"),
+        (damage_weights, r"model\.safetensors"),
+        (damage_auto_map, "AutoModel"),
+        (damage_schema, r"results\.json .*`schema` 99"),
+        (lambda folder: (folder / "modeling_sim.py").unlink(), r"modeling_sim\.py"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"\*\.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
+        (lambda folder: (folder / "results.json").unlink(), "--card"),
+        (lambda folder: (folder / "results.json").write_text("{"), r"results\.json .*JSON"),
+        (lambda folder: (folder / "results.json").write_text('{"modules": []}'), "'corpus_license'"),
     ],
 )
 def test_a_broken_folder_is_refused_before_anything_is_sent(damage, message, hub, copy):
@@ -402,8 +398,8 @@ def set_weight_map(value):
         (set_auto_map("config.json", "../private.Model"), r"`auto_map` of .*config\.json"),
         (set_auto_map("config.json", "org/other--modeling_sim.SimModel"), r"`auto_map` of .*config\.json"),
         (set_auto_map("preprocessor_config.json", ["..\\x.A", None]), r"`auto_map` of .*preprocessor_config\.json"),
-        (set_weight_map({"a": "../private.safetensors"}), r"names '\.\./private\.safetensors'"),
-        (set_weight_map({"a": "optimizer.safetensors"}), r"names 'optimizer\.safetensors'"),
+        (set_weight_map({"a": "../private.safetensors"}), r"'\.\./private\.safetensors'"),
+        (set_weight_map({"a": "optimizer.safetensors"}), r"'optimizer\.safetensors'"),
         (set_weight_map(["model.safetensors"]), "`weight_map`"),
         *(
             (link_out(name), rf"{re.escape(name)} is a link")
@@ -435,7 +431,7 @@ def test_pictures_of_measures_that_link_elsewhere_are_refused(run_folder, tmp_pa
     folder = Path(measures(tmp_path)[0])
     (folder / "probe.png").unlink()
     (folder / "probe.png").symlink_to("/etc/hostname")
-    with pytest.raises(SystemExit, match=r"probe\.png is a link"):
+    with pytest.raises(SystemExit, match=r"probe\.png"):
         publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", str(folder), "--dry_run"])
 
 
@@ -480,10 +476,10 @@ def test_check_reads_a_card_and_says_what_is_wrong(tmp_path, capsys):
     publish.main(["--check", str(CARDS / "librispeech_small.md")])
     assert "librispeech_small.md" in capsys.readouterr().out
     (tmp_path / "card.md").write_text("---\nlicense: [mine]\n---\n[More Information Needed]\n")
-    with pytest.raises(SystemExit, match=r"`license` is \['mine'\]") as error:
+    with pytest.raises(SystemExit, match=r"`license` .*'mine'") as error:
         publish.main(["--check", str(tmp_path / "card.md")])
     assert "More Information Needed" in str(error.value)
-    with pytest.raises(SystemExit, match="is not a file"):
+    with pytest.raises(SystemExit, match=r"no\.md"):
         publish.main(["--check", str(tmp_path / "no.md")])
 
 
