@@ -283,9 +283,9 @@ def test_dimensions_are_ranked_by_their_weights_over_all_classes():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (np.zeros((2, 3)), "all 0"),
-        (np.ones((2, 1)), "dims >= 2"),
-        (np.ones((2, 2, 2)), r"expected \(classes, dims\)"),
+        (np.zeros((2, 3)), "`weights`"),
+        (np.ones((2, 1)), "`weights`"),
+        (np.ones((2, 2, 2)), "`weights`"),
         (np.array([1.0, np.nan]), "NaN"),
     ],
 )
@@ -295,21 +295,21 @@ def test_bad_weights_are_named(measure, weights, message):
 
 
 def test_bad_scales_are_named():
-    with pytest.raises(ValueError, match="one scale a dim"):
+    with pytest.raises(ValueError, match="`scale`"):
         standardized_weights(np.ones((2, 3)), np.ones(2))
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="`scale`"):
         standardized_weights(np.ones(3), np.array([1, -1, 1]))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test_features": np.zeros((4, 3))}, "features of one module"),
-        ({"test_labels": np.zeros(3, int)}, "`test_features` has 4 items but `test_labels` 3"),
-        ({"test_features": np.full((4, 2), np.nan)}, "`test_features` holds NaN"),
-        ({"train_features": np.full((6, 2), np.nan)}, "features` holds NaN"),
-        ({"train_labels": np.zeros(5, int)}, "`train_labels` 5|one label an item"),
-        ({"train_labels": np.full(6, 9)}, "must lie in|a single class"),
+        ({"test_features": np.zeros((4, 3))}, "`train_features`"),
+        ({"test_labels": np.zeros(3, int)}, "`test_features`"),
+        ({"test_features": np.full((4, 2), np.nan)}, "`test_features`"),
+        ({"train_features": np.full((6, 2), np.nan)}, "features`"),
+        ({"train_labels": np.zeros(5, int)}, "labels`"),
+        ({"train_labels": np.full(6, 9)}, "labels`"),
     ],
 )
 @pytest.mark.parametrize("function", [accuracy_by_dimensions, single_best_dimension, concentration])
@@ -326,11 +326,11 @@ def test_bad_items_are_named(function, changes, message):
 
 def test_bad_settings_are_named(aligned):
     items = split(aligned)
-    with pytest.raises(ValueError, match=r"`ks` must lie in \[1, 32\]"):
+    with pytest.raises(ValueError, match="`ks`"):
         accuracy_by_dimensions(*items, 4, ks=(1, 64))
-    with pytest.raises(ValueError, match="each of the 32 dims once"):
+    with pytest.raises(ValueError, match="`ranking`"):
         accuracy_by_dimensions(*items, 4, ranking=np.zeros(32, int))
-    with pytest.raises(ValueError, match="`num_permutations` is 0"):
+    with pytest.raises(ValueError, match="`num_permutations`"):
         single_best_dimension(*items, 4, num_permutations=0)
-    with pytest.raises(ValueError, match="`num_rotations` is 1"):
+    with pytest.raises(ValueError, match="`num_rotations`"):
         rotation_gap(kurtosis, items[0], num_rotations=1)

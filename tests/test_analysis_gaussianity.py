@@ -188,19 +188,19 @@ def test_whitening_leaves_out_directions_without_variance():
     assert result.shape == (500, 5)
     np.testing.assert_allclose(result.T @ result / 500, np.eye(5), atol=1e-4)
     assert whitened(normal_points(10, 50)).shape == (10, 9)
-    with pytest.raises(ValueError, match="all the same"):
+    with pytest.raises(ValueError, match="`points`"):
         whitened(np.full((10, 3), 2.0))
 
 
 @pytest.mark.parametrize(
     ("means", "log_variances", "message"),
     [
-        (np.zeros(5), None, r"`means` has shape \(5,\)"),
-        (np.zeros((5, 0)), None, r"expected \(items, dims\)"),
-        (np.zeros((1, 3)), None, "holds 1 item"),
-        (np.full((5, 2), np.nan), None, "`means` holds NaN"),
-        (np.zeros((5, 2)), np.zeros((5, 3)), "`log_variances` has shape"),
-        (np.zeros((5, 2)), np.full((5, 2), np.inf), "`log_variances` holds NaN or infinity"),
+        (np.zeros(5), None, "`means`"),
+        (np.zeros((5, 0)), None, "`means`"),
+        (np.zeros((1, 3)), None, "`means`"),
+        (np.full((5, 2), np.nan), None, "`means`"),
+        (np.zeros((5, 2)), np.zeros((5, 3)), "`log_variances`"),
+        (np.zeros((5, 2)), np.full((5, 2), np.inf), "`log_variances`"),
     ],
 )
 def test_bad_input_is_named(means, log_variances, message):
@@ -209,9 +209,9 @@ def test_bad_input_is_named(means, log_variances, message):
 
 
 def test_samples_alone_are_means_and_mmd_needs_two_items():
-    with pytest.raises(ValueError, match="pass samples alone as `means`"):
+    with pytest.raises(ValueError, match="`samples`"):
         gaussianity(np.zeros((5, 2)), samples=np.zeros((5, 2)))
-    with pytest.raises(ValueError, match="`max_items` is 1"):
+    with pytest.raises(ValueError, match="`max_items`"):
         maximum_mean_discrepancy(normal_points(5, 2), max_items=1)
 
 

@@ -114,17 +114,17 @@ def test_l2_is_chosen_on_groups_held_out():
         probe = fit_linear_probe(features[~held_out], labels[~held_out], 2, l2=l2)
         scores.append((probe.predict(features[held_out]) == labels[held_out]).mean())
     assert choose_l2(features, labels, groups, 2, grid=grid) == grid[int(np.argmax(scores))]
-    with pytest.raises(ValueError, match="at least 2 training groups"):
+    with pytest.raises(ValueError, match="`l2`"):
         choose_l2(features, labels, np.zeros(200), 2)
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (np.zeros((4, 2)), np.zeros(4, int), "a single class"),
-        (np.zeros((4, 2)), np.array([0, 1, 0]), "one label an item"),
+        (np.zeros((4, 2)), np.zeros(4, int), "`labels`"),
+        (np.zeros((4, 2)), np.array([0, 1, 0]), "`labels`"),
         (np.full((4, 2), np.nan), np.array([0, 1, 0, 1]), "NaN"),
-        (np.zeros((4, 2)), np.array([0, 1, 0, 3]), r"must lie in \[0, 3\)"),
+        (np.zeros((4, 2)), np.array([0, 1, 0, 3]), "`labels`"),
     ],
 )
 def test_bad_input_is_named(features, labels, message):
@@ -177,7 +177,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
 
 
 def test_one_group_has_no_interval():
-    with pytest.raises(ValueError, match="at least 2 groups"):
+    with pytest.raises(ValueError, match="groups"):
         bootstrap_interval(np.ones((1, 2, 2)))
 
 
@@ -189,7 +189,7 @@ def test_a_bootstrapped_mean_has_the_standard_error_of_independent_groups():
     half_width = (interval.high - interval.low) / 2
     assert interval.value == pytest.approx(values.mean())
     assert half_width == pytest.approx(1.96 * values.std() / 400**0.5, rel=0.1)
-    with pytest.raises(ValueError, match="at least 2 groups"):
+    with pytest.raises(ValueError, match="groups"):
         bootstrap_statistic(lambda items: values[items].mean(), np.zeros(len(values)))
 
 
@@ -227,7 +227,7 @@ def test_a_pair_comes_as_often_as_both_of_its_ends():
 
 
 def test_no_draws_and_no_value_make_no_interval():
-    with pytest.raises(ValueError, match="`resamples` is 0"):
+    with pytest.raises(ValueError, match="`resamples`"):
         bootstrap_statistic(np.mean, np.arange(4), resamples=0)
     assert not Interval(np.nan, np.nan, np.nan).excludes(0.0)
 

@@ -196,15 +196,15 @@ def test_pairs_are_ordered_different_and_drawn_by_seed():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ks": [3, 17]}, "from 0 to 16"),
-        ({"ks": [0]}, "one of them above 0"),
-        ({"ranking": "best"}, "choose 'pair', 'global' or 'random'"),
-        ({"ranking": torch.zeros(DIMS, dtype=torch.long)}, "every number from 0 to 15 once"),
-        ({"distance": "l1"}, "choose 'mse' or 'log_mel'"),
-        ({"latents": torch.full((3, 4, DIMS), torch.nan)}, "without NaN"),
-        ({"latents": torch.zeros(3, 4, DIMS)}, "the same sound"),
-        ({"num_pairs": 0}, "give at least 1"),
-        ({"decode": lambda values: values}, "must give \\(batch, samples\\)"),
+        ({"ks": [3, 17]}, "`ks`"),
+        ({"ks": [0]}, "`ks`"),
+        ({"ranking": "best"}, "`ranking`"),
+        ({"ranking": torch.zeros(DIMS, dtype=torch.long)}, "`ranking`"),
+        ({"distance": "l1"}, "`distance`"),
+        ({"latents": torch.full((3, 4, DIMS), torch.nan)}, "`latents`"),
+        ({"latents": torch.zeros(3, 4, DIMS)}, "pairs"),
+        ({"num_pairs": 0}, "`num_pairs`"),
+        ({"decode": lambda values: values}, "`decode`"),
     ],
 )
 def test_bad_input_is_told(change, words, latents):
@@ -214,5 +214,5 @@ def test_bad_input_is_told(change, words, latents):
 
 
 def test_a_transform_of_another_size_is_told(latents, noise):
-    with pytest.raises(ValueError, match="latents have 16 dims"):
+    with pytest.raises(ValueError, match="`transform`"):
         reconstruction_curve(latents, identity, transform=random_axes(noise(2, 2, 3), 0), distance="mse")

@@ -215,7 +215,7 @@ def test_transitions_are_clean_where_the_class_flips_once():
     half = end.clone()
     half[:2] = start[:2]  # these never leave their class
     assert clean_transition_rate(sign, start, half, zeros, ones) == 0.5
-    with pytest.raises(ValueError, match="one class"):
+    with pytest.raises(ValueError, match="class"):
         clean_transition_rate(sign, start, end, zeros, zeros)
 
 
@@ -231,9 +231,9 @@ def test_smoothness_reports_transitions_between_labels_that_differ(linear, laten
     assert 20 < score.transitions.num_paths < 80
     blind = LabeledClassifier(lambda values: torch.zeros(len(values), dtype=torch.long), labels)
     assert smoothness(linear, latents, classifier=blind, **settings).transitions.rate.value == 0
-    with pytest.raises(ValueError, match="different labels"):
+    with pytest.raises(ValueError, match="labels"):
         smoothness(linear, latents, classifier=LabeledClassifier(predict, np.zeros(40)), **settings)
-    with pytest.raises(ValueError, match="3 labels for 40 items"):
+    with pytest.raises(ValueError, match="`classifier`"):
         smoothness(linear, latents, classifier=LabeledClassifier(predict, labels[:3]), **settings)
 
 
@@ -261,18 +261,18 @@ def test_log_mel_bands_hold_frequencies_and_a_tone_lies_in_its_band():
     assert features(torch.zeros(1, 400)).max().item() == pytest.approx(math.log(1e-6))
     white = features(torch.randn(1, 160_000, generator=torch.Generator().manual_seed(0))).exp().mean(dim=(0, 1))
     torch.testing.assert_close(white, features.filters.sum(dim=0).float(), rtol=0.2, atol=0)
-    with pytest.raises(ValueError, match="fewer than the 400"):
+    with pytest.raises(ValueError, match="400"):
         features(torch.zeros(1, 399))
 
 
 @pytest.mark.parametrize(
     ("latents", "words"),
     [
-        (torch.zeros(4, 3), "give \\(items, frames, channels\\)"),
-        (torch.full((4, 3, 2), torch.nan), "without NaN"),
-        (torch.ones(4, 3, 2, dtype=torch.float16), "must be float32 or float64"),
-        (torch.zeros(1, 3, 2), "at least 2"),
-        (torch.zeros(4, 3, 2), "is the decoder constant"),
+        (torch.zeros(4, 3), "`latents`"),
+        (torch.full((4, 3, 2), torch.nan), "`latents`"),
+        (torch.ones(4, 3, 2, dtype=torch.float16), "`latents`"),
+        (torch.zeros(1, 3, 2), "1 item"),
+        (torch.zeros(4, 3, 2), "decode"),
     ],
 )
 def test_bad_latents_are_told(latents, words):
@@ -281,9 +281,9 @@ def test_bad_latents_are_told(latents, words):
 
 
 def test_a_wrong_path_or_decoder_is_told(latents):
-    with pytest.raises(ValueError, match="choose 'linear'"):
+    with pytest.raises(ValueError, match="`path`"):
         interpolation_path(latents, latents, 3, "cubic")
-    with pytest.raises(ValueError, match="`steps` is 0"):
+    with pytest.raises(ValueError, match="`steps`"):
         interpolation_path(latents, latents, 0)
-    with pytest.raises(ValueError, match="must give \\(batch, samples\\)"):
+    with pytest.raises(ValueError, match="`decode`"):
         smoothness(lambda values: values, latents, features=waveform)

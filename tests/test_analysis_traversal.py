@@ -67,13 +67,13 @@ def test_a_direction_that_changes_nothing_does_not_move_its_property():
 @pytest.mark.parametrize(
     ("changes", "spread", "targets", "message"),
     [
-        (np.zeros((2, 3)), np.ones(3), [0, 1], "shape"),
-        (np.ones((2, 3, 4)), np.ones(3), [0, 1], "shape"),
-        (np.ones((2, 3, 4)), np.ones(4), [0], "shape"),
-        (np.ones((2, 3, 4)), np.ones(4), [0, -1], "numbers of properties, 0 to 3"),
-        (np.ones((2, 3, 4)), np.ones(4), [0, 4], "numbers of properties, 0 to 3"),
-        (np.zeros((2, 3, 4)), np.ones(4), [0, 1], "no change"),
-        (np.ones((2, 3, 4)), np.array([1.0, 0.0, np.nan, 1.0]), [1, 3], r"\[1\], without spread"),
+        (np.zeros((2, 3)), np.ones(3), [0, 1], "`changes`"),
+        (np.ones((2, 3, 4)), np.ones(3), [0, 1], "`changes`"),
+        (np.ones((2, 3, 4)), np.ones(4), [0], "`changes`"),
+        (np.ones((2, 3, 4)), np.ones(4), [0, -1], "`targets`"),
+        (np.ones((2, 3, 4)), np.ones(4), [0, 4], "`targets`"),
+        (np.zeros((2, 3, 4)), np.ones(4), [0, 1], "`changes`"),
+        (np.ones((2, 3, 4)), np.array([1.0, 0.0, np.nan, 1.0]), [1, 3], r"`targets`.*\[1\]"),
     ],
 )
 def test_changes_that_say_nothing_are_refused(changes, spread, targets, message):
@@ -109,9 +109,9 @@ def test_correlations_of_ranks_are_those_of_scipy_with_ties_too():
 @pytest.mark.parametrize(
     ("coordinates", "properties", "message"),
     [
-        (np.ones((3, 2)), np.ones((4, 2)), "same items"),
-        (np.ones(3), np.ones((3, 1)), "same items"),
-        (np.full((3, 2), np.nan), np.ones((3, 1)), "not finite"),
+        (np.ones((3, 2)), np.ones((4, 2)), "`coordinates`"),
+        (np.ones(3), np.ones((3, 1)), "`coordinates`"),
+        (np.full((3, 2), np.nan), np.ones((3, 1)), "`coordinates`"),
     ],
 )
 def test_coordinates_that_do_not_fit_are_refused(coordinates, properties, message):

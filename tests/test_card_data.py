@@ -107,17 +107,17 @@ def test_the_license_says_where_it_comes_from():
 
 
 @pytest.mark.parametrize(
-    ("stated", "known", "message"),
+    ("stated", "known"),
     [
-        ("cc-by-4.0", "cc-by-nc-sa-4.0", "is looser than 'cc-by-nc-sa-4.0'"),
-        ("mit", "cc-by-4.0", "is looser than 'cc-by-4.0'"),
-        ("cc0-1.0", "cc-by-nc-sa-4.0", "is not known to be as strict"),  # never heard of is not strict
-        ("other", "cc-by-4.0", "is not known to be as strict"),
-        ("cc-by-4.0", "openrail", "is not known to be as strict"),
+        ("cc-by-4.0", "cc-by-nc-sa-4.0"),
+        ("mit", "cc-by-4.0"),
+        ("cc0-1.0", "cc-by-nc-sa-4.0"),  # an unknown license is not strict
+        ("other", "cc-by-4.0"),
+        ("cc-by-4.0", "openrail"),
     ],
 )
-def test_a_looser_license_is_refused(stated, known, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_looser_license_is_refused(stated, known):
+    with pytest.raises(ValueError, match=f"'{stated}'.*'(mit|{known})'"):
         refuse_looser(stated, ["mit", known] if known != "mit" else [known])
 
 

@@ -120,7 +120,7 @@ def test_parts_are_chosen_joined_and_named(tree, hub_copy):
     assert len(load_corpus("librispeech", "dev-clean", data_dir=tree)) == 5
     assert len(load_corpus("librispeech", "validation", dataset_id=str(hub_copy))) == 5
     assert len(load_corpus("librispeech", "train.100+validation", dataset_id=str(hub_copy))) == 25
-    with pytest.raises(ValueError, match="no dev-other; parts there: dev-clean, train-clean-100"):
+    with pytest.raises(ValueError, match=r"dev-other.*dev-clean, train-clean-100"):
         load_corpus("librispeech", "dev-other", data_dir=tree)
 
 
@@ -145,7 +145,7 @@ def test_the_only_part_is_taken_and_of_several_others_none(tree, tmp_path):
 
 
 def test_a_part_of_another_configuration_is_named(hub_copy):
-    with pytest.raises(ValueError, match="'test-other' is not in `config` 'clean'"):
+    with pytest.raises(ValueError, match="'test-other'"):
         load_corpus("librispeech", "test-other", dataset_id=str(hub_copy))
 
 
@@ -174,7 +174,7 @@ def test_the_lists_of_cpc_are_found_under_their_published_names(tree, tmp_path):
     assert set(test[0]["phones"]) == {3}
     # Without the one list, the other split is not drawn from the utterances of the list that is there.
     (tmp_path / "test_split.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="no such list"):
+    with pytest.raises(FileNotFoundError, match=r"test\.txt"):
         load_corpus("librispeech", "test", data_dir=tmp_path)
 
 
@@ -222,13 +222,13 @@ def test_lists_divide_by_utterance(source, tmp_path):
 
 def test_a_listed_utterance_that_is_not_there_is_named(tree, hub_copy, tmp_path):
     (tmp_path / "train.txt").write_text("19-198-0000\n19-198-0099\n")
-    with pytest.raises(BadAudioError, match=r"19-198-0099.*no such file"):
+    with pytest.raises(BadAudioError, match="19-198-0099"):
         load_corpus("librispeech", "train", data_dir=tree, lists=tmp_path)
     kept = load_corpus("librispeech", "train", data_dir=tree, lists=tmp_path, on_bad_audio="skip")
     assert kept["id"] == ["19-198-0000"]
-    with pytest.raises(ValueError, match=r"1 utterances that are not in the data set, such as '19-198-0099'"):
+    with pytest.raises(ValueError, match="'19-198-0099'"):
         load_corpus("librispeech", "train", dataset_id=str(hub_copy), lists=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"test\.txt: no such list"):
+    with pytest.raises(FileNotFoundError, match=r"test\.txt"):
         load_corpus("librispeech", "test", data_dir=tree, lists=tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_a_stream_is_divided_by_lists_alone(hub_copy, tmp_path):
     (tmp_path / "train.txt").write_text("19-198-0003\n1034-121-0004\n")
     stream = load_corpus("librispeech", "train", dataset_id=str(hub_copy), streaming=True, lists=tmp_path)
     assert [row["id"] for row in stream] == ["19-198-0003", "1034-121-0004"]
-    with pytest.raises(ValueError, match="needs the whole data set"):
+    with pytest.raises(ValueError, match="`split_by`"):
         load_corpus("librispeech", "train", dataset_id=str(hub_copy), streaming=True)
 
 
@@ -281,7 +281,7 @@ def test_phones_come_with_a_stream(hub_copy, tmp_path):
 
 def test_labels_of_the_wrong_length_are_named(tree, tmp_path):
     (tmp_path / "aligned_phones.txt").write_text("19-198-0000 0 0 0\n")
-    with pytest.raises(BadAudioError, match=r"19-198-0000.*3 phone labels"):
+    with pytest.raises(BadAudioError, match="19-198-0000"):
         load_corpus("librispeech", "all", data_dir=tree, alignments=tmp_path)
 
 
@@ -291,7 +291,7 @@ def test_two_files_of_one_id_are_named(tmp_path):
         chapter.mkdir(parents=True)
         soundfile.write(chapter / "19-198-0000.flac", waveform("19-198-0000"), 16_000)
     both = "train-clean-100+train-clean-360"
-    with pytest.raises(BadAudioError, match=r"train-clean-360.*a second recording of this id"):
+    with pytest.raises(BadAudioError, match="train-clean-360"):
         load_corpus("librispeech", both, data_dir=tmp_path)
     assert len(load_corpus("librispeech", both, data_dir=tmp_path, on_bad_audio="skip")) == 1
 
@@ -301,12 +301,12 @@ def test_a_wrong_line_of_the_speakers_is_named(tree, tmp_path, line):
     shutil.copytree(tree / "LibriSpeech", tmp_path / "LibriSpeech")
     with (tmp_path / "LibriSpeech" / "SPEAKERS.TXT").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"SPEAKERS\.TXT: '33.*' does not begin with a speaker and a sex"):
+    with pytest.raises(ValueError, match=r"SPEAKERS\.TXT"):
         load_corpus("librispeech", data_dir=tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent, which is not a folder"):
+    with pytest.raises(FileNotFoundError, match="absent"):
         load_corpus("librispeech", data_dir=tmp_path / "absent")
     with pytest.raises(ValueError, match=r"has no PART/SPEAKER/CHAPTER/\*\.flac"):
         load_corpus("librispeech", data_dir=tmp_path)

@@ -25,7 +25,7 @@ def test_shared_speakers_are_counted(corpus, capsys):
     say_shared_speakers(corpus.select(range(6)), corpus.select(range(6, 12)))
     assert not capsys.readouterr().out
     say_shared_speakers(corpus.select(range(7)), corpus.select(range(7, 12)))
-    assert "warning: 1 of 2 speakers of the test split are among the 3" in capsys.readouterr().out
+    assert "1 of 2 speakers" in capsys.readouterr().out
     unnamed = corpus.remove_columns("speaker_id")
     say_shared_speakers(unnamed, unnamed)
     assert not capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_shared_recordings_are_counted(corpus, capsys):
     say_shared_recordings(corpus.select(range(6)), corpus.select(range(6, 12)))
     assert not capsys.readouterr().out
     say_shared_recordings(corpus.select(range(8)), corpus.select(range(6, 12)))
-    assert "warning: 2 recordings" in capsys.readouterr().out
+    assert " 2 recordings" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("corpus")
@@ -44,7 +44,7 @@ def test_one_file_under_two_paths_is_shared(tmp_path, capsys):
     train, test = (load_corpus("folder", "all", data_dir=tmp_path / name) for name in ("a", "linked"))
     assert train["audio"][:] != test["audio"][:]
     say_shared_recordings(train, test)
-    assert "warning: 3 recordings" in capsys.readouterr().out
+    assert " 3 recordings" in capsys.readouterr().out
 
 
 def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsys):
@@ -59,7 +59,7 @@ def test_equal_ids_and_lengths_of_other_recordings_are_none_shared(corpus, capsy
     say_shared_recordings(*halves)
     assert not capsys.readouterr().out
     say_shared_recordings(halves[0], halves[0])
-    assert "warning: 6 recordings" in capsys.readouterr().out
+    assert " 6 recordings" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("corpus")
@@ -85,4 +85,4 @@ def test_the_real_splits_share_speakers_and_no_recording(data_dir, capsys):
     say_shared_speakers(train, test)
     printed = capsys.readouterr().out
     assert "20 of 20 speakers" in printed
-    assert "recordings of the test split" not in printed
+    assert "recordings" not in printed

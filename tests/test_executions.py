@@ -103,7 +103,7 @@ def test_a_sequential_run_goes_on_in_the_middle(sequential, tmp_path, monkeypatc
 
 def test_a_sequential_checkpoint_is_not_resumed_by_another_execution(sequential, tmp_path):
     checkpoint = min(sequential[0].glob("checkpoint-*"))
-    with pytest.raises(SystemExit, match="of a 'sequential' run"):
+    with pytest.raises(SystemExit, match="'sequential'"):
         train(tmp_path, "--resume", str(checkpoint))
 
 
@@ -134,10 +134,10 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
     frames = [config.num_frames(40000, module) for module in range(3)]
     expected = 4 * 10 * 16 * 2 * (frames[0] + frames[1])
     assert latent_cache.cache_bytes(config, num_utterances=10, crop_samples=40000) == expected
-    assert f"cached latents take up to {expected / 1e9:.2f} GB" in capsys.readouterr().out
+    assert f"{expected / 1e9:.2f} GB" in capsys.readouterr().out
     usage = type("Usage", (), {"free": expected})
     monkeypatch.setattr(latent_cache.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(SystemExit, match="train without `cache_latents`"):
+    with pytest.raises(SystemExit, match="`cache_latents`"):
         train(tmp_path / "full", *flags)
     assert not (tmp_path / "full" / "log.jsonl").exists()
 
@@ -195,7 +195,7 @@ def test_stages_share_the_cost():
     assert share_out([6.0, 2.0, 1.0, 1.0], 2) == [range(1), range(1, 4)]
     assert share_out([1.0, 1.0, 1.0, 6.0], 2) == [range(3), range(3, 4)]
     assert share_out([1.0] * 4, 4) == [range(module, module + 1) for module in range(4)]
-    with pytest.raises(ValueError, match="at most 4"):
+    with pytest.raises(ValueError, match="`pipeline_stages`"):
         share_out([1.0] * 4, 5)
 
 
@@ -268,15 +268,15 @@ def test_launches_that_shard_are_refused(monkeypatch, kind):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--execution", "pipeline"], "needs several processes"),
-        (["--execution", "sequential", "--preset", "cpc"], "without `gradient_isolation`"),
-        (["--cache_latents", "True"], "`cache_latents` is for `execution` 'sequential'"),
-        (["--gather_negatives", "True"], "launch several"),
-        (["--mixed_precision", "fp8"], "choose no, bf16 or fp16"),
-        (["--report_to", "tensorbord"], "did you mean 'tensorboard'"),
-        (["--early_stopping_patience", "2"], "set `eval_steps`"),
-        (["--push_to_hub", "True"], "needs a `repo_id`"),
-        (["--gradient_accumulation_steps", "0"], "at least 1"),
+        (["--execution", "pipeline"], "`execution` 'pipeline'"),
+        (["--execution", "sequential", "--preset", "cpc"], "`gradient_isolation`"),
+        (["--cache_latents", "True"], "`cache_latents`"),
+        (["--gather_negatives", "True"], "`gather_negatives`"),
+        (["--mixed_precision", "fp8"], "`mixed_precision` .*bf16"),
+        (["--report_to", "tensorbord"], "'tensorboard'"),
+        (["--early_stopping_patience", "2"], "`eval_steps`"),
+        (["--push_to_hub", "True"], "`repo_id`"),
+        (["--gradient_accumulation_steps", "0"], "`gradient_accumulation_steps`"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path, flags, message):
@@ -417,7 +417,7 @@ def test_accumulated_gradients_are_the_mean(noise):
 def test_epochs_set_the_steps(tmp_path):
     train(tmp_path, "--num_train_epochs", "1.5")
     assert json.loads((tmp_path / "results.json").read_text())["steps"] == 5  # 15 crops by 3
-    with pytest.raises(ValueError, match="a stream's length is not known"):
+    with pytest.raises(ValueError, match="`max_steps`"):
         trainer.steps_of_epochs(RunArguments(num_train_epochs=1), None, 1)
 
 
@@ -544,7 +544,7 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr("modeling_sim.hub.callback.push_run", fail)
     train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
-    assert "the upload to org/name failed (no route to host)" in capsys.readouterr().out
+    assert "no route to host" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()
 
 

@@ -72,10 +72,10 @@ def test_a_writer_that_breaks_leaves_nothing(tmp_path):
         writer.add({"x": np.zeros((2, 3))}, np.zeros(2), np.array(["a", "a"]), np.zeros(2))
         raise OSError("no room")
 
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(OSError, match=r"^no room$"):
         stored_items(tmp_path, {"key": 1}, write)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="no item has a label"):
+    with pytest.raises(ValueError, match="label"):
         stored_items(tmp_path, {"key": 1}, lambda _: None)
 
 
@@ -148,7 +148,7 @@ def test_recordings_that_change_while_they_are_read_are_refused(recordings, tmp_
         return encode(self, batch)
 
     monkeypatch.setattr(Spectra, "encode", disturb)
-    with pytest.raises(AudioError, match="changed"):
+    with pytest.raises(AudioError, match="recordings"):
         words(corpus, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 

@@ -49,11 +49,17 @@ def test_without_a_terminal_a_logging_step_is_a_plain_line(tmp_path):
     ("flags", "environment", "has_bars"),
     [([], {}, True), (["--disable_tqdm", "true"], {}, False), ([], {"TQDM_DISABLE": "1"}, False)],
 )
-def test_a_terminal_has_bars_unless_they_are_not_wanted(tmp_path, flags, environment, has_bars):
+def test_a_terminal_has_bars_unless_they_are_not_wanted(tmp_path, flags, environment, has_bars, monkeypatch, capsys):
     terminal, stderr = pty.openpty()
     fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     try:
-        done = run(tmp_path / "run", *flags, stderr=stderr, **environment)
+        if environment:  # what tqdm reads while it is imported
+            printed = run(tmp_path / "run", stderr=stderr, **environment).stdout.decode()
+        else:
+            with open(stderr, "w", closefd=False) as file, monkeypatch.context() as patch:
+                patch.setattr(sys, "stderr", file)
+                pretrain.main([*FLAGS, "--output_dir", str(tmp_path / "run"), *flags])
+            printed = capsys.readouterr().out
     finally:
         os.close(stderr)
     shown = b""
@@ -63,9 +69,8 @@ def test_a_terminal_has_bars_unless_they_are_not_wanted(tmp_path, flags, environ
         except OSError:  # all of it is read
             break
     os.close(terminal)
-    assert done.returncode == 0, shown
-    assert (b"training:" in shown) == has_bars
-    assert (b"step 2 of 4" in done.stdout) != has_bars
+    assert (b"training" in shown) == has_bars
+    assert ("step 2" in printed) != has_bars
 
 
 def test_names_that_a_locale_cannot_print_are_escaped(tmp_path):

@@ -246,7 +246,7 @@ def test_a_probe_finds_what_is_planted_and_nothing_else(folders, tmp_path, name,
 
 @pytest.mark.parametrize(("name", "modules"), [("wav2vec2", "3"), ("wav2vec2", "context"), ("dac", "1")])
 def test_a_layer_that_there_is_not_is_refused(folders, name, modules):
-    with pytest.raises(ValueError, match="modules"):
+    with pytest.raises(ValueError, match="`modules`"):
         load(folders[name], modules=modules)
 
 

@@ -91,7 +91,7 @@ def test_a_file_without_paths_stays_as_it_is_to_the_byte(tmp_path):
 
 def test_a_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"a\.json"):
         scrub_file(tmp_path / "a.json")
 
 
