@@ -152,12 +152,12 @@ def _run(
         )
         stopped = False
         try:
-            while (code := _wait(process, min(2.0, max(0.0, deadline - time.monotonic())))) is None:
+            while _wait(process, min(2.0, max(0.0, deadline - time.monotonic()))) is None:
                 on_change()
                 if time.monotonic() >= deadline:
                     stopped = True
                     _signal_group(process, signal.SIGTERM)
-                    code = _wait(process, grace)
+                    _wait(process, grace)
                     break
         finally:
             if process.poll() is None and not stopped:  # this process is to end
@@ -294,7 +294,11 @@ def _benchmark_lines(benchmark: Mapping[str, Any]) -> list[str]:
     steps = {name: row for name, row in benchmark.items() if name.startswith("step ") and "seconds" in row}
     lines = [f"- {name}: {_cell(row)}" for name, row in benchmark.items() if name not in steps]
     if steps:
-        lines += ["", "| step | ms | crops per second | of the matrix rate | peak MB |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            "",
+            "| step | ms | crops per second | of the matrix rate | peak MB |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         lines += [
             f"| {name.removeprefix('step ')} | {1000 * row['seconds']:.2f} | {row['crops_per_second']:.0f} | "
             f"{row['share_of_matrix_rate']:.0%} | {row['peak_megabytes']:.0f} |"
