@@ -27,7 +27,7 @@ IN_THE_IMAGE = (
     "torch numpy scipy pandas pyarrow scikit-learn matplotlib pillow pyyaml tqdm jinja2 packaging filelock "
     "fsspec psutil typing-extensions regex contourpy cycler fonttools kiwisolver pyparsing python-dateutil "
     "six pytz tzdata joblib threadpoolctl narwhals sympy networkx mpmath markupsafe setuptools requests "
-    "urllib3 certifi charset-normalizer idna aiohttp click pytest pluggy iniconfig pygments cffi pycparser "
+    "urllib3 certifi idna aiohttp click pytest pluggy iniconfig pygments "
     "anyio h11 rich typer shellingham hf-xet xxhash"
 )
 """Packages that are not downloaded."""
@@ -76,7 +76,7 @@ def download_wheels(folder: Path, without: set[str], python: str) -> list[str]:
     pinned = sorted(f"{name}=={version}" for name, version in closure(wanted, without).items())
     folder.mkdir(parents=True, exist_ok=True)
     platforms = [argument for name in PLATFORMS for argument in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--progress-bar=off", "--no-deps", "--only-binary=:all:"]
     subprocess.run([*pip, "--python-version", python, *platforms, "--dest", str(folder), *pinned], check=True)
     return pinned
 
@@ -87,7 +87,9 @@ def copy_artificial(source: Path, target: Path) -> None:
     for path in tqdm(files, desc="artificial speech"):
         copy = (target / path.relative_to(source)).with_suffix(".flac")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(copy, read_audio({"path": str(path)}, sampling_rate=RATE), RATE, subtype="PCM_16")
+        soundfile.write(
+            copy, read_audio({"path": str(path)}, sampling_rate=RATE), RATE, subtype="PCM_16", compression_level=1
+        )
 
 
 def copy_librispeech(source: Path, target: Path, limit: int) -> int:

@@ -79,11 +79,10 @@ _MINIATURE = ["--eval_steps", "0", "--save_steps", "2", "--logging_steps", "2", 
 
 
 def artificial_data(bundle: Path, *, miniature: bool = False) -> tuple[str, dict[str, Any]]:
-    """Corpus and settings of the artificial speech of a bundle; a rehearsal without it takes synthetic syllables."""
-    folder = bundle / "data" / "artificial_speech"
-    if folder.is_dir() or not miniature:
-        return "artificial_speech", {"data_dir": str(folder)}
-    return "synthetic_syllables", {"num_train": 16, "num_test": 8}
+    """Corpus and settings of the artificial speech of a bundle; a rehearsal takes a few synthetic syllables."""
+    if miniature:
+        return "synthetic_syllables", {"num_train": 16, "num_test": 8}
+    return "artificial_speech", {"data_dir": str(bundle / "data" / "artificial_speech")}
 
 
 # ---------------------------------------------------------------------- training
@@ -115,7 +114,7 @@ class Training:
         """The command that trains a run, or resumes it."""
         choice = read(self.work / "benchmark.json").get("faster convolutions", {}).get("choice", "row products")
         flags = ["--config", run.config, "--output_dir", str(self.work / "runs" / run.name), "--keep_in_memory", "true"]
-        settings = {"data_dir": str(self.bundle / "data" / run.corpus)}
+        settings: dict[str, Any] = {"data_dir": str(self.bundle / "data" / run.corpus)}
         if run.corpus == "artificial_speech":
             corpus, settings = artificial_data(self.bundle, miniature=self.miniature)
             flags += ["--corpus", corpus]
@@ -130,6 +129,11 @@ class Training:
             flags += ["--model_settings", json.dumps(changes)]
         return [sys.executable, "-m", "benchmarks.gpu_runs", "train", choice, *flags]
 
+    def has_data(self, run: PaperRun) -> bool:
+        """Whether the audio of a run is there; a rehearsal makes artificial speech."""
+        own = self.miniature and run.corpus == "artificial_speech"
+        return own or (self.bundle / "data" / run.corpus).is_dir()
+
     def steps(self, run: PaperRun) -> int:
         """Steps of a run."""
         return 4 if self.miniature else run.max_steps
@@ -138,8 +142,8 @@ class Training:
         """Trains all runs and writes their weights, of those that are stopped as well."""
         waiting = []
         for run in RUNS:
-            if run.corpus == "librispeech" and not (self.bundle / "data" / run.corpus).is_dir():
-                print(f"{run.name}: the bundle has no {run.corpus}")
+            if not self.has_data(run):
+                print(f"{run.name}: skipped, {self.bundle} has no data/{run.corpus}", flush=True)
             elif not (self.work / "runs" / run.name / "results.json").is_file():
                 waiting.append(run)
         while (waiting or self.processes) and not (self.stopping and not self.processes):
@@ -173,6 +177,8 @@ class Training:
             lines = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").is_file() else []
             newest = [json.loads(line) for line in lines[-40:] if line.endswith("}")]
             if not newest:
+                if self.has_data(run):
+                    states[run.name] = {"state": "not started", "max_steps": self.steps(run)}
                 continue
             scored = next((line for line in reversed(newest) if line["split"] == "test"), newest[-1])
             state = "finished" if results else "training" if run.name in self.processes else "stopped"
@@ -271,7 +277,7 @@ def probe_all(device: str, work: Path, bundle: Path) -> None:
         ("artificial", f"{label} paper", corpus, settings, {"protocol": "paper"}) for label in ("vowel", "syllable")
     ]
     librispeech = bundle / "data" / "librispeech"
-    if librispeech.is_dir():
+    if librispeech.is_dir() and not miniature:
         tasks.append(("librispeech", "phones", "librispeech", {"data_dir": str(librispeech)}, {}))
     probes = read(work / "probes.json")
     for source, title, name, corpus_settings, more in tasks:
