@@ -76,7 +76,7 @@ def download_wheels(folder: Path, without: set[str], python: str) -> list[str]:
     pinned = sorted(f"{name}=={version}" for name, version in closure(wanted, without).items())
     folder.mkdir(parents=True, exist_ok=True)
     platforms = [argument for name in PLATFORMS for argument in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--progress-bar=off", "--no-deps", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     subprocess.run([*pip, "--python-version", python, *platforms, "--dest", str(folder), *pinned], check=True)
     return pinned
 

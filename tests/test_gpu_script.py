@@ -154,7 +154,7 @@ def test_figures_are_taken_once_and_an_error_is_one_of_them(tmp_path):
     assert calls.count("fails") == 2
 
 
-def test_packed_weights_make_a_folder_of_the_same_encoder(tiny_config, tmp_path, noise):
+def test_packed_weights_make_a_folder_of_the_same_encoder(tiny_config, tmp_path):
     torch.manual_seed(0)
     model = SimForPreTraining(tiny_config(use_batch_norm=True)).eval()
     model.save_pretrained(tmp_path / "model")
