@@ -10,7 +10,7 @@ This file needs Python and PyTorch alone: it installs the wheels of `make gpu-bu
 """
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
 import platform
@@ -156,14 +156,15 @@ def _run(
                 on_change()
                 if time.monotonic() >= deadline:
                     stopped = True
-                    _signal_group(process, signal.SIGTERM)
+                    process.terminate()  # it alone: it tells what it has started, and a second signal would end that
                     _wait(process, grace)
                     break
         finally:
             if process.poll() is None and not stopped:  # this process is to end
-                _signal_group(process, signal.SIGTERM)
+                process.terminate()
                 _wait(process, grace)
-            _signal_group(process, signal.SIGKILL)  # and what the part itself started
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # none is left
+                os.killpg(process.pid, signal.SIGKILL)  # with what the part itself has started
             process.wait()
     return process.returncode, stopped
 
@@ -173,13 +174,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # it and all that it started have ended
-        return
 
 
 # ---------------------------------------------------------------------- device and packages
@@ -377,8 +371,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if arguments.device == "cpu":
         environment |= {"MODELING_SIM_TEST_DEVICE": "cpu", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    if importlib.util.find_spec("modeling_sim") is None and not (ROOT / "modeling_sim").is_dir():
-        raise SystemExit("gpu: run it from a checkout of modeling_sim.")
     try:
         run_parts(
             parts,

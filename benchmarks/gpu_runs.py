@@ -12,6 +12,7 @@ makes a folder of one, which `from_pretrained` reads.
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -141,6 +142,7 @@ class Training:
     def all(self) -> None:
         """Trains all runs and writes their weights, of those that are stopped as well."""
         waiting = []
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (PARALLEL + 1))), **os.environ}
         for run in RUNS:
             if not self.has_data(run):
                 print(f"{run.name}: skipped, {self.bundle} has no data/{run.corpus}", flush=True)
@@ -153,7 +155,7 @@ class Training:
                 log.parent.mkdir(parents=True, exist_ok=True)
                 with log.open("ab") as file:
                     self.processes[run.name] = subprocess.Popen(
-                        self.command(run), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+                        self.command(run), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment
                     )
                 print(f"{run.name}: started", flush=True)
             for name, process in list(self.processes.items()):

@@ -31,7 +31,8 @@ class PlainInfoNCE(nn.Module):
             latents = latents[:, start : start + self.window]
             context = context[:, start : start + self.window]
         negatives = torch.stack(
-            [everything[torch.randperm(len(everything))] for _ in range(self.num_negatives)], dim=-1
+            [everything[torch.randperm(len(everything), device=everything.device)] for _ in range(self.num_negatives)],
+            dim=-1,
         )  # (all frames, channels, negatives)
         loss = latents.new_zeros(())
         for step in range(1, self.num_steps + 1):
