@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUN    := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-slow fuzz lint format clean
+.PHONY: help demo test test-fast test-slow fuzz gpu gpu-bundle lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, load it again (about 5 minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-fast  run the tests of the parts alone, in about a minute"
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"
+	@echo "make gpu        all that a GPU is needed for, in 10 minutes: see docs/gpu.md"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV), runs/ and caches"
@@ -39,6 +40,14 @@ test-fast: $(VENV)/.installed
 fuzz: $(VENV)/.installed
 	$(RUN)/python benchmarks/fuzz.py --count 1000 --seed 0
 	$(RUN)/python benchmarks/fuzz_kills.py --count 100 --seed 0
+
+# With the Python that has PyTorch for the GPU, which need not be of this checkout: DEVICE, BUDGET, PARTS, OUT, BUNDLE.
+gpu:
+	$(or $(wildcard $(RUN)/python),python3) -m benchmarks.gpu
+
+# What `make gpu` needs on a machine without a network; DATA is a folder with `artificial_speech` and `librispeech`.
+gpu-bundle: $(VENV)/.installed
+	$(RUN)/python -m benchmarks.gpu_bundle $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .

@@ -30,9 +30,8 @@ class PlainInfoNCE(nn.Module):
             start = int(torch.randint(latents.shape[1] - self.window + 1, ()))
             latents = latents[:, start : start + self.window]
             context = context[:, start : start + self.window]
-        negatives = torch.stack(
-            [everything[torch.randperm(len(everything))] for _ in range(self.num_negatives)], dim=-1
-        )  # (all frames, channels, negatives)
+        orders = [torch.randperm(len(everything), device=everything.device) for _ in range(self.num_negatives)]
+        negatives = torch.stack([everything[order] for order in orders], dim=-1)  # (all frames, channels, negatives)
         loss = latents.new_zeros(())
         for step in range(1, self.num_steps + 1):
             weight = self.predictor.weight[(step - 1) * self.channels : step * self.channels]

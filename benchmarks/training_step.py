@@ -94,10 +94,10 @@ class _Saved:
 
 
 def package_step(
-    config: SimConfig, inputs: torch.Tensor, execution: Execution
+    config: SimConfig, inputs: torch.Tensor, execution: Execution, accelerator: Accelerator | None = None
 ) -> tuple[torch.nn.Module, Callable[[], Any]]:
     """A model of this package and its training step."""
-    accelerator = Accelerator()
+    accelerator = accelerator or Accelerator()
     model = SimForPreTraining(config).to(inputs.device).train()
     modules = range(config.num_modules)
     optimizers = [torch.optim.AdamW(model.module_parameters(m), lr=2e-4, weight_decay=0.0, fused=True) for m in modules]

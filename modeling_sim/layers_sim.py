@@ -12,6 +12,10 @@ from torch import nn
 from .configuration_sim import SimConfig, num_output_frames
 from .objectives_sim import full_precision
 
+# Types of devices on which convolutions are computed as products of rows; torch's own convolution runs on all others.
+# `benchmarks/gpu_benchmark.py` measures which is faster.
+ROW_PRODUCT_DEVICES = {"cpu", "cuda"}
+
 
 class _RowConvolution(torch.autograd.Function):
     """A convolution along frames as matrix products on rows of one stride each.
@@ -192,7 +196,7 @@ class SimConvLayer(nn.Module):
         else:
             # A compiled, exported or traced convolution is torch's own, which takes any length.
             in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-            if conv_is_own and not in_graph:
+            if conv_is_own and not in_graph and hidden_states.device.type in ROW_PRODUCT_DEVICES:
                 hidden_states = self.conv.convolve_rows(hidden_states)
             else:
                 hidden_states = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)

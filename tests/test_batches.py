@@ -118,6 +118,18 @@ def test_workers_change_no_sample(corpus, extractor, workers):
     assert flat(take(crop_batches(corpus, extractor, num_workers=workers, **settings), 6)) == alone
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_kept_recordings_change_no_sample_and_are_read_once(make_corpus, extractor, workers):
+    corpus = make_corpus([1_500, 1_001, 600, 2_222])
+    settings = {"crop_samples": CROP, "batch_size": 4, "seed": 5, "num_workers": workers}
+    expected = flat(take(crop_batches(corpus, extractor, **settings), 5))
+    batches = iter(crop_batches(corpus, extractor, keep_in_memory=True, **settings))
+    first = next(batches)
+    for audio in corpus["audio"]:
+        Path(audio["path"]).unlink()
+    assert flat([first, *itertools.islice(batches, 4)]) == expected
+
+
 def test_processes_and_batch_sizes_read_one_stream(corpus, extractor):
     settings = {"crop_samples": CROP, "seed": 5}
     alone = flat(take(crop_batches(corpus, extractor, batch_size=1, **settings), 24))

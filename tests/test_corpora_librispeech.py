@@ -144,6 +144,16 @@ def test_the_only_part_is_taken_and_of_several_others_none(tree, tmp_path):
     assert len(load_corpus("librispeech", "test-clean", data_dir=tmp_path)) == 5
 
 
+def test_a_copy_in_another_encoding_has_the_same_utterances(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*.flac"):
+        soundfile.write(path.with_suffix(".ogg"), *soundfile.read(path), format="OGG", subtype="VORBIS")
+        path.unlink()
+    original, copy = (load_corpus("librispeech", "all", data_dir=folder) for folder in (tree, tmp_path / "copy"))
+    assert copy.remove_columns("audio")[:] == original.remove_columns("audio")[:]
+    assert copy[0]["audio"]["path"].endswith(".ogg")
+
+
 def test_a_part_of_another_configuration_is_named(hub_copy):
     with pytest.raises(ValueError, match="'test-other'"):
         load_corpus("librispeech", "test-other", dataset_id=str(hub_copy))

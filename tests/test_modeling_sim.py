@@ -190,9 +190,13 @@ def reference_layer(layer):
     return nn.Sequential(conv, norm, nn.ReLU()).to(layer.conv.weight.dtype)
 
 
+@pytest.mark.parametrize("row_products", [{"cpu"}, set()])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("in_channels", [1, 16])
-def test_a_layer_equals_convolution_batch_norm_and_relu(in_channels, training, tiny_config, noise):
+def test_a_layer_equals_convolution_batch_norm_and_relu(
+    in_channels, training, row_products, tiny_config, noise, monkeypatch
+):
+    monkeypatch.setattr("modeling_sim.layers_sim.ROW_PRODUCT_DEVICES", row_products)
     layer = SimConvLayer(tiny_config(), in_channels, 10, 5, 2).double().train(training)
     with torch.no_grad():
         layer.norm.weight.copy_(noise(16, seed=3))

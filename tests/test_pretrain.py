@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_results_hold_the_untrained_network_beside_the_trained_one(finished_run)
         assert module["trained"]["kl"] == log[-1]["modules"][number]["kl"]
     settings = json.loads((finished_run / "training_settings.json").read_text())
     assert settings["settings"]["model_settings"]["hidden_size"] == 24
-    assert settings["versions"]["torch"] == torch.__version__
+    assert settings["versions"]["torch"] == version("torch")
 
 
 def test_no_file_is_left_half_written(finished_run):

@@ -203,6 +203,7 @@ def crop_batches(
     reader_timeout: float = READER_TIMEOUT,
     pin_memory: bool = False,
     on_bad_audio: Literal["raise", "skip"] = "raise",
+    keep_in_memory: bool = False,
     columns: Sequence[str] = (),
 ) -> Batches:
     """Endless batches of random crops.
@@ -237,6 +238,9 @@ def crop_batches(
         on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
             another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
             load it with `decode_all` to leave such recordings out.
+        keep_in_memory: Decode each recording once, as it comes up for the first time, and cut later crops from memory:
+            4 bytes per sample and process that reads. Crops are the same; resampled ones up to rounding. A stream
+            ignores it.
         columns: Further columns of the data set to pass on, as they are, in `columns` of a batch.
 
     Raises:
@@ -269,6 +273,7 @@ def crop_batches(
         feature_extractor=feature_extractor,
         seed=seed,
         skip_bad_audio=on_bad_audio == "skip",
+        keep_in_memory=keep_in_memory and not streamed,
     )
     share = _Share.of(start_position, batch_size, process_index, num_processes)
     source: dict[str, Any]
@@ -468,9 +473,11 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
         feature_extractor: SequenceFeatureExtractor,
         seed: int,
         skip_bad_audio: bool,
+        keep_in_memory: bool = False,
     ) -> None:
         self.dataset, self.crop_samples, self.feature_extractor = dataset, crop_samples, feature_extractor
-        self.seed, self.skip_bad_audio = seed, skip_bad_audio
+        self.seed, self.skip_bad_audio, self.keep_in_memory = seed, skip_bad_audio, keep_in_memory
+        self.kept: dict[int, dict[str, Any]] = {}
 
     def __getitem__(self, place: Place) -> dict[str, Any]:
         index = place.index
@@ -478,7 +485,7 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
         attempt = 0
         while True:
             try:
-                crop = self.crop(self.dataset[index], place.epoch, index)
+                crop = self.crop(self.row(index), place.epoch, index)
             except AudioError:
                 attempt += 1
                 if not self.skip_bad_audio or attempt == _ATTEMPTS:
@@ -486,6 +493,15 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
                 index = int(replacements.integers(len(self.dataset)))
             else:
                 return {**crop, "position": place.position, "num_replaced": min(attempt, 1)}
+
+    def row(self, index: int) -> dict[str, Any]:
+        """A row of the data set; with its samples in place of `audio` if they are kept."""
+        if not self.keep_in_memory:
+            return dict(self.dataset[index])
+        if index not in self.kept:
+            row = self.dataset[index]
+            self.kept[index] = {**row, "audio": _samples(row, self.feature_extractor)}
+        return self.kept[index]
 
     def crop(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         """The crop of a row in an epoch."""
@@ -529,19 +545,28 @@ def _with_samples(
     row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
 ) -> dict[str, Any]:
     """A row of the data set with `samples` instead of what they are read from."""
-    samples = read_audio(
-        row["audio"],
-        start=start,
-        num_samples=num_samples,
-        sampling_rate=feature_extractor.sampling_rate,
-        found=(row["num_samples"], row["sampling_rate"]),
-    )
+    samples = _samples(row, feature_extractor, start, num_samples)
     missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
     if missing > 0:
         samples = np.pad(samples, (0, missing))
     # Apart from the keys of a batch: a data set may have columns of any name.
     columns = {name: value for name, value in row.items() if name not in _COLUMNS}
     return {"id": str(row["id"]), "columns": columns, "samples": samples, "start": start}
+
+
+def _samples(
+    row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
+) -> np.ndarray:
+    """The samples of a row, cut from those that are kept, or decoded."""
+    if isinstance(row["audio"], np.ndarray):
+        return row["audio"][start:][:num_samples]
+    return read_audio(
+        row["audio"],
+        start=start,
+        num_samples=num_samples,
+        sampling_rate=feature_extractor.sampling_rate,
+        found=(row["num_samples"], row["sampling_rate"]),
+    )
 
 
 class _Collate:

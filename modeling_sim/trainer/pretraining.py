@@ -113,6 +113,7 @@ class PretrainingTask(Task):
             reader_timeout=self.data.reader_timeout,
             pin_memory=self.accelerator.device.type == "cuda",
             on_bad_audio=self.data.on_bad_audio,
+            keep_in_memory=self.data.keep_in_memory,
             **share,
         )
 

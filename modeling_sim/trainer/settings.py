@@ -46,6 +46,11 @@ class DataArguments:
     )
     crop_samples: int = setting(20480, "Samples of a training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(0, "Processes that read crops ahead, a trainer; 0 reads in the trainer itself.")
+    keep_in_memory: bool = setting(
+        False,
+        "Decode each recording once and cut crops from memory, 4 bytes per sample and process that reads; take it with "
+        "`num_workers` 0, for data that fits.",
+    )
     reader_timeout: float = setting(
         300.0, "Seconds to wait for a batch of these processes before the run is saved and ended; 0 for no limit."
     )

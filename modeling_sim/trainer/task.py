@@ -204,6 +204,7 @@ class CropTask(Task):
             reader_timeout=self.data.reader_timeout,
             pin_memory=self.accelerator.device.type == "cuda",
             on_bad_audio=self.data.on_bad_audio,
+            keep_in_memory=self.data.keep_in_memory,
             columns=self.columns,
         )
 

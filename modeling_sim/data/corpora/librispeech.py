@@ -30,6 +30,10 @@ _SEXES = ["F", "M"]
 _DEFAULT_PART = "train-clean-100"
 
 
+# The corpus comes as FLAC; the others are what copies of it are encoded in.
+_SUFFIXES = (".flac", ".ogg", ".opus", ".wav")
+
+
 # Splits of the Hub's configurations "clean" and "other", and of "all", by the names of the published archives.
 _HUB_SPLITS = {
     "train-clean-100": ("train.100", "train.clean.100"),
@@ -75,7 +79,8 @@ def load(
     Args:
         split: As above.
         data_dir: Folder with the tree `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
-            archive in it. Hidden files are skipped. `None` reads the Hub.
+            archive in it; a copy may have `.ogg`, `.opus` or `.wav` instead. Hidden files are skipped. `None` reads
+            the Hub.
         dataset_id: Id on the Hub, or a folder with a copy of it.
         config: On the Hub: "clean", "other" or "all".
         revision: On the Hub: commit, branch or tag.
@@ -143,7 +148,7 @@ def _hub_split(part: str, config: str) -> str:
 def _choose_parts(tree: Path, parts: str | None) -> tuple[list[str], list[str]]:
     """The parts of a tree to take, and those that are there too."""
     folders = sorted(folder for folder in tree.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    found = [folder.name for folder in folders if next(folder.glob("*/*/*.flac"), None)]
+    found = [folder.name for folder in folders if any(map(_is_utterance, folder.glob("*/*/*")))]
     if parts is not None:
         archives = {name: archive for archive, names in _HUB_SPLITS.items() for name in names if name != "validation"}
         chosen = [part if part in found else archives.get(part, part) for part in parts.split("+")]
@@ -160,10 +165,14 @@ def _choose_parts(tree: Path, parts: str | None) -> tuple[list[str], list[str]]:
 def _find_files(tree: Path, parts: Iterable[str]) -> dict[str, list[Path]]:
     """Files of every utterance, one unless something is wrong, by its id, in the order of the ids."""
     files = defaultdict(list)
-    paths = [path for part in parts for path in visible_files(tree / part) if path.match("*/*/*.flac")]
+    paths = [path for part in parts for path in visible_files(tree / part) if _is_utterance(path)]
     for path in sorted(paths, key=lambda path: path.stem):
         files[path.stem].append(path)
     return files
+
+
+def _is_utterance(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES
 
 
 def _from_files(
