@@ -27,15 +27,18 @@ demo: $(VENV)/.installed
 	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --output_dir runs/demo --overwrite_output_dir
 	$(RUN)/python examples/01_load_and_encode.py runs/demo
 
+# Two files of tests at a time, one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/.installed
-	$(RUN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.installed
 	$(RUN)/python -m pytest -m slow
 
 # Tests of the parts: without those that train, start processes or talk to a Hub.
 test-fast: $(VENV)/.installed
-	$(RUN)/python -m pytest -m "not slow and not trains"
+	$(PYTEST) -m "not slow and not trains"
 
 fuzz: $(VENV)/.installed
 	$(RUN)/python benchmarks/fuzz.py --count 1000 --seed 0
