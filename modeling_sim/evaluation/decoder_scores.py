@@ -310,7 +310,9 @@ def _traversals(
     outcome = traversal(changes, told.spread, targets, seed=seed)
     turned = []
     for number in range(_ROTATIONS):
-        _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
+        _, of_targets, _, of_changes = choose_and_move(
+            random_axes(latents, seed + number, standardize=False).matrix.to(latents)
+        )
         turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
     with warnings.catch_warnings():

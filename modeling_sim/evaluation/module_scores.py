@@ -8,7 +8,6 @@ from functools import cache, partial
 from typing import Literal
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -25,7 +24,6 @@ from modeling_sim.analysis import (
     total_correlation,
     whitened,
 )
-from modeling_sim.analysis.decoding import scale_of
 from modeling_sim.analysis.intervals import majority_accuracy
 from modeling_sim.analysis.scorecard import features_name
 from modeling_sim.data.batches import utterance_batches
@@ -125,17 +123,16 @@ def _rotations(frames: np.ndarray, seed: int) -> Rotations:
     """
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
 
-    center, latents = frames.mean(axis=0), torch.from_numpy(frames)[None]
-    scale = scale_of(latents).numpy()
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
         transforms = {
-            "PCA": principal_components(latents),
-            "ICA": independent_components(latents, max_frames=10_000, seed=seed),
+            "PCA": principal_components(frames),
+            "ICA": independent_components(frames, max_frames=10_000, seed=seed),
         }
+    center = frames.mean(axis=0)
     for method, transform in transforms.items():
-        axes = transform.matrix.numpy() / scale[:, None]
+        axes = transform.matrix.numpy()
         deviation = ((frames - center) @ axes).std(axis=0)
         kept = deviation > 1e-3 * deviation.max()
         found[method] = (center, axes[:, kept] / (deviation[kept] if method == "ICA" else 1.0))

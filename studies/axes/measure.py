@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from modeling_sim.analysis import dci, fit_linear_probe
+from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
-from modeling_sim.analysis.axes.best_dimensions import best_dimensions, rotated
+from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
 from modeling_sim.analysis.axes.seed_consistency import seed_consistency
 from modeling_sim.analysis.axes.transforms import LinearTransform, principal_components, temporal_components
 from modeling_sim.data.batches import utterance_batches
@@ -105,15 +105,6 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
     }
 
 
-def of_axes(codes: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
-    """Numbers that depend on axes."""
-    wanted = {name: factors[name] for name in (*AMOUNTS, "vowel")}
-    best = best_dimensions(codes, wanted).correlation
-    outcome = dci(codes, wanted, groups=factors["utterance"])
-    row = {f"{name}_best": value for name, value in best.items()}
-    return row | {"dci_disentanglement": outcome.disentanglement, "dci_completeness": outcome.completeness}
-
-
 def of_space(train: Encoded, test: Encoded, name: str) -> dict[str, float | None]:
     """Numbers that do not depend on axes: linear read-outs, and how many directions are used."""
     codes, scale = train.codes[name], deviations(train.codes[name])
@@ -148,16 +139,17 @@ def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: i
         "PCA": principal_components(frames, keep=0.99),
         "SOBI": temporal_components(frames, lengths),
     }
-    rows: list[dict[str, Any]] = [{"axes": "own", "dims": codes.shape[1], **of_axes(codes, factors)}]
-    turned = [of_axes(points, factors) for points in rotated(codes, rotations)]
-    rows.append(
+    wanted, groups = {key: factors[key] for key in (*AMOUNTS, "vowel")}, factors["utterance"]
+    gaps = axis_gaps(codes, wanted, groups, num_rotations=rotations)
+    rows: list[dict[str, Any]] = [
+        {"axes": "own", "dims": codes.shape[1]} | {key: gap.aligned for key, gap in gaps.items()},
         {"axes": "rotated", "dims": codes.shape[1]}
-        | {key: float(np.mean([row[key] for row in turned])) for key in turned[0]}
-        | {f"{key}_largest": float(np.max([row[key] for row in turned])) for key in turned[0]}
-    )
+        | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
+        | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
+    ]
     for axes, transform in found.items():
         coordinates = transform.apply(codes)
-        rows.append({"axes": axes, "dims": coordinates.shape[1], **of_axes(coordinates, factors)})
+        rows.append({"axes": axes, "dims": coordinates.shape[1], **axis_scores(coordinates, wanted, groups)})
     rows[0] |= of_space(train, test, module)
     return [{"model": name, "module": module, **row} for row in rows]
 

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from modeling_sim.analysis._arrays import random_rotation
-from modeling_sim.analysis.gaussianity import checked_points, generator_of, standardized
+from modeling_sim.analysis.concentration import RotationGap, rotation_gaps
+from modeling_sim.analysis.disentanglement import (
+    dci,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
+from modeling_sim.analysis.gaussianity import checked_points
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
     An amount is compared by Spearman's |rank correlation|, classes by the correlation ratio of ranks: the root of the
     share of a dimension's variance, in ranks, that lies between classes. Of two classes both are the same number.
 
-    The best of many dimensions follows anything a little: compare with `rotated` axes or permuted properties.
+    The best of many dimensions follows anything a little: compare with random axes, as `axis_gaps` does.
 
     Args:
         codes: `(items, dims)`.
@@ -71,13 +76,52 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
 
 
-def rotated(codes: np.ndarray, num_rotations: int = 5, *, seed: int = 0) -> list[np.ndarray]:
-    """The codes, standardized, on each of some random axes; the control of every number that depends on axes.
+def axis_scores(
+    codes: np.ndarray, factors: Mapping[str, np.ndarray], groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """The numbers of a code that depend on its axes, by name.
+
+    These are "dci_disentanglement", "dci_completeness", "mutual_information_gap",
+    "separated_attribute_predictability", and "best_PROPERTY" of each property.
 
     Args:
         codes: `(items, dims)`.
-        num_rotations: Random rotations.
-        seed: Of the rotations.
+        factors: At least 2, as in `best_dimensions`, without NaN.
+        groups: `(items,)`, utterances, as in `disentanglement`.
+
+    Raises:
+        ValueError: As `dci`.
     """
-    points, generator = standardized(codes), generator_of(seed, "rotations")
-    return [standardized(points @ random_rotation(points.shape[1], generator)) for _ in range(num_rotations)]
+    outcome = dci(codes, factors, groups=groups)
+    return {
+        "dci_disentanglement": outcome.disentanglement,
+        "dci_completeness": outcome.completeness,
+        "mutual_information_gap": mutual_information_gap(codes, factors).gap,
+        "separated_attribute_predictability": separated_attribute_predictability(codes, factors, groups=groups).gap,
+    } | {f"best_{name}": value for name, value in best_dimensions(codes, factors).correlation.items()}
+
+
+def axis_gaps(
+    codes: np.ndarray,
+    factors: Mapping[str, np.ndarray],
+    groups: np.ndarray | None = None,
+    *,
+    num_rotations: int = 5,
+    seed: int = 0,
+) -> dict[str, RotationGap]:
+    """`axis_scores` of a code, of random rotations of it, and what its own axes are ahead by.
+
+    Values do not compare between codes: a redundant one is disentangled on any axes, as each property has many copies.
+    The gap does.
+
+    Args:
+        codes: `(items, dims)`.
+        factors: As in `axis_scores`.
+        groups: As there.
+        num_rotations: As in `rotation_gap`.
+        seed: Of the rotations.
+
+    Raises:
+        ValueError: As `dci`.
+    """
+    return rotation_gaps(lambda axes: axis_scores(axes, factors, groups), codes, num_rotations=num_rotations, seed=seed)

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from modeling_sim.analysis._arrays import principal_axes
-from modeling_sim.analysis.axes.best_dimensions import rotated
+from modeling_sim.analysis.concentration import rotation_gap
 from modeling_sim.analysis.gaussianity import checked_points, standardized
 
 
@@ -93,9 +93,11 @@ def seed_consistency(
     """
     first, second = _checked(first, second)
     pairs = mean_correlation_coefficient(first, second)
-    turned = [mean_correlation_coefficient(first, axes).value for axes in rotated(second, num_rotations, seed=seed)]
+    gap = rotation_gap(
+        lambda axes: mean_correlation_coefficient(first, axes).value, second, num_rotations=num_rotations, seed=seed
+    )
     linear = [_multiple_correlations(first, second)[pairs.first], _multiple_correlations(second, first)[pairs.second]]
-    return SeedConsistency(pairs.value, np.array(turned), float(np.mean(linear)), pairs)
+    return SeedConsistency(pairs.value, gap.rotated, float(np.mean(linear)), pairs)
 
 
 def _multiple_correlations(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
