@@ -76,7 +76,7 @@ from .smoothness import (
     smoothness,
     step_distances,
 )
-from .traversal import Traversal, most_telling, rank_correlations, traversal
+from .traversal import Traversal, most_telling, oracle_directions, rank_correlations, traversal
 
 __all__ = [
     "AbxScore",
@@ -137,6 +137,7 @@ __all__ = [
     "modularity_explicitness",
     "most_telling",
     "mutual_information_gap",
+    "oracle_directions",
     "path_ratio",
     "permuted_items",
     "principal_components",

@@ -7,7 +7,7 @@ _BLOCK = 16
 
 
 def joint_diagonalization(
-    matrices: torch.Tensor, *, tolerance: float = 1e-4, max_sweeps: int = 100
+    matrices: torch.Tensor, *, tolerance: float = 1e-3, max_sweeps: int = 100
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The rotation that makes symmetric matrices as nearly diagonal as one can, by Jacobi's angles.
 
