@@ -86,6 +86,13 @@ def test_directions_without_variance_are_left_out_or_kept_as_they_are(sources):
         np.testing.assert_allclose(complete.invert(complete.apply(wide)), wide, atol=1e-8)
 
 
+def test_principal_components_of_constant_dimensions_are_as_many_as_dims():
+    frames = np.random.default_rng(0).standard_normal((50, 3)) @ np.eye(3, 5) + 1
+    transform = principal_components(frames)
+    assert transform.matrix.shape == (5, 5)
+    np.testing.assert_allclose(transform.invert(transform.apply(frames + np.arange(5))), frames + np.arange(5))
+
+
 def test_a_share_of_the_variance_is_held_by_as_few_components_as_do(sources):
     loud = sources * np.array([10, 10, 10, 1, 1, 1, 1, 1])
     assert principal_components(loud, standardize=False, keep=0.98).matrix.shape == (8, 3)

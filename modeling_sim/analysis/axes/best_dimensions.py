@@ -82,7 +82,7 @@ def axis_scores(
     """The numbers of a code that depend on its axes, by name.
 
     These are "dci_disentanglement", "dci_completeness", "mutual_information_gap",
-    "separated_attribute_predictability", and "best_PROPERTY" of each property.
+    "separated_attribute_predictability", "best_PROPERTY" of each property and their mean, "best_dimension".
 
     Args:
         codes: `(items, dims)`.
@@ -93,12 +93,14 @@ def axis_scores(
         ValueError: As `dci`.
     """
     outcome = dci(codes, factors, groups=groups)
+    best = best_dimensions(codes, factors).correlation
     return {
         "dci_disentanglement": outcome.disentanglement,
         "dci_completeness": outcome.completeness,
         "mutual_information_gap": mutual_information_gap(codes, factors).gap,
         "separated_attribute_predictability": separated_attribute_predictability(codes, factors, groups=groups).gap,
-    } | {f"best_{name}": value for name, value in best_dimensions(codes, factors).correlation.items()}
+        "best_dimension": float(np.mean(list(best.values()))),
+    } | {f"best_{name}": value for name, value in best.items()}
 
 
 def axis_gaps(

@@ -86,14 +86,17 @@ def principal_components(
     Args:
         frames: `(frames, dims)` or `(utterances, frames, dims)`.
         standardize: Whether dimensions are first brought to standard deviation 1.
-        keep: Share of the variance that the components are to hold, as few of them as do; 1 for all of them.
+        keep: Share of the variance that the components are to hold, as few of them as do; 1 for as many as dims, those
+            without variance included, so that the way back is exact.
 
     Raises:
         ValueError: Frames are not finite or of another shape, or `keep` is not in (0, 1].
     """
     found = _Standardized(frames, None, standardize)
     axes, variances = principal_axes(found.frames)
-    axes = axes[:, : _num_kept(variances, keep)]
+    kept = _num_kept(variances, keep)
+    if keep < 1:
+        axes = axes[:, :kept]
     return found.transform(axes, axes.T)
 
 
