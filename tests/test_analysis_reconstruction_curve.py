@@ -112,8 +112,7 @@ def test_median_ratio_is_over_pairs_and_not_ruled_by_the_loudest(latents):
 @pytest.mark.parametrize("standardize", [True, False])
 def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transform, standardize, latents, curved):
     arguments = (3,) if transform is random_axes else ()
-    settings = {} if transform is random_axes else {"standardize": standardize}
-    change = transform(latents, *arguments, **settings)
+    change = transform(latents, *arguments, standardize=standardize)
     torch.testing.assert_close(change.matrix @ change.inverse, torch.eye(DIMS, dtype=torch.float64))
     curve = reconstruction_curve(
         latents, curved, [0, 15, 16], transform=change, standardize=standardize, distance="mse", num_pairs=None
@@ -123,11 +122,9 @@ def test_replacing_every_coordinate_of_a_transform_gives_the_other_item(transfor
 
 
 def test_a_transformed_curve_is_that_of_transformed_latents_and_a_decoder_that_undoes_it(latents, curved):
-    change = random_axes(latents, 5)
+    change = random_axes(latents, 5, standardize=False)
     curve = reconstruction_curve(latents, curved, KS, transform=change, **PAPER)
-    expected = reconstruction_curve(
-        latents @ change.matrix, lambda values: curved(values @ change.inverse), KS, **PAPER
-    )
+    expected = reconstruction_curve(change.apply(latents), lambda values: curved(change.invert(values)), KS, **PAPER)
     np.testing.assert_allclose(curve.error, expected.error, rtol=1e-9)
 
 
@@ -135,7 +132,7 @@ def test_rotating_sources_flattens_the_curve_principal_and_independent_component
     # Items differ in 2 of 8 sources, none of which is normal.
     sources = (noise(30, 20, 8, seed=7, dtype=torch.float64) ** 3) * torch.linspace(0.3, 0.5, 8)
     sources[:, :, :2] += 5 * noise(30, 1, 2, seed=8, dtype=torch.float64)
-    rotation = random_axes(sources, 9)
+    rotation = random_axes(sources, 9, standardize=False)
     mixed = sources @ rotation.matrix
 
     def heard(values):
@@ -156,7 +153,7 @@ def test_rotating_sources_flattens_the_curve_principal_and_independent_component
 
 def test_independent_components_find_rotated_sources_and_survive_directions_without_variance(noise):
     sources = noise(20, 100, 4, seed=10, dtype=torch.float64) ** 3
-    rotation = random_axes(sources, 11)
+    rotation = random_axes(sources, 11, standardize=False)
     mixed = torch.cat([sources @ rotation.matrix, torch.zeros(20, 100, 1, dtype=torch.float64)], dim=2)
     change = independent_components(mixed, standardize=False)
     found = (mixed @ change.matrix).flatten(0, 1)
@@ -174,7 +171,7 @@ def test_controls_share_pairs_and_the_oracle_finds_the_dimension_that_is_heard(n
         return latents[:, :, 2].mean(dim=1, keepdim=True).exp() * wave
 
     curves = reconstruction_controls(values, decode, num_pairs=30, oracle_pairs=2, resamples=20)
-    assert list(curves) == ["dimensions", "random", "rotation", "pca", "ica", "oracle"]
+    assert list(curves) == ["dimensions", "random", "rotation", "pca", "ica", "temporal", "oracle"]
     for curve in curves.values():
         assert curve.ks == (1, 2, 4)
         np.testing.assert_array_equal(curve.first, curves["random"].first)

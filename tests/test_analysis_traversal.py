@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from modeling_sim.analysis import most_telling, rank_correlations, traversal
+from modeling_sim.analysis import most_telling, oracle_directions, rank_correlations, traversal
 
 
 def changes_of(effects, items=40, noise=0.0, seed=0):
@@ -117,3 +117,23 @@ def test_correlations_of_ranks_are_those_of_scipy_with_ties_too():
 def test_coordinates_that_do_not_fit_are_refused(coordinates, properties, message):
     with pytest.raises(ValueError, match=message):
         most_telling(coordinates, properties)
+
+
+def test_oracle_directions_are_those_that_latents_were_made_with_however_properties_hang_together():
+    generator = np.random.default_rng(0)
+    axes = np.linalg.qr(generator.standard_normal((6, 6)))[0][:2]
+    properties = generator.standard_normal((500, 2)) @ np.array([[1.0, 0.8], [0.0, 1.0]]) * [1, 100] + [7, 3]
+    latents = properties / [1, 100] @ axes + 0.1 * generator.standard_normal((500, 6))
+    partial = np.column_stack([properties, np.full(500, 5.0), np.full(500, np.nan)])
+    partial[::7, 0] = np.nan  # items without pitch
+    directions, targets = oracle_directions(latents, partial)
+    np.testing.assert_array_equal(targets, [0, 1])
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1)
+    assert (np.diagonal(directions @ axes.T) > 0.99).all()
+    # The dimension that correlates most with one property moves the other, too.
+    correlated = np.corrcoef(properties.T, (latents @ axes.T).T)[:2, 2:]
+    assert np.abs(correlated).min() > 0.5
+    with pytest.raises(ValueError, match="complete for 2 items"):
+        oracle_directions(latents[:2], properties[:2])
+    with pytest.raises(ValueError, match="of the same items"):
+        oracle_directions(latents[:-1], properties)

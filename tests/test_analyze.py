@@ -304,7 +304,7 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(decoded, monkeypatch
     monkeypatch.setattr(decoder_measures, "smoothness", fails)
     analysis = decoded(_Tones())
     found = {row.measure for row in analysis.rows}
-    assert {"log_mel", "curve_area", "traversal_selectivity"} <= found
+    assert {"log_mel", "curve_area", "traversal_selectivity", "traversal_selectivity_oracle"} <= found
     assert "path_ratio" not in found
     assert "smoothness of the decoder of m of tones is left out: there are too few" in capsys.readouterr().out
 

@@ -4,7 +4,25 @@ Everything random follows from an integer `seed` rather than from a generator th
 control, or two models, are to be compared on the same pairs, splits and rotations.
 """
 
+from ._arrays import random_rotation
 from .abx import AbxScore, abx
+from .axes.best_dimensions import BestDimensions, axis_gaps, axis_scores, best_dimensions
+from .axes.joint_diagonalization import joint_diagonalization
+from .axes.loudest import Moment, loudest_moments
+from .axes.seed_consistency import (
+    MatchedDimensions,
+    SeedConsistency,
+    mean_correlation_coefficient,
+    seed_consistency,
+)
+from .axes.transforms import (
+    LinearTransform,
+    independent_components,
+    principal_components,
+    random_axes,
+    slow_features,
+    temporal_components,
+)
 from .concentration import (
     AccuracyByDimensions,
     Concentration,
@@ -16,9 +34,9 @@ from .concentration import (
     effective_dimensions,
     gini,
     hoyer,
-    random_rotation,
     rank_dimensions,
     rotation_gap,
+    rotation_gaps,
     single_best_dimension,
     standardized_weights,
 )
@@ -41,11 +59,7 @@ from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, sta
 from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_pairs, bootstrap_statistic
 from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
 from .reconstruction_curve import (
-    LinearTransform,
     ReconstructionCurve,
-    independent_components,
-    principal_components,
-    random_axes,
     reconstruction_controls,
     reconstruction_curve,
     single_replacement_ranking,
@@ -62,11 +76,12 @@ from .smoothness import (
     smoothness,
     step_distances,
 )
-from .traversal import Traversal, most_telling, rank_correlations, traversal
+from .traversal import Traversal, most_telling, oracle_directions, rank_correlations, traversal
 
 __all__ = [
     "AbxScore",
     "AccuracyByDimensions",
+    "BestDimensions",
     "CleanTransitions",
     "Concentration",
     "Dci",
@@ -78,10 +93,13 @@ __all__ = [
     "LinearProbe",
     "LinearTransform",
     "LogMel",
+    "MatchedDimensions",
     "ModularityExplicitness",
+    "Moment",
     "MutualInformationGap",
     "ReconstructionCurve",
     "RotationGap",
+    "SeedConsistency",
     "SeparatedAttributePredictability",
     "SingleBestDimension",
     "Smoothness",
@@ -89,6 +107,9 @@ __all__ = [
     "Traversal",
     "abx",
     "accuracy_by_dimensions",
+    "axis_gaps",
+    "axis_scores",
+    "best_dimensions",
     "bootstrap_difference",
     "bootstrap_interval",
     "bootstrap_pairs",
@@ -106,13 +127,17 @@ __all__ = [
     "hoyer",
     "independent_components",
     "interpolation_path",
+    "joint_diagonalization",
     "jump_ratio",
     "knn_predictions",
     "local_lipschitz",
+    "loudest_moments",
     "maximum_mean_discrepancy",
+    "mean_correlation_coefficient",
     "modularity_explicitness",
     "most_telling",
     "mutual_information_gap",
+    "oracle_directions",
     "path_ratio",
     "permuted_items",
     "principal_components",
@@ -123,14 +148,18 @@ __all__ = [
     "reconstruction_controls",
     "reconstruction_curve",
     "rotation_gap",
+    "rotation_gaps",
+    "seed_consistency",
     "separated_attribute_predictability",
     "single_best_dimension",
     "single_replacement_ranking",
+    "slow_features",
     "smoothness",
     "standardized",
     "standardized_weights",
     "step_distances",
     "stratified_total_correlation",
+    "temporal_components",
     "total_correlation",
     "traversal",
     "whitened",

@@ -5,12 +5,13 @@ features; bring other weights there with `standardized_weights`. Concentrated we
 something; `rotation_gap` does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ._arrays import random_rotation
 from .gaussianity import checked_points, generator_of, standardized
 from .intervals import Interval, majority_accuracy
 from .probes import LinearProbe, fit_linear_probe
@@ -188,12 +189,12 @@ def concentration(
 
     probe = probe or fit_linear_probe(train_features, train_labels, num_classes, l2=l2, device=device)
     correlation = _covariance((train_features - probe.mean) / probe.scale)
-    gap = _rotation_gap(
-        lambda rotation: gini(_rotated_weights(probe.weight, correlation, rotation)),
+    gap = _rotation_gaps(
+        lambda rotation: {"": gini(_rotated_weights(probe.weight, correlation, rotation))},
         train_features.shape[1],
         num_rotations,
         seed,
-    )
+    )[""]
     return Concentration(
         gini=gini(probe.weight),
         hoyer=hoyer(probe.weight),
@@ -450,8 +451,29 @@ def rotation_gap(
     Raises:
         ValueError: A value is not finite, or there are fewer than 2 items or rotations.
     """
+    return rotation_gaps(lambda axes: {"": measure(axes)}, points, num_rotations=num_rotations, seed=seed)[""]
+
+
+def rotation_gaps(
+    measure: Callable[[np.ndarray], Mapping[str, float]],
+    points: np.ndarray,
+    *,
+    num_rotations: int = 20,
+    seed: int = 0,
+) -> dict[str, RotationGap]:
+    """`rotation_gap` of several numbers that are measured together, all on the same rotations.
+
+    Args:
+        measure: As there, giving numbers by name.
+        points: As there.
+        num_rotations: As there.
+        seed: As there.
+
+    Raises:
+        ValueError: As there.
+    """
     points = standardized(points)
-    return _rotation_gap(
+    return _rotation_gaps(
         lambda rotation: measure(points if rotation is None else standardized(points @ rotation)),
         points.shape[1],
         num_rotations,
@@ -459,35 +481,25 @@ def rotation_gap(
     )
 
 
-def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
-    """An orthogonal matrix `(dims, dims)`, uniform in Haar's sense; it may reflect, too, which changes no axis.
-
-    It is Q of the QR decomposition of a Gaussian matrix; the decomposition is unique, and Q uniform, once the diagonal
-    of R is made positive (Mezzadri 2007).
-
-    Args:
-        dims: Its size.
-        generator: Of the Gaussian matrix.
-    """
-    orthogonal, triangular = np.linalg.qr(generator.standard_normal((dims, dims)))
-    return orthogonal * np.sign(np.diagonal(triangular))
-
-
-def _rotation_gap(
-    of_rotation: Callable[[np.ndarray | None], float], dims: int, num_rotations: int, seed: int
-) -> RotationGap:
-    """The gap of a measure of rotations; `None` stands for the axes as they are."""
+def _rotation_gaps(
+    of_rotation: Callable[[np.ndarray | None], Mapping[str, float]], dims: int, num_rotations: int, seed: int
+) -> dict[str, RotationGap]:
+    """Gaps of measures of rotations; `None` stands for the axes as they are."""
     from scipy.stats import t  # noqa: PLC0415 - of the extra `analysis`
 
     if num_rotations < 2:
         raise ValueError(f"`num_rotations` is {num_rotations}; give at least 2, so that their scatter is known.")
     generator = generator_of(seed, "rotations")
     aligned = of_rotation(None)
-    rotated = np.array([of_rotation(random_rotation(dims, generator)) for _ in range(num_rotations)])
-    gap = float(aligned - rotated.mean())
-    # Student's prediction interval of one more rotation: a range of so few would be too narrow.
-    margin = float(t.ppf(0.975, num_rotations - 1) * rotated.std(ddof=1) * (1 + 1 / num_rotations) ** 0.5)
-    return RotationGap(float(aligned), rotated, Interval(gap, gap - margin, gap + margin))
+    turned = [of_rotation(random_rotation(dims, generator)) for _ in range(num_rotations)]
+    gaps = {}
+    for name, value in aligned.items():
+        rotated = np.array([of_one[name] for of_one in turned])
+        gap = float(value - rotated.mean())
+        # Student's prediction interval of one more rotation: a range of so few would be too narrow.
+        margin = float(t.ppf(0.975, num_rotations - 1) * rotated.std(ddof=1) * (1 + 1 / num_rotations) ** 0.5)
+        gaps[name] = RotationGap(float(value), rotated, Interval(gap, gap - margin, gap + margin))
+    return gaps
 
 
 def _rotated_weights(weight: np.ndarray, covariance: np.ndarray, rotation: np.ndarray | None) -> np.ndarray:

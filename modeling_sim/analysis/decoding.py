@@ -131,10 +131,3 @@ def check_latents(latents: torch.Tensor) -> None:
         raise ValueError(f"`latents` is of shape {tuple(latents.shape)}; give (items, frames, channels).")
     if latents.dtype not in (torch.float32, torch.float64) or not latents.isfinite().all():
         raise ValueError("`latents` must be float32 or float64, without NaN or infinity; convert them with `.float()`.")
-
-
-def scale_of(latents: torch.Tensor) -> torch.Tensor:
-    """Standard deviation `(channels,)` over all items and frames; 1 where a channel is constant."""
-    scale = latents.flatten(0, 1).std(dim=0, correction=0)
-    largest = latents.abs().amax(dim=(0, 1)).clamp(min=1e-30)
-    return torch.where(scale > 1e-6 * largest, scale, torch.ones_like(scale))

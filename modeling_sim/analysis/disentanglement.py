@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from ._arrays import deviations
 from .intervals import Interval, bootstrap_statistic, majority_accuracy
 from .probes import fit_linear_probe
 
@@ -526,13 +527,9 @@ def _chance(factor: _Factor, train: np.ndarray, test: np.ndarray) -> float:
 
 
 def _standardized(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Codes in float32 with mean 0 and standard deviation 1 on training items; a constant dimension is 0."""
-    # Sums of squares in half precision overflow.
-    mean, scale = (of(axis=0, dtype=np.float64) for of in (codes[train].mean, codes[train].std))
-    constant = scale <= 1e-6 * np.abs(codes[train]).max(axis=0).clip(min=1e-30)
-    standardized = ((codes - mean) / np.where(constant, 1.0, scale)).astype(np.float32)
-    standardized[:, constant] = 0.0
-    return standardized
+    """Codes in float32 with mean 0 and standard deviation 1 on training items."""
+    mean, scale = codes[train].mean(axis=0, dtype=np.float64), deviations(codes[train])
+    return np.asarray((codes - mean) / scale, dtype=np.float32)
 
 
 def _sparse_linear(

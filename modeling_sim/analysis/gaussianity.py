@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from ._arrays import principal_axes
 from .probes import _standardisation
 
 # Variance over frames above which a dimension is active; Burda et al.'s (2016), as in the training logs.
@@ -188,12 +190,11 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
     """
     points = checked_points(points, "points").astype(np.float64)
     points -= points.mean(axis=0)
-    variances, directions = np.linalg.eigh(points.T @ points / len(points))
-    kept = variances > tolerance * variances[-1]
+    directions, variances = (part.numpy() for part in principal_axes(torch.from_numpy(points)))
+    kept = variances > tolerance * variances[0]
     if not kept.any():
         raise ValueError("`points` are all the same; there is nothing to whiten.")
-    # the largest first
-    return points @ (directions[:, kept] / np.sqrt(variances[kept]))[:, ::-1]
+    return points @ (directions[:, kept] / np.sqrt(variances[kept]))
 
 
 def checked_points(points: np.ndarray, name: str) -> np.ndarray:

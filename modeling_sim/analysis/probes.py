@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from ._arrays import deviations, principal_axes
+
 # Strengths that `choose_l2` tries.
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
 
@@ -97,8 +99,8 @@ def fit_linear_probe(
 
 def _curvature(inputs: torch.Tensor, num_classes: int, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Principal axes as columns `(features, features)`, and about how curved a probe's loss is along each."""
-    variances, axes = torch.linalg.eigh((inputs.T @ inputs).cpu().double() / len(inputs))
-    curvatures = variances.clamp(min=0) / num_classes + 2 * l2
+    axes, variances = principal_axes(inputs)
+    curvatures = variances / num_classes + 2 * l2
     # Directions without variance, where there is no penalty, have no curvature at all.
     return axes.to(inputs), curvatures.clamp(min=1e-9 * float(curvatures.max())).to(inputs)
 
@@ -232,8 +234,7 @@ def knn_predictions(
 
 def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature; 1 where a feature is constant."""
-    mean, scale = (of(axis=0, dtype=np.float64) for of in (features.mean, features.std))  # half precision overflows
-    scale = np.where(scale > 1e-6 * np.abs(features).max(axis=0).clip(min=1e-30), scale, 1.0)
+    mean, scale = features.mean(axis=0, dtype=np.float64), deviations(features)  # half precision overflows
     # As precise as the features, half precision apart: float64 here would make all that is standardised twice as large.
     dtype = np.result_type(features, np.float32)
     return mean.astype(dtype), scale.astype(dtype)

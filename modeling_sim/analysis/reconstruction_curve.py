@@ -14,27 +14,20 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ._arrays import scale_of
+from .axes.transforms import (
+    LinearTransform,
+    independent_components,
+    principal_components,
+    random_axes,
+    temporal_components,
+)
 from .concentration import mean_along
-from .decoding import Decode, LogMel, check_latents, decoded_features, draw_pairs, scale_of
+from .decoding import Decode, LogMel, check_latents, decoded_features, draw_pairs
 from .intervals import Interval, bootstrap_pairs
 
 Ranking = Literal["pair", "global", "random"]
 Distance = Literal["mse", "log_mel"]
-
-
-@dataclass(frozen=True)
-class LinearTransform:
-    """Coordinates in which dimensions are ranked and replaced: `latents @ matrix`, and back by `@ inverse`.
-
-    An offset would make no difference: a coordinate comes from one utterance or from the other.
-
-    Args:
-        matrix: `(dims, dims)`.
-        inverse: `(dims, dims)`.
-    """
-
-    matrix: torch.Tensor
-    inverse: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def reconstruction_curve(
             "random" anew for every pair, or `(dims,)` numbers of dimensions, the first to replace first.
         standardize: Whether dimensions are first brought to standard deviation 1 over all frames.
         distance: Mean squared error of waveforms ("mse") or of their log-mel spectra ("log_mel").
-        transform: Coordinates to rank and replace in, of latents that are standardized if `standardize`.
+        transform: Coordinates to rank and replace in, as many as dims; `standardize` then plays no part.
         sampling_rate: Of the decoded audio, for "log_mel".
         num_pairs: Ordered pairs of different items to draw; `None` for all.
         batch_size: Latents that are decoded at a time.
@@ -141,10 +134,11 @@ def reconstruction_controls(
     """The fair curve of the dimensions themselves, and what it has to be compared with, all on the same pairs.
 
     "dimensions" are ranked globally and standardized. "random" takes dimensions in random order. "rotation" is the fair
-    curve after a random rotation, "pca" in principal components and "ica" in independent ones: dimensions that mean
-    something by themselves should fall faster than "rotation", and a claim that a model's own axes are good should
-    survive "pca" and "ica" of the model it is compared with. "oracle" ranks dimensions by what replacing each alone
-    does to the decoded sound. It is not the best ranking of all, which would take trying sets of dimensions.
+    curve after a random rotation, "pca" in principal components, "ica" in independent and "temporal" in temporal ones:
+    dimensions that mean something by themselves should fall faster than "rotation", and a claim that a model's own axes
+    are good should survive "pca", "ica" and "temporal" of the model it is compared with. "oracle" ranks dimensions by
+    what replacing each alone does to the decoded sound. It is not the best ranking of all, which would take trying sets
+    of dimensions.
 
     Args:
         latents: As in `reconstruction_curve`.
@@ -166,6 +160,7 @@ def reconstruction_controls(
         "rotation": {"transform": random_axes(latents, seed)},
         "pca": {"transform": principal_components(latents)},
         "ica": {"transform": independent_components(latents, seed=seed)},
+        "temporal": {"transform": temporal_components(latents, complete=True)},
         "oracle": {"ranking": order},
     }
     settings |= {"num_pairs": num_pairs, "resamples": resamples, "seed": seed}
@@ -204,68 +199,6 @@ def single_replacement_ranking(
     return torch.from_numpy(total).argsort()
 
 
-def random_axes(latents: torch.Tensor, seed: int) -> LinearTransform:
-    """A random orthogonal change of the dimensions of `(items, frames, dims)` latents, uniform over all of them."""
-    from scipy.stats import ortho_group  # noqa: PLC0415 - of the extra `analysis`
-
-    matrix = torch.from_numpy(np.atleast_2d(ortho_group.rvs(latents.shape[2], random_state=seed))).to(latents)
-    return LinearTransform(matrix, matrix.T)
-
-
-def principal_components(latents: torch.Tensor, *, standardize: bool = True) -> LinearTransform:
-    """Rotation to principal components over all frames, that of the largest variance first.
-
-    Args:
-        latents: `(items, frames, dims)`.
-        standardize: As in `reconstruction_curve`, with which it has to agree.
-    """
-    axes, _ = _principal_axes(_frames(latents, standardize))
-    return LinearTransform(axes.to(latents), axes.T.to(latents))
-
-
-def independent_components(
-    latents: torch.Tensor, *, standardize: bool = True, max_frames: int = 20_000, seed: int = 0
-) -> LinearTransform:
-    """Transform to independent components by FastICA (Hyvärinen 1999).
-
-    ICA leaves the size of a component open. It is fixed so that a unit of each moves the latents by a unit: large
-    components are ranked first, as with principal ones. Directions in which the latents do not vary stay as they are.
-    It ends after 100 steps at most: of Gaussian latents, which have no independent components, it never would.
-
-    Args:
-        latents: `(items, frames, dims)`.
-        standardize: As in `principal_components`.
-        max_frames: Most frames to fit on, drawn at random.
-        seed: Of this draw and of where FastICA starts.
-    """
-    from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
-
-    frames = _frames(latents, standardize)
-    axes, variances = _principal_axes(frames)
-    varying = int((variances > 1e-6 * variances[0]).sum())
-    chosen = np.random.default_rng(seed).permutation(len(frames))[:max_frames]
-    scores = (frames[torch.from_numpy(chosen).to(frames.device)] @ axes[:, :varying]).cpu().numpy()
-    ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=100, tol=1e-3).fit(scores)
-    unmixing = torch.from_numpy(ica.components_.T)
-    sizes = torch.from_numpy(ica.mixing_).norm(dim=0)
-    matrix = axes.clone()
-    matrix[:, :varying] = axes[:, :varying] @ (unmixing * sizes).to(axes)
-    return LinearTransform(matrix.to(latents), torch.linalg.inv(matrix).to(latents))
-
-
-def _frames(latents: torch.Tensor, standardize: bool) -> torch.Tensor:
-    """All frames `(frames, dims)` in float64, centred."""
-    check_latents(latents)
-    frames = (latents / scale_of(latents) if standardize else latents).flatten(0, 1).double()
-    return frames - frames.mean(dim=0)
-
-
-def _principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Axes as columns and variances along them, the largest first."""
-    variances, axes = torch.linalg.eigh(frames.T @ frames / len(frames))
-    return axes.flip(1), variances.flip(0)
-
-
 class _Replacement:
     """Latents in the coordinates of replacement, and what every item sounds like.
 
@@ -293,17 +226,17 @@ class _Replacement:
             raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
         self.decode, self.batch_size = decode, batch_size
         self.features = LogMel(sampling_rate) if distance == "log_mel" else None
-        self.scale = scale_of(latents) if standardize else torch.ones_like(latents[0, 0])
         self.transform = transform
         # Without a transform the scale matters to the ranking alone: replaced values are left exactly as they are.
-        self.coordinates, self.means = latents, latents.mean(dim=1) / self.scale
+        self.coordinates = latents
+        self.means = latents.mean(dim=1) / (scale_of(latents) if standardize else 1.0)
         if transform is not None:
             if transform.matrix.shape != (latents.shape[2],) * 2:
                 raise ValueError(
                     f"`transform` is of shape {tuple(transform.matrix.shape)} but latents have {latents.shape[2]} dims."
                 )
-            self.coordinates = latents / self.scale @ transform.matrix
-            self.means = self.means @ transform.matrix
+            self.coordinates = transform.apply(latents)
+            self.means = self.coordinates.mean(dim=1)
         self.decoded = decoded_features(decode, latents, self.features, batch_size=batch_size)
 
     def largest_errors(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -325,7 +258,7 @@ class _Replacement:
         mixed = torch.where(masks[:, :, None], self.coordinates[second][:, None], self.coordinates[first][:, None])
         mixed = mixed.flatten(0, 1)
         if self.transform is not None:
-            mixed = mixed @ self.transform.inverse * self.scale
+            mixed = self.transform.invert(mixed)
         decoded = decoded_features(self.decode, mixed, self.features, batch_size=self.batch_size)
         difference = decoded.unflatten(0, masks.shape[:2]) - self.decoded[second][:, None]
         return difference.square().flatten(2).mean(dim=2).double().cpu().numpy()

@@ -207,7 +207,7 @@ MEASURES = (
     Measure(
         "k95", "Concentration", "Dimensions for 95 %",
         "Share of the dimensions, best first and refitted, that keeps 95 % of the full probe's accuracy; none where "
-        "that is not above chance.", "lower", "100 %", "percent",
+        "that is not above chance.", "lower", "that of random axes, for a trained model's own", "percent",
     ),
     Measure(
         "single_best_accuracy", "Concentration", "Best single dimension",
@@ -248,10 +248,41 @@ MEASURES = (
         "1 if every informative dimension tells of one factor alone.", "higher", "that of permuted factors",
     ),
     Measure(
+        "dci_disentanglement_gap", "Disentanglement", "DCI disentanglement, gap",
+        "On the model's own axes less the mean of five random rotations of its standardized latents: near 0 if the "
+        "axes mean nothing. Unlike the value itself, it does not grow with copies of dimensions.", "higher", "0",
+    ),
+    Measure(
+        "dci_completeness_gap", "Disentanglement", "DCI completeness, gap",
+        "The same of DCI completeness.", "higher", "0",
+    ),
+    Measure(
+        "mutual_information_gap_gap", "Disentanglement", "MIG, gap",
+        "MIG on the model's own axes less that on random ones.", "higher", "0",
+    ),
+    Measure(
+        "separated_attribute_predictability_gap", "Disentanglement", "SAP, gap",
+        "SAP on the model's own axes less that on random ones.", "higher", "0",
+    ),
+    Measure(
+        "best_dimension", "Disentanglement", "Best dimension",
+        "Mean over factors of the largest rank correlation of one dimension with the factor (of classes, the "
+        "correlation ratio of ranks).", "higher", "that of random axes",
+    ),
+    Measure(
+        "best_dimension_gap", "Disentanglement", "Best dimension, gap",
+        "That on the model's own axes less that on random ones.", "higher", "0",
+    ),
+    Measure(
         "traversal_selectivity", "Disentanglement", "Traversal selectivity",
         "For each property of the sound (pitch, level, brightness, formants), the dimension that tells most of it is "
         "moved; the share of all changes that is of this property: 1 if each moves its own alone.", "higher",
         "that of turned axes",
+    ),
+    Measure(
+        "traversal_selectivity_oracle", "Disentanglement", "Traversal selectivity, oracle",
+        "The same along the directions in which the latents follow one property and not the others, by regression: "
+        "where it is low, too, the decoder is the limit and not the axes.", "none", "",
     ),
     Measure(
         "path_ratio", "Smoothness", "Path ratio",

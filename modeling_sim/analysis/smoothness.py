@@ -15,7 +15,8 @@ import torch
 
 from modeling_sim.interpolation import Path, points_between
 
-from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs, scale_of
+from ._arrays import scale_of
+from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs
 from .intervals import Interval, bootstrap_pairs
 
 Statistic = Callable[[np.ndarray], np.floating]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._arrays import deviations
 from .intervals import Interval, bootstrap_statistic
 
 
@@ -113,6 +114,44 @@ def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.nd
             chosen[number] = np.abs(of_coordinates).argmax()
             correlations[number] = of_coordinates[chosen[number]]
     return chosen, correlations
+
+
+def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Directions in which the latents move where one property does and the others do not.
+
+    Coordinates are regressed on all properties at once, by least squares: a row of the regression is what a latent
+    changes by with its property, the others held. No choice of axes enters, so that it says what a decoder could do: if
+    a move along it does not change the property alone, either, the decoder is the limit and not the axes.
+
+    Args:
+        coordinates: `(items, dims)`, of comparable scales.
+        properties: `(items, properties)`, NaN where an item does not have one; items that lack one that varies are left
+            out.
+
+    Returns:
+        Directions `(targets, dims)` of length 1, and the numbers of their properties `(targets,)`; a property that does
+        not vary, or that nothing follows, has none.
+
+    Raises:
+        ValueError: The items are not as many, or there are not more complete ones than properties.
+    """
+    coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
+    if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
+        raise ValueError(
+            f"`coordinates` is of shape {coordinates.shape} and `properties` of {properties.shape}; give (items, dims) "
+            "and (items, properties) of the same items."
+        )
+    varies = np.array([len(np.unique(values[np.isfinite(values)])) > 1 for values in properties.T])
+    known = properties[:, varies]
+    complete = np.isfinite(known).all(axis=1)
+    if complete.sum() <= known.shape[1] + 1:
+        raise ValueError(f"`properties` are complete for {complete.sum()} items; give more than {known.shape[1] + 1}.")
+    known, latents = known[complete], coordinates[complete]
+    known, latents = known - known.mean(axis=0), latents - latents.mean(axis=0)
+    changes = np.linalg.lstsq(known / deviations(known), latents, rcond=None)[0]
+    lengths = np.linalg.norm(changes, axis=1)
+    found = lengths > 0
+    return changes[found] / lengths[found, None], np.flatnonzero(varies)[found]
 
 
 def rank_correlations(coordinates: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from modeling_sim.analysis import (
     bootstrap_statistic,
     fit_linear_probe,
     most_telling,
+    oracle_directions,
     principal_components,
     random_axes,
     rank_correlations,
@@ -310,9 +311,20 @@ def _traversals(
     outcome = traversal(changes, told.spread, targets, seed=seed)
     turned = []
     for number in range(_ROTATIONS):
-        _, of_targets, _, of_changes = choose_and_move(random_axes(latents, seed + number).matrix)
+        _, of_targets, _, of_changes = choose_and_move(
+            random_axes(latents, seed + number, standardize=False).matrix.to(latents)
+        )
         turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
+    try:
+        directions, of_oracle = oracle_directions(told.means.double().cpu().numpy(), told.properties)
+    except ValueError as error:
+        tqdm.write(f"the oracle's directions are skipped: {error}")
+    else:
+        moves = _DEVIATIONS * told.scale * torch.from_numpy(directions).to(latents)
+        changed = traversal_changes(decoder, latents[:_TRAVERSED], moves, num_samples)
+        oracle = traversal(changed, told.spread, of_oracle, seed=seed)
+        analysis.add(row, "traversal_selectivity_oracle", **vars(oracle.selectivity))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
         effects = np.nanmedian(changes, axis=1)

@@ -8,28 +8,30 @@ from functools import cache, partial
 from typing import Literal
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.analysis import (
     abx,
+    accuracy_by_dimensions,
+    axis_gaps,
     concentration,
     dci,
     disentanglement,
     gaussianity,
     independent_components,
     principal_components,
+    rotation_gap,
     standardized,
     total_correlation,
     whitened,
 )
-from modeling_sim.analysis.decoding import scale_of
 from modeling_sim.analysis.intervals import majority_accuracy
 from modeling_sim.analysis.scorecard import features_name
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
+from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.models import Frames, frames_of
 from modeling_sim.evaluation.probe_scores import Subject, measure_neighbors, measure_probes
 from modeling_sim.evaluation.representations import Representation, SimModules
@@ -39,6 +41,9 @@ from modeling_sim.trainer.held_out import evaluate
 
 ROTATIONS = ("PCA", "ICA")
 """Axes that the features of deterministic models are measured in too."""
+
+ROTATED = 5
+"""Random rotations that a trained model's own axes are compared with."""
 
 Score = Callable[[Analysis, Subject], None]
 Rotations = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -125,17 +130,16 @@ def _rotations(frames: np.ndarray, seed: int) -> Rotations:
     """
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
 
-    center, latents = frames.mean(axis=0), torch.from_numpy(frames)[None]
-    scale = scale_of(latents).numpy()
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
         transforms = {
-            "PCA": principal_components(latents),
-            "ICA": independent_components(latents, max_frames=10_000, seed=seed),
+            "PCA": principal_components(frames),
+            "ICA": independent_components(frames, max_frames=10_000, seed=seed),
         }
+    center = frames.mean(axis=0)
     for method, transform in transforms.items():
-        axes = transform.matrix.numpy() / scale[:, None]
+        axes = transform.matrix.numpy()
         deviation = ((frames - center) @ axes).std(axis=0)
         kept = deviation > 1e-3 * deviation.max()
         found[method] = (center, axes[:, kept] / (deviation[kept] if method == "ICA" else 1.0))
@@ -167,7 +171,10 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
     num_dims = subject.train.shape[1]
     tells = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
     analysis.add(place, "effective_dimensions", summary["effective_dimensions"] / num_dims)
-    analysis.add(place, "k95", summary["k95"] / num_dims if tells else None)
+    if tells:
+        analysis.add(place, "k95", summary["k95"] / num_dims, null=_turned_k95(subject))
+    else:
+        analysis.add(place, "k95", None)
     analysis.add(
         place, "rotation_gap", summary["rotation_gap"], summary["rotation_gap_low"], summary["rotation_gap_high"]
     )
@@ -181,6 +188,29 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
     )
     if not subject.is_control:
         analysis.curve("probe_weights", place, values=np.abs(probe.weight).tolist(), classes=subject.task.classes)
+
+
+def _turned_k95(subject: Subject) -> float | None:
+    """Share of dimensions for 95 % on random axes, the mean of some; `None` of a control, which is one itself."""
+    if subject.is_control:
+        return None
+    arguments, (train, test) = subject.task.arguments, subject.items()
+    count = len(subject.train)
+
+    def share(points: np.ndarray) -> float:
+        outcome = accuracy_by_dimensions(
+            points[:count],
+            train.labels,
+            points[count:],
+            test.labels,
+            subject.num_classes,
+            l2=subject.l2,
+            device=arguments.device,
+        )
+        return outcome.k95 / points.shape[1]
+
+    points = np.concatenate([subject.train, subject.test])
+    return float(rotation_gap(share, points, num_rotations=ROTATED, seed=arguments.seed).rotated.mean())
 
 
 def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
@@ -206,6 +236,31 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
     ):
         known = null is not None and outcome.permuted is not None
         analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
+    if not subject.is_control:
+        _axis_gaps(analysis, subject, factors, test)
+
+
+def _axis_gaps(analysis: Analysis, subject: Subject, factors: dict[str, np.ndarray], test: Items) -> None:
+    """How far the axes are ahead of random ones in DCI, MIG, SAP and the best dimension of each factor."""
+    place = subject.place
+    gaps = axis_gaps(subject.test, factors, test.utterances, num_rotations=ROTATED, seed=analysis.arguments.seed)
+    for measure in (
+        "dci_disentanglement",
+        "dci_completeness",
+        "mutual_information_gap",
+        "separated_attribute_predictability",
+        "best_dimension",
+    ):
+        analysis.add(place, f"{measure}_gap", **vars(gaps[measure].interval))
+    best = gaps["best_dimension"]
+    analysis.add(place, "best_dimension", best.aligned, null=float(best.rotated.mean()))
+    analysis.curve(
+        "best_dimensions",
+        place,
+        factors=list(factors),
+        values=[gaps[f"best_{name}"].aligned for name in factors],
+        rotated=[float(gaps[f"best_{name}"].rotated.mean()) for name in factors],
+    )
 
 
 def measure_abx(analysis: Analysis, subject: Subject) -> None:

@@ -1,0 +1,52 @@
+"""Deviations, rotations and principal axes, as several measures need them."""
+
+import numpy as np
+import torch
+
+# Spread of a channel, relative to its largest value, up to which it is constant but for rounding.
+_ROUNDING = 1e-6
+
+
+def deviations(values: np.ndarray) -> np.ndarray:
+    """Standard deviations `(dims,)` of `(items, dims)`, in float64; 1 where a dimension is constant."""
+    # Sums of squares in half precision overflow.
+    scale = np.asarray(values.std(axis=0, dtype=np.float64))
+    return np.where(scale > _ROUNDING * np.abs(values).max(axis=0).clip(min=1e-30), scale, 1.0)
+
+
+def scale_of(frames: torch.Tensor) -> torch.Tensor:
+    """As `deviations`, of all frames of `(..., dims)`, on their device."""
+    frames = frames.flatten(0, -2)
+    scale = frames.std(dim=0, correction=0)
+    return torch.where(scale > _ROUNDING * frames.abs().amax(dim=0).clamp(min=1e-30), scale, 1.0)
+
+
+def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
+    """An orthogonal matrix `(dims, dims)`, uniform in Haar's sense; it may reflect, too, which changes no axis.
+
+    It is Q of the QR decomposition of a Gaussian matrix; the decomposition is unique, and Q uniform, once the diagonal
+    of R is made positive (Mezzadri 2007).
+
+    Args:
+        dims: Its size.
+        generator: Of the Gaussian matrix.
+    """
+    orthogonal, triangular = np.linalg.qr(generator.standard_normal((dims, dims)))
+    return orthogonal * np.sign(np.diagonal(triangular))
+
+
+def principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Axes, as columns `(dims, dims)`, and variances `(dims,)` of centered `(items, dims)`, the largest first.
+
+    Products are of the frames' precision, sums and what follows are float64.
+    """
+    variances, axes = torch.linalg.eigh(second_moment(frames, frames) / len(frames))
+    return axes.flip(1), variances.flip(0).clamp(min=0.0)
+
+
+def second_moment(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """`first.T @ second` in float64, of `(items, dims)`; summed over parts, so that float32 keeps its digits."""
+    moment = torch.zeros(first.shape[1], second.shape[1], dtype=torch.float64, device=first.device)
+    for part, other in zip(first.split(8192), second.split(8192), strict=True):
+        moment += part.T @ other
+    return moment

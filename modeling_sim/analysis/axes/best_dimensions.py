@@ -1,0 +1,129 @@
+"""What one dimension alone says of each property, and what that is worth next to random axes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from modeling_sim.analysis.concentration import RotationGap, rotation_gaps
+from modeling_sim.analysis.disentanglement import (
+    dci,
+    mutual_information_gap,
+    separated_attribute_predictability,
+)
+from modeling_sim.analysis.gaussianity import checked_points
+
+
+@dataclass(frozen=True)
+class BestDimensions:
+    """Outcome of `best_dimensions`, by property.
+
+    Args:
+        dimension: The dimension whose ranks follow the property most.
+        correlation: How much they do, from 0 to 1.
+        correlations: `(dims,)`, of every dimension.
+    """
+
+    dimension: dict[str, int]
+    correlation: dict[str, float]
+    correlations: dict[str, np.ndarray]
+
+
+def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> BestDimensions:
+    """For each property the dimension that follows it most, by ranks.
+
+    An amount is compared by Spearman's |rank correlation|, classes by the correlation ratio of ranks: the root of the
+    share of a dimension's variance, in ranks, that lies between classes. Of two classes both are the same number.
+
+    The best of many dimensions follows anything a little: compare with random axes, as `axis_gaps` does.
+
+    Args:
+        codes: `(items, dims)`.
+        factors: `(items,)` under each name: floats are amounts, integers classes. Items with NaN are skipped.
+
+    Raises:
+        ValueError: A code is not finite, lengths disagree, or a property is the same everywhere.
+    """
+    codes = checked_points(codes, "codes")
+    ranks = _unit(rankdata(codes, axis=0))
+    found = {}
+    for name, values in factors.items():
+        if len(values) != len(codes):
+            raise ValueError(f"factor {name!r} has {len(values)} items but `codes` {len(codes)}.")
+        has = np.isfinite(values)
+        of_codes = ranks if has.all() else _unit(rankdata(codes[has], axis=0))
+        found[name] = _agreement(of_codes, np.asarray(values)[has], name)
+    dimension = {name: int(values.argmax()) for name, values in found.items()}
+    return BestDimensions(dimension, {name: float(values.max()) for name, values in found.items()}, found)
+
+
+def _agreement(ranks: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
+    """Correlation `(dims,)` of ranks, of mean 0 and length 1 in each column, with amounts or classes."""
+    if len(values) < 3 or (values == values[0]).all():
+        raise ValueError(f"factor {name!r} is the same for all of {len(values)} items; leave it out.")
+    if values.dtype.kind == "f":
+        return np.abs(_unit(rankdata(values)[:, None])[:, 0] @ ranks)
+    _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    members = np.eye(len(counts))[classes] / np.sqrt(counts)
+    return np.sqrt(((members.T @ ranks) ** 2).sum(axis=0)).clip(max=1.0)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and length 1; 0 where constant."""
+    values = values - values.mean(axis=0)
+    length = np.linalg.norm(values, axis=0)
+    return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+
+
+def axis_scores(
+    codes: np.ndarray, factors: Mapping[str, np.ndarray], groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """The numbers of a code that depend on its axes, by name.
+
+    These are "dci_disentanglement", "dci_completeness", "mutual_information_gap",
+    "separated_attribute_predictability", "best_PROPERTY" of each property and their mean, "best_dimension".
+
+    Args:
+        codes: `(items, dims)`.
+        factors: At least 2, as in `best_dimensions`, without NaN.
+        groups: `(items,)`, utterances, as in `disentanglement`.
+
+    Raises:
+        ValueError: As `dci`.
+    """
+    outcome = dci(codes, factors, groups=groups)
+    best = best_dimensions(codes, factors).correlation
+    return {
+        "dci_disentanglement": outcome.disentanglement,
+        "dci_completeness": outcome.completeness,
+        "mutual_information_gap": mutual_information_gap(codes, factors).gap,
+        "separated_attribute_predictability": separated_attribute_predictability(codes, factors, groups=groups).gap,
+        "best_dimension": float(np.mean(list(best.values()))),
+    } | {f"best_{name}": value for name, value in best.items()}
+
+
+def axis_gaps(
+    codes: np.ndarray,
+    factors: Mapping[str, np.ndarray],
+    groups: np.ndarray | None = None,
+    *,
+    num_rotations: int = 5,
+    seed: int = 0,
+) -> dict[str, RotationGap]:
+    """`axis_scores` of a code, of random rotations of it, and what its own axes are ahead by.
+
+    Values do not compare between codes: a redundant one is disentangled on any axes, as each property has many copies.
+    The gap does.
+
+    Args:
+        codes: `(items, dims)`.
+        factors: As in `axis_scores`.
+        groups: As there.
+        num_rotations: As in `rotation_gap`.
+        seed: Of the rotations.
+
+    Raises:
+        ValueError: As `dci`.
+    """
+    return rotation_gaps(lambda axes: axis_scores(axes, factors, groups), codes, num_rotations=num_rotations, seed=seed)

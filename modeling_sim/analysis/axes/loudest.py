@@ -1,0 +1,59 @@
+"""The moments at which a dimension is largest or smallest, to hear and to see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame: its utterance, its place there in seconds, and the dimension's value."""
+
+    utterance: str
+    seconds: float
+    value: float
+
+
+def loudest_moments(
+    values: np.ndarray,
+    utterances: np.ndarray,
+    seconds: np.ndarray,
+    *,
+    count: int = 10,
+    apart: float = 0.5,
+    smallest: bool = False,
+) -> list[Moment]:
+    """Frames with the largest values of one dimension, the largest first.
+
+    Args:
+        values: `(frames,)`, of the dimension.
+        utterances: `(frames,)`, names.
+        seconds: `(frames,)`, from the start of the utterance.
+        count: Most moments.
+        apart: Fewest seconds between two moments of one utterance: neighbors of a loud frame are loud, too.
+        smallest: The smallest values instead, the smallest first.
+
+    Raises:
+        ValueError: Lengths disagree, a value is not finite, or `count` or `apart` is out of range.
+    """
+    values = np.asarray(values)
+    if values.ndim != 1 or not len(values) == len(utterances) == len(seconds):
+        raise ValueError(
+            f"`values` is of shape {values.shape}, with {len(utterances)} `utterances` and {len(seconds)} `seconds`; "
+            "give one of each per frame."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("`values` holds NaN or infinity.")
+    if count < 1 or apart < 0:
+        raise ValueError(f"`count` is {count} and `apart` {apart}; give at least 1, and at least 0 seconds.")
+    found: list[Moment] = []
+    taken: dict[str, list[float]] = {}
+    for frame in np.argsort(values if smallest else -values, kind="stable"):
+        name, time = str(utterances[frame]), float(seconds[frame])
+        others = taken.setdefault(name, [])
+        if all(abs(time - other) >= apart for other in others):
+            others.append(time)
+            found.append(Moment(name, time, float(values[frame])))
+            if len(found) == count:
+                break
+    return found

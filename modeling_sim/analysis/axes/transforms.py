@@ -1,0 +1,310 @@
+"""Other axes for latents: principal, independent, temporal and slow components, random ones.
+
+A measure that depends on axes says little until it is compared with the same measure on axes that anyone can compute
+without training. Those that follow from time, `temporal_components` and `slow_features`, are the hardest to beat: what
+a model's latents hold usually differs in how fast it changes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_sim.analysis._arrays import principal_axes, random_rotation, scale_of, second_moment
+from modeling_sim.analysis.axes.joint_diagonalization import joint_diagonalization
+from modeling_sim.files import replacing
+
+LAGS = (1, 2, 4, 8, 16, 32, 64)
+# Components whose variance is a smaller share of the largest one hold rounding alone.
+_RANK = 1e-6
+
+Frames = TypeVar("Frames", np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class LinearTransform:
+    """Coordinates `(frames - center) @ matrix`, and back `coordinates @ inverse + center`.
+
+    With fewer components than dims, the way back gives the projection onto their span.
+
+    Args:
+        matrix: `(dims, components)`.
+        inverse: `(components, dims)`; `inverse @ matrix` is the identity.
+        center: `(dims,)`.
+    """
+
+    matrix: torch.Tensor
+    inverse: torch.Tensor
+    center: torch.Tensor
+
+    def apply(self, frames: Frames) -> Frames:
+        """Coordinates `(..., components)` of frames `(..., dims)`, of the frames' precision and device."""
+        if isinstance(frames, np.ndarray):
+            return self.apply(torch.from_numpy(frames)).numpy()
+        return (frames - self.center.to(frames)) @ self.matrix.to(frames)
+
+    def invert(self, coordinates: Frames) -> Frames:
+        """Frames `(..., dims)` of coordinates `(..., components)`."""
+        if isinstance(coordinates, np.ndarray):
+            return self.invert(torch.from_numpy(coordinates)).numpy()
+        return coordinates @ self.inverse.to(coordinates) + self.center.to(coordinates)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file with `matrix`, `inverse` and `center`."""
+        with replacing(path) as temporary:
+            save_file({name: value.contiguous() for name, value in vars(self).items()}, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LinearTransform":
+        """Reads what `save` wrote."""
+        return cls(**load_file(path))
+
+
+def random_axes(frames: np.ndarray | torch.Tensor, seed: int, *, standardize: bool = True) -> LinearTransform:
+    """A random rotation, uniform over all of them (and over those with a reflection, which changes no axis).
+
+    Args:
+        frames: As in `principal_components`.
+        seed: Of the rotation.
+        standardize: As there.
+    """
+    found = _Standardized(frames, None, standardize)
+    turned = random_rotation(len(found.scale), np.random.default_rng(seed))
+    rotation = torch.from_numpy(turned).to(found.scale)
+    return found.transform(rotation, rotation.T)
+
+
+def principal_components(
+    frames: np.ndarray | torch.Tensor, *, standardize: bool = True, keep: float = 1.0
+) -> LinearTransform:
+    """Rotation to principal components over all frames, that of the largest variance first.
+
+    Args:
+        frames: `(frames, dims)` or `(utterances, frames, dims)`.
+        standardize: Whether dimensions are first brought to standard deviation 1.
+        keep: Share of the variance that the components are to hold, as few of them as do; 1 for as many as dims, those
+            without variance included, so that the way back is exact.
+
+    Raises:
+        ValueError: Frames are not finite or of another shape, or `keep` is not in (0, 1].
+    """
+    found = _Standardized(frames, None, standardize)
+    axes, variances = principal_axes(found.frames)
+    kept = _num_kept(variances, keep)
+    if keep < 1:
+        axes = axes[:, :kept]
+    return found.transform(axes, axes.T)
+
+
+def independent_components(
+    frames: np.ndarray | torch.Tensor, *, standardize: bool = True, max_frames: int = 20_000, seed: int = 0
+) -> LinearTransform:
+    """Transform to independent components by FastICA (Hyvärinen 1999).
+
+    ICA leaves the size of a component open. It is fixed so that a unit of each moves the latents by a unit: large
+    components are ranked first, as with principal ones. Directions in which the latents do not vary stay as they are.
+    It ends after 100 steps at most: of Gaussian latents, which have no independent components, it never would.
+
+    Args:
+        frames: As in `principal_components`.
+        standardize: As there.
+        max_frames: Most frames to fit on, drawn at random.
+        seed: Of this draw and of where FastICA starts.
+
+    Raises:
+        ValueError: As `principal_components`.
+    """
+    from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
+
+    found = _Standardized(frames, None, standardize)
+    axes, variances = principal_axes(found.frames)
+    varying = _num_kept(variances, 1.0)
+    chosen = np.random.default_rng(seed).permutation(len(found.frames))[:max_frames]
+    scores = found.frames[torch.from_numpy(chosen).to(axes.device)].double() @ axes[:, :varying]
+    ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=100, tol=1e-3).fit(scores.cpu().numpy())
+    unmixing, mixing = (torch.from_numpy(part).to(axes) for part in (ica.components_.T, ica.mixing_))
+    return _with_rest(found, axes, unmixing, mixing.T, complete=True)
+
+
+def temporal_components(
+    frames: np.ndarray | torch.Tensor,
+    lengths: Sequence[int] | None = None,
+    *,
+    lags: Sequence[int] = LAGS,
+    keep: float = 0.99,
+    complete: bool = False,
+    standardize: bool = True,
+) -> LinearTransform:
+    """Components that are uncorrelated at all lags in time: SOBI (Belouchrani et al. 1997).
+
+    The whitened principal components are turned so that their covariances at all `lags`, made symmetric, are as nearly
+    diagonal as one rotation can make them. Sources that are uncorrelated with each other are found, whatever their
+    distribution, where no two have the same autocorrelation at these lags; principal components find none of one
+    variance, and ICA none that are Gaussian. Components come in the order of their squared autocorrelations, summed
+    over lags, the most predictable first, and point to where the dimension that they move most rises.
+
+    A covariance is a sum over all pairs of frames that lie a lag apart in one utterance, by the number of frames: a lag
+    that few pairs have weighs little.
+
+    Args:
+        frames: `(frames, dims)`, utterances one after the other, or `(utterances, frames, dims)`.
+        lengths: Frames of each utterance of `(frames, dims)`; one utterance by default.
+        lags: In frames.
+        keep: Share of the variance that the whitened components hold, as few of them as do. Whitening brings noise in
+            the directions that hardly vary to the size of what matters.
+        complete: Append the principal components that `keep` leaves out, so that the way back is exact.
+        standardize: As in `principal_components`; it has no effect but on what `keep` leaves out.
+
+    Returns:
+        A unit of each component moves the (standardized) frames by a unit, as with principal components.
+
+    Raises:
+        ValueError: As `principal_components`; `lengths` do not sum to the frames, a lag is below 1, or no utterance is
+            longer than the shortest lag.
+    """
+    if not lags or min(lags) < 1:
+        raise ValueError(f"`lags` are {list(lags)}; give numbers of frames of at least 1.")
+
+    def rotation(white: torch.Tensor, bounds: np.ndarray) -> torch.Tensor:
+        covariances = []
+        for lag in sorted(set(lags)):
+            before, after = _pairs(white, bounds, lag)
+            if len(before):
+                covariance = second_moment(before, after) / len(white)
+                covariances.append((covariance + covariance.T) / 2)
+        if not covariances:
+            raise ValueError(f"`lags` start at {min(lags)} frames, and no utterance is longer; give shorter lags.")
+        turned, diagonal = joint_diagonalization(torch.stack(covariances))
+        return turned[:, diagonal.square().sum(dim=0).argsort(descending=True, stable=True)]
+
+    return _of_white(frames, lengths, standardize, keep, complete, rotation)
+
+
+def slow_features(
+    frames: np.ndarray | torch.Tensor,
+    lengths: Sequence[int] | None = None,
+    *,
+    keep: float = 0.99,
+    complete: bool = False,
+    standardize: bool = True,
+) -> LinearTransform:
+    """Linear slow feature analysis (Wiskott & Sejnowski 2002): components that change least from frame to frame.
+
+    Of all components of variance 1 that are uncorrelated, the first has the smallest mean squared difference between
+    consecutive frames, and so on. It looks at one lag where `temporal_components` looks at several.
+
+    Args:
+        frames: As in `temporal_components`.
+        lengths: As there.
+        keep: As there.
+        complete: As there.
+        standardize: As there.
+
+    Returns:
+        The slowest component first; size and sign as in `temporal_components`.
+
+    Raises:
+        ValueError: As `temporal_components`.
+    """
+
+    def rotation(white: torch.Tensor, bounds: np.ndarray) -> torch.Tensor:
+        before, after = _pairs(white, bounds, 1)
+        if not len(before):
+            raise ValueError("`lengths` are all below 2 frames; slow features need utterances of at least 2.")
+        steps = after - before
+        return torch.linalg.eigh(second_moment(steps, steps) / len(steps))[1]
+
+    return _of_white(frames, lengths, standardize, keep, complete, rotation)
+
+
+class _Standardized:
+    """Frames with mean 0 and, if `standardize`, standard deviation 1 in every dimension."""
+
+    def __init__(self, frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None, standardize: bool) -> None:
+        values = torch.as_tensor(frames)
+        if values.ndim not in (2, 3) or not values.numel():
+            raise ValueError(
+                f"`frames` are of shape {tuple(values.shape)}; give (frames, dims) or (utterances, frames, dims)."
+            )
+        if not values.is_floating_point() or not values.isfinite().all():
+            raise ValueError("`frames` must be floating point numbers without NaN or infinity.")
+        if values.ndim == 3:
+            if lengths is not None:
+                raise ValueError("`lengths` are of (frames, dims); (utterances, frames, dims) have their own.")
+            lengths, values = [values.shape[1]] * len(values), values.flatten(0, 1)
+        sizes = np.array([len(values)] if lengths is None else lengths)
+        if sizes.sum() != len(values) or (sizes < 0).any():
+            raise ValueError(f"`lengths` sum to {sizes.sum()}; there are {len(values)} `frames`.")
+        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
+        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        self.center = values.mean(dim=0, dtype=torch.float64)
+        self.frames = values - self.center.to(values)
+        self.scale = (scale_of(values) if standardize else torch.ones_like(values[0])).double()
+        self.frames /= self.scale.to(values)
+
+    def transform(self, matrix: torch.Tensor, inverse: torch.Tensor) -> LinearTransform:
+        """A transform of these frames as one of the frames they were."""
+        return LinearTransform(matrix / self.scale[:, None], inverse * self.scale, self.center)
+
+
+def _num_kept(variances: torch.Tensor, keep: float) -> int:
+    """How many of the variances, the largest first, hold a share of them; of those that are not rounding."""
+    if not 0 < keep <= 1:
+        raise ValueError(f"`keep` is {keep}; give a share of the variance, above 0 and up to 1.")
+    varying = int((variances > _RANK * variances[0]).sum())
+    if not varying:
+        raise ValueError("`frames` are all the same; there are no components.")
+    reached = variances[:varying].cumsum(0) >= keep * variances[:varying].sum() * (1 - 1e-12)
+    return int(reached.nonzero()[0]) + 1
+
+
+def _pairs(frames: torch.Tensor, bounds: np.ndarray, lag: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames that are followed by another one a lag later in the same utterance, and these, `(pairs, dims)`."""
+    utterance = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    first = np.flatnonzero(utterance[:-lag] == utterance[lag:]) if lag < len(utterance) else np.empty(0, dtype=int)
+    index = torch.from_numpy(first).to(frames.device)
+    return frames[index], frames[index + lag]
+
+
+def _of_white(
+    frames: np.ndarray | torch.Tensor,
+    lengths: Sequence[int] | None,
+    standardize: bool,
+    keep: float,
+    complete: bool,
+    rotation_of: Callable[[torch.Tensor, np.ndarray], torch.Tensor],
+) -> LinearTransform:
+    """Whitens, turns by what `rotation_of` finds in white frames and bounds of utterances."""
+    found = _Standardized(frames, lengths, standardize)
+    axes, variances = principal_axes(found.frames)
+    kept = _num_kept(variances, keep)
+    sizes = variances[:kept].sqrt()
+    white = found.frames @ (axes[:, :kept] / sizes).to(found.frames)
+    rotation = rotation_of(white, found.bounds)
+    return _with_rest(found, axes, rotation / sizes[:, None], (rotation * sizes[:, None]).T, complete=complete)
+
+
+def _with_rest(
+    found: _Standardized, axes: torch.Tensor, unmixing: torch.Tensor, mixing: torch.Tensor, *, complete: bool
+) -> LinearTransform:
+    """A transform within the first principal axes, sizes and signs fixed.
+
+    Args:
+        found: The frames.
+        axes: `(dims, dims)`, an axis a column.
+        unmixing: `(kept, kept)`, from scores on the first axes to components.
+        mixing: `(kept, kept)`, back.
+        complete: Append the other axes.
+    """
+    kept = len(unmixing)
+    inverse = mixing @ axes[:, :kept].T
+    largest = inverse.gather(1, inverse.abs().argmax(dim=1, keepdim=True))
+    scale = inverse.norm(dim=1) * largest[:, 0].sign()
+    matrix, inverse = axes[:, :kept] @ unmixing * scale, inverse / scale[:, None]
+    if complete:
+        matrix, inverse = torch.cat([matrix, axes[:, kept:]], dim=1), torch.cat([inverse, axes[:, kept:].T])
+    return found.transform(matrix, inverse)

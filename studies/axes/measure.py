@@ -1,0 +1,222 @@
+"""How far single dimensions of saved models say something: own axes next to PCA, SOBI and random ones.
+
+    python studies/axes/measure.py runs/gim runs/sim-seed0 runs/sim-seed1 --output axes.json
+
+Models read the test utterances of synthetic syllables, whose factors are known; axes are found and probes fitted on
+training utterances. One row per model, module and axes, one per pair of models and module, is printed and written as
+it is measured.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from modeling_sim.analysis import fit_linear_probe
+from modeling_sim.analysis._arrays import deviations
+from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
+from modeling_sim.analysis.axes.seed_consistency import seed_consistency
+from modeling_sim.analysis.axes.transforms import LinearTransform, principal_components, temporal_components
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora.alignments import label_centers
+from modeling_sim.data.corpora.synthetic_syllables import load
+from modeling_sim.files import write_json
+from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
+
+AMOUNTS = ("pitch", "tract", "gain")
+CLASSES = ("vowel", "syllable", "speaker")
+# Label frames, of 10 ms, from one item to the next.
+FRAME_STEP = 4
+
+
+class Encoded:
+    """Modules of a model on a split: all frames, and those at moments in voiced vowels with their factors.
+
+    Args:
+        path: Folder of the model.
+        dataset: Synthetic syllables.
+        modules: Names of modules, or `None` for all.
+    """
+
+    def __init__(self, path: str, dataset: Dataset, modules: list[str] | None) -> None:
+        model, extractor = load_encoder(path), feature_extractor_of(path)
+        config = model.config
+        names = dict(enumerate(config.module_names))
+        self.modules = [number for number, name in names.items() if modules is None or name in modules]
+        self.names = [names[number] for number in self.modules]
+        self.frames: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        codes: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        factors: dict[str, list[np.ndarray]] = {name: [] for name in (*AMOUNTS, *CLASSES, "utterance")}
+        kl, count = dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0)
+        phones = dataset.features["phones"].feature.names
+        vowels = [phones.index(vowel) for vowel in dataset.features["vowel"].feature.names]
+        rows = dataset.remove_columns("audio")
+        with torch.no_grad():
+            for batch in utterance_batches(dataset, extractor, batch_size=16):
+                outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
+                samples = batch["attention_mask"].sum(dim=1)
+                found = [moments(rows[index], vowels) for index in batch["index"].tolist()]
+                for _, of_row in found:
+                    for name, values in of_row.items():
+                        factors[name].append(values)
+                log_variances = dict(enumerate(outputs.log_variances or ()))
+                for module, name in zip(self.modules, self.names, strict=True):
+                    hidden = outputs.hidden_states[module].float()
+                    lengths = config.num_frames(samples, module).tolist()
+                    start, hop = float(config.frame_centers(1, module)[0]), config.hop_length(module)
+                    log_variance = log_variances.get(module)
+                    for row, (length, (times, _)) in enumerate(zip(lengths, found, strict=True)):
+                        real = hidden[row, :length]
+                        self.frames[name].append(real.numpy())
+                        nearest = np.rint((times - start) / hop).astype(int).clip(0, length - 1)
+                        codes[name].append(real.numpy()[nearest])
+                        count[name] += length
+                        if log_variance is not None:
+                            of_row = log_variance[row, :length].float()
+                            kl[name] += float((real.square() + of_row.exp() - 1 - of_row).sum()) / 2
+        self.codes = {name: np.concatenate(parts) for name, parts in codes.items()}
+        self.factors = {name: np.concatenate(parts) for name, parts in factors.items()}
+        gaussian = {names[number] for number in log_variances if log_variances[number] is not None}
+        self.kl = {name: kl[name] / count[name] if name in gaussian else None for name in self.names}
+
+
+def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Samples at which an utterance has a voiced vowel, every 40 ms, and its factors there."""
+    phones, pitch = np.array(row["phones"]), np.array(row["f0_track"])
+    of_vowel = np.isin(phones, vowels)
+    # Vowels stand apart, one per syllable: their number is that of their syllable.
+    number = np.cumsum(np.diff(of_vowel, prepend=False) & of_vowel) - 1
+    chosen = np.flatnonzero(of_vowel & (pitch > 0))
+    chosen = chosen[chosen % FRAME_STEP == 0]
+    same = np.ones(len(chosen))
+    return label_centers(len(phones))[chosen], {
+        "pitch": np.log(pitch[chosen].astype(np.float64)),
+        "tract": row["vocal_tract_length"] * same,
+        "gain": row["gain"] * same,
+        "vowel": np.searchsorted(vowels, phones[chosen]),
+        "syllable": np.array(row["syllable"])[number[chosen]],
+        "speaker": np.full(len(chosen), row["speaker_id"]),
+        "utterance": np.full(len(chosen), int(row["id"].rsplit("-")[-1])),
+    }
+
+
+def of_space(train: Encoded, test: Encoded, name: str) -> dict[str, float | None]:
+    """Numbers that do not depend on axes: linear read-outs, and how many directions are used."""
+    codes, scale = train.codes[name], deviations(train.codes[name])
+    center = codes.mean(axis=0, dtype=np.float64)
+    inputs, asked = (codes - center) / scale, (test.codes[name] - center) / scale
+    gram = inputs.T @ inputs / len(inputs)
+    row: dict[str, float | None] = {}
+    for amount in AMOUNTS:
+        mean = train.factors[amount].mean()
+        weights = np.linalg.solve(
+            gram + 1e-3 * np.eye(len(gram)), inputs.T @ (train.factors[amount] - mean) / len(inputs)
+        )
+        rest = test.factors[amount] - mean - asked @ weights
+        row[f"{amount}_r2"] = float(1 - np.square(rest).mean() / test.factors[amount].var())
+    for label in CLASSES:
+        labels = train.factors[label]
+        probe = fit_linear_probe(codes, labels, int(labels.max()) + 1, l2=1e-3)
+        row[f"{label}_accuracy"] = float((probe.predict(test.codes[name]) == test.factors[label]).mean())
+    frames = np.concatenate(test.frames[name])
+    standardized = (frames - frames.mean(axis=0)) / deviations(frames)
+    correlation = standardized.T @ standardized / len(frames)
+    row["participation_ratio"] = float(np.trace(correlation) ** 2 / np.square(correlation).sum())
+    row["kl"] = test.kl[name]
+    return row
+
+
+def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: int) -> list[dict[str, Any]]:
+    """Rows of one module: own axes, principal and temporal components, and the mean of random rotations."""
+    frames, lengths = np.concatenate(train.frames[module]), [len(part) for part in train.frames[module]]
+    codes, factors = test.codes[module], test.factors
+    found: dict[str, LinearTransform] = {
+        "PCA": principal_components(frames, keep=0.99),
+        "SOBI": temporal_components(frames, lengths),
+    }
+    wanted, groups = {key: factors[key] for key in (*AMOUNTS, "vowel")}, factors["utterance"]
+    gaps = axis_gaps(codes, wanted, groups, num_rotations=rotations)
+    rows: list[dict[str, Any]] = [
+        {"axes": "own", "dims": codes.shape[1]} | {key: gap.aligned for key, gap in gaps.items()},
+        {"axes": "rotated", "dims": codes.shape[1]}
+        | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
+        | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
+    ]
+    for axes, transform in found.items():
+        coordinates = transform.apply(codes)
+        rows.append({"axes": axes, "dims": coordinates.shape[1], **axis_scores(coordinates, wanted, groups)})
+    rows[0] |= of_space(train, test, module)
+    return [{"model": name, "module": module, **row} for row in rows]
+
+
+def of_pair(names: tuple[str, str], models: tuple[Encoded, Encoded], module: str) -> dict[str, Any]:
+    """Whether two models have the same axes."""
+    outcome = seed_consistency(*(of.codes[module] for of in models))
+    return {
+        "model": names[0],
+        "other": names[1],
+        "module": module,
+        "matched_correlation": outcome.matched,
+        "matched_correlation_rotated": float(outcome.rotated.mean()),
+        "linear_agreement": outcome.linear,
+        "share_of_linear": outcome.share,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned text, a column per number; rows without a number have a dash."""
+    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith("_largest")))
+    cells = [columns] + [
+        [f"{row[key]:.3f}" if isinstance(row.get(key), float) else str(row.get(key, "-")) for key in columns]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+
+
+def main() -> None:
+    """Measures the models that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="folders of saved models")
+    parser.add_argument("--output", type=Path, help="JSON file to write; it is written again after each model")
+    parser.add_argument("--modules", nargs="+", help="names of modules, as 'module 2' or 'context'; all by default")
+    parser.add_argument("--utterances", type=int, default=256, help="of each split")
+    parser.add_argument("--rotations", type=int, default=5)
+    arguments = parser.parse_args()
+    splits = {
+        split: load(split=split, num_train=arguments.utterances, num_test=arguments.utterances)
+        for split in ("train", "test")
+    }
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    measured: dict[str, Encoded] = {}
+
+    def write() -> None:
+        if arguments.output:
+            write_json(arguments.output, {"schema": 1, "rows": rows, "pairs": pairs})
+
+    for path, name in zip(arguments.models, names_of(arguments.models), strict=True):
+        start = time.perf_counter()
+        train, test = (Encoded(path, data, arguments.modules) for data in splits.values())
+        of_this = [row for module in test.names for row in of_model(name, train, test, module, arguments.rotations)]
+        rows += of_this
+        print(table(of_this), f"{name}: {time.perf_counter() - start:.0f} s", sep="\n", end="\n\n", flush=True)
+        test.frames.clear()
+        measured[name] = test
+        write()
+    for names in itertools.combinations(measured, 2):
+        models = (measured[names[0]], measured[names[1]])
+        # The order of utterances is that of their lengths: the same for all models.
+        pairs += [of_pair(names, models, module) for module in models[0].names if module in models[1].names]
+    if pairs:
+        print(table(pairs))
+    write()
+
+
+if __name__ == "__main__":
+    main()
