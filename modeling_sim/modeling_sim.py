@@ -164,12 +164,15 @@ class SimConvModule(nn.Module):
 
         `lengths` `(batch,)` are the real frames of each utterance, before and after; `None` where all are.
         """
-        frame_mask = None
-        for layer in cast("list[SimConvLayer]", self.layers):
+        frame_mask, margins, frames = None, None, hidden_states.shape[1]
+        layers = cast("list[SimConvLayer]", list(self.layers))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            frames, is_padded = layer.num_frames(frames), margins is not None
             if lengths is not None:
                 lengths = layer.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, layer.num_frames(hidden_states.shape[1]))
-            hidden_states = layer(hidden_states, frame_mask)
+                frame_mask = _frame_mask(lengths, frames)
+            margins = layer.margins(following, frames)
+            hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
         if self.latent_head is None:
             return hidden_states, None, lengths
         latents = self.latent_head(hidden_states)
