@@ -240,7 +240,8 @@ class SimConvLayer(nn.Module):
         kernel, stride, padding = self.sizes
         patches = F.pad(waveform[..., 0], (padding, padding)).unfold(1, kernel, stride)  # (batch, frames, kernel)
         real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
-        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        weight: torch.Tensor = self.conv.weight[:, 0]
+        bias: torch.Tensor = self.conv.bias
         if self.norm is not None:
             with full_precision(waveform.device):
                 weight, bias = self._normalized_weights(_at_least_float32(patches), real, weight, bias)
@@ -274,7 +275,7 @@ class SimConvLayer(nn.Module):
 
 def _in_graph() -> bool:
     """Whether the model is compiled, exported or traced: its convolutions are then torch's own, of any length."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-any-return]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
