@@ -32,7 +32,7 @@ if __name__ == "modeling_sim":
 
 from .configuration_sim import SimConfig
 from .layers_sim import SimConvLayer, SimLatentHead
-from .objectives_sim import draw_window_start, info_nce, kl_to_standard_normal, require
+from .objectives_sim import draw_window_start, full_precision, info_nce, kl_to_standard_normal, require
 
 # Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
@@ -364,7 +364,11 @@ class SimModel(SimPreTrainedModel):
         if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
         # Padding follows the audio and a GRU runs forward, so no real frame sees any.
-        context, _ = self.context(hidden_states)
+        if hidden_states.device.type == "cpu":  # the products of one frame are too small to gain from half precision
+            with full_precision(hidden_states.device):
+                context, _ = self.context(hidden_states.to(next(self.context.parameters()).dtype))
+        else:
+            context, _ = self.context(hidden_states)
         if lengths is not None:
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths
