@@ -146,8 +146,8 @@ def table(figures: dict[str, Any]) -> str:
         "# Memory by depth",
         "",
         (
-            f"Megabytes of a training step on {figures['batch_size']} crops of {figures['crop_samples']} samples, by the "
-            f"number of modules of {figures['hidden_size']} channels, all with the same frames. Made by "
+            f"Megabytes of a training step on {figures['batch_size']} crops of {figures['crop_samples']} samples by "
+            f"the number of modules of {figures['hidden_size']} channels, all with the same frames. Made by "
             "`python benchmarks/memory.py`."
         ),
         "",
