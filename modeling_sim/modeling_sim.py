@@ -35,6 +35,7 @@ from .layers_sim import SimConvLayer, SimLatentHead
 from .objectives_sim import (
     covariance_penalty,
     draw_window_start,
+    full_precision,
     info_nce,
     kl_to_standard_normal,
     lagged_covariance_penalty,
@@ -173,12 +174,15 @@ class SimConvModule(nn.Module):
 
         `lengths` `(batch,)` are the real frames of each utterance, before and after; `None` where all are.
         """
-        frame_mask = None
-        for layer in cast("list[SimConvLayer]", self.layers):
+        frame_mask, margins, frames = None, None, hidden_states.shape[1]
+        layers = cast("list[SimConvLayer]", list(self.layers))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            frames, is_padded = layer.num_frames(frames), margins is not None
             if lengths is not None:
                 lengths = layer.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, layer.num_frames(hidden_states.shape[1]))
-            hidden_states = layer(hidden_states, frame_mask)
+                frame_mask = _frame_mask(lengths, frames)
+            margins = layer.margins(following, frames, hidden_states.device)
+            hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
         if self.latent_head is None:
             return hidden_states, None, lengths
         latents = self.latent_head(hidden_states)
@@ -389,13 +393,17 @@ class SimModel(SimPreTrainedModel):
         if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
         # Padding follows the audio and a GRU runs forward, so no real frame sees any.
-        # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
-        was_training = self.context.training
-        self.context.training = was_training or torch.is_grad_enabled()
-        try:
-            context, _ = self.context(hidden_states)
-        finally:
-            self.context.training = was_training
+        if hidden_states.device.type == "cpu":  # the products of one frame are too small to gain from half precision
+            with full_precision(hidden_states.device):
+                context, _ = self.context(hidden_states.to(next(self.context.parameters()).dtype))
+        else:
+            # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
+            was_training = self.context.training
+            self.context.training = was_training or torch.is_grad_enabled()
+            try:
+                context, _ = self.context(hidden_states)
+            finally:
+                self.context.training = was_training
         if lengths is not None:
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths

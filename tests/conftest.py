@@ -15,6 +15,10 @@ from modeling_sim import SimConfig
 torch.set_num_threads(1)
 
 
+# Runs are in float32 on every machine, unless a test says otherwise.
+os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
+
+
 # Files of tests that train, start processes or talk to a Hub; `make test-fast` runs all others.
 _TRAIN = {
     "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "examples", "executions",

@@ -42,6 +42,27 @@ def test_joint_and_per_module_give_the_same_losses_and_gradients(preset, acceler
     assert all(gradient.isfinite().all() for gradient in joint.values())
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("preset", ["sim", "sim-artificial", "gim", "gim-lowe", "cpc"])
+def test_bfloat16_products_follow_float32(preset, padded, accelerator, monkeypatch):
+    model = tiny_model(preset)
+    mask = (torch.arange(8000) < torch.tensor([8000, 5000, 7000])[:, None]).long() if padded else None
+    outputs, full = gradients(model, accelerator, "per_module", mask)
+    monkeypatch.setattr(accelerator, "autocast", lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    halved, half = gradients(model, accelerator, "per_module", mask)
+    for one, other in zip(halved, outputs, strict=True):
+        assert one.loss.dtype == torch.float32
+        # bfloat16 has 8 bits: a product's inputs are off by 0.4 %, what a few layers add up to is less than 2 %.
+        torch.testing.assert_close(one.loss, other.loss, rtol=0.02, atol=0.02)
+    for module in range(model.config.num_modules):
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        own = [names[parameter] for parameter in model.module_parameters(module)]
+        one, other = (torch.cat([of[name].flatten() for name in own]) for of in (half, full))
+        assert one.dtype == torch.float32
+        # Without batch norm, latents of an untrained model differ little from frame to frame, and rounding by more.
+        assert torch.cosine_similarity(one, other, dim=0) > (0.98 if model.config.use_batch_norm else 0.9)
+
+
 def test_padding_is_masked_in_both_executions(accelerator):
     model = tiny_model()
     mask = torch.ones(3, 8000, dtype=torch.long)

@@ -17,7 +17,7 @@ processes is at most about 1.6 times as fast as one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -53,6 +53,20 @@ class Placement:
     def whole(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
         """Every process runs the whole model."""
         return cls(range(model.config.num_modules), accelerator.process_index, accelerator.num_processes)
+
+
+class ModuleLosses(NamedTuple):
+    """The numbers of a `SimModuleOutput`, without the activations that it holds; 0-dim float32 tensors."""
+
+    loss: torch.Tensor
+    contrastive_loss: torch.Tensor
+    contrastive_accuracy: torch.Tensor
+    kl_loss: torch.Tensor
+
+    @classmethod
+    def of(cls, output: SimModuleOutput) -> Self:
+        """Those of an output."""
+        return cls(*(getattr(output, name).detach() for name in cls._fields))
 
 
 def module_generator(seed: int, step: int, module: int, process: int, device: torch.device) -> torch.Generator:
@@ -136,7 +150,7 @@ def backward_step(
     kl_weight_scale: float = 1.0,
     trained: range | None = None,
     gather_negatives: bool = False,
-) -> list[SimModuleOutput]:
+) -> list[ModuleLosses]:
     """Forward and backward passes of one batch: afterwards every trained parameter holds its gradient.
 
     With several processes the gradients are averaged over them, those of a module while the next one computes.
@@ -155,31 +169,30 @@ def backward_step(
         gather_negatives: Draw negatives from the batches of all processes.
 
     Returns:
-        The output of every module that ran, detached.
+        The losses of every module that ran.
     """
     if execution not in EXECUTIONS:
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     hidden_states, lengths = model.sim.prepare_inputs(input_values, attention_mask)
     placement = Placement.whole(model, accelerator)
     averages = GradientAverages(placement)
-    outputs = list(
-        backward_modules(
-            model,
-            accelerator,
-            placement,
-            hidden_states,
-            lengths,
-            averages=averages,
-            execution=execution,
-            seed=seed,
-            step=step,
-            kl_weight_scale=kl_weight_scale,
-            trained=trained if trained is not None else range(model.config.num_modules),
-            gather_negatives=gather_negatives,
-        )
+    outputs = backward_modules(
+        model,
+        accelerator,
+        placement,
+        hidden_states,
+        lengths,
+        averages=averages,
+        execution=execution,
+        seed=seed,
+        step=step,
+        kl_weight_scale=kl_weight_scale,
+        trained=trained if trained is not None else range(model.config.num_modules),
+        gather_negatives=gather_negatives,
     )
+    losses = [ModuleLosses.of(output) for output in outputs]  # a list of outputs would hold what each hands on
     averages.finish()
-    return outputs
+    return losses
 
 
 def backward_modules(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.greedy import (
     EXECUTIONS,
     GradientAverages,
+    ModuleLosses,
     Placement,
     backward_modules,
     module_generator,
@@ -33,9 +34,6 @@ from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 from modeling_sim.trainer.run import load_data, run_command
 from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
 from modeling_sim.trainer.task import Schedule, Task
-
-if TYPE_CHECKING:
-    from modeling_sim.modeling_sim import SimModuleOutput
 
 
 class PretrainingTask(Task):
@@ -73,7 +71,7 @@ class PretrainingTask(Task):
         self.placement = self.schedule.placement
         self.trained = range(self.num_rows)
         self.collapse = CollapseWatch(model.config)
-        self.latest: dict[int, SimModuleOutput] = {}
+        self.active_units: dict[int, torch.Tensor] = {}
         if settings.torch_compile:
             for module in model.sim.conv_modules:
                 module.compile()
@@ -147,15 +145,22 @@ class PretrainingTask(Task):
             gather_negatives=self.settings.gather_negatives,
         )
         rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
-        self.latest = {}
         # Outputs first: they are read to the end.
         for output, module in zip(self.schedule.handing_on(outputs), placement.modules, strict=False):
-            self.latest[module] = output
-            scores = (output.loss, output.contrastive_loss, output.contrastive_accuracy, output.kl_loss)
-            rows[module] = torch.stack(scores)
+            # Numbers alone: an output that is kept keeps what its module hands on, and memory would grow with depth.
+            rows[module] = torch.stack(ModuleLosses.of(output))
+            if self.is_logged(step):
+                self.active_units[module] = count_active_units(output.mean)
         if averages is not None:
             averages.finish()
         return rows
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a log line may follow a batch; of a number of epochs the last step is not known here."""
+        settings = self.settings
+        stage_step = -(-step // settings.gradient_accumulation_steps)
+        is_last = settings.num_train_epochs > 0 or stage_step >= settings.max_steps
+        return is_last or stage_step % settings.logging_steps == 0
 
     def evaluate(self) -> list[Scores]:
         """Scores of every module on the held-out split."""
@@ -192,8 +197,8 @@ class PretrainingTask(Task):
     def snapshot(self) -> list[Scores]:
         """Active units of the latest batch."""
         counts = torch.full((self.num_rows, 1), self.schedule.empty, device=self.accelerator.device)
-        for module, output in self.latest.items():
-            counts[module, 0] = count_active_units(output.mean)
+        for module, count in self.active_units.items():
+            counts[module, 0] = count
         return [{"active_units": count} for count in self.schedule.gather_rows(counts)[:, 0].tolist()]
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:

@@ -4,13 +4,17 @@ A command is a function that makes a `Task` of its settings; `run_command` does 
 """
 
 import contextlib
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
 from transformers import set_seed
@@ -40,7 +44,7 @@ from modeling_sim.trainer.loop import (
 )
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
-from modeling_sim.trainer.settings import DataArguments, RunArguments
+from modeling_sim.trainer.settings import DataArguments, PretrainingArguments, RunArguments
 from modeling_sim.trainer.task import Task
 
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
@@ -141,11 +145,40 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     check_trackers(trackers)
     prepare_cuda()
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
-    )
+    on_cpu = PartialState().device.type == "cpu"
+    precision = settings.mixed_precision
+    if precision is None and isinstance(settings, PretrainingArguments):
+        precision = default_precision(on_cpu=on_cpu)
+    if on_cpu:
+        keep_freed_memory()
+    accelerator = Accelerator(mixed_precision=precision, log_with=trackers or None, project_dir=settings.output_dir)
     check_device(accelerator)
     return accelerator
+
+
+def default_precision(*, on_cpu: bool) -> str | None:
+    """Precision of pretraining that neither the settings nor a launcher name; `None` for accelerate's own.
+
+    It is "bf16" on CPUs with AMX, which multiply bfloat16 several times as fast as float32. AVX512-BF16 alone does not
+    say that a product is any faster.
+    """
+    # An accelerator made before in this process, as in a notebook, has a precision that all others share.
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or AcceleratorState._shared_state  # noqa: SLF001
+    return "bf16" if on_cpu and not launched and torch.cpu._is_amx_tile_supported() else None  # noqa: SLF001
+
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc reuse the memory of large tensors; it returns it to the kernel otherwise, which clears it each time.
+
+    A step takes 4 to 10 % less time, and the process keeps its peak. Does nothing where glibc does not allocate.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Run:
@@ -186,6 +219,9 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         f"utterances to train on and {len(task.test_data)} to evaluate on, {accelerator.num_processes} process(es) "
         f"on {accelerator.device.type}"
     )
+    if accelerator.mixed_precision != "no":
+        reason = "; --mixed_precision no gives float32" if settings.mixed_precision is None else ""
+        log.say(f"matrix products in {accelerator.mixed_precision}{reason}")
     for sentence in task.schedule.notes():
         log.say(sentence)
     task.batches(0)  # refuses wrong settings now rather than after the first evaluation
@@ -234,6 +270,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             "seconds": round(counts.seconds, 2),
             "crops_per_second": round(counts.crops / counts.seconds, 3),
             "hardware": hardware(run.accelerator),
+            "precision": run.accelerator.mixed_precision,
             "parameters": task.model.num_parameters(),
             **task.results(),
             "modules": [
