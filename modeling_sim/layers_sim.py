@@ -278,7 +278,7 @@ class SimConvLayer(nn.Module):
 
 
 def _takes_row_products(device: torch.device) -> bool:
-    """Whether convolutions are products of rows; in a compiled, exported or traced graph torch's own take any length."""
+    """Whether convolutions are products of rows; in a compiled, exported or traced graph they are torch's own."""
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return device.type in ROW_PRODUCT_DEVICES and not in_graph
 

@@ -146,7 +146,7 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     check_trackers(trackers)
     prepare_cuda()
     on_cpu = PartialState().device.type == "cpu"
-    precision = settings.mixed_precision
+    precision: str | None = settings.mixed_precision
     if precision is None and isinstance(settings, PretrainingArguments):
         precision = default_precision(on_cpu=on_cpu)
     if on_cpu:
