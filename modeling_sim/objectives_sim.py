@@ -89,7 +89,7 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     Raises:
         ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
     """
-    used_offsets = _usable_offsets(context, latents, weight, offsets)
+    used_offsets, is_gaussian = _usable_offsets(context, latents, weight, offsets), weight.ndim == 2
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
     is_shared = negative_sharing == "batch"
@@ -128,18 +128,23 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
             f"({batch}, {anchors}, ...), or (num_negatives,) if they are shared."
         )
 
-    predictions, quadratic = _predictions(context[:, :anchors], weight[: len(used_offsets)])
+    context = context[:, :anchors]
+    if not is_gaussian:
+        predictions = F.linear(context, weight[: len(used_offsets)].flatten(0, 1))
     with full_precision(device):
         candidates = all_latents.float().reshape(-1, channels)
-        target_frames = window_frames[:, target]
-        if used_offsets[-1] - used_offsets[0] == len(used_offsets) - 1:  # a view of neighbors, no copy per step
-            targets = F.embedding(window_frames[:, used_offsets[0] :], candidates)
-            targets = F.pad(targets, (0, 0, 0, len(used_offsets) - 1)).unfold(1, len(used_offsets), 1).transpose(2, 3)
-        else:
-            targets = F.embedding(target_frames, candidates)
         # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
+        window_latents = F.embedding(window_frames, candidates)
         bank = F.embedding(negative_frames, candidates)  # ([batch, anchors,] negatives, channels)
-        scores = list(_scores(predictions, quadratic, targets, bank, logit_scale, nested_sizes))
+        if is_gaussian:
+            correlations = weight[: len(used_offsets)].float()
+            scores = list(
+                _gaussian_scores(context.float(), correlations, window_latents, used_offsets, bank, nested_sizes)
+            )
+        else:
+            predictions = predictions.float().unflatten(-1, (len(used_offsets), channels))
+            scores = [_bilinear_scores(predictions, window_latents, used_offsets, bank)]
+        scores = [(logit_scale * positive, logit_scale * negative) for positive, negative in scores]
         # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
         losses = [F.softplus(negative.logsumexp(dim=-1) - positive) for positive, negative in scores]
         loss = _mean_of_steps(torch.stack(losses).mean(dim=0), valid, pairs)
@@ -147,7 +152,7 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
-            is_equal = _are_equal(candidates, negative_frames, target_frames, rounding)
+            is_equal = _are_equal(candidates, negative_frames, window_frames[:, target], rounding)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
@@ -185,51 +190,65 @@ def _usable_offsets(
     return usable
 
 
-def _predictions(context: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What a critic makes of the context: factors of each candidate's channels and of their squares.
-
-    Returns:
-        Float32 `(batch, anchors, steps, channels)`, and `(steps, channels)`, `None` for the bilinear critic.
-    """
-    if weight.ndim > 2:
-        predictions = F.linear(context, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
-        return predictions.float(), None
-    with full_precision(context.device):
-        correlations = weight.float()
-        linear = correlations / (1 - correlations.square())
-        return linear * context.float()[:, :, None], -0.5 * correlations * linear
-
-
-def _scores(
-    predictions: torch.Tensor,
-    quadratic: torch.Tensor | None,
-    targets: torch.Tensor,
-    bank: torch.Tensor,
-    logit_scale: float,
-    nested_sizes: Sequence[int],
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Scores `sum_j predictions_j z_j + quadratic_j z_j^2` of each nested size, then of all channels.
+def _bilinear_scores(
+    predictions: torch.Tensor, latents: torch.Tensor, offsets: Sequence[int], bank: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of targets `(batch, anchors, steps)` and negatives `(batch, anchors, steps, negatives)`.
 
     Args:
-        predictions: `(batch, anchors, steps, channels)`.
-        quadratic: `(steps, channels)`; `None` for 0.
-        targets: As `predictions`.
+        predictions: `(batch, anchors, steps, channels)`, what W_k makes of the context.
+        latents: `(batch, window, channels)`, those of the window.
+        offsets: `(steps,)`.
         bank: `(negatives, channels)`, or `(batch, anchors, negatives, channels)`.
-        logit_scale: As in `info_nce`.
-        nested_sizes: As there.
-
-    Yields:
-        Scores of the targets `(batch, anchors, steps)` and of the negatives `(batch, anchors, steps, negatives)`.
     """
-    positive, negative = targets.new_zeros(()), targets.new_zeros(())
-    for start, stop in pairwise([0, *nested_sizes, targets.shape[-1]]):
-        linear, target, candidate = (tensor[..., start:stop] for tensor in (predictions, targets, bank))
-        of_negatives = linear @ candidate.transpose(-1, -2)
-        if quadratic is not None:
-            of_negatives = of_negatives + quadratic[:, start:stop] @ candidate.square().transpose(-1, -2)
-            linear = torch.addcmul(linear, quadratic[:, start:stop], target)
-        positive = positive + logit_scale * (linear * target).sum(dim=-1)
-        negative = negative + logit_scale * of_negatives
+    first, span = offsets[0], offsets[-1] - offsets[0]
+    # A view of the frames from the first offset to the last, without a copy per step.
+    targets = F.pad(latents[:, first:], (0, 0, 0, span)).unfold(1, span + 1, 1).transpose(2, 3)
+    if len(offsets) != span + 1:
+        targets = torch.stack([targets[:, :, offset - first] for offset in offsets], dim=2)
+    return (predictions * targets).sum(dim=-1), predictions @ bank.transpose(-1, -2)
+
+
+def _gaussian_scores(
+    context: torch.Tensor,
+    correlations: torch.Tensor,
+    latents: torch.Tensor,
+    offsets: Sequence[int],
+    bank: torch.Tensor,
+    nested_sizes: Sequence[int],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scores of each nested size, then of all channels, as `_bilinear_scores` gives them.
+
+    Args:
+        context: `(batch, anchors, channels)`.
+        correlations: `(steps, channels)`.
+        latents: As in `_bilinear_scores`.
+        offsets: As there.
+        bank: As there.
+        nested_sizes: As in `info_nce`.
+    """
+    anchors, window = context.shape[1], latents.shape[1]
+    factors = correlations / (1 - correlations.square())  # of c z
+    squares = -0.5 * correlations * factors  # of z^2
+    positive, negative = latents.new_zeros(()), latents.new_zeros(())
+    for start, stop in pairwise([0, *nested_sizes, latents.shape[-1]]):
+        c, z, drawn, linear, quadratic = (
+            tensor[..., start:stop] for tensor in (context, latents, bank, factors, squares)
+        )
+        of_squares = z.square() @ quadratic.T  # (batch, window, steps)
+        of_pairs = [
+            F.pad(
+                (c[:, : window - offset] * z[:, offset:]) @ linear[step] + of_squares[:, offset:, step],
+                (0, anchors - window + offset),
+            )
+            for step, offset in enumerate(offsets)
+        ]
+        positive = positive + torch.stack(of_pairs, dim=2)
+        if drawn.ndim == 2:  # one product for all steps: the factors go to the few negatives
+            of_negatives = (c @ (linear[:, None] * drawn).flatten(0, 1).T).unflatten(-1, (len(linear), len(drawn)))
+        else:
+            of_negatives = (linear * c[:, :, None]) @ drawn.transpose(-1, -2)
+        negative = negative + (of_negatives + quadratic @ drawn.square().transpose(-1, -2))
         yield positive, negative
 
 
