@@ -78,7 +78,8 @@ class SimConfig(PreTrainedConfig):
             makes hundreds of negatives cheap.
         nested_sizes: Counts of leading channels that the Gaussian critic also predicts with alone.
         covariance_weight: Weight of `covariance_penalty`, which makes a module's latents white.
-        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets, of the first
+            `loss_window` frames.
         loss_window: Frames an utterance that enter the contrastive loss: one random window a step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: No gradient passes from a module to the one below (GIM, SIM).

@@ -594,7 +594,10 @@ class SimForPreTraining(SimPreTrainedModel):
         if config.covariance_weight:
             penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
         if config.lagged_covariance_weight:
-            lagged = lagged_covariance_penalty(latents, config.offsets, frame_mask)
+            # As many frames as the contrastive loss reads; training crops begin anywhere.
+            window = slice(config.loss_window)
+            mask = None if frame_mask is None else frame_mask[:, window]
+            lagged = lagged_covariance_penalty(latents[:, window], config.offsets, mask)
             penalty = penalty + config.lagged_covariance_weight * lagged
         return penalty
 
