@@ -186,6 +186,8 @@ class SimConvLayer(nn.Module):
             return None
         if not (_is_own(following, SimConvLayer) and _is_own(following.conv, SimConv1d)):
             return None
+        if following.conv.in_channels == 1:  # it adds zeros itself, as to a waveform
+            return None
         kernel, stride, padding = following.sizes
         rows = following.num_frames(frames) + -(-kernel // stride) - 1
         return padding, rows * stride - padding - frames
