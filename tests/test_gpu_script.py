@@ -186,9 +186,9 @@ def test_probes_score_every_module_and_finished_ones_are_skipped(tmp_path, monke
     model.save_pretrained(folder)
     SimFeatureExtractor(min_samples=model.config.receptive_field()).save_pretrained(folder)
     monkeypatch.setattr(gpu_runs, "trained_folder", lambda run: folder if run.name == folder.name else None)
-    finished = dict.fromkeys(
-        ["artificial vowel paper", "artificial syllable", "artificial syllable paper"], {"models": [str(folder)]}
-    )
+    finished = {
+        f"artificial {title}": {"models": [str(folder)]} for title in ("vowel paper", "syllable", "syllable paper")
+    }
     gpu.write(tmp_path / "probes.json", finished)
     gpu_runs.probe_all("cpu", tmp_path, tmp_path / "none")
     probes = gpu.read(tmp_path / "probes.json")

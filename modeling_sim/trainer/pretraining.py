@@ -261,8 +261,8 @@ class CollapseWatch:
         digits = accuracy_digits(self.config)
         return (
             f"is at chance (contrastive accuracy {accuracy:{digits}}, a guess has {self.chance:{digits}}). What "
-            f"usually helps: {advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if the module "
-            "below is at chance too, that one first."
+            f"usually helps: {advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if "
+            "the module below is at chance too, that one first."
         )
 
     def _less_kl(self, module: int) -> str:
