@@ -271,6 +271,16 @@ def test_a_single_channel_after_the_waveform_is_padded_once(use_batch_norm, nois
     torch.testing.assert_close(model(waveform).means, means)
 
 
+@pytest.mark.parametrize("layers", [[0], [1], [0, 1]])
+def test_compiled_layers_agree_with_their_neighbors_on_padding(layers, tiny_config, noise):
+    model = SimModel(tiny_config(context_size=0)).eval()
+    waveform = noise(2, 4000)
+    means = model(waveform).means
+    for layer in layers:
+        model.conv_modules[0].layers[layer].compile(backend="eager")
+    torch.testing.assert_close(model(waveform).means, means, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("real_frames", [0, 1])
 def test_masked_batch_norm_of_no_frame_or_one_keeps_its_statistics_finite(real_frames, noise):
     norm = SimBatchNorm(5)
