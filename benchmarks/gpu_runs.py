@@ -311,7 +311,7 @@ def probe_all(device: str, work: Path, bundle: Path) -> None:
         else:
             found = {
                 "models": list(map(str, models.values())),
-                "rows": {row["name"]: row["accuracy"]["value"] for row in results["rows"]},
+                "rows": {row.features: row.value for row in results.rows if row.measure == results.probe_measure},
                 "seconds": round(time.perf_counter() - started, 1),
             }
         probes[f"{source} {title}"] = found

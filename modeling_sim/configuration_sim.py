@@ -228,6 +228,11 @@ class SimConfig(PreTrainedConfig):
         for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", sizes)):
             if values != sorted(set(values)) or (values and values[0] < 1):
                 raise ValueError(f"`{name}` is {values}; give increasing whole numbers from 1, as in [1, 2, 4].")
+        if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
+            raise ValueError(
+                f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has {self.loss_window} frames, and "
+                "a context and its target lie in one window; give smaller offsets or a longer window."
+            )
         if self.negative_sharing == "batch" and self.negatives != "any":
             raise ValueError(
                 f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."

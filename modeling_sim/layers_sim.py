@@ -186,6 +186,8 @@ class SimConvLayer(nn.Module):
             return None
         if not (_is_own(following, SimConvLayer) and _is_own(following.conv, SimConv1d)):
             return None
+        if following.conv.in_channels == 1:  # it adds zeros itself, as to a waveform
+            return None
         kernel, stride, padding = following.sizes
         rows = following.num_frames(frames) + -(-kernel // stride) - 1
         return padding, rows * stride - padding - frames
@@ -208,6 +210,9 @@ class SimConvLayer(nn.Module):
         conv_is_own = _is_own(self.conv, SimConv1d)
         if conv_is_own and _takes_row_products(hidden_states.device):
             hidden_states = self.conv.convolve_rows(hidden_states, 0 if is_padded else None)
+        elif is_padded:  # a graph begins at this layer
+            weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride
+            hidden_states = F.conv1d(hidden_states.transpose(1, 2), weight, bias, stride).transpose(1, 2)
         else:
             hidden_states = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
         if self.norm is not None:
@@ -220,7 +225,9 @@ class SimConvLayer(nn.Module):
             # The next convolution must see zeros past the end, as it does for an utterance without padding.
             real = frame_mask[..., None]
             hidden_states = hidden_states.mul_(real) if in_place else hidden_states * real
-        return F.relu(hidden_states, inplace=in_place)
+        hidden_states = F.relu(hidden_states, inplace=in_place)
+        # The caller asked for margins outside of the graph that this layer is in.
+        return hidden_states if margins is None else F.pad(hidden_states, (0, 0, *margins))
 
     def _reads_waveform(self, device: torch.device) -> bool:
         """Whether `_waveform_features` computes this layer."""

@@ -181,6 +181,7 @@ def test_module_names_end_with_the_context_if_there_is_one():
         ({"prediction_offsets": [2, 1]}, r"`prediction_offsets` is \[2, 1\]"),
         ({"prediction_offsets": [0, 1]}, r"`prediction_offsets` is \[0, 1\]"),
         ({"prediction_offsets": []}, "`prediction_offsets` is empty"),
+        ({"prediction_offsets": [1, 128]}, "`loss_window`"),
         ({"negative_sharing": "batch", "negatives": "same_utterance"}, "`negatives` is 'same_utterance'"),
         (
             {"critic": "gaussian", "contrastive_modules": "context", "gradient_isolation": False},

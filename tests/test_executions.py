@@ -124,6 +124,9 @@ def test_cached_latents_train_the_same_modules(tmp_path, preset):
         assert cached == pytest.approx(online, rel=1e-5)
     for cached, online in zip(losses["cached"], losses["online"], strict=True):
         assert cached == pytest.approx(online, rel=0.1)
+    counted = [[module["active_units"] is not None for module in line["modules"]] for line in log]
+    assert counted[0] == [True, False, False, False]
+    assert counted[-1] == [False, False, False, True]  # none of modules whose latents are read
     assert not list((tmp_path / "cached").glob(".latents*"))
 
 
@@ -506,6 +509,12 @@ def test_a_collapse_is_told_once_in_words():
     (sentence,) = watch.sentences([good, good, good, dead], step=170)
     assert sentence.startswith("context has collapsed")
     assert "kl_weight" not in sentence
+
+
+def test_chance_among_many_negatives_is_told_from_zero():
+    watch = CollapseWatch(SimConfig.preset("sim-small", num_negatives=255))
+    assert watch.trouble(0, scores(0.0052, 10)) == ""
+    assert "0.004" in watch.trouble(0, scores(0.0040, 10))
 
 
 def test_bf16_keeps_losses_and_weights_in_float32(tmp_path):

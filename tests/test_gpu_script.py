@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import gpu, gpu_bundle
+from benchmarks import gpu, gpu_bundle, gpu_runs
 from benchmarks.gpu_benchmark import OUT_OF_MEMORY, Benchmark, largest, measure
 from benchmarks.gpu_runs import RUNS, pack, unpack
-from modeling_sim import SimForPreTraining, SimModel
+from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -178,6 +178,24 @@ def test_the_bundle_has_what_the_image_lacks():
     packages = gpu_bundle.closure(["transformers", "datasets"], {"torch", "numpy"})
     assert {"transformers", "datasets", "tokenizers", "multiprocess"} <= packages.keys()
     assert not packages.keys() & {"torch", "numpy"}
+
+
+def test_probes_score_every_module_and_finished_ones_are_skipped(tmp_path, monkeypatch):
+    model = SimModel(SimConfig.preset("sim-small", hidden_size=8, context_size=8))
+    folder = tmp_path / "sim-artificial"
+    model.save_pretrained(folder)
+    SimFeatureExtractor(min_samples=model.config.receptive_field()).save_pretrained(folder)
+    monkeypatch.setattr(gpu_runs, "trained_folder", lambda run: folder if run.name == folder.name else None)
+    finished = {
+        f"artificial {title}": {"models": [str(folder)]} for title in ("vowel paper", "syllable", "syllable paper")
+    }
+    gpu.write(tmp_path / "probes.json", finished)
+    gpu_runs.probe_all("cpu", tmp_path, tmp_path / "none")
+    probes = gpu.read(tmp_path / "probes.json")
+    rows = probes.pop("artificial vowel")["rows"]
+    assert probes == finished
+    assert {f"sim-artificial, {module}" for module in model.config.module_names} <= set(rows)
+    assert all(0 <= accuracy <= 1 for accuracy in rows.values())
 
 
 @pytest.mark.slow

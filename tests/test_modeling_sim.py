@@ -29,6 +29,7 @@ from modeling_sim import (
     SimForPreTraining,
     SimForSequenceClassification,
     SimModel,
+    layers_sim,
 )
 from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
@@ -257,6 +258,27 @@ def test_batch_statistics_of_half_precision_are_float32(masked, tiny_config, noi
     output = half(waveform.half(), frame_mask)
     assert output.dtype == torch.float16
     torch.testing.assert_close(output.float(), layer(waveform, frame_mask), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize("use_batch_norm", [False, True])
+def test_a_single_channel_after_the_waveform_is_padded_once(use_batch_norm, noise, monkeypatch):
+    config = SimConfig.preset("sim-small", hidden_size=1, context_size=0, use_batch_norm=use_batch_norm)
+    model = SimModel(config).eval()
+    waveform = noise(2, 4000)
+    means = model(waveform).means
+    assert [mean.shape[1] for mean in means] == [config.num_frames(4000, module) for module in range(3)]
+    monkeypatch.setattr(layers_sim, "ROW_PRODUCT_DEVICES", set())  # torch's convolutions
+    torch.testing.assert_close(model(waveform).means, means)
+
+
+@pytest.mark.parametrize("layers", [[0], [1], [0, 1]])
+def test_compiled_layers_agree_with_their_neighbors_on_padding(layers, tiny_config, noise):
+    model = SimModel(tiny_config(context_size=0)).eval()
+    waveform = noise(2, 4000)
+    means = model(waveform).means
+    for layer in layers:
+        model.conv_modules[0].layers[layer].compile(backend="eager")
+    torch.testing.assert_close(model(waveform).means, means, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("real_frames", [0, 1])

@@ -360,7 +360,8 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimM
         scores = evaluate(model, batches, accelerator, description=f"objective of {of.name}")
         for place in of.places().values():
             value = scores[of.modules[place["module"]]].contrastive_accuracy
-            analysis.add(place, "contrastive_accuracy", value if np.isfinite(value) else None)
+            null = 1 / (model.config.num_negatives + 1)
+            analysis.add(place, "contrastive_accuracy", value if np.isfinite(value) else None, null=null)
 
     # The predictors of the loss are no part of the encoder that `of` knows itself by.
     key = {"measured": "objective", "kind": of.kind, "representation": of.name, **of.key, "modules": of.modules}

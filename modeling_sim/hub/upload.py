@@ -153,7 +153,9 @@ def upload(
     def agreed_plan() -> Plan:
         plan = _plan(api, repo_id, folder, private=private, revision=revision)
         if plan.objections and not replace_others:
-            raise HubError(f"{'; '.join(plan.objections)}; give another repository, or insist with `publish.py --yes`.")
+            raise HubError(
+                f"{'; '.join(plan.objections)}; give another repository, or insist with `modeling-sim publish --yes`."
+            )
         return plan
 
     def attempt() -> Uploaded:

@@ -145,6 +145,7 @@ class PretrainingTask(Task):
             gather_negatives=self.settings.gather_negatives,
         )
         rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
+        self.active_units = {}  # of this batch alone: modules that a cache stands in for have none
         # Outputs first: they are read to the end.
         for output, module in zip(self.schedule.handing_on(outputs), placement.modules, strict=False):
             # Numbers alone: an output that is kept keeps what its module hands on, and memory would grow with depth.
@@ -182,8 +183,9 @@ class PretrainingTask(Task):
     def summary(self, scores: list[Scores]) -> str:
         """Contrastive accuracy of every module beside chance, KL and active units."""
         config = self.model.config
-        accuracies = " ".join(or_dash(module["contrastive_accuracy"], ".2f") for module in scores)
-        parts = [f"accuracy {accuracies} (chance {self.chance:.2f})"]
+        digits = accuracy_digits(config)
+        accuracies = " ".join(or_dash(module["contrastive_accuracy"], digits) for module in scores)
+        parts = [f"accuracy {accuracies} (chance {self.chance:{digits}})"]
         if config.latent_distribution == "gaussian":
             divergences = " ".join(or_dash(module["kl"], ".1f") for module in scores[: config.num_conv_modules])
             parts.append(f"KL {divergences}")
@@ -204,6 +206,11 @@ class PretrainingTask(Task):
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
         """Collapses."""
         return self.collapse.sentences(scores, step)
+
+
+def accuracy_digits(config: SimConfig) -> str:
+    """Format of contrastive accuracies, with as many decimals as tell chance from 0."""
+    return f".{max(2, len(str(config.num_negatives)))}f"
 
 
 # Log lines in a row, and steps from the start, before anything is said: upper modules begin at chance.
@@ -251,10 +258,11 @@ class CollapseWatch:
         )
         if self.config.latent_distribution == "deterministic":
             advice = ""
+        digits = accuracy_digits(self.config)
         return (
-            f"is at chance (contrastive accuracy {accuracy:.2f}, a guess has {self.chance:.2f}). What usually helps: "
-            f"{advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if the module "
-            "below is at chance too, that one first."
+            f"is at chance (contrastive accuracy {accuracy:{digits}}, a guess has {self.chance:{digits}}). What "
+            f"usually helps: {advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if "
+            "the module below is at chance too, that one first."
         )
 
     def _less_kl(self, module: int) -> str:
