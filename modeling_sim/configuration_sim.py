@@ -237,6 +237,10 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(
                 f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."
             )
+        if self.critic == "gaussian" and self.logit_scale != "one":
+            raise ValueError(
+                "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
+            )
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
                 "`critic` 'gaussian' scores latents of convolutional modules; it needs `contrastive_modules` 'all'."

@@ -187,6 +187,7 @@ def test_module_names_end_with_the_context_if_there_is_one():
             {"critic": "gaussian", "contrastive_modules": "context", "gradient_isolation": False},
             "`critic` 'gaussian'",
         ),
+        ({"critic": "gaussian", "logit_scale": "inverse_sqrt_channels"}, "`logit_scale`"),
         ({"nested_sizes": [4]}, "`critic` 'gaussian'"),
         ({"critic": "gaussian", "nested_sizes": [4, 512]}, "`nested_sizes`"),
         ({"covariance_weight": -1.0}, "`covariance_weight` is -1.0"),

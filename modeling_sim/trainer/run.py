@@ -146,27 +146,15 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     check_trackers(trackers)
     prepare_cuda()
     on_cpu = PartialState().device.type == "cpu"
-    precision: str | None = settings.mixed_precision
-    if precision is None and isinstance(settings, PretrainingArguments):
-        precision = default_precision(on_cpu=on_cpu)
     if on_cpu:
         keep_freed_memory()
         # Gradients of candidates that a softmax excludes are denormal, and products of those 20 times as slow.
-        torch.set_flush_denormal(True)  # noqa: FBT003 - its only argument
-    accelerator = Accelerator(mixed_precision=precision, log_with=trackers or None, project_dir=settings.output_dir)
+        torch.set_flush_denormal(True)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
+    )
     check_device(accelerator)
     return accelerator
-
-
-def default_precision(*, on_cpu: bool) -> str | None:
-    """Precision of pretraining that neither the settings nor a launcher name; `None` for accelerate's own.
-
-    It is "bf16" on CPUs with AMX, which multiply bfloat16 several times as fast as float32. AVX512-BF16 alone does not
-    say that a product is any faster.
-    """
-    # An accelerator made before in this process, as in a notebook, has a precision that all others share.
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or AcceleratorState._shared_state  # noqa: SLF001
-    return "bf16" if on_cpu and not launched and torch.cpu._is_amx_tile_supported() else None  # noqa: SLF001
 
 
 # Of glibc's malloc.h.

@@ -81,9 +81,7 @@ class RunArguments:
     batch_size: int = setting(16, "Crops a process and batch.")
     gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step of the optimiser.")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
-        None,
-        "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says, and without it bf16 for pretraining on CPUs with "
-        "AMX. KL, exponentials and softmax stay float32.",
+        None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
     )
     learning_rate: float = setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
