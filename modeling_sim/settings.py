@@ -9,16 +9,19 @@ from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
+    ArgumentTypeError,
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
@@ -217,6 +220,7 @@ def parse_arguments(
     )
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
+    argv = parser.with_values_of_bools(argv)
     from_file = read_settings(given.config, as_text=True)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     parser.set_defaults_of_file(from_file, defaults)
@@ -255,6 +259,15 @@ class _Parser(HfArgumentParser):
                 self.error(f"unknown flag {flag}; give it as --corpus_settings '{{{name}: ...}}'.")
             self.error(f"unknown flag {flag}{nearest(flag, known)}")
 
+    def with_values_of_bools(self, argv: Sequence[str]) -> list[str]:
+        """Writes a bool flag as `--flag=true` unless yes or no follows: the next word may be a positional."""
+        words = []
+        for word, following in pairwise([*argv, ""]):
+            action = self._option_string_actions.get(word)
+            is_bool_flag = action is not None and action.type is string_to_bool and action.nargs == "?"
+            words.append(f"{word}=true" if is_bool_flag and not _is_bool(following) else word)
+        return words
+
     def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """Makes the settings of a file the defaults of their flags; raises as `parse_arguments`."""
         for key, value in settings.items():
@@ -278,6 +291,14 @@ class _Parser(HfArgumentParser):
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise ArgumentError(action, _no_choice(value, action.choices))
+
+
+def _is_bool(word: str) -> bool:
+    try:
+        string_to_bool(word)
+    except ArgumentTypeError:
+        return False
+    return True
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:
