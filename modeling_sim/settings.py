@@ -225,12 +225,16 @@ def parse_arguments(
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # the file's are added below
-    needed = parser.add_positionals(positional)
+    needed = parser.make_optional(positional)
     parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True, look_for_args_file=False)
-    groups, unknown = parsed[: len(classes)], parsed[-1]
+    groups, words = parsed[: len(classes)], parsed[-1]
+    unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
     if unknown:
         parser.error(f"{unknown[0]!r} belongs to no flag.")
     for group in groups:
+        for name, word in zip(positional, words, strict=False):
+            if hasattr(group, name):
+                setattr(group, name, word)
         for name in needed & vars(group).keys():
             if getattr(group, name) is None:
                 parser.error(f"`{name}` is missing.")
@@ -279,13 +283,12 @@ class _Parser(HfArgumentParser):
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
 
-    def add_positionals(self, names: Sequence[str]) -> set[str]:
-        """Lets values be given without their flags, and returns which of them must be given one way or the other."""
-        flags = {name: self._option_string_actions[f"--{name}"] for name in names}
-        needed = {name for name, flag in flags.items() if flag.required}
-        for name, flag in flags.items():
+    def make_optional(self, names: Sequence[str]) -> set[str]:
+        """Lets flags be missing that may be positionals, and returns those that must be given one way or the other."""
+        flags = [self._option_string_actions[f"--{name}"] for name in names]
+        needed = {flag.dest for flag in flags if flag.required}
+        for flag in flags:
             flag.required = False
-            self.add_argument(name, nargs="?", default=SUPPRESS, help=f"The same as --{name}.")
         return needed
 
     def _check_value(self, action: Action, value: Any) -> None:

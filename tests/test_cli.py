@@ -32,10 +32,11 @@ def run(*words):
         (["--help"], "train-decoder"),
         (["--version"], modeling_sim.__version__),
         (["pretrian"], "'pretrain'"),
-        *(([name, "--config_"], f"modeling-sim {name}: ") for name in cli.COMMANDS if name != "convert"),
+        *(([name, "--config_"], f"modeling-sim {name}: ") for name in cli.COMMANDS),
         (["pretrain", "--learning_rat", "1"], "'--learning_rate'"),
         (["probe", "--help"], "--label"),
         (["pretrain", "--num_train", "3"], "--corpus_settings"),
+        (["convert", "model.ckpt", "--method", "sin", "out"], "'sim'"),
     ],
 )
 def test_what_needs_no_torch_is_said_without_it(words, expected):
