@@ -1,6 +1,6 @@
 """Makes one folder of all that `make gpu` needs on a machine without a network: wheels and audio, see docs/gpu.md.
 
-    make gpu-bundle DATA=../shared/data
+    make gpu-bundle DATA=DATA_FOLDER
 
 The wheels are those of the packages installed here, for Python 3.12 on x86-64 Linux, less those that an image with
 PyTorch and the usual scientific packages has. Audio is stored at 16 kHz: artificial speech as FLAC without loss, and as

@@ -7,6 +7,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -393,17 +394,16 @@ class SimModel(SimPreTrainedModel):
         if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
         # Padding follows the audio and a GRU runs forward, so no real frame sees any.
-        if hidden_states.device.type == "cpu":  # the products of one frame are too small to gain from half precision
-            with full_precision(hidden_states.device):
-                context, _ = self.context(hidden_states.to(next(self.context.parameters()).dtype))
-        else:
-            # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
-            was_training = self.context.training
-            self.context.training = was_training or torch.is_grad_enabled()
-            try:
+        on_cpu, was_training = hidden_states.device.type == "cpu", self.context.training
+        if on_cpu:  # the products of one frame are too small to gain from half precision
+            hidden_states = hidden_states.to(next(self.context.parameters()).dtype)
+        # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
+        self.context.training = was_training or torch.is_grad_enabled()
+        try:
+            with full_precision(hidden_states.device) if on_cpu else nullcontext():
                 context, _ = self.context(hidden_states)
-            finally:
-                self.context.training = was_training
+        finally:
+            self.context.training = was_training
         if lengths is not None:
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths

@@ -272,7 +272,6 @@ def test_launches_that_shard_are_refused(monkeypatch, kind):
         (["--execution", "sequential", "--preset", "cpc"], "`gradient_isolation`"),
         (["--cache_latents", "True"], "`cache_latents`"),
         (["--gather_negatives", "True"], "`gather_negatives`"),
-        (["--mixed_precision", "fp8"], "`mixed_precision` .*bf16"),
         (["--report_to", "tensorbord"], "'tensorboard'"),
         (["--early_stopping_patience", "2"], "`eval_steps`"),
         (["--push_to_hub", "True"], "`repo_id`"),

@@ -35,6 +35,7 @@ def test_only_pretraining_without_a_precision_takes_the_default(settings, expect
     made = {}
     monkeypatch.setattr(run, "default_precision", lambda **_: "bf16")
     monkeypatch.setattr(run, "keep_freed_memory", lambda: made.update(kept=True))
+    monkeypatch.setattr(run, "check_device", lambda _: None)
     monkeypatch.setattr(run, "Accelerator", lambda **arguments: made.update(arguments))
     run.make_accelerator(settings)
     assert (made["mixed_precision"] or "no") == expected

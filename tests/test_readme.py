@@ -37,7 +37,7 @@ SMALLER = {
     "training/finetune.py": f"{SPEECH} {STEP} --output_dir runs/classifier --overwrite_output_dir true",
     "training/train_decoder.py": f"{SPEECH} {STEP} --output_dir runs/decoder",
     "training/publish.py": "",
-    "training.corpora": "--corpus synthetic_syllables --num_train 4 --num_test 4",
+    "training.corpora": f"{SPEECH}",
 }
 
 

@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, k
     ("flags", "message"),
     [
         (["--noise", "-1"], "at least 0"),
-        (["--module", "9"], "this model has 0, 1, 2, 3, context"),
+        (["--module", "9"], "0, 1, 2, 3, context"),
         (["--latents", "sample"], "needs Gaussian latents"),
         (["--model", ""], "`model` is not set"),
         (["--model", "/nowhere/at/all"], "is not a folder"),
