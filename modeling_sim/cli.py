@@ -20,7 +20,7 @@ COMMANDS = {
     "publish": "upload a model with its card to the Hub",
     "convert": "convert checkpoints of the authors' code",
 }
-_MODULES = {"evaluate": "modeling_sim.commands.analyze", "convert": "modeling_sim.convert"}
+_MODULES = {"evaluate": "modeling_sim.commands.analyze"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,11 +1,9 @@
-"""Turns a checkpoint of earlier code into a folder that `from_pretrained` reads.
-
-    python -m modeling_sim.convert model_99.ckpt sim-librispeech --method sim
+"""Models of this package from checkpoints of earlier code; `modeling-sim convert` is the command.
 
 Two codes wrote checkpoints of these methods, both a state dict of `nn.DataParallel`: its prefix `module.` is optional
 here, and so is a level above, `{"state_dict": ...}` or `{"model": ...}`. `{m}` counts modules, `{i}` the layers of one:
 
-    --method        code             names
+    method          code             names
     sim, gim, cpc   SIM's authors    fullmodel.{m}.encoder.encoder.{i}.0.* convolution, .{i}.1.* batch norm if any;
                                      until June 2024 `layer {i}` for `{i}`, with a space
                                      fullmodel.{m}.encoder.encoder_mu.*, .encoder_var.* (which sim alone uses)
@@ -17,13 +15,6 @@ The GRU is a module of its own after the convolutional ones, or, in cpc, a part 
 (their `model_splits` 5 and `use_autoregressive`), supervised losses and the "extra layers" of the SIM authors' CPC
 have no counterpart here and are refused.
 
-SIM and the authors' GIM have the same tensors, so `--method` must say which it is. Sizes, layers, batch norm and
-prediction steps are read from the tensors. Strides and paddings leave no trace in them: they are those of both codes
-where the kernels are 10, 8, 4, 4, 4, and must be given otherwise, as in `--set 'conv_stride=[[5,4],[2]]'
-'conv_padding=[[2,2],[1]]'`. KL weights, negatives and the like leave none either: they are the preset's (with `sim`, of
-the LibriSpeech model if there is batch norm, else of the artificial set's) unless `--set` says otherwise. Nor does max
-pooling, an option of the SIM authors' code, which is taken to be off.
-
 A converted model reads audio in [-1, 1]. The SIM authors' code reads just that. Löwe et al.'s reads samples of a 32-bit
 scale, plus 1456218.75 and then over 135303504: 15.87 x + 0.01076 for x in [-1, 1]. The first convolution takes in that
 factor and shift. This is exact but for the zeros that the convolution pads with, which their code adds after the shift:
@@ -33,8 +24,6 @@ and less from the first on. With untrained weights the difference is 0.5 % of a 
 0.005 % in the GRU.
 """
 
-import argparse
-import json
 import os
 import re
 import shutil
@@ -85,21 +74,6 @@ class _Layout:
         return self.stack == "model"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command."""
-    arguments = _parse(argv)
-    output_dir = Path(arguments.output_dir).resolve()
-    try:
-        _check_output_dir(output_dir, overwrite=arguments.overwrite)
-        settings = dict(_parse_setting(text) for text in arguments.set)
-        model = convert_state_dict(read_state_dict(arguments.checkpoint), arguments.method, **settings)
-        save_folder(model, output_dir, overwrite=arguments.overwrite)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"convert: {error}") from error
-    print(_summary(model, arguments.method))  # noqa: T201 - a command
-    print(f"written to {output_dir}")  # noqa: T201
-
-
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint on the CPU, by name without `module.`; nothing but tensors is ever unpickled.
 
@@ -126,7 +100,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, **settings: Any) -> SimForPreTraining:
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, /, **settings: Any) -> SimForPreTraining:
     """The model of a checkpoint, its predictors included, in evaluation mode.
 
     Args:
@@ -161,6 +135,33 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, *
     return model.eval()
 
 
+def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
+    """Refuses a folder that may not be written.
+
+    Args:
+        output_dir: Folder for the model.
+        overwrite: Whether a saved model in it may be replaced.
+
+    Raises:
+        OSError: It is a file, or holds something; with `overwrite`, something else than a saved model.
+    """
+    output_dir = Path(output_dir).resolve()
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"the output {output_dir} is a file; give a folder.")
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"the output {output_dir} is not empty; give another folder, or --overwrite_output_dir to replace the "
+            "saved model in it."
+        )
+    if not (output_dir / "config.json").is_file():
+        raise FileExistsError(
+            f"the output {output_dir} holds something else than a saved model (no config.json), and is not replaced; "
+            "give another folder."
+        )
+
+
 def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: bool = False) -> None:
     """Writes model, configuration and feature extractor beside `output_dir`, and moves them there when they are whole.
 
@@ -173,7 +174,7 @@ def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: 
         OSError: The folder is there, or cannot be written; what was there before is as it was.
     """
     output_dir = Path(output_dir).resolve()
-    _check_output_dir(output_dir, overwrite=overwrite)
+    check_output_dir(output_dir, overwrite=overwrite)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}")
     replaced = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.replaced")
@@ -414,84 +415,4 @@ def _join(sources: Sequence[torch.Tensor]) -> torch.Tensor:
     return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 
-# ---------------------------------------------------------------------- the command
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_sim.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("checkpoint", help="File that torch.save wrote; tensors alone are read from it.")
-    parser.add_argument("output_dir", help="Folder to write; it must not be there, or be empty.")
-    parser.add_argument("--method", required=True, choices=get_args(Method), help="What was trained; see above.")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="Fields of SimConfig that the checkpoint does not tell, values as JSON: kl_weight=0.001 num_negatives=10.",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="Replace the saved model in output_dir, with everything in the folder."
-    )
-    return parser.parse_args(argv)
-
-
-def _parse_setting(text: str) -> tuple[str, Any]:
-    """A field and its value; what is not JSON is a string."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ValueError(f"`--set` has {text!r}; give field=value, as in kl_weight=0.001.")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def _check_output_dir(output_dir: Path, *, overwrite: bool) -> None:
-    """Raises if the folder may not be written."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(f"the output {output_dir} is a file; give a folder.")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"the output {output_dir} is not empty; give another folder, or --overwrite to replace it."
-        )
-    if not (output_dir / "config.json").is_file():
-        raise FileExistsError(
-            f"the output {output_dir} holds something else than a saved model (no config.json), and is not replaced; "
-            "give another folder."
-        )
-
-
-def _summary(model: SimForPreTraining, method: Method) -> str:
-    """What was made, and what of it no tensor told."""
-    config = model.config
-    told = f"{config.num_conv_modules} convolutional modules of {config.hidden_size} channels"
-    told += f", a context of {config.context_size}" if config.context_size else ", no context"
-    told += ", batch norm" if config.use_batch_norm else ", no batch norm"
-    presumed = [
-        "conv_stride",
-        "conv_padding",
-        "sampling_rate",
-        "kl_weight",
-        "num_negatives",
-        "negatives",
-        "loss_window",
-    ]
-    return (
-        f"{method}: {told}, {config.num_prediction_steps} prediction steps, {model.num_parameters():,} parameters\n"
-        f"not told by the checkpoint (see --set): {', '.join(f'{name}={getattr(config, name)}' for name in presumed)}"
-    )
-
-
-__all__ = ["Method", "convert_state_dict", "main", "read_state_dict", "save_folder"]
-
-if __name__ == "__main__":
-    main()
+__all__ = ["Method", "check_output_dir", "convert_state_dict", "read_state_dict", "save_folder"]

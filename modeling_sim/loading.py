@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import httpx2
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -18,12 +21,15 @@ from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 # Types of models whose encoder makes a latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
 
+# How long the Hub may take to say whether it has a model.
+_HUB_TIMEOUT_SECONDS = 5
+
 
 def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
     """The feature extractor of a checkpoint.
 
     Raises:
-        FileNotFoundError: A path that looks like a folder is none.
+        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
     """
     _check_place(path)
     return AutoFeatureExtractor.from_pretrained(path)
@@ -57,7 +63,7 @@ def load_encoder(path: str) -> SimModel:
 
     Raises:
         ValueError: The checkpoint is of something else, a decoder for instance.
-        FileNotFoundError: A path that looks like a folder is none.
+        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
     """
     check_encoder(path)
     return AutoModel.from_pretrained(path).float().eval()
@@ -69,7 +75,7 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
     Raises:
         ValueError: The checkpoint is neither a SIM encoder, nor a speech encoder with a convolutional front end
             (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi).
-        FileNotFoundError: A path that looks like a folder is none.
+        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
     """
     config = _config_of(path)
     if config.model_type == SimConfig.model_type:
@@ -111,16 +117,31 @@ def _config_of(path: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise FileNotFoundError(
-            f"{path} is no checkpoint's folder here, and no model that can be read from the Hub now: {reason}"
-        ) from error
+        raise FileNotFoundError(f"{path} has no configuration that can be read: {_one_line(error)}") from error
     return config
 
 
 def _check_place(path: str) -> None:
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+    """Refuses what is neither a folder nor a model that is in the cache or on the Hub.
+
+    The Hub is asked once: transformers asks six times, with pauses, when there is no network.
+    """
+    if Path(path).is_dir():
+        return
+    if path.startswith(("/", ".", "~")):
         raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+    try:
+        if not isinstance(try_to_load_from_cache(path, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
+    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{path} is not a folder, and not a model that the Hub gives now ({_one_line(error)}); give a checkpoint's "
+            "folder, or the id of a model on the Hub as org/name, which needs the network the first time."
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def module_numbers(config: SimConfig, modules: str) -> list[int]:

@@ -9,16 +9,19 @@ from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
+    ArgumentTypeError,
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
@@ -217,16 +220,21 @@ def parse_arguments(
     )
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
+    argv = parser.with_values_of_bools(argv)
     from_file = read_settings(given.config, as_text=True)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # the file's are added below
-    needed = parser.add_positionals(positional)
+    needed = parser.make_optional(positional)
     parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True, look_for_args_file=False)
-    groups, unknown = parsed[: len(classes)], parsed[-1]
+    groups, words = parsed[: len(classes)], parsed[-1]
+    unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
     if unknown:
         parser.error(f"{unknown[0]!r} belongs to no flag.")
     for group in groups:
+        for name, word in zip(positional, words, strict=False):
+            if hasattr(group, name):
+                setattr(group, name, word)
         for name in needed & vars(group).keys():
             if getattr(group, name) is None:
                 parser.error(f"`{name}` is missing.")
@@ -255,6 +263,15 @@ class _Parser(HfArgumentParser):
                 self.error(f"unknown flag {flag}; give it as --corpus_settings '{{{name}: ...}}'.")
             self.error(f"unknown flag {flag}{nearest(flag, known)}")
 
+    def with_values_of_bools(self, argv: Sequence[str]) -> list[str]:
+        """Writes a bool flag as `--flag=true` unless yes or no follows: the next word may be a positional."""
+        words = []
+        for word, following in pairwise([*argv, ""]):
+            action = self._option_string_actions.get(word)
+            is_bool_flag = action is not None and action.type is string_to_bool and action.nargs == "?"
+            words.append(f"{word}=true" if is_bool_flag and not _is_bool(following) else word)
+        return words
+
     def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         """Makes the settings of a file the defaults of their flags; raises as `parse_arguments`."""
         for key, value in settings.items():
@@ -266,18 +283,25 @@ class _Parser(HfArgumentParser):
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
 
-    def add_positionals(self, names: Sequence[str]) -> set[str]:
-        """Lets values be given without their flags, and returns which of them must be given one way or the other."""
-        flags = {name: self._option_string_actions[f"--{name}"] for name in names}
-        needed = {name for name, flag in flags.items() if flag.required}
-        for name, flag in flags.items():
+    def make_optional(self, names: Sequence[str]) -> set[str]:
+        """Lets flags be missing that may be positionals, and returns those that must be given one way or the other."""
+        flags = [self._option_string_actions[f"--{name}"] for name in names]
+        needed = {flag.dest for flag in flags if flag.required}
+        for flag in flags:
             flag.required = False
-            self.add_argument(name, nargs="?", default=SUPPRESS, help=f"The same as --{name}.")
         return needed
 
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise ArgumentError(action, _no_choice(value, action.choices))
+
+
+def _is_bool(word: str) -> bool:
+    try:
+        string_to_bool(word)
+    except ArgumentTypeError:
+        return False
+    return True
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:

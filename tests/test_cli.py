@@ -32,10 +32,11 @@ def run(*words):
         (["--help"], "train-decoder"),
         (["--version"], modeling_sim.__version__),
         (["pretrian"], "'pretrain'"),
-        *(([name, "--config_"], f"modeling-sim {name}: ") for name in cli.COMMANDS if name != "convert"),
+        *(([name, "--config_"], f"modeling-sim {name}: ") for name in cli.COMMANDS),
         (["pretrain", "--learning_rat", "1"], "'--learning_rate'"),
         (["probe", "--help"], "--label"),
         (["pretrain", "--num_train", "3"], "--corpus_settings"),
+        (["convert", "model.ckpt", "--method", "sin", "out"], "'sim'"),
     ],
 )
 def test_what_needs_no_torch_is_said_without_it(words, expected):
@@ -73,3 +74,26 @@ def test_flags_may_stand_on_both_sides_of_a_value_without_one():
     flags = ["--repo_id", "org/x", "runs/x", "--measures", "a", "b", "--dry_run"]
     (settings,) = parse_arguments("", flags, (PublishArguments,), positional=["checkpoint"])
     assert settings == PublishArguments(checkpoint="runs/x", repo_id="org/x", measures=["a", "b"], dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "dry_run"),
+    [
+        (["--dry_run", "runs/x"], True),
+        (["--dry-run", "runs/x"], True),
+        (["runs/x", "--dry_run"], True),
+        (["--dry_run", "no", "runs/x"], False),
+        (["--dry_run", "True", "runs/x"], True),
+        (["--dry_run=no", "runs/x"], False),
+        (["--yes", "--dry_run", "runs/x"], True),
+    ],
+)
+def test_a_bool_flag_takes_only_a_yes_or_no_from_the_word_after_it(words, dry_run):
+    (settings,) = parse_arguments("", words, (PublishArguments,), positional=["checkpoint"])
+    assert settings == PublishArguments(checkpoint="runs/x", dry_run=dry_run, yes="--yes" in words)
+
+
+def test_a_word_after_a_bool_flag_that_is_no_positional_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["run", "--dry_run", "maybe"], (PublishArguments,), positional=["checkpoint"])
+    assert "'maybe'" in capsys.readouterr().err

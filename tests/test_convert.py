@@ -2,6 +2,7 @@
 
 import pickle
 from collections import OrderedDict
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import nn
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 from modeling_sim import SimFeatureExtractor, SimForPreTraining, SimModel, info_nce
-from modeling_sim.convert import convert_state_dict, main, read_state_dict
+from modeling_sim.commands.convert import ConvertArguments, main
+from modeling_sim.convert import Method, convert_state_dict, read_state_dict
 
 CHANNELS, CONTEXT = 12, 7
 GEOMETRY = [(10, 5, 2), (8, 4, 2), (4, 2, 2), (4, 2, 2), (4, 2, 1)]  # kernel, stride, padding
@@ -370,7 +372,16 @@ def test_a_state_dict_is_found_with_or_without_dataparallel_and_a_level_above(wr
 
 def test_the_command_writes_a_folder_that_the_auto_classes_load(checkpoint, audio, tmp_path, capsys):
     folder = tmp_path / "made" / "sim"
-    main([str(checkpoint), str(folder), "--method", "sim", "--set", "num_negatives=7", "kl_weight=[0.1, 0.2, 0.3]"])
+    main(
+        [
+            str(checkpoint),
+            str(folder),
+            "--method",
+            "sim",
+            "--model_settings",
+            "{num_negatives: 7, kl_weight: [0.1, 0.2, 0.3]}",
+        ]
+    )
     printed = capsys.readouterr().out
     assert "10 prediction steps" in printed
     assert "num_negatives=7" in printed
@@ -460,10 +471,10 @@ def test_a_folder_with_something_in_it_is_replaced_only_if_that_is_asked_and_it_
     folder.mkdir()
     main(command)  # an empty folder is as good as none
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="--overwrite"):
+    with pytest.raises(SystemExit, match="--overwrite_output_dir"):
         main(command)
     assert (folder / "notes.txt").exists()
-    main([*command, "--overwrite"])
+    main([*command, "--overwrite_output_dir"])
     assert not (folder / "notes.txt").exists()
     assert SimForPreTraining.from_pretrained(folder).config.hidden_size == CHANNELS
 
@@ -471,15 +482,15 @@ def test_a_folder_with_something_in_it_is_replaced_only_if_that_is_asked_and_it_
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
     with pytest.raises(SystemExit, match=r"config\.json"):
-        main([str(checkpoint), str(other), "--method", "sim", "--overwrite"])
+        main([str(checkpoint), str(other), "--method", "sim", "--overwrite_output_dir"])
     with pytest.raises(SystemExit, match=r"model_99\.ckpt"):
-        main([str(checkpoint), str(checkpoint), "--method", "sim", "--overwrite"])
+        main([str(checkpoint), str(checkpoint), "--method", "sim", "--overwrite_output_dir"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model_99.ckpt", "sim", "thesis"]
 
 
 def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "sim"
-    command = [str(checkpoint), str(folder), "--method", "sim", "--overwrite"]
+    command = [str(checkpoint), str(folder), "--method", "sim", "--overwrite_output_dir"]
     main(command)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -487,12 +498,25 @@ def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(checkpoint, tmp_pa
         raise OSError("no space left")
 
     monkeypatch.setattr(SimFeatureExtractor, "save_pretrained", fail)
-    with pytest.raises(SystemExit, match="convert: no space left"):
+    with pytest.raises(SystemExit, match="modeling-sim convert: no space left"):
         main(command)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model_99.ckpt", "sim"]
 
 
-def test_a_setting_that_is_not_one_is_refused_by_the_command(checkpoint, tmp_path):
-    with pytest.raises(SystemExit, match="'num_negatives'"):
-        main([str(checkpoint), str(tmp_path / "sim"), "--method", "sim", "--set", "num_negatives"])
+@pytest.mark.parametrize("settings", ["num_negatives", "{num_negative: 7}", "{method: sim}"])
+def test_a_setting_that_is_not_one_is_refused_by_the_command(settings, checkpoint, tmp_path):
+    name = settings.strip("{}").partition(":")[0]
+    with pytest.raises(SystemExit, match=rf"modeling-sim convert: .*{name}"):
+        main([str(checkpoint), str(tmp_path / "sim"), "--method", "sim", "--model_settings", settings])
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+
+
+def test_the_methods_of_the_flag_are_those_of_the_conversion():
+    assert get_type_hints(ConvertArguments)["method"] == Method
+
+
+def test_the_command_reads_a_settings_file_and_flags_between_its_positionals(checkpoint, tmp_path):
+    (tmp_path / "convert.yaml").write_text("method: sim\nmodel_settings: {num_negatives: 7}\n")
+    main([str(checkpoint), "--config", str(tmp_path / "convert.yaml"), str(tmp_path / "sim")])
+    assert SimForPreTraining.from_pretrained(tmp_path / "sim").config.num_negatives == 7

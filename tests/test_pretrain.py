@@ -127,7 +127,7 @@ def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
         (["--crop_samples", "0"], "`crop_samples` is 0"),
         (["--num_workers", "-1"], "`num_workers` is -1"),
         (["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"], "`batch_size` of at least 2"),
-        (["--init_from", "/nowhere/at/all"], "`init_from` is /nowhere/at/all"),
+        (["--init_from", "/nowhere/at/all"], "/nowhere/at/all is not a folder"),
         (["--corpus_settings", "{num_trains: 3}"], "num_train"),
     ],
 )

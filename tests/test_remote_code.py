@@ -144,7 +144,7 @@ def test_what_remote_code_saved_loads_without_the_package_again(saved):
     [
         ["-c", "import modeling_sim; print(modeling_sim.__path__[0])"],
         ["-c", "from modeling_sim import SimModel; import modeling_sim.latents as m; print(m.__file__, SimModel)"],
-        ["-m", "modeling_sim.convert", "--help"],
+        ["-m", "modeling_sim.cli", "convert", "--help"],
     ],
 )
 def test_in_the_folder_of_a_checkpoint_the_package_is_imported_and_not_its_file(command, saved):

@@ -1,20 +1,24 @@
-r"""Looks inside models: the scorecard of every module beside its controls, and a report to read, see and hear.
+r"""Measures every module of models next to controls, and writes a report with pictures and sounds.
 
     modeling-sim evaluate --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
         --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
 
-Models with equal configurations are one kind, trained with several seeds; the first model's kind is compared with the
-others. Beside them stand log-mel spectra, each model untrained, and deterministic kinds in principal and independent
-components. Modules of other architectures are set beside those of the first model that see as many samples as often.
-What needs a decoder (smoothness, reconstruction, everything to hear) is measured for the decoders that are given; one
-that was trained with noise counts as a kind of its own.
+Models with equal configurations are seeds of one method. The method of the first model is compared with the others.
+The controls are log-mel and MFCC frames, and for each model its own untrained network: the same architecture with fresh
+weights. Deterministic SIM models are also measured in principal and in independent components. Of other architectures,
+those modules are compared that see as many samples as often as a module of the first model (`--align_modules`).
 
-What is measured is kept in `--cache_dir`, part by part: the same command continues after it was killed, and one with a
-model or a decoder more measures these alone.
+`--measures` chooses groups of measures, with commas between: probes, neighbors, concentration, disentanglement, abx,
+distribution, objective, decoders. The last three are for SIM models only. The group `decoders` (smoothness,
+reconstruction, sounds) needs decoders, given with `--decoder`. A decoder that was trained with noise gets rows of its
+own.
 
-The output folder gets the numbers in `analysis.json` and `analysis.csv`, what is drawn and heard in `curves.json` and
-`media.npz`, and `report.html`; with `--figure_format` also every picture of the report in a file of its own. A folder
-that holds another analysis is refused.
+Results are kept in `--cache_dir` part by part. The same command resumes after an interruption, and one with an
+additional model or decoder measures only that one.
+
+The output folder gets the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in `weights.npz`,
+the data of pictures and sounds in `curves.json` and `media.npz`, and `report.html`. With `--figure_format` every
+picture of the report is also written to its own file. A folder that holds another analysis is refused.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Measures what can be read from a frozen model with a small classifier, beside controls.
+"""Measures what a small classifier reads from frozen models, next to controls.
 
     modeling-sim probe --model runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
 
@@ -6,11 +6,15 @@ Any speech encoder of transformers can be measured next to SIM, layer by layer, 
 
     modeling-sim probe --model runs/sim-small facebook/wav2vec2-base kyutai/mimi --corpus librispeech ...
 
-Every row of the table is the same task on the same items: chance (the most frequent class), log-mel and MFCC frames,
-the first model untrained, and each model given, all of its modules or layers. Intervals are 95 % bootstrap intervals
-over utterances, or over speakers where those of the test split are not in the training split. The output folder gets
-`probe.json`, `probe.png` (accuracies), `confusion.png` (of the best module of the first model) and `weights.npz`
-(standardized weights of the linear probes); one that holds these of an earlier probe is refused.
+Each row of the table is the same task on the same items. There are rows for chance (the most frequent class), for
+log-mel and MFCC frames, and for every module or layer of each model. Each model is shown next to its own untrained
+network: the same architecture with fresh weights. A deterministic SIM model is also shown in principal and in
+independent components. Intervals are 95 % bootstrap intervals over utterances, or over speakers if those of the test
+split are not in the training split.
+
+This is `modeling-sim evaluate --measures probes` with an output of its own. The output folder gets `probe.json`,
+`probe.png` (accuracies), `confusion.png` (of the best module of the first model) and `weights.npz` (standardized
+weights of the linear probes). A folder that holds the results of another probe is refused.
 """
 
 from collections.abc import Sequence

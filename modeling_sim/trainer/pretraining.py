@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.batches import crop_batches, utterance_batches
+from modeling_sim.loading import check_encoder
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.settings import mapping_of, with_dataset_name
 from modeling_sim.trainer.devices import to_device
@@ -406,8 +407,7 @@ def build_model_config(arguments: ModelArguments) -> SimConfig:
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
     """A new model of a preset, or one to go on from, and its feature extractor."""
     if arguments.init_from is not None:
-        if Path(arguments.init_from).is_absolute() and not Path(arguments.init_from).is_dir():
-            raise FileNotFoundError(f"`init_from` is {arguments.init_from}, which is not a folder.")
+        check_encoder(arguments.init_from)
         model = SimForPreTraining.from_pretrained(
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()
