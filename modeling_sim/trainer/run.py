@@ -5,7 +5,6 @@ A command is a function that makes a `Task` of its settings; `run_command` does 
 
 import contextlib
 import ctypes
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from datasets import Dataset, IterableDataset
 from transformers import set_seed
@@ -44,7 +42,7 @@ from modeling_sim.trainer.loop import (
 )
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
-from modeling_sim.trainer.settings import DataArguments, PretrainingArguments, RunArguments
+from modeling_sim.trainer.settings import DataArguments, RunArguments
 from modeling_sim.trainer.task import Task
 
 # Utterances that a stream is shuffled within, as many as a few hundred MB hold.
