@@ -221,11 +221,10 @@ class SimConfig(PreTrainedConfig):
             )
 
     def validate_critic(self) -> None:
-        """Offsets, negatives and the settings of the Gaussian critic fit together."""
+        """Offsets and negatives fit together, whatever the critic."""
         if self.prediction_offsets is not None and not self.prediction_offsets:
             raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
-        sizes = list(self.nested_sizes)
-        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", sizes)):
+        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", list(self.nested_sizes))):
             if values != sorted(set(values)) or (values and values[0] < 1):
                 raise ValueError(f"`{name}` is {values}; give increasing whole numbers from 1, as in [1, 2, 4].")
         if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
@@ -237,6 +236,10 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(
                 f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."
             )
+
+    def validate_gaussian_critic(self) -> None:
+        """The settings of the Gaussian critic fit together."""
+        sizes = list(self.nested_sizes)
         if self.critic == "gaussian" and self.logit_scale != "one":
             raise ValueError(
                 "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
