@@ -66,9 +66,9 @@ class SimConfig(PreTrainedConfig):
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
             number, or one a convolutional module. The default is 1e-3 as the authors' code weights it.
         free_bits: Nats a dimension that the KL term leaves free (Kingma et al. 2016); 0 for none.
-        critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", one
-            autocorrelation per offset and channel, which gives the channels a meaning of their own (see `info_nce`).
-            The context module's is always bilinear.
+        critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", by the
+            batch's autocorrelation of each channel at each offset, which gives the channels axes of their own (see
+            `info_nce`). The context module's is always bilinear.
         num_prediction_steps: Frames ahead that the context predicts (K).
         prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
         num_negatives: Negatives a pair of context and target (N).

@@ -34,6 +34,7 @@ if __name__ == "modeling_sim":
 from .configuration_sim import SimConfig
 from .layers_sim import SimConvLayer, SimLatentHead
 from .objectives_sim import (
+    autocorrelations,
     covariance_penalty,
     draw_window_start,
     full_precision,
@@ -197,11 +198,6 @@ class SimConvModule(nn.Module):
         return mean, log_variance, lengths
 
 
-# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite; and where its training starts: near 0
-# the KL term would win before the critic has learned anything.
-_LARGEST_CORRELATION, _INITIAL_CORRELATION = 0.999, 0.7
-
-
 class SimPredictor(nn.Module):
     """The W_k of a module's bilinear critic: `weight` is `(steps, channels, context_channels)`."""
 
@@ -212,18 +208,6 @@ class SimPredictor(nn.Module):
     def forward(self) -> torch.Tensor:
         """The weight; a call runs the hooks that bring an offloaded one."""
         return self.weight
-
-
-class SimCorrelations(nn.Module):
-    """The autocorrelations of a module's Gaussian critic, tanh of `theta` `(steps, channels)`."""
-
-    def __init__(self, num_steps: int, channels: int) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.empty(num_steps, channels))
-
-    def forward(self) -> torch.Tensor:
-        """Autocorrelations `(steps, channels)` in (-1, 1), float32."""
-        return _LARGEST_CORRELATION * torch.tanh(self.theta.float())
 
 
 def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -297,8 +281,6 @@ class SimPreTrainedModel(PreTrainedModel):
         elif isinstance(module, SimPredictor):
             bound = 1 / math.sqrt(module.weight.shape[-1])
             init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, SimCorrelations):
-            init.constant_(module.theta, math.atanh(_INITIAL_CORRELATION))
         else:
             super()._init_weights(module)
         if (
@@ -481,15 +463,13 @@ class SimForPreTraining(SimPreTrainedModel):
         self.sim = SimModel(config)
         self.predictors = nn.ModuleDict(
             {
-                str(module): SimCorrelations(len(config.offsets), config.num_latents)
-                if config.critic == "gaussian" and module < config.num_conv_modules
-                else SimPredictor(
+                str(module): SimPredictor(
                     len(config.offsets),
                     config.num_latents,
                     config.context_size if module == config.num_conv_modules else config.num_latents,
                 )
                 for module in range(config.num_modules)
-                if self.is_contrastive(module)
+                if self.is_contrastive(module) and not self._measures_correlations(module)
             }
         )
         self.post_init()
@@ -498,10 +478,14 @@ class SimForPreTraining(SimPreTrainedModel):
         """Whether a module has a contrastive loss."""
         return self.config.contrastive_modules == "all" or module == self.config.num_conv_modules
 
+    def _measures_correlations(self, module: int) -> bool:
+        """Whether a module has the Gaussian critic, whose autocorrelations are those of the batch, not parameters."""
+        return self.config.critic == "gaussian" and module < self.config.num_conv_modules
+
     def module_parameters(self, module: int) -> list[nn.Parameter]:
         """Parameters that a module's own loss trains: its layers and its predictor."""
         parts = [self._encoder_module(module)]
-        if self.is_contrastive(module):
+        if str(module) in self.predictors:
             parts.append(self.predictors[str(module)])
         return [parameter for part in parts for parameter in part.parameters()]
 
@@ -633,10 +617,15 @@ class SimForPreTraining(SimPreTrainedModel):
         other_latents = other_frame_mask = None
         if gather_latents is not None:
             other_latents, other_frame_mask = gather_latents(latents, frame_mask)
+        if self._measures_correlations(module):
+            mask = None if frame_mask is None else in_window(frame_mask[..., None])[..., 0]
+            weight = autocorrelations(context, in_window(latents), config.offsets, mask)
+        else:
+            weight = self.predictors[str(module)]()
         return info_nce(
             context,
             latents,
-            self.predictors[str(module)](),
+            weight,
             offsets=config.offsets,
             num_negatives=config.num_negatives,
             negative_sharing=config.negative_sharing,

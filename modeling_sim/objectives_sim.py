@@ -15,6 +15,9 @@ ACTIVE_UNIT_VARIANCE = 0.01
 # In half precision it is this many times the dtype's resolution, four standard deviations where every last bit differs.
 _ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 
+# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite.
+_LARGEST_CORRELATION = 0.99
+
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 NegativeSharing = Literal["anchor", "batch"]
 
@@ -422,6 +425,43 @@ def kl_to_standard_normal(
         return per_channel.sum()
 
 
+@torch.no_grad()
+def autocorrelations(
+    context: torch.Tensor,
+    latents: torch.Tensor,
+    offsets: Sequence[int],
+    frame_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Correlation of each channel of a context with the latents some frames later, `E[c z] / sqrt(E[c^2] E[z^2])`.
+
+    These are the best autocorrelations of the Gaussian critic for white latents (see `docs/theory.md`); measured rather
+    than learned, they follow the latents from the first step on.
+
+    Args:
+        context: `(batch, frames, channels)`.
+        latents: As `context`, of the same frames.
+        offsets: `(steps,)`, in frames.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+
+    Returns:
+        `(steps, channels)` float32 without gradient, within ±0.99 so that scores stay finite; 0 for an offset that no
+        pair of frames has.
+    """
+    with full_precision(latents.device):
+        context, latents = context.float(), latents.float()
+        if frame_mask is not None:
+            padded = (frame_mask == 0)[..., None]
+            context, latents = context.masked_fill(padded, 0.0), latents.masked_fill(padded, 0.0)
+        found = []
+        for offset in offsets:
+            first, second = context[:, :-offset], latents[:, offset:]
+            if frame_mask is not None:  # both frames of a pair are real
+                first = first.masked_fill(padded[:, offset:], 0.0)
+            norms = first.square().sum(dim=(0, 1)) * second.square().sum(dim=(0, 1))
+            found.append((first * second).sum(dim=(0, 1)) / norms.sqrt().clamp(min=torch.finfo(norms.dtype).tiny))
+        return torch.stack(found).clamp(-_LARGEST_CORRELATION, _LARGEST_CORRELATION)
+
+
 def covariance_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
     """Distance of the latents' second moments from the identity, `||E[z z^T] - I||^2 / channels`, 0-dim float32.
 
@@ -541,6 +581,7 @@ __all__ = [
     "ContrastiveOutput",
     "NegativeSharing",
     "NegativeSource",
+    "autocorrelations",
     "count_active_units",
     "covariance_penalty",
     "draw_negatives",

@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from modeling_sim import SimConfig, info_nce, kl_to_standard_normal
 from modeling_sim.objectives_sim import (
+    autocorrelations,
     count_active_units,
     covariance_penalty,
     draw_negatives,
@@ -147,6 +148,23 @@ def test_offsets_and_shared_negatives_are_drawn_by_the_model_as_well(case):
     assert outputs[0].loss.item() == pytest.approx(outputs[1].loss.item(), rel=0.02)  # both near the expectation
     with pytest.raises(ValueError, match="negative_sharing"):
         info_nce(**vars(arguments), negative_sharing="batch", negatives="same_utterance")
+
+
+@pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])
+def test_autocorrelations_are_those_of_pairs_of_real_frames(lengths, noise):
+    context, latents = noise(3, 40, 5, seed=1) + 1, noise(3, 40, 5, seed=2) + 1
+    mask = torch.arange(40) < torch.tensor(lengths)[:, None]
+    expected = []
+    for offset in (1, 4):
+        pairs = [(row, time) for row in range(3) for time in range(lengths[row] - offset)]
+        first = torch.stack([context[row, time] for row, time in pairs])
+        second = torch.stack([latents[row, time + offset] for row, time in pairs])
+        expected.append((first * second).mean(0) / (first.square().mean(0) * second.square().mean(0)).sqrt())
+    garbage = [tensor.masked_fill(~mask[..., None], torch.nan) for tensor in (context, latents)]
+    found = autocorrelations(*garbage, [1, 4, 50], mask)
+    torch.testing.assert_close(found, torch.stack([*expected, torch.zeros(5)]))
+    assert autocorrelations(latents, latents, [1])[0].abs().max() < 1
+    assert autocorrelations(torch.ones(1, 9, 2), torch.ones(1, 9, 2), [3]).max() == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])

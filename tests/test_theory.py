@@ -1,12 +1,10 @@
 """What `docs/theory.md` proves, on sources that are known: which critic finds the axes."""
 
-import math
-
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from modeling_sim.objectives_sim import covariance_penalty, info_nce, lagged_covariance_penalty
+from modeling_sim.objectives_sim import autocorrelations, covariance_penalty, info_nce, lagged_covariance_penalty
 
 LEARNING_RATE = 2e-2
 OFFSETS = [1, 2, 4, 8, 16, 32]
@@ -34,15 +32,13 @@ def fit(encoder, critic, mix, *, steps, batch=8, frames=64, whiteness=0.0):
     """Trains an encoder of mixed sources with a critic; the matched correlation on new sources."""
     generator = torch.Generator().manual_seed(0)
     dims = len(CORRELATIONS)
-    shape = (len(OFFSETS), dims) if critic == "gaussian" else (len(OFFSETS), dims, dims)
-    start = math.atanh(0.7) * torch.ones(shape) if critic == "gaussian" else torch.eye(dims).repeat(len(OFFSETS), 1, 1)
-    weight = start.clone().requires_grad_()
+    weight = torch.eye(dims).repeat(len(OFFSETS), 1, 1).requires_grad_()
     optimizer = torch.optim.Adam([{"params": list(encoder.parameters())}, {"params": [weight]}], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         latents = encoder(mix(sources(batch, frames, generator)))
         loss = info_nce(
-            latents, latents, 0.999 * torch.tanh(weight) if critic == "gaussian" else weight,
+            latents, latents, autocorrelations(latents, latents, OFFSETS) if critic == "gaussian" else weight,
             offsets=OFFSETS, num_negatives=127, negative_sharing="batch", generator=generator,
         ).loss  # fmt: skip
         if whiteness:
