@@ -257,7 +257,7 @@ def collect(work: Path, out: Path, device: str) -> None:
 
 
 def collect_logs(work: Path, out: Path) -> None:
-    """Packs logs, curves and probe results into `logs.tar.gz`, the largest files left out if there are too many."""
+    """Packs logs, curves and probe results into `logs.tar.gz`; skips the largest files if there are too many."""
     patterns = ("logs/*.log", "runs/*/log.jsonl", "runs/*/results.json", "runs/*/curves.png", "probes/*/probe.*")
     files = sorted((path for pattern in patterns for path in work.glob(pattern)), key=lambda path: path.stat().st_size)
     size = 0

@@ -147,7 +147,7 @@ def modules_of(places: Iterable[tuple[str, str]], controls: Iterable[str]) -> li
 
 
 def belongs(own: str, module: str, modules: Sequence[str]) -> bool:
-    """Whether what is of a module is shown with another: with its own, or with all if it has none of a trained kind."""
+    """Whether a row of module `own` is shown with `module`: with itself, or with all if it is none of `modules`."""
     return own == module or own not in modules
 
 
