@@ -276,11 +276,9 @@ def test_missing_and_unknown_tensors_are_named_in_one_error():
     state_dict["fullmodel.1.classifier.weight"] = torch.zeros(2, 2)
     with pytest.raises(ValueError, match=r"fullmodel\.0\.encoder\.encoder\.1\.0\.weight") as error:
         convert_state_dict(state_dict, "sim")
-    for name in (
-        "misses fullmodel.0.encoder.encoder.1.0.weight, fullmodel.2.encoder.encoder_var.bias,",
-        "unknown fullmodel.1.classifier.weight.",
-    ):
-        assert name in str(error.value)
+    missing, _, unknown = str(error.value).partition("unknown ")
+    assert "fullmodel.2.encoder.encoder_var.bias" in missing
+    assert unknown == "fullmodel.1.classifier.weight."
 
 
 @pytest.mark.parametrize("name", [*make_source(batch_norm=True).state_dict()])
