@@ -2,7 +2,7 @@
 
     accelerate launch training/train_decoder.py --model runs/sim-small --module 2
 
-Latents are standardised channel by channel before they are decoded. What a decoder is trained on makes it smooth: to
+Latents are standardized channel by channel before they are decoded. What a decoder is trained on makes it smooth: to
 compare models fairly, give the decoder of a deterministic one noise of the strength that Gaussian latents have
 (`--noise`; a run on a Gaussian model writes that strength into results.json as `relative_noise_of_gaussians`).
 Look at the reconstruction in results.json, beside that of silence, before anything is concluded from decoded audio.

@@ -112,7 +112,7 @@ def check_repo_id(repo_id: str) -> None:
         ValueError: It is not; the message names it.
     """
     if repo_id.count("/") != 1:
-        raise ValueError(f"`repo_id` is {repo_id!r}; give org/name, with a user or an organisation of the Hub as org.")
+        raise ValueError(f"`repo_id` is {repo_id!r}; give org/name, with a user or an organization of the Hub as org.")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

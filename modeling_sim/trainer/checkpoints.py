@@ -45,7 +45,7 @@ class Checkpoint(NamedTuple):
         model.load_state_dict(load_file(self.path / "model.safetensors"))
 
     def load_tensors(self) -> dict[str, Any]:
-        """States of the optimiser and the like, on the CPU."""
+        """States of the optimizer and the like, on the CPU."""
         return torch.load(self.path / _TENSORS_NAME, map_location="cpu", weights_only=True)
 
 

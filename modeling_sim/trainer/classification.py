@@ -111,7 +111,7 @@ class ClassificationTask(CropTask):
 
     @torch.no_grad()
     def evaluate(self) -> list[Scores]:
-        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split.
+        """Cross entropy, accuracy and mean F1 over all labeled utterances or frames of the held-out split.
 
         Each piece of an utterance that is longer than 40 seconds counts as an utterance; see `utterance_batches`.
         """
@@ -263,4 +263,4 @@ def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
         )
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
-        print(f"classes without a training example, which cannot be learnt: {', '.join(missing)}")
+        print(f"classes without a training example, which cannot be learned: {', '.join(missing)}")

@@ -26,7 +26,7 @@ from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, DecoderArguments, DecoderRunArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
 
-# Utterances that the standardisation of latents is taken from; their means settle long before.
+# Utterances that the standardization of latents is taken from; their means settle long before.
 _STANDARDISED_ON = 256
 
 
@@ -80,7 +80,7 @@ class DecodingTask(CropTask):
         return [Part(list(self.model.parameters()), [])]
 
     @torch.no_grad()
-    def standardise(self) -> None:
+    def standardize(self) -> None:
         """Gives the decoder the latents' mean and scale, and finds how strong the Gaussians' own noise is in them."""
         config, module = self.encoder.config, self.module
         batches = iter(self.batches(0))
@@ -246,7 +246,7 @@ def build(
         loss=arguments.loss,
     )
     task.title += f", {Path(arguments.model).name}"
-    task.standardise()
+    task.standardize()
     return task
 
 

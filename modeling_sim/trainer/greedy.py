@@ -7,9 +7,9 @@ the executions agree with each other, and a run that is resumed goes on as if it
     per_module   each module's backward pass right after its forward pass. The same gradients; keeps the activations of
                  one module at a time, at no cost.
     sequential   one module after the other is trained to its end, on what the finished ones below hand on. Keeps the
-                 activations, gradients and optimiser of one module; takes as many times the steps.
+                 activations, gradients and optimizer of one module; takes as many times the steps.
     pipeline     a process a module, or a few modules: activations go up, nothing comes back. Each process keeps
-                 its modules' activations and optimiser, and all are as fast as the slowest; see `pipeline.py`.
+                 its modules' activations and optimizer, and all are as fast as the slowest; see `pipeline.py`.
 
 Data parallelism is the lever for speed: the first module has about 60 % of the arithmetic, so a pipeline of four
 processes is at most about 1.6 times as fast as one.

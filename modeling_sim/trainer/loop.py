@@ -81,7 +81,7 @@ class Counts:
     """How far a run has come; kept in its checkpoints."""
 
     step: int = 0
-    """Optimiser steps of all stages."""
+    """Optimizer steps of all stages."""
     stage: int = 0
     stage_step: int = 0
     """Steps of this stage."""
@@ -368,7 +368,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
 def training_step(
     run: Run, batches: Iterator[dict[str, Any]], stage_step: int, latest_ids: deque[list[str]] | None = None
 ) -> None:
-    """One step of the optimiser, on as many batches as gradients accumulate over."""
+    """One step of the optimizer, on as many batches as gradients accumulate over."""
     settings, counts = run.settings, run.counts
     accumulated = settings.gradient_accumulation_steps
     before, means_before = asdict(counts), copy(run.means)

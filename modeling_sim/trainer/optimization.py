@@ -1,4 +1,4 @@
-"""What follows a backward pass: clipping, the optimiser's step, the schedule; a step that is not finite is left out."""
+"""What follows a backward pass: clipping, the optimizer's step, the schedule; a step that is not finite is left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from modeling_sim.trainer.settings import RunArguments
 
 @dataclass(frozen=True)
 class Part:
-    """What is optimised together: parameters with one gradient, and the batch-norm statistics that go with them."""
+    """What is optimized together: parameters with one gradient, and the batch-norm statistics that go with them."""
 
     parameters: list[torch.nn.Parameter]
     buffers: list[torch.Tensor]
@@ -22,7 +22,7 @@ class Part:
 class Optimization:
     """AdamW with a schedule for each part of a model; a part's step does not depend on the others.
 
-    A step whose gradient has a NaN or an infinity changes nothing of its part: neither parameters nor the optimiser's
+    A step whose gradient has a NaN or an infinity changes nothing of its part: neither parameters nor the optimizer's
     moments nor batch-norm statistics. Whether it has is decided on the device, so that no step waits for the host.
     """
 

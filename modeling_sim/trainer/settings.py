@@ -72,14 +72,14 @@ class RunArguments:
     max_skipped_steps: int = setting(
         5, "Steps in a row whose gradient is not finite, and which are left out, before training gives up."
     )
-    seed: int = setting(0, "Seed of initialisation, order, crops, noise, windows and negatives.")
+    seed: int = setting(0, "Seed of initialization, order, crops, noise, windows and negatives.")
     max_steps: int = setting(
         200, "Optimizer steps; of each module in 'sequential' execution. More than a finished run had extend it."
     )
     num_train_epochs: float = setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
     max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
     batch_size: int = setting(16, "Crops a process and batch.")
-    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step of the optimiser.")
+    gradient_accumulation_steps: int = setting(1, "Batches whose gradients make one step of the optimizer.")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
         None, "'no', 'bf16' or 'fp16'; unset as `accelerate launch` says. KL, exponentials and softmax stay float32."
     )

@@ -120,7 +120,7 @@ class Task(ABC):
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """What is optimised on its own."""
+        """What is optimized on its own."""
 
     @abstractmethod
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
@@ -134,7 +134,7 @@ class Task(ABC):
             batch: Of `batches`.
             step: Key of everything random in it.
             loss_scale: Factor on the loss.
-            accumulating: More batches follow before the optimiser's step.
+            accumulating: More batches follow before the optimizer's step.
         """
 
     @abstractmethod
@@ -154,7 +154,7 @@ class Task(ABC):
         return {}
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimise."""
+        """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimize."""
         del stage, finished
         return list(range(len(self.parts())))
 

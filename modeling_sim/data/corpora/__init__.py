@@ -31,7 +31,7 @@ def corpus_names() -> list[str]:
 
 
 def corpus_info(name: str) -> CorpusInfo:
-    """What a corpus says about itself: description, licence, Hub id."""
+    """What a corpus says about itself: description, license, Hub id."""
     return _corpus(name).INFO
 
 

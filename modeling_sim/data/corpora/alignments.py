@@ -1,7 +1,7 @@
 """Phone labels: where they are read from, and where they stand in time.
 
 A *label frame* is a window of 25 ms every 10 ms that never leaves the signal (Kaldi's frames with "snip edges"): frame
-i is samples 160 i to 160 i + 400 at 16 kHz, and its centre 160 i + 200. All corpora label these frames. A model's
+i is samples 160 i to 160 i + 400 at 16 kHz, and its center 160 i + 200. All corpora label these frames. A model's
 frames are elsewhere: `labels_at_frames` brings labels to them by time.
 """
 
@@ -61,12 +61,12 @@ def num_label_frames(num_samples: int) -> int:
 
 
 def label_centers(num_labels: int) -> np.ndarray:
-    """Centres of the first label frames, in samples at 16 kHz, `(num_labels,)` float64: 160 i + 200."""
+    """Centers of the first label frames, in samples at 16 kHz, `(num_labels,)` float64: 160 i + 200."""
     return LABEL_WINDOW / 2 + LABEL_HOP * np.arange(num_labels, dtype=np.float64)
 
 
 def labels_from_segments(ends: np.ndarray, labels: np.ndarray, num_samples: int) -> np.ndarray:
-    """Label of the segment that holds each label frame's centre, `(label frames,)`.
+    """Label of the segment that holds each label frame's center, `(label frames,)`.
 
     Args:
         ends: Where each segment ends, in samples at 16 kHz, rising, `(segments,)`; the first starts at 0.
@@ -336,17 +336,17 @@ def labels_at_frames(
     sampling_rate: int = LABEL_RATE,
     label_offset: float = 0.0,
 ) -> np.ndarray:
-    """Label of each frame of a model: the label frame whose centre is nearest in time, `(frames,)` int64.
+    """Label of each frame of a model: the label frame whose center is nearest in time, `(frames,)` int64.
 
-    A frame gets `IGNORED` (-100, which torch's cross entropy passes over) where no label's centre is within half a
+    A frame gets `IGNORED` (-100, which torch's cross entropy passes over) where no label's center is within half a
     label hop (5 ms): before the first label's and after the last one's.
 
     Args:
         labels: Class numbers of an utterance's label frames, `(label frames,)`.
-        frame_centers: Centres of the model's frames in samples, `(frames,)`, as `SimConfig.frame_centers` gives them.
+        frame_centers: Centers of the model's frames in samples, `(frames,)`, as `SimConfig.frame_centers` gives them.
         sampling_rate: Samples a second of `frame_centers`.
         label_offset: Seconds by which labels are read later than the frame: a frame at time t gets the label of time
-            `t + label_offset`. 0 is right for labels and frames that are both placed by their centres.
+            `t + label_offset`. 0 is right for labels and frames that are both placed by their centers.
     """
     seconds = np.asarray(frame_centers, dtype=np.float64) / sampling_rate + label_offset
     nearest = (seconds * LABEL_RATE - LABEL_WINDOW / 2) / LABEL_HOP
@@ -358,7 +358,7 @@ def labels_at_frames(
 
 
 def _phones_at_frames(intervals: list[tuple[float, float, str]], end: float, path: str | Path) -> list[str]:
-    """Phone at each label frame's centre; what no interval covers is silence."""
+    """Phone at each label frame's center; what no interval covers is silence."""
     phones = [_SILENCE] * num_label_frames(round(end * LABEL_RATE))
     centers = label_centers(len(phones)) / LABEL_RATE
     for start, stop, text in intervals:

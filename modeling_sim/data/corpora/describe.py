@@ -20,7 +20,7 @@ from modeling_sim.text import printable
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
 
-# Okabe and Ito's colours, which stay apart for every common kind of colour vision, by how a phone is made.
+# Okabe and Ito's colors, which stay apart for every common kind of color vision, by how a phone is made.
 _MANNERS = {
     "vowel": ("#E69F00", "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW a e i o u"),
     "stop or affricate": ("#0072B2", "B CH D G JH K P T b d g"),
@@ -50,7 +50,7 @@ _STYLE = {
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """A corpus in numbers: utterances, hours, speakers, sampling rates, lengths in seconds, share of rows labelled.
+    """A corpus in numbers: utterances, hours, speakers, sampling rates, lengths in seconds, share of rows labeled.
 
     Returns:
         A dict that JSON can hold; `label_coverage` and `classes` have one entry a label column.
@@ -83,7 +83,7 @@ def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
         }
         cells |= {f"length, {name}, s": f"{length:.2f}" for name, length in numbers["seconds"].items()}
         cells |= {
-            f"labelled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
+            f"labeled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
             for name, share in numbers["label_coverage"].items()
         }
         for name, cell in cells.items():
@@ -181,7 +181,7 @@ def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[
 
 
 def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start: float, stop: float) -> None:
-    """Phones as boxes; a label frame stands for the hop around its centre."""
+    """Phones as boxes; a label frame stands for the hop around its center."""
     changes = [0, *(np.flatnonzero(np.diff(phones)) + 1), len(phones)]
     borders = (LABEL_WINDOW / 2 + LABEL_HOP * (np.array(changes) - 0.5)) / LABEL_RATE
     shown = {}

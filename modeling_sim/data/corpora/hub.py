@@ -38,7 +38,7 @@ from modeling_sim.data.corpora.contract import (
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
-    description="An audio data set of the Hub or saved on disk, whose own card has its licence.",
+    description="An audio data set of the Hub or saved on disk, whose own card has its license.",
     license="other",
     path_settings=("lists", "alignments"),
 )

@@ -1,6 +1,6 @@
-"""Syllables synthesised on the fly, with the exact value of every factor that made them.
+"""Syllables synthesized on the fly, with the exact value of every factor that made them.
 
-A source-filter synthesiser in the manner of Klatt (1980, "Software for a cascade/parallel formant synthesizer"): a
+A source-filter synthesizer in the manner of Klatt (1980, "Software for a cascade/parallel formant synthesizer"): a
 band-limited glottal pulse train and noise pass through a cascade of formant resonators that move along the syllables.
 Six factors are crossed and drawn independently of each other:
 
@@ -40,7 +40,7 @@ from modeling_sim.data.corpora.alignments import label_centers, labels_from_segm
 from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
 
 INFO = CorpusInfo(
-    description="Syllables from a formant synthesiser, with the exact factors behind every frame.",
+    description="Syllables from a formant synthesizer, with the exact factors behind every frame.",
     license="apache-2.0",
     generated=True,
 )
@@ -100,7 +100,7 @@ class _Consonant:
 
 
 _CONSONANTS = {
-    #               stop   seconds voicing locus slope F3    noise seconds centre width
+    #               stop   seconds voicing locus slope F3    noise seconds center width
     "b": _Consonant(True, 0.070, 0.0, 700, 0.80, 2200, 0.25, 0.008, 900, 1500),
     "d": _Consonant(True, 0.070, 0.0, 1800, 0.45, 2700, 0.35, 0.012, 3800, 1600),
     "g": _Consonant(True, 0.070, 0.0, 1900, 0.75, 2300, 0.45, 0.020, 2000, 700),
@@ -239,7 +239,7 @@ def _speaker(settings: _Settings, speaker: int) -> tuple[float, tuple[float, flo
 
 
 def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, Any]:
-    """One row: draw the factors, lay the phones out in time, synthesise."""
+    """One row: draw the factors, lay the phones out in time, synthesize."""
     generator = np.random.default_rng([settings.seed, _SPLITS.index(split), index])
     speaker = index % settings.num_speakers
     vocal_tract_length, pitch_range = _speaker(settings, speaker)
