@@ -78,9 +78,9 @@ class SimConfig(PreTrainedConfig):
         negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
             contexts, which makes hundreds of negatives cheap.
         nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
-        covariance_weight: Weight of `covariance_penalty`, which whitens a module's latents.
-        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets, over the first
-            `loss_window` frames.
+        covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
+            the first `loss_window` frames.
         loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: Stop gradients between modules (GIM, SIM).

@@ -562,7 +562,7 @@ class SimForPreTraining(SimPreTrainedModel):
             )
             loss = loss + contrastive_loss
         if module < self.config.num_conv_modules:
-            loss = loss + self._covariance_penalties(hidden_state, frame_mask)
+            loss = loss + self._covariance_penalties(mean, frame_mask)
         return SimModuleOutput(
             loss=loss,
             contrastive_loss=contrastive_loss,
@@ -573,16 +573,19 @@ class SimForPreTraining(SimPreTrainedModel):
             lengths=lengths,
         )
 
-    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """The weighted covariance penalties of a module's latents, 0-dim float32; 0 if none is set."""
-        config, penalty = self.config, torch.zeros((), device=latents.device)
+    def _covariance_penalties(self, mean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The weighted covariance penalties of a module's means, 0-dim float32; 0 if none is set.
+
+        Samples would not do: noise alone has the identity as its covariance.
+        """
+        config, penalty = self.config, torch.zeros((), device=mean.device)
         if config.covariance_weight:
-            penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
+            penalty = penalty + config.covariance_weight * covariance_penalty(mean, frame_mask)
         if config.lagged_covariance_weight:
             # As many frames as in the contrastive loss; the first ones will do, as training crops start anywhere.
             window = slice(config.loss_window)
             mask = None if frame_mask is None else frame_mask[:, window]
-            lagged = lagged_covariance_penalty(latents[:, window], config.offsets, mask)
+            lagged = lagged_covariance_penalty(mean[:, window], config.offsets, mask)
             penalty = penalty + config.lagged_covariance_weight * lagged
         return penalty
 
