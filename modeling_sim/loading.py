@@ -54,7 +54,7 @@ def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {name!r} is not available ({str(error).splitlines()[0]}).") from error
+        raise ValueError(f"`device` is {name!r}, which cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
 def load_encoder(path: str) -> SimModel:
