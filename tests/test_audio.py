@@ -217,7 +217,7 @@ def as_audio(content):
 
 
 def with_data_size(wav, size, order="<"):
-    """A WAV whose header says another number of bytes of samples."""
+    """A WAV whose header gives a different size of the samples."""
     place = wav.index(b"data") + 4
     return wav[:place] + struct.pack(f"{order}I", size) + wav[place + 4 :]
 

@@ -1,4 +1,4 @@
-"""Where data and models come from is asked where they are; licenses are compared where they can be."""
+"""The origin of data and models is recorded on the training machine; comparable licenses are compared."""
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset

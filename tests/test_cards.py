@@ -1,4 +1,4 @@
-"""Cards show what the results hold, and the check names what is wrong with a card."""
+"""Cards show the numbers of the results, and the check names the problems of a card."""
 
 import html
 import json

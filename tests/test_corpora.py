@@ -55,9 +55,9 @@ def test_the_contracts_columns(corpus):
 def test_class_names_are_sorted_as_numbers_and_nulls_stay(corpus):
     assert class_names(["b", "10", None, "9", "a", "9"]) == ["9", "10", "a", "b"]
     numbered = corpus.add_column("chapter", [10, 9, None, 10, 9, 9])
-    labelled = as_class_label(numbered, "chapter")
-    assert labelled.features["chapter"].names == ["9", "10"]
-    assert labelled["chapter"][:] == [1, 0, None, 1, 0, 0]
+    labeled = as_class_label(numbered, "chapter")
+    assert labeled.features["chapter"].names == ["9", "10"]
+    assert labeled["chapter"][:] == [1, 0, None, 1, 0, 0]
     assert as_text(numbered, "chapter")["chapter"][:] == ["10", "9", None, "10", "9", "9"]
     assert as_class_label(corpus, "phones") is corpus
     listed = as_class_label(corpus.add_column("tags", [["y", "x"], [], None, ["x"], [], []]), "tags")
@@ -110,7 +110,7 @@ def test_an_utterance_is_drawn(corpus, tmp_path):
     pictures = [matplotlib.image.imread(tmp_path / name) for name in ("whole.png", "plain.png")]
     assert [picture.shape[1] for picture in pictures] == [1_800, 1_800]
     assert pictures[0].shape[0] > pictures[1].shape[0]
-    # Boxes in the colours of the phones that are there, below the spectrum: silence, vowels, and b, m or s.
+    # Boxes in the colors of the phones that are there, below the spectrum: silence, vowels, and b, m or s.
     below = pictures[0][int(0.7 * len(pictures[0])) :, :, :3].reshape(-1, 3)
     pixels = {color.tobytes().hex().upper() for color in (below * 255).round().astype(np.uint8)}
     colors = {"SIL": "DDDDDD", "a": "E69F00", "i": "E69F00", "u": "E69F00", "b": "0072B2", "m": "009E73", "s": "56B4E9"}

@@ -86,7 +86,7 @@ Object class = "TextGrid"
 0.5
 "spn"
 """
-# 0.5 s are 8000 samples and 48 frames; frame i is centred at 12.5 + 10 i ms.
+# 0.5 s are 8000 samples and 48 frames; frame i is centered at 12.5 + 10 i ms.
 GRID_PHONES = ["SIL"] * 9 + ["AH"] * 20 + ["SIL"] * 10 + ["SPN"] * 9
 
 
@@ -96,7 +96,7 @@ def test_label_frames_are_whole_windows():
 
 
 def test_a_label_frame_has_the_segment_at_its_centre():
-    # Centres at 200, 360, 520, 680, 840; a border belongs to what follows.
+    # Centers at 200, 360, 520, 680, 840; a border belongs to what follows.
     labels = labels_from_segments(np.array([360, 681, 1_040]), np.array([7, 8, 9]), 1_040)
     assert labels.tolist() == [7, 8, 8, 8, 9]
 
@@ -128,7 +128,7 @@ def test_only_frames_beyond_the_first_and_last_label_are_ignored():
 
 
 def test_the_last_modules_frame_t_reads_label_t_less_1():
-    """Frames are centred 160 t + 20.5 and labels 160 t + 200 samples, so cutting either end would be a frame off."""
+    """Frames are centered 160 t + 20.5 and labels 160 t + 200 samples, so cutting either end would be a frame off."""
     config = SimConfig.preset("sim")
     placed = labels_at_frames(np.arange(100), config.frame_centers(50))
     np.testing.assert_array_equal(placed[1:], np.arange(49))
@@ -351,7 +351,7 @@ def test_two_layouts_of_the_same_alignments_agree(data_dir):
 
 @pytest.mark.real_data
 def test_a_probe_of_log_mel_frames_is_best_without_an_offset(data_dir):
-    """Labels stand where they are said to: shifting them either way makes a linear probe of single frames worse."""
+    """Labels are at the right time: shifting them either way makes a linear probe of single frames worse."""
     corpus = load_corpus("librispeech", "test", data_dir=data_dir / "librispeech")
     rows = [corpus[row] for row in range(0, 108, 4)]
     spectra = [log_mel(read_audio(row["audio"]), num_mels=40) for row in rows]

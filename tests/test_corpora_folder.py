@@ -134,8 +134,8 @@ def test_what_is_wrong_is_named(tree, tmp_path):
             "folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.csv", [{"path": "x.wav", "note": "x"}])
         )
     manifest = write_manifest(tmp_path / "m.tsv", ROWS)
-    with pytest.raises(ValueError, match="colour"):
-        load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["colour"])
+    with pytest.raises(ValueError, match="color"):
+        load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["color"])
 
 
 def test_a_manifest_that_is_not_of_its_format_is_named(tree, tmp_path):
@@ -209,7 +209,7 @@ def test_lists_that_share_an_utterance_are_refused(tree, tmp_path):
 
 
 def load_text(tree, tmp_path, name, text, split="all", **settings):
-    """The corpus of a manifest that is written as it stands."""
+    """The corpus of a manifest with the given text."""
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_corpus("folder", split, data_dir=tree, manifest=path, **settings)
@@ -380,7 +380,7 @@ def test_columns_that_have_another_use_hold_no_classes(tree, tmp_path):
         load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["file"])
     with pytest.raises(ValueError, match="late"):
         load_text(tree, tmp_path, "m.csv", "file,late\nbob/five.wav,\n", label_columns="late")
-    corpus = load_text(tree, tmp_path, "m.csv", "file,phones\nbob/five.wav,AH B\n")  # a text, and no label of frames
+    corpus = load_text(tree, tmp_path, "m.csv", "file,phones\nbob/five.wav,AH B\n")  # text instead of frame labels
     assert corpus["phones"][:] == ["AH B"]
 
 

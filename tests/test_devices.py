@@ -1,4 +1,4 @@
-"""No step of training makes the host wait for the device, and devices that will not do are refused in words."""
+"""No step of training makes the host wait for the device, and unusable devices raise clear errors."""
 
 import re
 from types import SimpleNamespace
@@ -122,7 +122,7 @@ def test_what_waits_is_found(wait):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU that exists in name alone, as `check_device` sees it; each fact can be set."""
+    """A simulated GPU for `check_device`; each of its properties can be set."""
     facts = SimpleNamespace(count=1, free=70 << 30, capability=(9, 0), precision="no", backend=None, failure=None)
 
     def memory(_device):
@@ -239,7 +239,7 @@ def test_the_cheapest_advice_comes_first():
 
 
 def test_a_context_gives_its_gradient_in_evaluation_mode(tiny_config, noise):
-    """cuDNN has it in training mode alone: the module is in that mode while it runs with gradients, and only then."""
+    """cuDNN only supports it in training mode: the module is in that mode while it runs with gradients, and only then."""
     model = modeling_sim.SimModel(tiny_config()).eval()
     modes = []
     model.context.register_forward_hook(lambda module, *_: modes.append(module.training))

@@ -1,4 +1,4 @@
-"""The main command, end to end: it learns, saves what AutoModel loads, and refuses what would lose work."""
+"""The main command, end to end: it learns, saves a model for AutoModel, and never overwrites a run."""
 
 import json
 import os
@@ -144,12 +144,12 @@ def test_a_wrong_setting_is_named_in_one_line_and_leaves_nothing(flags, message,
 
 
 def broken_half_way(folder):
-    """A folder of four recordings, one of which has a header as good as any and samples that are not finite."""
+    """A folder of four recordings, one of which has a valid header but samples that are not finite."""
     noise = np.random.default_rng(0)
     for number in range(4):
         samples = 0.1 * noise.standard_normal(16000)
         soundfile.write(folder / f"fine_{number}.wav", samples, 16000)
-    # The middle and the last sample, which are looked at beforehand, are as they should be.
+    # The middle and the last sample, which the scan checks, are valid.
     samples = np.tile(samples, 3)
     samples[:15_900] = samples[32_100:-1] = np.nan
     soundfile.write(folder / "nan.wav", samples, 16000, subtype="FLOAT")

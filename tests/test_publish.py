@@ -1,4 +1,4 @@
-"""What is uploaded, what is not, and what happens when the Hub or the network refuses: over real HTTP, on loopback."""
+"""What is uploaded, what is not, and errors of the Hub and the network: over real HTTP, on loopback."""
 
 import json
 import os
@@ -32,7 +32,7 @@ RUN_FILES = {"README.md", "results.json", "training_settings.json", "log.jsonl",
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """A finished run that went on from another folder, with a checkpoint to resume from, by absolute paths."""
+    """A finished run, started from a model in another folder, with a checkpoint, all by absolute paths."""
     root = tmp_path_factory.mktemp("secret-place")
     flags = [
         "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
@@ -52,7 +52,7 @@ def titles(hub, name="org/tiny"):
 
 
 def measures(folder):
-    """What probe.py and abx.py would leave of a run, with the figures of the committed ones."""
+    """Results of a probe and of ABX for a run, with the numbers of the committed ones."""
     for kind, source in (("probe", "librispeech_small_phone_probe"), ("abx", "librispeech_small_abx")):
         (folder / kind).mkdir(parents=True)
         text = (CARDS / "results" / f"{source}.json").read_text().replace("librispeech-small", "tiny")
@@ -502,7 +502,7 @@ def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
 
 
 def test_a_reader_of_the_output_that_has_gone_is_no_error(run_folder, tmp_path):
-    """As in `publish.py --dry_run | head -1`: the end that is read from is closed before anything is written."""
+    """As in `publish.py --dry_run | head -1`: the pipe is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
     with HubServer() as server:
@@ -571,7 +571,7 @@ def test_the_strictest_license_is_the_models():
 
 
 def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
-    """A script with a token, or an optimiser's tensors, may lie in a run's folder; neither goes up."""
+    """A script with a token, or an optimizer's tensors, may be in a run's folder; neither is uploaded."""
     folder = tmp_path / "run"
     shutil.copytree(pretrained, folder)
     (folder / "upload_helper.py").write_text('TOKEN = "hf_secret"\n')

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped or out of disk goes on, and ends as one that was not."""
+"""An interrupted run, killed, stopped or out of disk space, resumes with the result of an uninterrupted one."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def without_times(log):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     output_dir = tmp_path_factory.mktemp("whole")
     train(output_dir)
     return output_dir
@@ -66,7 +66,7 @@ class Stopped(Exception):  # noqa: N818 - stands for a kill
 
 
 def stop_at(monkeypatch, step):
-    """Lets training break off at the start of a step, as a kill would."""
+    """Makes training stop at the start of a step, as if it were killed."""
     begin = Optimization.begin_step
 
     def begin_or_stop(self, parts):
@@ -78,7 +78,7 @@ def stop_at(monkeypatch, step):
 
 
 def train_until(monkeypatch, step, output_dir, *flags):
-    """A run that breaks off at the start of a step."""
+    """A run that stops at the start of a step."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped):
@@ -164,7 +164,7 @@ def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch
 
 
 def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monkeypatch):
-    """Broken off before its first checkpoint, so there is nothing to resume, but a log."""
+    """The run stopped before its first checkpoint: there is a log, but nothing to resume from."""
     train_until(monkeypatch, 2, tmp_path)
     train(tmp_path, "--resume", "never", "--max_steps", "4")
     assert [(line["step"], line["split"]) for line in read_log(tmp_path / "log.jsonl")] == [
@@ -292,7 +292,7 @@ def test_settings_that_changed_hold_after_a_resume():
     "error", [SafetensorError("I/O error: file too large"), RuntimeError("file write failed\nat 0")]
 )
 def test_every_kind_of_error_of_a_full_disk_is_reported_in_one_line(whole_run, tmp_path, monkeypatch, capsys, error):
-    """The first save fails, the others do not: training continues and ends as it would have."""
+    """The first save fails, the others do not: training continues, with the same result."""
     saved, save = [], torch.save
 
     def fail_once(tensors, path):
@@ -372,7 +372,7 @@ def test_a_loss_that_is_as_usual_is_not(tmp_path, capsys):
 
 
 def test_a_run_that_diverged_says_so_though_it_was_resumed(tmp_path, monkeypatch, capsys):
-    """Its loss is as usual after the resume, which is not what it diverged at."""
+    """After the resume the threshold is so high that no loss counts as diverged."""
     flags = ["--learning_rate", "1e3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
     train_until(monkeypatch, 8, tmp_path, *flags)
     capsys.readouterr()
@@ -383,7 +383,7 @@ def test_a_run_that_diverged_says_so_though_it_was_resumed(tmp_path, monkeypatch
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
-    """The fifth batch is infinitely loud: the run ends as if its step had left everything as it was."""
+    """The fifth batch is infinitely loud: the run ends as if its step had been skipped."""
     to_device, calls, states = pretraining_task.to_device, [], []
 
     def loud(batch, device):

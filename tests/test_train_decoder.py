@@ -1,4 +1,4 @@
-"""Decoder training: it learns, the encoder stays as it was, and a killed run goes on."""
+"""Decoder training: it learns, the encoder does not change, and a killed run resumes."""
 
 import json
 

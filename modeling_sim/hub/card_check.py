@@ -12,6 +12,7 @@ import yaml
 from modeling_sim.data.licenses import known_licenses, refuse_looser
 from modeling_sim.evaluation.results import SCHEMA, Results
 from modeling_sim.files import read_json, read_results
+from modeling_sim.text import in_one_line
 
 _LINK = re.compile(
     r"\]\(<?([^)\s>]+)[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']|^\s*\[[^\]\n]+\]:\s*(\S+)|<([a-z]+:[^>\s]+)>",
@@ -57,7 +58,7 @@ def check_card(card: str | Path, folder: str | Path | None = None) -> list[str]:
     try:
         metadata = yaml.safe_load(header[1])
     except yaml.YAMLError as error:
-        return [f"the metadata is not valid YAML: {' '.join(str(error).split())}"]
+        return [f"the metadata is not valid YAML: {in_one_line(error)}"]
     if not isinstance(metadata, dict):
         return ["the metadata does not consist of `key: value` lines"]
     body = text[header.end() :]
@@ -102,7 +103,7 @@ def _license_problems(metadata: dict[str, Any], body: str, folder: Path) -> Iter
                 continue
             results = read_results(path)
         except (ValueError, OSError) as error:
-            yield f"cannot read the linked file {link}: {' '.join(str(error).split())}"
+            yield f"cannot read the linked file {link}: {in_one_line(error)}"
             continue
         try:
             refuse_looser(license_id, known_licenses(results) if "modules" in results else [])

@@ -21,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from modeling_sim import SimConfig, SimDecoderConfig
 from modeling_sim.files import read_json
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME, RESULTS_NAME, SETTINGS_NAME
 
 CARD_NAME = "README.md"
@@ -204,7 +205,7 @@ def _validate_card(folder: Path) -> None:
     try:
         ModelCard.load(folder / CARD_NAME).validate()
     except ValueError as error:
-        raise HubError(f"the Hub rejects the metadata of {CARD_NAME}: {' '.join(str(error).split())}") from error
+        raise HubError(f"the Hub rejects the metadata of {CARD_NAME}: {in_one_line(error)}") from error
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -320,12 +321,12 @@ def hub_errors(api: HfApi, repo_id: str) -> Iterator[None]:
     except HubError:
         raise
     except (OSError, httpx2.TransportError, HFValidationError) as error:
-        raise HubError(_in_one_line(error, api.endpoint, repo_id)) from error
+        raise HubError(_describe(error, api.endpoint, repo_id)) from error
 
 
-def _in_one_line(error: Exception, endpoint: str, repo_id: str) -> str:
+def _describe(error: Exception, endpoint: str, repo_id: str) -> str:
     """Describes an error and its solution."""
-    text = " ".join(str(error).split())
+    text = in_one_line(error)
     if isinstance(error, LocalTokenNotFoundError):
         return "no Hub token found; log in with `hf auth login`, or set HF_TOKEN."
     if isinstance(error, httpx2.TransportError):

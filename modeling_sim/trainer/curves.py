@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.trainer.log import in_one_line
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME
 

@@ -51,11 +51,6 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def in_one_line(error: BaseException) -> str:
-    """The message of an error as one line of limited length, or its type if it has no message."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
-
-
 class MetricMeans:
     """Means of scores over the steps since they were last read; kept on the device until then."""
 

@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
-from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
+from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import RunArguments

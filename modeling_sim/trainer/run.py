@@ -26,10 +26,11 @@ from modeling_sim.data.licenses import license_of_model, strictest
 from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
-from modeling_sim.trainer.log import Log, Scores, in_one_line, prepare_output
+from modeling_sim.trainer.log import Log, Scores, prepare_output
 from modeling_sim.trainer.loop import (
     SAVING_ERRORS,
     Callback,

@@ -22,8 +22,6 @@ import functools
 import hashlib
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +36,7 @@ from scipy.signal import butter, lfilter, sosfilt
 
 from modeling_sim.data.corpora.alignments import label_centers, labels_from_segments, num_label_frames
 from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
+from modeling_sim.files import follow_umask, temporary_folder
 
 INFO = CorpusInfo(
     description="Syllables from a formant synthesizer, with the exact generating factors of every frame.",
@@ -201,15 +200,14 @@ def load(
 def _save(dataset: Dataset, folder: Path) -> None:
     """Writes a data set completely or not at all; if two processes do, the folder of the first one stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
-        dataset.save_to_disk(str(temporary))
-        temporary.rename(folder)
+        with temporary_folder(folder) as temporary:
+            dataset.save_to_disk(str(temporary))
+            follow_umask(temporary)
+            temporary.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_split(settings: _Settings, split: str, size: int) -> Dataset:
