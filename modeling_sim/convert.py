@@ -25,9 +25,7 @@ with decreasing effect. With untrained weights the difference is 0.5 % of a fram
 0.005 % in the GRU.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +35,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.files import follow_umask, temporary_folder
+from modeling_sim.text import in_one_line
 
 Method = Literal["sim", "gim", "gim-lowe", "cpc"]
 
@@ -176,23 +176,21 @@ def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: 
     output_dir = Path(output_dir).resolve()
     check_output_dir(output_dir, overwrite=overwrite)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}")
-    replaced = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.replaced")
     config = model.config
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
-    try:
-        temporary.mkdir()
-        model.save_pretrained(temporary)
-        extractor.save_pretrained(temporary)
+    with temporary_folder(output_dir) as temporary:
+        written, replaced = temporary / "written", temporary / "replaced"
+        model.save_pretrained(written)
+        extractor.save_pretrained(written)
+        follow_umask(temporary)
         if output_dir.exists():
             output_dir.replace(replaced)
-        temporary.replace(output_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists():
-            replaced.replace(output_dir)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        try:
+            written.replace(output_dir)
+        except BaseException:
+            if replaced.exists():
+                replaced.replace(output_dir)
+            raise
 
 
 # ---------------------------------------------------------------------- what a checkpoint holds
@@ -379,7 +377,7 @@ def _make_config(
     try:
         return SimConfig.preset(preset, **{**geometry, **inferred, **settings})
     except StrictDataclassError as error:  # its message has several indented lines
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(in_one_line(error)) from error
 
 
 def _by_module(layers: Sequence[int], layout: _Layout) -> list[list[int]]:

@@ -75,10 +75,11 @@ class _RowConvolution(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_states, weight = ctx.saved_tensors
         if torch.is_grad_enabled():  # `create_graph`: torch's own convolution has second derivatives
+            tensors = grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight
+            geometry = [weight.shape[0]], [ctx.stride], [ctx.padding], [1], False, [0], 1
             grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight, [weight.shape[0]],
-                [ctx.stride], [ctx.padding], [1], False, [0], 1, ctx.needs_input_grad[:3],
-            )  # fmt: skip
+                *tensors, *geometry, ctx.needs_input_grad[:3]
+            )
             return None if grad_input is None else grad_input.transpose(1, 2), grad_weight, grad_bias, None, None
         taps = -(-weight.shape[2] // ctx.stride)
         rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim.text import in_one_line
 
 # Model types whose encoder gives one latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
@@ -54,7 +55,7 @@ def check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {name!r} is not available ({str(error).splitlines()[0]}).") from error
+        raise ValueError(f"`device` is {name!r}, which cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
 def load_encoder(path: str) -> SimModel:
@@ -116,7 +117,7 @@ def _config_of(path: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except OSError as error:
-        raise FileNotFoundError(f"{path} has no readable config.json: {_one_line(error)}") from error
+        raise FileNotFoundError(f"{path} has no readable config.json: {in_one_line(error)}") from error
     return config
 
 
@@ -134,13 +135,9 @@ def _check_place(path: str) -> None:
             get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
     except (httpx2.HTTPError, OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{path} is neither a folder nor a model available on the Hub ({_one_line(error)}); give a checkpoint's "
+            f"{path} is neither a folder nor a model available on the Hub ({in_one_line(error)}); give a checkpoint's "
             "folder, or the id of a model on the Hub, whose first use needs network access."
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def module_numbers(config: SimConfig, modules: str) -> list[int]:

@@ -26,6 +26,7 @@ from transformers.hf_argparser import string_to_bool
 from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.files import nearest
+from modeling_sim.text import in_one_line
 
 Preset = Literal["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
 """`SimConfig.preset_names()`, repeated here because importing `SimConfig` imports torch."""
@@ -159,7 +160,7 @@ def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
             return None
         value = loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} is not valid YAML: {in_one_line(error)}") from error
     if as_text and isinstance(value, dict):
         for key, item in node.value:  # includes merged mappings
             if (
@@ -321,7 +322,7 @@ def errors_in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:  # its message has several indented lines
-        raise SystemExit(f"{name}: {' '.join(str(error).split())}") from error
+        raise SystemExit(f"{name}: {in_one_line(error)}") from error
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{name}: {error}") from error
 

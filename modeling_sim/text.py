@@ -38,6 +38,11 @@ def printable(name: object) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(name))
 
 
+def in_one_line(error: BaseException) -> str:
+    """The message of an error as one line of limited length, or its type if it has no message."""
+    return " ".join(str(error).split())[:1000] or type(error).__name__
+
+
 def utf8_name(path: str | Path) -> str:
     r"""A path as UTF-8 text, with invalid bytes escaped, for example `caf\xe9.wav`.
 

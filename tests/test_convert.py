@@ -1,4 +1,4 @@
-"""Checkpoints of both earlier codes against networks with their names, built here of plain torch.nn."""
+"""Checkpoints of both code bases against networks with their names, built here from plain torch.nn."""
 
 import pickle
 from collections import OrderedDict
@@ -111,7 +111,7 @@ SETTINGS = {"sim of one module": {"kl_weight": 0.001}}
 
 @pytest.fixture(params=SOURCES)
 def case(request):
-    """Method, settings that the tensors do not tell, and network of one kind of checkpoint."""
+    """Method, settings that do not follow from the tensors, and network of one type of checkpoint."""
     method, arguments = SOURCES[request.param]
     return method, SETTINGS.get(request.param, {}), make_source(**arguments)
 

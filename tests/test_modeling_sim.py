@@ -177,7 +177,7 @@ def test_a_convolution_keeps_one_tensor_for_backward_its_input(noise):
     assert {tensor.data_ptr() for tensor in kept} == {rows.data_ptr(), conv.weight.data_ptr()}
 
 
-# ---------------------------------------------------------------------- batch normalisation
+# ---------------------------------------------------------------------- batch normalization
 
 
 def reference_layer(layer):
@@ -404,7 +404,7 @@ def test_every_parameter_gets_a_gradient_from_the_summed_loss(variant, make, noi
         assert parameter.grad.any() or (name.endswith("conv.bias") and model.config.use_batch_norm), name
         if "latent_head" in name and model.config.latent_distribution == "gaussian":
             assert parameter.grad[:size].any(), f"mean half of {name}"
-            # nothing trains the variance of a latent that is neither sampled nor regularised
+            # nothing trains the variance of a latent that is neither sampled nor regularized
             assert parameter.grad[size:].any(), f"log-variance half of {name}"
 
 
@@ -435,7 +435,7 @@ def test_isolation_leaves_the_waveform_without_a_gradient_of_the_losses(make, no
 @variants
 def test_a_padded_utterance_equals_itself_unpadded_in_every_frame_of_every_module(variant, make, padded_batch):
     model = make(SimModel, variant).eval()
-    for module in model.modules():  # statistics that are not those of initialisation
+    for module in model.modules():  # statistics that are not those of initialization
         if isinstance(module, SimBatchNorm):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 2)
@@ -797,7 +797,7 @@ def test_what_a_checkpoint_lacks_is_initialised_and_never_garbage(part, bound, m
     assert missing
     kept.setdefault("nothing.of.the.model", torch.zeros(1))
     model.save_pretrained(tmp_path, state_dict=kept)
-    torch.full((200_000,), float("nan"))  # what the next uninitialised memory may hold
+    torch.full((200_000,), float("nan"))  # what the next uninitialized memory may hold
     state = SimForPreTraining.from_pretrained(tmp_path).state_dict()
     for name in missing:
         value = state[name].float()
