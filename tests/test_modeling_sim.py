@@ -35,7 +35,7 @@ from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 from modeling_sim.modeling_sim import SimPredictor
-from modeling_sim.objectives_sim import covariance_penalty, lagged_covariance_penalty
+from modeling_sim.objectives_sim import covariance_penalty, independence_penalty, lagged_covariance_penalty
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -64,6 +64,7 @@ VARIANTS = {
             "nested_sizes": [4],
             "covariance_weight": 0.1,
             "lagged_covariance_weight": 0.02,
+            "independence_weight": 0.05,
         },
     ),
 }
@@ -333,6 +334,7 @@ def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, nois
             expected += config.lagged_covariance_weight * lagged_covariance_penalty(
                 mean[:, : config.loss_window], config.offsets
             )
+            expected += config.independence_weight * independence_penalty(mean)
         torch.testing.assert_close(output.module_losses[module], expected)
         assert model.is_contrastive(module) == (not output.contrastive_accuracies[module].isnan())
     assert all((kl > 0) == (config.latent_distribution == "gaussian") for kl in output.kl_losses)
