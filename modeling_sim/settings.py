@@ -28,7 +28,17 @@ from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.files import nearest
 from modeling_sim.text import in_one_line
 
-Preset = Literal["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
+Preset = Literal[
+    "sim",
+    "sim-artificial",
+    "gim",
+    "gim-lowe",
+    "cpc",
+    "sim-readable",
+    "sim-small",
+    "sim-readable-small",
+    "gim-small",
+]
 """`SimConfig.preset_names()`, repeated here because importing `SimConfig` imports torch."""
 
 FigureFormat = Literal["png", "svg", "pdf"]

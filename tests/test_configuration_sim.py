@@ -48,8 +48,12 @@ def test_gim_lowe_has_the_parameters_counted_by_hand():
 
 
 def test_presets_are_the_settings_of_their_papers():
-    sim, artificial, gim, lowe, cpc, small, gim_small = map(SimConfig.preset, SimConfig.preset_names())
-    assert SimConfig.preset_names() == ["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
+    presets = map(SimConfig.preset, SimConfig.preset_names())
+    sim, artificial, gim, lowe, cpc, readable, small, readable_small, gim_small = presets
+    paper, others = ["sim", "sim-artificial", "gim", "gim-lowe", "cpc"], ["sim-small", "sim-readable-small"]
+    assert SimConfig.preset_names() == [*paper, "sim-readable", *others, "gim-small"]
+    assert (readable.hidden_size, readable_small.hidden_size) == (sim.hidden_size, small.hidden_size)
+    assert all(each.critic == "gaussian" and each.num_latents == 16 for each in (readable, readable_small))
     assert (sim.latent_distribution, sim.use_batch_norm, sim.num_prediction_steps, sim.num_negatives) == (
         "gaussian",
         True,
