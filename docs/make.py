@@ -44,7 +44,7 @@ _METHODS = ("SIM", "GIM", "CPC")
 _TASKS = ("published syllable", "word_disjoint syllable", "published vowel", "word_disjoint vowel")
 
 # Measures of each claim, in the order of the heat maps.
-_CLAIMS = {
+CLAIMS = {
     "linear_accuracy": "Information",
     "abx_within": "Information",
     "wasserstein": "N(0, I)",
@@ -62,7 +62,7 @@ _CLAIMS = {
     "lipschitz_95": "Smoothness",
     "log_mel": "Decoders",
 }
-_RIVALS = ("GIM", "GIM (Löwe)", "CPC", "GIM + noise", "GIM + PCA", "GIM + ICA", "log-mel")
+RIVALS = ("GIM", "GIM (Löwe)", "CPC", "GIM + noise", "GIM + PCA", "GIM + ICA", "log-mel")
 _VERDICTS = ("loss", "undecided", "win")
 
 
@@ -372,7 +372,14 @@ def _dots(axis: Any, rows: Sequence[tuple[str, list[float], tuple[float, float] 
         shares = [100 * value for value in values]
         axis.plot(shares, [place] * len(shares), "o", color=color, markersize=5)
         if interval:
-            axis.plot([100 * bound for bound in interval], [place, place], color=color, linewidth=7, alpha=0.35, solid_capstyle="butt")
+            axis.plot(
+                [100 * bound for bound in interval],
+                [place, place],
+                color=color,
+                linewidth=7,
+                alpha=0.35,
+                solid_capstyle="butt",
+            )
         axis.annotate(
             f"{np.mean(shares):.0f}", (max(shares), place), (8, 0), textcoords="offset points", va="center",
             color=color, fontsize=9,
@@ -396,11 +403,11 @@ def draw_verdicts(results: Results, title: str) -> Figure:
         if each.first == claims.KINDS[0]
     }
     titles = {measure.key: measure for measure in results.measures}
-    measures = [key for key in _CLAIMS if key in titles]
+    measures = [key for key in CLAIMS if key in titles]
     modules = ("module 0", "module 1", "module 2", "context")
     columns = [
         (rival, module)
-        for rival in _RIVALS
+        for rival in RIVALS
         for module in modules
         if any((measure, rival, module) in found for measure in measures)
     ]
@@ -421,7 +428,7 @@ def draw_verdicts(results: Results, title: str) -> Figure:
     for start, end, rival in _runs([rival for rival, _ in columns]):
         axis.axvline(end, color="white", linewidth=5)
         axis.text((start + end) / 2, -0.25, rival, ha="center", va="bottom", fontsize=8.5, fontweight="bold")
-    for start, end, claim in _runs([_CLAIMS[key] for key in measures]):
+    for start, end, claim in _runs([CLAIMS[key] for key in measures]):
         axis.text(len(columns) + 0.25, (start + end) / 2, claim, va="center", fontsize=8.5, fontweight="bold")
         axis.axhline(end, color="white", linewidth=5)
     axis.spines[:].set_visible(False)
