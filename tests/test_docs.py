@@ -46,7 +46,7 @@ COMMANDS = [
     if path != EXTEND
     for _, code in blocks(path, "bash")
     for line in code.replace("\\\n", " ").splitlines()
-    if re.search(r"modeling-sim |training/\w+\.py|modeling_sim\.cli", line)
+    if re.match(r"([A-Z_]+=\S+ )?(modeling-sim|accelerate|torchrun|python training/)", line)
 ]
 
 
