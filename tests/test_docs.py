@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [path for path in PAGES if "templates" not in path.parts]
 EXTEND = ROOT / "docs" / "extend.md"
-BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*)\")?\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"\n]*)\")?\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 NAME = {path: str(path.relative_to(ROOT)) for path in PAGES}
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 
