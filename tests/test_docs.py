@@ -151,6 +151,7 @@ def test_the_walk_throughs_of_extend_work(tmp_path):
     package = shutil.copytree(
         ROOT / "modeling_sim", tmp_path / "modeling_sim", ignore=shutil.ignore_patterns("__pycache__")
     )
+    shutil.copy(ROOT / "CITATION.cff", tmp_path)  # a part of the wheel
     program = ["import shlex", "from modeling_sim import cli"]
     for language, title, code in BLOCK.findall(TEXT[EXTEND]):
         place = package.parent / title.partition(", ")[0]
