@@ -304,7 +304,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
     assert {"image/png", "text/html"} <= shown
     assert list(tmp_path.rglob("*.wav"))
