@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUN    := $(VENV)/bin
 
-.PHONY: help demo test test-fast test-slow fuzz gpu gpu-bundle lint format clean
+.PHONY: help demo test test-fast test-slow fuzz gpu gpu-bundle docs lock lint format clean
 
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, load it again (about 5 minutes)"
@@ -13,6 +13,8 @@ help:
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make gpu        all that a GPU is needed for, in 10 minutes: see docs/gpu.md"
+	@echo "make docs       write the pages of results and build the site in build/site; a dead link fails"
+	@echo "make lock       pin every package, indirect ones included, in constraints-lock.txt"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite what it can"
 	@echo "make clean      remove $(VENV), runs/ and caches"
@@ -27,14 +29,14 @@ demo: $(VENV)/.installed
 	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --output_dir runs/demo --overwrite_output_dir
 	$(RUN)/python examples/01_load_and_encode.py runs/demo
 
-# Two files of tests at a time, one thread each.
+# Two files of tests at a time, one thread each; ARGS are further arguments of pytest.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test: $(VENV)/.installed
-	$(PYTEST)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(VENV)/.installed
-	$(RUN)/python -m pytest -m slow
+	$(RUN)/python -m pytest -m slow $(ARGS)
 
 # Tests of the parts: without those that train, start processes or talk to a Hub.
 test-fast: $(VENV)/.installed
@@ -51,6 +53,15 @@ gpu:
 # What `make gpu` needs on a machine without a network; DATA is a folder with `artificial_speech` and `librispeech`.
 gpu-bundle: $(VENV)/.installed
 	$(RUN)/python -m benchmarks.gpu_bundle $(if $(DATA),--data $(DATA))
+
+docs: $(VENV)/.installed
+	$(RUN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[docs]'
+	$(RUN)/python docs/make.py
+	$(RUN)/zensical build --clean --strict
+
+lock:
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --constraint constraints.txt \
+		--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --output-file constraints-lock.txt
 
 lint: $(VENV)/.installed
 	$(RUN)/ruff check .

@@ -92,12 +92,3 @@ def test_the_picture_has_a_point_for_every_model_and_a_line_for_every_kind_that_
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     assert drawn.getbuffer().nbytes > 5000
-
-
-def test_tables_of_the_readme_are_those_of_the_page():
-    lines = set(claims.PAGE.read_text(encoding="utf-8").splitlines())
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## What holds of the paper's claims")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert rows
-    assert set(rows) <= lines
