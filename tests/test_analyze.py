@@ -406,7 +406,7 @@ def test_a_label_that_abx_cannot_ask_for_is_left_out_of_abx_alone(capsys):
             of_frames=False, tokens=lambda items: utterance_tokens(items.labels, items.utterances, items.speakers)
         )
         analysis = Analysis(Namespace(seed=0, max_tokens=5))
-        items = Items({"m": features}, labels, names, speakers)
+        items = Items({"m": features}, labels, names, speakers, np.zeros(len(labels)))
         place = {"kind": "k", "representation": "r", "module": "m"}
         measure_abx(analysis, Subject(task, place, lambda: None, lambda: items, "m"))
         return analysis.rows

@@ -98,6 +98,25 @@ class Comparison:
     verdict: str
 
 
+PROPERTY_NAMES = (
+    ("pitch", "pitch", False),
+    ("level", "level", False),
+    ("gain", "gain", False),
+    ("vocal_tract_length", "vocal tract length", False),
+    ("F1", "first formant", False),
+    ("F2", "second formant", False),
+    ("phones", "phone", True),
+    ("vowel", "vowel", True),
+    ("consonant", "consonant", True),
+    ("speaker_id", "speaker", True),
+)
+"""Properties of speech that a best dimension is reported for: key, name, and whether it is one of classes."""
+
+
+PROPERTY_OF_COLUMN = {"f0": "pitch"}
+"""Columns of corpora that are a property under another key."""
+
+
 MEASURES = (
     Measure(
         "contrastive_accuracy", "Objective", "Contrastive accuracy",
@@ -273,6 +292,29 @@ MEASURES = (
         "best_dimension_gap", "Disentanglement", "Best dimension, gap",
         "That on the model's own axes less that on random ones.", "higher", "0",
     ),
+    *(
+        Measure(
+            f"best_{key}", "Best dimensions", f"Best dimension for {name}",
+            f"Largest {'correlation ratio of ranks' if of_classes else 'rank correlation'} of one dimension with "
+            f"{name}.", "higher", "that of random axes, for a trained model's own",
+        )
+        for key, name, of_classes in PROPERTY_NAMES
+    ),
+    Measure(
+        "matched_correlation", "Consistency", "Matched correlation",
+        "Mean correlation of the dimensions of two models under the best one-to-one match, whatever their signs.",
+        "higher", "that of random axes of one of them",
+    ),
+    Measure(
+        "linear_agreement", "Consistency", "Linear agreement",
+        "Mean multiple correlation of these dimensions with all dimensions of the other model: the most that any axes "
+        "could reach.", "none", "0",
+    ),
+    Measure(
+        "axis_consistency", "Consistency", "Matched by linear",
+        "Matched correlation as a share of the linear agreement: 1 if two models have the same axes.", "higher",
+        "that of random axes of one of them", "percent",
+    ),
     Measure(
         "traversal_selectivity", "Disentanglement", "Traversal selectivity",
         "For each property of the sound (pitch, level, brightness, formants), the dimension that tells most of it is "
@@ -334,6 +376,10 @@ MEASURES = (
     Measure(
         "curve_area_pca", "Reconstruction", "Error against k, PCA",
         "The same in principal components: what any model gets by rotating its axes.", "none", "",
+    ),
+    Measure(
+        "curve_area_temporal", "Reconstruction", "Error against k, SOBI",
+        "The same in temporal components: what any model gets by axes that follow from time alone.", "none", "",
     ),
     Measure(
         "curve_area_paper", "Reconstruction", "Error against k, as the paper",

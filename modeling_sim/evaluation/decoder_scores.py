@@ -245,7 +245,7 @@ def _curves(
         )
     for name, ending in (
         ("dimensions", ""),
-        *((name, f"_{name}") for name in ("rotation", "pca", "paper", "paper_pca")),
+        *((name, f"_{name}") for name in ("rotation", "pca", "temporal", "paper", "paper_pca")),
     ):
         null = None if ending else curves["rotation"].area
         analysis.add(row, f"curve_area{ending}", **vars(curves[name].area_interval), null=null)

@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 from modeling_sim.analysis import bootstrap_difference
 from modeling_sim.analysis.scorecard import MEASURES, Row, compare
 from modeling_sim.data.corpora import corpus_info
+from modeling_sim.evaluation.axes import save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
+from modeling_sim.evaluation.consistency import measure_consistency
 from modeling_sim.evaluation.decoder_scores import measure_decoder
 from modeling_sim.evaluation.models import attach_decoders, decoder_kind, load_representations
 from modeling_sim.evaluation.module_scores import measure_objective, measure_representation
@@ -43,7 +45,7 @@ from modeling_sim.loading import names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
-WEIGHTS_NAME = "weights.npz"
+WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
 
 
 def probe(arguments: ProbeArguments) -> Results:
@@ -71,7 +73,10 @@ def evaluate(arguments: AnalysisArguments) -> Results:
 _FILES = {
     "probe": ([WEIGHTS_NAME, "probe.json"], ["probe", "confusion"]),
     "ABX measurement": (["abx.json"], ["abx"]),
-    "analysis": ([REPORT_NAME, "analysis.csv", WEIGHTS_NAME, MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME], [FIGURES]),
+    "analysis": (
+        [REPORT_NAME, "analysis.csv", WEIGHTS_NAME, AXES_NAME, MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME],
+        [FIGURES],
+    ),
 }
 
 
@@ -91,8 +96,13 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     if "probes" in groups:
         train, test = task.items(representations[0])
         parts.add("chance", {"measured": "chance"}, lambda part: measure_chance(part, task, train, test))
+    played: set[str] = set()  # one model per kind
     for representation in tqdm(representations, desc="models"):
-        measure_representation(parts, task, representation)
+        is_played = not representation.control and representation.kind not in played
+        measure_representation(parts, task, representation, is_played=is_played)
+        played |= {representation.kind} if is_played else set()
+    if "consistency" in groups:
+        measure_consistency(parts, task, models)
     for path, model in zip(arguments.model, models, strict=True):
         if "objective" in groups and isinstance(model, SimModules):
             measure_objective(parts, task, path, model)
@@ -114,6 +124,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
 def _check(arguments: AnalysisArguments) -> None:
     """Refuses settings that mean nothing, before anything is measured."""
     arguments.groups()
+    arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
@@ -178,9 +189,9 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
         over = f"{len(np.unique(grouped.test[tested]))} {grouped.name}"
         if set(groups) & {"concentration", "decoders"}:
             over += "; rotations for the rotation gap; utterances for measures through a decoder"
-        factors = list(task.factors(test))
+        factors = list(task.factors(test).all)
         found |= {"train_items": len(train.labels), "test_items": len(tested), "intervals_over": over}
-        found |= {"factors": factors, "skipped_factors": task.skipped_factors or []}
+        found |= {"factors": factors, "skipped_factors": task.skipped_factors}
     return found
 
 
@@ -217,6 +228,8 @@ def _write(results: Results, analysis: Analysis, preset: str) -> None:
             with replacing(output_dir / name) as temporary, temporary.open("wb") as file:
                 save(file, **arrays)
     if preset == "analysis":
+        if analysis.transforms:
+            save_axes(output_dir / AXES_NAME, analysis.transforms)
         with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as text:
             writer = csv.DictWriter(text, [field.name for field in fields(Row)])
             writer.writeheader()
@@ -244,6 +257,8 @@ _CONTROLS = {
     " untrained": "The same network with fresh weights.",
     " + PCA": "The same latents in principal components: what a rotation alone does.",
     " + ICA": "The same latents in independent components: what a change of axes alone does.",
+    " + SOBI": "The same latents in temporal components, uncorrelated at all lags: what time tells of axes.",
+    " + SFA": "The same latents in slow features, those that change least from frame to frame first.",
     " + noise": "The same model through a decoder that was trained with noise on its latents; how much, stands "
     "with the quality of the decoders.",
 }
@@ -251,5 +266,7 @@ _CONTROLS = {
 
 def _describe(kind: str, trained: Sequence[str]) -> str:
     """One sentence on a kind."""
+    if kind.startswith("pairs of "):
+        return "Two models at a time: how far they have the same axes."
     of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
     return _CONTROLS.get(kind.removeprefix(of), _METHODS.get(of.split(" #")[0], ""))

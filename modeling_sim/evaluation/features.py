@@ -135,16 +135,18 @@ def _write_batch(
             continue
         name = batch["id"][row]
         if isinstance(value, list):
-            own, pooled = _at_labels(row, value, frames, seconds[row], name, label, pooling, frame_step)
+            own, centers, pooled = _at_labels(row, value, frames, seconds[row], name, label, pooling, frame_step)
         else:
             edges = _edges(seconds[row], pooling, chunk_seconds, frame_step)
-            own = np.full(len(edges) - 1, value)
+            own, centers = np.full(len(edges) - 1, value), (edges[:-1] + edges[1:]) / 2
             pooled = {feature: timed.means(row, edges) for feature, timed in frames.items()}
         if share < 1:
             kept = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(len(own)) < share
-            own, pooled = own[kept], {feature: array[kept] for feature, array in pooled.items()}
+            own, centers = own[kept], centers[kept]
+            pooled = {feature: array[kept] for feature, array in pooled.items()}
         speaker = -1 if own_speaker is None else int(own_speaker)
-        writer.add(pooled, own, np.full(len(own), name), np.full(len(own), speaker))
+        shared = {"utterances": np.full(len(own), name), "speakers": np.full(len(own), speaker)}
+        writer.add(pooled, labels=own, seconds=centers, **shared)
 
 
 def _at_labels(
@@ -156,8 +158,8 @@ def _at_labels(
     label: str,
     pooling: Pooling,
     frame_step: int,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels of every `frame_step`-th label frame of an utterance, and the model's frames nearest to them."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Labels of every `frame_step`-th label frame of an utterance, their seconds, and the frames nearest to them."""
     if pooling != "frame":
         raise ValueError(f"`label` {label!r} has one class a frame; `pooling` must be 'frame'.")
     expected = num_label_frames(int(seconds * LABEL_RATE + 0.5))
@@ -170,7 +172,7 @@ def _at_labels(
     own = np.asarray(value)[chosen]
     chosen, own = chosen[own != IGNORED], own[own != IGNORED]
     moments = label_centers(len(value))[chosen] / LABEL_RATE
-    return own, {feature: timed.at(row, moments) for feature, timed in frames.items()}
+    return own, moments, {feature: timed.at(row, moments) for feature, timed in frames.items()}
 
 
 def _edges(seconds: float, pooling: Pooling, chunk_seconds: float, frame_step: int) -> np.ndarray:

@@ -67,10 +67,10 @@ class LinearTransform:
 
 
 class FrameMoments:
-    """Sums over frames of all that principal, temporal and slow components need: dims squared per lag, however many
-    frames there are.
+    """Sums over frames that principal, temporal and slow components follow from.
 
-    The functions below that find components take one in place of frames.
+    They need dims squared per lag in memory, however many frames there are. The functions below that find such
+    components take one in place of frames.
 
     Args:
         lags: Lags in frames at which covariances are kept. A pair of frames counts if both are of one utterance.
@@ -84,7 +84,9 @@ class FrameMoments:
         self.pairs = dict.fromkeys(self.lags, 0)
 
     def add(self, frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None = None) -> "FrameMoments":
-        """Adds frames `(frames, dims)` of utterances of these `lengths`, one by default, or `(utterances, frames, dims)`.
+        """Adds frames `(utterances, frames, dims)`, or `(frames, dims)` of utterances of these `lengths`.
+
+        Without `lengths`, `(frames, dims)` are one utterance.
 
         Raises:
             ValueError: Frames are not finite or of another shape, or `lengths` do not sum to them.
@@ -118,7 +120,7 @@ class FrameMoments:
             self.pairs[lag] += len(first)
             self._products[lag] += second_moment(before, after)
             for total, end in zip(self._ends[lag], (before, after), strict=True):
-                total += end.sum(dim=0, dtype=torch.float64)
+                total.add_(end.sum(dim=0, dtype=torch.float64))
             if lag == 1:  # by itself: as a difference of products, a slow step would be lost in their rounding
                 steps = after - before
                 self._steps += second_moment(steps, steps)
@@ -327,7 +329,6 @@ def slow_features(
     Raises:
         ValueError: As `temporal_components`.
     """
-
     found = _Standardized(frames, lengths, (1,), standardize)
     if not found.moments.pairs[1]:
         raise ValueError("`lengths` are all below 2 frames; slow features need utterances of at least 2.")
@@ -339,9 +340,7 @@ def slow_features(
 class _Standardized:
     """Covariances of frames whose dimensions are brought to mean 0 and, if `standardize`, standard deviation 1."""
 
-    def __init__(
-        self, frames: Observed, lengths: Sequence[int] | None, lags: Sequence[int], standardize: bool
-    ) -> None:
+    def __init__(self, frames: Observed, lengths: Sequence[int] | None, lags: Sequence[int], standardize: bool) -> None:
         self.moments = frames if isinstance(frames, FrameMoments) else FrameMoments(lags).add(frames, lengths)
         if isinstance(frames, FrameMoments) and (lengths is not None or not set(lags) <= set(frames.lags)):
             raise ValueError(f"`frames` are moments at the `lags` {frames.lags}; give no `lengths` and no other lags.")
