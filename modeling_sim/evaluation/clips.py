@@ -22,7 +22,7 @@ _DEVIATIONS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 
 
 # Moments that are played of a dimension, and seconds around each.
-_LARGEST, _SMALLEST, _AROUND = 5, 3, 0.35
+_LARGEST, _SMALLEST, _AROUND = 4, 3, 0.35
 
 
 Recorded = tuple[str, np.ndarray] | tuple[str, np.ndarray, float]

@@ -316,18 +316,6 @@ def _traversals(
         )
         turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
-    try:
-        directions, of_oracle = oracle_directions(told.means.double().cpu().numpy(), told.properties)
-    except ValueError as error:
-        tqdm.write(f"the oracle's directions are skipped: {error}")
-    else:
-        moves = _DEVIATIONS * told.scale * torch.from_numpy(directions).to(latents)
-        changed = traversal_changes(decoder, latents[:_TRAVERSED], moves, num_samples)
-        oracle = traversal(changed, told.spread, of_oracle, seed=seed)
-        analysis.add(row, "traversal_selectivity_oracle", **vars(oracle.selectivity))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
-        effects = np.nanmedian(changes, axis=1)
     analysis.curve(
         "traversal_effects",
         row,
@@ -336,17 +324,51 @@ def _traversals(
         correlations=correlations.tolist(),
         utterances=len(told.properties),
         factors=list(PROPERTIES),
-        values=effects.tolist(),
+        values=_median_changes(changes),
         spread=told.spread.tolist(),
         selectivity=outcome.selectivity_of_directions.tolist(),
         selectivity_of_turned_axes=turned,
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
+        oracle=_oracle(analysis, row, decoder, latents[:_TRAVERSED], num_samples, told),
     )
     heard: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
         if PROPERTIES[target] in _HEARD_PROPERTIES:
             heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
     return {dimension: f"tells most of {' and '.join(names)}" for dimension, names in heard.items()}
+
+
+def _oracle(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    latents: torch.Tensor,
+    num_samples: int,
+    told: _Told,
+) -> dict[str, Any] | None:
+    """What moving along the regression direction of each property does: no choice of axes enters, only the decoder."""
+    try:
+        directions, targets = oracle_directions(told.means.double().cpu().numpy(), told.properties)
+    except ValueError as error:
+        tqdm.write(f"traversal along regression directions is skipped: {error}")
+        return None
+    moves = _DEVIATIONS * told.scale * torch.from_numpy(directions).to(latents)
+    changes = traversal_changes(decoder, latents, moves, num_samples)
+    outcome = traversal(changes, told.spread, targets, seed=analysis.arguments.seed)
+    analysis.add(row, "traversal_selectivity_oracle", **vars(outcome.selectivity))
+    return {
+        "targets": [PROPERTIES[number] for number in targets],
+        "values": _median_changes(changes),
+        "selectivity": outcome.selectivity_of_directions.tolist(),
+    }
+
+
+def _median_changes(changes: np.ndarray) -> list[list[float]]:
+    """Medians over items, `(directions, properties)`; NaN of a property that no item has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        medians: list[list[float]] = np.nanmedian(changes, axis=1).tolist()
+    return medians
 
 
 def _conveyed(waveforms: torch.Tensor, decoded: torch.Tensor, sampling_rate: int) -> list[float]:

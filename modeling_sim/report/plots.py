@@ -348,7 +348,8 @@ def _best_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -
         own += [entry for entry in entries if _is_of_log_mel(entry["kind"])]
         names = list(dict.fromkeys(name for entry in own for name in entry["properties"]))
         figure, axis = _axes("correlation of the best dimension", "", (_SIZE[0], 1.1 + 0.34 * len(names)))
-        shown, summaries = {}, []
+        shown: dict[str, None] = {}
+        summaries = []
         for entry in own:
             of_root = not _is_of_log_mel(entry["kind"])
             ending = entry["kind"].removeprefix(root if of_root else "log-mel")

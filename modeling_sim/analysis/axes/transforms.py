@@ -46,7 +46,7 @@ class LinearTransform:
     def apply(self, frames: Frames) -> Frames:
         """Coordinates `(..., components)` of frames `(..., dims)`, of the frames' precision and device."""
         if isinstance(frames, np.ndarray):
-            return self.apply(torch.from_numpy(frames)).numpy()
+            return self.apply(torch.from_numpy(np.require(frames, requirements="W"))).numpy()
         return (frames - self.center.to(frames)) @ self.matrix.to(frames)
 
     def invert(self, coordinates: Frames) -> Frames:
