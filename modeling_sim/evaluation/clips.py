@@ -1,4 +1,4 @@
-"""What an analysis lets one hear: reconstructions, ways between utterances, single dimensions, draws from the prior."""
+"""Sounds of an analysis: reconstructions, interpolations, single dimensions, draws from the prior."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ def record(
     few: int = 16,
     **of: str,
 ) -> None:
-    """Records everything that there is to hear through a decoder.
+    """Records what the report plays through a decoder.
 
     Args:
         media: Where to.
@@ -81,9 +81,9 @@ def record(
         latents: `(items, frames, channels)` of them.
         names: What each item is, for titles.
         order: Channels, the most important first.
-        moved: Channels to hear by themselves, and why them.
+        moved: Channels to move one at a time, and why each was chosen.
         seed: Of draws from the prior.
-        few: Channels that move where not all do.
+        few: Number of channels that move where not all do.
         of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]

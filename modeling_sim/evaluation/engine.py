@@ -106,12 +106,14 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     for path, model in zip(arguments.model, models, strict=True):
         if "objective" in groups and isinstance(model, SimModules):
             measure_objective(parts, task, path, model)
-    heard: set[tuple[str, str]] = set()
+    played_decoders: set[tuple[str, str]] = set()
     decoders = [(of, module, decoder) for of in sims for module, own in of.decoders.items() for decoder in own]
     for of, module, decoder in tqdm(decoders if "decoders" in groups else [], desc="decoders", disable=not decoders):
         kind = (decoder_kind(of, decoder), module)
-        if measure_decoder(parts, task, of, module, decoder, is_heard=kind not in heard):  # one model per kind
-            heard.add(kind)
+        if measure_decoder(
+            parts, task, of, module, decoder, is_heard=kind not in played_decoders
+        ):  # one model per kind
+            played_decoders.add(kind)
     if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
         raise ValueError(f"nothing could be measured: {parts.errors[0] if parts.errors else 'no module is left.'}")
     if parts.found:
@@ -242,12 +244,12 @@ def _write(results: Results, analysis: Analysis, preset: str) -> None:
 
 _METHODS = {
     "SIM": "Smooth InfoMax: Gaussian latents, a contrastive and a KL loss at every module, no gradient between.",
-    "SIM, mean": "Smooth InfoMax that hands on means instead of samples.",
+    "SIM, mean": "Smooth InfoMax that passes on means instead of samples.",
     "SIM, beta 0": "Smooth InfoMax without the KL term.",
     "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
-    "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: a module a convolution, the ReLU's output is the latent.",
+    "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: one module per convolution, the ReLU's output is the latent.",
     "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
-    "log-mel": "80 log-mel energies: what the spectrum itself tells.",
+    "log-mel": "80 log-mel energies: what the spectrum alone contains.",
     "MFCC": "13 cepstral coefficients of these energies.",
     "chance": "The most frequent class of the training items.",
 }
@@ -255,12 +257,12 @@ _METHODS = {
 
 _CONTROLS = {
     " untrained": "The same network with fresh weights.",
-    " + PCA": "The same latents in principal components: what a rotation alone does.",
-    " + ICA": "The same latents in independent components: what a change of axes alone does.",
-    " + SOBI": "The same latents in temporal components, uncorrelated at all lags: what time tells of axes.",
+    " + PCA": "The same latents in principal components: the effect of a rotation alone.",
+    " + ICA": "The same latents in independent components: the effect of a change of axes alone.",
+    " + SOBI": "The same latents in temporal components, uncorrelated at all lags: axes that follow from time alone.",
     " + SFA": "The same latents in slow features, those that change least from frame to frame first.",
-    " + noise": "The same model through a decoder that was trained with noise on its latents; how much, stands "
-    "with the quality of the decoders.",
+    " + noise": "The same model through a decoder that was trained with noise on its latents; the quality of the "
+    "decoders names the amount.",
 }
 
 

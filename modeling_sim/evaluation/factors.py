@@ -1,4 +1,4 @@
-"""Factors of items: columns of utterances, or what is heard at each moment of speech."""
+"""Factors of items: columns of utterances, or properties of the sound at voiced moments."""
 
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ def of_voiced_moments(
         dataset: The utterances, which are read.
         items: Moments in them.
         label: Name of the items' label.
-        ignored: Classes of it that are no speech.
+        ignored: Classes of it that are not speech.
         seed: Of the draw, if there are many items, and of the split.
     """
     rows = _rows(dataset, items.utterances)

@@ -1,6 +1,6 @@
 """Features on disk: written once for a model, a corpus and a way of reading them, and mapped into memory when needed.
 
-So no set of features has to fit into memory, and probing another label or a second model reads what is there already.
+So features need not fit into memory, and are reused for another label or a second model.
 What features depend on is known by its content, never by its name or date: weights, recordings, labels, settings.
 """
 

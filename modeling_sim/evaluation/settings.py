@@ -206,7 +206,7 @@ def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
 def load_splits(arguments: MeasuringArguments) -> dict[str, Dataset]:
     """Both splits of the corpus that the settings name, with the same class numbers.
 
-    A warning is printed if they share recordings, or speakers unless it is speakers that are told apart.
+    A warning is printed if they share recordings, or speakers unless the label is the speaker.
     """
     train, test = (load_split(arguments, split) for split in ("train", "test"))
     say_shared_recordings(train, test)

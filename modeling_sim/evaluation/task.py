@@ -1,4 +1,4 @@
-"""What is asked of features: a label and its items, factors, and tokens to tell apart."""
+"""The task of an evaluation: a label and its items, factors, and the tokens of ABX."""
 
 import hashlib
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class LabelTask:
         self._labels: list[np.ndarray] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What measures depend on beside settings and models: recordings, labels and factors."""
+        """What measures depend on, apart from settings and models: recordings, labels and factors."""
         splits = {**self.splits, **({} if self.abx_split is None else {"abx": self.abx_split})}
         corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in splits.items()}
         factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.columns.items()}
@@ -112,7 +112,7 @@ class LabelTask:
         )
 
     def tokens(self, items: Items) -> Tokens:
-        """What ABX tells apart: segments of a label of frames, or utterances."""
+        """Tokens of ABX: segments with one frame label, or utterances."""
         if self.of_frames:
             return find_tokens(items.labels, items.utterances, items.speakers, self.classes)
         return utterance_tokens(items.labels, items.utterances, items.speakers)
@@ -148,7 +148,7 @@ def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
 
 
 def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray) -> Tokens:
-    """Whole utterances, which have one label and no context."""
+    """Utterances, which have one label and no context."""
     starts, ends = _runs(utterances[1:] != utterances[:-1])
     return Tokens(starts, ends, labels[starts], [(-1, -1)] * len(starts), speakers[starts])
 

@@ -1,6 +1,6 @@
 """Figures of the report as inline SVG: small panels without a background, in the color of the page's text.
 
-Panels are narrow, so that a phone shows them at their own size, and legends are left to the page.
+Panels are narrow, so that a phone shows them at their own size, and the page draws the legends.
 """
 
 import io
@@ -139,7 +139,7 @@ class Plot(NamedTuple):
 
 
 def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Kind]) -> list[Plot]:
-    """A plot for every curve that is there; an entry without values is left out.
+    """A plot for every curve that is there; an entry without values is skipped.
 
     Args:
         curves: `curves` of the analysis.
@@ -406,7 +406,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: s
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
         weights = np.nan_to_num(np.array(entry["values"], dtype=float))
-        # Dimensions of one class stand together: blocks along the diagonal where a dimension serves one class.
+        # Dimensions of one class are adjacent: blocks along the diagonal where a dimension serves one class.
         weights = weights[:, np.lexsort((-weights.max(axis=0), weights.argmax(axis=0)))]
         figure, axis = _axes("dimension, by the class it weighs most for", "", _SQUARE)
         picture = axis.imshow(weights, cmap=_POSITIVE, vmin=0, aspect="auto", interpolation="nearest")

@@ -161,7 +161,7 @@ def digits_for(values: Iterable[float | None]) -> int:
 
 
 def write_value(value: float | None, form: str, digits: int = 3) -> str:
-    """A score as its measure is written: a percentage, a whole number, or a number with some decimals."""
+    """A score as its measure is written: a percentage, an integer, or a number with some decimals."""
     if value is None:
         return MISSING
     if form == "percent":
