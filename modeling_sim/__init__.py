@@ -1,6 +1,6 @@
-"""Smooth InfoMax: Gaussian speech representations that can be read, on the Hugging Face stack.
+"""Smooth InfoMax: interpretable speech representations, with one local loss per module, on the Hugging Face stack.
 
-Importing this package is enough for `AutoModel.from_pretrained` and the other Auto classes to know its models.
+Importing this package registers its models with `AutoModel` and the other Auto classes of transformers.
 """
 
 import sys
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# The console command reports a wrong flag before it imports torch, which takes seconds, and gets a name below when it
-# first uses one. Every other program gets them all at once, and with them the Auto classes know the models.
+# The console command imports the names below on first use, so that it can report a wrong flag before importing torch,
+# which takes seconds. Every other program imports them at once, which registers the Auto classes.
 _program = Path((sys.argv or [""])[0]).stem
 _IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.cli" in sys.orig_argv)
 

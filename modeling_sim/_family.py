@@ -1,4 +1,4 @@
-"""Models and configurations of the family, which transformers' Auto classes know once this is imported."""
+"""Imports the models and configurations, and registers them with transformers' Auto classes."""
 
 from transformers import (
     AutoConfig,
@@ -31,7 +31,7 @@ _AUTO_CLASSES = {
 
 
 def _register() -> None:
-    """Tells transformers' Auto classes of the family, and what a saved folder must carry to load without it."""
+    """Registers all classes with the Auto classes, and for saving their code with a checkpoint."""
     AutoConfig.register(SimConfig.model_type, SimConfig, exist_ok=True)
     AutoFeatureExtractor.register(SimConfig, SimFeatureExtractor, exist_ok=True)
     SimConfig.register_for_auto_class("AutoConfig")

@@ -13,7 +13,7 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
 def plain_numbers(value: Any) -> Any:
-    """A value with numpy's and torch's numbers and arrays, also nested ones, as Python's own, and tuples as lists."""
+    """Converts numbers and arrays of numpy and torch, also nested ones, to Python's own, and tuples to lists."""
     if type(value) in (list, tuple):
         return [plain_numbers(entry) for entry in value]
     if type(value) is dict:
@@ -22,9 +22,9 @@ def plain_numbers(value: Any) -> Any:
 
 
 def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
-    """Class decorator above `@strict`, whose checks know Python's numbers alone, and JSON no tuples either.
+    """Class decorator that converts values before `@strict` checks them, as it accepts only Python's own numbers.
 
-    A sweep over `np.array([64, 128])` gives `np.int64`. Tuples become lists, so that a config equals its saved self.
+    A sweep over `np.array([64, 128])` gives `np.int64`. Tuples become lists, so that a config equals its reloaded copy.
     """
     strict_setattr = config_class.__setattr__
 
@@ -38,54 +38,55 @@ def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
 @takes_numpy_numbers
 @strict
 class SimConfig(PreTrainedConfig):
-    r"""Every number of Smooth InfoMax (SIM), Greedy InfoMax (GIM) and Contrastive Predictive Coding (CPC).
+    r"""Configuration of Smooth InfoMax (SIM), Greedy InfoMax (GIM) and Contrastive Predictive Coding (CPC) models.
 
     The three methods are settings of one model. The defaults are the LibriSpeech model of the SIM paper
     (arXiv 2408.12936); `SimConfig.preset(name)` gives the others.
 
-    A *module* is a stack of convolutions with a loss of its own; the last module may be a GRU, the *context*.
+    A *module* is a stack of convolutions with its own loss; the last module may be a GRU, the *context*.
     A *frame* is one output position of a module.
 
     Args:
-        sampling_rate: Samples a second of the waveform.
+        sampling_rate: Sampling rate of the waveform in Hz.
         hidden_size: Channels of every convolution.
         latent_size: Channels of every latent; `None` for `hidden_size`.
-        context_size: Channels of the GRU that reads the last convolutional module; 0 leaves the GRU out.
-        conv_kernel: Kernel sizes, one list a module, in frames of the layer below.
+        context_size: Channels of the GRU that reads the last convolutional module; 0 for no GRU.
+        conv_kernel: Kernel sizes, one list per module, in frames of the layer below.
         conv_stride: Strides, in the shape of `conv_kernel`.
         conv_padding: Zeros added at each end before each convolution, in the shape of `conv_kernel`.
-        use_batch_norm: Batch normalisation between each convolution and its ReLU.
-        batch_norm_eps: Added to the variance in batch normalisation.
+        use_batch_norm: Batch normalization between each convolution and its ReLU.
+        batch_norm_eps: Added to the variance in batch normalization.
         batch_norm_momentum: Weight of the newest batch in the running statistics.
-        latent_distribution: "gaussian": a module gives a mean and a log-variance a frame. "deterministic": a point.
-        latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU itself.
-        sample_latents: Draw Gaussian latents while training; `False` uses their means ("SIM, mean").
-        shared_noise: Context and target of a module are one sample instead of two independent ones.
-        initial_log_variance: Bias of the log-variance head at initialisation; `None` as any other layer (the paper).
+        latent_distribution: "gaussian": each frame has a mean and a log-variance. "deterministic": it has one vector.
+        latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU's output.
+        sample_latents: Sample Gaussian latents in training; `False` uses their means ("SIM, mean").
+        shared_noise: Use one sample as both context and target of a module, instead of two independent samples.
+        initial_log_variance: Initial bias of the log-variance head; `None` initializes it like any other layer (the
+            paper).
         log_variance_clamp: Lowest and highest log-variance; `None` for no limits (the paper).
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
-            number, or one a convolutional module. The default is 1e-3 as the authors' code weights it.
-        free_bits: Nats a dimension that the KL term leaves free (Kingma et al. 2016); 0 for none.
-        critic: How candidates are scored at the convolutional modules: "bilinear" (the paper), or "gaussian", by the
-            batch's autocorrelation of each channel at each offset, which gives the channels axes of their own (see
-            `info_nce`). The context module's is always bilinear.
+            number, or one per convolutional module. The default is 1e-3 as the authors' code weights it.
+        free_bits: Nats per dimension that the KL term does not penalize (Kingma et al. 2016); 0 for none.
+        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", by the
+            batch's autocorrelation of each channel at each offset, which fixes the axes of the latents (see
+            `info_nce`). The context module always uses the bilinear critic.
         num_prediction_steps: Frames ahead that the context predicts (K).
         prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
-        num_negatives: Negatives a pair of context and target (N).
-        negatives: Frames of the batch that negatives come from: "any" (the paper), "not_positive" (any but the
+        num_negatives: Negatives per pair of context and target (N).
+        negatives: Frames of the batch that negatives are drawn from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
-        negative_sharing: "anchor": negatives of its own for each context (the paper). "batch": one draw for all, which
-            makes hundreds of negatives cheap.
-        nested_sizes: Counts of leading channels that the Gaussian critic also predicts with alone.
-        covariance_weight: Weight of `covariance_penalty`, which makes a module's latents white.
-        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets, of the first
-            `loss_window` frames.
-        loss_window: Frames an utterance that enter the contrastive loss: one random window a step.
+        negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
+            contexts, which makes hundreds of negatives cheap.
+        nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
+        covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
+            the first `loss_window` frames.
+        loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
-        gradient_isolation: No gradient passes from a module to the one below (GIM, SIM).
-        contrastive_modules: "all": a contrastive loss at every module. "context": at the GRU alone (CPC).
-        probe_module: Module that the classification heads read, counted from 0; negative counts from the last.
-        freeze_encoder: The classification heads train alone; the encoder stays in evaluation mode.
+        gradient_isolation: Stop gradients between modules (GIM, SIM).
+        contrastive_modules: "all": a contrastive loss at every module. "context": only at the GRU (CPC).
+        probe_module: Module that the classification heads read, counted from 0; negative numbers count from the last.
+        freeze_encoder: Train only the classification head; the encoder stays in evaluation mode.
 
     Example:
         >>> from modeling_sim import SimConfig
@@ -94,7 +95,7 @@ class SimConfig(PreTrainedConfig):
     """
 
     model_type = "sim"
-    # `Trainer` gathers every other output of an evaluation as a prediction; these are numbers per batch.
+    # `Trainer` gathers every other output of an evaluation as a prediction; these have one value per batch.
     keys_to_ignore_at_inference = ["module_losses", "contrastive_losses", "contrastive_accuracies", "kl_losses"]
 
     sampling_rate: int = 16_000
@@ -132,12 +133,12 @@ class SimConfig(PreTrainedConfig):
     freeze_encoder: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # of a tool that stored the property
+        num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # some tools save the property
         super().__post_init__(**kwargs)
         if num_hidden_layers != self.num_modules:
             raise ValueError(
                 f"`num_hidden_layers` is {num_hidden_layers}, but the settings describe {self.num_modules} modules; "
-                "it follows from `conv_kernel` and `context_size`: set those."
+                "set `conv_kernel` and `context_size`, which determine it."
             )
 
     # ------------------------------------------------------------------ validation
@@ -146,43 +147,43 @@ class SimConfig(PreTrainedConfig):
         """Counts are positive, rates are in range."""
         for name in ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; give a whole number of at least 1.")
+                raise ValueError(f"`{name}` is {getattr(self, name)}; give an integer of at least 1.")
         if self.context_size < 0:
-            raise ValueError(f"`context_size` is {self.context_size}; give 0 for no context module, or its channels.")
+            raise ValueError(
+                f"`context_size` is {self.context_size}; give the channels of the context module, or 0 for none."
+            )
         if self.batch_norm_eps <= 0:
-            raise ValueError(f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0, as in 1e-5.")
+            raise ValueError(f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0, for example 1e-5.")
         if not 0 < self.batch_norm_momentum <= 1:
             raise ValueError(f"`batch_norm_momentum` is {self.batch_norm_momentum}; it must be in (0, 1].")
         if self.loss_window < 2:
-            raise ValueError(
-                f"`loss_window` is {self.loss_window}; a window needs at least 2 frames, a context and its target."
-            )
+            raise ValueError(f"`loss_window` is {self.loss_window}; give at least 2 frames: a context and its target.")
 
     def validate_convolutions(self) -> None:
         """Kernels, strides and paddings describe the same layers."""
         if not self.conv_kernel or not all(self.conv_kernel):
-            raise ValueError("`conv_kernel` is empty or has an empty module; give one non-empty list a module.")
+            raise ValueError("`conv_kernel` is empty or has an empty module; give one non-empty list per module.")
         shape = [len(layers) for layers in self.conv_kernel]
         for name in ("conv_stride", "conv_padding"):
             if [len(layers) for layers in getattr(self, name)] != shape:
                 raise ValueError(
                     f"`{name}` {getattr(self, name)} does not describe the same layers as `conv_kernel` "
-                    f"{self.conv_kernel}; give one list a module with {shape} entries."
+                    f"{self.conv_kernel}; give one list per module with {shape} entries."
                 )
         for kernel, stride, padding in self._layers():
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel:
                 raise ValueError(
-                    f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride}, "
-                    f"padding {padding}; kernel and stride must be at least 1, and padding below the kernel."
+                    f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride} and "
+                    f"padding {padding}; kernel and stride must be at least 1, and padding smaller than the kernel."
                 )
 
     def validate_latents(self) -> None:
-        """The latent's size, distribution, head and KL settings fit together."""
+        """The latent's size, distribution, head and KL settings are compatible."""
         if self.latent_size is not None and self.latent_size < 1:
             raise ValueError(f"`latent_size` is {self.latent_size}; give at least 1, or None for `hidden_size`.")
         if self.latent_head == "identity" and self.num_latents != self.hidden_size:
             raise ValueError(
-                f"`latent_head` 'identity' makes `hidden_size` {self.hidden_size} latents, but `latent_size` is "
+                f"`latent_head` 'identity' gives `hidden_size` {self.hidden_size} channels, but `latent_size` is "
                 f"{self.latent_size}; set `latent_head` to 'linear' or `latent_size` to None."
             )
         if self.latent_distribution == "gaussian" and self.latent_head == "identity":
@@ -193,22 +194,23 @@ class SimConfig(PreTrainedConfig):
         if isinstance(self.kl_weight, list) and len(self.kl_weight) != self.num_conv_modules:
             raise ValueError(
                 f"`kl_weight` has {len(self.kl_weight)} entries for {self.num_conv_modules} convolutional modules; "
-                "give one number, or one a module."
+                "give one number, or one per module."
             )
         if not all(math.isfinite(weight) and weight >= 0 for weight in self.kl_weights):
             raise ValueError(f"`kl_weight` is {self.kl_weight}; weights must be finite and not below 0.")
         if not (math.isfinite(self.free_bits) and self.free_bits >= 0):
-            raise ValueError(f"`free_bits` is {self.free_bits}; give nats a dimension, 0 for none.")
+            raise ValueError(f"`free_bits` is {self.free_bits}; give nats per dimension, or 0 for none.")
         if self.initial_log_variance is not None and not math.isfinite(self.initial_log_variance):
             raise ValueError(f"`initial_log_variance` is {self.initial_log_variance}; give a finite number, or None.")
         clamp = self.log_variance_clamp
         if clamp is not None and (len(clamp) != 2 or clamp[0] >= clamp[1]):
             raise ValueError(
-                f"`log_variance_clamp` is {clamp}; give the lowest and the highest value, as in [-10, 10], or None."
+                f"`log_variance_clamp` is {clamp}; give the lowest and the highest value, for example [-10, 10], or "
+                "None."
             )
 
     def validate_objective(self) -> None:
-        """Every module is reached by some loss."""
+        """Every module is trained by some loss."""
         if self.contrastive_modules == "context" and self.context_size == 0:
             raise ValueError(
                 "`contrastive_modules` 'context' needs a context module; set `context_size` above 0 or "
@@ -221,24 +223,24 @@ class SimConfig(PreTrainedConfig):
             )
 
     def validate_critic(self) -> None:
-        """Offsets and negatives fit together, whatever the critic."""
+        """Offsets and negatives are compatible, whatever the critic."""
         if self.prediction_offsets is not None and not self.prediction_offsets:
             raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
         for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", list(self.nested_sizes))):
             if values != sorted(set(values)) or (values and values[0] < 1):
-                raise ValueError(f"`{name}` is {values}; give increasing whole numbers from 1, as in [1, 2, 4].")
+                raise ValueError(f"`{name}` is {values}; give increasing positive integers, for example [1, 2, 4].")
         if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
             raise ValueError(
-                f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has {self.loss_window} frames, and "
-                "a context and its target lie in one window; give smaller offsets or a longer window."
+                f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has only {self.loss_window} "
+                "frames, which must hold a context and its target; give smaller offsets or a longer window."
             )
         if self.negative_sharing == "batch" and self.negatives != "any":
             raise ValueError(
-                f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {self.negatives!r}; set 'any'."
+                f"`negative_sharing` 'batch' draws from all frames, but `negatives` is {self.negatives!r}; set 'any'."
             )
 
     def validate_gaussian_critic(self) -> None:
-        """The settings of the Gaussian critic fit together."""
+        """The settings of the Gaussian critic are compatible."""
         sizes = list(self.nested_sizes)
         if self.critic == "gaussian" and self.logit_scale != "one":
             raise ValueError(
@@ -246,11 +248,11 @@ class SimConfig(PreTrainedConfig):
             )
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
-                "`critic` 'gaussian' scores latents of convolutional modules; it needs `contrastive_modules` 'all'."
+                "`critic` 'gaussian' only scores latents of convolutional modules; set `contrastive_modules` to 'all'."
             )
         if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
             raise ValueError(
-                f"`nested_sizes` is {sizes}; they need `critic` 'gaussian' and must be below the {self.num_latents} "
+                f"`nested_sizes` is {sizes}; set `critic` to 'gaussian' and give sizes below the {self.num_latents} "
                 "channels of a latent."
             )
         for name in ("covariance_weight", "lagged_covariance_weight"):
@@ -269,7 +271,7 @@ class SimConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "SimConfig":
-        """Settings of a published model, or of a small one, by name.
+        """Configuration of a published model, or of a small one, by name.
 
         Args:
             name: One of `SimConfig.preset_names()`.
@@ -288,29 +290,29 @@ class SimConfig(PreTrainedConfig):
 
     @staticmethod
     def preset_names() -> list[str]:
-        """Names that `preset` knows."""
+        """Names that `preset` accepts."""
         return list(_PRESETS)
 
     # ------------------------------------------------------------------ geometry
 
     @property
     def num_conv_modules(self) -> int:
-        """Convolutional modules."""
+        """Number of convolutional modules."""
         return len(self.conv_kernel)
 
     @property
     def num_modules(self) -> int:
-        """Modules, the context included."""
+        """Number of modules, including the context."""
         return self.num_conv_modules + (self.context_size > 0)
 
     @property
     def num_hidden_layers(self) -> int:
-        """`num_modules`, by the name that transformers' tools read; not saved, as it follows from other fields."""
+        """Alias of `num_modules` that tools of transformers read; not saved, as it follows from other fields."""
         return self.num_modules
 
     @property
     def module_names(self) -> list[str]:
-        """Names for tables and pictures: "module 0", ..., "context"."""
+        """Names for tables and figures: "module 0", ..., "context"."""
         names = [f"module {module}" for module in range(self.num_conv_modules)]
         return names + ["context"] * (self.context_size > 0)
 
@@ -336,11 +338,11 @@ class SimConfig(PreTrainedConfig):
         return math.prod(stride for _, stride, _ in self._layers(module))
 
     def frame_rate(self, module: int = -1) -> float:
-        """Frames a second of a module."""
+        """Frames per second of a module."""
         return self.sampling_rate / self.hop_length(module)
 
     def receptive_field(self, module: int = -1) -> int:
-        """Samples that one frame of a convolutional module sees; the context's is that of its input frame."""
+        """Receptive field in samples of one frame of a convolutional module; for the context, of its input frame."""
         size, hop = 1, 1
         for kernel, stride, _ in self._layers(module):
             size += (kernel - 1) * hop
@@ -348,11 +350,11 @@ class SimConfig(PreTrainedConfig):
         return size
 
     def frame_centers(self, num_frames: int, module: int = -1) -> np.ndarray:
-        """Centres of a module's first frames, in samples, `(num_frames,)` float64.
+        """Centers of a module's first frames, in samples, `(num_frames,)` float64.
 
-        Sample i lies between i and i + 1. A frame's centre is the middle of what its convolutions see, padding
-        included, so the first frames of a padded stack may lie before sample 0. A GRU sees everything up to its
-        frame and is given its input frame's centre.
+        Sample i covers the interval from i to i + 1. A frame's center is the middle of its receptive field, including
+        padding, so the first frames of a padded stack may be centered before sample 0. A frame of the context has the
+        center of its input frame.
         """
         start, hop = 0, 1
         for _, stride, padding in self._layers(module):
@@ -361,7 +363,7 @@ class SimConfig(PreTrainedConfig):
         return start + self.receptive_field(module) / 2 + hop * np.arange(num_frames, dtype=np.float64)
 
     def num_frames(self, num_samples: Any, module: int = -1) -> Any:
-        """Frames that a module makes of a number of samples (an int, or a tensor of integers)."""
+        """Number of frames of a module for a number of samples (an int, or a tensor of integers)."""
         frames = num_samples
         for kernel, stride, padding in self._layers(module):
             frames = num_output_frames(frames, kernel, stride, padding)
@@ -382,30 +384,30 @@ class SimConfig(PreTrainedConfig):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message that names the nearest known word, if one is near."""
+    """The end of an error message, which suggests the closest known word, if any is similar."""
     matches = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
 def num_output_frames(length: Any, kernel: int, stride: int, padding: int) -> Any:
-    """Output frames of a convolution for a number of input frames (an int, or a tensor of integers).
+    """Number of output frames of a convolution for a number of input frames (an int, or a tensor of integers).
 
-    An input without frames gives none, even where its padding alone would fill a kernel.
+    An empty input gives no frames, even if its padding alone is as long as the kernel.
     """
     frames = (length + 2 * padding - kernel) // stride + 1
     return frames * ((length > 0) & (frames > 0))
 
 
-# Greedy InfoMax with SIM's modules, as its authors compare against: no distribution, no KL.
+# Greedy InfoMax with SIM's modules, the baseline of SIM's authors: no distribution, no KL.
 _GIM: dict[str, Any] = {"latent_distribution": "deterministic", "kl_weight": 0.0}
-# A quarter of the width, for CPUs.
+# A quarter of the paper's width, for CPUs.
 _SMALL: dict[str, Any] = {"hidden_size": 128, "context_size": 64}
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "sim": {},
     "sim-artificial": {"use_batch_norm": False, "kl_weight": (1.0e-2, 2.5e-3, 1.25e-3)},
     "gim": _GIM,
-    # Löwe et al. 2019: a module a convolution, the ReLU's output is the latent, 12 steps ahead.
+    # Löwe et al. 2019: one module per convolution, the ReLU's output is the latent, 12 steps ahead.
     "gim-lowe": {
         **_GIM,
         "conv_kernel": ((10,), (8,), (4,), (4,), (4,)),
@@ -425,9 +427,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "gradient_isolation": False,
         "contrastive_modules": "context",
     },
-    # Posteriors start narrow (standard deviation 0.14): where they start at the prior, as the paper's do, the upper
-    # modules get little but noise until the first one has learnt. The clamp is far from where training goes; it keeps
-    # one loud frame from drowning a batch in noise.
+    # Posteriors start narrow (standard deviation 0.14): if they start at the prior, as in the paper, the upper modules
+    # receive little but noise until the first one has learned. Log-variances stay far from the clamp in training; it
+    # only keeps one loud frame from filling a batch with noise.
     "sim-small": {**_SMALL, "initial_log_variance": -4.0, "log_variance_clamp": (-10.0, 2.0)},
     "gim-small": {**_GIM, **_SMALL},
 }

@@ -1,4 +1,4 @@
-"""Configuration of the decoders of Smooth InfoMax latents."""
+"""Configuration of the decoder of Smooth InfoMax latents."""
 
 from typing import Any, Literal
 
@@ -11,25 +11,27 @@ from .configuration_sim import takes_numpy_numbers
 @takes_numpy_numbers
 @strict
 class SimDecoderConfig(PreTrainedConfig):
-    r"""Shapes of a decoder from one module's latents to the waveform: transposed convolutions with ReLUs between.
+    r"""Configuration of a decoder from one module's latents to the waveform: transposed convolutions and ReLUs.
 
-    The defaults decode module 2 of the paper's model; `SimDecoderConfig.for_module` gives any other.
+    The defaults decode module 2 of the paper's model; `SimDecoderConfig.for_module` builds the configuration of any
+    module.
 
     Args:
-        sampling_rate: Samples a second of the waveform.
+        sampling_rate: Sampling rate of the waveform in Hz.
         module: Module whose latents are decoded, from 0; the context comes last.
         latent_size: Channels of the latents.
         hidden_size: Channels between the layers.
-        kernel_sizes: One a layer, from the latents to the waveform.
-        strides: One a layer.
-        paddings: One a layer: frames cut from both ends of what the layer makes.
-        output_paddings: One a layer: frames added at the end. The encoder's convolutions round down, so one number of
-            frames stands for several lengths; these choose one of them.
-        encoder_fingerprint: Digest of the encoder's weights, so that a decoder is not used with another one by mistake;
+        kernel_sizes: One per layer, from the latents to the waveform.
+        strides: One per layer.
+        paddings: One per layer: frames cut from both ends of the layer's output.
+        output_paddings: One per layer: frames added at the end of the output. The encoder's convolutions round down, so
+            several input lengths give the same number of frames; output paddings choose one of these lengths.
+        encoder_fingerprint: Digest of the encoder's weights, which detects a decoder used with a different encoder;
             empty if unknown.
-        trained_on: "mean" or "sample": the latents that it was trained to decode.
-        loss: What training lowered, by the name that `train_decoder.py` has for it; empty if unknown.
-        noise: Standard deviation of the noise added to them in training, in units of each channel's own.
+        trained_on: Whether the decoder was trained on the "mean" or on a "sample" of the latents.
+        loss: Training loss, one of the choices of `modeling-sim train-decoder`; empty if unknown.
+        noise: Standard deviation of the noise added to the latents in training, relative to each channel's standard
+            deviation.
 
     Example:
         >>> from modeling_sim import SimConfig, SimDecoderConfig
@@ -53,30 +55,32 @@ class SimDecoderConfig(PreTrainedConfig):
     noise: float | int = 0.0
 
     def validate_layers(self) -> None:
-        """The lists describe the same layers, and each layer is possible."""
+        """The lists describe the same layers, and each layer is valid."""
         shapes = {name: len(getattr(self, name)) for name in ("kernel_sizes", "strides", "paddings", "output_paddings")}
         if len(set(shapes.values())) > 1 or not self.kernel_sizes:
-            raise ValueError(f"the lists of layers have lengths {shapes}; give one number a layer in each.")
+            raise ValueError(f"the lists of layers have lengths {shapes}; give one number per layer in each.")
         for name in ("sampling_rate", "latent_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
         for kernel, stride, padding, output_padding in self.layers():
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 1):
                 raise ValueError(
-                    f"a layer has kernel {kernel}, stride {stride}, padding {padding}, output padding "
-                    f"{output_padding}; padding must be below the kernel and output padding below the stride."
+                    f"a layer of `kernel_sizes`, `strides`, `paddings`, `output_paddings` has kernel {kernel}, stride "
+                    f"{stride}, padding {padding} and output padding {output_padding}; padding must be smaller than "
+                    "the kernel, and output padding smaller than the stride."
                 )
 
     @classmethod
     def for_module(cls, encoder: Any, module: int, **overrides: Any) -> "SimDecoderConfig":
-        """Shapes that turn a module's frames into samples.
+        """Configuration of a decoder for a module of an encoder.
 
-        The paper's own shapes for the modules of its model; for any other encoder the mirror image of its
-        convolutions, with the output paddings that bring back 10,240 samples exactly, as the paper's do.
+        It has the paper's layers for the modules of the paper's model. For any other encoder it mirrors the encoder's
+        convolutions, with output paddings that restore exactly 10,240 samples, as in the paper.
 
         Args:
             encoder: A `SimConfig`.
-            module: From 0; the context comes last and has the shapes of the module it reads. Negative from the last.
+            module: From 0; the context comes last and has the layers of the module it reads. Negative numbers count
+                from the last.
             overrides: Fields to set differently, such as `hidden_size`.
 
         Raises:
@@ -104,7 +108,7 @@ class SimDecoderConfig(PreTrainedConfig):
         return list(zip(self.kernel_sizes, self.strides, self.paddings, self.output_paddings, strict=True))
 
     def num_samples(self, num_frames: Any) -> Any:
-        """Samples that a number of frames becomes (an int, or a tensor of integers)."""
+        """Number of samples for a number of frames (an int, or a tensor of integers)."""
         length = num_frames
         for kernel, stride, padding, output_padding in self.layers():
             length = (length - 1) * stride - 2 * padding + kernel + output_padding
@@ -122,7 +126,7 @@ _REFERENCE_SAMPLES = 10_240
 
 
 def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:
-    """Kernel, stride and padding of a module's convolutions; none of a context."""
+    """Kernel, stride and padding of a module's convolutions; empty for the context."""
     if module >= encoder.num_conv_modules:
         return []
     columns = (encoder.conv_kernel[module], encoder.conv_stride[module], encoder.conv_padding[module])
@@ -130,15 +134,13 @@ def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:
 
 
 def _mirrored(layers: list[tuple[int, int, int]]) -> dict[str, Any]:
-    """The convolutions backwards; what each rounded off for the reference length is padded again."""
+    """The convolutions in reverse order, with output paddings that restore the reference length."""
     length, rounded_off = _REFERENCE_SAMPLES, []
     for kernel, stride, padding in layers:
         rounded_off.append((length + 2 * padding - kernel) % stride)
         length = (length + 2 * padding - kernel) // stride + 1
     kernels, strides, paddings = zip(*layers[::-1], strict=True)
-    return {
-        "kernel_sizes": kernels, "strides": strides, "paddings": paddings, "output_paddings": rounded_off[::-1]
-    }  # fmt: skip
+    return {"kernel_sizes": kernels, "strides": strides, "paddings": paddings, "output_paddings": rounded_off[::-1]}
 
 
 __all__ = ["SimDecoderConfig"]

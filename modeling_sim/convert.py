@@ -1,7 +1,8 @@
-"""Models of this package from checkpoints of earlier code; `modeling-sim convert` is the command.
+"""Converts checkpoints of earlier code to models of this package; the command is `modeling-sim convert`.
 
-Two codes wrote checkpoints of these methods, both a state dict of `nn.DataParallel`: its prefix `module.` is optional
-here, and so is a level above, `{"state_dict": ...}` or `{"model": ...}`. `{m}` counts modules, `{i}` the layers of one:
+Two code bases wrote checkpoints of these methods, both as the state dict of an `nn.DataParallel`. The prefix `module.`
+is optional here, and so is an outer level, `{"state_dict": ...}` or `{"model": ...}`. `{m}` is the index of a module,
+`{i}` that of a layer in it:
 
     method          code             names
     sim, gim, cpc   SIM's authors    fullmodel.{m}.encoder.encoder.{i}.0.* convolution, .{i}.1.* batch norm if any;
@@ -10,23 +11,21 @@ here, and so is a level above, `{"state_dict": ...}` or `{"model": ...}`. `{m}` 
     gim-lowe, cpc   Löwe et al.      fullmodel.{m}.encoder.model.layer {i}.0.* convolution
     all             both             fullmodel.{m}.autoregressor.gru.*, fullmodel.{m}.loss.predictor.weight
 
-The GRU is a module of its own after the convolutional ones, or, in cpc, a part of the only module. Löwe et al.'s
-`--remove_BPTT`, which names the GRU's tensors without `_l0`, is read too; modules that are trained together with a GRU
-(their `model_splits` 5 and `use_autoregressive`), supervised losses and the "extra layers" of the SIM authors' CPC
-have no counterpart here and are refused.
+The GRU is a separate module after the convolutional ones, or, in cpc, part of the only module. Checkpoints of Löwe et
+al.'s `--remove_BPTT`, in which the GRU's tensors have no suffix `_l0`, are supported too. Modules that are trained
+together with a GRU (their `model_splits` 5 and `use_autoregressive`), supervised losses and the "extra layers" of the
+SIM authors' CPC have no counterpart here and raise an error.
 
-A converted model reads audio in [-1, 1]. The SIM authors' code reads just that. Löwe et al.'s reads samples of a 32-bit
-scale, plus 1456218.75 and then over 135303504: 15.87 x + 0.01076 for x in [-1, 1]. The first convolution takes in that
-factor and shift. This is exact but for the zeros that the convolution pads with, which their code adds after the shift:
-a padded sample is 0.01076 less there than here. In the first module the first frame sees two such samples, the last
-frame two at most. In a later module up to two frames at either end depend on those, and in the GRU all frames do, less
-and less from the first on. With untrained weights the difference is 0.5 % of a frame's norm in the first module, and
+A converted model reads audio in [-1, 1], like the SIM authors' code. Löwe et al.'s code adds 1456218.75 to samples of a
+32-bit scale and divides them by 135303504: 15.87 x + 0.01076 for x in [-1, 1]. Conversion folds this factor and shift
+into the first convolution. The result is exact except for the zero padding, which their code adds after the shift:
+there, a padded sample is 0.01076 smaller than here. In the first module this affects two samples of the first frame and
+at most two of the last frame. In later modules it affects up to two frames at either end, and in the GRU all frames,
+with decreasing effect. With untrained weights the difference is 0.5 % of a frame's norm in the first module, and
 0.005 % in the GRU.
 """
 
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +35,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.files import follow_umask, temporary_folder
+from modeling_sim.text import in_one_line
 
 Method = Literal["sim", "gim", "gim-lowe", "cpc"]
 
-# Both codes' strides and paddings, van den Oord et al.'s (2018).
+# Kernels, strides and paddings of both code bases (van den Oord et al. 2018).
 _KERNELS, _STRIDES, _PADDINGS = [10, 8, 4, 4, 4], [5, 4, 2, 2, 2], [2, 2, 2, 2, 1]
-# What Löwe et al.'s code does to the audio: `(2**31 * x + 1456218.75) / 135303504` of a sample x in [-1, 1].
+# Löwe et al.'s code maps a sample x in [-1, 1] to `(2**31 * x + 1456218.75) / 135303504`.
 _LOWE_SCALE, _LOWE_SHIFT = 2**31 / 135303504, 1456218.75 / 135303504
 
 _CONV_NAME = re.compile(r"fullmodel\.(\d+)\.encoder\.(encoder|model)\.(layer )?(\d+)\.(\d+)\.")
@@ -50,15 +51,15 @@ _GRU_NAME = re.compile(r"fullmodel\.(\d+)\.autoregressor\.")
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the names in a checkpoint say of its model.
+    """Structure of a model, as read from the names in a checkpoint.
 
     Args:
-        stack: Name of the convolutions' stack: "encoder" by the SIM authors' code, "model" by Löwe et al.'s.
-        layer_prefix: Stands before a layer's number, "layer " or nothing.
+        stack: Name of the convolutions' stack: "encoder" in the SIM authors' code, "model" in Löwe et al.'s.
+        layer_prefix: Prefix of a layer's number, "layer " or "".
         num_layers: Convolutions of each module.
-        use_batch_norm: Whether there is batch normalisation.
+        use_batch_norm: Whether there is batch normalization.
         context: Module of the GRU; `None` if there is none.
-        gru_suffix: Ends the names of the GRU's tensors, "_l0" or nothing.
+        gru_suffix: Suffix of the names of the GRU's tensors, "_l0" or "".
     """
 
     stack: str
@@ -75,15 +76,15 @@ class _Layout:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint on the CPU, by name without `module.`; nothing but tensors is ever unpickled.
+    """Tensors of a checkpoint on the CPU, by name without `module.`; only tensors are unpickled.
 
     Raises:
-        ValueError: The file is no checkpoint, or holds more than tensors.
+        ValueError: The file is not a checkpoint, or holds more than tensors.
         OSError: The file cannot be read.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} is not a file.")
+        raise FileNotFoundError(f"the checkpoint {path} does not exist or is not a file.")
     with path.open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -93,7 +94,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds no state dict, at its top or under 'state_dict' or 'model'.")
+        raise ValueError(f"{path} holds no state dict, neither at the top level nor under 'state_dict' or 'model'.")
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ValueError(f"{path} holds entries that are not tensors: {', '.join(others)}; give a state dict.")
@@ -101,16 +102,16 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, /, **settings: Any) -> SimForPreTraining:
-    """The model of a checkpoint, its predictors included, in evaluation mode.
+    """Converts a state dict to a model, including predictors, in evaluation mode.
 
     Args:
-        state_dict: As `read_state_dict` gives it.
-        method: What was trained: "sim", "gim" as the SIM authors have it, "gim-lowe" or "cpc".
-        settings: Fields of `SimConfig` that the tensors do not tell.
+        state_dict: The result of `read_state_dict`.
+        method: The training method: "sim", "gim" in the SIM authors' version, "gim-lowe" or "cpc".
+        settings: Fields of `SimConfig` that do not follow from the tensors.
 
     Raises:
-        ValueError: Tensors are missing, unknown, of other shapes than their method has, or not finite; or a setting is
-            invalid, or contradicts the tensors.
+        ValueError: Tensors are missing, unknown, not finite, or have shapes that do not match the method; or a setting
+            is invalid or contradicts the tensors.
     """
     if method not in get_args(Method):
         raise ValueError(f"`method` is {method!r}; choose one of {', '.join(get_args(Method))}.")
@@ -136,14 +137,14 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, /
 
 
 def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
-    """Refuses a folder that may not be written.
+    """Checks that a model may be written to a folder.
 
     Args:
         output_dir: Folder for the model.
         overwrite: Whether a saved model in it may be replaced.
 
     Raises:
-        OSError: It is a file, or holds something; with `overwrite`, something else than a saved model.
+        OSError: It is a file, or a folder that is not empty and, with `overwrite`, does not hold a saved model.
     """
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and not output_dir.is_dir():
@@ -157,87 +158,84 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
         )
     if not (output_dir / "config.json").is_file():
         raise FileExistsError(
-            f"the output {output_dir} holds something else than a saved model (no config.json), and is not replaced; "
-            "give another folder."
+            f"the output {output_dir} is not empty and holds no saved model (no config.json); give another folder."
         )
 
 
 def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: bool = False) -> None:
-    """Writes model, configuration and feature extractor beside `output_dir`, and moves them there when they are whole.
+    """Writes model, configuration and feature extractor to a temporary folder, then moves it to `output_dir`.
 
     Args:
         model: The model.
-        output_dir: Folder to write; must not be there, or be empty.
-        overwrite: Replace the folder of a saved model that is there, with everything in it.
+        output_dir: Folder to write; must be empty or not exist.
+        overwrite: Replace an existing folder with a saved model, including all other files in it.
 
     Raises:
-        OSError: The folder is there, or cannot be written; what was there before is as it was.
+        OSError: The folder is not empty, or cannot be written; an existing folder is then unchanged.
     """
     output_dir = Path(output_dir).resolve()
     check_output_dir(output_dir, overwrite=overwrite)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output_dir.with_name(f".{output_dir.name}.{os.getpid()}")
-    replaced = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.replaced")
     config = model.config
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
-    try:
-        temporary.mkdir()
-        model.save_pretrained(temporary)
-        extractor.save_pretrained(temporary)
+    with temporary_folder(output_dir) as temporary:
+        written, replaced = temporary / "written", temporary / "replaced"
+        model.save_pretrained(written)
+        extractor.save_pretrained(written)
+        follow_umask(temporary)
         if output_dir.exists():
             output_dir.replace(replaced)
-        temporary.replace(output_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists():
-            replaced.replace(output_dir)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        try:
+            written.replace(output_dir)
+        except BaseException:
+            if replaced.exists():
+                replaced.replace(output_dir)
+            raise
 
 
 # ---------------------------------------------------------------------- what a checkpoint holds
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:
-    """What to do about a file that `torch.load` refuses, or breaks at in any of many ways."""
+    """The error message for a file that `torch.load` does not read."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused is None and not _looks_saved_by_torch(path):
         return f"{path} is not a checkpoint that `torch.save` wrote; give the file of a state dict."
     if refused is None:
-        return f"{path} is not a checkpoint that `torch.load` can read, or is damaged ({type(error).__name__})."
+        return f"{path} is corrupt, or not a checkpoint that `torch.load` can read ({type(error).__name__})."
     return (
-        f"{path} holds more than tensors ({refused[1]}) and is refused, as loading that could run code; save the "
-        "model's `state_dict()` alone, where the checkpoint comes from."
+        f"{path} holds more than tensors ({refused[1]}), and loading it could run arbitrary code; save only the "
+        "model's `state_dict()` where the checkpoint comes from."
     )
 
 
 def _looks_saved_by_torch(path: Path) -> bool:
-    """Whether a file starts as a zip archive or as a pickle, the two forms that `torch.save` writes."""
+    """Whether a file starts like a zip archive or a pickle, the two formats of `torch.save`."""
     with path.open("rb") as file:
         return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def _read_layout(state_dict: Mapping[str, torch.Tensor]) -> _Layout:
-    """The layout that the names tell. What one of them implies and is not there is found by `_check_names`."""
+    """Derives the layout from the names; `_check_names` reports names that are missing in it."""
     found = [match for match in map(_CONV_NAME.match, state_dict) if match]
     styles = {(match[2], match[3] or "") for match in found}
     if len(styles) != 1:
         raise ValueError(
-            "the checkpoint has no convolutions by the names of one of the two known codes, such as "
+            "the checkpoint has no convolutions with the names of one of the two known code bases, for example "
             "`fullmodel.0.encoder.encoder.0.0.weight` or `fullmodel.0.encoder.model.layer 0.0.weight`; the first of "
             f"its {len(state_dict)} names are {', '.join(list(state_dict)[:3])}."
         )
     stack, layer_prefix = styles.pop()
     contexts = {int(match[1]) for match in map(_GRU_NAME.match, state_dict) if match}
-    # A module without a single tensor, between or below others, is taken to have one layer, and so found to be missing.
+    # Assume one layer for a module without tensors between or below others, so that it is reported as missing.
     num_layers = [1] * max(1 + max(int(match[1]) for match in found), *contexts)
     for match in found:
         num_layers[int(match[1])] = max(num_layers[int(match[1])], 1 + int(match[4]))
     if len(contexts) > 1 or (len(num_layers) > 1 and contexts and min(contexts) < len(num_layers)):
         raise ValueError(
-            f"modules {', '.join(map(str, sorted(contexts)))} of the checkpoint hold a GRU, and some convolutions too; "
-            "here a GRU is the last module, or a part of the only one (Löwe et al.'s `model_splits` 6 without "
-            "`use_autoregressive`, or 1)."
+            f"modules {', '.join(map(str, sorted(contexts)))} of the checkpoint hold a GRU, and some of them also "
+            "convolutions; a GRU must be the last module, or part of the only one (Löwe et al.'s `model_splits` 6 "
+            "without `use_autoregressive`, or 1)."
         )
     return _Layout(
         stack=stack,
@@ -250,20 +248,20 @@ def _read_layout(state_dict: Mapping[str, torch.Tensor]) -> _Layout:
 
 
 def _check_method(layout: _Layout, method: Method) -> None:
-    """Raises if the names are not those of the method's code."""
+    """Raises if the names do not match the method."""
     code, fitting = ("Löwe et al.", ["gim-lowe"]) if layout.is_lowe else ("the SIM authors", ["sim", "gim"])
     has_gru = layout.context == 0
     if has_gru:
         fitting = ["cpc"]
     if method not in fitting:
         raise ValueError(
-            f"`method` is {method!r}, but the names in the checkpoint are those of the code of {code}, and its first "
-            f"module has {'a' if has_gru else 'no'} GRU: that is {' or '.join(map(repr, fitting))}."
+            f"`method` is {method!r}, but the names in the checkpoint are those of {code}'s code, and its first module "
+            f"has {'a' if has_gru else 'no'} GRU; choose {' or '.join(map(repr, fitting))}."
         )
 
 
 def _source_names(layout: _Layout, method: Method) -> dict[str, tuple[str, ...]]:
-    """For each tensor of our model the names of the checkpoint's that it is made of."""
+    """Maps each tensor of our model to the names of the checkpoint's tensors that it consists of."""
     names: dict[str, tuple[str, ...]] = {}
 
     def add(target: str, sources: Sequence[str], tensors: Sequence[str] = ("weight", "bias")) -> None:
@@ -293,25 +291,25 @@ def _source_names(layout: _Layout, method: Method) -> dict[str, tuple[str, ...]]
 
 
 def _check_names(state_dict: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], method: Method) -> None:
-    """Raises unless the checkpoint has just the tensors that are expected, all finite."""
+    """Raises unless the checkpoint has exactly the expected tensors, all finite."""
     expected = {source for sources in names.values() for source in sources}
     missing = sorted(expected - set(state_dict))
-    # The SIM authors' code makes a log-variance beside every mean, and uses it in SIM alone.
+    # The SIM authors' code has a log-variance head next to every mean, and uses it only in SIM.
     unused = {name.replace(".encoder_mu.", ".encoder_var.") for name in expected}
     unknown = sorted(set(state_dict) - expected - unused)
     if missing or unknown:
-        parts = [f"misses {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        raise ValueError(f"the checkpoint is not a model of method {method!r}: it {', and '.join(parts)}.")
+        parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        raise ValueError(f"the checkpoint does not match `method` {method!r}: {'; '.join(parts)}.")
     not_finite = sorted(name for name in expected if not torch.isfinite(state_dict[name]).all())
     if not_finite:
-        raise ValueError(f"the checkpoint holds values that are NaN or infinite, in {', '.join(not_finite)}.")
+        raise ValueError(f"the checkpoint has NaN or infinite values in {', '.join(not_finite)}.")
 
 
 def _shape(state_dict: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    """Shape of a tensor that must have a number of dimensions."""
+    """Shape of a tensor; raises if it is empty or has another number of dimensions."""
     shape = tuple(state_dict[name].shape)
     if len(shape) != dimensions or 0 in shape:
-        raise ValueError(f"{name} has shape {shape}; a tensor of {dimensions} dimensions was expected.")
+        raise ValueError(f"{name} has shape {shape}; expected a tensor with {dimensions} dimensions.")
     return shape
 
 
@@ -332,16 +330,16 @@ def _infer_settings(
     ]
     if any(1 in module for module in kernels):
         raise ValueError(
-            f"the checkpoint has convolutions of kernel 1 (kernels {kernels}), as the SIM authors' 'extra layers' CPC, "
-            "which has no ReLU after them; there is no such layer here."
+            f"the checkpoint has convolutions with kernel 1 (kernels {kernels}) like the SIM authors' 'extra layers' "
+            "CPC, which has no ReLU after them; such layers are not supported."
         )
     predictors = [sources[0] for target, sources in names.items() if target.startswith("predictors.")]
     outputs = {name: _shape(state_dict, name, 2)[0] for name in predictors}
     if len(set(outputs.values())) != 1 or outputs[predictors[0]] % hidden_size:
         listed = ", ".join(f"{name} {rows}" for name, rows in outputs.items())
         raise ValueError(
-            f"predictors have these outputs: {listed}; each must have {hidden_size} (the channels) a prediction step, "
-            "and all as many steps."
+            f"the predictors have these numbers of outputs: {listed}; each must have {hidden_size} (the channels) per "
+            "prediction step, and all the same number of steps."
         )
     context_size = 0
     if layout.context is not None:
@@ -361,29 +359,29 @@ def _infer_settings(
 def _make_config(
     layout: _Layout, inferred: Mapping[str, Any], method: Method, settings: Mapping[str, Any]
 ) -> SimConfig:
-    """The configuration: the method's preset, what the tensors tell, and what the user says of the rest."""
+    """The configuration: the method's preset, overridden by the inferred settings and by the user's."""
     for name in sorted(inferred.keys() & settings.keys()):
         if settings[name] != inferred[name]:
             raise ValueError(
-                f"`{name}` cannot be set to {settings[name]!r}: the checkpoint and its method say {inferred[name]!r}."
+                f"`{name}` cannot be set to {settings[name]!r}: the checkpoint and its method have {inferred[name]!r}."
             )
     geometry: dict[str, Any] = {}
     if [kernel for module in inferred["conv_kernel"] for kernel in module] == _KERNELS:
         geometry = {"conv_stride": _by_module(_STRIDES, layout), "conv_padding": _by_module(_PADDINGS, layout)}
     elif not {"conv_stride", "conv_padding"} <= settings.keys():
         raise ValueError(
-            f"the checkpoint has kernels {inferred['conv_kernel']}, whose strides and paddings are not known; set "
-            "`conv_stride` and `conv_padding`, one list a module, in the same shape."
+            f"the checkpoint has kernels {inferred['conv_kernel']}, whose strides and paddings are unknown; set "
+            "`conv_stride` and `conv_padding`, one list per module, in the same shape."
         )
     preset = "sim-artificial" if method == "sim" and not layout.use_batch_norm else method
     try:
         return SimConfig.preset(preset, **{**geometry, **inferred, **settings})
-    except StrictDataclassError as error:  # one line instead of an indented chain
-        raise ValueError(" ".join(str(error).split())) from error
+    except StrictDataclassError as error:  # its message has several indented lines
+        raise ValueError(in_one_line(error)) from error
 
 
 def _by_module(layers: Sequence[int], layout: _Layout) -> list[list[int]]:
-    """A number for each convolution, as one list a module."""
+    """Splits numbers, one per convolution, into one list per module."""
     remaining = iter(layers)
     return [[next(remaining) for _ in range(count)] for count in layout.num_layers]
 
@@ -391,27 +389,27 @@ def _by_module(layers: Sequence[int], layout: _Layout) -> list[list[int]]:
 def _check_shapes(
     state_dict: Mapping[str, torch.Tensor], names: Mapping[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises, naming the checkpoint's tensors, if some do not fit a model of tensors of these shapes."""
+    """Raises, naming the checkpoint's tensors, if some do not match the model's shapes."""
     wrong = []
     for target, sources in names.items():
         expected = _source_shape(target, shapes[target], len(sources))
         found = {source: tuple(state_dict[source].shape) for source in sources}
         wrong += [f"{source} is {shape}, not {expected}" for source, shape in found.items() if shape != expected]
     if wrong:
-        raise ValueError(f"shapes do not fit those of the other tensors: {'; '.join(wrong)}.")
+        raise ValueError(f"shapes do not match those of the other tensors: {'; '.join(wrong)}.")
 
 
 def _source_shape(target: str, shape: tuple[int, ...], num_sources: int) -> tuple[int, ...]:
-    """Shape of each of the checkpoint's tensors that one of our model's, of a shape, is made of."""
+    """Shape of each of the checkpoint's tensors that form a tensor of our model with a given shape."""
     if ".latent_head." in target:  # mean, then log-variance, each a convolution of one frame
         return (shape[0] // num_sources, *shape[1:], *[1] * (len(shape) - 1))
-    if target.startswith("predictors."):  # W_1, ..., W_K above one another
+    if target.startswith("predictors."):  # W_1, ..., W_K are stacked
         return (shape[0] * shape[1], shape[2])
     return shape
 
 
 def _join(sources: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors above one another; a single one may be a number."""
+    """Concatenates tensors; a single one may be 0-dim."""
     return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 

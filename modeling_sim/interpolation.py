@@ -1,4 +1,4 @@
-"""Ways from one latent to another, frame by frame."""
+"""Interpolation between latents, frame by frame."""
 
 from typing import Literal, get_args
 
@@ -8,18 +8,18 @@ Path = Literal["linear", "slerp", "norm_corrected"]
 
 
 def points_between(start: torch.Tensor, end: torch.Tensor, places: torch.Tensor, path: Path) -> torch.Tensor:
-    """Points on the way, at places from 0, the start, to 1, the end.
+    """Points on a path from `start` (place 0) to `end` (place 1).
 
-    Half way on a straight line between two independent standard normal vectors the norm is 0.71 of theirs, where a
-    decoder has seen nothing. "slerp" (Shoemake 1985, White 2016) turns one frame into the other within their plane;
-    "norm_corrected" takes the line's directions, with norms that go evenly from one end's to the other's. Where two
-    frames are parallel, opposite, or one of them is 0, "slerp" is linear.
+    The midpoint of a straight line between two independent standard normal vectors has 0.71 of their norm, where a
+    decoder has seen no data. "slerp" (Shoemake 1985, White 2016) rotates one frame into the other within their plane;
+    "norm_corrected" has the directions of the line and interpolates the norm linearly. Where two frames are parallel,
+    opposite, or one of them is 0, "slerp" is linear.
 
     Args:
         start: `(..., channels)`.
-        end: As `start`.
+        end: Same shape as `start`.
         places: Numbers in [0, 1]; all three broadcast against each other.
-        path: Which of the three.
+        path: "linear", "slerp" or "norm_corrected".
 
     Raises:
         ValueError: `path` is unknown.

@@ -1,10 +1,10 @@
-"""Small functions on latents: from audio, back to audio, and what lies between.
+"""Functions on latents: encode, decode, interpolate, traverse and swap.
 
     latents = encode(model, inputs["input_values"], module=2)     # (batch, frames, channels)
     path = interpolate(latents[:1], latents[1:2], steps=9)         # (9, frames, channels)
     waveforms = decode(decoder, path)                              # (9, samples)
 
-Latents of two utterances must have as many frames to be mixed: cut the audio to one length first.
+Latents of two utterances can only be mixed if they have equally many frames: cut the audio to the same length first.
 """
 
 import itertools
@@ -33,9 +33,9 @@ def encode(
         model: The encoder, in evaluation mode.
         input_values: `(batch, samples)`.
         attention_mask: `(batch, samples)`; `None` for no padding. Latents of padding are 0.
-        module: From 0, the context last; negative from the last.
-        sample: Draw from the Gaussians of this module and of those below; means otherwise.
-        generator: Of the draws; the global one if `None`.
+        module: From 0, the context last; negative numbers count from the last.
+        sample: Sample the Gaussians of this module and of those below, instead of using their means.
+        generator: Random generator of the samples; the global one if `None`.
 
     Raises:
         ValueError: The model has no such module.
@@ -48,7 +48,7 @@ def encode(
 
 @torch.no_grad()
 def decode(decoder: SimDecoder, latents: torch.Tensor, num_samples: int | None = None) -> torch.Tensor:
-    """Waveforms `(batch, samples)` of latents `(batch, frames, channels)`, of `num_samples` if given."""
+    """Decodes latents `(batch, frames, channels)` to waveforms `(batch, samples)`, with `num_samples` if given."""
     return decoder(latents, num_samples).waveforms
 
 
@@ -60,15 +60,14 @@ def interpolate(
     dims: Sequence[int] | None = None,
     path: Path = "linear",
 ) -> torch.Tensor:
-    """Latents on the way from one utterance to another, `(steps, frames, channels)`, both ends included.
+    """Interpolates between the latents of two utterances, `(steps, frames, channels)`, including both ends.
 
     Args:
         start: `(1, frames, channels)` or `(frames, channels)`.
-        end: As `start`, with as many frames.
-        steps: Points on the path.
-        dims: Channels that move; the others stay those of `start`. `None` for all.
-        path: "linear", or, so that norms on the way are those of the data, "slerp" or "norm_corrected"; see
-            `points_between`.
+        end: Same shape as `start`.
+        steps: Number of points on the path.
+        dims: Channels to interpolate; the others keep the values of `start`. `None` for all.
+        path: "linear", or "slerp" or "norm_corrected", which keep the norms of the data; see `points_between`.
 
     Raises:
         ValueError: The shapes differ or hold several utterances, there are fewer than 2 steps, or `path` is unknown.
@@ -76,11 +75,11 @@ def interpolate(
     start, end = _utterance(start, "start"), _utterance(end, "end")
     if start.shape != end.shape:
         raise ValueError(
-            f"`start` has (frames, channels) {tuple(start.shape)} and `end` {tuple(end.shape)}; cut the audio to one "
-            "length."
+            f"`start` has (frames, channels) {tuple(start.shape)} and `end` {tuple(end.shape)}; cut the audio to the "
+            "same length."
         )
     if steps < 2:
-        raise ValueError(f"`steps` is {steps}; a path has 2 ends.")
+        raise ValueError(f"`steps` is {steps}; give at least 2, the ends of the path.")
     moving = list(range(start.shape[1])) if dims is None else list(dims)
     share = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[:, None, None]
     points = start.repeat(steps, 1, 1)
@@ -89,19 +88,19 @@ def interpolate(
 
 
 def traverse(latents: torch.Tensor, dim: int, values: Sequence[float] | torch.Tensor) -> torch.Tensor:
-    """Latents with one channel set to each of the values in all frames, `(values, frames, channels)`.
+    """Sets one channel of all frames to each of the values, `(values, frames, channels)`.
 
     Args:
         latents: `(1, frames, channels)` or `(frames, channels)`.
         dim: The channel.
-        values: What it is set to, in the latents' own units.
+        values: New values of the channel, not standardized.
 
     Raises:
         ValueError: There is no such channel, or there are several utterances.
     """
     latents = _utterance(latents, "latents")
     if not 0 <= dim < latents.shape[1]:
-        raise ValueError(f"`dim` is {dim}; there are channels 0 to {latents.shape[1] - 1}.")
+        raise ValueError(f"`dim` is {dim}; the latents have channels 0 to {latents.shape[1] - 1}.")
     values = torch.as_tensor(values, dtype=latents.dtype, device=latents.device)
     moved = latents.repeat(len(values), 1, 1)
     moved[..., dim] = values[:, None]
@@ -109,7 +108,7 @@ def traverse(latents: torch.Tensor, dim: int, values: Sequence[float] | torch.Te
 
 
 def _utterance(latents: torch.Tensor, name: str) -> torch.Tensor:
-    """Latents `(frames, channels)` of one utterance, which may come as a batch of one."""
+    """Latents `(frames, channels)` of one utterance, which may be given as a batch of one."""
     if latents.ndim not in (2, 3) or (latents.ndim == 3 and len(latents) != 1):
         raise ValueError(
             f"`{name}` has shape {tuple(latents.shape)}; give one utterance: (frames, channels), or a batch of one."
@@ -118,15 +117,20 @@ def _utterance(latents: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def swap(first: torch.Tensor, second: torch.Tensor, dims: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both latents with some channels exchanged between them, in the shapes they came in.
+    """Exchanges channels between two latents; returns copies.
 
     Args:
         first: `(..., frames, channels)`.
-        second: As `first`.
+        second: Same shape as `first`.
         dims: Channels to exchange.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     if first.shape != second.shape:
-        raise ValueError(f"`first` has shape {tuple(first.shape)} and `second` {tuple(second.shape)}; give one shape.")
+        raise ValueError(
+            f"`first` has shape {tuple(first.shape)} and `second` {tuple(second.shape)}; they must be the same."
+        )
     dims = list(dims)
     swapped_first, swapped_second = first.clone(), second.clone()
     swapped_first[..., dims], swapped_second[..., dims] = second[..., dims], first[..., dims]

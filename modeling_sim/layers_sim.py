@@ -1,6 +1,6 @@
 """Layers of the convolutional modules: convolution, batch normalization and latent head on `(batch, frames, channels)`.
 
-A convolution is a matrix product on rows of frames, and no tensor changes its layout from the waveform to the loss.
+Convolutions are matrix products on rows of frames, so that no tensor is transposed from the waveform to the loss.
 """
 
 from typing import Any, cast
@@ -12,7 +12,7 @@ from torch import nn
 from .configuration_sim import SimConfig, num_output_frames
 from .objectives_sim import full_precision
 
-# Types of devices on which convolutions are computed as products of rows; torch's own convolution runs on all others.
+# Device types on which convolutions are computed as matrix products; all others use torch's own convolution.
 # `benchmarks/gpu_benchmark.py` measures which is faster.
 ROW_PRODUCT_DEVICES = {"cpu", "cuda"}
 
@@ -22,16 +22,16 @@ class _RowConvolution(torch.autograd.Function):
 
     A kernel spans `taps = ceil(kernel / stride)` strides. With the padded input cut into rows of one stride, output
     frame t is the sum over taps of row t + tap times that tap's part of the kernel: `taps` products on shifted views
-    of one matrix, without the copies that unrolling the overlaps takes. The utterances of a batch form one matrix;
-    products that straddle two of them fall on rows past an utterance's last frame, which are dropped.
+    of one matrix, without the copies of an unfolded input. The utterances of a batch form one matrix; products across
+    the border of two utterances fall on rows past an utterance's last frame and are dropped.
 
-    Autograd over the same products would fill a zero tensor of the input's size for each shifted view; here the
-    taps accumulate into one.
+    Autograd of the same products would allocate a tensor of the input's size for each shifted view; here the taps
+    accumulate into one.
     """
 
     @staticmethod
     def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, frames: int) -> torch.Tensor:
-        """`(batch, rows, stride * channels)`, enough rows for every frame and every input."""
+        """The padded input as rows of one stride, `(batch, rows, stride * channels)`."""
         batch, length, channels = hidden_states.shape
         rows = max(frames + taps - 1, -(-(padding + length) // stride))
         zeros = padding, rows * stride - length - padding
@@ -40,9 +40,9 @@ class _RowConvolution(torch.autograd.Function):
 
     @staticmethod
     def _tap_weights(weight: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
-        """`(out_channels, taps, stride * in_channels)`; a last tap that the kernel does not fill ends in zeros.
+        """The kernel by taps, `(out_channels, taps, stride * in_channels)`; the last tap is padded with zeros.
 
-        The output channels stay in front: exchanging the other two moves neighbors and takes a tenth of the time.
+        Keeping the output channels first makes the transposition ten times faster.
         """
         out_channels, in_channels, kernel = weight.shape
         weight = F.pad(weight, (0, taps * stride - kernel)).transpose(1, 2)
@@ -68,17 +68,18 @@ class _RowConvolution(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         hidden_states, weight, _, ctx.stride, ctx.padding = inputs
         ctx.frames = output.shape[1]
-        # The input as it came: whoever made it saves it too, while a padded copy would be one more tensor.
+        # The unpadded input, which the layer below saves anyway; a padded copy would be one more tensor.
         ctx.save_for_backward(hidden_states, weight)
 
     @staticmethod
     def backward(ctx: Any, grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_states, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # `create_graph`: a second derivative is wanted, of torch's own convolution
+        if torch.is_grad_enabled():  # `create_graph`: torch's own convolution has second derivatives
+            tensors = grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight
+            geometry = [weight.shape[0]], [ctx.stride], [ctx.padding], [1], False, [0], 1
             grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad_outputs.transpose(1, 2), hidden_states.transpose(1, 2), weight, [weight.shape[0]],
-                [ctx.stride], [ctx.padding], [1], False, [0], 1, ctx.needs_input_grad[:3],
-            )  # fmt: skip
+                *tensors, *geometry, ctx.needs_input_grad[:3]
+            )
             return None if grad_input is None else grad_input.transpose(1, 2), grad_weight, grad_bias, None, None
         taps = -(-weight.shape[2] // ctx.stride)
         rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
@@ -106,18 +107,18 @@ class _RowConvolution(torch.autograd.Function):
 
 
 class SimConv1d(nn.Conv1d):
-    """`nn.Conv1d`, with a faster way to compute it on `(batch, frames, channels)`.
+    """`nn.Conv1d` with `convolve_rows`, which is faster on `(batch, frames, channels)`.
 
-    Called as a module it is `nn.Conv1d`, on `(batch, channels, frames)`, as everything that wraps convolutions expects
-    (adapters such as LoRA and DoRA, hooks, quantization).
+    Calling the module runs `nn.Conv1d` on `(batch, channels, frames)`, as adapters such as LoRA and DoRA, hooks and
+    quantization expect.
     """
 
     bias: nn.Parameter
 
     def convolve_rows(self, hidden_states: torch.Tensor, padding: int | None = None) -> torch.Tensor:
-        """`(batch, frames, out_channels)` of `(batch, frames, in_channels)`, without the module's hooks.
+        """Convolves `(batch, frames, in_channels)` to `(batch, frames, out_channels)` without running hooks.
 
-        `padding` replaces the module's own, of an input that has the zeros already.
+        `padding` overrides the module's own, for an input that is already padded.
         """
         padding = int(self.padding[0]) if padding is None else padding
         weight: torch.Tensor = self.weight
@@ -130,7 +131,7 @@ class SimConv1d(nn.Conv1d):
 
 
 class SimBatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` on `(batch, frames, channels)`, with statistics of the real frames alone."""
+    """`nn.BatchNorm1d` on `(batch, frames, channels)`, with statistics over real frames only."""
 
     momentum: float
     running_mean: torch.Tensor
@@ -138,7 +139,7 @@ class SimBatchNorm(nn.BatchNorm1d):
     num_batches_tracked: torch.Tensor
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`hidden_states` normalized; `frame_mask` `(batch, frames)` bool is true where a frame is real."""
+        """Normalizes `hidden_states`; `frame_mask` `(batch, frames)` bool is true where a frame is real."""
         if frame_mask is None or not self.training:
             return super().forward(hidden_states.flatten(0, -2)).view_as(hidden_states)
         values = _at_least_float32(hidden_states)
@@ -152,7 +153,7 @@ class SimBatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
-        """Moves the running statistics towards a batch of `count` frames, `(channels,)` each."""
+        """Updates the running statistics with the mean and variance, `(channels,)`, of a batch of `count` frames."""
         unbiased = variance * count / (count - 1).clamp(min=1)
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -160,7 +161,7 @@ class SimBatchNorm(nn.BatchNorm1d):
 
 
 class SimConvLayer(nn.Module):
-    """Convolution, batch normalisation if any, ReLU."""
+    """Convolution, optional batch normalization, ReLU."""
 
     def __init__(self, config: SimConfig, in_channels: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__()
@@ -173,20 +174,20 @@ class SimConvLayer(nn.Module):
         )
 
     def num_frames(self, length: Any) -> Any:
-        """Output frames for a number of input frames (an int, or a tensor of integers)."""
+        """Number of output frames for a number of input frames (an int, or a tensor of integers)."""
         return num_output_frames(length, *self.sizes)
 
     def margins(self, following: "SimConvLayer | None", frames: int, device: torch.device) -> tuple[int, int] | None:
-        """Zeros to write before and after the `frames` that this layer makes, so that the next one need not add them.
+        """Zeros to write before and after this layer's output `frames`, so that the next layer need not pad them.
 
-        Only the waveform's layer can, as it comes with the most frames; `None` where it is not to. A negative number
-        leaves frames out that the next layer does not see.
+        Only the first layer, which has the most frames, does so; `None` for the others. A negative number drops frames
+        that the next layer does not read.
         """
         if following is None or not (self._reads_waveform(device) and _is_own(self, SimConvLayer)):
             return None
         if not (_is_own(following, SimConvLayer) and _is_own(following.conv, SimConv1d)):
             return None
-        if following.conv.in_channels == 1:  # it adds zeros itself, as to a waveform
+        if following.conv.in_channels == 1:  # it pads its own input, like a waveform
             return None
         kernel, stride, padding = following.sizes
         rows = following.num_frames(frames) + -(-kernel // stride) - 1
@@ -200,37 +201,41 @@ class SimConvLayer(nn.Module):
         is_padded: bool = False,
         margins: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """`(batch, frames, channels)`; `frame_mask` `(batch, frames)` bool is of the output, which is 0 elsewhere.
+        """Returns `(batch, frames, channels)`.
 
-        `is_padded` says that the input came with this layer's `margins`, `margins` which ones the output is to have.
+        Args:
+            hidden_states: `(batch, input frames, in_channels)`.
+            frame_mask: `(batch, frames)` bool, true where an output frame is real; the output is 0 elsewhere.
+            is_padded: The input already has the padding of this layer.
+            margins: Zeros to add before and after the output, see `margins`.
         """
-        # What a hook or an adapter may watch is called as a module, and neither fused nor changed in place.
+        # A submodule with hooks or an adapter is called as a module, and neither fused nor changed in place.
         if self._reads_waveform(hidden_states.device):
             return self._waveform_features(hidden_states, frame_mask, margins or (0, 0))
         conv_is_own = _is_own(self.conv, SimConv1d)
         if conv_is_own and _takes_row_products(hidden_states.device):
             hidden_states = self.conv.convolve_rows(hidden_states, 0 if is_padded else None)
-        elif is_padded:  # a graph begins at this layer
+        elif is_padded:  # a compiled graph starts at this layer
             weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride
             hidden_states = F.conv1d(hidden_states.transpose(1, 2), weight, bias, stride).transpose(1, 2)
         else:
             hidden_states = self.conv(hidden_states.transpose(1, 2)).transpose(1, 2)
         if self.norm is not None:
             hidden_states = _normalize(self.norm, hidden_states, frame_mask)
-        # In place where that is free: not on a view, which autograd would copy around.
+        # In place only without gradients: autograd copies a view that is changed in place.
         in_place = (
             conv_is_own and (self.norm is None or _is_own(self.norm, SimBatchNorm)) and not torch.is_grad_enabled()
         )
         if frame_mask is not None:
-            # The next convolution must see zeros past the end, as it does for an utterance without padding.
+            # The next convolution must read zeros past the end, as for an utterance without padding.
             real = frame_mask[..., None]
             hidden_states = hidden_states.mul_(real) if in_place else hidden_states * real
         hidden_states = F.relu(hidden_states, inplace=in_place)
-        # The caller asked for margins outside of the graph that this layer is in.
+        # Only a compiled layer whose caller is not compiled gets here with margins.
         return hidden_states if margins is None else F.pad(hidden_states, (0, 0, *margins))
 
     def _reads_waveform(self, device: torch.device) -> bool:
-        """Whether `_waveform_features` computes this layer."""
+        """Whether this layer uses `_waveform_features`."""
         return (
             _is_own(self.conv, SimConv1d)
             and self.conv.in_channels == 1
@@ -241,12 +246,12 @@ class SimConvLayer(nn.Module):
     def _waveform_features(
         self, waveform: torch.Tensor, frame_mask: torch.Tensor | None, margins: tuple[int, int]
     ) -> torch.Tensor:
-        """Convolution, batch normalization if any and ReLU of a `(batch, samples, 1)` waveform, in one product.
+        """Convolution, optional batch normalization and ReLU of a `(batch, samples, 1)` waveform in one product.
 
-        The first layer has the most frames and sees the fewest numbers. Its output is affine in a patch of some ten
-        samples, so its batch statistics follow from the mean and covariance of the patches, and normalizing it is a
-        change of weights: the widest tensor of the model is written once and kept once. The bias is the weight of a
-        column of ones, so that zeros past an utterance's end, and around it, are rows of zeros.
+        The first layer has the most frames and the smallest input. Its output is affine in a patch of about ten
+        samples, so its batch statistics follow from the mean and covariance of the patches, and normalization is a
+        change of weights: the largest tensor of the model is written and kept only once. The bias is the weight of a
+        column of ones, so that rows of zeros give zeros past an utterance's end and in the margins.
         """
         kernel, stride, padding = self.sizes
         patches = F.pad(waveform[..., 0], (padding, padding)).unfold(1, kernel, stride)  # (batch, frames, kernel)
@@ -258,14 +263,14 @@ class SimConvLayer(nn.Module):
                 weight, bias = self._normalized_weights(_at_least_float32(patches), real, weight, bias)
         rows = F.pad(torch.cat([patches * real if frame_mask is not None else patches, real], -1), (0, 0, *margins))
         weights = torch.cat([weight, bias[:, None]], dim=1).to(rows.dtype)
-        # Autograd takes a weight's gradient in the weight's own layout. With so few columns, `rows^T grad` is four
+        # Autograd computes a weight's gradient in the weight's own layout. With so few columns, `rows^T grad` is four
         # times as fast on a CPU as `grad^T rows`.
         return F.relu(F.linear(rows, weights.T.contiguous().T), inplace=True)
 
     def _normalized_weights(
         self, patches: torch.Tensor, real: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias that give the batch-normalized output of `weight` and `bias` on `patches`."""
+        """Folds batch normalization over `patches` into `weight` and `bias`."""
         norm = cast("SimBatchNorm", self.norm)
         weight, bias = weight.to(patches.dtype), bias.to(patches.dtype)
         if norm.training:
@@ -275,7 +280,7 @@ class SimConvLayer(nn.Module):
             centered = (rows - center) * real
             covariance = centered.T @ centered / count
             mean = weight @ center + bias
-            # Rounding can make the variance of a filter that silences its input negative.
+            # Rounding can make a variance near 0 negative.
             variance = ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)
             norm.update_running_statistics(mean, variance, count)
         else:
@@ -285,23 +290,23 @@ class SimConvLayer(nn.Module):
 
 
 def _takes_row_products(device: torch.device) -> bool:
-    """Whether convolutions are products of rows; in a compiled, exported or traced graph they are torch's own."""
+    """Whether convolutions are matrix products; a compiled, exported or traced graph uses torch's own convolution."""
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return device.type in ROW_PRODUCT_DEVICES and not in_graph
 
 
 def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
-    """Whether a layer is the one that was built: no adapter, parametrization, hook or replaced `forward`."""
+    """Whether a layer is unmodified: no adapter, parametrization, hook or replaced `forward`."""
     return (
         type(module) is own_class
         and "forward" not in module.__dict__
-        and not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no name for it
+        and not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no public name
         and not (module._backward_hooks or module._backward_pre_hooks)  # noqa: SLF001
     )
 
 
 def _normalize(norm: nn.Module, hidden_states: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-    """Normalizes with a `SimBatchNorm`, or with what replaced it, such as `nn.SyncBatchNorm`: that takes rows alone."""
+    """Applies a `SimBatchNorm`, or a replacement such as `nn.SyncBatchNorm`, which only takes rows of frames."""
     if isinstance(norm, SimBatchNorm):
         return cast("torch.Tensor", norm(hidden_states, frame_mask))
     if frame_mask is None or not norm.training:
@@ -311,9 +316,9 @@ def _normalize(norm: nn.Module, hidden_states: torch.Tensor, frame_mask: torch.T
 
 
 class SimLatentHead(nn.Linear):
-    """Latents of a module from its last ReLU; for Gaussians mean and log-variance, in this order, in one product.
+    """Linear map from a module's last ReLU to its latents; for Gaussians, to the mean and then the log-variance.
 
-    `in_halves` takes two products, so that the mean and its gradient are GIM's to the bit.
+    With `in_halves` mean and log-variance are two products, so that the mean and its gradient equal GIM's exactly.
     """
 
     def __init__(self, in_features: int, out_features: int, *, in_halves: bool = False) -> None:
@@ -321,7 +326,7 @@ class SimLatentHead(nn.Linear):
         self.in_halves = in_halves
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch, frames, out_features)`, for Gaussians the mean and then the log-variance."""
+        """Returns `(batch, frames, out_features)`, for Gaussians the mean and then the log-variance."""
         if not self.in_halves:
             return super().forward(hidden_states)
         halves = zip(self.weight.chunk(2), self.bias.chunk(2), strict=True)
@@ -329,7 +334,7 @@ class SimLatentHead(nn.Linear):
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor in float32, or in float64 if it is that."""
+    """Converts half precision to float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

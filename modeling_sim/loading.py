@@ -1,4 +1,4 @@
-"""Checkpoints by folder or Hub id: models, decoders, extractors, and their names in tables."""
+"""Loads models, decoders and feature extractors by folder or Hub id, and shortens their names for tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim.text import in_one_line
 
-# Types of models whose encoder makes a latent per `hop_length` samples.
+# Model types whose encoder gives one latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
 
-# How long the Hub may take to say whether it has a model.
 _HUB_TIMEOUT_SECONDS = 5
 
 
@@ -29,14 +29,14 @@ def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
     """The feature extractor of a checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
+        FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     _check_place(path)
     return AutoFeatureExtractor.from_pretrained(path)
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Names for tables: a Hub id as it is, of a folder as many of its last parts as tell it from the others."""
+    """Names for tables: Hub ids, and as many of the last parts of folders as distinguish them."""
     resolved = [Path(path).resolve().parts if Path(path).is_dir() else (path,) for path in paths]
     longest = max(map(len, resolved))
     for count in range(1, longest + 1):
@@ -47,10 +47,10 @@ def names_of(paths: Sequence[str]) -> list[str]:
 
 
 def check_device(name: str) -> None:
-    """Refuses a device that this machine or this build of torch does not have.
+    """Checks that a device is available.
 
     Raises:
-        ValueError: The message names it.
+        ValueError: This machine or this build of torch does not have the device.
     """
     try:
         torch.empty(0, device=name)
@@ -62,20 +62,20 @@ def load_encoder(path: str) -> SimModel:
     """The encoder of a checkpoint, in float32 and in evaluation mode.
 
     Raises:
-        ValueError: The checkpoint is of something else, a decoder for instance.
-        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
+        ValueError: The checkpoint has a different model type, for example that of a decoder.
+        FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     check_encoder(path)
     return AutoModel.from_pretrained(path).float().eval()
 
 
 def load_audio_encoder(path: str) -> PreTrainedModel:
-    """An encoder of this family, or another one of transformers whose frames have a known place in time.
+    """A SIM encoder, or an encoder of transformers whose frames can be aligned with the waveform.
 
     Raises:
         ValueError: The checkpoint is neither a SIM encoder, nor a speech encoder with a convolutional front end
             (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi).
-        FileNotFoundError: There is no such folder, and no such model in the cache or on the Hub.
+        FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     config = _config_of(path)
     if config.model_type == SimConfig.model_type:
@@ -83,7 +83,7 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
     has_convolutions = hasattr(config, "conv_kernel") and hasattr(config, "conv_stride")
     if not is_codec(config) and (config.is_encoder_decoder or not has_convolutions):
         raise ValueError(
-            f"{path} is a model of type {config.model_type!r}; give a SIM encoder, a speech encoder such as wav2vec2, "
+            f"{path} has model type {config.model_type!r}; give a SIM encoder, a speech encoder such as wav2vec2, "
             f"HuBERT, WavLM or data2vec-audio, or a codec ({', '.join(_CODECS)})."
         )
     model: PreTrainedModel = AutoModel.from_pretrained(path).float().eval()
@@ -91,25 +91,25 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
 
 
 def is_codec(config: PreTrainedConfig) -> bool:
-    """Whether a configuration is of a codec whose encoder can be measured."""
+    """Whether a model is a codec whose encoder can be measured."""
     return config.model_type in _CODECS
 
 
 def load_decoder(path: str) -> SimDecoder:
-    """A decoder, in float32 and in evaluation mode; raises as `load_encoder`."""
-    _check_kind(path, SimDecoderConfig.model_type, "a decoder")
+    """A decoder, in float32 and in evaluation mode; raises like `load_encoder`."""
+    _check_type(path, SimDecoderConfig.model_type, "a decoder")
     return AutoModel.from_pretrained(path).float().eval()
 
 
 def check_encoder(path: str) -> None:
-    """Refuses what is no checkpoint of an encoder, by its configuration alone; raises as `load_encoder`."""
-    _check_kind(path, SimConfig.model_type, "an encoder")
+    """Checks that a checkpoint holds an encoder, by its configuration; raises like `load_encoder`."""
+    _check_type(path, SimConfig.model_type, "an encoder")
 
 
-def _check_kind(path: str, model_type: str, kind: str) -> None:
+def _check_type(path: str, model_type: str, role: str) -> None:
     found = _config_of(path).model_type
     if found != model_type:
-        raise ValueError(f"{path} is a model of type {found!r}, not {kind} ({model_type!r}).")
+        raise ValueError(f"{path} has model type {found!r}; give {role} ({model_type!r}).")
 
 
 def _config_of(path: str) -> PreTrainedConfig:
@@ -117,35 +117,31 @@ def _config_of(path: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except OSError as error:
-        raise FileNotFoundError(f"{path} has no configuration that can be read: {_one_line(error)}") from error
+        raise FileNotFoundError(f"{path} has no readable config.json: {in_one_line(error)}") from error
     return config
 
 
 def _check_place(path: str) -> None:
-    """Refuses what is neither a folder nor a model that is in the cache or on the Hub.
+    """Checks that a path is a folder, or a model in the cache or on the Hub.
 
-    The Hub is asked once: transformers asks six times, with pauses, when there is no network.
+    Sends one request: without a network, transformers sends six, with pauses.
     """
     if Path(path).is_dir():
         return
     if path.startswith(("/", ".", "~")):
-        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or a Hub id as org/name.")
+        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or the id of a model on the Hub.")
     try:
         if not isinstance(try_to_load_from_cache(path, "config.json"), str):
             get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
     except (httpx2.HTTPError, OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{path} is not a folder, and not a model that the Hub gives now ({_one_line(error)}); give a checkpoint's "
-            "folder, or the id of a model on the Hub as org/name, which needs the network the first time."
+            f"{path} is neither a folder nor a model available on the Hub ({in_one_line(error)}); give a checkpoint's "
+            "folder, or the id of a model on the Hub, whose first use needs network access."
         ) from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def module_numbers(config: SimConfig, modules: str) -> list[int]:
-    """Modules that a flag names: "all", or numbers and "context" with commas between.
+    """Parses a selection of modules: "all", or numbers and "context" separated by commas.
 
     Raises:
         ValueError: There is no such module.
@@ -157,12 +153,12 @@ def module_numbers(config: SimConfig, modules: str) -> list[int]:
 
 
 def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "modules") -> list[int]:
-    """Numbers that a setting names: "all", or some of the names with commas between.
+    """Parses a selection by names: "all", or names separated by commas.
 
     Args:
         names: Numbers by name.
         chosen: Value of the setting.
-        setting: Name of the setting, for the message.
+        setting: Name of the setting in the error message.
 
     Raises:
         ValueError: A name is unknown.

@@ -1,6 +1,6 @@
-"""Smooth InfoMax (SIM): Gaussian speech representations, one loss a module.
+"""Smooth InfoMax (SIM): Gaussian speech representations, one local loss per module.
 
-Tensors are `(batch, frames, channels)` throughout, inside the convolutions of `layers_sim.py` too.
+Tensors are `(batch, frames, channels)` throughout, including the convolutions of `layers_sim.py`.
 """
 
 import importlib
@@ -20,8 +20,8 @@ from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 if __name__ == "modeling_sim":
-    # Python runs in the folder of a checkpoint and took its copy of this file for the package, which has the same name.
-    # The package is imported in its place, and so is what `import modeling_sim` gives; nobody sees the classes below.
+    # Python runs in the folder of a checkpoint and imported its copy of this file instead of the package, which has the
+    # same name. Import the package in its place; the classes below are then unused.
     _path, _here = sys.path[:], Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in _path if Path(entry).resolve() != _here]
     del sys.modules["modeling_sim"]
@@ -44,7 +44,7 @@ from .objectives_sim import (
     require,
 )
 
-# Of a process' latents `(batch, frames, channels)` and frame mask, those of the other processes' utterances.
+# Maps a process' latents `(batch, frames, channels)` and frame mask to those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
 
 # ---------------------------------------------------------------------- outputs
@@ -57,10 +57,10 @@ class SimModelOutput(ModelOutput):
     Args:
         last_hidden_state: `(batch, frames, context_size)`, the context; without a context module the latents of the
             last convolutional module, `(batch, frames, latent_size)`.
-        hidden_states: With `output_hidden_states=True`, one `(batch, frames_m, channels)` a module, the context last:
-            what each module hands on. These are samples where latents are sampled, else means.
-        means: One `(batch, frames_m, latent_size)` a convolutional module; the latents themselves if deterministic.
-        log_variances: As `means`; `None` if latents are deterministic.
+        hidden_states: With `output_hidden_states=True`, the output of each module, `(batch, frames_m, channels)`, the
+            context last: samples if latents are sampled, means otherwise.
+        means: Means of each convolutional module, `(batch, frames_m, latent_size)`; the latents if deterministic.
+        log_variances: Same shapes as `means`; `None` if latents are deterministic.
         frame_mask: `(batch, frames)` int64, 1 where a frame of `last_hidden_state` is real.
     """
 
@@ -73,17 +73,16 @@ class SimModelOutput(ModelOutput):
 
 @dataclass
 class SimForPreTrainingOutput(ModelOutput):
-    """Output of `SimForPreTraining`. Losses are 0-dim float32 tensors, tuples have one entry a module.
+    """Output of `SimForPreTraining`. Losses are 0-dim float32 tensors, tuples have one entry per module.
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, and the covariance penalties where they
-            have weight.
-        contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 at a module without a
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted covariance penalties.
+        contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 for a module without a
             contrastive loss.
-        contrastive_accuracies: Share of targets that score above all negatives; chance is `1 / (num_negatives + 1)`.
-            NaN at a module without a contrastive loss.
-        kl_losses: KL divergence to N(0, I) in nats a frame, one a convolutional module; 0 if deterministic.
+        contrastive_accuracies: Fraction of targets that score above all negatives; chance is
+            `1 / (num_negatives + 1)`. NaN for a module without a contrastive loss.
+        kl_losses: KL divergence to N(0, I) in nats per frame of each convolutional module; 0 if deterministic.
         last_hidden_state: As in `SimModelOutput`.
         hidden_states: As in `SimModelOutput`.
     """
@@ -98,35 +97,35 @@ class SimForPreTrainingOutput(ModelOutput):
 
 
 class SimModuleLatents(NamedTuple):
-    """What one module makes of its input."""
+    """Output of one module of `SimModel`."""
 
     hidden_state: torch.Tensor
-    """`(batch, frames, channels)`, what the module hands on: a sample, or the mean."""
+    """`(batch, frames, channels)`, the input of the next module: a sample, or the mean."""
     mean: torch.Tensor
-    """`(batch, frames, channels)`; of a context module its hidden state."""
+    """`(batch, frames, channels)`; the hidden state for a context module."""
     log_variance: torch.Tensor | None
     """`(batch, frames, channels)`; `None` if deterministic."""
     lengths: torch.Tensor | None
-    """`(batch,)`, real frames; `None` where all are."""
+    """`(batch,)`, number of real frames; `None` if all are."""
 
 
 class SimModuleOutput(NamedTuple):
-    """What one module makes of its input, with its loss; losses are 0-dim float32 tensors."""
+    """Output and losses of one module of `SimForPreTraining`; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`, and the covariance penalties where they have weight."""
+    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted covariance penalties."""
     contrastive_loss: torch.Tensor
-    """InfoNCE in nats; 0 at a module without one."""
+    """InfoNCE in nats; 0 for a module without a contrastive loss."""
     contrastive_accuracy: torch.Tensor
-    """Share of targets that score above all negatives; NaN at a module without a contrastive loss."""
+    """Fraction of targets that score above all negatives; NaN for a module without a contrastive loss."""
     kl_loss: torch.Tensor
-    """KL divergence to N(0, I) in nats a frame; 0 if deterministic."""
+    """KL divergence to N(0, I) in nats per frame; 0 if deterministic."""
     hidden_state: torch.Tensor
-    """`(batch, frames, channels)`, what the module hands on."""
+    """`(batch, frames, channels)`, the input of the next module."""
     mean: torch.Tensor
-    """`(batch, frames, channels)`, the mean of the latents; of a context module its hidden state."""
+    """`(batch, frames, channels)`, the mean of the latents; the hidden state for a context module."""
     lengths: torch.Tensor | None
-    """`(batch,)`, real frames of `hidden_state`; `None` where all are."""
+    """`(batch,)`, number of real frames of `hidden_state`; `None` if all are."""
 
 
 @dataclass
@@ -134,7 +133,7 @@ class SimClassifierOutput(ModelOutput):
     """Output of the classification heads.
 
     Args:
-        loss: What `SimClassifier.classification_loss` gives, 0-dim, if labels were given.
+        loss: `SimClassifier.classification_loss`, 0-dim, if labels were given.
         logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before a softmax or sigmoid.
         hidden_states: As in `SimModelOutput`.
     """
@@ -148,7 +147,7 @@ class SimClassifierOutput(ModelOutput):
 
 
 class SimConvModule(nn.Module):
-    """A stack of convolutions and the head that gives every frame its latent."""
+    """A stack of convolutions and a head that computes the latents of every frame."""
 
     def __init__(self, config: SimConfig, module: int) -> None:
         super().__init__()
@@ -172,9 +171,11 @@ class SimConvModule(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Mean, log-variance and lengths of the frames of `hidden_states` `(batch, frames, channels)`.
+        """Returns the mean, log-variance and lengths of this module's frames.
 
-        `lengths` `(batch,)` are the real frames of each utterance, before and after; `None` where all are.
+        Args:
+            hidden_states: `(batch, frames, channels)`, the output of the module below.
+            lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
         """
         frame_mask, margins, frames = None, None, hidden_states.shape[1]
         layers = cast("list[SimConvLayer]", list(self.layers))
@@ -199,19 +200,19 @@ class SimConvModule(nn.Module):
 
 
 class SimPredictor(nn.Module):
-    """The W_k of a module's bilinear critic: `weight` is `(steps, channels, context_channels)`."""
+    """The matrices W_k of a module's bilinear critic: `weight` is `(steps, channels, context_channels)`."""
 
     def __init__(self, num_steps: int, channels: int, context_channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_steps, channels, context_channels))
 
     def forward(self) -> torch.Tensor:
-        """The weight; a call runs the hooks that bring an offloaded one."""
+        """Returns the weight; the call runs the hooks that load offloaded weights."""
         return self.weight
 
 
 def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
-    """`(batch,)`, samples of audio.
+    """Number of audio samples of each utterance, `(batch,)`.
 
     Raises:
         ValueError: There is padding before or within the audio; see `require` for accelerators and graphs.
@@ -219,8 +220,8 @@ def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
     is_audio = attention_mask != 0
     require(
         (is_audio[:, 1:] <= is_audio[:, :-1]).all(),
-        "`attention_mask` has padding before or within the audio; the models read it after the audio alone. Pad on "
-        "the right, as `SimFeatureExtractor` does, and encode the parts around a gap as utterances of their own.",
+        "`attention_mask` has padding before or within the audio; pad on the right, as `SimFeatureExtractor` does, and "
+        "encode the parts around a gap as separate utterances.",
     )
     return is_audio.sum(-1)
 
@@ -243,7 +244,7 @@ def draw_latents(
     lengths: torch.Tensor | None,
     generator: torch.Generator | None,
 ) -> torch.Tensor:
-    """What a module hands on: its mean, or, given a log-variance, a sample, which is 0 in padding as the mean is."""
+    """The input of the next module: the mean, or a sample if `log_variance` is given; 0 in padding."""
     if log_variance is None:
         return mean
     latents = _sample_gaussian(mean, log_variance, generator)
@@ -254,23 +255,23 @@ def draw_latents(
 
 
 class SimPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation of the family."""
+    """Base class of the models: initialization, loading and saving."""
 
     config: SimConfig
     base_model_prefix = "sim"
     main_input_name = "input_values"
     input_modalities = "audio"
-    # The arguments that `forward` takes and does not read are not `Trainer`'s `num_items_in_batch`.
+    # `forward` takes arguments that it ignores; `Trainer` must not pass `num_items_in_batch`.
     accepts_loss_kwargs = False
     _no_split_modules = ["SimConvModule", "GRU"]
-    # Filled in by the package: which class a saved folder offers to each Auto class.
+    # Set by the package: the class of a saved folder for each Auto class.
     auto_map: dict[str, str] = {}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own defaults, which the paper's models start from."""
+        """PyTorch's default initialization, as in the paper."""
         if isinstance(module, (nn.Conv1d, nn.Linear)):
-            bound = 1 / math.sqrt(module.weight[0].numel())  # of the inputs that reach one output
+            bound = 1 / math.sqrt(module.weight[0].numel())  # fan-in
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
@@ -292,7 +293,7 @@ class SimPreTrainedModel(PreTrainedModel):
             module.bias[self.config.num_latents :] = float(self.config.initial_log_variance)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves as every model does; the folder's code then serves all Auto classes, not just the saved one."""
+        """Saves the model; the code in the folder then supports all Auto classes, not only the saved one."""
         if self.auto_map:
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **self.auto_map}
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -301,11 +302,11 @@ class SimPreTrainedModel(PreTrainedModel):
 class SimModel(SimPreTrainedModel):
     """The encoder: convolutional modules with Gaussian or deterministic latents, then a GRU context.
 
-    Nothing is detached here: gradients reach the waveform, so the model can be fine-tuned and attributed. Isolation
-    between modules belongs to the objective, in `SimForPreTraining`.
+    Gradients flow through all modules to the waveform, so the model supports fine-tuning and attribution.
+    `SimForPreTraining` isolates the modules from each other.
     """
 
-    # A checkpoint of a model with a head holds the head's weights too.
+    # Checkpoints of models with a head also hold the head's weights.
     _keys_to_ignore_on_load_unexpected = [r"^predictors\.", r"^classifier\."]
 
     def __init__(self, config: SimConfig) -> None:
@@ -317,42 +318,42 @@ class SimModel(SimPreTrainedModel):
         self.post_init()
 
     def _get_feat_extract_output_lengths(self, input_lengths: Any, module: int = -1) -> Any:
-        """Frames of a module for a number of samples; the name is the one transformers' tools look for."""
+        """Number of frames of a module for a number of samples; tools of transformers look for this name."""
         return self.config.num_frames(input_lengths, module)
 
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
-        """Mask of a module's frames, `(batch, frames_m)` int64, from the samples' `(batch, samples)`."""
+        """Mask of a module's frames, `(batch, frames_m)` int64, from the mask of the samples, `(batch, samples)`."""
         lengths = self.config.num_frames(_audio_lengths(attention_mask), module)
         return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The first module's input `(batch, samples, 1)`, zero where padded, and lengths `(batch,)` in samples.
+        """Returns the first module's input `(batch, samples, 1)`, 0 in padding, and lengths `(batch,)` in samples.
 
         Raises:
-            TypeError: `input_values` or `attention_mask` is no tensor, or `input_values` not of floats that the weights
-                can be multiplied with.
-            ValueError: `input_values` is not `(batch, samples)`, or too short for one frame of the last module, or
-                `attention_mask` has padding before or within the audio (see `_audio_lengths` for accelerators).
+            TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` has a dtype that cannot be
+                multiplied with the weights.
+            ValueError: `input_values` is not `(batch, samples)` or is too short for one frame of the last module, or
+                `attention_mask` has padding before or within the audio (see `require` for accelerators).
         """
         for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
             if not (isinstance(given, torch.Tensor) or (given is None and name == "attention_mask")):
                 raise TypeError(
                     f"`{name}` is a {type(given).__name__}; give a tensor (batch, samples), as `SimFeatureExtractor` "
-                    "makes with `return_tensors='pt'`."
+                    "returns with `return_tensors='pt'`."
                 )
         if not input_values.is_floating_point() or (input_values.dtype == torch.float64 != self.dtype):
             raise TypeError(
-                f"`input_values` is {input_values.dtype} but the model {self.dtype}; give floats in [-1, 1], as "
-                "`SimFeatureExtractor` makes of any samples."
+                f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
+                "`SimFeatureExtractor` returns."
             )
         if input_values.ndim != 2:
             raise ValueError(f"`input_values` has shape {tuple(input_values.shape)}; it must be (batch, samples).")
         if self.config.num_frames(input_values.shape[1]) < 1:
             raise ValueError(
                 f"`input_values` has {input_values.shape[1]} samples, too few for one frame of the last module; "
-                f"give at least {self.config.receptive_field()} samples."
+                f"give at least {self.config.receptive_field()}."
             )
         if attention_mask is None:
             return input_values[..., None], None
@@ -366,20 +367,20 @@ class SimModel(SimPreTrainedModel):
     def encode_module(
         self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Mean, log-variance (`None` if deterministic) and lengths of one module's frames.
+        """Returns the mean, log-variance (`None` if deterministic) and lengths of one module's frames.
 
         Args:
             module: From 0; the context comes last.
-            hidden_states: `(batch, frames, channels)`, what the module below hands on.
-            lengths: `(batch,)` real frames of `hidden_states`; `None` where all are.
+            hidden_states: `(batch, frames, channels)`, the output of the module below.
+            lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
         """
         if self.context is None or module < self.config.num_conv_modules:
             return self.conv_modules[module](hidden_states, lengths)
-        # Padding follows the audio and a GRU runs forward, so no real frame sees any.
+        # Padding follows the audio and the GRU runs forward, so padding does not affect real frames.
         on_cpu, was_training = hidden_states.device.type == "cpu", self.context.training
-        if on_cpu:  # the products of one frame are too small to gain from half precision
+        if on_cpu:  # the matrix products of one frame are too small to gain from half precision
             hidden_states = hidden_states.to(next(self.context.parameters()).dtype)
-        # cuDNN keeps what a gradient needs in training mode alone; without dropout the mode changes nothing else.
+        # cuDNN only supports the backward pass in training mode; without dropout the mode changes nothing else.
         self.context.training = was_training or torch.is_grad_enabled()
         try:
             with full_precision(hidden_states.device) if on_cpu else nullcontext():
@@ -398,7 +399,7 @@ class SimModel(SimPreTrainedModel):
         sample: bool = False,
         generator: torch.Generator | None = None,
     ) -> Iterator[SimModuleLatents]:
-        """Runs one module after the other and yields each, before the next one starts; arguments as in `forward`."""
+        """Runs the modules one by one and yields the output of each; arguments as in `forward`."""
         hidden_states, lengths = self.prepare_inputs(input_values, attention_mask)
         for module in range(self.config.num_modules):
             mean, log_variance, lengths = self.encode_module(module, hidden_states, lengths)
@@ -420,11 +421,11 @@ class SimModel(SimPreTrainedModel):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            sample: Hand on samples of the latents (`True`) or their means (`False`). `None`: samples in training
-                mode, as far as the configuration's `sample_latents` says so, means in evaluation mode.
-            generator: Source of the noise; the global one if `None`.
+            sample: Pass samples of the latents (`True`) or their means (`False`) to the next module. `None`: samples
+                in training mode if the configuration sets `sample_latents`, means in evaluation mode.
+            generator: Random generator of the noise; the global one if `None`.
             output_hidden_states: Return `hidden_states`.
-            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+            kwargs: `return_dict`; other arguments of transformers' models are ignored.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -453,9 +454,9 @@ class SimModel(SimPreTrainedModel):
 class SimForPreTraining(SimPreTrainedModel):
     """The encoder with the loss of every module.
 
-    `forward` sums the losses; one backward pass on the sum trains all modules, and no gradient crosses from one to
-    another unless `gradient_isolation` is off. `module_objective` gives one module's loss at a time, for training
-    that keeps a single module's activations.
+    `forward` sums the losses; one backward pass on the sum trains all modules, and no gradient passes between modules
+    unless `gradient_isolation` is off. `module_objective` computes the loss of one module, for training that keeps
+    only one module's activations in memory.
     """
 
     def __init__(self, config: SimConfig) -> None:
@@ -479,11 +480,11 @@ class SimForPreTraining(SimPreTrainedModel):
         return self.config.contrastive_modules == "all" or module == self.config.num_conv_modules
 
     def _measures_correlations(self, module: int) -> bool:
-        """Whether a module has the Gaussian critic, whose autocorrelations are those of the batch, not parameters."""
+        """Whether a module has the Gaussian critic, which measures autocorrelations and has no parameters."""
         return self.config.critic == "gaussian" and module < self.config.num_conv_modules
 
     def module_parameters(self, module: int) -> list[nn.Parameter]:
-        """Parameters that a module's own loss trains: its layers and its predictor."""
+        """Parameters that a module's loss trains: its layers and its predictor."""
         parts = [self._encoder_module(module)]
         if str(module) in self.predictors:
             parts.append(self.predictors[str(module)])
@@ -508,20 +509,20 @@ class SimForPreTraining(SimPreTrainedModel):
         kl_weight_scale: float = 1.0,
         gather_latents: GatherLatents | None = None,
     ) -> SimModuleOutput:
-        """Runs one module on what the module below hands on, and computes its loss.
+        """Runs one module on the output of the module below and computes its loss.
 
-        With `gradient_isolation` the input is detached: backward on this loss reaches this module alone.
+        With `gradient_isolation` the input is detached: the backward pass of this loss only reaches this module.
 
         Args:
             module: From 0; the context comes last.
-            hidden_states: `(batch, frames, channels)`; of `SimModel.prepare_inputs` for module 0.
-            lengths: `(batch,)` real frames of `hidden_states`; `None` where all are.
+            hidden_states: `(batch, frames, channels)`; for module 0 the result of `SimModel.prepare_inputs`.
+            lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
             sample: As in `SimModel.forward`.
-            generator: Source of noise, window and negatives. `None`: the global one in training mode, a fixed one in
-                evaluation mode, so that the loss is a function of the batch alone.
+            generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
+                with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             kl_weight_scale: Factor on the module's KL weight, for a warm-up.
-            gather_latents: Gives the latents and frame masks of other processes' utterances for this process', so
-                that negatives are drawn from those as well; `None` draws them from this batch alone.
+            gather_latents: Maps the latents and frame mask of this process to those of the other processes, from which
+                negatives are then drawn too; `None` draws them only from this batch.
         """
         if sample is None:
             sample = self.training and self.config.sample_latents
@@ -561,7 +562,7 @@ class SimForPreTraining(SimPreTrainedModel):
             )
             loss = loss + contrastive_loss
         if module < self.config.num_conv_modules:
-            loss = loss + self._covariance_penalties(hidden_state, frame_mask)
+            loss = loss + self._covariance_penalties(mean, frame_mask)
         return SimModuleOutput(
             loss=loss,
             contrastive_loss=contrastive_loss,
@@ -572,16 +573,19 @@ class SimForPreTraining(SimPreTrainedModel):
             lengths=lengths,
         )
 
-    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """The weighted penalties on second moments of a module's latents, 0-dim float32; 0 where none is set."""
-        config, penalty = self.config, torch.zeros((), device=latents.device)
+    def _covariance_penalties(self, mean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The weighted covariance penalties of a module's means, 0-dim float32; 0 if none is set.
+
+        Samples would not do: noise alone has the identity as its covariance.
+        """
+        config, penalty = self.config, torch.zeros((), device=mean.device)
         if config.covariance_weight:
-            penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
+            penalty = penalty + config.covariance_weight * covariance_penalty(mean, frame_mask)
         if config.lagged_covariance_weight:
-            # As many frames as the contrastive loss reads; training crops begin anywhere.
+            # As many frames as in the contrastive loss; the first ones will do, as training crops start anywhere.
             window = slice(config.loss_window)
             mask = None if frame_mask is None else frame_mask[:, window]
-            lagged = lagged_covariance_penalty(latents[:, window], config.offsets, mask)
+            lagged = lagged_covariance_penalty(mean[:, window], config.offsets, mask)
             penalty = penalty + config.lagged_covariance_weight * lagged
         return penalty
 
@@ -596,7 +600,7 @@ class SimForPreTraining(SimPreTrainedModel):
         generator: torch.Generator | None,
         gather_latents: GatherLatents | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contrastive loss and accuracy on a window of each utterance; `log_variance` is `None` if not sampled."""
+        """Contrastive loss and accuracy on a window of each utterance; `log_variance` is `None` without sampling."""
         config = self.config
         batch, frames, _ = mean.shape
         window = min(config.loss_window, frames)
@@ -612,7 +616,7 @@ class SimForPreTraining(SimPreTrainedModel):
             context = in_window(mean)
         elif config.shared_noise:
             context = in_window(latents)
-        else:  # a second sample of the same Gaussians, drawn where it is used
+        else:  # a second, independent sample, drawn only for the window
             context = _sample_gaussian(in_window(mean), in_window(log_variance), generator)
         other_latents = other_frame_mask = None
         if gather_latents is not None:
@@ -656,14 +660,14 @@ class SimForPreTraining(SimPreTrainedModel):
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
             sample: As in `SimModel.forward`.
-            generator: Source of noise, windows and negatives. `None`: the global one in training mode, a fixed one
-                in evaluation mode, so that the loss is a function of the batch alone.
+            generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
+                with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             output_hidden_states: Return `hidden_states`.
-            return_loss: Return `loss`. `Trainer` looks for this argument: it evaluates a loss without labels.
-            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+            return_loss: Return `loss`. `Trainer` needs this argument to evaluate a loss without labels.
+            kwargs: `return_dict`; other arguments of transformers' models are ignored.
 
         Raises:
-            ValueError: A module has fewer than 2 frames, so nothing can be predicted.
+            ValueError: A module has fewer than 2 frames, too few to predict one from another.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -684,7 +688,7 @@ class SimForPreTraining(SimPreTrainedModel):
         )
 
 
-# A label that is none, as in `F.cross_entropy`.
+# The label that losses skip, as in `F.cross_entropy`.
 _IGNORED = -100
 
 
@@ -703,20 +707,20 @@ class SimClassifier(SimPreTrainedModel):
     def classification_loss(
         self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Loss of `logits`, of the kind that `config.problem_type` names, averaged over the labels that count.
+        """Loss of `logits` for `config.problem_type`, averaged over the labels that are not ignored.
 
-        An unset problem type is set by the first labels, as in transformers' heads, so that a pipeline knows it:
-        "regression" for one label, "single_label_classification" for one whole number per row of logits, else
-        "multi_label_classification".
+        If the problem type is unset, the first labels set it, as in transformers' heads, so that pipelines can read it:
+        "regression" if `num_labels` is 1, "single_label_classification" for one integer per row of logits, and
+        "multi_label_classification" otherwise.
 
         Args:
             logits: `(..., num_labels)`.
-            labels: Single label: `(...)` whole numbers, -100 for none. Multi-label: `(..., num_labels)`, 0 or 1, -100
-                for none. Regression: `(..., num_labels)`, or `(...)` of a single one, NaN for none.
-            mask: `(...)`, nonzero where labels count; `None` for everywhere.
+            labels: Single label: `(...)` integers, -100 for none. Multi-label: `(..., num_labels)`, 0 or 1, -100 for
+                none. Regression: `(..., num_labels)`, or `(...)` for a single label, NaN for none.
+            mask: `(...)`, 0 where labels are ignored; `None` to ignore none.
 
         Raises:
-            ValueError: `labels` has another shape or dtype than that.
+            ValueError: `labels` has a different shape or dtype.
         """
         logits, rows = logits.float(), logits.shape[:-1]
         are_whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
@@ -735,9 +739,9 @@ class SimClassifier(SimPreTrainedModel):
             labels = labels[..., None]
         if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_whole):
             raise ValueError(
-                f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not fit `config.problem_type` "
+                f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not match `config.problem_type` "
                 f"{problem_type!r} and `config.num_labels` {logits.shape[-1]}: 'single_label_classification' takes "
-                f"whole numbers {tuple(rows)}, 'multi_label_classification' and 'regression' numbers "
+                f"integers of shape {tuple(rows)}, 'multi_label_classification' and 'regression' numbers of shape "
                 f"{tuple(logits.shape)}."
             )
         counts = torch.ones(rows, dtype=torch.bool, device=logits.device) if mask is None else mask != 0
@@ -752,12 +756,12 @@ class SimClassifier(SimPreTrainedModel):
         return (losses * known).sum() / known.sum()
 
     def freeze_base_model(self) -> None:
-        """Trains the classifier alone from here on: no gradient, and batch-norm statistics stay as they are."""
+        """Freezes the encoder: its weights get no gradient, and its batch-norm statistics no updates."""
         self.config.freeze_encoder = True
         self.sim.requires_grad_(requires_grad=False).eval()
 
     def _freeze_what_never_learns(self) -> None:
-        """Takes the gradient off the modules above the probed one, and off a frozen encoder."""
+        """Disables gradients for the modules above the probed one, and for a frozen encoder."""
         above = list(self.sim.conv_modules[self.probe_module + 1 :])
         if self.sim.context is not None and self.probe_module < self.config.num_conv_modules:
             above.append(self.sim.context)
@@ -768,13 +772,13 @@ class SimClassifier(SimPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As for every model; loading makes new parameters, so what never learns is frozen again."""
+        """Loads the model; loading creates new parameters, so they are frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_what_never_learns()  # noqa: SLF001 - of this class
         return loaded
 
     def train(self, mode: bool = True) -> "SimClassifier":
-        """As for every module, but a frozen encoder stays in evaluation mode."""
+        """Sets the training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.config.freeze_encoder:
             self.sim.eval()
@@ -787,7 +791,7 @@ class SimClassifier(SimPreTrainedModel):
         output_hidden_states: bool | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
-        """Frames `(batch, frames, channels)` of the probed module, their mask if any, and hidden states if wanted."""
+        """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         outputs = self.sim(
@@ -801,7 +805,7 @@ class SimClassifier(SimPreTrainedModel):
 
 
 class SimForSequenceClassification(SimClassifier):
-    """One label an utterance: a linear layer on the mean of the real frames of one module."""
+    """Utterance classification: a linear layer on the mean of the real frames of one module."""
 
     @can_return_tuple
     def forward(
@@ -818,11 +822,11 @@ class SimForSequenceClassification(SimClassifier):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            labels: `(batch,)` int64, in `[0, num_labels)`; -100 leaves an utterance out of the loss. Several labels an
-                utterance, or numbers, as `classification_loss` takes them.
+            labels: `(batch,)` int64, in `[0, num_labels)`; utterances with -100 do not enter the loss. For multi-label
+                classification and regression see `classification_loss`.
             output_hidden_states: Return `hidden_states`.
-            generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
-            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+            generator: Random generator of the noise of sampled latents, in training mode; `None` for the global one.
+            kwargs: `return_dict`; other arguments of transformers' models are ignored.
         """
         frames, frame_mask, hidden_states = self.probed_frames(
             input_values, attention_mask, output_hidden_states, generator
@@ -837,7 +841,7 @@ class SimForSequenceClassification(SimClassifier):
 
 
 class SimForAudioFrameClassification(SimClassifier):
-    """One label a frame: a linear layer on the frames of one module."""
+    """Frame classification: a linear layer on the frames of one module."""
 
     @can_return_tuple
     def forward(
@@ -854,16 +858,15 @@ class SimForAudioFrameClassification(SimClassifier):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            labels: `(batch, frames)` int64 for the probed module's frames (`config.num_frames(samples,
-                config.probe_module)` of them), in `[0, num_labels)`; -100 leaves a frame out of the loss, and so
-                does padding. Several labels a frame, or numbers, `(batch, frames, num_labels)`, as
-                `classification_loss` takes them.
+            labels: `(batch, frames)` int64 in `[0, num_labels)`, with `config.num_frames(samples,
+                config.probe_module)` frames; padding and frames with -100 do not enter the loss. For multi-label
+                classification and regression, `(batch, frames, num_labels)`, see `classification_loss`.
             output_hidden_states: Return `hidden_states`.
-            generator: Source of the noise of sampled latents, in training mode; `None` for the global one.
-            kwargs: `return_dict`, and what other models of transformers take; nothing else is read.
+            generator: Random generator of the noise of sampled latents, in training mode; `None` for the global one.
+            kwargs: `return_dict`; other arguments of transformers' models are ignored.
 
         Raises:
-            ValueError: `labels` has another number of frames than the probed module.
+            ValueError: `labels` and the probed module have different numbers of frames.
         """
         frames, frame_mask, hidden_states = self.probed_frames(
             input_values, attention_mask, output_hidden_states, generator
@@ -873,9 +876,8 @@ class SimForAudioFrameClassification(SimClassifier):
         if labels is not None:
             if labels.shape[:2] != logits.shape[:2]:
                 raise ValueError(
-                    f"`labels` has shape {tuple(labels.shape)}, but module {self.probe_module} makes "
-                    f"{tuple(logits.shape[:2])} (batch, frames) of this audio; place the labels on its frames by "
-                    "time, with `config.frame_centers`."
+                    f"`labels` has shape {tuple(labels.shape)}, but the frames of module {self.probe_module} have "
+                    f"shape {tuple(logits.shape[:2])}; align the labels with these frames by `config.frame_centers`."
                 )
             loss = self.classification_loss(logits, labels, frame_mask)
         return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)

@@ -1,4 +1,4 @@
-"""Decoders from the latents of one Smooth InfoMax module to the waveform, to hear what they hold."""
+"""Decoder from the latents of one Smooth InfoMax module to the waveform, to listen to what they represent."""
 
 import math
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ class SimDecoderOutput(ModelOutput):
     """Output of `SimDecoder`.
 
     Args:
-        waveforms: `(batch, samples)`, at the configuration's sampling rate; 0 past the end of an utterance.
+        waveforms: `(batch, samples)`, at the configuration's `sampling_rate`; 0 past the end of an utterance.
     """
 
     waveforms: torch.Tensor | None = None
 
 
 class SimDecoder(PreTrainedModel):
-    """Transposed convolutions from standardized latents to the waveform, as the SIM paper's decoders.
+    """Transposed convolutions from standardized latents to the waveform, as in the SIM paper.
 
-    Latents are standardized first, with a mean and a scale of each channel that the checkpoint holds, so that decoders
-    of models whose latents differ in size are trained alike; until they are set the latents come as they are.
+    The decoder first standardizes each channel with a mean and a scale that the checkpoint stores, so that training
+    does not depend on the scale of the latents. They are 0 and 1 until `set_standardization` sets them.
     """
 
     config: SimDecoderConfig
@@ -54,7 +54,7 @@ class SimDecoder(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """PyTorch's own defaults, which the paper's decoders start from."""
+        """PyTorch's default initialization, as in the paper."""
         if isinstance(module, nn.ConvTranspose1d):
             bound = 1 / math.sqrt(module.weight.shape[1] * module.weight.shape[2])
             init.uniform_(module.weight, -bound, bound)
@@ -65,14 +65,14 @@ class SimDecoder(PreTrainedModel):
             init.ones_(self.scale)
 
     def set_standardization(self, mean: torch.Tensor, scale: torch.Tensor) -> None:
-        """Sets what latents are centred by and divided by, `(channels,)` each.
+        """Sets the mean and scale, `(channels,)` each, that standardize the latents.
 
         Raises:
-            ValueError: They are not one finite number a channel, or a scale is not above 0.
+            ValueError: They are not one finite number per channel, or a scale is not above 0.
         """
         for name, values in (("mean", mean), ("scale", scale)):
             if values.shape != self.mean.shape or not bool(values.isfinite().all()):
-                raise ValueError(f"`{name}` must be {len(self.mean)} finite numbers, one a channel.")
+                raise ValueError(f"`{name}` must be {len(self.mean)} finite numbers, one per channel.")
         if not bool((scale > 0).all()):
             raise ValueError("`scale` must be above 0 in every channel.")
         self.mean.copy_(mean)
@@ -88,18 +88,17 @@ class SimDecoder(PreTrainedModel):
         """Decodes latents.
 
         Args:
-            latents: `(batch, frames, channels)` of the module that the decoder is for.
-            num_samples: Samples of every utterance, a number or `(batch,)`; the waveforms are as long as the longest,
-                cut or padded with zeros where the layers make more or fewer. `None`: what the layers make of the
-                frames, `config.num_samples(frames)`.
-            kwargs: `return_dict`; nothing else is read.
+            latents: `(batch, frames, channels)` of the module that the decoder was trained on.
+            num_samples: Length of every utterance, a number or `(batch,)`; waveforms are truncated or padded with zeros
+                to the longest. `None`: the length that the layers give, `config.num_samples(frames)`.
+            kwargs: `return_dict`; other arguments are ignored.
 
         Raises:
-            TypeError: `latents` is no tensor.
+            TypeError: `latents` is not a tensor.
             ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels.
         """
         if not isinstance(latents, torch.Tensor):
-            raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor, as `torch.as_tensor(latents)`.")
+            raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor: `torch.as_tensor(latents)`.")
         if latents.ndim != 3 or latents.shape[2] != self.config.latent_size or latents.shape[1] < 1:
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
@@ -112,7 +111,7 @@ class SimDecoder(PreTrainedModel):
             return SimDecoderOutput(waveforms=waveforms)
         lengths = None if isinstance(num_samples, int) else torch.as_tensor(num_samples, device=waveforms.device)
         longest = int(num_samples if lengths is None else lengths.max())
-        waveforms = F.pad(waveforms, (0, longest - waveforms.shape[1]))  # a negative padding cuts
+        waveforms = F.pad(waveforms, (0, longest - waveforms.shape[1]))  # negative padding truncates
         if lengths is not None and lengths.ndim:
             is_audio = torch.arange(longest, device=waveforms.device) < lengths[:, None]
             waveforms = waveforms * is_audio

@@ -1,4 +1,4 @@
-"""The two terms of the Smooth InfoMax loss, as pure functions of tensors."""
+"""Terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 
-# Variance over frames above which a channel is active; Burda et al.'s (2016).
+# Variance over frames above which a channel is active (Burda et al. 2016).
 ACTIVE_UNIT_VARIANCE = 0.01
 
-# Rows whose weighted sums differ by less than this share of their norm are equal: what float32 makes of equal audio.
-# In half precision it is this many times the dtype's resolution, four standard deviations where every last bit differs.
+# Rows whose weighted sums differ by less than this fraction of their norm count as equal: rounding in float32 makes
+# latents of equal audio differ that much. In half precision the tolerance is this many times the dtype's resolution,
+# four standard deviations if every last bit differs.
 _ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 
-# Keeps the score of the Gaussian critic, which divides by 1 - rho^2, finite.
+# Keeps the score of the Gaussian critic finite, which divides by 1 - rho^2.
 _LARGEST_CORRELATION = 0.99
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
@@ -51,43 +52,44 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
 
     For an anchor, frame t of an utterance, and a step, an offset of k frames, the loss is the cross-entropy of picking
     the target t + k among itself and the anchor's negatives by their scores. It is averaged over the valid anchors of
-    each step, then over the steps that have any. The score of a candidate z is that of a critic:
+    each step, then over the steps that have any. There are two critics, which score a candidate z by:
 
-    - bilinear: `logit_scale * context_t^T W_k^T z`, which no rotation of the latents changes;
+    - bilinear: `logit_scale * context_t^T W_k^T z`, which is invariant to rotations of the latents;
     - Gaussian: `logit_scale * sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
       `ln p(z | context_t) / p(z)` of a stationary Gaussian process whose dimensions are independent and have the
       autocorrelations rho_kj, up to terms that all candidates share. Its maximum fixes the axes; see `docs/theory.md`.
 
-    Anchors and targets lie in a window of each utterance, negatives in the complete batch, drawn with replacement.
+    Anchors and targets lie in a window of each utterance; negatives are drawn from the complete batch, with
+    replacement.
 
     Args:
         context: `(batch, window, context_channels)`, the context of the window's frames.
         latents: `(batch, frames, channels)`, the latents of complete utterances.
         weight: `(steps, channels, context_channels)`, the matrix W_k of each step, or `(steps, channels)`, the
-            autocorrelations rho_k in (-1, 1) of the Gaussian critic, whose context has the latents' channels.
-        offsets: `(steps,)`, frames from the anchor to the target of each step, increasing; `None` for 1, 2, ... A
-            window uses the offsets that fit into it.
-        num_negatives: Negatives of an anchor, at least 1; they serve all of its steps.
-        negative_sharing: "anchor": each anchor has negatives of its own. "batch": all anchors share one draw, which
-            makes the scores one matrix product and hundreds of negatives cheap; it needs `negatives` "any".
-        nested_sizes: Of the Gaussian critic, counts of leading channels below all of them, increasing. The loss is
-            averaged over the scores of these channels alone and of all, which orders channels by their use.
+            autocorrelations rho_k in (-1, 1) of the Gaussian critic, whose context has as many channels as the latents.
+        offsets: `(steps,)`, frames from the anchor to the target of each step, increasing; `None` for 1, 2, ...
+            Offsets that do not fit into the window are skipped.
+        num_negatives: Negatives per anchor, at least 1, shared by all of its steps.
+        negative_sharing: "anchor": draw separate negatives for each anchor. "batch": all anchors share one draw, which
+            computes the scores as one matrix product and makes hundreds of negatives cheap; needs `negatives` "any".
+        nested_sizes: Gaussian critic only: sizes of leading blocks of channels, increasing. The loss is averaged over
+            the scores of these blocks and of all channels, which orders channels by importance.
         window_start: `(batch,)`, the first frame of each utterance's window; `None` for frame 0.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are. Frames that are not real
-            are no anchors, no targets and no negatives.
-        negatives: Where negatives are drawn from. "any": all real frames of the batch, the target among them, as in
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are. Padded frames are neither
+            anchors nor targets nor negatives.
+        negatives: Where negatives are drawn from. "any": all real frames of the batch, including the target, as in
             the SIM paper; "not_positive": all but the anchor's targets; "same_utterance"; "other_utterances".
         negative_frames: `(batch, anchors, num_negatives)` int64, indices `utterance * frames + frame` to use
-            instead of drawing any; there are `window - offsets[0]` anchors. `(num_negatives,)` if shared.
-        other_latents: `(others, frames, channels)`, the latents of further utterances, those of other processes: they
-            count as the batch's where negatives are drawn, and have no anchors. Their utterances follow the batch's.
-        other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` where all are.
+            instead of drawing any, with `window - offsets[0]` anchors; `(num_negatives,)` if shared.
+        other_latents: `(others, frames, channels)`, latents of further utterances, for example from other processes.
+            Negatives are drawn from them too, but they have no anchors. They are numbered after the batch's utterances.
+        other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` if all are.
         logit_scale: Factor on the scores.
-        generator: Source of the draws; the global one if `None`.
+        generator: Random generator of the draws; the global one if `None`.
 
     Returns:
-        The loss, and the share of (anchor, step) pairs whose target scores highest; a tie counts as a guess, so that
-        a model that knows nothing has `1 / (num_negatives + 1)`. Logits and loss are float32 under any autocast.
+        The loss, and the fraction of (anchor, step) pairs whose target scores highest; a tie counts as a guess, so
+        that chance is `1 / (num_negatives + 1)`. Logits and loss are float32 under any autocast.
 
     Raises:
         ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
@@ -97,7 +99,9 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
     is_shared = negative_sharing == "batch"
     if is_shared and negatives != "any":
-        raise ValueError(f"`negative_sharing` 'batch' draws from any frame, but `negatives` is {negatives!r}.")
+        raise ValueError(
+            f"`negative_sharing` 'batch' draws from all frames, but `negatives` is {negatives!r}; give 'any'."
+        )
     (batch, window, _), (frames, channels), device = context.shape, latents.shape[1:], latents.device
     anchors = window - used_offsets[0]  # the window's last frames have no target
     if window_start is None:
@@ -153,7 +157,7 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         loss = _mean_of_steps(torch.stack(losses).mean(dim=0), valid, pairs)
         positive, negative = scores[-1]
         with torch.no_grad():
-            # Equal candidates (the target itself, frames of silence) tie, however two ways to a score are rounded.
+            # Equal candidates (the target itself, frames of silence) tie, even if their scores are rounded differently.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
             is_equal = _are_equal(candidates, negative_frames, window_frames[:, target], rounding)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
@@ -179,16 +183,16 @@ def _usable_offsets(
             "(steps, channels, context_channels), or (steps, channels) for the Gaussian critic."
         )
     if window > frames:
-        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; a window lies in its utterance.")
+        raise ValueError(f"`context` has {window} frames but `latents` only {frames}; give frames of one window.")
     if offsets is None:
         offsets = range(1, len(weight) + 1)
     if len(offsets) != len(weight):
-        raise ValueError(f"`offsets` has {len(offsets)} entries but `weight` {len(weight)} steps; give one each.")
+        raise ValueError(f"`offsets` has {len(offsets)} entries but `weight` {len(weight)} steps; give one per step.")
     usable = [offset for offset in offsets if offset < window]
     if not usable:
         raise ValueError(
-            f"the window has {window} frame(s): no anchor has a target. Give longer audio, or `offsets` that begin "
-            f"below {window}, not at {offsets[0]}."
+            f"no anchor has a target: the window has {window} frame(s) and `offsets` begin at {offsets[0]}; give "
+            "longer audio or smaller offsets."
         )
     return usable
 
@@ -199,8 +203,8 @@ def _bilinear_scores(
     """Scores of targets `(batch, anchors, steps)` and negatives `(batch, anchors, steps, negatives)`.
 
     Args:
-        predictions: `(batch, anchors, steps, channels)`, what W_k makes of the context.
-        latents: `(batch, window, channels)`, those of the window.
+        predictions: `(batch, anchors, steps, channels)`, W_k applied to the context.
+        latents: `(batch, window, channels)`, the latents of the window.
         offsets: `(steps,)`.
         bank: `(negatives, channels)`, or `(batch, anchors, negatives, channels)`.
     """
@@ -220,14 +224,14 @@ def _gaussian_scores(
     bank: torch.Tensor,
     nested_sizes: Sequence[int],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Scores of each nested size, then of all channels, as `_bilinear_scores` gives them.
+    """Yields the scores of each nested size, then of all channels, as `_bilinear_scores` returns them.
 
     Args:
         context: `(batch, anchors, channels)`.
         correlations: `(steps, channels)`.
         latents: As in `_bilinear_scores`.
-        offsets: As there.
-        bank: As there.
+        offsets: As in `_bilinear_scores`.
+        bank: As in `_bilinear_scores`.
         nested_sizes: As in `info_nce`.
     """
     anchors, window = context.shape[1], latents.shape[1]
@@ -247,7 +251,7 @@ def _gaussian_scores(
             for step, offset in enumerate(offsets)
         ]
         positive = positive + torch.stack(of_pairs, dim=2)
-        if drawn.ndim == 2:  # one product for all steps: the factors go to the few negatives
+        if drawn.ndim == 2:  # one product for all steps: scaling the few negatives is cheapest
             of_negatives = (c @ (linear[:, None] * drawn).flatten(0, 1).T).unflatten(-1, (len(linear), len(drawn)))
         else:
             of_negatives = (linear * c[:, :, None]) @ drawn.transpose(-1, -2)
@@ -261,7 +265,7 @@ def _with_others(
     other_latents: torch.Tensor | None,
     other_frame_mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The batch's latents and mask with those of further utterances after them; padded frames are 0."""
+    """Appends the latents and mask of further utterances to those of the batch; padded frames become 0."""
     if other_latents is not None:
         if frame_mask is not None or other_frame_mask is not None:
             masks = ((latents, frame_mask), (other_latents, other_frame_mask))
@@ -269,7 +273,7 @@ def _with_others(
                 [of.new_ones(of.shape[:2], dtype=torch.bool) if mask is None else mask != 0 for of, mask in masks]
             )
         latents = torch.cat([latents, other_latents])
-    if frame_mask is not None:  # whatever padding holds, even NaN, reaches neither the loss nor a gradient
+    if frame_mask is not None:  # padding, even NaN, must reach neither the loss nor a gradient
         latents = latents.masked_fill((frame_mask == 0)[..., None], 0.0)
     return latents, frame_mask
 
@@ -279,14 +283,14 @@ def _are_equal(
 ) -> torch.Tensor:
     """Whether negatives equal targets up to rounding, `(batch, anchors, steps, negatives)`.
 
-    Rows are compared by two weighted sums, which would agree by chance in less than one of a million pairs, and
-    in one of some thousand where the latents are bfloat16.
+    Rows are compared by two weighted sums, which agree by chance in less than one of a million pairs, and in about one
+    of a thousand for bfloat16 latents.
 
     Args:
         candidates: `(rows, channels)`.
         negatives: `([batch, anchors,] negatives)`, rows of each anchor's negatives.
-        targets: `(batch, anchors, steps)`, the rows of each anchor's targets.
-        rounding: Difference of the sums, as a share of the target's norm, that is rounding.
+        targets: `(batch, anchors, steps)`, rows of each anchor's targets.
+        rounding: Tolerance for the difference of the sums, as a fraction of the target's norm.
     """
     places = torch.arange(1, candidates.shape[1] + 1, device=candidates.device)
     widths = rounding * candidates.norm(dim=-1)
@@ -300,7 +304,7 @@ def _are_equal(
 
 
 def _mean_of_steps(values: torch.Tensor, valid: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """Mean over the valid anchors of each step, then over the steps that have some."""
+    """Mean over the valid anchors of each step, then over the steps that have any."""
     sums = torch.where(valid, values, 0.0).sum(dim=(0, 1))
     return (sums / pairs.clamp(min=1)).sum() / (pairs > 0).sum()
 
@@ -316,23 +320,24 @@ def draw_negatives(
     *,
     num_utterances: int | None = None,
 ) -> torch.Tensor:
-    """Draws the negatives of every anchor uniformly from its source, with replacement.
+    """Draws negatives for every anchor, uniformly and with replacement.
 
     Args:
         anchors: `(batch, anchors)`, indices `utterance * frames + frame`.
-        frames: Frames an utterance, padding included.
-        num_steps: Targets an anchor, the frames that follow it; "not_positive" leaves them out.
-        num_negatives: Draws an anchor.
-        source: As in `info_nce`.
+        frames: Frames per utterance, including padding.
+        num_steps: Targets per anchor: the frames that follow it, which "not_positive" excludes.
+        num_negatives: Draws per anchor.
+        source: `negatives` of `info_nce`.
         frame_mask: `(num_utterances, frames)`, nonzero where a frame is real.
-        generator: Source of the draws.
-        num_utterances: Utterances that negatives are drawn from, those of the anchors first; `None` if they are all.
+        generator: Random generator of the draws.
+        num_utterances: Utterances that negatives are drawn from, starting with those of the anchors; `None` for only
+            those.
 
     Returns:
         `(batch, anchors, num_negatives)` indices `utterance * frames + frame`.
 
     Raises:
-        ValueError: The source is unknown, or "other_utterances" and only one utterance has real frames.
+        ValueError: The source is unknown, or it is "other_utterances" and only one utterance has real frames.
     """
     if source not in get_args(NegativeSource):
         raise ValueError(f"`negatives` is {source!r}; choose one of {', '.join(get_args(NegativeSource))}.")
@@ -345,7 +350,7 @@ def draw_negatives(
         frame_mask = torch.ones(num_utterances, frames, dtype=torch.bool, device=device)
 
     # Real frames first, in order: the r-th real frame of the batch is real_frames[r]. Every source is then a range
-    # of r with a hole in it, and no count has to leave the device.
+    # of r with a hole in it, and no count has to be copied to the host.
     real = frame_mask.reshape(-1) != 0
     real_frames = torch.argsort(~real, stable=True)
     rank = real.cumsum(0)  # real frames up to and including one
@@ -373,12 +378,12 @@ def draw_negatives(
 
 
 def draw_window_start(lengths: torch.Tensor, window: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draws the first frame of a window for each utterance, uniformly over all places where the window fits.
+    """Draws the first frame of a window for each utterance, uniformly over all positions where the window fits.
 
     Args:
         lengths: `(batch,)`, real frames of each utterance.
-        window: Frames of the window; an utterance that is shorter starts at 0.
-        generator: Source of the draws.
+        window: Frames per window; in shorter utterances it starts at 0.
+        generator: Random generator of the draws.
 
     Returns:
         `(batch,)` int64.
@@ -393,27 +398,27 @@ def kl_to_standard_normal(
     *,
     free_bits: float = 0.0,
 ) -> torch.Tensor:
-    r"""KL divergence of N(mean, diag(exp(log_variance))) to N(0, I), in nats a frame (Kingma & Welling 2014).
+    r"""KL divergence of N(mean, diag(exp(log_variance))) to N(0, I), in nats per frame (Kingma & Welling 2014).
 
     It is summed over channels and averaged over the real frames of the batch, so that it depends neither on the
     length of the audio nor on padding: `mean_frames sum_channels (mean^2 + exp(log_variance) - 1 - log_variance) / 2`.
 
     Args:
         mean: `(batch, frames, channels)`.
-        log_variance: As `mean`.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
-        free_bits: Nats a channel, averaged over frames, below which the divergence counts as this constant and has
-            no gradient (Kingma et al. 2016).
+        log_variance: Same shape as `mean`.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are.
+        free_bits: Lower bound in nats per channel on the divergence, averaged over frames; a channel below it has no
+            gradient (Kingma et al. 2016).
 
     Returns:
         A 0-dim float32 tensor, computed in float32 under any autocast.
     """
     with full_precision(mean.device):
         mean, log_variance = mean.float(), log_variance.float()
-        if frame_mask is not None:  # N(0, I) where frames are padding: no divergence, and no gradient
+        if frame_mask is not None:  # padding becomes N(0, I): no divergence and no gradient
             padded = (frame_mask == 0)[..., None]
             mean, log_variance = mean.masked_fill(padded, 0.0), log_variance.masked_fill(padded, 0.0)
-        # expm1: a divergence near 0 would drown in the rounding of exp(log_variance) - 1
+        # expm1: rounding of exp(log_variance) - 1 would exceed a divergence near 0
         doubled = torch.addcmul(torch.expm1(log_variance) - log_variance, mean, mean)
         if frame_mask is None:
             per_channel = doubled.mean(dim=(0, 1))
@@ -434,18 +439,18 @@ def autocorrelations(
 ) -> torch.Tensor:
     """Correlation of each channel of a context with the latents some frames later, `E[c z] / sqrt(E[c^2] E[z^2])`.
 
-    These are the best autocorrelations of the Gaussian critic for white latents (see `docs/theory.md`); measured rather
-    than learned, they follow the latents from the first step on.
+    These are the optimal autocorrelations of the Gaussian critic for white latents (see `docs/theory.md`). Since they
+    are measured rather than learned, they match the latents from the first step on.
 
     Args:
         context: `(batch, frames, channels)`.
-        latents: As `context`, of the same frames.
+        latents: Same shape and frames as `context`.
         offsets: `(steps,)`, in frames.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are.
 
     Returns:
-        `(steps, channels)` float32 without gradient, within ±0.99 so that scores stay finite; 0 for an offset that no
-        pair of frames has.
+        `(steps, channels)` float32 without gradient, within ±0.99 so that scores stay finite; 0 for an offset without
+        a pair of frames.
     """
     with full_precision(latents.device):
         context, latents = context.float(), latents.float()
@@ -465,11 +470,11 @@ def autocorrelations(
 def covariance_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
     """Distance of the latents' second moments from the identity, `||E[z z^T] - I||^2 / channels`, 0-dim float32.
 
-    The Gaussian critic takes latents as white; without this they may copy each other.
+    The Gaussian critic assumes white latents; without this penalty channels may copy each other.
 
     Args:
         latents: `(batch, frames, channels)`.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are.
     """
     return _moment_penalty(latents, latents, frame_mask, frame_mask, is_lagged=False)
 
@@ -477,13 +482,13 @@ def covariance_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = 
 def lagged_covariance_penalty(
     latents: torch.Tensor, offsets: Sequence[int], frame_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How far lagged second moments are from diagonal: `sum_k ||offdiag(sym(E[z_t z_{t+k}^T]))||^2 / channels`.
+    """Distance of lagged second moments from diagonal: `sum_k ||offdiag(sym(E[z_t z_{t+k}^T]))||^2 / channels`.
 
-    Independent dimensions have diagonal ones at every lag (Molgedey & Schuster 1994; SOBI, Belouchrani et al. 1997).
+    For independent dimensions they are diagonal at every lag (Molgedey & Schuster 1994; SOBI, Belouchrani et al. 1997).
 
     Args:
         latents: `(batch, frames, channels)`.
-        offsets: The lags k in frames; those that no pair of frames has are passed over.
+        offsets: The lags k in frames; lags without a pair of frames are skipped.
         frame_mask: As in `covariance_penalty`.
 
     Returns:
@@ -506,7 +511,7 @@ def _moment_penalty(
     *,
     is_lagged: bool,
 ) -> torch.Tensor:
-    """Squared distance of the symmetric part of `E[first second^T]` from I, or from a diagonal, over channels."""
+    """Squared distance of the symmetric part of `E[first second^T]` from I, or from diagonal, over channels."""
     with full_precision(first.device):
         first, second = first.float(), second.float()
         count: torch.Tensor | int = first.shape[0] * first.shape[1]
@@ -524,12 +529,12 @@ def _moment_penalty(
 def count_active_units(
     mean: torch.Tensor, frame_mask: torch.Tensor | None = None, *, threshold: float = ACTIVE_UNIT_VARIANCE
 ) -> torch.Tensor:
-    """Channels whose mean varies from frame to frame: variance above a threshold (Burda et al. 2016).
+    """Number of channels whose variance over frames is above a threshold (Burda et al. 2016).
 
     Args:
         mean: `(batch, frames, channels)`, posterior means or deterministic latents.
-        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` where all are.
-        threshold: Variance over frames above which a channel is active; the source's by default.
+        frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are.
+        threshold: Variance above which a channel is active; by default that of Burda et al.
 
     Returns:
         A 0-dim int64 tensor.
@@ -546,32 +551,32 @@ def count_active_units(
 
 
 def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
-    """62 random bits an entry, int64: modulo a count they are uniform but for a bias below 1e-12.
+    """62 random bits per entry, int64; modulo a count they are uniform up to a bias below 1e-12.
 
-    In place, as `torch.randint` with a generator cannot be compiled for shapes that change.
+    Drawn in place, as `torch.randint` with a generator cannot be compiled for dynamic shapes.
     """
     drawing_device = device if generator is None else generator.device
     return torch.empty(shape, dtype=torch.long, device=drawing_device).random_(2**62, generator=generator).to(device)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """No autocast on a device, which may be one that has none, such as meta."""
+    """Disables autocast on a device, if the device supports it at all (meta does not)."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def require(condition: torch.Tensor, message: str) -> None:
-    """Raises if a 0-dim tensor is false; on an accelerator without making the host wait for it.
+    """Raises if a 0-dim tensor is false, without a synchronization between host and accelerator.
 
     Raises:
-        ValueError: It is. On an accelerator, and when a compiled or exported graph runs, it is a RuntimeError; a graph
-            that `torch.jit.trace` recorded checks nothing.
+        ValueError: The condition is false. On an accelerator and in a compiled or exported graph it is a RuntimeError;
+            a graph recorded by `torch.jit.trace` checks nothing.
     """
     if condition.device.type == "meta" or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return
     if condition.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(condition, message)  # noqa: SLF001 - the only check that neither synchronises nor branches
+        torch._assert_async(condition, message)  # noqa: SLF001 - the only check that neither synchronizes nor branches
     elif not condition:
         raise ValueError(message)
 

@@ -1,4 +1,4 @@
-"""The style of all pictures, and how they are saved."""
+"""The common style of all figures, and how they are saved."""
 
 import io
 from pathlib import Path
@@ -13,8 +13,8 @@ from modeling_sim.text import printable
 GRAY = "#666666"
 
 
-# Okabe and Ito's palette without black and yellow, and colors chosen one by one as far as possible from all before, for
-# readers with and without red-green blindness, on dark and light pages.
+# Okabe and Ito's palette without black and yellow, then colors chosen one by one to be as different as possible from
+# the previous ones, for readers with and without red-green blindness, on dark and light pages.
 PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A0FFF", "#3C78FF", "#B40F2D", "#5AC369",
     "#784B69", "#FF96A5", "#1E96F0", "#782DC3",
@@ -24,7 +24,7 @@ PALETTE = (
 _MARKERS = "osD^vP"
 
 
-# Colors of a saved PNG: enough for the smooth edges of lines and letters.
+# Colors of a saved PNG: enough for smooth edges of lines and letters.
 _NUM_COLORS = 128
 
 
@@ -32,36 +32,36 @@ _LONGEST_NAME = 60
 
 
 class Style(NamedTuple):
-    """How a model is drawn."""
+    """Color and marker of a model."""
 
     color: str
     marker: str
 
 
 def style_of(number: int) -> Style:
-    """Style of a model by its place among those that are compared, from 0; no two of the first 84 are the same."""
+    """Style of a model by its index in a comparison; the first 84 are all different."""
     again, place = divmod(number, len(PALETTE))
     return Style(PALETTE[place], _MARKERS[(place + again) % len(_MARKERS)])
 
 
 def plot_text(name: object) -> str:
-    """A name as matplotlib draws it: dollar signs are no formula, and what is not printed is escaped."""
+    """A name for matplotlib: dollar signs and nonprintable characters are escaped, and long names are shortened."""
     text = printable(name)
     text = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
     return text.replace("$", r"\$")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture in the format of its ending; the same figure gives the same bytes.
+    """Writes a figure in the format of the file's extension; equal figures give equal bytes.
 
-    A PNG has few colors, which take a third of the bytes: pictures go up with every model.
+    A PNG is quantized to few colors, which takes a third of the bytes: figures are uploaded with every model.
     """
     drawn = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    kind = path.suffix.removeprefix(".")
-    figure.savefig(drawn, format=kind, metadata=dates.get(kind))
+    image_format = path.suffix.removeprefix(".")
+    figure.savefig(drawn, format=image_format, metadata=dates.get(image_format))
     with replacing(path) as temporary, temporary.open("wb") as file:
-        if kind == "png":
+        if image_format == "png":
             picture = Image.open(drawn).convert("RGB").quantize(_NUM_COLORS, dither=Image.Dither.NONE)
             picture.save(file, format="png", optimize=True)
         else:

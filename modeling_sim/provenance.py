@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of packages, commit of the checkout, the machine, the data."""
+"""Provenance of a result: package versions, commit of the checkout, hardware, data."""
 
 import hashlib
 import json
@@ -33,28 +33,28 @@ def versions() -> dict[str, str]:
 
 
 def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """The fields that a configuration's own class has: what makes a model another one, and no path or version."""
+    """The fields of a configuration's own class, which define the model, without paths and versions."""
     return {name: value for name, value in config.to_dict().items() if name in type(config).__annotations__}
 
 
 def hub_dataset(corpus: str, data_dir: str | None, corpus_settings: Mapping[str, Any]) -> str | None:
-    """Id of the data set of the Hub that a corpus is read from; `None` for a folder or for generated speech.
+    """Hub id of the data set that a corpus is read from; `None` for a folder or for generated speech.
 
-    It has to be asked where the data is: "a/b" may be a folder there, and looks like an id anywhere else.
+    Call it on the machine with the data, where "a/b" may be a folder; elsewhere it looks like an id.
     """
     given = corpus_settings.get("dataset_id", corpus_info(corpus).hub_id)
     return None if data_dir is not None or given is None else hub_id(str(given))
 
 
 def hub_id(name: str | None) -> str | None:
-    """A name that is an id on the Hub, org/name, and no folder here; else `None`."""
+    """The name, if it looks like a Hub id, org/name, and is not a local folder; else `None`."""
     if name is None or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         return None
     return name if not os.path.exists(name) else None  # noqa: PTH110 - takes a name of any length
 
 
 def hours(dataset: Dataset | IterableDataset) -> float | None:
-    """Hours of speech of a data set; `None` for a stream, which does not know."""
+    """Hours of speech of a data set; `None` for a stream, whose length is unknown."""
     if isinstance(dataset, IterableDataset):
         return None
     seconds = np.asarray(dataset["num_samples"][:]) / np.asarray(dataset["sampling_rate"][:])
@@ -62,7 +62,7 @@ def hours(dataset: Dataset | IterableDataset) -> float | None:
 
 
 def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[str, int] | None:
-    """Speakers of the held-out split, and how many of them training hears too; `None` where it cannot be told."""
+    """Number of held-out speakers, and of those also in the training split; `None` if speakers are unknown."""
     if isinstance(train, IterableDataset) or not all("speaker_id" in data.column_names for data in (train, test)):
         return None
     heard, held_out = _speakers(train), _speakers(test)
@@ -70,14 +70,14 @@ def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[s
 
 
 def _speakers(dataset: Dataset) -> set[str]:
-    """Names of the speakers that are known: splits may number them each in its own way."""
+    """Names of the known speakers; names, because splits may number speakers differently."""
     label = class_label(dataset, "speaker_id")
     known = [speaker for speaker in dataset.unique("speaker_id") if speaker is not None]
     return set(map(str, known if label is None else label.int2str(known)))
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """What a run ran on, as far as it can be told: devices, processes, threads a process, cores of the machine."""
+    """Hardware of a run: device, number of processes, threads per process, cores of the machine."""
     device = accelerator.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -88,9 +88,9 @@ def hardware(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout, with "+changes" if files differ from it; `None` outside a checkout."""
+    """Commit of the checkout, with "+changes" if tracked files differ from it; `None` outside a checkout."""
     root = Path(__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").is_file():  # installed, perhaps inside of another project's checkout
+    if not (root / "pyproject.toml").is_file():  # an installed package, perhaps in the checkout of another project
         return None
     try:
         revision = subprocess.run(
@@ -112,16 +112,15 @@ def git_revision() -> str | None:
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of a model's weights and of its configuration's own fields: what its features depend on.
+    """Digest of a model's weights and of its configuration's own fields, which determine its features.
 
-    The path that a model was loaded from and the version of transformers, which a configuration holds too, are left
-    out: a checkpoint is the same wherever it lies.
+    It excludes the path that a model was loaded from and the version of transformers, which a configuration also has.
     """
     return _digest(model, json.dumps(own_settings(model.config), sort_keys=True))
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Digest of a model's weights alone, by which decoders and results know theirs."""
+    """Digest of a model's weights, by which decoders and results identify their encoder."""
     return _digest(model, "")
 
 

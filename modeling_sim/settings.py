@@ -1,4 +1,4 @@
-"""Settings: dataclasses filled from a YAML file and then from flags, without torch, whose import takes seconds."""
+"""Settings: dataclasses filled from a YAML file and then from flags, without importing torch, which takes seconds."""
 
 import contextlib
 import re
@@ -26,22 +26,23 @@ from transformers.hf_argparser import string_to_bool
 from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.files import nearest
+from modeling_sim.text import in_one_line
 
 Preset = Literal["sim", "sim-artificial", "gim", "gim-lowe", "cpc", "sim-small", "gim-small"]
-"""`SimConfig.preset_names()`, which cannot be asked without torch."""
+"""`SimConfig.preset_names()`, repeated here because importing `SimConfig` imports torch."""
 
 FigureFormat = Literal["png", "svg", "pdf"]
-FIGURE_FORMAT_HELP = "Format of pictures: png, or svg or pdf for papers."
+FIGURE_FORMAT_HELP = "Format of figures: png, or svg or pdf for papers."
 
 
 def setting(default: Any, help_line: str) -> Any:
-    """A dataclass field with a help line; a default that is a dict or list is copied for each instance."""
+    """A dataclass field with a help line; each instance gets a copy of a dict or list default."""
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": help_line})
     return field(default=default, metadata={"help": help_line})
 
 
-DATASET_NAME_HELP = "Data set, a Hub id or a folder, for corpora that take one: their setting `dataset_id`."
+DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
 
 
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
@@ -49,7 +50,7 @@ _MAPPINGS = ("model_settings", "corpus_settings")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does; to PyYAML it is text."""
+    """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML reads text."""
 
 
 _Loader.add_implicit_resolver(
@@ -58,30 +59,30 @@ _Loader.add_implicit_resolver(
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults, and a description as it is written."""
+    """Shows defaults and keeps the line breaks of a description."""
 
 
 def with_dataset_name(
     corpus: str, settings: dict[str, Any], dataset_name: str | None, *, data_dir: str | None = None
 ) -> dict[str, Any]:
-    """The settings of a corpus with `dataset_name` as their `dataset_id`; as they are if there is none.
+    """The settings of a corpus with `dataset_id` set to `dataset_name`; unchanged if that is `None`.
 
     Raises:
-        ValueError: The corpus takes no data set, or the settings or `data_dir` say another place.
+        ValueError: The corpus has no setting `dataset_id`, or `settings` or `data_dir` name a different source.
     """
     if dataset_name is None:
         return settings
     if "dataset_id" not in settings_of(corpus):
         able = [name for name in corpus_names() if "dataset_id" in settings_of(name)]
-        raise ValueError(f"`dataset_name` is for the corpora {' and '.join(able)}; {corpus!r} takes no data set.")
+        raise ValueError(f"`dataset_name` cannot be used with corpus {corpus!r}; only {' and '.join(able)} accept it.")
     given = settings.get("dataset_id", dataset_name)
     if given != dataset_name:
         raise ValueError(
-            f"`dataset_name` is {dataset_name!r}, and `dataset_id` in `corpus_settings` is {given!r}; give one of them."
+            f"`dataset_name` is {dataset_name!r}, but `dataset_id` in `corpus_settings` is {given!r}; give only one."
         )
     if data_dir is not None:
         raise ValueError(
-            f"`dataset_name` is {dataset_name!r}, and `data_dir` is {data_dir!r}; give the data set or the folder."
+            f"`dataset_name` ({dataset_name!r}) and `data_dir` ({data_dir!r}) exclude each other; give only one."
         )
     return {**settings, "dataset_id": dataset_name}
 
@@ -89,12 +90,17 @@ def with_dataset_name(
 def read_settings(
     path: str | Path | None, *, as_text: bool = False, extended_by: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """A settings file as a dict, on top of the file it `extends`, a path relative to its own folder.
+    """Reads a settings file on top of the file that it `extends`.
 
-    A relative path that is no file here may name a settings file of the package, with or without its folder.
+    Args:
+        path: The file, or the name of a settings file of the package, with or without its folder; `None` gives `{}`.
+        as_text: Return scalars as they are written, except null: YAML reads `mixed_precision: no` as false, and
+            `output_dir: 007` as a number.
+        extended_by: Files that extend this one; the path in `extends` is relative to the file that names it.
 
-    With `as_text` values are as they are written, `None` and mappings excepted: YAML reads `mixed_precision: no` as
-    false, and `output_dir: 007` as a number.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not YAML or holds no mapping, or it extends itself.
     """
     if path is None:
         return {}
@@ -103,17 +109,17 @@ def read_settings(
     path = Path(path).resolve()
     if not path.is_file():
         if extended_by:
-            raise FileNotFoundError(f"{extended_by[-1]} extends {path}, which is not a file.")
+            raise FileNotFoundError(f"{extended_by[-1]} extends {path}, which does not exist.")
         included = sorted(file.name for file in _included())
         raise FileNotFoundError(
-            f"`--config` is {path}, which is not a file{nearest(path.name, included)} The package includes "
+            f"`--config` is {path}, which does not exist{nearest(path.name, included)} The package includes "
             f"{', '.join(included)}."
         )
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
     settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold `key: value` lines, not a {type(settings).__name__}.")
+        raise ValueError(f"{path} must contain `key: value` lines, not a {type(settings).__name__}.")
     base = {}
     if "extends" in settings:
         extended = path.parent / str(settings.pop("extends"))
@@ -125,38 +131,38 @@ def read_settings(
 
 
 def _included() -> list[Path]:
-    """The settings files of the package: in a wheel they lie next to this file, in a checkout in `training`."""
+    """The settings files of the package: next to this file in a wheel, in `training` in a checkout."""
     folders = (Path(__file__).parent / "configs", Path(__file__).parents[1] / "training" / "configs")
     return next((files for folder in folders if (files := list(folder.rglob("*.yaml")))), [])
 
 
 def _found(path: Path) -> Path:
-    """The file itself, or the settings file of the package that the path names."""
+    """The path of an existing file, or of the settings file of the package with this name."""
     if path.is_file():
         return path
     return next((file for file in _included() if file.as_posix().endswith(f"/{path.as_posix()}")), path)
 
 
 def mapping_of(name: str, value: Any) -> dict[str, Any]:
-    """A setting that is a mapping, from YAML text or as read from a file."""
+    """The value of a setting that is a mapping, from YAML text or as read from a file."""
     value = _yaml(value, f"`{name}`") if isinstance(value, str) else value
     if not isinstance(value, dict):
-        raise ValueError(f"`{name}` is {value!r}; give a mapping, as in '{{key: value}}'.")
+        raise ValueError(f"`{name}` is {value!r}; give a mapping, for example '{{key: value}}'.")
     return value
 
 
 def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
-    """Reads YAML; an error is one line. With `as_text` the scalars of a mapping are as they are written."""
+    """Reads YAML, with errors of one line; with `as_text` the scalars of a mapping are returned as they are written."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         value = loader.construct_document(node)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
-        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise ValueError(f"{name} is not valid YAML: {in_one_line(error)}") from error
     if as_text and isinstance(value, dict):
-        for key, item in node.value:  # with merged mappings in place
+        for key, item in node.value:  # includes merged mappings
             if (
                 isinstance(item, yaml.ScalarNode)
                 and isinstance(key, yaml.ScalarNode)
@@ -167,14 +173,14 @@ def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
 
 
 def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
-    """All settings in one dict, as a settings file would hold them."""
+    """All settings in one dict, as in a settings file."""
     return {name: value for group in groups for name, value in asdict(group).items()}
 
 
 # ---------------------------------------------------------------------- the command line
 
 
-# Of YAML 1.1, where a flag takes true and false, yes and no.
+# Booleans of YAML 1.1 that flags do not accept.
 _YAML_WORDS = {"on": "true", "off": "false"}
 
 
@@ -192,16 +198,16 @@ def parse_arguments(
         description: What the command does, for `--help`.
         argv: Flags; those of the process if `None`.
         classes: Dataclasses of the settings.
-        command: The command, for messages; the program's name if `None`.
-        positional: Fields whose values may be given without their flags, in this order.
+        command: Name of the command in messages; the program's name if `None`.
+        positional: Fields that may also be given as positional arguments, in this order.
 
     Returns:
         An instance of each class.
 
     Raises:
-        ValueError: A key of the file or a setting of the corpus is unknown, and the message names the nearest known
-            one; or the file is not YAML.
-        FileNotFoundError: The file, or the one it `extends`, is not there.
+        ValueError: A key of the file or a setting of the corpus is unknown (the message suggests the closest known
+            one), or the file is not YAML.
+        FileNotFoundError: The file, or the one it `extends`, does not exist.
         SystemExit: A flag is unknown or its value has the wrong type.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -224,13 +230,13 @@ def parse_arguments(
     from_file = read_settings(given.config, as_text=True)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     parser.set_defaults_of_file(from_file, defaults)
-    parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # the file's are added below
+    parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
     parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True, look_for_args_file=False)
     groups, words = parsed[: len(classes)], parsed[-1]
     unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
     if unknown:
-        parser.error(f"{unknown[0]!r} belongs to no flag.")
+        parser.error(f"unexpected argument {unknown[0]!r}.")
     for group in groups:
         for name, word in zip(positional, words, strict=False):
             if hasattr(group, name):
@@ -250,21 +256,21 @@ def parse_arguments(
 
 
 class _Parser(HfArgumentParser):
-    """Makes flags of the fields of dataclasses, and names the nearest word where one is unknown."""
+    """Makes flags of the fields of dataclasses, and suggests the closest known word for an unknown one."""
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
-        """Ends the command at a flag that there is not, before a required one is missed that is misspelled."""
+        """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
         known = self._option_string_actions
         for flag in (word.partition("=")[0] for word in argv if word.startswith("--")):
             name = flag.removeprefix("--")
             if flag in known:
                 continue
             if "--corpus_settings" in known and any(name in settings_of(corpus) for corpus in corpus_names()):
-                self.error(f"unknown flag {flag}; give it as --corpus_settings '{{{name}: ...}}'.")
+                self.error(f"unknown flag {flag}; use --corpus_settings '{{{name}: ...}}'.")
             self.error(f"unknown flag {flag}{nearest(flag, known)}")
 
     def with_values_of_bools(self, argv: Sequence[str]) -> list[str]:
-        """Writes a bool flag as `--flag=true` unless yes or no follows: the next word may be a positional."""
+        """Writes a bool flag without a value as `--flag=true`, so that a positional argument may follow it."""
         words = []
         for word, following in pairwise([*argv, ""]):
             action = self._option_string_actions.get(word)
@@ -273,18 +279,18 @@ class _Parser(HfArgumentParser):
         return words
 
     def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        """Makes the settings of a file the defaults of their flags; raises as `parse_arguments`."""
+        """Makes the settings of a file the defaults of their flags; raises like `parse_arguments`."""
         for key, value in settings.items():
             if key not in defaults:
                 raise ValueError(f"unknown key {key!r} in the settings file{nearest(str(key), list(defaults))}")
             if value is None and defaults[key] is not None:
-                raise ValueError(f"`{key}` has no value in the settings file; give it one, or leave the key out.")
+                raise ValueError(f"`{key}` has no value in the settings file; give one or remove the key.")
             action = self._option_string_actions[f"--{key}"]
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
 
     def make_optional(self, names: Sequence[str]) -> set[str]:
-        """Lets flags be missing that may be positionals, and returns those that must be given one way or the other."""
+        """Makes the flags of positional arguments optional, and returns the names that still need a value."""
         flags = [self._option_string_actions[f"--{name}"] for name in names]
         needed = {flag.dest for flag in flags if flag.required}
         for flag in flags:
@@ -305,24 +311,24 @@ def _is_bool(word: str) -> bool:
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:
-    """The end of a message about a value that is no choice."""
+    """The end of an error message about an invalid choice."""
     words = [str(choice) for choice in choices]
-    return f"{value!r} is none of {', '.join(words)}{nearest(str(value), words)}"
+    return f"{value!r} is not one of {', '.join(words)}{nearest(str(value), words)}"
 
 
 @contextlib.contextmanager
 def errors_in_one_line(name: str) -> Iterator[None]:
-    """What the user can mend ends the command with a message that says how, without a traceback."""
+    """Ends the command with a one-line message, without a traceback, on errors that the user can fix."""
     try:
         yield
-    except StrictDataclassError as error:  # a field of a configuration: one line instead of an indented chain
-        raise SystemExit(f"{name}: {' '.join(str(error).split())}") from error
+    except StrictDataclassError as error:  # its message has several indented lines
+        raise SystemExit(f"{name}: {in_one_line(error)}") from error
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{name}: {error}") from error
 
 
 def _as_flag(action: Action, value: Any, *, is_bool: bool) -> str | list[str] | None:
-    """A value of a settings file as text, so that it is converted and refused as that of a flag is."""
+    """A value of a settings file as text, so that it is converted and checked like a flag's."""
     if value is None:
         return None
     if action.nargs == "+":

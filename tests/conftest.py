@@ -1,4 +1,4 @@
-"""What the tests share: tiny models, seeded inputs, a Hub and the real speech beside the checkout."""
+"""What the tests share: tiny models, seeded inputs, a Hub and the real speech next to the checkout."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 
 
-# Files of tests that train, start processes or talk to a Hub; `make test-fast` runs all others.
+# Files of tests that train, start processes or use a Hub; `make test-fast` runs all others.
 _TRAIN = {
     "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "examples", "executions",
     "finetune", "gpu", "hub", "hub_roundtrip", "layers", "loading", "log", "pretrain", "probe", "publish", "readme",
@@ -64,7 +64,7 @@ def padded_batch(noise) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the real speech: `SIM_DATA_DIR`, else `shared/data` beside the checkout."""
+    """Folder of the real speech: `SIM_DATA_DIR`, else `shared/data` next to the checkout."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SIM_DATA_DIR", default))
     if not folder.is_dir():
@@ -90,7 +90,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
 
 @pytest.fixture
 def killed_at(monkeypatch) -> Callable[..., None]:
-    """Runs something and lets its training break off at the start of a step, as a kill would: `killed_at(3, run)`."""
+    """Runs something and stops its training at the start of a step, as if it were killed: `killed_at(3, run)`."""
     from modeling_sim.trainer.optimization import Optimization
 
     class Killed(Exception):  # noqa: N818 - stands for a kill

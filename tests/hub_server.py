@@ -24,14 +24,14 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".pt", ".png", ".bin")
 
 
 class User(NamedTuple):
-    """Whom a token stands for."""
+    """The user of a token."""
 
     name: str
     orgs: tuple[str, ...] = ()
     can_write: bool = True
 
     def belongs_to(self, namespace: str) -> bool:
-        """Whether it is the user, or an organisation of theirs."""
+        """Whether it is the user, or an organization of theirs."""
         return namespace in (self.name, *self.orgs)
 
 
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
         return self.sha256 if self.is_lfs else self.git_oid
 
     def describe(self, path: str) -> dict[str, Any]:
-        """As tree listings have it."""
+        """The entry in a tree listing."""
         described = {"type": "file", "path": path, "size": self.size, "oid": self.git_oid}
         if self.is_lfs:
             described["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": 130}
@@ -107,7 +107,7 @@ class Fault:
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a bug
-    """An answer other than success."""
+    """An unsuccessful response."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
         super().__init__(message)
@@ -147,14 +147,14 @@ class HubServer:
         self._thread.join()
 
     def environment(self, home: Any, token: str | None = "hf_owner", **more: str) -> dict[str, str]:  # noqa: S107
-        """Environment of a client process: this server, a token, and caches of its own in a folder."""
+        """Environment of a client process: this server, a token, and separate caches in a folder."""
         left_out = ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN")
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         environment |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
         return environment if token is None else {**environment, "HF_TOKEN": token}
 
     def repo(self, name: str, kind: str = "model") -> Repo:
-        """A repository that must be there."""
+        """An existing repository."""
         return self.repos[kind, name]
 
     def files(self, name: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
@@ -172,7 +172,7 @@ class HubServer:
         return Entry(sha256, len(content), git_oid, is_lfs)
 
     def take_fault(self, request: str) -> str | None:
-        """The kind of fault that strikes a request, if any."""
+        """The fault of a request, if any."""
         with self.lock:
             for fault in self.faults:
                 if fault.times > 0 and re.search(fault.pattern, request):
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing: the server keeps `requests`."""
+        """Logs nothing: the server keeps `requests`."""
 
     def do_GET(self) -> None:
         self.answer()
@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_json({"error": refusal.message, **refusal.body}, refusal.status, headers)
 
     def drop(self) -> None:
-        """Closes the connection as a broken line does."""
+        """Closes the connection, like a network failure."""
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 

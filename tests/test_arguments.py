@@ -1,4 +1,4 @@
-"""`--dataset_name`, which stands for a corpus' setting `dataset_id` in every command."""
+"""`--dataset_name`, which sets a corpus' `dataset_id` in every command."""
 
 import pytest
 

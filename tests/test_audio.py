@@ -112,22 +112,22 @@ def test_channels_are_averaged_with_one_warning(write):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(AudioError, match=r"absent\.flac"):
+    with pytest.raises(AudioError, match=r"^absent\.flac: no such file"):
         read_audio({"path": "absent.flac", "bytes": None})
 
 
-@pytest.mark.parametrize("content", [b"", b"this is text, not audio"])
-def test_a_file_that_is_no_audio_is_named(tmp_path, content):
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"this is text, not audio", "not decodable")])
+def test_a_file_that_is_no_audio_is_named(tmp_path, content, reason):
     path = tmp_path / "bad.flac"
     path.write_bytes(content)
-    with pytest.raises(AudioError, match=r"bad\.flac"):
+    with pytest.raises(AudioError, match=rf"bad\.flac: .*{reason}"):
         read_header({"path": str(path), "bytes": None})
 
 
 def test_a_row_without_audio_is_an_error():
     with pytest.raises(AudioError, match="`path`"):
         read_header({"path": None, "bytes": None})
-    with pytest.raises(AudioError, match=r"x\.wav"):
+    with pytest.raises(AudioError, match=r"^x\.wav: `bytes`"):
         read_header({"path": "x.wav", "bytes": b""})
 
 
@@ -136,7 +136,7 @@ def test_a_truncated_file_is_seen_from_its_header(write, tmp_path, suffix):
     audio = write(speech_like(3.0, 16_000), name=f"cut.{suffix}")
     path = tmp_path / f"cut.{suffix}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(AudioError, match=rf"cut\.{suffix}"):
+    with pytest.raises(AudioError, match=rf"cut\.{suffix}: .*truncated"):
         read_header(audio)
 
 
@@ -145,7 +145,7 @@ def test_a_crop_of_a_truncated_file_that_needs_the_missing_part_is_an_error(writ
     path = tmp_path / "speech.flac"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert len(read_audio(audio, start=0, num_samples=8_000)) == 8_000
-    with pytest.raises(AudioError, match=r"speech\.flac"):
+    with pytest.raises(AudioError, match=r"speech\.flac: .*(sample 40000|truncated)"):
         read_audio(audio, start=40_000, num_samples=8_000)
 
 
@@ -154,15 +154,15 @@ def test_samples_that_are_not_finite_are_an_error(write, value):
     samples = speech_like(0.2, 16_000)
     samples[1_000] = value
     audio = write(samples, name="nan.wav", subtype="FLOAT")
-    with pytest.raises(AudioError, match=r"nan\.wav"):
+    with pytest.raises(AudioError, match=r"nan\.wav: .*NaN"):
         read_audio(audio)
 
 
 def test_no_samples_are_an_error(write):
     audio = write(np.zeros(0), name="nothing.wav")
-    with pytest.raises(AudioError, match=r"nothing\.wav"):
+    with pytest.raises(AudioError, match=r"nothing\.wav: .*no samples"):
         read_header(audio)
-    with pytest.raises(AudioError, match=r"nothing\.wav"):
+    with pytest.raises(AudioError, match=r"nothing\.wav: .*no samples"):
         read_audio(audio)
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("modeling_sim.data.containers.mended", refuse)
-    with pytest.raises(AudioError, match=r"x\.wav"):
+    with pytest.raises(AudioError, match=r"x\.wav: .*permission"):
         read_header({"path": str(tmp_path / "x.wav")})
 
 
@@ -217,7 +217,7 @@ def as_audio(content):
 
 
 def with_data_size(wav, size, order="<"):
-    """A WAV whose header says another number of bytes of samples."""
+    """A WAV whose header gives a different size of the samples."""
     place = wav.index(b"data") + 4
     return wav[:place] + struct.pack(f"{order}I", size) + wav[place + 4 :]
 
@@ -238,9 +238,9 @@ def test_a_wav_that_was_written_to_a_pipe_is_complete(size, endian, order):
 def test_a_wav_ends_where_its_header_says(file_format, trailer):
     content = encoded(speech_like(0.2, 16_000), format=file_format, subtype="PCM_16")
     assert read_header(as_audio(content + trailer)).num_samples == 3_200
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: truncated"):
         read_header(as_audio(content[:-100]))
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: joined or damaged, (99|100) "):
         read_header(as_audio(content + trailer + b"\x07" * 100))
 
 
@@ -248,7 +248,7 @@ def test_a_wav_of_64_bits_that_announces_too_much_is_truncated():
     content = bytearray(encoded(speech_like(0.2, 16_000), format="RF64", subtype="PCM_16"))
     place = content.index(b"ds64")
     content[place + 16 : place + 24] = struct.pack("<Q", 2**62)
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=rf"^x: truncated, .*{2**62}"):
         read_header(as_audio(content))
 
 
@@ -259,12 +259,16 @@ def test_an_ogg_is_looked_through_page_by_page(subtype, rate):
     pages = [place for place in range(len(content)) if content[place : place + 4] == b"OggS"]
     assert len(pages) > 3
     for cut in (pages[-1], len(content) - 1, pages[-1] + 10):
-        with pytest.raises(AudioError, match=r"^x: "):
+        with pytest.raises(AudioError, match=r"^x: truncated"):
             read_header(as_audio(content[:cut]))
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
-    for damaged in (flipped, content[: pages[2]] + content[pages[3] :], content + content):
-        with pytest.raises(AudioError, match=r"^x: "):
+    for damaged, how in (
+        (flipped, "damaged"),
+        (content[: pages[2]] + content[pages[3] :], f"damaged.* {pages[2]}"),
+        (content + content, "joined"),
+    ):
+        with pytest.raises(AudioError, match=f"^x: {how}"):
             read_header(as_audio(damaged))
 
 
@@ -276,14 +280,14 @@ def test_an_mp3_is_looked_through_frame_by_frame(rate, mode):
     assert read_header(as_audio(content)).num_samples == len(samples)
     tagged = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10) + content + b"TAG" + bytes(125)
     assert len(read_audio(as_audio(tagged), sampling_rate=rate)) == len(samples)
-    for damaged in (content[: len(content) // 2], content + content):
-        with pytest.raises(AudioError, match=r"^x: "):
+    for damaged, how in ((content[: len(content) // 2], "truncated"), (content + content, "joined or damaged")):
+        with pytest.raises(AudioError, match=f"^x: {how}"):
             read_header(as_audio(damaged))
     for place in range(1_000, len(content) - 1):
         if content[place] == 0xFF and content[place + 1] & 0xF6 == 0xF2:
             flipped = bytearray(content)
             flipped[place + 1] ^= 0x08  # another version of MPEG, and with it another sampling rate
-            with pytest.raises(AudioError, match=r"^x: "):
+            with pytest.raises(AudioError, match=f"^x: damaged.* {place}$"):
                 read_header(as_audio(flipped))
             break
 
@@ -308,8 +312,11 @@ def test_a_flac_of_unknown_length_is_read_to_its_last_frame(front, length, chann
     for end in (b"", b"TAG" + bytes(125)):
         assert read_header(as_audio(opened + end)).num_samples == length
         np.testing.assert_array_equal(read_audio(as_audio(opened + end), start=length // 2), expected[length // 2 :])
-    for damaged in (opened[:-40], opened + without_length(encoded(samples[:50], format="FLAC"))):
-        with pytest.raises(AudioError, match=r"^x: "):
+    for damaged, how in (
+        (opened[:-40], "truncated or damaged"),
+        (opened + without_length(encoded(samples[:50], format="FLAC")), "joined"),
+    ):
+        with pytest.raises(AudioError, match=f"^x: {how}"):
             read_header(as_audio(damaged))
 
 
@@ -343,7 +350,7 @@ def test_an_mp3_without_a_xing_header_is_read_by_its_frames(rate, channels, mode
         assert len(whole) == header.num_samples
         crop = read_audio(as_audio(audio), sampling_rate=rate, start=rate, num_samples=500)
         np.testing.assert_allclose(crop, whole[rate : rate + 500], atol=1e-4)
-        with pytest.raises(AudioError, match=r"^x: "):
+        with pytest.raises(AudioError, match=r"^x: truncated"):
             read_header(as_audio(audio[: len(audio) - len(content) // 2 - 7]))
 
 
@@ -381,7 +388,7 @@ def test_chunks_around_the_samples_are_no_samples(order):
 def test_a_wav_of_64_bits_is_read_by_its_other_name():
     content = b"BW64" + encoded(speech_like(0.2, 16_000), format="RF64", subtype="PCM_16")[4:]
     assert read_header(as_audio(content)).num_samples == len(read_audio(as_audio(content))) == 3_200
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: truncated"):
         read_header(as_audio(content[:-100]))
 
 
@@ -389,12 +396,12 @@ def test_a_wav_of_64_bits_is_read_by_its_other_name():
 def test_rare_containers_that_are_cut_are_refused(file_format):
     content = encoded(speech_like(0.2, 16_000), format=file_format, subtype="PCM_16")
     assert read_header(as_audio(content)).num_samples == 3_200
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: truncated"):
         read_header(as_audio(content[:-100]))
 
 
 def test_a_container_that_is_not_looked_into_is_refused():
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: unsupported format"):
         read_header(as_audio(encoded(speech_like(0.2, 16_000), format="CAF", subtype="PCM_16")))
 
 
@@ -405,7 +412,7 @@ def test_a_rate_that_is_none_of_sound_is_refused(rate):
 
 
 def test_less_than_a_millisecond_is_refused():
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: .*\(1 samples\)"):
         read_header(as_audio(encoded(np.array([0.1]), 44_100, format="WAV")))
 
 
@@ -413,7 +420,7 @@ def test_less_than_a_millisecond_is_refused():
 def test_floats_that_hold_other_than_audio_are_refused(peak):
     audio = as_audio(encoded(peak * np.sin(np.arange(8_000)), format="WAV", subtype="FLOAT"))
     for read in (read_header, read_audio):
-        with pytest.raises(AudioError, match=r"^x: "):
+        with pytest.raises(AudioError, match=r"^x: .*\[-1, 1\]"):
             read(audio)
 
 
@@ -427,7 +434,7 @@ def test_a_file_that_changed_since_it_was_found_is_named(write):
     audio = write(speech_like(0.5, 16_000))
     assert len(read_audio(audio, start=7_000, num_samples=1_000, found=(8_000, 16_000))) == 1_000
     write(speech_like(0.25, 16_000))
-    with pytest.raises(AudioError, match=r"speech\.flac"):
+    with pytest.raises(AudioError, match=r"speech\.flac: .*8000.*4000"):
         read_audio(audio, start=7_000, num_samples=1_000, found=(8_000, 16_000))
 
 
@@ -453,7 +460,7 @@ def test_whatever_the_decoder_throws_names_the_file(write, monkeypatch, error):
 def test_joined_files_are_refused(options):
     content = encoded(speech_like(0.3, 16_000), **options)
     read_header(as_audio(content))
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: (joined|not decodable)"):
         read_header(as_audio(content + content))
 
 
@@ -461,5 +468,5 @@ def test_joined_files_are_refused(options):
 def test_other_containers_that_are_cut_are_refused(options):
     content = encoded(speech_like(0.3, 16_000), **options)
     assert read_header(as_audio(content)).num_samples == 4_800
-    with pytest.raises(AudioError, match=r"^x: "):
+    with pytest.raises(AudioError, match=r"^x: truncated"):
         read_header(as_audio(content[: len(content) // 2]))

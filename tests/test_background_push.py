@@ -1,4 +1,4 @@
-"""Uploads beside a run: the newest state, whatever the Hub does, and never at the cost of the run."""
+"""Uploads during a run: of the newest state, and without affecting the run, whatever the Hub does."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def hub(hub, monkeypatch):
 
 @pytest.fixture
 def checkpoint(tiny_config, tmp_path):
-    """Makes whole checkpoints beside a log: `checkpoint(step)`."""
+    """Makes complete checkpoints next to a log: `checkpoint(step)`."""
     module = {"loss": 1.0, "contrastive_accuracy": 0.5, "kl": 1.0, "active_units": 3}
     modules = [{"name": name, **module} for name in tiny_config().module_names]
     line = {"step": 0, "split": "test", "title": "a", "output_dir": str(tmp_path), "chance": 0.1, "modules": modules}
@@ -148,7 +148,7 @@ def test_a_checkpoint_that_is_gone_is_said_and_raises_nothing(tmp_path):
 
 
 def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
-    """The Hub fails for as long as the run goes on: the run ends as it would, and then all of it is uploaded."""
+    """The Hub fails during the run: the run is not affected, and all of it is uploaded at the end."""
     hub.faults.append(Fault("error", "POST .*/commit/", times=99))
     original = staging.push_run
 

@@ -30,7 +30,7 @@ def extractor():
 
 @pytest.fixture(scope="module")
 def make_corpus(tmp_path_factory):
-    """A corpus whose sample t of utterance u is (t + 1) / 2**15 + u: a crop shows where it begins."""
+    """A corpus whose sample t of utterance u is (t + 1) / 2**15 + u, so that a crop shows its start."""
 
     def make(lengths, rate=16_000) -> Dataset:
         folder = tmp_path_factory.mktemp("ramps")
@@ -90,7 +90,7 @@ def test_a_batch_has_what_it_says(corpus, extractor):
 
 
 def test_columns_of_any_name_leave_a_batch_as_it_is(corpus, extractor):
-    """Positions, indices and ids are the batch's own, and whole numbers as ids are texts."""
+    """Positions, indices and ids are those of the batch, and integer ids become text."""
     names = ["position", "index", "start", "samples", "num_replaced", "input_values", "attention_mask", "length"]
     other = corpus.remove_columns("id").add_column("id", list(range(len(corpus))))
     for name in names:
@@ -196,7 +196,7 @@ def test_launched_processes_workers_and_a_resumed_run_read_one_stream(tmp_path):
     assert len(set(alone.values())) > 15
     assert crops(2, 0, 0, 4) == alone
     assert crops(2, 0, 2, 4) == alone
-    # Two processes stop after two steps, and one goes on.
+    # Two processes stop after two steps, and one resumes.
     assert crops(2, 0, 1, 2) | crops(1, 12, 2, 4) == alone
 
 
@@ -330,7 +330,7 @@ def test_a_reader_process_that_is_killed_or_hangs_is_an_error(corpus, extractor,
     assert len(readers) == 2
     pid = min(reader.pid for reader in readers)
     os.kill(pid, number)
-    time.sleep(0.1)  # the death of a reader does not interrupt what the trainer does meanwhile
+    time.sleep(0.1)  # the death of a reader does not interrupt the trainer
     with pytest.raises(ReaderError, match=f"{pid}.*SIGKILL" if number == signal.SIGKILL else "reader_timeout"):
         list(itertools.islice(batches, 20))
     for reader in readers:
@@ -344,7 +344,7 @@ def test_an_error_in_a_reader_process_keeps_its_type(breaking_corpus, extractor)
 
 
 def test_readers_use_no_shared_memory(corpus, extractor):
-    """A container has 64 MB of it, and a reader process that finds none left would lose its batch without a word."""
+    """A container has 64 MB of it, and a reader process that runs out of it would silently lose its batch."""
     for batch in utterance_batches(corpus, extractor, num_workers=1):
         tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
         assert len(tensors) > 1

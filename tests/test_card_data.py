@@ -1,4 +1,4 @@
-"""Where data and models come from is asked where they are; licenses are compared where they can be."""
+"""The origin of data and models is recorded on the training machine; comparable licenses are compared."""
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset
@@ -70,9 +70,9 @@ def test_held_out_speakers_are_known_by_name_however_splits_number_them():
 @pytest.mark.parametrize(
     ("speakers", "heard", "text"),
     [
-        (1, 1, "of one speaker, who was heard in training"), (1, 0, "of one speaker, who was not heard in training"),
-        (20, 20, "of 20 speakers, all of whom were heard"), (20, 0, "of 20 speakers, none of whom was heard"),
-        (20, 1, "of 20 speakers, one of whom was heard"), (20, 3, "of 20 speakers, 3 of whom were heard"),
+        (1, 1, "from one speaker, who is in the training"), (1, 0, "from one speaker, who is not in the training"),
+        (20, 20, "from 20 speakers, all of whom are in"), (20, 0, "from 20 speakers, none of whom is in"),
+        (20, 1, "from 20 speakers, one of whom is in"), (20, 3, "from 20 speakers, 3 of whom are in"),
     ],
 )  # fmt: skip
 def test_a_card_says_whether_training_heard_the_speakers_that_are_held_out(speakers, heard, text):
@@ -95,12 +95,12 @@ def test_generated_speech_needs_no_folder():
 
 
 def test_the_license_says_where_it_comes_from():
-    assert license_line(RUN, None) == "CC BY 4.0, that of the training data"
+    assert license_line(RUN, None) == "CC BY 4.0, the license of the training data"
     other = {**RUN, "corpus_license": "other", "license": "other"}
     assert license_line(other, None).startswith("not stated")
     assert license_line({**RUN, "license": "cc-by-nc-sa-4.0", "base_license": "cc-by-nc-sa-4.0"}, None) == (
-        "CC BY-NC-SA 4.0, **not for commercial use**, the stricter of those of the training data and of the model it "
-        "started from"
+        "CC BY-NC-SA 4.0, **not for commercial use**, the stricter license of the training data and the model that "
+        "training started from"
     )
     assert known_licenses(other) == []
     assert known_licenses({**other, "base_license": "cc-by-4.0"}) == ["cc-by-4.0"]

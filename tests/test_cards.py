@@ -1,4 +1,4 @@
-"""Cards show what the results hold, and the check names what is wrong with a card."""
+"""Cards show the numbers of the results, and the check names the problems of a card."""
 
 import html
 import json
@@ -62,8 +62,7 @@ def test_the_license_of_the_artificial_set_shows(committed):
 
 
 def test_what_was_not_measured_is_said_not_to_be(committed):
-    text = committed[CARD]
-    assert "CO2" in text
+    assert all("CO2 were not measured" in text for text in committed.values())
 
 
 def test_frame_rates_and_fields_are_those_of_the_configuration(committed):
@@ -113,6 +112,8 @@ def test_a_linked_file_that_is_broken_is_one_problem(content, tmp_path):
     assert len(problems) == 1
     assert "r.json" in problems[0]
     assert "\n" not in problems[0]
+    (tmp_path / "r.json").write_text("{}")
+    assert check_card(HEADER + "[r](r.json) [again](r.json)\n", tmp_path) == []
 
 
 def test_a_card_in_another_encoding_is_one_problem(tmp_path):
@@ -120,6 +121,7 @@ def test_a_card_in_another_encoding_is_one_problem(tmp_path):
     problems = check_card(tmp_path / "card.md")
     assert len(problems) == 1
     assert "UTF-8" in problems[0]
+    assert "byte 0xf6" in problems[0]
 
 
 def test_a_variable_that_is_not_there_is_an_error(sources):
@@ -159,15 +161,13 @@ def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_r
     kinds = probe.kinds
     probe.kinds = [replace(kind, is_control=kind.is_control and kind.name != "untrained") for kind in kinds]
     sources["measures"]["probe.json"] = probe
-    with pytest.raises(ValueError, match=r"probe\.json"):
+    with pytest.raises(ValueError, match=r"probe\.json .*a model"):
         render_card(**sources)
     text = render_card(**{**sources, "title": "librispeech-small"})
     assert "| librispeech-small, context |" in text
     assert "| untrained, context |" not in text
     probe.kinds = kinds
-    with pytest.raises(
-        ValueError, match=r"probe\.json is of librispeech-small, and none of these is a model by its name"
-    ):
+    with pytest.raises(ValueError, match=r"probe\.json .*librispeech-small.*a model.*name"):
         render_card(**sources)
 
 
@@ -178,10 +178,7 @@ def test_a_measure_is_the_models_own_by_its_weights_and_not_by_its_name(name, so
     sources["measures"]["other.json"] = measure
     assert "| librispeech-small, context |" in render_card(**sources, fingerprint="a1")
     sources["title"] = "librispeech-small"
-    with pytest.raises(
-        ValueError,
-        match=r"other\.json",
-    ):
+    with pytest.raises(ValueError, match=r"other\.json .*librispeech-small.*weights"):
         render_card(**sources, fingerprint="b2")
 
 
@@ -218,7 +215,7 @@ def test_a_publisher_may_state_a_license_that_is_not_known_but_not_a_looser_one(
 
 def test_the_command_of_a_card_names_the_folder_of_the_data_and_the_card_how_much_of_it(committed):
     assert "--config training/configs/small/librispeech_small.yaml --data_dir PATH_TO_LIBRISPEECH`" in committed[CARD]
-    assert "read from a local folder: a subset of 540 utterances, 432 (1.41 hours) trained on" in committed[CARD]
+    assert "read from a local folder: a subset of 540 utterances, 432 (1.41 hours) for" in committed[CARD]
 
 
 @pytest.mark.parametrize("name", ["<img src=x>", "a|b", "`a`", "a\nb 77", "$7$", "</code>", "![x](y.png)", "\x1b[31m"])
@@ -287,7 +284,7 @@ def test_keys_of_the_bibliography_are_ascii(preset):
 
 
 def test_a_card_needs_the_results_of_one_run(sources):
-    with pytest.raises(ValueError, match="run"):
+    with pytest.raises(ValueError, match=r"run.* 0"):
         render_card(**{**sources, "measures": {}})
     with pytest.raises(ValueError, match=r"other\.json"):
         render_card(**{**sources, "measures": {"other.json": {}}})

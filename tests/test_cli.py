@@ -1,4 +1,4 @@
-"""The console command: what it lists and refuses before torch is imported, and settings without their flags."""
+"""The console command: help and errors before torch is imported, and positional settings."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from modeling_sim.settings import Preset, parse_arguments
 
 
 def run(*words):
-    """Output and errors of the command in a process of its own, and whether it imported torch."""
+    """Output and errors of the command in a separate process, and whether it imported torch."""
     program = (
         "import sys, runpy\n"
         "try:\n    from modeling_sim.cli import main; main()\n"

@@ -1,4 +1,4 @@
-"""Checkpoints of both earlier codes against networks with their names, built here of plain torch.nn."""
+"""Checkpoints of both code bases against networks with their names, built here from plain torch.nn."""
 
 import pickle
 from collections import OrderedDict
@@ -111,7 +111,7 @@ SETTINGS = {"sim of one module": {"kl_weight": 0.001}}
 
 @pytest.fixture(params=SOURCES)
 def case(request):
-    """Method, settings that the tensors do not tell, and network of one kind of checkpoint."""
+    """Method, settings that do not follow from the tensors, and network of one type of checkpoint."""
     method, arguments = SOURCES[request.param]
     return method, SETTINGS.get(request.param, {}), make_source(**arguments)
 
@@ -276,11 +276,9 @@ def test_missing_and_unknown_tensors_are_named_in_one_error():
     state_dict["fullmodel.1.classifier.weight"] = torch.zeros(2, 2)
     with pytest.raises(ValueError, match=r"fullmodel\.0\.encoder\.encoder\.1\.0\.weight") as error:
         convert_state_dict(state_dict, "sim")
-    for name in (
-        "misses fullmodel.0.encoder.encoder.1.0.weight, fullmodel.2.encoder.encoder_var.bias,",
-        "unknown fullmodel.1.classifier.weight.",
-    ):
-        assert name in str(error.value)
+    missing, _, unknown = str(error.value).partition("unknown ")
+    assert "fullmodel.2.encoder.encoder_var.bias" in missing
+    assert unknown == "fullmodel.1.classifier.weight."
 
 
 @pytest.mark.parametrize("name", [*make_source(batch_norm=True).state_dict()])
@@ -455,12 +453,12 @@ def test_a_text_is_called_no_checkpoint_rather_than_a_damaged_one(tmp_path):
     (tmp_path / "notes.txt").write_text("these are notes, not tensors\n")
     with pytest.raises(SystemExit, match=r"notes\.txt") as error:
         main([str(tmp_path / "notes.txt"), str(tmp_path / "sim"), "--method", "sim"])
-    assert "damaged" not in str(error.value)
+    assert "`torch.load`" not in str(error.value)
 
 
 def test_a_damaged_checkpoint_is_refused_and_leaves_nothing(checkpoint, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
-    with pytest.raises(SystemExit, match="or is damaged"):
+    with pytest.raises(SystemExit, match=rf"{checkpoint.name}.*`torch\.load`"):
         main([str(checkpoint), str(tmp_path / "sim"), "--method", "sim"])
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
@@ -498,7 +496,7 @@ def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(checkpoint, tmp_pa
         raise OSError("no space left")
 
     monkeypatch.setattr(SimFeatureExtractor, "save_pretrained", fail)
-    with pytest.raises(SystemExit, match="modeling-sim convert: no space left"):
+    with pytest.raises(SystemExit, match="no space left"):
         main(command)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model_99.ckpt", "sim"]

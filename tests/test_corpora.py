@@ -55,9 +55,9 @@ def test_the_contracts_columns(corpus):
 def test_class_names_are_sorted_as_numbers_and_nulls_stay(corpus):
     assert class_names(["b", "10", None, "9", "a", "9"]) == ["9", "10", "a", "b"]
     numbered = corpus.add_column("chapter", [10, 9, None, 10, 9, 9])
-    labelled = as_class_label(numbered, "chapter")
-    assert labelled.features["chapter"].names == ["9", "10"]
-    assert labelled["chapter"][:] == [1, 0, None, 1, 0, 0]
+    labeled = as_class_label(numbered, "chapter")
+    assert labeled.features["chapter"].names == ["9", "10"]
+    assert labeled["chapter"][:] == [1, 0, None, 1, 0, 0]
     assert as_text(numbered, "chapter")["chapter"][:] == ["10", "9", None, "10", "9", "9"]
     assert as_class_label(corpus, "phones") is corpus
     listed = as_class_label(corpus.add_column("tags", [["y", "x"], [], None, ["x"], [], []]), "tags")
@@ -77,7 +77,7 @@ def test_a_share_of_each_group_does_not_depend_on_the_others():
 def test_whole_groups_are_some_and_never_all():
     assert len(whole_groups("ab", 0.01, 0)) == len(whole_groups("ab", 0.99, 0)) == 1
     assert whole_groups("abcdef", 0.5, 0) == whole_groups("fedcba", 0.5, 0)
-    with pytest.raises(ValueError, match="only"):
+    with pytest.raises(ValueError, match=r"`groups`.*'a'"):
         whole_groups("aaa", 0.5, 0)
     with pytest.raises(ValueError, match="`test_fraction`"):
         whole_groups("ab", 1, 0)
@@ -101,7 +101,7 @@ def test_the_table_has_a_column_a_split(corpus):
     cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:4]] for line in lines}
     assert cells[""] == ["train", "test"]
     assert cells["utterances"] == ["6", "1"]
-    assert cells["labelled: phones (7 classes)"] == ["100.0 %", "100.0 %"]
+    assert cells["labeled: phones (7 classes)"] == ["100.0 %", "100.0 %"]
 
 
 def test_an_utterance_is_drawn(corpus, tmp_path):
@@ -110,7 +110,7 @@ def test_an_utterance_is_drawn(corpus, tmp_path):
     pictures = [matplotlib.image.imread(tmp_path / name) for name in ("whole.png", "plain.png")]
     assert [picture.shape[1] for picture in pictures] == [1_800, 1_800]
     assert pictures[0].shape[0] > pictures[1].shape[0]
-    # Boxes in the colours of the phones that are there, below the spectrum: silence, vowels, and b, m or s.
+    # Boxes in the colors of the phones that are there, below the spectrum: silence, vowels, and b, m or s.
     below = pictures[0][int(0.7 * len(pictures[0])) :, :, :3].reshape(-1, 3)
     pixels = {color.tobytes().hex().upper() for color in (below * 255).round().astype(np.uint8)}
     colors = {"SIL": "DDDDDD", "a": "E69F00", "i": "E69F00", "u": "E69F00", "b": "0072B2", "m": "009E73", "s": "56B4E9"}
@@ -138,7 +138,7 @@ def test_the_command_describes_and_draws(tmp_path, capsys):
     main([*COMMAND, "--corpus_settings", f"{{{SMALL}, vowels: [a, i]}}", "--describe", *picture])
     printed = capsys.readouterr().out
     assert "License: apache-2.0" in printed
-    assert "labelled: vowel (2 classes)" in printed
+    assert "vowel (2 classes)" in printed
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
@@ -164,16 +164,16 @@ def test_help_explains_every_setting(name, capsys):
 @pytest.mark.parametrize(
     ("settings", "flags", "message"),
     [
-        ("num_speaker: 3", [], "did you mean 'num_speakers'"),
-        ("streaming: true", [], "no setting 'streaming'"),
+        ("num_speaker: 3", [], "'num_speaker'.*'num_speakers'"),
+        ("streaming: true", [], "'streaming'"),
         ("cache: false", ["--plot", "x.png", "--utterance", "nobody"], "`utterance` is 'nobody'"),
         ("num_speakers: 0", [], "`num_speakers` is 0"),
-        ("num_speakers: 1z3", [], "`num_speakers` is '1z3'; it must be of type int"),
-        ("noise_level: loud", [], "`noise_level` is 'loud'; it must be of type float"),
-        ("cache: 1", [], "`cache` is 1; it must be of type bool"),
-        ("vowels: 1", [], "`vowels` is 1; it must be a list of names"),
-        ("vowels: [a, i", [], "`corpus_settings` is not YAML"),
-        ("cache: false", ["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0; it must be above 0"),
+        ("num_speakers: 1z3", [], "`num_speakers` is '1z3'.* int"),
+        ("noise_level: loud", [], "`noise_level` is 'loud'.* float"),
+        ("cache: 1", [], "`cache` is 1;.* bool"),
+        ("vowels: 1", [], "`vowels` is 1"),
+        ("vowels: [a, i", [], "`corpus_settings`.*YAML"),
+        ("cache: false", ["--plot", "x.png", "--seconds", "0"], "`seconds` is 0.0"),
     ],
 )
 def test_the_command_says_what_is_wrong(settings, flags, message, tmp_path, monkeypatch):

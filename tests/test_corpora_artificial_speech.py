@@ -94,7 +94,7 @@ def test_word_disjoint_words_and_syllables_of_one_seed_fit_together(data):
             assert set(test_syllables["word"]) == expected
             assert not expected & set(train_words["word"])
         else:
-            with pytest.raises(ValueError, match="holds no utterance"):
+            with pytest.raises(ValueError, match="'test' of artificial_speech"):
                 load_corpus("artificial_speech", "test", data_dir=data, units="syllables", **settings)
 
 

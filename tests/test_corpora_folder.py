@@ -134,23 +134,23 @@ def test_what_is_wrong_is_named(tree, tmp_path):
             "folder", data_dir=tree, manifest=write_manifest(tmp_path / "m.csv", [{"path": "x.wav", "note": "x"}])
         )
     manifest = write_manifest(tmp_path / "m.tsv", ROWS)
-    with pytest.raises(ValueError, match="colour"):
-        load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["colour"])
+    with pytest.raises(ValueError, match="color"):
+        load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["color"])
 
 
 def test_a_manifest_that_is_not_of_its_format_is_named(tree, tmp_path):
     for name, content, message in (
-        ("m.jsonl", b'{"file": "alice/one.wav"', "line 1: not JSON"),
-        ("m.jsonl", b'{"file": "alice/one.wav"}\n[1]\n', "line 2: must be an object"),
-        ("m.csv", b"file,mood\nalice/one.wav,calm,far\n", "row 1 has more cells than the header"),
-        ("m.csv", b"file\ncaf\xe9.wav\n", "not text in UTF-8"),
-        ("m.csv", b'file,text\nalice/one.wav,"Stop\nbob/five.wav,x\n', "line 3: not a table"),
-        ("m.csv", b"file,mood,file\nalice/one.wav,calm,x\n", "two columns file"),
-        ("m.csv", b"file,mood\n,calm\n", "row 1 has no `file`"),
-        ("m.csv", b"\n", "has no rows"),
-        ("m.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("m.jsonl", b'{"file": ["alice/one.wav"]}\n', "column file holds a list"),
-        ("m.jsonl", b'{"file": "alice/one.wav", "speaker": {"a": 1}}\n', "column speaker holds a list"),
+        ("m.jsonl", b'{"file": "alice/one.wav"', "line 1.*JSON"),
+        ("m.jsonl", b'{"file": "alice/one.wav"}\n[1]\n', "line 2.*`file`"),
+        ("m.csv", b"file,mood\nalice/one.wav,calm,far\n", "row 1 .*header"),
+        ("m.csv", b"file\ncaf\xe9.wav\n", "UTF-8"),
+        ("m.csv", b'file,text\nalice/one.wav,"Stop\nbob/five.wav,x\n', "line 3.*quot"),
+        ("m.csv", b"file,mood,file\nalice/one.wav,calm,x\n", "columns file"),
+        ("m.csv", b"file,mood\n,calm\n", "row 1 .*`file`"),
+        ("m.csv", b"\n", "rows.*`file`"),
+        ("m.jsonl", b"[" * 100_000, "line 1.*JSON"),
+        ("m.jsonl", b'{"file": ["alice/one.wav"]}\n', "column file .*list"),
+        ("m.jsonl", b'{"file": "alice/one.wav", "speaker": {"a": 1}}\n', "column speaker .*list"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name}.*{message}"):
@@ -209,7 +209,7 @@ def test_lists_that_share_an_utterance_are_refused(tree, tmp_path):
 
 
 def load_text(tree, tmp_path, name, text, split="all", **settings):
-    """The corpus of a manifest that is written as it stands."""
+    """The corpus of a manifest with the given text."""
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_corpus("folder", split, data_dir=tree, manifest=path, **settings)
@@ -323,7 +323,7 @@ def test_one_line_says_what_a_split_is_by(tree, tmp_path, capsys):
     assert "of 1 speakers" in line
     assert "warning" not in line
     load_corpus("folder", "test", data_dir=tree)
-    assert "unknown speakers; warning" in capsys.readouterr().out
+    assert "warning" in capsys.readouterr().out
     (tmp_path / "train.txt").write_text("bob/five\n")
     (tmp_path / "test.txt").write_text("alice/one\n")
     load_corpus("folder", "test", data_dir=tree, lists=tmp_path, folder_label="speaker_id")
@@ -380,7 +380,7 @@ def test_columns_that_have_another_use_hold_no_classes(tree, tmp_path):
         load_corpus("folder", data_dir=tree, manifest=manifest, label_columns=["file"])
     with pytest.raises(ValueError, match="late"):
         load_text(tree, tmp_path, "m.csv", "file,late\nbob/five.wav,\n", label_columns="late")
-    corpus = load_text(tree, tmp_path, "m.csv", "file,phones\nbob/five.wav,AH B\n")  # a text, and no label of frames
+    corpus = load_text(tree, tmp_path, "m.csv", "file,phones\nbob/five.wav,AH B\n")  # text instead of frame labels
     assert corpus["phones"][:] == ["AH B"]
 
 

@@ -129,8 +129,8 @@ def test_rows_that_cannot_be_decoded_are_named(syllables, tmp_path):
 
 def test_a_column_or_split_that_is_not_there_is_named(folder):
     for streaming in (False, True):
-        with pytest.raises(ValueError, match="colour"):
-            load_corpus("hub", **arguments(folder, label_columns=["colour"], streaming=streaming))
+        with pytest.raises(ValueError, match="color"):
+            load_corpus("hub", **arguments(folder, label_columns=["color"], streaming=streaming))
     if "saved_splits" in folder.name:
         with pytest.raises(ValueError, match="'third'"):
             load_corpus("hub", **arguments(folder) | {"split": "third"})

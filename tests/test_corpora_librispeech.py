@@ -46,7 +46,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub_copy(tmp_path_factory):
-    """The same utterances as the Hub has them: Parquet, configurations, dotted splits."""
+    """The same utterances in the form of the Hub: Parquet, configurations, dotted splits."""
     folder = tmp_path_factory.mktemp("librispeech_asr")
     splits = {"train.100": ("19", "100", "1034"), "validation": ("26",)}
     for split, speakers in splits.items():
@@ -182,7 +182,7 @@ def test_the_lists_of_cpc_are_found_under_their_published_names(tree, tmp_path):
     assert sorted(train["id"]) == ["1034-121-0004", "19-198-0000"]
     assert test["id"] == ["100-1-0002"]
     assert set(test[0]["phones"]) == {3}
-    # Without the one list, the other split is not drawn from the utterances of the list that is there.
+    # With one list missing, the other split is not drawn from the utterances of the existing list.
     (tmp_path / "test_split.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"test\.txt"):
         load_corpus("librispeech", "test", data_dir=tmp_path)
@@ -203,7 +203,7 @@ def test_the_draw_is_the_same_from_both_sources_and_follows_the_seed(tree, hub_c
     local = drawn(0, data_dir=tree, parts="train-clean-100")
     assert local == drawn(0, dataset_id=str(hub_copy))
     assert local != drawn(1, dataset_id=str(hub_copy))
-    # More parts change nothing for the speakers that were there.
+    # Additional parts do not affect the speakers of the others.
     assert set(local) <= set(drawn(0, data_dir=tree))
 
 

@@ -38,8 +38,8 @@ def middle_of_vowel(row, names):
 
 def formants_by_linear_prediction(samples):
     """Frequencies of the spectral envelope's resonances, in Hz, rising."""
-    emphasised = lfilter([1, -0.97], [1], samples) * np.hanning(len(samples))
-    correlation = np.correlate(emphasised, emphasised, "full")[len(samples) - 1 :][:19]
+    emphasized = lfilter([1, -0.97], [1], samples) * np.hanning(len(samples))
+    correlation = np.correlate(emphasized, emphasized, "full")[len(samples) - 1 :][:19]
     correlation[0] *= 1 + 1e-9
     roots = np.roots(np.concatenate([[1], -solve_toeplitz(correlation[:-1], correlation[1:])]))
     roots = roots[(roots.imag > 0) & (np.abs(roots) > 0.85)]

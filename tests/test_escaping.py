@@ -1,4 +1,4 @@
-"""Names in cards are shown as they are and are nothing but names."""
+"""Names in cards are shown literally, without being interpreted as Markdown."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The executions of a training step agree, and nothing random depends on what ran before."""
+"""The executions of a training step agree, and random draws do not depend on earlier ones."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What an upload does to a repository that holds something already, and what it refuses to do."""
+"""Effects of an upload on a repository with files, and when it is refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checkpoints by folder or name: what is reported about one that is not there, and how often the Hub is asked."""
+"""Checkpoints by folder or name: errors for missing ones, and the number of requests to the Hub."""
 
 import huggingface_hub
 import pytest

@@ -1,4 +1,4 @@
-"""What a run prints, where it prints to a file, a terminal of another alphabet, or nowhere at all."""
+"""The output of a run to a file, to a terminal with a limited encoding, or to nothing."""
 
 import fcntl
 import os

@@ -297,7 +297,7 @@ def test_negatives_are_uniform_over_exactly_the_frames_of_their_source(source, l
 
 @pytest.mark.parametrize(("source", "at_least", "at_most"), [("same_utterance", 0, 0.6), ("other_utterances", 1, 1)])
 def test_info_nce_draws_from_the_source_it_is_given(source, at_least, at_most, case):
-    """Two utterances far apart, each of near-equal frames: only frames of the other are told from the target."""
+    """Two utterances far apart, each of near-equal frames: only frames of the other differ from the target."""
     arguments = case(batch=2, channels=5)
     arguments.negative_frames = None
     apart = torch.tensor([1.0, -1.0])[:, None, None]
@@ -353,7 +353,7 @@ def test_what_cannot_be_computed_says_why(shape, changes, message, case):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_logits_are_float32_under_autocast(dtype, case):
-    """Scores of some hundred, close together: half precision would give whole numbers and losses of ln(N + 1)."""
+    """Scores of some hundred, close together: half precision would give integers and losses of ln(N + 1)."""
     arguments = case(channels=6, context_channels=6, steps=1)
     with torch.no_grad():
         arguments.weight.copy_(torch.eye(6)[None])
@@ -476,7 +476,7 @@ def test_active_units_are_channels_whose_mean_moves(noise):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("logit_scale", [1.0, 1e-3])
 def test_candidates_that_are_equal_but_for_rounding_are_at_chance(logit_scale, dtype, case, noise):
-    """As every frame of silence is: each one's last bit differs."""
+    """Like frames of silence, which only differ in the last bit."""
     arguments = case(channels=64, context_channels=64, num_negatives=10)
     rounding = 1 + torch.finfo(dtype).eps * noise(3, 9, 64).sign().relu()
     arguments.latents = (noise(64, seed=7) * rounding).to(dtype)

@@ -1,4 +1,4 @@
-"""What another program put into an output folder is neither deleted nor replaced, whatever its name is."""
+"""Files of other programs in an output folder are neither deleted nor replaced, whatever their names."""
 
 import json
 import os

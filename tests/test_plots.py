@@ -1,4 +1,4 @@
-"""Pictures: colors that tell models apart, names as text, the same bytes for the same figure."""
+"""Figures: distinguishable colors, names as text, equal bytes for equal figures."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The main command, end to end: it learns, saves what AutoModel loads, and refuses what would lose work."""
+"""The main command, end to end: it learns, saves a model for AutoModel, and never overwrites a run."""
 
 import json
 import os
@@ -116,18 +116,21 @@ def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
         (["--max_steps", "0"], "`max_steps` is 0"),
         (["--learning_rate", "-1"], "`learning_rate` is -1"),
         (["--execution", "parallel"], "--execution"),
-        (["--preset", "simm"], "--preset.*did you mean 'sim'"),
+        (["--preset", "simm"], "--preset.*'simm'.*'sim'"),
         (["--corpus", "librispeech", "--data_dir", "nowhere"], "nowhere"),
-        (["--corpus", "librispech"], "did you mean 'librispeech'"),
-        (["--config", "librispech_small.yaml"], "did you mean 'librispeech_small.yaml'"),
-        (["--max_stepz", "3"], "did you mean '--max_steps'"),
-        (["--model_settings", "{hiden_size: 3}"], "no field 'hiden_size'; did you mean 'hidden_size'"),
-        (["--model_settings", "{hidden_size: -16}"], "`hidden_size` is -16; give"),
-        (["--model_settings", "{negatives: bogus}"], "Validation error for field 'negatives'"),
+        (["--corpus", "librispech"], "'librispech'.*'librispeech'"),
+        (["--config", "librispech_small.yaml"], "librispech_small.yaml.*'librispeech_small.yaml'"),
+        (["--max_stepz", "3"], "--max_stepz.*'--max_steps'"),
+        (["--model_settings", "{hiden_size: 3}"], "'hiden_size'.*'hidden_size'"),
+        (["--model_settings", "{hidden_size: -16}"], "`hidden_size` is -16"),
+        (["--model_settings", "{negatives: bogus}"], "'negatives'"),
         (["--crop_samples", "0"], "`crop_samples` is 0"),
         (["--num_workers", "-1"], "`num_workers` is -1"),
-        (["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"], "`batch_size` of at least 2"),
-        (["--init_from", "/nowhere/at/all"], "/nowhere/at/all is not a folder"),
+        (
+            ["--model_settings", "{negatives: other_utterances}", "--batch_size", "1"],
+            "'other_utterances'.*`batch_size`",
+        ),
+        (["--init_from", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--corpus_settings", "{num_trains: 3}"], "num_train"),
     ],
 )
@@ -141,12 +144,12 @@ def test_a_wrong_setting_is_named_in_one_line_and_leaves_nothing(flags, message,
 
 
 def broken_half_way(folder):
-    """A folder of four recordings, one of which has a header as good as any and samples that are not finite."""
+    """A folder of four recordings, one of which has a valid header but samples that are not finite."""
     noise = np.random.default_rng(0)
     for number in range(4):
         samples = 0.1 * noise.standard_normal(16000)
         soundfile.write(folder / f"fine_{number}.wav", samples, 16000)
-    # The middle and the last sample, which are looked at beforehand, are as they should be.
+    # The middle and the last sample, which the scan checks, are valid.
     samples = np.tile(samples, 3)
     samples[:15_900] = samples[32_100:-1] = np.nan
     soundfile.write(folder / "nan.wav", samples, 16000, subtype="FLOAT")
@@ -184,7 +187,7 @@ def test_a_file_that_breaks_while_training_is_replaced_and_counted_under_skip(tm
 def test_a_launch_whose_processes_do_not_know_each_other_is_refused(monkeypatch, tmp_path):
     alone = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were launched, but accelerate sees 1"):
+    with pytest.raises(ValueError, match=r"2 processes.*ACCELERATE_USE_CPU"):
         prepare(alone, parse_arguments("", ["--output_dir", str(tmp_path)], PRETRAINING), pretrain_module.build)
 
 
@@ -202,7 +205,7 @@ def test_settings_come_from_defaults_then_file_then_flags(tmp_path):
 
 def test_an_unknown_key_of_a_file_names_the_nearest_one(tmp_path):
     (tmp_path / "run.yaml").write_text("max_step: 5\n")
-    with pytest.raises(ValueError, match=r"'max_step'.*did you mean 'max_steps'"):
+    with pytest.raises(ValueError, match=r"'max_step'.*'max_steps'"):
         parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING)
 
 

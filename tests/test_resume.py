@@ -1,8 +1,9 @@
-"""A run that is killed, stopped or out of disk goes on, and ends as one that was not."""
+"""An interrupted run, killed, stopped or out of disk space, resumes with the result of an uninterrupted one."""
 
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -54,7 +55,7 @@ def without_times(log):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     output_dir = tmp_path_factory.mktemp("whole")
     train(output_dir)
     return output_dir
@@ -65,7 +66,7 @@ class Stopped(Exception):  # noqa: N818 - stands for a kill
 
 
 def stop_at(monkeypatch, step):
-    """Lets training break off at the start of a step, as a kill would."""
+    """Makes training stop at the start of a step, as if it were killed."""
     begin = Optimization.begin_step
 
     def begin_or_stop(self, parts):
@@ -77,7 +78,7 @@ def stop_at(monkeypatch, step):
 
 
 def train_until(monkeypatch, step, output_dir, *flags):
-    """A run that breaks off at the start of a step."""
+    """A run that stops at the start of a step."""
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped):
@@ -117,7 +118,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_p
         file.write_bytes(content[: len(content) // 2])
     train(tmp_path)
     output = capsys.readouterr().out
-    assert f"checkpoint-6 is not a complete checkpoint: {file.name}" in output
+    assert re.search(rf"checkpoint-6: .*{file.name}", output)
     assert "step 3" in output
     assert same(weights(tmp_path), weights(whole_run))
 
@@ -163,7 +164,7 @@ def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch
 
 
 def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monkeypatch):
-    """Broken off before its first checkpoint, so there is nothing to resume, but a log."""
+    """The run stopped before its first checkpoint: there is a log, but nothing to resume from."""
     train_until(monkeypatch, 2, tmp_path)
     train(tmp_path, "--resume", "never", "--max_steps", "4")
     assert [(line["step"], line["split"]) for line in read_log(tmp_path / "log.jsonl")] == [
@@ -212,7 +213,7 @@ def test_a_broken_off_extension_is_resumed(tmp_path, monkeypatch):
 def test_the_same_command_on_a_finished_run_changes_nothing(whole_run, capsys):
     before = {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()}
     train(whole_run)
-    assert "is finished" in capsys.readouterr().out
+    assert str(whole_run) in capsys.readouterr().out
     assert {path: path.read_bytes() for path in whole_run.rglob("*") if path.is_file()} == before
 
 
@@ -255,10 +256,11 @@ def test_an_upload_that_failed_is_made_by_the_same_command(tmp_path, monkeypatch
         return "address"
 
     monkeypatch.setattr("modeling_sim.hub.callback.push_run", push_run)
-    for said in ("the upload to org/run failed (no network)", "uploaded to address", "was uploaded before"):
+    for said, count in ((r"org/run .*\(no network\)", 1), ("uploaded to address", 2), ("org/run", 2)):
         train(tmp_path, *flags)
-        assert said in capsys.readouterr().out
-    assert len(uploads) == 2
+        assert re.search(said, capsys.readouterr().out)
+        assert len(uploads) == count
+        assert (tmp_path / "upload.json").exists() == (count == 2)
 
 
 def test_fewer_steps_than_a_checkpoint_has_are_refused(tmp_path, monkeypatch):
@@ -290,7 +292,7 @@ def test_settings_that_changed_hold_after_a_resume():
     "error", [SafetensorError("I/O error: file too large"), RuntimeError("file write failed\nat 0")]
 )
 def test_every_kind_of_error_of_a_full_disk_is_reported_in_one_line(whole_run, tmp_path, monkeypatch, capsys, error):
-    """The first save fails, the others do not: training continues and ends as it would have."""
+    """The first save fails, the others do not: training continues, with the same result."""
     saved, save = [], torch.save
 
     def fail_once(tensors, path):
@@ -301,7 +303,7 @@ def test_every_kind_of_error_of_a_full_disk_is_reported_in_one_line(whole_run, t
 
     monkeypatch.setattr(checkpoints.torch, "save", fail_once)
     train(tmp_path)
-    said = [line for line in capsys.readouterr().out.splitlines() if "step 3 could not be saved" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "save step 3 " in line]
     assert " ".join(str(error).split()) in said[0]
     assert same(weights(tmp_path), weights(whole_run))
 
@@ -370,7 +372,7 @@ def test_a_loss_that_is_as_usual_is_not(tmp_path, capsys):
 
 
 def test_a_run_that_diverged_says_so_though_it_was_resumed(tmp_path, monkeypatch, capsys):
-    """Its loss is as usual after the resume, which is not what it diverged at."""
+    """After the resume the threshold is so high that no loss counts as diverged."""
     flags = ["--learning_rate", "1e3", "--warmup_steps", "0", "--lr_scheduler_type", "constant"]
     train_until(monkeypatch, 8, tmp_path, *flags)
     capsys.readouterr()
@@ -381,7 +383,7 @@ def test_a_run_that_diverged_says_so_though_it_was_resumed(tmp_path, monkeypatch
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, monkeypatch):
-    """The fifth batch is infinitely loud: the run ends as if its step had left everything as it was."""
+    """The fifth batch is infinitely loud: the run ends as if its step had been skipped."""
     to_device, calls, states = pretraining_task.to_device, [], []
 
     def loud(batch, device):
@@ -478,7 +480,7 @@ def test_a_signal_saves_before_it_stops(tmp_path, number, code):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert f"stopped by {signal.Signals(number).name} after step" in output
+    assert f"{signal.Signals(number).name} after step" in output
     checkpoint, broken = find_checkpoint(tmp_path)
     assert not broken
     assert f"after step {checkpoint.numbers['counts']['step']}" in output

@@ -1,4 +1,4 @@
-"""Decoder training: it learns, the encoder stays as it was, and a killed run goes on."""
+"""Decoder training: it learns, the encoder does not change, and a killed run resumes."""
 
 import json
 
@@ -117,11 +117,11 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, k
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--noise", "-1"], "at least 0"),
+        (["--noise", "-1"], "`noise`"),
         (["--module", "9"], "0, 1, 2, 3, context"),
-        (["--latents", "sample"], "needs Gaussian latents"),
-        (["--model", ""], "`model` is not set"),
-        (["--model", "/nowhere/at/all"], "is not a folder"),
+        (["--latents", "sample"], "`latents` 'sample'"),
+        (["--model", ""], "`model`"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
 def test_what_cannot_be_decoded_is_told(deterministic, tmp_path, flags, message):

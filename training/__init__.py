@@ -1,1 +1,1 @@
-"""Launchers for a checkout; what they run is in `modeling_sim.commands`."""
+"""Launchers of the commands in `modeling_sim.commands` for a checkout."""

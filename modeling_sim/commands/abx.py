@@ -2,15 +2,15 @@
 
     modeling-sim abx --model runs/sim-small --corpus librispeech --data_dir LibriSpeech
 
-The error is the share of triples in which a token of a phone is nearer to a token of another phone than to one of its
-own phone; 50 % is chance. Tokens are the segments of the alignment, read every 10 ms, without silence and noise.
+The error is the fraction of triples in which a token of a phone is closer to a token of another phone than to one of
+the same phone; chance is 50 %. Tokens are segments of the alignment, read every 10 ms, without silence and noise.
 
 There are rows for log-mel and MFCC frames and for every module or layer of each model. Each model is shown next to its
-own untrained network: the same architecture with fresh weights. A deterministic SIM model is also shown in principal
-and in independent components.
+untrained network, the same architecture with new weights. A deterministic SIM model is also shown in principal and in
+independent components.
 
-This is `modeling-sim evaluate --measures abx` with an output of its own. The output folder gets `abx.json` and
-`abx.png`. A folder that holds the results of another ABX measurement is refused.
+This is `modeling-sim evaluate --measures abx` with a different output: `abx.json` and `abx.png`. The output folder must
+not hold the results of a different ABX measurement.
 """
 
 from collections.abc import Sequence
@@ -26,4 +26,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         from modeling_sim.evaluation.pictures import table  # noqa: PLC0415
 
         print(table(abx(settings)))
-        print(f"\nresults and picture in {settings.output_dir}")
+        print(f"\nresults and figure in {settings.output_dir}")

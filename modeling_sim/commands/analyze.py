@@ -1,24 +1,23 @@
-r"""Measures every module of models next to controls, and writes a report with pictures and sounds.
+r"""Measures every module of models next to controls, and writes a report with figures and sounds.
 
     modeling-sim evaluate --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
         --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
 
 Models with equal configurations are seeds of one method. The method of the first model is compared with the others.
-The controls are log-mel and MFCC frames, and for each model its own untrained network: the same architecture with fresh
-weights. Deterministic SIM models are also measured in principal and in independent components. Of other architectures,
-those modules are compared that see as many samples as often as a module of the first model (`--align_modules`).
+The controls are log-mel and MFCC frames, and for each model its untrained network, the same architecture with new
+weights. Deterministic SIM models are also measured in principal and in independent components. Modules of other
+architectures are compared if they have the receptive field and hop of a module of the first model (`--align_modules`).
 
-`--measures` chooses groups of measures, with commas between: probes, neighbors, concentration, disentanglement, abx,
-distribution, objective, decoders. The last three are for SIM models only. The group `decoders` (smoothness,
-reconstruction, sounds) needs decoders, given with `--decoder`. A decoder that was trained with noise gets rows of its
-own.
+`--measures` selects groups of measures, separated by commas: probes, neighbors, concentration, disentanglement, abx,
+distribution, objective, decoders. The last three are only for SIM models. The group `decoders` (smoothness,
+reconstruction, sounds) needs decoders, given with `--decoder`. A decoder that was trained with noise has separate rows.
 
-Results are kept in `--cache_dir` part by part. The same command resumes after an interruption, and one with an
-additional model or decoder measures only that one.
+Partial results are kept in `--cache_dir`. Rerun the same command to resume after an interruption; with an additional
+model or decoder, only that one is measured.
 
-The output folder gets the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in `weights.npz`,
-the data of pictures and sounds in `curves.json` and `media.npz`, and `report.html`. With `--figure_format` every
-picture of the report is also written to its own file. A folder that holds another analysis is refused.
+The output folder contains the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in
+`weights.npz`, the data of figures and sounds in `curves.json` and `media.npz`, and `report.html`. With
+`--figure_format` every figure of the report is also written to a file. The folder must not hold a different analysis.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What every command does around its work: settings first, errors in one line, and no folder left by a mistake."""
+"""Common parts of all commands: reading settings, one-line errors, and no empty folder after an error."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,20 @@ from modeling_sim.settings import errors_in_one_line, parse_arguments
 def command(
     name: str, description: str, argv: Sequence[str] | None, *classes: Any, positional: Sequence[str] = ()
 ) -> Iterator[Any]:
-    """Gives the settings of a command, in whose block it does its work.
+    """Context manager that yields the settings of a command, which runs inside of it.
 
-    Import what takes seconds within the block: a wrong flag is reported before it.
+    Import slow modules inside of the context, so that invalid flags are reported first.
 
     Args:
-        name: What is typed after `modeling-sim`.
-        description: What it does, for `--help`.
+        name: Name of the command after `modeling-sim`.
+        description: What the command does, for `--help`.
         argv: Flags; those of the process if `None`.
-        classes: Dataclasses of the settings; one instance of each is given.
-        positional: Settings whose values may be given without their flags, in this order.
+        classes: Dataclasses of the settings; one instance of each is yielded.
+        positional: Settings that may also be given as positional arguments, in this order.
 
     Raises:
-        SystemExit: A setting is wrong, or a file, the data or the Hub; the message is one line.
+        SystemExit: A setting is invalid, or there is an error with a file, the data or the Hub; the message has one
+            line.
     """
     name = f"modeling-sim {name}"
     with errors_in_one_line(name), ends_with_its_reader():
@@ -39,14 +40,14 @@ def command(
 
 
 def train(name: str, description: str, argv: Sequence[str] | None, classes: Sequence[Any], module: str) -> None:
-    """Runs a training command, with curves that are drawn and an upload where that is wanted.
+    """Runs a training command, with training curves and an optional upload.
 
     Args:
-        name: What is typed after `modeling-sim`.
-        description: What it does, for `--help`.
+        name: Name of the command after `modeling-sim`.
+        description: What the command does, for `--help`.
         argv: Flags; those of the process if `None`.
         classes: Dataclasses of the settings, a `RunArguments` last.
-        module: Where the function `build` is that makes the task of these settings; imported after they are read.
+        module: Module with a function `build` that builds the task from these settings; imported after reading them.
     """
     name = f"modeling-sim {name}"
     with errors_in_one_line(name):
@@ -62,7 +63,7 @@ def train(name: str, description: str, argv: Sequence[str] | None, classes: Sequ
 
 @contextlib.contextmanager
 def leaves_no_empty_folder(settings: Any) -> Iterator[None]:
-    """Removes the `output_dir` of a command that fails before anything but notes for later commands is in it."""
+    """Removes the `output_dir` of a failed command if there is nothing in it but the claim and the lock."""
     folder = Path(getattr(settings, "output_dir", "."))
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -71,7 +72,7 @@ def leaves_no_empty_folder(settings: Any) -> Iterator[None]:
         from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME  # noqa: PLC0415 - imports torch
 
         notes = {folder / CLAIM_NAME, folder / LOCK_NAME}
-        with contextlib.suppress(OSError):  # another command holds the lock, or has written a file by now
+        with contextlib.suppress(OSError):  # another command holds the lock, or has written a file
             if set(folder.iterdir()) <= notes:
                 with FileLock(folder / LOCK_NAME, timeout=0):
                     for path in notes:

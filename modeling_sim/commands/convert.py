@@ -1,17 +1,17 @@
-"""Converts a checkpoint of earlier code to a folder that `from_pretrained` reads.
+"""Converts a checkpoint of earlier code to a folder for `from_pretrained`.
 
     modeling-sim convert model_99.ckpt runs/converted --method sim
 
-`--method` says what was trained: `sim`, `gim` and `cpc` with the code of SIM's authors, `gim-lowe` and `cpc` with that
-of Löwe et al. SIM and the authors' GIM have the same tensors, so the file alone does not tell.
+`--method` is the training method: `sim`, `gim` or `cpc` for the code of SIM's authors, `gim-lowe` or `cpc` for that of
+Löwe et al. It cannot be derived from the file, as SIM and the authors' GIM have the same tensors.
 
-Sizes, layers, batch norm and prediction steps are read from the tensors; `--model_settings` gives what they do not
-tell. Strides and paddings are those of both codes where the kernels are 10, 8, 4, 4, 4, and must be given otherwise:
+Sizes, layers, batch norm and prediction steps are read from the tensors; `--model_settings` sets the other fields.
+Strides and paddings are those of both code bases if the kernels are 10, 8, 4, 4, 4, and must be given otherwise:
 
     --model_settings '{conv_stride: [[5, 4], [2]], conv_padding: [[2, 2], [1]]}'
 
-KL weights, negatives and the like are those of the method's preset unless they are given; for `sim` without batch norm
-that is `sim-artificial`. Max pooling, an option of the SIM authors' code, is taken to be off.
+KL weights, negatives and similar fields default to the method's preset; for `sim` without batch norm that is
+`sim-artificial`. Max pooling, an option of the SIM authors' code, is assumed to be off.
 """
 
 from collections.abc import Sequence
@@ -25,23 +25,24 @@ from modeling_sim.trainer.settings import YamlMapping
 if TYPE_CHECKING:
     from modeling_sim import SimForPreTraining
 
-# Fields that no tensor tells.
+# Fields that do not follow from the tensors.
 _PRESUMED = ("conv_stride", "conv_padding", "sampling_rate", "kl_weight", "num_negatives", "negatives", "loss_window")
 
 
 @dataclass
 class ConvertArguments:
-    """Which checkpoint is converted, and where the model goes."""
+    """The checkpoint and the output folder."""
 
-    checkpoint: str = setting(MISSING, "File that torch.save wrote; only tensors are read from it.")
+    checkpoint: str = setting(MISSING, "File written by torch.save; only tensors are read from it.")
     output_dir: str = setting(MISSING, "Folder for the model; new or empty.")
-    # `modeling_sim.convert.Method`, which cannot be asked without torch.
-    method: Literal["sim", "gim", "gim-lowe", "cpc"] = setting(MISSING, "What was trained.")
+    # `modeling_sim.convert.Method`, whose import takes seconds.
+    method: Literal["sim", "gim", "gim-lowe", "cpc"] = setting(MISSING, "The training method.")
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
-        "{}", "Fields of SimConfig that the checkpoint does not tell, as YAML: '{num_negatives: 10, kl_weight: 0.001}'."
+        "{}",
+        "Fields of SimConfig that do not follow from the tensors, as YAML: '{num_negatives: 10, kl_weight: 0.001}'.",
     )
     overwrite_output_dir: bool = setting(
-        False, "Replace the saved model in `output_dir`, with everything in the folder."
+        False, "Replace the saved model in `output_dir`, including all other files in the folder."
     )
 
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _summary(model: "SimForPreTraining", method: str) -> str:
-    """What the model is, and what of it no tensor tells."""
+    """Describes the model, and the fields that are not in the checkpoint."""
     config = model.config
     context = f"a context of {config.context_size}" if config.context_size else "no context"
     presumed = ", ".join(f"{name}={getattr(config, name)}" for name in _PRESUMED)

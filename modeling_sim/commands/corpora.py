@@ -1,4 +1,4 @@
-"""Looks at a corpus: describes it in a table, or draws an utterance. Without `--corpus`, lists the corpora.
+"""Describes a corpus in a table, or draws an utterance. Without `--corpus`, lists the corpora.
 
 modeling-sim corpora --corpus librispeech --data_dir LibriSpeech --describe --plot utterance.png
 modeling-sim corpora --corpus folder --help
@@ -16,19 +16,19 @@ from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
 
 @dataclass
 class CorporaArguments:
-    """Which corpus is looked at, and how."""
+    """The corpus, and what to show of it."""
 
-    corpus: str | None = setting(None, f"Corpus: {', '.join(corpus_names())}; unset, the corpora are listed.")
-    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    corpus: str | None = setting(None, f"Corpus: {', '.join(corpus_names())}; unset to list the corpora.")
+    data_dir: str | None = setting(None, "Folder of the corpus, for corpora that are read from disk.")
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
-    splits: list[str] = setting(["train", "test"], "Splits to look at.")  # noqa: RUF009 - a field
-    describe: bool = setting(False, "Print a table of counts, lengths and labels, as without `plot`.")
-    plot: str | None = setting(None, "File to draw an utterance of the first split to.")
-    utterance: str | None = setting(None, "Which one, by its id; the first if unset.")
-    start: float = setting(0.0, "Second at which the picture begins.")
-    seconds: float = setting(3.5, "Seconds that the picture shows.")
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
+    splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
+    describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")
+    plot: str | None = setting(None, "File for a figure of an utterance of the first split.")
+    utterance: str | None = setting(None, "Id of the utterance; unset for the first one.")
+    start: float = setting(0.0, "Start of the figure in seconds.")
+    seconds: float = setting(3.5, "Duration of the figure in seconds.")
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "What to do with unreadable recordings.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,8 +46,8 @@ def look(name: str, settings: CorporaArguments) -> None:
     """Describes a corpus, draws an utterance of it, or both.
 
     Raises:
-        ValueError: A setting is wrong, or there is no such utterance.
-        OSError: The corpus is not there, or the picture cannot be written.
+        ValueError: A setting is invalid, or the utterance does not exist.
+        OSError: The corpus does not exist, or the figure cannot be written.
     """
     from datasets import disable_progress_bars  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def look(name: str, settings: CorporaArguments) -> None:
     if settings.data_dir is not None:
         more["data_dir"] = settings.data_dir
     if more.get("streaming"):
-        raise ValueError("a stream cannot be described before its end; remove `streaming`.")
+        raise ValueError("a stream cannot be described; remove `streaming`.")
     datasets = {split: load_corpus(name, split, **more) for split in settings.splits}
     if settings.describe or settings.plot is None:
         info = corpus_info(name)
@@ -68,6 +68,6 @@ def look(name: str, settings: CorporaArguments) -> None:
         dataset = datasets[settings.splits[0]]
         ids = list(dataset["id"])
         if settings.utterance not in (None, *ids):
-            raise ValueError(f"`utterance` is {settings.utterance!r}, and split {settings.splits[0]!r} has no such id.")
+            raise ValueError(f"`utterance` is {settings.utterance!r}, but split {settings.splits[0]!r} has no such id.")
         row = 0 if settings.utterance is None else ids.index(settings.utterance)
         plot_utterance(dataset, row, settings.plot, start=settings.start, seconds=settings.seconds)

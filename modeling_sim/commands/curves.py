@@ -1,4 +1,4 @@
-"""Training curves: a picture of a run's log.
+"""Draws the training curves of a run from its log.
 
 modeling-sim curves runs/sim-small --figure_format pdf
 """
@@ -12,7 +12,7 @@ from modeling_sim.settings import FIGURE_FORMAT_HELP, FigureFormat, setting
 
 @dataclass
 class CurvesArguments:
-    """Which curves are drawn."""
+    """The run and the format."""
 
     output_dir: str = setting(MISSING, "Output folder of a training run.")
     figure_format: FigureFormat = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field

@@ -1,12 +1,12 @@
-"""Trains a classifier on a pretrained encoder, frozen or with it, or on a fresh one, and saves a model for `pipeline`.
+"""Trains a classifier on a pretrained or new encoder, frozen or not, and saves a model for `pipeline`.
 
     accelerate launch training/finetune.py --model runs/sim-small --label speaker_id
 
-A label of utterances (speaker_id, vowel, syllable) trains a linear layer on the mean of a module's frames, a label of
-frames (phones) one on every frame. `--freeze_encoder` trains the layer alone. Without `--model` the encoder is a new
-one of `--preset`: trained with it, that is the fully supervised baseline of the Smooth InfoMax paper; frozen, its
-random one. The finished folder works in a pipeline, on an array at the model's sampling rate. `read_audio` reads any
-file and resamples it (transformers' own reader needs FFmpeg, its resampling torchaudio):
+The classifier is a linear layer on the mean of a module's frames for labels of utterances (speaker_id, vowel,
+syllable), and on every frame for labels of frames (phones). `--freeze_encoder` only trains this layer. Without
+`--model` the encoder is a new one of `--preset`: if trained, that is the supervised baseline of the Smooth InfoMax
+paper; if frozen, its random baseline. The output folder works in a pipeline, on an array at the model's sampling rate.
+`read_audio` reads and resamples any file (transformers' own reader needs FFmpeg, its resampling torchaudio):
 
     import transformers
     from modeling_sim.data.audio import read_audio

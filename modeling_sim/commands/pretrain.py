@@ -1,15 +1,16 @@
-"""Pretrains a Smooth InfoMax model, or one of its relatives, and saves a checkpoint that AutoModel loads.
+"""Pretrains a Smooth InfoMax, Greedy InfoMax or CPC model, and saves it for AutoModel.
 
-With no argument it trains a small model on built-in synthetic speech:
+Without arguments it trains a small model on built-in synthetic speech:
 
     accelerate launch training/pretrain.py
 
-Real speech, with the settings of a file and any of them overridden by flags:
+For real speech, use a settings file; flags override its settings:
 
     accelerate launch training/pretrain.py --config training/configs/small/librispeech_small.yaml --data_dir LibriSpeech
 
-The output folder holds the checkpoint (`config.json`, `model.safetensors`, `preprocessor_config.json` and the code to
-load it without this package), `log.jsonl`, `curves.png`, `results.json` and `training_settings.json`.
+The output folder contains the model (`config.json`, `model.safetensors`, `preprocessor_config.json` and the code to
+load it without this package), `log.jsonl`, `curves.png`, `results.json` and `training_settings.json`. Rerun the same
+command to resume an interrupted run from its last complete checkpoint.
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
-"""Publishes a model on the Hub: weights, configuration, code, card, settings, results and pictures, in one commit.
+"""Publishes a model on the Hub: weights, configuration, code, card, settings, results and figures, in one commit.
 
     modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx --dry_run
     modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx
     modeling-sim publish --check model_cards/librispeech_small.md
 
 The card is rendered from the run's results and from `--measures`, output folders of probes and ABX. It is checked
-before anything is sent: dead links and pictures, text of the template that was not filled in, and a license that is
-looser than the data's stop the upload, as does metadata that the Hub refuses. Optimizer states, data and paths of this
-machine are not uploaded. Files of an earlier upload that are not part of this one are deleted in the same commit; all
-other files stay, and are listed. `--dry_run` shows the files, what happens to those in the repository, and the card,
-and changes nothing. The token is that of `hf auth login`, or HF_TOKEN.
+before the upload, which stops if there are broken links or images, placeholders of the template, a license that is less
+strict than that of the data, or metadata that the Hub rejects. Optimizer states, data and paths of this machine are not
+uploaded. The commit also deletes outdated files of an earlier upload; all other files stay, and are listed. `--dry_run`
+shows the files, what would happen to files in the repository, and the card, without changing anything. The token is
+that of `hf auth login`, or HF_TOKEN.
 """
 
 from collections.abc import Sequence

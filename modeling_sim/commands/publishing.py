@@ -1,4 +1,4 @@
-"""The work of `modeling-sim publish`: collects what is uploaded, shows it or sends it, and checks cards."""
+"""Implementation of `modeling-sim publish`: collects files, shows or uploads them, and checks cards."""
 
 import tempfile
 from pathlib import Path
@@ -12,34 +12,34 @@ from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, HubError, check_re
 
 
 def check(path: str) -> None:
-    """Prints the faults of a card.
+    """Prints the problems of a card.
 
     Raises:
-        FileNotFoundError: It is not there.
-        SystemExit: It has faults.
+        FileNotFoundError: The card does not exist.
+        SystemExit: The card has problems.
     """
     card = Path(path)
     if not card.is_file():
-        raise FileNotFoundError(f"{card} is not a file.")
+        raise FileNotFoundError(f"{card} does not exist.")
     problems = check_card(card)
     if problems:
         raise SystemExit("\n".join(f"{card}: {problem}" for problem in problems))
-    print(f"{card}: nothing is wrong")
+    print(f"{card}: no problems found")
 
 
 def publish(settings: PublishArguments) -> None:
-    """Collects, checks, and uploads or shows.
+    """Collects and checks the files of a model, and uploads or shows them.
 
     Raises:
-        ValueError: Settings are missing or do not go together, or what was collected must not be published.
+        ValueError: Settings are missing or incompatible, or a file must not be published.
         OSError: A file or the Hub cannot be read or written.
     """
     if settings.checkpoint is None or settings.repo_id is None:
         raise ValueError("give a `checkpoint` and a `repo_id`, or a card to `check`.")
     if settings.license is not None and settings.card is not None:
-        raise ValueError("`license` is for the rendered card; a `card` of your own states its license itself.")
+        raise ValueError("`license` only applies to a rendered card; state the license in your own `card`.")
     if settings.revision == "":
-        raise ValueError("`revision` is empty; give the name of a branch, or leave it unset for main.")
+        raise ValueError("`revision` is empty; give the name of a branch, or remove it for main.")
     check_repo_id(settings.repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
@@ -71,7 +71,7 @@ def publish(settings: PublishArguments) -> None:
 
 
 def show(staged: Path) -> None:
-    """Prints files with sizes."""
+    """Prints the files to upload with their sizes."""
     paths = files_below(staged)
     for path in paths:
         print(f"{path.stat().st_size:>14,}  {path.relative_to(staged)}")
@@ -79,17 +79,17 @@ def show(staged: Path) -> None:
 
 
 def show_repo(staged: Path, repo_id: str, settings: PublishArguments) -> None:
-    """Prints what the upload would do to the files in the repository, or why that is not known."""
+    """Prints the effects of the upload on files in the repository, or why they are unknown."""
     try:
         plan = plan_upload(HfApi(), repo_id, staged, private=settings.private, revision=settings.revision)
     except HubError as error:
-        print(f"{repo_id} could not be read: {error}\n")
+        print(f"cannot read {repo_id}: {error}\n")
         return
     if plan.info is None:
-        print(f"{repo_id} does not exist, or cannot be seen with this token.\n")
+        print(f"{repo_id} does not exist, or is not visible with this token.\n")
         return
     lines = plan.describe()
     if plan.replaced:
-        lines.insert(0, f"replaced where they differ: {', '.join(plan.replaced)}")
-    lines += [f"refused without --yes: {objection}" for objection in plan.objections]
-    print("\n".join([f"What is in {repo_id} now:", *(lines or ["nothing that would be lost"])]) + "\n")
+        lines.insert(0, f"replaced if changed: {', '.join(plan.replaced)}")
+    lines += [f"needs --yes: {objection}" for objection in plan.objections]
+    print("\n".join([f"Current files of {repo_id}:", *(lines or ["none that would change"])]) + "\n")

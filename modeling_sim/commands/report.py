@@ -1,9 +1,9 @@
-"""A report of an analysis: one HTML file that opens from disk, on a phone or a screen, without a network.
+"""Renders the report of an evaluation: one HTML file that works offline, on phones and larger screens.
 
     modeling-sim report runs/analysis
 
-It is made only from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
-output folder: a number that is not in those files is not in the report.
+All of its numbers come from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
+output folder.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from modeling_sim.settings import FigureFormat, setting
 
 @dataclass
 class ReportArguments:
-    """Which report is rendered."""
+    """The evaluation and the format of figures."""
 
     output_dir: str = setting(MISSING, "Output folder of `modeling-sim evaluate`.")
-    figure_format: FigureFormat | None = setting(None, "Write every picture to a file of its own, too, in this format.")  # noqa: RUF009 - a field
+    figure_format: FigureFormat | None = setting(None, "Also write every figure to a file in this format.")  # noqa: RUF009 - a field
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,11 +1,11 @@
-"""Trains a decoder from one module's latents to the waveform; the encoder is frozen in every sense.
+"""Trains a decoder from one module's latents to the waveform; the encoder is frozen.
 
     accelerate launch training/train_decoder.py --model runs/sim-small --module 2
 
-Latents are standardised channel by channel before they are decoded. What a decoder is trained on makes it smooth: to
-compare models fairly, give the decoder of a deterministic one noise of the strength that Gaussian latents have
-(`--noise`; a run on a Gaussian model writes that strength into results.json as `relative_noise_of_gaussians`).
-Look at the reconstruction in results.json, beside that of silence, before anything is concluded from decoded audio.
+Each channel of the latents is standardized before decoding. Training on noisy latents makes a decoder smooth: for a
+fair comparison of models, train the decoder of a deterministic model with as much noise as Gaussian latents have
+(`--noise`; a run on a Gaussian model writes this value to results.json as `relative_noise_of_gaussians`). Before you
+draw conclusions from decoded audio, compare the reconstruction in results.json with that of silence.
 """
 
 from collections.abc import Sequence

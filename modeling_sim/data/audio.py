@@ -1,4 +1,4 @@
-"""Reading audio: headers, whole recordings and crops, at one sampling rate and with one channel.
+"""Reads audio: headers, complete recordings and crops, at one sampling rate and with one channel.
 
 An `audio` argument is one value of a data set's `Audio(decode=False)` column: `{"path": ..., "bytes": ...}`, where
 `bytes` hold the encoded file, or are `None` and `path` names it. soundfile decodes (WAV, FLAC, Ogg, MP3), soxr
@@ -21,24 +21,24 @@ import soxr
 
 from modeling_sim.data import containers
 
-# How far soxr's "HQ" filter reaches, in samples of the lower of the two rates: with this margin on either side a
-# resampled crop equals the same span of the resampled file to float32 rounding (measured from 8 to 48 kHz).
+# Half the length of soxr's "HQ" filter, in samples of the lower of the two rates: with this margin on either side a
+# resampled crop equals the same span of the resampled file up to float32 rounding (measured from 8 to 48 kHz).
 _RESAMPLER_REACH = 240
 
 
-# Samples per second that a header may say. At 1 Hz, a file of 80 kB would last 11 hours.
+# Valid sampling rates in Hz. At 1 Hz, a file of 80 kB would last 11 hours.
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 
 
-# Largest sample that is clipped to 1. Floats that were mastered too loud and lossy codecs overshoot by less; whole
-# numbers of 8 and more bits go beyond.
+# Larger samples are an error; smaller ones are clipped to 1. Loud floats and lossy codecs overshoot by less, integers
+# of 8 and more bits that were stored as floats by more.
 MAX_PEAK = 8.0
 
 
-_MOST_SAMPLES = 2**48  # a FLAC that was written to a pipe leaves its length open, and counts 2^63 - 1
+_MOST_SAMPLES = 2**48  # libsndfile reports 2^63 - 1 for a FLAC written to a pipe, whose length is unknown
 
 
-# Samples that are decoded before a crop of MP3: a frame may use the bits that up to 23 frames before it left over.
+# Samples to decode before a crop of MP3: a frame may use spare bits of up to 23 frames before it.
 _MP3_LEAD = 24 * 576
 
 
@@ -46,11 +46,11 @@ _BLOCK = 2**22  # samples of all channels that are decoded at a time
 
 
 class AudioError(ValueError):
-    """Audio that cannot be used. The message names the file and what is wrong with it."""
+    """Unusable audio. The message names the file and the reason."""
 
 
 class AudioHeader(NamedTuple):
-    """What a file says about itself: samples a channel, samples a second, channels."""
+    """Samples per channel, sampling rate in Hz and number of channels of a file."""
 
     num_samples: int
     sampling_rate: int
@@ -58,37 +58,37 @@ class AudioHeader(NamedTuple):
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples that `num_samples` at `from_rate` become at `to_rate`: the nearest whole number, halves upwards."""
+    """Number of samples after resampling, rounded to the nearest integer, halves up."""
     return (2 * num_samples * to_rate + from_rate) // (2 * from_rate)
 
 
 def audio_name(audio: Mapping[str, Any] | None) -> str:
-    """Name of a recording for messages."""
+    """Name of a recording in messages."""
     return str((audio or {}).get("path") or "audio given as bytes")
 
 
 def read_header(audio: Mapping[str, Any]) -> AudioHeader:
-    """Read a recording's header, and make sure that the file holds what it announces.
+    """Reads a recording's header, and checks that the file is complete.
 
-    The last sample is decoded, the container is looked through (see `data.containers`), and of a file of floats
-    a second from the middle is read, whose samples may be out of range. Costs a fraction of a millisecond and a few
-    reads whatever the length; FLAC, MP3 and Ogg are read from end to end, but not decoded.
+    Decodes the last sample, checks the container (see `data.containers`), and reads one second from the middle of a
+    file of floats, whose samples may be out of range. Takes a fraction of a millisecond and a few reads, whatever the
+    length; FLAC, MP3 and Ogg are read from start to end, but not decoded.
 
     Raises:
-        AudioError: The file is missing, empty, truncated, damaged, not audio, shorter than a millisecond, holds
-            samples out of range, or its sampling rate is none of sound.
+        AudioError: The file is missing, empty, truncated, damaged, not audio or shorter than a millisecond, or its
+            samples or sampling rate are out of range.
     """
     name = audio_name(audio)
     with _open(audio) as file:
         header = AudioHeader(file.frames, file.samplerate, file.channels)
         if header.num_samples <= 0:
-            raise AudioError(f"{name}: holds no samples")
+            raise AudioError(f"{name}: has no samples")
         if not MIN_RATE <= header.sampling_rate <= MAX_RATE:
             raise AudioError(
-                f"{name}: its header says {header.sampling_rate} samples per second; sound has {MIN_RATE} to {MAX_RATE}"
+                f"{name}: sampling rate {header.sampling_rate} Hz is not in the range of {MIN_RATE} to {MAX_RATE} Hz"
             )
         if 1000 * header.num_samples < header.sampling_rate:
-            raise AudioError(f"{name}: its {header.num_samples} samples are less than a millisecond")
+            raise AudioError(f"{name}: shorter than a millisecond ({header.num_samples} samples)")
         with _errors_named(audio), _content(audio) as content:
             reason = containers.problem(content, header.num_samples)
         if reason is not None:
@@ -108,23 +108,23 @@ def read_audio(
     sampling_rate: int = 16_000,
     found: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Read a recording, or a crop of it, as float32 `(samples,)` in [-1, 1].
+    """Reads a recording, or a crop of it, as float32 `(samples,)` in [-1, 1].
 
-    A crop is sought: only its own span is decoded, and where the rates differ a margin for the resampling filter, so
-    that the crop equals the same span of the whole recording. Several channels are averaged, with one warning. What
-    little lossy codecs and resampling overshoot is clipped, as all decoders to whole numbers do.
+    Only the span of the crop is decoded, plus a margin for the resampling filter if the rates differ, so that the crop
+    equals the same span of the complete recording. Several channels are averaged, with one warning. Small overshoots
+    of lossy codecs and resampling are clipped.
 
     Args:
         audio: The recording.
         start: First sample, counted at `sampling_rate`.
-        num_samples: Samples at `sampling_rate`; `None` for all that follow. Fewer come where the recording ends.
-        sampling_rate: Samples a second of the result; the recording is resampled where its own rate differs.
-        found: Samples and sampling rate that `read_header` found earlier; a file that has others by now is an error.
+        num_samples: Samples at `sampling_rate`; `None` for all that follow. Fewer at the end of the recording.
+        sampling_rate: Sampling rate of the result in Hz; the recording is resampled if its own rate differs.
+        found: Number of samples and sampling rate from an earlier `read_header`; raises if the file has changed.
 
     Raises:
-        AudioError: The recording cannot be decoded, is truncated, empty, not as `found`, or holds samples that are
-            NaN, infinite or far out of range.
-        ValueError: `start` lies outside the recording, or `num_samples` is below 1.
+        AudioError: The recording cannot be decoded, is truncated or empty, differs from `found`, or has samples that
+            are NaN, infinite or far out of range.
+        ValueError: `start` is outside the recording, or `num_samples` is below 1.
     """
     with _open(audio) as file:
         own_rate = file.samplerate
@@ -135,7 +135,7 @@ def read_audio(
             )
         length = resampled_length(file.frames, own_rate, sampling_rate)
         if length == 0:
-            raise AudioError(f"{audio_name(audio)}: holds no samples")
+            raise AudioError(f"{audio_name(audio)}: has no samples")
         if not 0 <= start < length:
             raise ValueError(f"`start` is {start}, but {audio_name(audio)} has samples 0 to {length - 1}")
         if num_samples is not None and num_samples < 1:
@@ -144,8 +144,8 @@ def read_audio(
         if own_rate == sampling_rate:
             samples = _read(file, audio, start, stop - start)
         else:
-            # Sample i of the result stands at i * own_rate / sampling_rate. Decoding begins where both rates have a
-            # sample at the same instant, so that the crop's sampling instants are those of the whole recording.
+            # Sample i of the result is at i * own_rate / sampling_rate. Decoding starts where both rates have a sample
+            # at the same time, so that the crop is sampled at the same times as the complete recording.
             common = math.gcd(own_rate, sampling_rate)
             own_block, block = own_rate // common, sampling_rate // common
             margin = math.ceil(_RESAMPLER_REACH * max(1.0, own_rate / sampling_rate))
@@ -163,23 +163,23 @@ def read_audio(
 def log_mel(
     samples: np.ndarray, *, sampling_rate: int = 16_000, num_mels: int = 80, window: int = 400, hop: int = 160
 ) -> np.ndarray:
-    """Log-mel spectrum in dB, `(frames, num_mels)` float32, on the label frames of `data.corpora.alignments`.
+    """Log-mel spectrogram in dB, `(frames, num_mels)` float32, on the label frames of `data.corpora.alignments`.
 
-    Power spectra of Hann windows that never leave the signal, summed under triangles that are evenly spaced on the mel
+    Power spectra of Hann windows without padding, summed with triangular filters that are evenly spaced on the mel
     scale from 20 Hz to half the sampling rate. The floor is -100 dB.
 
     Args:
         samples: Waveform, `(samples,)`.
-        sampling_rate: Its samples a second.
-        num_mels: Bands.
-        window: Samples of a window, 25 ms by default.
+        sampling_rate: Sampling rate of the waveform in Hz.
+        num_mels: Number of mel bands.
+        window: Samples per window, 25 ms by default.
         hop: Samples from one window to the next, 10 ms by default.
 
     Raises:
         ValueError: The waveform is shorter than a window.
     """
     if len(samples) < window:
-        raise ValueError(f"`samples` has {len(samples)} entries, fewer than the {window} of one window")
+        raise ValueError(f"`samples` has {len(samples)} entries, fewer than one window of {window}")
     frames = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop]
     size = 1 << (window - 1).bit_length()
     power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), size)) ** 2 / window
@@ -191,13 +191,13 @@ def log_mel(
 
 
 def mel(frequency: Any) -> Any:
-    """Place of a frequency in Hz on the mel scale: 2595 log10(1 + f / 700), O'Shaughnessy 1987."""
+    """Converts a frequency in Hz to mel: 2595 log10(1 + f / 700) (O'Shaughnessy 1987)."""
     return 2595 * np.log10(1 + np.asarray(frequency) / 700)
 
 
 @contextlib.contextmanager
 def _errors_named(audio: Mapping[str, Any] | None, where: str = "") -> Iterator[None]:
-    """Whatever libsndfile, the resampler or the file system throws, as an `AudioError` that names the recording."""
+    """Turns any error of libsndfile, the resampler or the file system into an `AudioError` that names the recording."""
     try:
         yield
     except AudioError:
@@ -210,7 +210,7 @@ def _errors_named(audio: Mapping[str, Any] | None, where: str = "") -> Iterator[
 
 
 def file_path(path: str | os.PathLike[str]) -> str | bytes:
-    """A data set's path, which is UTF-8, as the file system takes it in every locale."""
+    """Encodes a data set's UTF-8 path for the file system, whatever the locale."""
     return os.fspath(path) if os.name == "nt" else os.fspath(path).encode("utf-8", "surrogateescape")
 
 
@@ -221,7 +221,7 @@ def _content(audio: Mapping[str, Any]) -> BinaryIO:
 
 
 def _look(audio: Mapping[str, Any], what: Callable[[BinaryIO], Any]) -> Any:
-    """What a function finds in the encoded file; it is called once for a file on disk, as long as that is the same."""
+    """Calls a function on the encoded file; results for a file on disk are cached until it changes."""
     if audio.get("bytes") is not None:
         return what(io.BytesIO(audio["bytes"]))
     path = file_path(audio["path"])
@@ -237,7 +237,7 @@ def _look_once(path: str | bytes, _size: int, _changed: int, what: Callable[[Bin
 
 @contextlib.contextmanager
 def _open(audio: Mapping[str, Any] | None) -> Iterator[soundfile.SoundFile]:
-    """Open a recording, with every failure as an `AudioError`."""
+    """Opens a recording; every error becomes an `AudioError`."""
     if audio is None:
         raise AudioError("the row has no audio")
     content, path = audio.get("bytes"), audio.get("path")
@@ -248,7 +248,7 @@ def _open(audio: Mapping[str, Any] | None) -> Iterator[soundfile.SoundFile]:
             if content is None:
                 _check_file(str(path))
             elif len(content) == 0:
-                raise AudioError(f"{audio_name(audio)}: no bytes")
+                raise AudioError(f"{audio_name(audio)}: `bytes` is empty")
             mended = _look(audio, containers.mended)
             source: Any = file_path(str(path)) if content is None else io.BytesIO(content)
             if mended is not None:
@@ -256,8 +256,8 @@ def _open(audio: Mapping[str, Any] | None) -> Iterator[soundfile.SoundFile]:
             file = opened.enter_context(soundfile.SoundFile(source))
         if file.frames > _MOST_SAMPLES:
             raise AudioError(
-                f"{audio_name(audio)}: truncated or damaged, its header leaves its length open and its last frame is "
-                "not complete"
+                f"{audio_name(audio)}: truncated or damaged, its header gives no length and its last frame is "
+                "incomplete"
             )
         yield file
 
@@ -270,30 +270,30 @@ def _check_file(path: str) -> None:
     if status is None or not stat.S_ISREG(status.st_mode):
         raise AudioError(f"{path}: no such file")
     if status.st_size == 0:
-        raise AudioError(f"{path}: an empty file")
+        raise AudioError(f"{path}: the file is empty")
 
 
 def _first_decoded(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int) -> int:
-    """Sample to decode from, so that those from `start` on are what they are in the whole recording."""
+    """Sample to start decoding at, so that the samples from `start` on equal those of the complete recording."""
     if file.format == "MP3":
         return max(0, start - _MP3_LEAD)
     if file.subtype == "VORBIS" and start > 0:
-        # libsndfile is wrong about the samples of the last page, which may be cut.
+        # libsndfile seeks to wrong positions in the last page, which may be shortened.
         return max(0, min(start, _look(audio, containers.last_page_start) - 1))
     return start
 
 
 def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_samples: int) -> np.ndarray:
-    """Decode a span at the file's own rate, averaged over channels."""
+    """Decodes a span at the file's own rate, averaged over channels."""
     blocks = []
     with _errors_named(audio, f" at sample {start}"):
-        # In blocks: a header may announce more than memory holds.
+        # In blocks: a header may announce more samples than fit into memory.
         most, left = max(1, _BLOCK // file.channels), num_samples
         while left:
             place = start + num_samples - left
             first = _first_decoded(file, audio, place)
             file.seek(first)
-            # One reading, since soundfile seeks after each.
+            # A single read, since soundfile seeks after each.
             block = file.read(place - first + min(most, left), dtype="float32", always_2d=False)[place - first :]
             blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
             left -= len(block)
@@ -302,22 +302,22 @@ def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_s
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     if left:
         raise AudioError(
-            f"{audio_name(audio)}: truncated, its header announces {file.frames} samples and it ends at "
+            f"{audio_name(audio)}: truncated, its header announces {file.frames} samples but it ends after "
             f"{start + len(samples)}"
         )
     if file.channels > 1:
         _warn_of_channels()
     peak = float(max(samples.max(), -samples.min()))
     if not np.isfinite(peak):
-        raise AudioError(f"{audio_name(audio)}: holds NaN or infinite samples")
+        raise AudioError(f"{audio_name(audio)}: has NaN or infinite samples")
     if peak > MAX_PEAK:
         raise AudioError(
-            f"{audio_name(audio)}: holds samples up to {peak:g}, but floats of audio lie in [-1, 1]; divide whole "
-            "numbers of 16 bits by 32768"
+            f"{audio_name(audio)}: samples of up to {peak:g} are out of the range [-1, 1]; divide 16-bit integers by "
+            "32768"
         )
     return samples
 
 
-@functools.cache  # one warning a process, not one a file
+@functools.cache  # one warning per process, not one per file
 def _warn_of_channels() -> None:
     warnings.warn("Some recordings have several channels; they are averaged into one.", stacklevel=4)

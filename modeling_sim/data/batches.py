@@ -1,9 +1,9 @@
-"""Batches of crops to train on, and of whole utterances to evaluate on.
+"""Batches of crops for training, and of complete utterances for evaluation.
 
 The training data is one endless *stream of positions*. Position n is the crop of epoch `n // len(dataset)` at place
-`n % len(dataset)` of that epoch's permutation of the data set, and which samples it holds depends on the seed, the
-epoch and the index of the utterance alone. So a batch never ends short but runs on into the next epoch, and a resumed
-run, another number of processes or of workers, or another batch size goes on in the same stream.
+`n % len(dataset)` of that epoch's permutation of the data set. Its samples depend only on the seed, the epoch and the
+index of the utterance. So all batches are full and may span two epochs, and a run that resumes, possibly with a
+different batch size or number of processes or workers, continues the same stream.
 """
 
 import contextlib
@@ -27,51 +27,51 @@ from transformers import SequenceFeatureExtractor
 
 from modeling_sim.data.audio import AudioError, read_audio, resampled_length
 
-# Last words of the seeds, so that the draws below are independent of each other.
+# Last entries of the seeds, which make the draws below independent of each other.
 _PERMUTATION, _START, _REPLACEMENT = 1, 2, 3
 
 
 _COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 
 
-# Recordings tried in place of one that breaks, before the data set as a whole is given up.
+# Recordings to try in place of an unreadable one before raising an error.
 _ATTEMPTS = 10
 
 
-# Seconds to wait for a batch of a reader process: far more than a slow network disk takes.
+# Seconds to wait for a batch of a reader process: much more than a slow network disk needs.
 READER_TIMEOUT = 300.0
 
 
-# Seconds of an utterance that evaluation takes whole; of a longer one it takes pieces, so that memory is bounded.
+# Longest utterance in seconds that evaluation reads at once, and longest piece of a longer one; bounds memory.
 LONGEST_WHOLE, LONGEST_PIECE = 40, 20
 
 
-# Crops may be this many times as long as the longest recording, or 2 seconds: more would be padding alone.
+# Crops may be up to 4 times as long as the longest recording, or 2 seconds: more would only be padding.
 _MOST_PADDING, _SHORT_CROP = 4, 2
 
 
-# Seconds between two looks at whether the reader processes live.
-_LOOK = 0.5
+# Seconds between two checks that the reader processes are alive.
+_CHECK_INTERVAL = 0.5
 
 
 class ReaderError(RuntimeError):
-    """A reader process died, or gave no batch in time. The message says which, and what to do."""
+    """A reader process died, or returned no batch in time."""
 
 
 class Batches:
-    """Batches of a loader as tensors, with an error instead of endless waiting when a reader process dies or hangs.
+    """Iterates over a loader's batches as tensors, and raises an error when a reader process dies or hangs.
 
-    Reader processes send arrays through pipes. Tensors would go through shared memory, of which a container has 64 MB,
-    and a reader that finds none left loses its batch without a word. The pipes are read by a thread, because a read
-    from a process that stopped in the middle of a batch never ends.
+    Reader processes send arrays through pipes. Tensors would need shared memory, of which a container has 64 MB, and a
+    reader that runs out of it loses its batch silently. A thread reads the pipes, because reading from a process that
+    stopped in the middle of a batch never returns.
 
     Args:
-        loader: Its batches are dicts of arrays and of anything else.
+        loader: A loader whose batches are dicts; arrays in them become tensors.
         timeout: Seconds to wait for a batch of a reader process; 0 for no limit.
         pin_memory: Put tensors in page-locked memory.
 
     Raises:
-        ReaderError: On iteration: a reader process ended, or gave no batch within `timeout` seconds.
+        ReaderError: On iteration: a reader process died, or returned no batch within `timeout` seconds.
     """
 
     def __init__(self, loader: DataLoader[Any], *, timeout: float = READER_TIMEOUT, pin_memory: bool = False) -> None:
@@ -82,7 +82,7 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Reads the batches, in this process or in the loader's reader processes."""
+        """Yields the batches, read in this process or in the loader's reader processes."""
         source = self._from_readers() if self.loader.num_workers else iter(self.loader)
         for batch in source:
             yield {
@@ -101,7 +101,7 @@ class Batches:
         wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=_answer, args=(batches, wanted, found), daemon=True).start()
-        del batches  # the thread alone holds it, and with its end the readers end
+        del batches  # only the thread refers to it: when the thread ends, so do the readers
         try:
             while True:
                 wanted.put(True)
@@ -115,29 +115,30 @@ class Batches:
                 yield answer
         except ReaderError:
             for reader in readers:
-                reader.kill()  # a stopped process ignores all else, and would be waited for at the end of the program
+                reader.kill()  # a stopped process ignores other signals, and the program would wait for it on exit
             raise
         finally:
             wanted.put(False)
 
     def _await(self, found: "queue.SimpleQueue[Any]", readers: list[BaseProcess]) -> Any:
-        """The next batch or error of the thread."""
+        """Waits for the next batch or error of the thread."""
         waited_since = time.monotonic()
         while True:
             try:
-                return found.get(timeout=_LOOK)
+                return found.get(timeout=_CHECK_INTERVAL)
             except queue.Empty:
                 _require_alive(readers)
             if self.timeout and time.monotonic() - waited_since > self.timeout:
                 raise ReaderError(
-                    f"the reader processes gave no batch for {self.timeout:g} seconds; look for a disk or a network "
-                    "that hangs, raise `reader_timeout`, or read in the trainer itself with `num_workers` 0"
+                    f"the reader processes returned no batch for {self.timeout:g} seconds; check for a disk or a "
+                    "network that hangs, increase `reader_timeout`, or set `num_workers` to 0 to read in the main "
+                    "process"
                 )
 
 
 @contextlib.contextmanager
 def _own_sigchld_handler() -> Iterator[None]:
-    """Takes back torch's handler of SIGCHLD, which raises the death of a reader in the middle of a training step."""
+    """Restores the SIGCHLD handler; torch's own raises the death of a reader in the middle of a training step."""
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,32 +150,32 @@ def _own_sigchld_handler() -> Iterator[None]:
 
 
 def _answer(batches: Iterator[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
-    """Puts a batch into `found` whenever one is wanted, or the error that ends them."""
+    """Puts a batch into `found` for each request in `wanted`, or the exception that ends the batches."""
     while wanted.get():
         try:
             found.put(next(batches))
-        except BaseException as error:  # noqa: BLE001 - raised again where the batch is awaited
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             found.put(error)
             return
 
 
 def _require_alive(readers: list[BaseProcess]) -> None:
-    """Raises a `ReaderError` if a reader process ended that should not have."""
+    """Raises a `ReaderError` if a reader process died."""
     for reader in readers:
         if reader.exitcode:
-            how = f"ended with code {reader.exitcode}"
+            how = f"exited with code {reader.exitcode}"
             if reader.exitcode < 0:
                 how = f"was killed by {signal.Signals(-reader.exitcode).name}"
             if reader.exitcode == -9:
-                how += ", perhaps because memory ran out"
+                how += ", possibly out of memory"
             raise ReaderError(
-                f"a reader process (pid {reader.pid}) {how}; give fewer `num_workers`, or 0 to read in the trainer "
-                "itself"
+                f"a reader process (pid {reader.pid}) {how}; reduce `num_workers`, or set it to 0 to read in the main "
+                "process"
             )
 
 
 class Piece(NamedTuple):
-    """A span of an utterance: all that follows `start`, or `num_samples`."""
+    """A span of an utterance: `num_samples` samples from `start` on, or all of them if `None`."""
 
     index: int  # type: ignore[assignment]  # a tuple's method has this name
     start: int = 0
@@ -182,7 +183,7 @@ class Piece(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A position of the stream and what it points to."""
+    """A position of the stream, with its epoch and the index of its utterance."""
 
     position: int
     epoch: int
@@ -208,44 +209,43 @@ def crop_batches(
 ) -> Batches:
     """Endless batches of random crops.
 
-    The loader belongs to one process and is not to be prepared or sharded again: in step s, counted from 0, process r
-    of P reads the positions `start_position + (s P + r) batch_size` and the `batch_size - 1` that follow. A run that
-    stopped after s steps goes on with `start_position` raised by `s P batch_size`.
+    The batches are those of one process; do not prepare or shard them again. In step s, counted from 0, process r of P
+    reads the `batch_size` positions from `start_position + (s P + r) batch_size` on. To resume a run after s steps,
+    add `s P batch_size` to `start_position`.
 
     A batch is a dict: `input_values` (batch, crop_samples) float32 and `attention_mask` (batch, crop_samples),
     `position`, `index` and `start`, the crop's first sample, (batch,) int64, `id` a list of strings, `num_replaced` an
-    int, and `columns`, a list with a dict per crop. An utterance shorter than the crop comes whole, padded with zeros
-    that the mask excludes. One shorter even than the extractor's `min_samples`, from which a model makes no frame, is
-    first lengthened to it with silence that counts as audio.
+    int, and `columns`, a list with one dict per crop. An utterance shorter than the crop is padded with zeros that the
+    mask excludes. If it is shorter than the extractor's `min_samples`, too short for one frame of a model, it is first
+    extended to that length with silence that counts as audio.
 
-    A stream has no random access, so an `IterableDataset` is read in its own order, epoch after epoch; shuffle it with
+    An `IterableDataset` has no random access and is read in its own order, epoch after epoch; shuffle it with
     `dataset.shuffle(seed, buffer_size=...)` first. Its `index` counts the rows of an epoch. Every process reads the
-    whole stream and decodes its own share, a resumed run reads again what it passes over, and there is one worker at
-    most.
+    entire stream and decodes its own share, a resumed run reads the skipped rows again, and at most one worker is
+    allowed.
 
     Args:
         dataset: A corpus, or a stream of one.
-        feature_extractor: Makes padded model inputs of waveforms; its `sampling_rate` is that of the crops.
-        crop_samples: Length of a crop, in samples at that rate.
-        batch_size: Crops a process and step.
+        feature_extractor: Converts waveforms to padded model inputs; crops have its `sampling_rate`.
+        crop_samples: Length of a crop in samples.
+        batch_size: Crops per process and step.
         seed: Seed of the order and of the crops.
-        start_position: Position of the stream that the first batch begins at.
-        process_index: This process.
-        num_processes: Processes that share the stream.
-        num_workers: Worker processes that read ahead; they change no sample.
-        reader_timeout: Seconds to wait for a batch of them before it is a `ReaderError`; 0 for no limit.
+        start_position: Position of the stream at which the first batch starts.
+        process_index: Index of this process.
+        num_processes: Number of processes that share the stream.
+        num_workers: Worker processes that read ahead; they do not change the samples.
+        reader_timeout: Seconds to wait for a worker's batch before raising a `ReaderError`; 0 for no limit.
         pin_memory: Put batches in page-locked memory, for copies to a GPU.
-        on_bad_audio: What to do when a recording breaks while it is read: "raise", or "skip", which puts a crop of
-            another utterance in its place, always the same one, and counts it in `num_replaced`. A stream raises:
-            load it with `decode_all` to leave such recordings out.
-        keep_in_memory: Decode each recording once, as it comes up for the first time, and cut later crops from memory:
-            4 bytes per sample and process that reads. Crops are the same; resampled ones up to rounding. A stream
-            ignores it.
-        columns: Further columns of the data set to pass on, as they are, in `columns` of a batch.
+        on_bad_audio: What to do if a recording turns out to be unreadable: "raise", or "skip", which replaces its crop
+            by a crop of another utterance, chosen reproducibly, and counts it in `num_replaced`. A stream always
+            raises: load it with `decode_all` to exclude such recordings.
+        keep_in_memory: Decode each recording once, when it is first used, and cut later crops from memory: 4 bytes per
+            sample and reading process. Crops are the same, up to rounding if resampled. Ignored for a stream.
+        columns: Further columns of the data set to return unchanged in `columns` of a batch.
 
     Raises:
-        ValueError: A count out of range.
-        ReaderError: On iteration: a worker process died, or gave no batch in time.
+        ValueError: A count is out of range.
+        ReaderError: On iteration: a worker process died, or returned no batch in time.
     """
     streamed = isinstance(dataset, IterableDataset)
     for name, value, least in (
@@ -262,11 +262,11 @@ def crop_batches(
         longest = max(_lengths(dataset, feature_extractor.sampling_rate))
         if crop_samples > max(_MOST_PADDING * longest, _SHORT_CROP * feature_extractor.sampling_rate):
             raise ValueError(
-                f"`crop_samples` is {crop_samples}, but the longest recording has {longest} samples; all beyond would "
-                "be padding."
+                f"`crop_samples` is {crop_samples}, but the longest recording has {longest} samples and the rest would "
+                "be padding; reduce it."
             )
     if streamed and num_workers > 1:
-        raise ValueError(f"`num_workers` is {num_workers}; `datasets` divides a stream among workers, so give 0 or 1.")
+        raise ValueError(f"`num_workers` is {num_workers}; give 0 or 1 for a stream, which workers cannot share.")
     crops = _Crops(
         dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
         crop_samples=crop_samples,
@@ -285,7 +285,7 @@ def crop_batches(
         **source,
         collate_fn=_Collate(feature_extractor, padding="max_length", max_length=crop_samples),
         num_workers=num_workers,
-        # Without one of its own, the loader would draw from the global generator and disturb the trainer's.
+        # Without its own generator, the loader would advance the global one, which the trainer uses.
         generator=torch.Generator().manual_seed(seed),
     )
     return Batches(loader, timeout=reader_timeout, pin_memory=pin_memory)
@@ -303,7 +303,7 @@ def first_crops(
     num_workers: int = 0,
     reader_timeout: float = READER_TIMEOUT,
 ) -> Batches:
-    """The first epoch's crop of every utterance, once and in the data set's order.
+    """The first epoch's crop of every utterance, once, in the order of the data set.
 
     Arguments and batches are those of `crop_batches`; the last batch may be smaller.
     """
@@ -345,26 +345,26 @@ def utterance_batches(
 ) -> Batches:
     """Every utterance once, in batches of similar lengths, shortest first.
 
-    Utterances come whole. With `cut`, one that is longer than 40 seconds comes in pieces instead: as few as leave none
-    longer than 20 seconds, of equal lengths to a sample, each a row of its own with the utterance's `id` and its
-    `start`. So a batch holds no more than `batch_size` times 40 seconds, however long recordings are.
+    With `cut`, utterances longer than 40 seconds are cut into the fewest equal pieces of at most 20 seconds. Each
+    piece is a separate row with the utterance's `id` and its `start`. A batch then never exceeds `batch_size` times 40
+    seconds, however long the recordings are.
 
-    A batch is a dict as that of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
+    Batches are dicts like those of `crop_batches`, without `position` and `num_replaced`; `input_values` are as long as
     the longest utterance of the batch.
 
     Args:
         dataset: A corpus.
-        feature_extractor: Makes padded model inputs of waveforms.
-        batch_size: Most utterances a batch.
-        max_samples: Most samples a batch, padding included, so that memory is bounded; an utterance that is longer
-            makes a batch of its own. `None` for no bound.
-        min_utterances: Fewest utterances a batch, unless there are no more: 2 where negatives come from other
-            utterances. It goes before the other two bounds.
-        process_index: This process, which takes every `num_processes`-th batch.
-        num_processes: Processes that share the batches; some may get one batch more than others.
+        feature_extractor: Converts waveforms to padded model inputs.
+        batch_size: Most utterances per batch.
+        max_samples: Most samples per batch, including padding, to bound memory; a longer utterance is a batch of its
+            own. `None` for no bound.
+        min_utterances: Fewest utterances per batch, if there are enough: 2 if negatives come from other utterances.
+            Takes precedence over the other two bounds.
+        process_index: Index of this process, which reads every `num_processes`-th batch.
+        num_processes: Number of processes that share the batches; some may get one batch more than others.
         num_workers: Worker processes that read ahead.
-        reader_timeout: As for `crop_batches`.
-        columns: Further columns of the data set to pass on.
+        reader_timeout: As in `crop_batches`.
+        columns: Further columns of the data set to return.
         cut: Cut long utterances into pieces.
     """
     _check_process(process_index, num_processes)
@@ -398,7 +398,7 @@ def utterance_batches(
 
 
 def _lengths(dataset: Dataset, rate: int) -> list[int]:
-    """Samples of every utterance at a rate."""
+    """Length of every utterance in samples at a sampling rate."""
     return [
         resampled_length(num_samples, own_rate, rate)
         for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
@@ -406,7 +406,7 @@ def _lengths(dataset: Dataset, rate: int) -> list[int]:
 
 
 def _pieces(index: int, length: int, rate: int) -> list[Piece]:
-    """An utterance, or its pieces if it is long."""
+    """The complete utterance, or its pieces if it is long."""
     if length <= LONGEST_WHOLE * rate:
         return [Piece(index)]
     count = math.ceil(length / (LONGEST_PIECE * rate))
@@ -420,7 +420,7 @@ def _check_process(process_index: int, num_processes: int) -> None:
 
 
 class _Share(NamedTuple):
-    """One process' part of the stream: `size` positions from `first` on, then again `step` further, and so on."""
+    """One process' share of the stream: `size` positions from `first` on, and again after every `step` positions."""
 
     first: int
     size: int
@@ -428,11 +428,11 @@ class _Share(NamedTuple):
 
     @classmethod
     def of(cls, start_position: int, batch_size: int, process_index: int, num_processes: int) -> "_Share":
-        """The part of a process, from a position of the stream on."""
+        """The share of a process, from a position of the stream on."""
         return cls(start_position + process_index * batch_size, batch_size, num_processes * batch_size)
 
     def has(self, position: int) -> bool:
-        """Whether a position is of this part."""
+        """Whether a position is in this share."""
         return position >= self.first and (position - self.first) % self.step < self.size
 
 
@@ -458,7 +458,7 @@ class _PlaceBatches(Sampler[list[Place]]):
 def place_batches(
     length: int, *, batch_size: int, seed: int, start_position: int = 0, process_index: int = 0, num_processes: int = 1
 ) -> Sampler[list[Place]]:
-    """Endless batches of the places that `crop_batches` reads, for another source that has a row an utterance."""
+    """Endless batches of the places that `crop_batches` reads, for another source with one row per utterance."""
     return _PlaceBatches(length, seed, _Share.of(start_position, batch_size, process_index, num_processes))
 
 
@@ -495,7 +495,7 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
                 return {**crop, "position": place.position, "num_replaced": min(attempt, 1)}
 
     def row(self, index: int) -> dict[str, Any]:
-        """A row of the data set; with its samples in place of `audio` if they are kept."""
+        """A row of the data set, with samples in place of `audio` if they are kept in memory."""
         if not self.keep_in_memory:
             return dict(self.dataset[index])
         if index not in self.kept:
@@ -506,7 +506,7 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
     def crop(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         """The crop of a row in an epoch."""
         length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
-        # Uniform over every start that leaves a whole crop, the first and the last included.
+        # Uniform over every start of a complete crop, including the first and the last.
         starts = max(0, length - self.crop_samples) + 1
         start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))
         return {**_with_samples(row, self.feature_extractor, start, self.crop_samples), "index": index}
@@ -527,7 +527,7 @@ class _StreamedCrops(torch.utils.data.IterableDataset[dict[str, Any]]):
                     yield {**self.crops.crop(row, epoch, index), "position": position, "num_replaced": 0}
                 position += 1
             if position == 0:
-                raise ValueError("the stream holds no utterance")
+                raise ValueError("the stream has no utterances")
 
 
 class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
@@ -544,12 +544,12 @@ class _Utterances(torch.utils.data.Dataset[dict[str, Any]]):
 def _with_samples(
     row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
 ) -> dict[str, Any]:
-    """A row of the data set with `samples` instead of what they are read from."""
+    """A row of the data set with `samples` in place of `audio`."""
     samples = _samples(row, feature_extractor, start, num_samples)
     missing = getattr(feature_extractor, "min_samples", 1) - len(samples)
     if missing > 0:
         samples = np.pad(samples, (0, missing))
-    # Apart from the keys of a batch: a data set may have columns of any name.
+    # Separate from the keys of a batch, as a data set may have columns of any name.
     columns = {name: value for name, value in row.items() if name not in _COLUMNS}
     return {"id": str(row["id"]), "columns": columns, "samples": samples, "start": start}
 
@@ -557,7 +557,7 @@ def _with_samples(
 def _samples(
     row: dict[str, Any], feature_extractor: SequenceFeatureExtractor, start: int = 0, num_samples: int | None = None
 ) -> np.ndarray:
-    """The samples of a row, cut from those that are kept, or decoded."""
+    """The samples of a row, cut from those in memory, or decoded."""
     if isinstance(row["audio"], np.ndarray):
         return row["audio"][start:][:num_samples]
     return read_audio(
@@ -570,9 +570,9 @@ def _samples(
 
 
 class _Collate:
-    """Pads waveforms with the feature extractor and gathers the rest in arrays, of which `Batches` makes tensors.
+    """Pads waveforms with the feature extractor and collects the rest in arrays, which `Batches` turns into tensors.
 
-    A class, so that workers can be spawned.
+    A class, so that spawned workers can unpickle it.
     """
 
     def __init__(self, feature_extractor: SequenceFeatureExtractor, **padding: Any) -> None:

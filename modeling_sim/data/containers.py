@@ -1,11 +1,11 @@
-"""What the container of a recording says about its own end, and whether the file bears it out.
+"""Checks that the container of a recording is complete, and finds the length of files whose header does not give it.
 
-libsndfile shortens a file that is cut, and stops where a header says so even if audio follows. So the chunks of WAV,
-the pages of Ogg (with their checksums) and the frames of MP3 are counted here, and a second header is looked for in
-FLAC. FLAC, MP3 and Ogg are read from end to end but not decoded; of WAV, AIFF and other kinds only headers are read.
+libsndfile silently reads truncated files, and ignores audio after the end that a header announces. So this module
+counts the chunks of WAV, the pages of Ogg (with their checksums) and the frames of MP3, and looks for a second header
+in FLAC. FLAC, MP3 and Ogg are read from start to end but not decoded; of WAV, AIFF and others only headers are read.
 
-Some complete files do not say how long they are: WAV and FLAC that were written to a pipe, MP3 without a Xing header.
-`mended` finds the length and gives a header that says it.
+Some complete files do not give their length: WAV and FLAC that were written to a pipe, MP3 without a Xing header.
+`mended` finds the length and returns a header with it.
 """
 
 import io
@@ -15,23 +15,23 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-# Sizes that writers leave who cannot know them, because they write to a pipe: 0, and near these.
+# Sizes in headers of programs that write to a pipe and cannot know them: 0, and close to these.
 _UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
-_MOST_HEADERS = 256  # by which such a size may differ from them: the bytes of the headers
+_MOST_HEADERS = 256  # largest difference of such a size from them: the bytes of the headers
 
 
 _WAV = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 
 
-_MOST_ZEROS = 2**16  # bytes of a disk's block that a recorder may fill up after the last chunk
+_MOST_ZEROS = 2**16  # recorders may pad the file to a disk block after the last chunk
 
 
-_LONGEST_PAGE = 65_307  # bytes of a page of Ogg
+_LONGEST_PAGE = 65_307  # bytes of an Ogg page
 
 
-_JOINED = "several recordings joined in one file, of which only the first would be read; split them"
+_JOINED = "joined, several recordings in one file, of which only the first would be read; split them"
 
 
 # Bits of each byte in reverse order.
@@ -50,7 +50,7 @@ _BITRATES = {
 
 
 class Mended(NamedTuple):
-    """What to read in place of a file: `head`, and then what the file holds from byte `start` to byte `end`."""
+    """What to read in place of a file: `head`, followed by the file's bytes from `start` to `end`."""
 
     head: bytes
     start: int
@@ -90,10 +90,11 @@ class _Spliced(io.RawIOBase):
 
 
 def mended(file: BinaryIO) -> Mended | None:
-    """What to give libsndfile in place of a complete file that it cannot read, or whose length it cannot know.
+    """A replacement for a complete file that libsndfile cannot read, or whose length it cannot find.
 
-    These are WAV that says 0 for the size of its samples, BW64, FLAC that says 0 for their number, and MP3 without
-    a Xing header or with more than an ID3 tag in front. `None` for all other files, and for those that are damaged.
+    These are WAV whose header gives 0 for the size of the samples, BW64, FLAC whose header gives 0 for their number,
+    and MP3 without a Xing header or with more than an ID3 tag in front. `None` for all other files, and for damaged
+    ones.
 
     Args:
         file: The encoded file.
@@ -102,7 +103,7 @@ def mended(file: BinaryIO) -> Mended | None:
     head = _read(file, 0, 12)
     if head[:4] in (b"RIFF", b"RIFX"):
         return _mended_wav(file, size)
-    if head[:4] == b"BW64":  # RF64 by another name
+    if head[:4] == b"BW64":  # the same format as RF64
         return Mended(b"RF64", 4, size)
     place = _tag_size(head)
     start = _read(file, place, 64)
@@ -110,18 +111,18 @@ def mended(file: BinaryIO) -> Mended | None:
         return _mended_flac(file, place, size)
     if head[:3] != b"ID3" and _mp3_frame(head[:4]) is None and head[:8] != _APE:
         return None
-    has_footer = place > 0 and head[5] & 0x10  # of its tag, which libsndfile does not know
+    has_footer = place > 0 and head[5] & 0x10  # libsndfile does not support a footer of the tag
     if not has_footer and _mp3_frame(start[:4]) is not None and _announced_frames(start) is not None:
         return None
     return _mended_mp3(_read(file, 0, size))
 
 
 def problem(file: BinaryIO, num_samples: int) -> str | None:
-    """What is wrong with a file's container, in words; `None` for nothing.
+    """Describes what is wrong with a file's container; `None` if nothing is.
 
     Args:
         file: The encoded file.
-        num_samples: Samples that libsndfile finds in it, or in the `mended` file.
+        num_samples: Number of samples that libsndfile finds in it, or in the `mended` file.
     """
     size = file.seek(0, 2)
     head = _read(file, 0, 32)
@@ -130,7 +131,7 @@ def problem(file: BinaryIO, num_samples: int) -> str | None:
     tag = _tag_size(head)
     if _read(file, tag, 4) == b"fLaC":
         content = _read(file, tag, size)
-        # The marker and the header of a STREAMINFO block, which may be the last block of metadata.
+        # The marker and the header of a STREAMINFO block, which may be the last metadata block.
         again = re.match(rb"fLaC[\0\x80]\0\0\x22", content[content.rfind(b"fLaC") :])
         return _JOINED if again and content.rfind(b"fLaC") > 0 else None
     if head[:4] == b"OggS":
@@ -141,7 +142,7 @@ def problem(file: BinaryIO, num_samples: int) -> str | None:
 
 
 def _end_problem(file: BinaryIO, head: bytes, size: int, num_samples: int) -> str | None:
-    """Whether a file is as long as its first bytes say, in the kinds that say it there."""
+    """Checks the length of a file in formats whose first bytes give it."""
     if head[:4] == b"NIST":
         announced = re.search(rb"sample_count -i (\d+)", _read(file, 0, 1024))
         is_complete = announced is None or int(announced[1]) <= num_samples
@@ -152,7 +153,7 @@ def _end_problem(file: BinaryIO, head: bytes, size: int, num_samples: int) -> st
     elif head[:4] == b".snd":
         is_complete = head[8:12] == b"\xff" * 4 or sum(struct.unpack(">II", head[4:12])) <= size
     else:
-        return "of a kind whose completeness is not checked here; convert it to WAV or FLAC"
+        return "unsupported format, whose completeness cannot be checked; convert it to WAV or FLAC"
     return None if is_complete else "truncated"
 
 
@@ -162,7 +163,7 @@ def _read(file: BinaryIO, place: int, size: int) -> bytes:
 
 
 def _tag_size(header: bytes) -> int:
-    """Bytes of the ID3 tag that some bytes begin with."""
+    """Size in bytes of an ID3 tag at the start of a header; 0 for none."""
     if header[:3] != b"ID3" or len(header) < 10:
         return 0
     size = sum(byte << 7 * shift for byte, shift in zip(header[6:10], (3, 2, 1, 0), strict=True))
@@ -170,19 +171,19 @@ def _tag_size(header: bytes) -> int:
 
 
 def _mended_wav(file: BinaryIO, size: int) -> Mended | None:
-    """With the size of all that follows for that of the samples, if it is 0."""
+    """Replaces a size of the samples of 0 by the number of bytes that follow."""
     order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
     place, length = _data_chunk(file, size, order)
     if place is None or length != 0:
         return None
     rest = _read(file, place + 8, size)
     if _end_of_chunks(rest, order) == len(rest):
-        return None  # really empty, other chunks may follow
+        return None  # indeed empty; other chunks may follow
     return Mended(_read(file, 0, place + 4) + struct.pack(f"{order}I", len(rest)), place + 8, size)
 
 
 def _data_chunk(file: BinaryIO, size: int, order: str) -> tuple[int | None, int]:
-    """Where the chunk of samples is in a WAV, and how long it says to be; `None` for nowhere."""
+    """Position of the chunk of samples in a WAV, `None` if there is none, and the size that it announces."""
     place, large_size = 12, None
     while place + 8 <= size:
         name, length = struct.unpack(f"{order}4sI", _read(file, place, 8))
@@ -198,21 +199,21 @@ def _wav_problem(file: BinaryIO, size: int) -> str | None:
     order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
     place, length = _data_chunk(file, size, order)
     if place is None:
-        return "truncated, it has no chunk of samples"
+        return "truncated, there is no chunk of samples"
     if length == 0 or any(abs(length - unknown) <= _MOST_HEADERS for unknown in _UNKNOWN_SIZES):
-        return None  # the samples end with the file
+        return None  # the samples extend to the end of the file
     end = place + 8 + length
     if end > size:
-        return f"truncated, its header announces {length} bytes of samples and {size - place - 8} are there"
+        return f"truncated, its header announces {length} bytes of samples but it has {size - place - 8}"
     rest = _read(file, end, size - end)
-    # A chunk of odd length is padded, though not by all writers.
+    # A chunk of odd length should be padded, but not all programs do so.
     rest = rest[max(_end_of_chunks(rest, order), length % 2 and 1 + _end_of_chunks(rest[1:], order)) :]
     is_padding = len(rest) < 8 or rest.startswith(b"TAG") or (len(rest) <= _MOST_ZEROS and not rest.strip(b"\0"))
-    return None if is_padding else f"goes on for {len(rest)} bytes after the samples that its header announces"
+    return None if is_padding else f"joined or damaged, {len(rest)} bytes follow the samples that its header announces"
 
 
 def _end_of_chunks(content: bytes, order: str) -> int:
-    """Where the RIFF chunks end that some bytes begin with."""
+    """End of the RIFF chunks at the start of some bytes."""
     place = 0
     while place + 8 <= len(content):
         name, length = struct.unpack(f"{order}4sI", content[place : place + 8])
@@ -223,7 +224,7 @@ def _end_of_chunks(content: bytes, order: str) -> int:
 
 
 def last_page_start(file: BinaryIO) -> int:
-    """Sample at which the last page of an Ogg begins, or one before it."""
+    """A sample at or before the start of the last page of an Ogg file."""
     size = file.seek(0, 2)
     tail = _read(file, max(0, size - 2 * _LONGEST_PAGE), 2 * _LONGEST_PAGE)
     place = tail.rfind(b"OggS")
@@ -257,26 +258,26 @@ def _ogg_problem(content: bytes) -> str | None:
         if flags & 4:
             ended.add(serial)
         place = end
-    return None if ended == set(streams) else "truncated, its last page does not end the stream"
+    return None if ended == set(streams) else "truncated, there is no last page"
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 with the bits in the other order than zlib has them, and nothing inverted."""
+    """CRC-32 with the bit order reversed compared with zlib, and without inversion."""
     reverse = 0xFFFFFFFF ^ zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF)
     return int(f"{reverse:032b}"[::-1], 2)
 
 
 class _Mp3Frame(NamedTuple):
-    """What the header of a frame says."""
+    """Header of a frame."""
 
-    kind: tuple[int, ...]
+    format: tuple[int, ...]
     """MPEG version, layer and sampling rate, the same for all frames of a recording."""
     length: int
     num_samples: int
 
 
 def _mp3_frame(header: bytes) -> _Mp3Frame | None:
-    """A frame of its first four bytes; `None` for what is none."""
+    """Parses the first four bytes of a frame; `None` if they are not a frame."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)  # versions: 0 is 2.5, 2 is 2, 3 is 1
@@ -299,25 +300,25 @@ _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\11\13\15\17](....)", re.DOTALL)
 
 
 class _Mp3(NamedTuple):
-    """Frames of an MP3 from byte `start` to byte `end`, without the one of a Xing header."""
+    """Frames of an MP3 from byte `start` to byte `end`, excluding a Xing header."""
 
     start: int
     end: int
     header: bytes
-    """The first 4 bytes of the first frame; none for what is no MP3 as this module knows them."""
+    """The first 4 bytes of the first frame; empty if the file is not a supported MP3."""
     num_frames: int
     announced: int | None
     problem: str | None
 
 
 def _announced_frames(frame: bytes) -> int | None:
-    """Number of frames that a Xing header says, if a frame is one."""
+    """Number of frames in a Xing header, if the frame is one."""
     tag = _XING.search(frame[:64])
     return struct.unpack(">I", tag[1])[0] if tag else None
 
 
 def _end_of_mp3(content: bytes) -> int:
-    """Where the tags begin that an MP3 ends with."""
+    """Start of the tags at the end of an MP3."""
     end = len(content)
     while True:
         if content[max(0, end - 128) : end].startswith(b"TAG"):
@@ -335,7 +336,7 @@ def _end_of_mp3(content: bytes) -> int:
 
 
 def _start_of_mp3(content: bytes, end: int) -> int:
-    """Where the tags and zeros end that an MP3 begins with."""
+    """End of the tags and zeros at the start of an MP3."""
     place = 0
     while size := _tag_size(content[place : place + 10]):
         place += size
@@ -345,7 +346,7 @@ def _start_of_mp3(content: bytes, end: int) -> int:
 
 
 def _mp3_frames(content: bytes) -> _Mp3:
-    """Goes through an MP3 frame by frame."""
+    """Reads an MP3 frame by frame."""
     end, num_frames, announced = _end_of_mp3(content), 0, None
     place = _start_of_mp3(content, end)
     start, header = place, content[place : place + 4]
@@ -359,7 +360,7 @@ def _mp3_frames(content: bytes) -> _Mp3:
             place += size
         elif frame is None and not content[place:end].strip(b"\0"):
             end = place
-        elif frame is None or frame.kind != first.kind:
+        elif frame is None or frame.format != first.format:
             what = f"damaged in its MPEG frame {num_frames}, at byte {place}"
         elif place + frame.length > end:
             what = f"truncated in its MPEG frame {num_frames}"
@@ -373,16 +374,16 @@ def _mp3_frames(content: bytes) -> _Mp3:
 
 
 def _mended_mp3(content: bytes) -> Mended | None:
-    """Without tags in front, and with a Xing header."""
+    """Removes tags at the start, and adds a Xing header."""
     mp3 = _mp3_frames(content)
     frame = _mp3_frame(mp3.header)
-    if frame is None or frame.kind[1] != 3 or mp3.problem is not None:
+    if frame is None or frame.format[1] != 3 or mp3.problem is not None:
         return None
     if mp3.announced is not None:
         return Mended(b"", mp3.start, mp3.end)
-    # A frame as the first one, but of a bitrate that leaves room, and without a checksum.
+    # A frame like the first one, but at a bitrate with enough room, and without a checksum.
     header = bytes([0xFF, mp3.header[1] | 1, 0x90 | mp3.header[2] & 0x0C, mp3.header[3]])
-    version_1, mono = frame.kind[0] == 3, header[3] >> 6 == 3
+    version_1, mono = frame.format[0] == 3, header[3] >> 6 == 3
     side = (17 if mono else 32) if version_1 else (9 if mono else 17)
     xing = header + bytes(side) + b"Xing" + struct.pack(">II", 1, mp3.num_frames)
     own = _mp3_frame(header)
@@ -397,15 +398,15 @@ def _mp3_problem(content: bytes, num_samples: int) -> str | None:
     if mp3.announced is None:
         held = mp3.num_frames * frame.num_samples
         if abs(held - num_samples) > frame.num_samples:
-            return f"taken for {num_samples} samples, but its MPEG frames hold {held}; encode it anew"
+            return f"damaged, decoded to {num_samples} samples, but its MPEG frames hold {held}; encode it again"
     elif abs(mp3.num_frames - mp3.announced) > 1:
-        how = "truncated" if mp3.num_frames < mp3.announced else "several recordings joined in one file, or wrong"
-        return f"{how}: its header announces {mp3.announced} MPEG frames, and there are {mp3.num_frames}"
+        how = "truncated" if mp3.num_frames < mp3.announced else "joined or damaged"
+        return f"{how}, its header announces {mp3.announced} MPEG frames but it has {mp3.num_frames}"
     return None
 
 
 def _mended_flac(file: BinaryIO, place: int, size: int) -> Mended | None:
-    """With the number of samples, which the last frame tells if it is complete."""
+    """Adds the number of samples, which follows from the last frame if that is complete."""
     head = _read(file, place, 26)
     if len(head) < 26 or head[4] & 0x7F or int.from_bytes(head[21:26], "big") & (2**36 - 1):
         return None
@@ -421,12 +422,12 @@ def _mended_flac(file: BinaryIO, place: int, size: int) -> Mended | None:
 
 
 def _flac_end(tail: bytes, block_size: int) -> int | None:
-    """Samples up to the end of a FLAC whose last frame is complete at the end of `tail`; `None` if none is."""
+    """Total samples of a FLAC, if a complete last frame is at the end of `tail`; `None` otherwise."""
     for sync in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail))):
         header = tail[sync.start() : sync.start() + 16]
         if len(header) < 16 or header[2] >> 4 == 0:
             continue
-        length = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # of the number, coded as letters are in UTF-8
+        length = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # of the number, in the coding of UTF-8
         number = header[4] & (0x7F >> length if length > 1 else 0x7F)
         for byte in header[5 : 4 + length]:
             number = number << 6 | byte & 0x3F
@@ -443,7 +444,7 @@ def _flac_end(tail: bytes, block_size: int) -> int | None:
 
 
 def _crc(polynomial: int, bits: int) -> Callable[[bytes], int]:
-    """Checksum of a polynomial, with no bits reversed and from 0."""
+    """A CRC with the given polynomial, without bit reversal and with initial value 0."""
     table = []
     for value in range(256):
         rest = value << (bits - 8)

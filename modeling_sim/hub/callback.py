@@ -1,4 +1,4 @@
-"""Uploads a run: checkpoints in the background while it trains, and all of it at the end.
+"""Uploads a run: checkpoints in the background during training, and all files at the end.
 
 Training commands add `HubArguments` to their settings and a `PushToHub` to their callbacks.
 """
@@ -24,33 +24,33 @@ from modeling_sim.trainer.settings import RunArguments
 _PREFIX = ".pushing-"
 
 
-# Seconds that the end of training waits for an upload that has begun; the upload of the finished run follows it.
+# Seconds to wait at the end of training for an upload in progress, before uploading the finished run.
 LAST_WAIT_SECONDS = 60.0
 
 
 class PushToHub(Callback):
-    """Uploads the finished run once, and every few checkpoints of a running one from a thread of its own.
+    """Uploads the finished run, and every few checkpoints of a running one in a background thread.
 
-    The thread uploads the newest checkpoint that it was given; older ones that are still waiting are skipped. A
-    checkpoint's files get second names until they are uploaded, so that the trainer may remove it at any time. A
-    failure is reported and loses nothing: the next upload, at the latest that of the finished run, has all of it.
+    The thread uploads the newest checkpoint; older ones that are still waiting are skipped. The files of a checkpoint
+    are linked until they are uploaded, so that the trainer may remove it at any time. Failures are only reported: the
+    next upload, at the latest that of the finished run, has all files.
 
     Args:
-        arguments: What to upload where; without `push_to_hub` nothing happens.
-        settings: Settings of the run, which say whether there are checkpoints.
-        api: Client; one with the user's Hub and token if `None`.
+        arguments: Settings of the upload; without `push_to_hub` nothing is uploaded.
+        settings: Settings of the run, which determine whether there are checkpoints.
+        api: Client; by default one with the user's Hub and token.
 
     Raises:
-        ValueError: Settings that do not go together, or a `repo_id` that is not org/name.
+        ValueError: Settings are incompatible, or `repo_id` is not org/name.
     """
 
     def __init__(self, arguments: HubArguments, settings: RunArguments, api: HfApi | None = None) -> None:
         if arguments.push_every_saves < 0:
             raise ValueError(f"`push_every_saves` is {arguments.push_every_saves}; it must be at least 0.")
         if arguments.push_every_saves and not (arguments.push_to_hub and settings.save_steps):
-            raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` as well.")
+            raise ValueError("`push_every_saves` uploads checkpoints; set `push_to_hub` and `save_steps` too.")
         if arguments.push_to_hub and not arguments.repo_id:
-            raise ValueError("`push_to_hub` needs a `repo_id`, as in org/name.")
+            raise ValueError("`push_to_hub` needs a `repo_id`, org/name.")
         self.repo_id = (arguments.repo_id or "") if arguments.push_to_hub else ""
         if self.repo_id:
             check_repo_id(self.repo_id)
@@ -59,16 +59,16 @@ class PushToHub(Callback):
         self._waiting: Path | None = None
         self._closed = False
         self._changed = threading.Condition()
-        # A daemon: a connection that hangs must not keep a process that was stopped.
+        # A daemon, so that a hanging connection does not keep the process alive.
         self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
 
     def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
-        """Keeps `say`."""
+        """Stores `say`."""
         del run_folder
         self.say = say
 
     def on_save(self, checkpoint: Path) -> None:
-        """Takes a checkpoint if its turn has come; returns at once and raises nothing."""
+        """Passes every `push_every_saves`-th checkpoint to the thread; returns immediately and never raises."""
         if not self.every:
             return
         self._saves += 1
@@ -80,7 +80,7 @@ class PushToHub(Callback):
             stage_model(checkpoint, snapshot, link_or_copy)
             (snapshot / LOG_NAME).write_bytes(scrub_file(run_folder / LOG_NAME))
         except (OSError, ValueError) as error:
-            self.say(f"{checkpoint.name} is not uploaded ({error}); training continues")
+            self.say(f"skipped the upload of {checkpoint.name} ({error}); training continues")
             _remove(snapshot)
             return
         with self._changed:
@@ -91,7 +91,7 @@ class PushToHub(Callback):
             self._thread.start()
 
     def on_end(self, run_folder: Path) -> None:
-        """Uploads the finished run unless that was done before."""
+        """Uploads the finished run unless it has been uploaded already."""
         if not self.repo_id:
             return
         self.close()
@@ -99,20 +99,20 @@ class PushToHub(Callback):
             self._thread.join(LAST_WAIT_SECONDS)
         record = run_folder / UPLOAD_NAME
         if record.is_file() and read_json(record).get("repo_id") == self.repo_id:
-            self.say(f"the run was uploaded before, to {self.repo_id}")
+            self.say(f"the run has already been uploaded to {self.repo_id}")
             return
         try:
             address = push_run(run_folder, self.repo_id)
             write_json(record, {"repo_id": self.repo_id, "address": address})
             self.say(f"uploaded to {address}")
-        except (OSError, ValueError) as error:  # of the network and of the Hub alike, or of the card
+        except (OSError, ValueError) as error:  # of the network, the Hub or the card
             self.say(
-                f"the upload to {self.repo_id} failed ({error}); the run is complete in {run_folder}, and the same "
-                "command tries again"
+                f"the upload to {self.repo_id} failed ({error}); the run is complete in {run_folder}, so rerun the "
+                "same command to try again"
             )
 
     def close(self) -> None:
-        """Drops what is waiting; an upload that has begun continues."""
+        """Drops waiting checkpoints; an upload in progress continues."""
         with self._changed:
             self._closed = True
             outdated, self._waiting = self._waiting, None
@@ -134,9 +134,9 @@ class PushToHub(Callback):
         try:
             write_curves(snapshot)
             address = upload(self.api or HfApi(), self.repo_id, snapshot, message=f"Upload {name} of a running run")
-            self.say(f"{name} was uploaded to {address}")
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with an upload, training continues
-            self.say(f"the upload of {name} failed ({error}); training continues, and the end of it uploads again")
+            self.say(f"uploaded {name} to {address}")
+        except Exception as error:  # noqa: BLE001 - training continues after any error of an upload
+            self.say(f"the upload of {name} failed ({error}); training continues, and the next upload has all files")
 
 
 def _remove(folder: Path | None) -> None:

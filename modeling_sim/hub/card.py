@@ -1,9 +1,9 @@
 """Model cards of pretrained models, classifiers and decoders, rendered from their configuration, settings and results.
 
-No number of a card is typed: all of them come from the JSON files that the card links to. `results.json` holds what
-only the machine that trained can tell: `dataset_id`, the data set of the Hub that was read, or null for a folder or
-generated speech; `base_model`, the model of the Hub that training started from, or null for a folder or a new model.
-Results of earlier versions have neither, and their cards then claim neither.
+All numbers of a card come from the JSON files that the card links to. `results.json` records what only the training
+machine knows: `dataset_id`, the Hub id of the data set, or null for a folder or generated speech; and `base_model`, the
+Hub id of the model that training started from, or null for a folder or a new model. Results of earlier versions have
+neither, and neither do their cards.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ _HUB = "https://huggingface.co"
 _PAPER_URL = "https://arxiv.org/abs/2408.12936"
 
 
-# Settings that a reader needs to judge or repeat a run; those that a run does not have are skipped.
+# Settings that a reader needs to assess or reproduce a run; settings that a run does not have are skipped.
 _SETTINGS = (
     "execution",
     "max_steps",
@@ -58,11 +58,11 @@ _ABX_CONDITIONS = {
     "abx_across": "across any",
     "abx_across_triphone": "across triphone",
 }
-"""Measures of ABX, and how tables call them."""
+"""Measures of ABX, and their names in tables."""
 
 
 def card_template(name: str) -> Template:
-    """A template of cards; what it needs and is not given is an error."""
+    """A card template; missing variables are errors."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         undefined=StrictUndefined,
@@ -97,29 +97,29 @@ def render_card(
     Args:
         config: Configuration of the model.
         settings: All settings of the training run.
-        measures: Results by the link to their file: those of training (exactly one mapping), and any number of
+        measures: Results by the link to their file: training results (exactly one mapping), and any number of
             evaluations.
         title: Heading, and the model's name in the metadata.
         model_id: Argument of `from_pretrained`.
         config_link: Link to the configuration.
-        settings_link: Link to the settings, if they are another file.
-        pictures: Link to a picture by the link to the results that it shows.
+        settings_link: Link to the settings, if they are in a different file.
+        pictures: Link to an image by the link to its results.
         published: Whether the weights can be downloaded.
-        measured_as: The model's name in the measures; `None` if it is the title.
-        fingerprint: `weights_fingerprint` of the model, by which its measures are recognized; `None` uses its name.
-        stated_license: License that the publisher states; `None` takes that of the results.
+        measured_as: The model's name in the measures; by default the title.
+        fingerprint: `weights_fingerprint` of the model, which identifies its measures; `None` uses its name.
+        stated_license: License stated by the publisher; `None` uses that of the results.
 
     Raises:
-        ValueError: Not exactly one of the measures is of training; one is of other models; or the stated license is
-            looser than that of the data or of the model that training started from.
+        ValueError: There is not exactly one training result, a measure does not include the model, or the stated
+            license is less strict than that of the data or of the model that training started from.
         KeyError, jinja2.UndefinedError: The results lack a field.
     """
     runs = [target for target, measure in measures.items() if not isinstance(measure, Results)]
     if len(runs) != 1:
-        raise ValueError(f"a card needs the results of one training run; there are {len(runs)}.")
+        raise ValueError(f"a card needs the results of exactly one training run, but there are {len(runs)}.")
     training: Any = measures[runs[0]]
     if "modules" not in training:
-        raise ValueError(f"{runs[0]} holds no results of pretraining.")
+        raise ValueError(f"{runs[0]} has no results of pretraining.")
     pictures = pictures or {}
     evaluations = {target: measure for target, measure in measures.items() if isinstance(measure, Results)}
     own_names = {
@@ -129,7 +129,7 @@ def render_card(
     probes = {target: measure for target, measure in evaluations.items() if _has(measure, measure.probe_measure)}
     abx = {target: measure for target, measure in evaluations.items() if _has(measure, *_ABX_CONDITIONS)}
     for target in set(evaluations) - set(probes) - set(abx):
-        raise ValueError(f"{target} holds no results of a probe or of ABX.")
+        raise ValueError(f"{target} has no results of a probe or of ABX.")
     method = method_of(config)
     return card_template("card.md").render(
         metadata=_metadata(
@@ -184,12 +184,12 @@ def render_card(
 
 
 def _has(measure: Results, *keys: str) -> bool:
-    """Whether results hold one of some measures."""
+    """Whether results include one of some measures."""
     return any(row.measure in keys for row in measure.rows)
 
 
 def is_task(training: Mapping[str, Any]) -> bool:
-    """Whether results are of a classifier or a decoder rather than of pretraining."""
+    """Whether results are those of a classifier or a decoder rather than of pretraining."""
     return "label" in training or "decoder_loss" in training
 
 
@@ -207,17 +207,17 @@ def render_task_card(
     """The card of a classifier or a decoder.
 
     Args:
-        config: Configuration of the model, as `config.json` holds it.
+        config: Configuration of the model, as in `config.json`.
         settings: All settings of the run.
         training: Results of the run.
         title: Heading, and the model's name in the metadata.
         model_id: Argument of `from_pretrained`.
         links: Links to the files that the numbers come from.
         picture: Link to the training curves, if there are any.
-        stated_license: License that the publisher states; `None` takes that of the results.
+        stated_license: License stated by the publisher; `None` uses that of the results.
 
     Raises:
-        ValueError: The stated license is looser than that of the data or of the base model.
+        ValueError: The stated license is less strict than that of the data or of the base model.
         KeyError, jinja2.UndefinedError: The results lack a field.
     """
     parts = _classifier(config, training) if "label" in training else _decoder(config, training)
@@ -255,7 +255,7 @@ def render_task_card(
 
 
 def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts of the card of a classifier, and its metrics."""
+    """Texts and metrics of a classifier's card."""
     after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
     names = {"accuracy": "accuracy", "macro_f1": "mean F1 of the classes"}
     rows = [
@@ -263,13 +263,13 @@ def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[
         for name, title in names.items()
     ]
     rows.append(["chance, the most frequent class", percent(training["chance"]), "-", "-"])
-    state = "frozen" if training["frozen_encoder"] else "trained with it"
+    state = "frozen" if training["frozen_encoder"] else "fine-tuned"
     return {
         "tag": "audio-classification",
         "metrics": [(name, title, after[name]) for name, title in names.items()],
         "text": {
             "summary": Markdown(
-                f"Tells {code(training['label'])} ({count(len(training['classes']))} classes) of speech: a linear "
+                f"Classifies {code(training['label'])} ({count(len(training['classes']))} classes) of speech: a linear "
                 f"layer on {markdown(training['modules'][0]['name'])} of a Smooth InfoMax encoder, which was {state}."
             ),
             "classes": Markdown(", ".join(map(code, training["classes"][:60]))),
@@ -280,14 +280,14 @@ def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[
 
 
 def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts of the card of a decoder, and its metrics."""
+    """Texts and metrics of a decoder's card."""
     after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
     names = {
         "log_mel": "log-mel distance, nats",
-        "log_mel_of_silence": "the same of silence",
+        "log_mel_of_silence": "log-mel distance of silence, nats",
         "spectral": "multi-resolution spectral distance",
-        "spectral_of_silence": "the same of silence",
-        "si_sdr": "SI-SDR, dB (means little unless trained on the waveform)",
+        "spectral_of_silence": "multi-resolution spectral distance of silence",
+        "si_sdr": "SI-SDR, dB (only meaningful if trained on the waveform)",
     }
     rows = [
         [
@@ -303,9 +303,9 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
         "metrics": [(name, names[name], after[name]) for name in ("log_mel", "spectral")],
         "text": {
             "summary": Markdown(
-                f"Makes a waveform of the latents of {markdown(training['modules'][0]['name'])} of a Smooth InfoMax "
-                f"encoder. It was trained on {markdown(training['latents'])}s, with noise of "
-                f"{count(training['noise'])} standard deviations added, by the loss {code(training['decoder_loss'])}."
+                f"Decodes latents of {markdown(training['modules'][0]['name'])} of a Smooth InfoMax encoder to the "
+                f"waveform. Trained on {markdown(training['latents'])}s of the latents with the loss "
+                f"{code(training['decoder_loss'])}; added noise: {count(training['noise'])} standard deviations."
             ),
             "classes": "",
             "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),
@@ -330,7 +330,7 @@ def _metadata(
     method: Method,
     results: Sequence[EvalResult],
 ) -> Markdown:
-    """What the Hub reads, as YAML."""
+    """Metadata for the Hub, as YAML."""
     dataset_id, info = dataset_of(training), _info(training["corpus"])
     return Markdown(
         ModelCardData(
@@ -368,7 +368,7 @@ def _probe_metrics(probes: Iterable[tuple[Results, str]]) -> Iterator[EvalResult
                 yield _metric(
                     {"corpus": probe.corpus, "dataset_id": probe.dataset_id},
                     task_type="audio-classification",
-                    # The Hub puts all metrics of a task and data set together, under the first one's names.
+                    # The Hub groups all metrics of a task and data set under the names of the first one.
                     task_name="Probes of the frozen model",
                     metric_name=f"accuracy of a {probe.probe_name} probe of {probe.label}, {row.module}",
                     value=row.value,
@@ -384,7 +384,7 @@ def _metric(
     metric_name: str,
     value: float,
 ) -> EvalResult:
-    """A number of some results, on their corpus."""
+    """One metric of the metadata."""
     return EvalResult(
         task_type=task_type,
         task_name=task_name,
@@ -401,10 +401,10 @@ def _metric(
 
 
 def license_of(training: Mapping[str, Any], stated: str | None) -> str:
-    """License of a model, by its id on the Hub: the one that its publisher states, else the one of its results.
+    """License of a model, by its Hub id: the one stated by its publisher, else that of its results.
 
     Raises:
-        ValueError: The stated one is looser than that of the data or of the model that training started from.
+        ValueError: The stated license is less strict than that of the data or of the model that training started from.
     """
     if stated is None:
         license_id: str = training.get("license", training["corpus_license"])
@@ -414,34 +414,34 @@ def license_of(training: Mapping[str, Any], stated: str | None) -> str:
 
 
 def license_line(training: Mapping[str, Any], stated: str | None) -> str:
-    """The license of a model and where it comes from."""
+    """The license of a model and its origin."""
     license_id = license_of(training, stated)
     if license_id == "other":
-        return Markdown("not stated; that of the training data has to be asked for")
+        return Markdown("not stated; ask for the license of the training data")
     line: str = markdown(license_name(license_id))
     if "-nc" in license_id:
         line += ", **not for commercial use**"
     if stated is not None and stated != training.get("license", training["corpus_license"]):
-        return Markdown(f"{line}, as the publisher of the model states")
+        return Markdown(f"{line}, as stated by the publisher of the model")
     if training.get("base_license"):
-        return Markdown(f"{line}, the stricter of those of the training data and of the model it started from")
-    return Markdown(f"{line}, that of the training data")
+        return Markdown(f"{line}, the stricter license of the training data and the model that training started from")
+    return Markdown(f"{line}, the license of the training data")
 
 
 def dataset_of(training: Mapping[str, Any]) -> str | None:
-    """The data set of the Hub that a model was trained on, or a copy of; `None` if it is not there."""
+    """Hub id of the training data, also of a local copy; `None` if it is not on the Hub."""
     info = _info(training["corpus"])
     return training.get("dataset_id") or (info.hub_id if info else None)
 
 
 def is_local(training: Mapping[str, Any]) -> bool:
-    """Whether the data is known to have been read from a folder."""
+    """Whether the data was read from a folder, as far as recorded."""
     info = _info(training["corpus"])
     return training.get("dataset_id", "unknown") is None and not (info and info.generated)
 
 
 def data_text(training: Mapping[str, Any]) -> str:
-    """The data of training and evaluation: where it was read, how much of it, and its license."""
+    """Source, amount and license of the data of training and evaluation."""
     corpus, dataset_id, info = training["corpus"], training.get("dataset_id"), _info(training["corpus"])
     place: str = code(corpus)
     if dataset_id:
@@ -453,19 +453,19 @@ def data_text(training: Mapping[str, Any]) -> str:
     train, test = training["train_utterances"], training["test_utterances"]
     held_out = f"{count(test)}{_hours(training, 'test_hours')} held out{_speakers(training)}"
     if train is None:
-        amount = f"a stream of utterances trained on, {held_out}"
+        amount = f"a stream of utterances for training, {held_out}"
     else:
         is_subset = info is not None and info.num_utterances is not None and train + test < info.num_utterances
         amount = f"{'a subset of ' if is_subset else ''}{count(train + test)} utterances"
-        amount += f", {count(train)}{_hours(training, 'train_hours')} trained on, {held_out}"
+        amount += f", {count(train)}{_hours(training, 'train_hours')} for training, {held_out}"
     description = f" {info.description}" if info else ""
     return Markdown(
-        f"{place}: {amount}.{description} Its license: {markdown(license_name(training['corpus_license']))}."
+        f"{place}: {amount}.{description} License of the data: {markdown(license_name(training['corpus_license']))}."
     )
 
 
 def data_flag(training: Mapping[str, Any]) -> str:
-    """The flag that a training command needs to find data that was read from a folder."""
+    """The flag of a training command for the folder of the data, if it was read from a folder."""
     has_folder = is_local(training) and training["corpus"] != "hub"
     return f" --data_dir PATH_TO_{training['corpus'].upper()}" if has_folder else ""
 
@@ -476,15 +476,15 @@ def _hours(training: Mapping[str, Any], name: str) -> str:
 
 
 def _speakers(training: Mapping[str, Any]) -> str:
-    """Whether training has heard the held-out speakers: a score on such speakers says less."""
+    """Number of held-out speakers, and how many of them are in the training data."""
     found = training.get("held_out_speakers")
     if not found:
         return ""
     speakers, known = found["speakers"], found["heard_in_training"]
     if speakers == 1:
-        return f", of one speaker, who was {'' if known else 'not '}heard in training"
-    part = {0: "none of whom was", 1: "one of whom was", speakers: "all of whom were"}
-    return f", of {count(speakers)} speakers, {part.get(known, f'{count(known)} of whom were')} heard in training"
+        return f", from one speaker, who is {'' if known else 'not '}in the training data"
+    part = {0: "none of whom is", 1: "one of whom is", speakers: "all of whom are"}
+    return f", from {count(speakers)} speakers, {part.get(known, f'{count(known)} of whom are')} in the training data"
 
 
 def _info(corpus: str) -> CorpusInfo | None:
@@ -492,7 +492,7 @@ def _info(corpus: str) -> CorpusInfo | None:
 
 
 def start_of(training: Mapping[str, Any], given: str | None) -> str | None:
-    """The model that training started from, as a text; `None` for a new one.
+    """Describes the model that training started from; `None` for a new model.
 
     Args:
         training: Results of the run.
@@ -505,8 +505,8 @@ def start_of(training: Mapping[str, Any], given: str | None) -> str | None:
     return Markdown(f"{code(Path(given).name)}, a local checkpoint") if "base_model" in training else code(given)
 
 
-def _link(name: str, kind: str = "") -> str:
-    return link(name, f"{_HUB}/{kind}{quote(name)}")
+def _link(name: str, section: str = "") -> str:
+    return link(name, f"{_HUB}/{section}{quote(name)}")
 
 
 # ---------------------------------------------------------------------- sections and tables
@@ -514,10 +514,10 @@ def _link(name: str, kind: str = "") -> str:
 
 def _summary(config: SimConfig, method: Method) -> str:
     rates = ", ".join(f"{count(config.frame_rate(module))} ({name})" for module, name in enumerate(config.module_names))
-    latents = "a Gaussian" if config.latent_distribution == "gaussian" else "a point"
+    latents = "a Gaussian" if config.latent_distribution == "gaussian" else "a vector"
     return (
-        f"A {method.name} model of speech: from waveforms of {count(config.sampling_rate)} samples per second, its "
-        f"{config.num_modules} modules give {rates} frames per second. Each frame of a convolutional module is "
+        f"A {method.name} model of speech: it encodes waveforms at {count(config.sampling_rate)} Hz, and its "
+        f"{config.num_modules} modules have {rates} frames per second. Each frame of a convolutional module is "
         f"{latents} in {config.num_latents} dimensions."
     )
 
@@ -527,11 +527,10 @@ def _modules_table(config: SimConfig) -> str:
     for module, name in enumerate(config.module_names):
         is_context = module >= config.num_conv_modules
         field, hop = config.receptive_field(module), config.hop_length(module)
-        kind = "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution")
         rows.append(
             [
                 name,
-                kind,
+                "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution"),
                 count(config.context_size if is_context else config.num_latents),
                 f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
                 f"{count(hop)} samples",
@@ -540,7 +539,7 @@ def _modules_table(config: SimConfig) -> str:
             ]
         )
     return markdown_table(
-        ["module", "kind", "channels", "receptive field", "hop", "frames per second", "KL weight"], rows
+        ["module", "layers", "channels", "receptive field", "hop", "frames per second", "KL weight"], rows
     )
 
 
@@ -551,7 +550,7 @@ def _settings_table(settings: Mapping[str, Any], *more: Sequence[str]) -> Markdo
 
 def _setting_text(value: Any) -> str:
     if value is None:
-        return "as launched"
+        return "set by the launcher"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return count(value) if is_number else code(value)
 
@@ -564,7 +563,7 @@ def _results_table(config: SimConfig, training: dict[str, Any], *, before: str) 
         trained, start = module["trained"], module["untrained"]
         row = [module["name"]]
         for quantity in ("contrastive_accuracy", "contrastive_loss"):
-            # A module without a loss has no accuracy, and a loss of 0 that says nothing.
+            # A module without a loss has no accuracy, and its loss of 0 is meaningless.
             has_loss = trained["contrastive_accuracy"] is not None
             row += [decimal(scores[quantity] if has_loss else None, 3) for scores in (trained, start)]
         if gaussian:
@@ -574,7 +573,7 @@ def _results_table(config: SimConfig, training: dict[str, Any], *, before: str) 
 
 
 def _hardware(training: Mapping[str, Any]) -> str:
-    """The machine of a run and its speed; says so where the device was not recorded."""
+    """Hardware and speed of a run."""
     seconds, rate = count(training["seconds"]), count(training["crops_per_second"])
     hardware = training.get("hardware")
     if hardware is None:
@@ -591,16 +590,16 @@ def _plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def own_name(measure: Results, file: str, *, title: str, fingerprint: str | None) -> str:
-    """The name that results give to the model of a card, found by its weights, or by its name without these.
+    """The name of a card's model in results, found by its weights, or by its name if there is no fingerprint.
 
     Args:
         measure: Results of an evaluation.
-        file: Path or link of the results, for the message.
+        file: Path or link of the results, for the error message.
         title: Name of the model.
         fingerprint: `weights_fingerprint` of the model, if it is known.
 
     Raises:
-        ValueError: The results are of other models.
+        ValueError: The results do not include the model.
     """
     if measure.fingerprints and fingerprint is not None:
         basis = "weights"
@@ -609,14 +608,14 @@ def own_name(measure: Results, file: str, *, title: str, fingerprint: str | None
         basis, found = "name", [name for name in measure.models if title in (name, name.split("/")[-1])]
     if len(found) != 1:
         raise ValueError(
-            f"{file} is of {', '.join(measure.models)}, and none of these is {title} by its {basis}; measure this "
-            "checkpoint with `modeling-sim probe` or `modeling-sim abx`, and give its results."
+            f"{file} has results of {', '.join(measure.models)}, but not of {title} (compared by {basis}); measure "
+            "this checkpoint with `modeling-sim probe` or `modeling-sim abx`, and give these results."
         )
     return found[0]
 
 
 def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
-    """Rows of the model and of its controls, by features and measure, without those of other models."""
+    """Rows of the model and of its controls, by features and measure, excluding other models."""
     others = set(measure.models) - {name}
     others |= {f"{other} untrained" for other in others}
     return {
@@ -627,7 +626,7 @@ def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
 
 
 def _interval_text(low: float | None, high: float | None, form: Any) -> str:
-    """Bounds of an interval as cards write them."""
+    """Formats the bounds of an interval."""
     return "-" if low is None or high is None else f"{form(low)} to {form(high)}"
 
 
@@ -639,12 +638,12 @@ def _probe_section(
     has_control = any("selectivity" in row for row in rows.values())
     settings = probe.settings
     pooled = {"frame": "", "chunk": ", averaged over chunks", "mean": ", averaged over utterances"}[settings["pooling"]]
-    kind = probe.probe_name if probe.probe_name.startswith("the ") else f"a {probe.probe_name}"
+    name_of_probe = probe.probe_name if probe.probe_name.startswith("the ") else f"a {probe.probe_name}"
     text: str = (
-        f"{markdown(kind[0].upper() + kind[1:])} probe on frames of the frozen model{pooled}. "
-        f"Data: {_corpus_text(probe)}, {count(probe.train_items)} items to train on and "
-        f"{count(probe.test_items)} to test on, with 95 % "
-        f"intervals over {markdown(probe.intervals_over)}, next to chance, spectra and the same network untrained."
+        f"{markdown(name_of_probe[0].upper() + name_of_probe[1:])} probe on frames of the frozen model{pooled}. "
+        f"Data: {_corpus_text(probe)}, {count(probe.train_items)} training items and {count(probe.test_items)} test "
+        f"items, with 95 % intervals over {markdown(probe.intervals_over)}, next to chance, spectra and the same "
+        "network untrained."
     )
     if probe.probe_name == "linear" and "l2" in settings:
         l2 = settings["l2"]
@@ -652,20 +651,22 @@ def _probe_section(
         text += f" The strength of its L2 penalty is {strength}."
     columns = {accuracy: "accuracy", "": "interval", "macro_f1": "macro F1"}
     if has_control:
-        text += " The control task renames every speaker's classes at random; selectivity is the accuracy less that."
+        text += (
+            " The control task permutes the classes of every speaker at random; selectivity is the accuracy minus that "
+            "of the control task."
+        )
         columns |= {"control_accuracy": "control", "selectivity": "selectivity"}
     else:
         text += (
-            " There is no control task: it needs several speakers who are in both splits, and a label other than the "
-            "speaker."
+            " There is no control task: it needs several speakers in both splits, and a label other than the speaker."
         )
     scores = [row[accuracy] for row in rows.values()]
     if _best(row for row in scores if row.kind in SPECTRA) > _best(row for row in scores if row.representation == name):
         text += " Spectra alone score higher than every module of this model."
     if _is_other_split(probe, *trained_on):
         text += (
-            " What is held out from the probe may have been heard in pretraining, without its label: the two were "
-            "split in different ways."
+            " The probe and pretraining use different splits, so pretraining may have used test items of the probe, "
+            "without their labels."
         )
     table = []
     for features, row in rows.items():
@@ -682,7 +683,7 @@ def _probe_section(
         "heading": f"Probe: {probe.label}",
         "text": Markdown(text),
         "table": markdown_table(["features", *columns.values()], table),
-        "differences": markdown_table(["features", "less", "difference", "interval"], differences)
+        "differences": markdown_table(["features", "minus", "difference", "interval"], differences)
         if differences
         else None,
         "picture": _picture(picture),
@@ -695,13 +696,13 @@ def _best(rows: Iterable[Row]) -> float:
 
 
 def _corpus_text(measure: Results) -> str:
-    """The corpus of a measure, with settings that are not its defaults."""
+    """The corpus of a measure, with its settings that differ from the defaults."""
     settings = ", ".join(f"{name}: {value}" for name, value in measure.corpus_settings.items())
     return code(measure.corpus) + (f" ({code(settings)})" if settings else "")
 
 
 def _is_other_split(measure: Results, corpus: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a measure divides the corpus of pretraining in another way than pretraining did."""
+    """Whether a measure splits the corpus of pretraining differently."""
     given = settings.get("corpus_settings", {})
     return measure.corpus == corpus and measure.corpus_settings != ({} if isinstance(given, str) else given)
 
@@ -715,9 +716,10 @@ def _abx_section(abx: Results, name: str, picture: str | None) -> dict[str, Any]
     return {
         "heading": "ABX: phones",
         "text": Markdown(
-            "Share of triples in which a token of a phone lies nearer to one of another phone than to one of its own, "
-            f"on {count(abx.tokens)} tokens of {_corpus_text(abx)} (split {markdown(abx.settings['split'])}), within "
-            "and across speakers, in any context or in the same triphone; chance is 50 %."
+            "Fraction of triples in which a token of a phone is closer to a token of another phone than to one of the "
+            f"same phone, on {count(abx.tokens)} tokens of {_corpus_text(abx)} (split "
+            f"{markdown(abx.settings['split'])}), within and across speakers, in any context or in the same triphone; "
+            "chance is 50 %."
         ),
         "table": markdown_table(["features", *_ABX_CONDITIONS.values()], rows),
         "picture": _picture(picture),

@@ -10,7 +10,7 @@ import yaml
 
 from modeling_sim import SimConfig
 
-# In a wheel the file lies next to this one, in a checkout at its root.
+# The file is next to this one in a wheel, and in the root of a checkout.
 _CITATION = next(
     path for folder in (Path(__file__).parent, Path(__file__).parents[2]) if (path := folder / "CITATION.cff").is_file()
 )
@@ -32,13 +32,13 @@ class Method(NamedTuple):
 METHODS = {
     "sim": Method(
         "Smooth InfoMax",
-        "Smooth InfoMax (SIM): every module gives a Gaussian per frame and has an InfoNCE and a KL loss of its own; no "
-        "gradient passes between modules",
+        "Smooth InfoMax (SIM): every module has a Gaussian per frame and its own InfoNCE and KL losses; no gradient "
+        "passes between modules",
         ("Smooth InfoMax",),
     ),
     "gim": Method(
         "Greedy InfoMax",
-        "Greedy InfoMax (GIM): every module has an InfoNCE loss of its own; no gradient passes between modules",
+        "Greedy InfoMax (GIM): every module has its own InfoNCE loss; no gradient passes between modules",
         ("Smooth InfoMax", "Gradient-Isolated"),
     ),
     "cpc": Method(
@@ -50,7 +50,7 @@ METHODS = {
 
 
 def method_of(config: SimConfig) -> Method:
-    """The method that a configuration is a setting of."""
+    """The training method of a configuration."""
     if config.latent_distribution == "gaussian":
         return METHODS["sim"]
     return METHODS["gim" if config.gradient_isolation else "cpc"]
@@ -71,7 +71,7 @@ def citation(method: Method) -> str:
 
 
 def _bibtex(entry: Mapping[str, Any]) -> str:
-    kind = {"conference-paper": "inproceedings", "article": "article", "software": "software"}[entry["type"]]
+    entry_type = {"conference-paper": "inproceedings", "article": "article", "software": "software"}[entry["type"]]
     authors = [_author(author) for author in entry["authors"]]
     surname = entry["authors"][0].get("family-names", entry["title"])
     fields = {"title": f"{{{entry['title']}}}", "author": " and ".join(authors)}
@@ -85,9 +85,9 @@ def _bibtex(entry: Mapping[str, Any]) -> str:
     for identifier in entry.get("identifiers", []):
         if identifier["value"].startswith("arXiv:"):
             fields |= {"eprint": identifier["value"].removeprefix("arXiv:"), "archivePrefix": "arXiv"}
-    plain = unicodedata.normalize("NFKD", surname).encode("ascii", "ignore").decode()  # BibTeX reads no other keys
+    plain = unicodedata.normalize("NFKD", surname).encode("ascii", "ignore").decode()  # BibTeX keys must be ASCII
     key = re.sub(r"\W", "", plain).lower() + str(entry.get("year", ""))
-    return "\n".join([f"@{kind}{{{key},", *(f"  {name} = {{{value}}}," for name, value in fields.items()), "}"])
+    return "\n".join([f"@{entry_type}{{{key},", *(f"  {name} = {{{value}}}," for name, value in fields.items()), "}"])
 
 
 def _author(author: Mapping[str, str]) -> str:

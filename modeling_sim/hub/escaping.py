@@ -1,6 +1,6 @@
-"""Escapes text in Markdown: names of classes, speakers, models and files are shown as they are, with any characters.
+"""Escapes text for Markdown, so that names of classes, speakers, models and files are shown literally.
 
-Templates of cards escape every text except `Markdown`, as templates of HTML do with `Markup`.
+Card templates escape every text except `Markdown`, like HTML templates do with `Markup`.
 """
 
 import json
@@ -10,18 +10,18 @@ from typing import Any
 
 from modeling_sim.text import printable
 
-# Characters with a meaning in Markdown, HTML or a formula; an underscore between letters has none.
+# Special characters of Markdown, HTML and formulas; an underscore between letters is not special.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&$~{}]|(?<![^\W_])_|_(?![^\W_])|(?<=\w)://")
 
 
 class Markdown(str):
-    """Text that is Markdown already."""
+    """Text that is already Markdown."""
 
     __slots__ = ()
 
 
 def markdown(text: object) -> Markdown:
-    """A text as Markdown that shows it in one line; `Markdown` is returned unchanged."""
+    """Escapes a text for Markdown, in one line; `Markdown` is returned unchanged."""
     if isinstance(text, Markdown):
         return text
     return Markdown(_SPECIAL.sub(_entities, printable(text)))
@@ -52,7 +52,7 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
 
 
 def shown(value: Any) -> Any:
-    """A value in a template: text is escaped, numbers are not."""
+    """Escapes a value in a template if it is text."""
     return markdown(value) if isinstance(value, str) else value
 
 

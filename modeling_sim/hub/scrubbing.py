@@ -1,7 +1,7 @@
-"""Removes the paths of the machine that trained a model from what is uploaded.
+"""Removes paths of the training machine from uploaded files.
 
-Only settings name paths, so only settings are changed. Names of classes, rows and modules stay as they are, whatever
-they look like: "/a/" and "a" are two phonemes.
+Only settings contain paths, so only settings are changed. Names of classes, rows and modules stay, even if they look
+like paths: "/a/" and "a" are two phonemes.
 """
 
 import functools
@@ -16,20 +16,20 @@ import yaml
 from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.provenance import hub_id
 
-# Settings of commands that name a file or folder, and those that name a Hub id or a folder. Those of corpora say it
-# themselves: `CorpusInfo.path_settings`.
+# Settings of commands with a file or folder, and those with a Hub id or a folder; see `CorpusInfo.path_settings` for
+# the settings of corpora.
 _PATHS = ("output_dir", "resume", "cache_dir")
 
 
 _PATHS_OR_HUB_IDS = ("init_from", "model", "decoder", "dataset_id", "dataset_name", "base_model", "_name_or_path")
 
 
-# Fields of a file that hold settings; as text, they are YAML.
+# Fields with settings; as text, they are YAML.
 _SETTINGS = ("settings", "corpus_settings", "model_settings")
 
 
-# How a path begins, at the start of a text or of a word in it: at the root with a folder below it, in a home folder, in
-# this folder or the one above, on a drive, or on another machine. The slashes of a URL begin none.
+# Start of a path, in a text or a word of it: the root with a folder below it, a home folder, this folder or its parent,
+# a drive, or another machine. The slashes of a URL do not start a path.
 _LOCAL = re.compile(
     r"(?<![\w/\\.~@-])(?:/[^/]+/[^/]|~[\w.-]*[/\\]|\.{1,2}[/\\]|\\\\|[A-Za-z]:[/\\]|file:"
     r"|[\w.-]+@[\w.-]+:|[\w.-]+:[/\\](?!/)|ssh://|sftp://)"
@@ -37,10 +37,10 @@ _LOCAL = re.compile(
 
 
 def scrub(value: Any) -> Any:
-    """The content of a results or settings file, with only the last part of every local path that its settings name.
+    """Shortens every local path in the settings of a results or settings file to its last part.
 
-    Settings that name a path are shortened even where it is relative, except a Hub id, org/name, that is no folder
-    here. Any other setting is shortened if it looks like a local path or exists here. What is not a setting stays.
+    Settings for paths are shortened even if the path is relative, except a Hub id, org/name, that is not a local
+    folder. Any other setting is shortened if it looks like a local path or exists on this machine. Other fields stay.
 
     Args:
         value: The content of a JSON file, or the settings themselves.
@@ -51,7 +51,7 @@ def scrub(value: Any) -> Any:
 
 
 def scrub_file(path: Path) -> bytes:
-    """The content of a `.json` or `.jsonl` file, scrubbed; unchanged if it holds no path.
+    """The scrubbed content of a `.json` or `.jsonl` file; unchanged if it has no paths.
 
     Raises:
         ValueError: The file is not JSON.
@@ -64,13 +64,13 @@ def scrub_file(path: Path) -> bytes:
             return content if scrubbed == lines else "".join(f"{json.dumps(line)}\n" for line in scrubbed).encode()
         value = json.loads(content)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     scrubbed = scrub(value)
     return content if scrubbed == value else (json.dumps(scrubbed, indent=2) + "\n").encode()
 
 
 def _settings(value: Any) -> Any:
-    """Settings, or a part of them: every text and every key in it may be a path."""
+    """Scrubs settings, or a part of them, in which every text and every key may be a path."""
     if isinstance(value, dict):
         return {_text(name): _named(name, item, within=True) for name, item in value.items()}
     if isinstance(value, list):
@@ -79,7 +79,7 @@ def _settings(value: Any) -> Any:
 
 
 def _named(name: str, value: Any, *, within: bool = False) -> Any:
-    """The value of a field; one that is not within settings is a setting only if its name is that of a path."""
+    """Scrubs the value of a field; outside of settings, only fields with names of path settings."""
     if isinstance(value, list):
         return [_named(name, item, within=within) for item in value]
     if not isinstance(value, str):
@@ -93,12 +93,12 @@ def _named(name: str, value: Any, *, within: bool = False) -> Any:
 
 @functools.cache
 def _path_settings() -> frozenset[str]:
-    """Settings that name a file or folder, of all commands and corpora."""
+    """Path settings of all commands and corpora."""
     return frozenset(_PATHS).union(*(corpus_info(corpus).path_settings for corpus in corpus_names()))
 
 
 def _yaml(text: str) -> str:
-    """Settings as YAML; what is not YAML is shortened like any text."""
+    """Scrubs settings in YAML; invalid YAML is scrubbed as text."""
     try:
         read = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -112,7 +112,7 @@ def _text(text: str) -> str:
 
 
 def _is_here(text: str) -> bool:
-    """Whether a text is the path of something on this machine, and not a name alone."""
+    """Whether a text is an existing path on this machine with more than one part."""
     return re.search(r"[/\\]", text) is not None and os.path.exists(text)  # noqa: PTH110 - takes any text
 
 

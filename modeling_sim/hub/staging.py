@@ -1,4 +1,4 @@
-"""Collects exactly what is uploaded of a run."""
+"""Collects the files of a run for an upload."""
 
 import hashlib
 import os
@@ -29,15 +29,15 @@ _INDEX_NAME = "model.safetensors.index.json"
 
 
 Place = Callable[[Path, Path], Any]
-"""Makes a file available at another path, as a link or a copy."""
+"""Makes a file available at another path, by a link or a copy."""
 
 
 def push_run(output_dir: Path, repo_id: str) -> str:
-    """Publishes a finished run with a card; returns the address of the commit, and what happened to other files.
+    """Publishes a finished run with a card; returns the URL of the commit, and what happened to other files.
 
     Raises:
-        ValueError: A file is not what the trainer writes.
-        OSError: The Hub cannot be reached, refuses the token, or does not allow to write.
+        ValueError: A file is not a file of the trainer, or is broken.
+        OSError: The Hub cannot be reached, or denies access.
     """
     with tempfile.TemporaryDirectory() as temporary:
         stage_run(output_dir, Path(temporary), repo_id=repo_id)
@@ -57,11 +57,11 @@ def stage_run(
     stated_license: str | None = None,
     with_training_state: bool = False,
 ) -> None:
-    """Puts exactly the files of a run that are uploaded into an empty folder, large ones as links.
+    """Collects the files of a run to upload in an empty folder, large ones as links.
 
     Raises:
-        FileNotFoundError: A file that a model needs is not there, or there are no results to render a card from.
-        ValueError: A file is broken, is a link out of its folder, or names a file outside; or the card has faults.
+        FileNotFoundError: A file of the model is missing, or there are no results to render a card from.
+        ValueError: A file is broken, links to a file outside of its folder, or names one; or the card has problems.
     """
     stage_model(folder, staged, os.symlink)
     for name in RUN_FILES:
@@ -80,16 +80,16 @@ def stage_run(
     (staged / CARD_NAME).write_text(text, encoding="utf-8")
     problems = check_card(staged / CARD_NAME)
     if problems:
-        raise ValueError(f"the card is not right, and nothing was uploaded: {'; '.join(problems)}.")
+        raise ValueError(f"nothing was uploaded because the card has problems: {'; '.join(problems)}.")
 
 
 def stage_model(folder: Path, staged: Path, place: Place) -> None:
-    """Puts the files that `from_pretrained` reads into a folder: weights, configurations and code.
+    """Collects the files for `from_pretrained`: weights, configurations and code.
 
     Raises:
-        FileNotFoundError: One of these files is not there.
-        ValueError: Weights are cut off, a configuration is not JSON or names no code, or a file is a link out of the
-            folder or names a file outside.
+        FileNotFoundError: One of these files is missing.
+        ValueError: Weights are truncated, a configuration is not JSON or does not name its code, or a file links to a
+            file outside of its folder, or names one.
     """
     for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
@@ -103,7 +103,7 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
             with safe_open(path, "pt") as tensors:
                 tensors.keys()
         except SafetensorError as error:
-            raise ValueError(f"{path} is cut off or broken: {error}.") from error
+            raise ValueError(f"{path} is truncated or corrupt: {error}.") from error
     check_code(folder)
     code = _code(folder)
     configurations = [folder / "config.json", folder / "preprocessor_config.json"]
@@ -114,23 +114,23 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Weights of the model, and no other tensors of the folder, such as an optimizer's."""
+    """Weights of the model, excluding other tensors in the folder, such as the optimizer's."""
     index = folder / _INDEX_NAME
     if not index.is_file():
         return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict):
-        raise ValueError(f"{index} has no `weight_map` from weights to files; save the model again.")
+        raise ValueError(f"{index} has no `weight_map`; save the model again.")
     for name in named.values():
         if not isinstance(name, str) or not re.fullmatch(r"model-\d+-of-\d+\.safetensors", name):
             raise ValueError(
-                f"{index} names {name!r}, which is not a file of weights in its folder; save the model again."
+                f"`weight_map` of {index} has {name!r}, which is not a file of weights; save the model again."
             )
     return sorted(folder / name for name in set(named.values()))
 
 
 def _code(folder: Path) -> list[Path]:
-    """Code that is run when the model is loaded without the package, with its imports; no other script."""
+    """Code files to load the model without the package, including their imports, but no other scripts."""
     waiting = {_module_of(reference) for reference in _auto_map(folder).values()}
     found: dict[str, Path] = {}
     while waiting:
@@ -145,10 +145,10 @@ def _code(folder: Path) -> list[Path]:
 
 
 def check_code(folder: Path) -> None:
-    """Checks that every class that the configurations name for loading without the package has its file.
+    """Checks that every class in the `auto_map` of the configurations has its file.
 
     Raises:
-        ValueError: Classes or files are missing, or named by anything but `module.Class`; the message names them.
+        ValueError: Classes or files are missing, or are not named `module.Class`.
     """
     named = _auto_map(folder)
     missing = {"AutoConfig", "AutoModel", "AutoFeatureExtractor"} - set(named)
@@ -156,13 +156,13 @@ def check_code(folder: Path) -> None:
     missing |= {name for name in files if not (folder / name).is_file()}
     if missing:
         raise ValueError(
-            f"{folder} cannot be loaded without the package: {', '.join(sorted(missing))} missing. Save the model and "
-            "the feature extractor with `save_pretrained` of this package."
+            f"{folder} lacks {', '.join(sorted(missing))} to load it without the package; save the model and the "
+            "feature extractor with `save_pretrained` of this package."
         )
 
 
 def _auto_map(folder: Path) -> dict[str, str]:
-    """Classes for loading without the package, by the Auto class that loads them."""
+    """Classes to load the model without the package, by Auto class."""
     named: dict[str, str] = {}
     for path in (folder / "config.json", folder / "preprocessor_config.json"):
         _require_inside(path)
@@ -170,8 +170,8 @@ def _auto_map(folder: Path) -> dict[str, str]:
         for auto_class, reference in auto_map.items() if isinstance(auto_map, dict) else [("", auto_map)]:
             if not isinstance(reference, str) or not re.fullmatch(r"[A-Za-z_]\w*\.[A-Za-z_]\w*", reference, re.ASCII):
                 raise ValueError(
-                    f"`auto_map` of {path} has {reference!r}, and not a class of a file in its folder, as in "
-                    "modeling_sim.SimModel; save the model with `save_pretrained` of this package."
+                    f"`auto_map` of {path} has {reference!r}, which is not of the form modeling_sim.SimModel; save the "
+                    "model with `save_pretrained` of this package."
                 )
             named[auto_class] = reference
     return named
@@ -182,7 +182,7 @@ def _module_of(reference: str) -> str:
 
 
 def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
-    """Puts a file in place; JSON is scrubbed, and its content returned if that changed it."""
+    """Adds a file; JSON is scrubbed, and its new content is returned if that changed it."""
     _require_inside(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix in (".json", ".jsonl"):
@@ -194,17 +194,17 @@ def _stage_file(source: Path, target: Path, place: Place) -> bytes | None:
 
 
 def _require_inside(path: Path) -> None:
-    """Refuses a link out of a file's folder, by which somebody else could choose what is uploaded.
+    """Checks that a file is not a link to a file outside of its folder, which could upload private files.
 
     Raises:
         ValueError: The file is such a link.
     """
     if not path.resolve().is_relative_to(path.parent.resolve()):
-        raise ValueError(f"{path} is a link that leaves its folder; put the file itself there.")
+        raise ValueError(f"{path} is a link to a file outside of its folder; replace it by the file.")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-links a file, so that it stays when the first name is removed; copies it to another disk."""
+    """Hard-links a file, so that it survives the removal of the original; copies it if that is impossible."""
     try:
         os.link(source, target)
     except OSError:
@@ -212,19 +212,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, fingerprint: str | None) -> dict[str, str]:
-    """Puts results of probes and ABX with their pictures into a folder; returns pictures by results file."""
+    """Adds results of probes and ABX with their figures; returns the figures by results file."""
     pictures = {}
     for given in measures:
         found = [given] if given.is_file() else sorted(given.glob("probe.json")) + sorted(given.glob("abx.json"))
         if not found:
-            raise FileNotFoundError(f"{given} has no probe.json and no abx.json.")
+            raise FileNotFoundError(f"{given} has neither probe.json nor abx.json.")
         for path in found:
             _require_inside(path)
             measure = Results.read(path)
             own_name(measure, str(path), title=title, fingerprint=fingerprint)
             name = _name_of(measure, path)
             if (staged / f"{name}.json").exists():
-                raise ValueError(f"{path} and another of the measures have the same task; give one of them.")
+                raise ValueError(f"{path} and another one of `measures` have the same task; give one of them.")
             _stage_file(path, staged / f"{name}.json", os.symlink)
             if path.with_suffix(".png").is_file():
                 _stage_file(path.with_suffix(".png"), staged / f"{name}.png", os.symlink)
@@ -233,24 +233,24 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
 
 
 def _name_of(measure: Results, path: Path) -> str:
-    """Name of a measure's file in the repository, without its ending."""
+    """Name of a measure's file in the repository, without its suffix."""
     if measure.train_items is None:
         return _plain(path.stem) if path.stem.startswith("abx") else "abx"
     label, pooling = measure.label, measure.settings.get("pooling")
     if pooling not in ("frame", "chunk", "mean"):
-        raise ValueError(f"`pooling` of {path} is {pooling!r}; it is frame, chunk or mean.")
+        raise ValueError(f"`pooling` of {path} is {pooling!r}; it must be frame, chunk or mean.")
     if not isinstance(label, str) or label.startswith(".") or not label.isprintable() or re.search(r"[/\\]", label):
-        raise ValueError(f"`label` of {path} is {label!r}, which names no file; rename the column, and probe it again.")
+        raise ValueError(f"`label` of {path} is {label!r}, which cannot be a file name; rename it, and probe again.")
     return f"probe_{_plain(label)}_{pooling}"
 
 
 def _plain(name: str) -> str:
-    """A name that needs no escaping in links and addresses."""
+    """Replaces characters of a name that need escaping in URLs."""
     return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _stage_training_state(folder: Path, staged: Path) -> None:
-    """Adds the newest complete checkpoint, with new digests of files whose paths were shortened."""
+    """Adds the newest complete checkpoint, with new checksums of scrubbed files."""
     checkpoint, _ = find_checkpoint(folder)
     if checkpoint is None:
         raise FileNotFoundError(f"{folder} has no complete checkpoint to resume from; omit --with_training_state.")
@@ -259,7 +259,7 @@ def _stage_training_state(folder: Path, staged: Path) -> None:
     own = [checkpoint.path / name for name in (*read_json(checkpoint.path / STATE_NAME)["files"], STATE_NAME)]
     for path in own:
         if path.parent != checkpoint.path or not path.resolve().is_relative_to(checkpoint.path.resolve()):
-            raise ValueError(f"{path} is not a file of {checkpoint.path}; give a checkpoint that the trainer wrote.")
+            raise ValueError(f"{path} is not inside of {checkpoint.path}; give a checkpoint of the trainer.")
     changed = {
         path.name: hashlib.sha256(content).hexdigest()
         for path in sorted(own)
@@ -279,11 +279,11 @@ def _card_of(
     fingerprint: str | None,
     stated_license: str | None,
 ) -> str:
-    """The card of the files in a folder."""
+    """Renders the card of the collected files."""
     if not (staged / RESULTS_NAME).is_file() or not (staged / SETTINGS_NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} has no {RESULTS_NAME} or no {SETTINGS_NAME} to render a card from; give a finished run, or a "
-            "card of your own with --card."
+            f"{folder} lacks {RESULTS_NAME} or {SETTINGS_NAME} to render a card from; give a finished run, or your own "
+            "card with --card."
         )
     training, settings = read_results(staged / RESULTS_NAME), read_results(staged / SETTINGS_NAME)["settings"]
     title = repo_id.rsplit("/", maxsplit=1)[-1]
@@ -315,7 +315,7 @@ def _card_of(
             stated_license=stated_license,
         )
     except (KeyError, UndefinedError) as error:
-        raise ValueError(f"the results in {folder} are not those of this version of the commands ({error}).") from error
+        raise ValueError(f"results in {folder} are from another version of this package (missing {error}).") from error
 
 
 def _is_measure(name: str) -> bool:

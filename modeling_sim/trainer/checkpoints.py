@@ -1,8 +1,8 @@
-"""Checkpoints that a run resumes from: complete or absent, checked before use, the newest few kept.
+"""Checkpoints to resume a run from: written completely or not at all, verified before use, the newest few kept.
 
-A checkpoint is a folder `checkpoint-STEP` in the output folder: the model as `from_pretrained` reads it, `trainer.pt`
-with the optimizer's and the other tensors of the run, and `trainer_state.json` with its numbers and a digest of every
-file, itself included. There are no states of random generators: everything random is keyed by seed, step and module.
+A checkpoint is a folder `checkpoint-STEP` in the output folder: the model for `from_pretrained`, `trainer.pt` with the
+optimizer's and other tensors of the run, and `trainer_state.json` with its numbers and a checksum of every file,
+including itself. There are no states of random generators: all randomness is keyed by seed, step and module.
 """
 
 import hashlib
@@ -34,23 +34,23 @@ _UNSEALED = {"counts", "early_stopping", "untrained", "settings", "comparable_co
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint whose files are all there and as they were written."""
+    """A verified checkpoint."""
 
     path: Path
     numbers: dict[str, Any]
-    """What the run put in: step, position in the data, settings, ..."""
+    """State of the run: step, position in the data, settings, ..."""
 
     def load_model(self, model: PreTrainedModel) -> None:
-        """Puts the weights and buffers into a model of the same configuration."""
+        """Loads the weights and buffers into a model with the same configuration."""
         model.load_state_dict(load_file(self.path / "model.safetensors"))
 
     def load_tensors(self) -> dict[str, Any]:
-        """States of the optimiser and the like, on the CPU."""
+        """Loads the other tensors, such as the optimizer's state, on the CPU."""
         return torch.load(self.path / _TENSORS_NAME, map_location="cpu", weights_only=True)
 
 
 def save_model(model: PreTrainedModel, extractor: SequenceFeatureExtractor, folder: Path) -> None:
-    """Writes what `from_pretrained` reads: weights, configurations and the code to load them without this package."""
+    """Writes weights, configurations, and the code to load them without this package."""
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
 
@@ -65,15 +65,15 @@ def save_checkpoint(
     tensors: dict[str, Any],
     limit: int,
 ) -> Path:
-    """Writes a checkpoint next to its place, moves it there, and then removes all but the newest `limit`.
+    """Writes a checkpoint to a temporary folder, moves it into place, and removes all but the newest `limit`.
 
     Raises:
-        OSError: The disk is full, the folder cannot be written, or another program's folder has the name; the
-            checkpoints before are as they were.
+        OSError: The disk is full, the folder cannot be written, or a folder of another program has this name; earlier
+            checkpoints are unchanged.
     """
     path = output_dir / f"{_PREFIX}{step}"
     if path.exists() and not is_own_checkpoint(path):
-        raise FileExistsError(f"{path} was not written by this program, and is not replaced")
+        raise FileExistsError(f"{path} exists but is not a checkpoint of modeling_sim")
     with temporary_folder(path) as temporary:
         save_model(model, extractor, temporary)
         torch.save(tensors, temporary / _TENSORS_NAME)
@@ -93,7 +93,7 @@ def save_checkpoint(
 
 
 def find_checkpoint(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest complete checkpoint of a run, and one sentence for each newer one that is broken."""
+    """The newest complete checkpoint of a run, and the error message of each newer, corrupt one."""
     broken: list[str] = []
     for path in _checkpoint_folders(output_dir):
         try:
@@ -104,57 +104,57 @@ def find_checkpoint(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, after a check of all its files.
+    """Reads a checkpoint and verifies all of its files.
 
     Raises:
-        ValueError: A file is missing or is not what was written; the message names it.
+        ValueError: A file is missing or corrupt; the message names it.
     """
     try:
         numbers = unsealed(json.loads((path / STATE_NAME).read_bytes()))
         files = numbers.pop("files")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a complete checkpoint: {STATE_NAME} is missing or damaged") from error
+        raise ValueError(f"corrupt checkpoint {path}: {STATE_NAME} is missing or damaged") from error
     for name, digest in files.items():
         if not (path / name).is_file():
-            raise ValueError(f"{path} is not a complete checkpoint: {name} is missing")
+            raise ValueError(f"corrupt checkpoint {path}: {name} is missing")
         if _digest(path / name) != digest:
-            raise ValueError(f"{path} is not a complete checkpoint: {name} is not what was written")
+            raise ValueError(f"corrupt checkpoint {path}: checksum mismatch for {name}")
     return Checkpoint(path, numbers)
 
 
 def sealed(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The content of a state file with a digest of itself, in place of an earlier one."""
+    """Adds a checksum of the content of a state file, or replaces it."""
     numbers = json.loads(json.dumps(finite_or_none({**numbers, _SEAL: None})))
     del numbers[_SEAL]
     return {**numbers, _SEAL: _seal(numbers)}
 
 
 def unsealed(state: Any) -> dict[str, Any]:
-    """The content of a state file without its digest, after a check.
+    """Verifies and removes the checksum of a state file.
 
     Raises:
-        ValueError: The content is not what was written.
+        ValueError: The checksum does not match.
     """
     if not isinstance(state, dict):
-        raise ValueError(f"{STATE_NAME} holds no entries")
+        raise ValueError(f"{STATE_NAME} has no entries")
     numbers = {name: value for name, value in state.items() if name != _SEAL}
-    # Versions before there was a digest wrote exactly these entries.
+    # Earlier versions wrote exactly these entries and no checksum.
     if _SEAL not in state and numbers.keys() == _UNSEALED:
         return numbers
     if state.get(_SEAL) != _seal(numbers):
-        raise ValueError(f"{STATE_NAME} is not what was written")
+        raise ValueError(f"checksum mismatch for {STATE_NAME}")
     return numbers
 
 
 def own_checkpoints(output_dir: Path) -> list[Path]:
-    """Folders of checkpoints that this program wrote, newest first; they may be damaged."""
+    """Folders of checkpoints of this package, newest first; they may be corrupt."""
     return [path for path in _checkpoint_folders(output_dir) if is_own_checkpoint(path)]
 
 
 def is_own_checkpoint(path: Path) -> bool:
-    """Whether this program wrote a folder, which other trainers may name the same, by entries of its state file.
+    """Whether a folder is a checkpoint of this package, by the entries of its state file.
 
-    One of them is enough, so that a checkpoint with damage is still known.
+    Other trainers use the same names. One entry is enough, so that corrupt checkpoints are recognized too.
     """
     try:
         content = (path / STATE_NAME).read_bytes()
@@ -164,7 +164,7 @@ def is_own_checkpoint(path: Path) -> bool:
 
 
 def _checkpoint_folders(output_dir: Path) -> list[Path]:
-    """Folders named as checkpoints, newest first."""
+    """Folders with names of checkpoints, newest first."""
     steps = {
         int(path.name.removeprefix(_PREFIX)): path
         for path in output_dir.glob(f"{_PREFIX}*")
@@ -183,7 +183,7 @@ def _digest(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Makes sure that a file or a folder's entries are on the disk before anything relies on them."""
+    """Flushes a file or the entries of a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What finetuning trains: a classifier of utterances or of frames, with its encoder or on a frozen one."""
+"""The task of finetuning: a classifier of utterances or frames, with a trained or a frozen encoder."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ Classifier = SimForSequenceClassification | SimForAudioFrameClassification
 
 
 class ClassificationTask(CropTask):
-    """One row, the module that the classifier reads.
+    """Trains a classifier; has one row of scores, named after the module that the classifier reads.
 
     Args:
-        model: On the accelerator's device; its `id2label` are the label's classes.
-        extractor: Makes its inputs.
-        accelerator: Supplies processes and mixed precision.
-        data: What to read.
-        settings: How to train.
-        train_data: Crops of it are trained on; every row has a label.
-        test_data: The whole of it is evaluated on; every row has a label.
-        label: Column of classes, one an utterance, or one a label frame.
+        model: The classifier, on the accelerator's device; its `id2label` are the classes of the label.
+        extractor: Feature extractor of the model.
+        accelerator: Provides processes and mixed precision.
+        data: Settings of the data.
+        settings: Settings of the training.
+        train_data: Data to train on, in crops; every row has a label.
+        test_data: Data to evaluate on, in complete utterances; every row has a label.
+        label: Class column, with one class per utterance or per label frame.
     """
 
     metrics = ("loss", "accuracy")
@@ -70,7 +70,7 @@ class ClassificationTask(CropTask):
         self.cells: dict[str, np.ndarray] = {}
 
     def comparable_config(self) -> dict[str, Any]:
-        """Another label is another model, even with as many classes."""
+        """Adds the label and its classes to the fields that must match on resume."""
         return {
             **super().comparable_config(),
             "label": self.label,
@@ -78,13 +78,13 @@ class ClassificationTask(CropTask):
         }
 
     def parts(self) -> list[Part]:
-        """What learns: all of it, or a frozen encoder's classifier."""
+        """One part: the complete model, or the classifier on a frozen encoder."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         frozen = self.model.config.freeze_encoder
         return [Part(parameters, [] if frozen else list(self.model.buffers()))]
 
     def labels(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Classes `(batch,)`, or `(batch, frames)` of the probed module's frames, placed by time; -100 for none."""
+        """Classes `(batch,)`, or `(batch, frames)` aligned with the probed module's frames; -100 for none."""
         values = [row[self.label] for row in batch["columns"]]
         if not isinstance(values[0], list):
             return send(torch.tensor(values), self.accelerator.device)
@@ -111,9 +111,9 @@ class ClassificationTask(CropTask):
 
     @torch.no_grad()
     def evaluate(self) -> list[Scores]:
-        """Cross entropy, accuracy and mean F1 over all labelled utterances or frames of the held-out split.
+        """Cross entropy, accuracy and mean F1 over all labeled utterances or frames of the held-out split.
 
-        Each piece of an utterance that is longer than 40 seconds counts as an utterance; see `utterance_batches`.
+        Pieces of an utterance longer than 40 seconds count as utterances; see `utterance_batches`.
         """
         model, accelerator = self.model, self.accelerator
         batches = utterance_batches(
@@ -154,11 +154,11 @@ class ClassificationTask(CropTask):
         ]
 
     def summary(self, scores: list[Scores]) -> str:
-        """Accuracy beside chance, and loss."""
+        """Accuracy next to chance, and loss."""
         return f"accuracy {scores[0]['accuracy']:.3f} (chance {self.chance:.3f}), loss {scores[0]['loss']:.3f}"
 
     def results(self) -> dict[str, Any]:
-        """The task, and the latest scores with their intervals over utterances."""
+        """The label, and the latest scores with confidence intervals over utterances."""
         cells = np.stack(list(self.cells.values()))
         intervals = {}
         if len(cells) > 1:
@@ -175,7 +175,7 @@ class ClassificationTask(CropTask):
 
 
 def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Confusion matrix of every utterance of a batch, true class first."""
+    """Confusion matrix of every utterance of a batch, indexed by true class, then predicted class."""
     predictions = logits.argmax(axis=-1)
     cells: dict[str, np.ndarray] = {}
     for name, true, predicted in zip(ids, labels, predictions, strict=True):
@@ -187,7 +187,7 @@ def _cells(ids: list[str], labels: np.ndarray, logits: np.ndarray) -> dict[str, 
 
 
 def _most_frequent(train: list[Any], test: list[Any]) -> float:
-    """Share of the test labels that are the most frequent training label: the accuracy of one who knows no audio."""
+    """Accuracy of always predicting the most frequent training label, on the test labels."""
     train_labels, test_labels = (np.concatenate([np.atleast_1d(value) for value in labels]) for labels in (train, test))
     most = np.bincount(train_labels[train_labels >= 0]).argmax()
     return float((test_labels[test_labels >= 0] == most).mean())
@@ -196,21 +196,21 @@ def _most_frequent(train: list[Any], test: list[Any]) -> float:
 def build(
     accelerator: Accelerator, arguments: ClassifierArguments, data: DataArguments, settings: FinetuningArguments
 ) -> ClassificationTask:
-    """The classifier and its data.
+    """Builds the task of finetuning from its settings.
 
     Raises:
-        ValueError: No such label or module, a single class, or a stream.
-        OSError: The model is not there.
+        ValueError: The label or the module does not exist, the label has a single class, or the data is a stream.
+        OSError: The model does not exist.
     """
     if data.corpus_settings.get("streaming"):
-        raise ValueError("classes are counted before training: load the corpus without `streaming`.")
+        raise ValueError("finetuning must count classes first; load the corpus without `streaming`.")
     config, extractor = encoder_config(arguments)
     train_data, test_data = with_same_classes(*load_data(accelerator, data, settings))
     classes = label_classes(train_data, arguments.label)
     train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
     check_classes(train_data, arguments.label, classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: number for number, name in enumerate(classes)}
-    config.problem_type = "single_label_classification"  # not that of an earlier head
+    config.problem_type = "single_label_classification"  # replaces that of an earlier head
     (config.probe_module,) = module_numbers(config, arguments.probe_module)
     config.freeze_encoder = False
     model = build_classifier(arguments.model, config, frames=is_frame_label(train_data, arguments.label))
@@ -223,7 +223,7 @@ def build(
 
 
 def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SequenceFeatureExtractor]:
-    """Configuration of the encoder, a pretrained or a new one, and its feature extractor."""
+    """Configuration of the pretrained or new encoder, and its feature extractor."""
     settings = arguments.model_settings
     if arguments.model is None:
         config = SimConfig.preset(arguments.preset, **settings)
@@ -234,9 +234,9 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SequenceF
 
 
 def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Classifier:
-    """A classifier of frames or of utterances, with the weights of a checkpoint if there is one."""
-    kind = SimForAudioFrameClassification if frames else SimForSequenceClassification
-    return kind(config) if path is None else kind.from_pretrained(path, config=config).float()
+    """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given."""
+    model_class = SimForAudioFrameClassification if frames else SimForSequenceClassification
+    return model_class(config) if path is None else model_class.from_pretrained(path, config=config).float()
 
 
 def with_label(dataset: Dataset, label: str) -> Dataset:
@@ -249,7 +249,7 @@ def with_label(dataset: Dataset, label: str) -> Dataset:
 
 
 def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
-    """Refuses labels that leave nothing to tell apart."""
+    """Raises if a label has a single class, or lists of classes that are not frame labels."""
     values = dataset[label][:]
     present = {item for value in values for item in (value if isinstance(value, list) else [value]) if item >= 0}
     if len(present) < 2:
@@ -258,9 +258,9 @@ def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
         )
     if isinstance(values[0], list) and label != "phones" and len(values[0]) < 20:
         raise ValueError(
-            f"`label` {label!r} is a list of {len(values[0])} classes an utterance, not one a 10 ms frame; choose a "
-            "corpus setting with one an utterance, as `units: syllables` or `num_syllables: 1`."
+            f"`label` {label!r} has {len(values[0])} classes per utterance instead of one per 10 ms frame; choose "
+            "corpus settings with one per utterance, for example `units: syllables` or `num_syllables: 1`."
         )
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
-        print(f"classes without a training example, which cannot be learnt: {', '.join(missing)}")
+        print(f"warning: classes without training examples: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""Training curves: a picture of a run's log.
+"""Training curves: a figure of a run's log.
 
 modeling-sim curves runs/sim-small --figure_format pdf
 """
@@ -14,17 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.trainer.log import in_one_line
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME
 
-# Quantities that have a panel where a log has them.
+# Quantities with a panel, if the log has them.
 _PANELS = {
     "loss": "Loss",
     "contrastive_accuracy": "Contrastive accuracy",
     "accuracy": "Accuracy",
     "macro_f1": "Mean F1 of the classes",
-    "kl": "KL to N(0, I), nats a frame",
+    "kl": "KL to N(0, I), nats per frame",
     "active_units": "Active units (variance of the mean > 0.01)",
     "log_mel": "Log-mel distance, nats",
     "spectral": "Multi-resolution spectral distance",
@@ -32,31 +32,31 @@ _PANELS = {
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, in the order they were written.
+    """Reads the lines of a run's log, in order.
 
     Raises:
         FileNotFoundError: There is no log.
-        ValueError: A line is not what the trainer writes.
+        ValueError: A line is not valid JSON.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; give the output folder of a training run.")
+        raise FileNotFoundError(f"{path} does not exist; give the output folder of a training run.")
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+            raise ValueError(f"{path}, line {number}: invalid JSON ({error})") from error
     return lines
 
 
 def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str = "") -> Figure:
-    """Loss, accuracies and whatever else the log has a panel for against the step, one line a module.
+    """Plots loss, accuracies and the other quantities of the log against the step, one line per module.
 
     Args:
-        log: Lines of `read_log`. Training lines are drawn as curves, evaluations as dots.
-        chance: Accuracy of a guess; `None` where there is no accuracy.
-        title: Heading of the picture.
+        log: Lines of `read_log`. Training is drawn as curves, evaluations as dots.
+        chance: Chance accuracy; `None` if there is no accuracy.
+        title: Title of the figure.
     """
     logged = {quantity for line in log for module in line["modules"] for quantity in module}
     panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
@@ -70,7 +70,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     for axis, (quantity, label) in zip(axes.flat, panels, strict=False):
         for number in range(len(names)):
             color = style_of(number).color
-            # Counts of units often coincide: a lower module's line is wider and shows behind the others.
+            # Counts of units often coincide: lines of lower modules are wider, so that they stay visible.
             extra = (len(names) - 1 - number) * (0.9 if quantity == "active_units" else 0.0)
             for split, style in (
                 ("train", {"linewidth": 1.6 + extra}),
@@ -81,7 +81,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
                     for line in log
                     if line["split"] == split and line["modules"][number].get(quantity) is not None
                 ]
-                # A deterministic latent has no KL, and a module without an objective has no accuracy: both are 0.
+                # Loss and KL of 0 mean that the module has none.
                 if points and (quantity not in ("loss", "kl") or any(value for _, value in points)):
                     axis.plot(*zip(*points, strict=True), color=color, **style)
         axis.set_title(label, loc="left", fontsize=10)
@@ -99,7 +99,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
 
 
 def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
-    """Grid, range and ticks of a panel whose lines are drawn, and chance beside the accuracy."""
+    """Sets grid, range and ticks of a panel after its lines are drawn, and marks chance accuracy."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -130,11 +130,11 @@ def _dress(axis: Axes, quantity: str, chance: float | None) -> None:
 
 
 def write_curves(output_dir: str | Path, figure_format: str = "png") -> Path:
-    """Draws the curves of a run into its folder and returns the picture's path."""
+    """Draws the curves of a run into its folder and returns the path of the figure."""
     output_dir = Path(output_dir)
     log = read_log(output_dir / LOG_NAME)
     if not log:
-        raise ValueError(f"{output_dir / LOG_NAME} is empty: nothing has been logged yet.")
+        raise ValueError(f"{output_dir / LOG_NAME} is empty; wait until the run has logged a step.")
     figure = draw_curves(log, chance=log[0]["chance"], title=log[0]["title"])
     path = (output_dir / CURVES_NAME).with_suffix(f".{figure_format}")
     save_figure(figure, path)
@@ -142,22 +142,22 @@ def write_curves(output_dir: str | Path, figure_format: str = "png") -> Path:
 
 
 class DrawCurves(Callback):
-    """Draws the curves of a run into its folder at every evaluation and at the end; a full disk is reported."""
+    """Draws the curves of a run into its folder at every evaluation and at the end; only reports errors."""
 
     def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
-        """Keeps `say`."""
+        """Stores `say`."""
         del run_folder
         self.say = say
 
     def on_evaluation(self, run_folder: Path) -> None:
-        """Draws."""
+        """Draws the curves."""
         try:
             write_curves(run_folder)
         except (OSError, ValueError) as error:
-            self.say(f"the curves could not be drawn ({in_one_line(error)}); `modeling-sim curves` draws them later")
+            self.say(f"could not draw the curves ({in_one_line(error)}); run `modeling-sim curves` later")
 
     def on_end(self, run_folder: Path) -> None:
-        """Draws unless the picture has every line of the log."""
+        """Draws the curves unless the figure is newer than the log."""
         picture, log = run_folder / CURVES_NAME, run_folder / LOG_NAME
         if not picture.is_file() or picture.stat().st_mtime_ns < log.stat().st_mtime_ns:
             self.on_evaluation(run_folder)

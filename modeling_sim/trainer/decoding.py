@@ -1,4 +1,4 @@
-"""What decoder training trains: a decoder of one module's latents, on an encoder that nothing changes."""
+"""The task of decoder training: a decoder of one module's latents, with a frozen encoder."""
 
 import itertools
 from functools import partial
@@ -26,24 +26,24 @@ from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import DataArguments, DecoderArguments, DecoderRunArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
 
-# Utterances that the standardisation of latents is taken from; their means settle long before.
-_STANDARDISED_ON = 256
+# Utterances to estimate the standardization of latents from; estimates converge with far fewer.
+_STANDARDIZED_ON = 256
 
 
 class DecodingTask(CropTask):
-    """One row, the module that is decoded.
+    """Trains a decoder; has one row of scores, named after the decoded module.
 
     Args:
-        encoder: Frozen: in evaluation mode, without gradients, and saved nowhere by this task.
-        decoder: What is trained; on the accelerator's device, as the encoder. Its configuration says whether it
-            decodes means or samples, which are drawn anew each step, and how much noise is added to them.
-        extractor: Makes the encoder's inputs.
-        accelerator: Supplies processes and mixed precision.
-        data: What to read.
-        settings: How to train.
-        train_data: Crops of it are trained on.
-        test_data: The whole of it is evaluated on.
-        loss: Of `reconstruction_loss`.
+        encoder: The frozen encoder: in evaluation mode, without gradients; this task does not save it.
+        decoder: The decoder to train, on the accelerator's device like the encoder. Its configuration determines
+            whether it decodes means or samples, which are drawn anew in each step, and how much noise is added.
+        extractor: Feature extractor of the encoder.
+        accelerator: Provides processes and mixed precision.
+        data: Settings of the data.
+        settings: Settings of the training.
+        train_data: Data to train on, in crops.
+        test_data: Data to evaluate on, in complete utterances.
+        loss: Name of the loss for `reconstruction_loss`.
     """
 
     metrics = ("loss",)
@@ -80,12 +80,12 @@ class DecodingTask(CropTask):
         return [Part(list(self.model.parameters()), [])]
 
     @torch.no_grad()
-    def standardise(self) -> None:
-        """Gives the decoder the latents' mean and scale, and finds how strong the Gaussians' own noise is in them."""
+    def standardize(self) -> None:
+        """Sets the decoder's mean and scale from the latents, and measures the relative noise of the Gaussians."""
         config, module = self.encoder.config, self.module
         batches = iter(self.batches(0))
         means, noises = [], []
-        for _ in range(-(-_STANDARDISED_ON // self.settings.batch_size)):
+        for _ in range(-(-_STANDARDIZED_ON // self.settings.batch_size)):
             inputs, mask = to_device(next(batches), self.accelerator.device)
             hidden_states, lengths = self.encoder.prepare_inputs(inputs, mask)
             for number in range(module + 1):
@@ -107,11 +107,11 @@ class DecodingTask(CropTask):
         self.model.set_standardization(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
 
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
-        """Latents of a batch, without gradient, with noise if that is wanted."""
+        """Latents of a batch, without gradient, with noise if the settings add any."""
         return self.latents_of(*to_device(batch, self.accelerator.device), generator)
 
     def latents_of(self, inputs: torch.Tensor, mask: torch.Tensor | None, generator: torch.Generator) -> torch.Tensor:
-        """Latents of samples `(batch, samples)` and their mask, as `latents` gives them."""
+        """Like `latents`, from samples `(batch, samples)` and their mask."""
         latents = encode(self.encoder, inputs, mask, module=self.module, sample=self.sample, generator=generator)
         if self.noise:
             strength = self.noise * self.model.get_buffer("scale")
@@ -119,7 +119,7 @@ class DecodingTask(CropTask):
         return latents
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
-        """The loss of a batch of crops."""
+        """Forward and backward pass of a batch of crops; returns the loss."""
         true, mask = to_device(batch, self.accelerator.device)
         with self.accelerator.autocast():
             decoded = self.model(self.latents_of(true, mask, self.generator(step)), true.shape[1]).waveforms
@@ -132,15 +132,15 @@ class DecodingTask(CropTask):
 
     @torch.no_grad()
     def evaluate(self) -> list[Scores]:
-        """Distances of every held-out utterance from its reconstruction, averaged, and from silence beside them.
+        """Mean distances of held-out utterances from their reconstructions, and from silence as a control.
 
-        Of an utterance that is longer than 40 seconds, the mean over its pieces; see `utterance_batches`.
+        Scores of an utterance longer than 40 seconds are means over its pieces; see `utterance_batches`.
         """
         accelerator, device = self.accelerator, self.accelerator.device
         batches = utterance_batches(
             self.test_data,
             self.extractor,
-            batch_size=1,  # spectra of padded utterances are other spectra
+            batch_size=1,  # padding would change the spectra
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             num_workers=self.data.num_workers,
@@ -177,14 +177,14 @@ class DecodingTask(CropTask):
         return [{name: float(np.mean([row[name] for row in self.utterances.values()])) for name in names}]
 
     def summary(self, scores: list[Scores]) -> str:
-        """Loss, and on held-out speech the log-mel distance beside that of silence."""
+        """Loss, and for held-out speech the log-mel distance next to that of silence."""
         text = f"{self.loss_name} {scores[0]['loss']:.4f}"
         if "log_mel" in scores[0]:
             text += f", log-mel distance {scores[0]['log_mel']:.2f} (silence {scores[0]['log_mel_of_silence']:.2f})"
         return text
 
     def results(self) -> dict[str, Any]:
-        """What was decoded how, and the latest scores with their intervals over utterances."""
+        """Settings of the decoder, and the latest scores with confidence intervals over utterances."""
         groups = np.array(list(self.utterances))
         intervals = {}
         for name in next(iter(self.utterances.values())):
@@ -209,20 +209,20 @@ def _mean(values: np.ndarray, items: np.ndarray) -> float:
 def build(
     accelerator: Accelerator, arguments: DecoderArguments, data: DataArguments, settings: DecoderRunArguments
 ) -> DecodingTask:
-    """The decoder, its frozen encoder, and the data.
+    """Builds the task of decoder training from its settings.
 
     Raises:
-        ValueError: Settings that do not go together, or no such module.
-        OSError: The model is not there.
+        ValueError: Settings are incompatible, or the module does not exist.
+        OSError: The model does not exist.
     """
     check(arguments)
     extractor = feature_extractor_of(arguments.model)
     encoder = load_encoder(arguments.model).requires_grad_(requires_grad=False)
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
-        raise ValueError("`latents` 'sample' needs Gaussian latents; give this model's decoder `--noise` instead.")
+        raise ValueError("`latents` 'sample' needs Gaussian latents; set `noise` for a deterministic model instead.")
     modules = module_numbers(encoder.config, arguments.module)
     if len(modules) > 1:
-        raise ValueError(f"`module` is {arguments.module!r}; a decoder is of one module.")
+        raise ValueError(f"`module` is {arguments.module!r}; give a single module.")
     module = modules[0]
     decoder_settings: dict[str, Any] = {
         "encoder_fingerprint": weights_fingerprint(encoder),
@@ -246,12 +246,12 @@ def build(
         loss=arguments.loss,
     )
     task.title += f", {Path(arguments.model).name}"
-    task.standardise()
+    task.standardize()
     return task
 
 
 def check(arguments: DecoderArguments) -> None:
-    """Refuses settings that mean nothing."""
+    """Checks the settings of a decoder."""
     if not arguments.model:
         raise ValueError("`model` is not set; give the checkpoint of an encoder, a folder or a Hub id.")
     if arguments.loss not in LOSSES:

@@ -1,18 +1,18 @@
-"""How a training step is executed: the same mathematics, with more or less in memory at a time.
+"""Executions of a training step: the same computation with different memory requirements.
 
-Everything random in a step is drawn from generators keyed by (seed, step, module, process), never by what ran before:
-the executions agree with each other, and a run that is resumed goes on as if it had not stopped.
+All random draws of a step use generators keyed by (seed, step, module, process) and do not depend on earlier draws, so
+all executions give the same result, and a resumed run is identical to an uninterrupted one.
 
     joint        one backward pass on the summed loss. Keeps the activations of all modules.
     per_module   each module's backward pass right after its forward pass. The same gradients; keeps the activations of
-                 one module at a time, at no cost.
-    sequential   one module after the other is trained to its end, on what the finished ones below hand on. Keeps the
-                 activations, gradients and optimiser of one module; takes as many times the steps.
-    pipeline     a process a module, or a few modules: activations go up, nothing comes back. Each process keeps
-                 its modules' activations and optimiser, and all are as fast as the slowest; see `pipeline.py`.
+                 only one module at a time, at no cost.
+    sequential   trains one module after the other, on the outputs of the finished modules below. Keeps the activations,
+                 gradients and optimizer of one module; takes `max_steps` steps per module.
+    pipeline     one process per module, or per group of modules; activations only flow forward. Each process keeps the
+                 activations and optimizer of its modules; the slowest process limits the speed; see `pipeline.py`.
 
-Data parallelism is the lever for speed: the first module has about 60 % of the arithmetic, so a pipeline of four
-processes is at most about 1.6 times as fast as one.
+For speed, use data parallelism: the first module takes about 60 % of the computation, so a pipeline of four processes
+is at most about 1.6 times as fast as one process.
 """
 
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 
 @dataclass(frozen=True)
 class Placement:
-    """Which modules this process runs, and which processes run the same ones on other data.
+    """The modules that this process runs, and the processes that run the same modules on other data.
 
     Args:
         modules: Modules of this process.
-        replica: Number of this process among those that run the same modules; it picks the data.
-        num_replicas: Processes that run the same modules.
-        group: Those processes; `None` for all there are.
+        replica: Index of this process among those with the same modules; determines its data.
+        num_replicas: Number of processes with the same modules.
+        group: Group of these processes; `None` for all processes.
     """
 
     modules: range
@@ -51,12 +51,12 @@ class Placement:
 
     @classmethod
     def whole(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
-        """Every process runs the whole model."""
+        """Every process runs the complete model."""
         return cls(range(model.config.num_modules), accelerator.process_index, accelerator.num_processes)
 
 
 class ModuleLosses(NamedTuple):
-    """The numbers of a `SimModuleOutput`, without the activations that it holds; 0-dim float32 tensors."""
+    """The losses of a `SimModuleOutput` without its activations; 0-dim float32 tensors."""
 
     loss: torch.Tensor
     contrastive_loss: torch.Tensor
@@ -65,14 +65,14 @@ class ModuleLosses(NamedTuple):
 
     @classmethod
     def of(cls, output: SimModuleOutput) -> Self:
-        """Those of an output."""
+        """The losses of an output."""
         return cls(*(getattr(output, name).detach() for name in cls._fields))
 
 
 def module_generator(seed: int, step: int, module: int, process: int, device: torch.device) -> torch.Generator:
-    """The generator of everything random in one module's part of one step in one process."""
+    """The generator for all random draws of one module in one step in one process."""
     state = np.random.SeedSequence([seed, step, module, process]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> 1))  # torch wants a positive int64
+    return torch.Generator(device).manual_seed(int(state >> 1))  # torch needs a positive int64
 
 
 def run_modules(
@@ -88,10 +88,10 @@ def run_modules(
     kl_weight_scale: float = 1.0,
     gather_negatives: bool = False,
 ) -> Iterator[tuple[int, SimModuleOutput]]:
-    """Runs this process' modules one after the other and yields each, before the next one starts.
+    """Runs this process' modules one by one and yields the output of each.
 
-    A module below `trained` is finished: it hands on its latents, without gradient and without a loss (its losses are
-    NaN). Modules above are not run.
+    Modules below `trained` are finished: they compute latents without gradient, and their losses are NaN. Modules above
+    `trained` are not run.
     """
     gather = LatentGathering(placement) if gather_negatives and placement.num_replicas > 1 else None
     for module in placement.modules:
@@ -122,7 +122,7 @@ def finished_module(
     lengths: torch.Tensor | None,
     generator: torch.Generator,
 ) -> SimModuleOutput:
-    """What a module that is trained no more hands on: latents drawn as in training, its losses NaN."""
+    """The output of a module whose training is finished: latents drawn as in training; losses are NaN."""
     mean, log_variance, lengths = model.sim.encode_module(module, hidden_states, lengths)
     sampled = log_variance if model.config.sample_latents else None
     nothing = mean.new_full((), torch.nan, dtype=torch.float32)
@@ -131,7 +131,7 @@ def finished_module(
 
 
 def train_only(model: SimForPreTraining, trained: range) -> None:
-    """Puts the model in training mode, but modules below `trained` in evaluation mode: they are finished."""
+    """Sets the model to training mode, except the finished modules below `trained`."""
     model.train()
     for module in range(trained.start):
         if module < model.config.num_conv_modules:
@@ -151,16 +151,16 @@ def backward_step(
     trained: range | None = None,
     gather_negatives: bool = False,
 ) -> list[ModuleLosses]:
-    """Forward and backward passes of one batch: afterwards every trained parameter holds its gradient.
+    """Forward and backward passes of one batch, after which every trained parameter has its gradient.
 
-    With several processes the gradients are averaged over them, those of a module while the next one computes.
+    With several processes, gradients are averaged, those of a module while the next one computes.
 
     Args:
-        model: In training mode, the same in all processes; not wrapped.
-        accelerator: Supplies mixed precision, loss scaling and the processes.
-        input_values: `(batch, samples)`, this process' share.
-        attention_mask: `(batch, samples)`; `None` where nothing is padded.
-        execution: "joint" or "per_module"; see the top of this file. "sequential" is "per_module" with one module in
+        model: The model, in training mode, equal in all processes and not wrapped.
+        accelerator: Provides mixed precision, loss scaling and processes.
+        input_values: `(batch, samples)`, the share of this process.
+        attention_mask: `(batch, samples)`; `None` without padding.
+        execution: "joint" or "per_module"; see the module's docstring. "sequential" is "per_module" with one module in
             `trained`. A model without gradient isolation (CPC) has a single gradient and is always joint.
         seed: Seed of the run.
         step: Number of the step.
@@ -190,7 +190,7 @@ def backward_step(
         trained=trained if trained is not None else range(model.config.num_modules),
         gather_negatives=gather_negatives,
     )
-    losses = [ModuleLosses.of(output) for output in outputs]  # a list of outputs would hold what each hands on
+    losses = [ModuleLosses.of(output) for output in outputs]  # a list of outputs would keep all activations
     averages.finish()
     return losses
 
@@ -208,21 +208,21 @@ def backward_modules(
     loss_scale: float = 1.0,
     **arguments: object,
 ) -> Iterator[SimModuleOutput]:
-    """Forward and backward passes of this process' modules on what comes from below.
+    """Forward and backward passes of this process' modules.
 
-    Yields each module's output, detached, as soon as its forward pass is done; it is to be read to its end.
+    Yields each module's detached output as soon as its forward pass is done. Callers must exhaust the iterator.
 
     Args:
         model: As in `backward_step`.
-        accelerator: As there.
+        accelerator: As in `backward_step`.
         placement: The modules of this process.
-        hidden_states: `(batch, frames, channels)`, what the module below the first of them hands on.
-        lengths: `(batch,)` real frames; `None` where all are.
-        averages: Where averaging a module's gradients begins once they are there; `None` while they accumulate.
+        hidden_states: `(batch, frames, channels)`, input of the first of these modules.
+        lengths: `(batch,)`, number of real frames; `None` if all are.
+        averages: Averages each module's gradients over the processes; `None` while gradients accumulate.
         execution: As in `backward_step`.
-        trained: As there.
+        trained: As in `backward_step`.
         loss_scale: Factor on the loss, for gradients that accumulate over several batches.
-        arguments: Those of `run_modules`.
+        arguments: Further arguments of `run_modules`.
     """
     modules = run_modules(model, accelerator, placement, hidden_states, lengths, trained=trained, **arguments)  # type: ignore[arg-type]
     if execution == "joint" or not model.config.gradient_isolation:
@@ -247,27 +247,28 @@ def backward_modules(
 def backward(accelerator: Accelerator, loss: torch.Tensor, loss_scale: float) -> None:
     """Backward pass, with the loss scaled for fp16.
 
-    `accelerator.backward` would also divide by the launcher's gradient accumulation; `loss_scale` has the trainer's.
+    `accelerator.backward` would also divide by the launcher's gradient accumulation steps; `loss_scale` already divides
+    by the trainer's.
     """
     loss = loss if loss_scale == 1.0 else loss * loss_scale
     (loss if accelerator.scaler is None else accelerator.scaler.scale(loss)).backward()
 
 
 def detached(output: SimModuleOutput) -> SimModuleOutput:
-    """A module's output without its graph."""
+    """Detaches a module's output."""
     values: list[Any] = [None if value is None else value.detach() for value in output]
     return SimModuleOutput(*values)
 
 
 class GradientAverages:
-    """Averages gradients over the processes, in the background: `start` for each module, then `finish`."""
+    """Averages gradients over the processes asynchronously: call `start` for each module, then `finish`."""
 
     def __init__(self, placement: Placement) -> None:
         self.placement = placement
         self.pending: list[tuple[torch.distributed.Work, torch.Tensor, list[torch.Tensor]]] = []
 
     def start(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Begins to average the gradients of some parameters."""
+        """Starts to average the gradients of some parameters."""
         if self.placement.num_replicas == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -276,7 +277,7 @@ class GradientAverages:
         self.pending.append((work, flat, gradients))
 
     def finish(self) -> None:
-        """Waits, and puts the averages into the parameters' gradients."""
+        """Waits for the averages and copies them to the parameters' gradients."""
         for work, flat, gradients in self.pending:
             work.wait()
             for gradient, average in zip(
@@ -287,10 +288,10 @@ class GradientAverages:
 
 
 class LatentGathering:
-    """Gives every process the latents of the others, with gradients; see `SimForPreTraining.module_objective`.
+    """Gathers the latents of the other processes, with gradients; see `SimForPreTraining.module_objective`.
 
-    The gradient of each process' loss reaches the others' latents where they were negatives, so that the average over
-    the processes is the gradient of the loss of one batch with all of their crops.
+    Each process' loss sends gradients to the latents of other processes that it used as negatives, so that the average
+    over processes is the gradient of the loss of one batch with all of their crops.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -299,21 +300,21 @@ class LatentGathering:
     def __call__(
         self, latents: torch.Tensor, frame_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents `(others, frames, channels)` and masks of the other processes, which have batches of one shape."""
-        if frame_mask is None:  # whether another process' crops are padded is not known here
+        """Latents `(others, frames, channels)` and masks of the other processes; all batches have the same shape."""
+        if frame_mask is None:  # crops of other processes may be padded
             frame_mask = latents.new_ones(latents.shape[:2], dtype=torch.bool)
         all_latents = _Gather.apply(latents, self.placement)
         all_masks = _Gather.apply(frame_mask.to(torch.uint8), self.placement)
         return self._others(all_latents), self._others(all_masks)
 
     def _others(self, gathered: torch.Tensor) -> torch.Tensor:
-        """All but this process' part; slices, as a list of indices would be copied to a GPU while the host waits."""
+        """All parts but this process'; by slices, since copying indices to a GPU would make the host wait."""
         own = self.placement.replica
         return torch.cat([gathered[:own], gathered[own + 1 :]]).flatten(0, 1)
 
 
 class _Gather(torch.autograd.Function):
-    """The same tensor of all processes, `(processes, ...)`; gradients go back to where each came from, summed."""
+    """Gathers a tensor of all processes, `(processes, ...)`; the backward pass sums gradients in the source process."""
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, placement: Placement) -> torch.Tensor:
@@ -330,7 +331,7 @@ class _Gather(torch.autograd.Function):
 
 
 def broadcast_parameters(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Gives every process the first one's parameters and buffers."""
+    """Copies the parameters and buffers of the first process to all others."""
     if accelerator.num_processes > 1:
         for tensor in [*model.parameters(), *model.buffers()]:
             torch.distributed.broadcast(tensor.detach(), src=0)

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out speech: the pretraining losses over a whole data set."""
+"""Pretraining losses of a model on a complete held-out data set."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,9 +19,9 @@ class ModuleScores:
     Args:
         loss: `contrastive_loss + kl_weight * kl`.
         contrastive_loss: InfoNCE in nats.
-        contrastive_accuracy: Share of targets that score above all negatives.
-        kl: KL divergence to N(0, I) in nats a frame.
-        active_units: Channels whose mean varies over the frames, with variance above 0.01 (Burda et al. 2016).
+        contrastive_accuracy: Fraction of targets that score above all negatives.
+        kl: KL divergence to N(0, I) in nats per frame.
+        active_units: Channels whose mean has a variance over frames above 0.01 (Burda et al. 2016).
     """
 
     loss: float
@@ -39,17 +39,16 @@ class ModuleScores:
 def evaluate(
     model: SimForPreTraining, batches: Any, accelerator: Accelerator, *, description: str
 ) -> list[ModuleScores]:
-    """Scores every module on all batches, in evaluation mode with means for latents and the same negatives each time.
+    """Scores every module on all batches, in evaluation mode, with means as latents and reproducible negatives.
 
     Contrastive scores are means over the rows of the batches, KL and active units over frames. A row is an utterance;
-    `utterance_batches(..., cut=True)` makes several rows of one that is longer than 40 seconds, so that memory is
-    bounded.
+    `utterance_batches(..., cut=True)` cuts an utterance longer than 40 seconds into several rows to bound memory.
 
     Args:
-        model: Left in the mode it came in.
-        batches: Dicts with `input_values` and `attention_mask`, this process' share; see `utterance_batches`.
-        accelerator: Supplies the device and sums over the processes.
-        description: Word for the progress bar.
+        model: The model; keeps its training mode.
+        batches: Dicts with `input_values` and `attention_mask`, the share of this process; see `utterance_batches`.
+        accelerator: Provides the device, and sums over the processes.
+        description: Label of the progress bar.
     """
     config, was_training = model.config, model.training
     model.eval()

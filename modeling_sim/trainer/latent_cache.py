@@ -1,7 +1,7 @@
-"""Module after module, `sequential` execution; latents of finished modules may be computed once and kept on disk.
+"""`sequential` execution: one module after the other, optionally with latents of finished modules cached on disk.
 
-Each utterance has one crop, that of its first epoch. Its mean and log-variance are stored in float32, and the latent is
-drawn anew whenever it is read; what lies further below was drawn once, when the cache was made.
+Each utterance has one crop, that of its first epoch. The cache stores mean and log-variance in float32, and latents are
+sampled whenever they are read; latents of the modules further below were sampled once, when the cache was written.
 """
 
 import shutil
@@ -29,14 +29,14 @@ _FOLDER = ".latents-{module}"
 
 
 class Sequential(Schedule):
-    """A stage per module, each for all steps, while those below it are finished.
+    """One stage per module, each with all steps, on the finished modules below.
 
     Args:
-        num_rows: Modules.
+        num_rows: Number of modules.
         placement: All modules, and the data of this process.
-        output_dir: Folder of the run, which the caches lie in.
-        write: `write_cache` for a `module` on the cache of the one `below`; `None` to keep no caches.
-        notes: Sentences on the caches for the start of a run.
+        output_dir: Folder of the run, for the caches.
+        write: `write_cache` for a `module`, given the cache of the module `below`; `None` for no caches.
+        notes: Messages about the caches to print when a run starts.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Sequential(Schedule):
         self._cached = -1
 
     def notes(self) -> list[str]:
-        """Room that the caches take."""
+        """Disk space of the caches."""
         return self._notes
 
     def rows_of_stage(self, stage: int) -> range:
@@ -62,10 +62,10 @@ class Sequential(Schedule):
         return range(stage, stage + 1)
 
     def check_resumable(self, settings: dict[str, Any]) -> None:
-        """Any order may come before this one."""
+        """A run of any execution can be resumed."""
 
     def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
-        """Latents of the module below, made now; they hold for the stage."""
+        """Cached latents of the module below, written when the stage starts."""
         if self.write is None or trained.start == 0:
             return None
         for module in range(self._cached + 1, trained.start):
@@ -74,13 +74,13 @@ class Sequential(Schedule):
         return batches
 
     def close(self) -> None:
-        """Leaves no cache behind."""
+        """Removes the caches."""
         if self.placement.replica == 0:
             remove_caches(self.output_dir)
 
 
 def cache_bytes(config: SimConfig, *, num_utterances: int, crop_samples: int) -> int:
-    """Most bytes on disk at a time: a module's latents while those of the next one are made of them."""
+    """Peak disk usage in bytes: the latents of a module, and those of the next one that are computed from them."""
     tensors = 2 if draws(config) else 1
     sizes = [
         4 * num_utterances * config.num_frames(crop_samples, module) * config.num_latents * tensors
@@ -90,20 +90,20 @@ def cache_bytes(config: SimConfig, *, num_utterances: int, crop_samples: int) ->
 
 
 def require_space(folder: Path, needed: int) -> str:
-    """Says how much the cache takes.
+    """Describes the disk space of the cache.
 
     Raises:
-        OSError: The disk has not as much.
+        OSError: There is not enough space.
     """
     free = shutil.disk_usage(folder).free
     estimate = f"cached latents take up to {needed / 1e9:.2f} GB in {folder}, which has {free / 1e9:.2f} GB free"
     if needed > 0.98 * free:
-        raise OSError(f"{estimate}; train without `cache_latents`, or give an `output_dir` on a larger disk.")
+        raise OSError(f"{estimate}; train without `cache_latents`, or choose an `output_dir` on a larger disk.")
     return estimate
 
 
 def draws(config: SimConfig) -> bool:
-    """Whether a module's latents are drawn from its Gaussians."""
+    """Whether latents are sampled from Gaussians."""
     return config.latent_distribution == "gaussian" and config.sample_latents
 
 
@@ -111,7 +111,7 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
     """Latents of one module for one crop of every utterance.
 
     Args:
-        folder: Where they lie; see `write_cache`.
+        folder: Folder written by `write_cache`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,7 +126,7 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
         return self.row(place.index)
 
     def row(self, index: int) -> dict[str, Any]:
-        """Mean, log-variance if there is one, and length of an utterance's crop, from its index."""
+        """Mean, log-variance (if any) and length of the crop of an utterance."""
         latents = torch.from_numpy(np.array(self.latents[index]))
         row = {"mean": latents[0], "lengths": int(self.lengths[index]), "index": index}
         return row if len(latents) == 1 else {**row, "log_variance": latents[1]}
@@ -134,7 +134,7 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
     def batches(
         self, *, batch_size: int, seed: int, start_position: int, process_index: int, num_processes: int
     ) -> Any:
-        """Endless batches in the order that `crop_batches` has."""
+        """Endless batches in the order of `crop_batches`."""
         return DataLoader(
             self,
             batch_sampler=place_batches(
@@ -149,12 +149,12 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
         )
 
     def remove(self) -> None:
-        """Frees the disk."""
+        """Deletes the files."""
         shutil.rmtree(self.folder)
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch; `lengths` is `None` where no crop is padded."""
+    """Collates a batch; `lengths` is `None` without padding."""
     frames = rows[0]["mean"].shape[0]
     lengths = torch.tensor([row["lengths"] for row in rows])
     return {
@@ -167,7 +167,7 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def drawn(batch: dict[str, Any], generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, Any]:
-    """Latents `(batch, frames, channels)` of a batch of the cache, and their lengths, on the device."""
+    """Samples latents `(batch, frames, channels)` of a batch of the cache; returns them and their lengths."""
     tensors: list[Any] = [
         None if batch[name] is None else send(batch[name], device) for name in ("mean", "log_variance", "lengths")
     ]
@@ -191,9 +191,9 @@ def write_cache(
     num_workers: int,
     reader_timeout: float,
 ) -> LatentCache:
-    """Computes a finished module's latents, on those of the module below if there are any, and removes the latter.
+    """Computes a finished module's latents from the cache of the module below, if any, and removes the latter.
 
-    All processes call it, and each computes its share; the module is in evaluation mode.
+    All processes must call it, and each computes its share; the module must be in evaluation mode.
     """
     config, device = model.config, accelerator.device
     folder = output_dir / _FOLDER.format(module=module)
@@ -232,7 +232,7 @@ def write_cache(
         else:
             indices = list(batch)
             rows = _collate([below.row(index) for index in indices])
-            # Keyed by the first utterance, not by a step: this draw is made once.
+            # Keyed by the first utterance instead of a step, as these latents are drawn once.
             hidden_states, lengths = drawn(rows, module_generator(seed, 0, module - 1, indices[0], device), device)
         with accelerator.autocast():
             mean, log_variance, lengths = model.sim.encode_module(module, hidden_states, lengths)
@@ -249,7 +249,7 @@ def write_cache(
 
 
 def remove_caches(output_dir: Path) -> None:
-    """Removes all caches of a run, which are known by what is in them."""
+    """Removes all caches of a run, which are recognized by their contents."""
     for folder in output_dir.glob(_FOLDER.format(module="[0-9]*")):
         if {path.name for path in folder.iterdir()} <= {"latents.npy", "lengths.npy"}:
             shutil.rmtree(folder, ignore_errors=True)

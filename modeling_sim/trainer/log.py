@@ -1,4 +1,4 @@
-"""What a run says of itself: a JSON line for machines, a sentence for the reader of the terminal."""
+"""Logging of a run: JSON lines in a file, messages on the terminal."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from modeling_sim.files import finite_or_none, replacing
 
-# Scores of one module, by name; NaN where there is nothing to say.
+# Scores of one module by name; NaN if a score does not apply.
 Scores = dict[str, float]
 
 
@@ -26,10 +26,10 @@ _terminal = {"bars": True}
 
 
 def prepare_output(*, disable_tqdm: bool = False) -> None:
-    """Call once at the start of a command: what it prints then fits where it goes.
+    """Adapts the output of a command to its destination; call it once at the start.
 
-    Names may have letters that the terminal's locale lacks; they are printed as escapes instead of ending the command.
-    Progress bars are for terminals: in a file each of their updates would be a line.
+    Characters that the terminal cannot encode are escaped instead of raising an error. Progress bars are only shown on
+    terminals: in a file each update would be a line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -47,58 +47,53 @@ def bars_are_shown(accelerator: Accelerator) -> bool:
 
 
 def readable(name: str) -> str:
-    """A name that may be a path's, with what is not UTF-8 in it as escapes: it is drawn and published."""
+    """Escapes characters of a path that are not UTF-8, since it is drawn and published."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def in_one_line(error: BaseException) -> str:
-    """The message of an error, which may be long and of several lines, or its type if it has none."""
-    return " ".join(str(error).split())[:500] or type(error).__name__
-
-
 class MetricMeans:
-    """Means of a run's scores over the steps since they were last read; they stay on the device until then."""
+    """Means of scores over the steps since they were last read; kept on the device until then."""
 
     def __init__(self) -> None:
         self.sums: torch.Tensor | None = None
         self.steps = 0
 
     def add(self, rows: torch.Tensor) -> None:
-        """Counts one step's `(rows, metrics)`."""
+        """Adds the scores of one step, `(rows, metrics)`."""
         self.sums = rows if self.sums is None else self.sums + rows
         self.steps += 1
 
     def state_dict(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
-        """Sums and steps up to now; `gather` completes the rows of this process."""
+        """Sums and number of steps; `gather` collects the rows of all processes."""
         return {"sums": None if self.sums is None else gather(self.sums), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Goes on from a `state_dict`."""
+        """Restores a `state_dict`."""
         self.sums = None if state["sums"] is None else state["sums"].to(device)
         self.steps = state["steps"]
 
     def read(self, metrics: Sequence[str], gather: Callable[[torch.Tensor], torch.Tensor]) -> list[Scores]:
-        """Means of the scores; starts anew.
+        """Returns the means of the scores, and resets them.
 
         Raises:
             ValueError: No step was added.
         """
         if self.sums is None:
-            raise ValueError("no step was added since the last reading.")
+            raise ValueError("no step was added since the last call of `read`.")
         means = gather(self.sums / self.steps)
         self.sums, self.steps = None, 0
         return [dict(zip(metrics, row, strict=True)) for row in means.tolist()]
 
 
 class Log:
-    """A run's record: one JSON line for the machine in `log.jsonl`, sentences for the reader of the terminal.
+    """Log of a run: JSON lines in `log.jsonl`, messages on the terminal.
 
     Args:
         path: The file.
-        accelerator: Knows the main process, which alone writes.
-        title: What is trained, on what.
+        accelerator: Determines the main process, the only one that writes.
+        title: Model and data of the run.
         row_names: Names of the rows of scores.
-        chance: Accuracy of a guess; `None` where the scores have no accuracy.
+        chance: Chance accuracy; `None` if the scores have no accuracy.
     """
 
     def __init__(
@@ -109,7 +104,7 @@ class Log:
         self.started = time.perf_counter()
 
     def keep_until(self, step: int) -> None:
-        """Drops the lines of later steps, which a resumed run writes again."""
+        """Removes the lines of later steps, which a resumed run writes again."""
         if not self.accelerator.is_main_process or not self.path.exists():
             return
         lines = [line for line in self._lines() if _step_of(line) <= step]
@@ -117,9 +112,9 @@ class Log:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def write(self, step: int, split: str, scores: list[Scores], **more: float) -> None:
-        """Appends one line, and tells accelerate's trackers; a full disk is reported, and nothing else.
+        """Appends one line, and passes the scores to accelerate's trackers; a full disk is only reported.
 
-        An evaluation that the log ends with is not written again: a run that is extended repeats it.
+        If the log already ends with the same evaluation, which an extended run repeats, nothing is written.
         """
         if not self.accelerator.is_main_process:
             return
@@ -142,16 +137,16 @@ class Log:
         try:
             _append(self.path, (json.dumps(finite_or_none(line)) + "\n").encode())
         except OSError as error:
-            self.say(f"the line of step {step} could not be added to {self.path.name} ({error}); training continues")
+            self.say(f"could not log step {step} to {self.path.name} ({error}); training continues")
 
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def say(self, sentence: str) -> None:
-        """Prints a line above the progress bar, once for all processes; control characters of names as escapes."""
+        """Prints a line above the progress bar, only in the main process; escapes nonprintable characters."""
         if self.accelerator.is_main_process:
             tqdm.write("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence))
-            sys.stdout.flush()  # a log that is followed shows it now
+            sys.stdout.flush()  # for readers that follow a log file
 
 
 def or_dash(value: float, form: str) -> str:
@@ -160,7 +155,7 @@ def or_dash(value: float, form: str) -> str:
 
 
 def _step_of(line: str) -> float:
-    """Step of a line of the log; one that a killed run left unfinished lies after all others."""
+    """Step of a line of the log; infinite for an incomplete line of a killed run."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
@@ -168,7 +163,7 @@ def _step_of(line: str) -> float:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Adds a line to a file, all of it or none.
+    """Appends a line to a file, completely or not at all.
 
     Raises:
         OSError: The disk is full.

@@ -1,8 +1,8 @@
-"""The loop that every training command shares: steps, logging, evaluation, checkpoints, and ends of all kinds.
+"""The training loop of all commands: steps, logging, evaluation, checkpoints, early and regular ends.
 
-What is trained is a `Task`: rows of scores (one per module), parts that are optimized on their own, batches, and a
-backward pass. Its `Schedule` says which rows are trained when and by which processes. What happens around a run, as
-uploads do, is a `Callback`.
+A `Task` defines what is trained: rows of scores (one per module), parts with their own optimizers, batches, and a
+backward pass. Its `Schedule` defines the order and the processes of the training. A `Callback` adds what happens around
+a run, such as uploads.
 """
 
 import math
@@ -26,19 +26,20 @@ from tqdm.auto import tqdm
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
-from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown, in_one_line
+from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import RunArguments
 from modeling_sim.trainer.task import Task
 
-# Schedulers announce the end of a job's time with a signal of the user's choice: `#SBATCH --signal=USR1@120`.
+# Job schedulers can announce the end of a job's time with a signal: `#SBATCH --signal=USR1@120`.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 class StopRequest:
-    """Notes SIGTERM, SIGINT and SIGUSR1 while it is entered; a second one acts as it would without this."""
+    """Context manager that records SIGTERM, SIGINT and SIGUSR1; a second signal has its usual effect."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -50,7 +51,7 @@ class StopRequest:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -61,10 +62,10 @@ class StopRequest:
             signal.signal(each, handler)
 
     def agreed(self, *, together: bool, out_of_time: bool) -> tuple[int, bool]:
-        """Number of the signal to stop for, 0 for none, and whether time is up.
+        """Number of the received signal, 0 for none, and whether time is up, in any of the processes.
 
-        Several processes must stop after the same step, so they ask each other, and only where `together` says that
-        all of them are asking, as in a step that is logged.
+        Processes must stop after the same step, so they communicate, but only in steps in which all of them call this
+        with `together`, such as logged steps.
         """
         if self.accelerator.num_processes == 1:
             return self.received, out_of_time
@@ -78,36 +79,36 @@ class StopRequest:
 
 @dataclass
 class Counts:
-    """How far a run has come; kept in its checkpoints."""
+    """Progress of a run; saved in its checkpoints."""
 
     step: int = 0
-    """Optimiser steps of all stages."""
+    """Optimizer steps of all stages."""
     stage: int = 0
     stage_step: int = 0
-    """Steps of this stage."""
+    """Optimizer steps of this stage."""
     position: int = 0
-    """Crops that all processes together have read in this stage."""
+    """Crops that all processes have read in this stage."""
     crops: int = 0
-    """Crops that they have read in all."""
+    """Crops that all processes have read in all stages."""
     replaced: int = 0
-    """Crops of files that broke while they were read, which other utterances stood in for."""
+    """Crops from unreadable files, replaced by crops of other utterances."""
     seconds: float = 0.0
     """Time spent in steps."""
 
 
 @dataclass
 class EarlyStopping:
-    """Which rows have stopped getting better; a row stops once all below it have."""
+    """Stops rows whose held-out loss does not improve any more, once all rows below have stopped."""
 
     finished: int = 0
-    """Rows from the bottom that are trained no more."""
+    """Number of lowest rows that have stopped."""
     best: list[float | None] = field(default_factory=list)
     """Lowest held-out loss of each row."""
     waited: list[int] = field(default_factory=list)
-    """Evaluations since then."""
+    """Evaluations of each row since its lowest loss."""
 
     def update(self, losses: Sequence[float], rows: range, patience: int, *, together: bool) -> list[int]:
-        """Counts an evaluation; returns the rows that stop now. With `together` they stop only at once."""
+        """Records an evaluation; returns the rows that stop now. With `together`, all rows stop at the same time."""
         self.best = self.best or [None] * len(losses)
         self.waited = self.waited or [0] * len(losses)
         for row in range(self.finished, rows.stop):
@@ -125,36 +126,36 @@ class EarlyStopping:
 
 
 class Callback:
-    """What happens around a run besides its training; a subclass overrides what it needs.
+    """Hooks around a run; a subclass overrides what it needs.
 
-    All methods are called in the main process alone. Training waits for each, and an error of one ends the run: report
-    what may be skipped, and do what takes long in a thread.
+    All methods are only called in the main process. Training waits for them, and an error in one ends the run: report
+    errors that do not matter, and use a thread for long operations.
     """
 
     def on_begin(self, run_folder: Path, say: Callable[[str], None]) -> None:
-        """Called before the first step, and before `on_end` of a run that is found finished.
+        """Called before the first step, or before `on_end` if the run is already finished.
 
         Args:
             run_folder: Folder of the run.
-            say: Prints a sentence without disturbing the progress bar; it may be called from any thread.
+            say: Prints a message without disturbing the progress bar; may be called from any thread.
         """
 
     def on_evaluation(self, run_folder: Path) -> None:
         """Called after every evaluation between two steps; the log has its scores."""
 
     def on_save(self, checkpoint: Path) -> None:
-        """Called with the folder of every checkpoint that was written; a later save may remove it."""
+        """Called with the folder of every new checkpoint; a later save may remove it."""
 
     def on_end(self, run_folder: Path) -> None:
-        """Called once the run is finished and its files are complete, and again if the same command finds it so."""
+        """Called when the run is finished and its files are complete, and again if the same command is rerun."""
 
     def close(self) -> None:
-        """Called last, however the run ends."""
+        """Called last, also after an error."""
 
 
 @dataclass
 class Run:
-    """A task on its way."""
+    """State of a run."""
 
     accelerator: Accelerator
     settings: RunArguments
@@ -173,18 +174,18 @@ class Run:
     callbacks: list[Callback] = field(default_factory=list)
     """None except in the main process."""
     saved_step: int = -1
-    """Step of the newest checkpoint of this run, or of the latest attempt at one; the same in all processes."""
+    """Step of the newest checkpoint of this run, or of the latest attempt to save one; the same in all processes."""
     diverged: set[int] = field(default_factory=set)
-    """Rows whose loss has been reported as absurd."""
+    """Rows whose loss has been reported as diverged."""
     evaluating: bool = False
-    """Whether an evaluation runs, or ended in an error."""
+    """Whether an evaluation is running, or has failed."""
 
 
-# What a full disk raises: Python, safetensors and torch's writer of archives.
+# Errors of Python, safetensors and torch when the disk is full.
 SAVING_ERRORS = (OSError, SafetensorError, RuntimeError)
 
 
-# A loss this many times as large as before the first step, or as 1 where that is less, says that training diverged.
+# A loss above this multiple of the loss before the first step (or of 1, if that is larger) has diverged.
 _ABSURD_LOSS = 1e4
 
 
@@ -192,17 +193,17 @@ _ABSURD_LOSS = 1e4
 
 
 def resume(run: Run) -> None:
-    """Goes on from a checkpoint if there is one to go on from, and says so.
+    """Resumes from a checkpoint, if there is one, and prints what has changed.
 
     Raises:
-        ValueError: The checkpoint is of another model, or the one that was asked for is not whole.
+        ValueError: The checkpoint differs from this model's configuration, or the requested checkpoint is corrupt.
     """
     settings, log = run.settings, run.log
     checkpoint = None
     if settings.resume == "auto":
         checkpoint, broken = find_checkpoint(run.folder.path)
         for sentence in broken:
-            log.say(f"{sentence}; trying the one before")
+            log.say(f"{sentence}; trying an earlier one")
     elif settings.resume != "never":
         checkpoint = read_checkpoint(Path(settings.resume))
     log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
@@ -212,15 +213,15 @@ def resume(run: Run) -> None:
     numbers = checkpoint.numbers
     if numbers["counts"]["stage_step"] > settings.max_steps:
         raise ValueError(
-            f"{checkpoint.path} is after step {numbers['counts']['stage_step']}, and `max_steps` is "
-            f"{settings.max_steps}; give more steps, or another `output_dir`."
+            f"{checkpoint.path} is at step {numbers['counts']['stage_step']}, but `max_steps` is "
+            f"{settings.max_steps}; increase it, or choose another `output_dir`."
         )
     then = numbers["comparable_config"]
     different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
     if different:
         raise ValueError(
-            f"{checkpoint.path} is of another model: {', '.join(different)} differ. Give the settings it was trained "
-            "with, or another `output_dir`."
+            f"cannot resume from {checkpoint.path}: {', '.join(different)} differ from this model's configuration. Use "
+            "the settings of that run, or choose another `output_dir`."
         )
     run.task.schedule.check_resumable(numbers["settings"])
     checkpoint.load_model(run.task.model)
@@ -235,7 +236,7 @@ def resume(run: Run) -> None:
         {name: math.nan if value is None else value for name, value in scores.items()}
         for scores in numbers["untrained"]
     ]
-    run.diverged = set(numbers.get("diverged", []))  # which earlier versions did not keep
+    run.diverged = set(numbers.get("diverged", []))  # missing in checkpoints of earlier versions
     log.say(f"resuming after step {run.counts.step}, from {checkpoint.path}")
     for name, value in run.all_settings.items():
         before = numbers["settings"].get(name)
@@ -244,9 +245,9 @@ def resume(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Writes a checkpoint unless there is one of this step; a full disk is reported, and training continues.
+    """Writes a checkpoint unless this step has one; a full disk is only reported, and training continues.
 
-    Every process calls it.
+    All processes must call it.
     """
     if run.saved_step == run.counts.step:
         return
@@ -276,8 +277,8 @@ def save(run: Run) -> None:
         )
     except SAVING_ERRORS as error:
         run.log.say(
-            f"step {run.counts.step} could not be saved ({in_one_line(error)}); training continues, and earlier "
-            "checkpoints are as they were"
+            f"could not save step {run.counts.step} ({in_one_line(error)}); training continues, and earlier "
+            "checkpoints are unchanged"
         )
         return
     for callback in run.callbacks:
@@ -288,13 +289,14 @@ def save(run: Run) -> None:
 
 
 def train(run: Run) -> list[Scores]:
-    """Trains to the end and returns the scores there; `run.untrained` has those before the first step.
+    """Trains to the end and returns the final scores; `run.untrained` has those before the first step.
 
     Raises:
-        SystemExit: SIGTERM, SIGINT or SIGUSR1 came; the state was saved, and the code is 128 plus the signal's number.
-        FloatingPointError: `max_skipped_steps` steps in a row were not finite.
-        ReaderError: A reader process died or hangs; the steps so far were saved.
-        AudioError, BadAudioError: A recording cannot be read; the steps so far were saved.
+        SystemExit: SIGTERM, SIGINT or SIGUSR1 was received; the state is saved, and the exit code is 128 plus the
+            number of the signal.
+        FloatingPointError: The gradients of `max_skipped_steps` consecutive steps were not finite.
+        ReaderError: A reader process died or hangs; the state is saved.
+        AudioError, BadAudioError: A recording is unreadable; the state is saved.
     """
     counts, task = run.counts, run.task
     if not run.untrained:
@@ -310,7 +312,7 @@ def train(run: Run) -> list[Scores]:
             save(run)
         scores = score(run)
     except (ReaderError, AudioError, BadAudioError):
-        # Other processes wait for this one in the middle of a step: what needs them cannot be saved.
+        # Other processes are waiting in the middle of a step, so a state that is spread over them cannot be saved.
         if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
             save(run)
         raise
@@ -319,12 +321,12 @@ def train(run: Run) -> list[Scores]:
 
 
 def train_stage(run: Run, stop: StopRequest) -> bool:
-    """Runs the steps that are left of a stage; returns whether there is time for another."""
+    """Runs the remaining steps of a stage; returns whether there is time for the next one."""
     accelerator, task, settings, counts = run.accelerator, run.task, run.settings, run.counts
     num_stages, rows = task.schedule.num_stages, task.schedule.rows_of_stage(counts.stage)
     if run.early_stopping.finished >= rows.stop:
         return True
-    run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # what earlier stages trained is done
+    run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # earlier stages are finished
     run.trained_parts = task.begin_stage(counts.stage, run.early_stopping.finished)
     batches = iter(task.batches(counts.position))
     latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps * settings.gradient_accumulation_steps)
@@ -354,11 +356,11 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
             save(run)
         if received:
             run.log.say(
-                f"stopped by {signal.Signals(received).name} after step {counts.step}; the same command continues"
+                f"stopped by {signal.Signals(received).name} after step {counts.step}; rerun the same command to resume"
             )
             raise SystemExit(128 + received)
         if out_of_time:
-            run.log.say(f"`max_train_time` is over after step {counts.step}")
+            run.log.say(f"reached `max_train_time` after step {counts.step}")
             return False
         if run.early_stopping.finished >= rows.stop:
             break
@@ -368,7 +370,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
 def training_step(
     run: Run, batches: Iterator[dict[str, Any]], stage_step: int, latest_ids: deque[list[str]] | None = None
 ) -> None:
-    """One step of the optimiser, on as many batches as gradients accumulate over."""
+    """One optimizer step, with `gradient_accumulation_steps` batches."""
     settings, counts = run.settings, run.counts
     accumulated = settings.gradient_accumulation_steps
     before, means_before = asdict(counts), copy(run.means)
@@ -376,7 +378,7 @@ def training_step(
     for number in range(accumulated):
         try:
             batch = next(batches)
-        except Exception:  # as if the step had not begun: the steps before it are saved
+        except Exception:  # restore the state before this step, which is then saved
             vars(counts).update(before)
             run.means = means_before
             run.optimization.abandon_step()
@@ -398,7 +400,7 @@ def training_step(
 
 
 def score(run: Run) -> list[Scores]:
-    """Scores the model on the held-out split and logs it."""
+    """Scores the model on the held-out split and logs the scores."""
     run.task.schedule.share_model()
     run.evaluating = True
     scores = run.task.evaluate()
@@ -425,52 +427,52 @@ def report(run: Run, progress: Any) -> None:
 
 
 def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
-    """Ends the training of rows whose held-out loss has not fallen for `early_stopping_patience` evaluations."""
+    """Stops training rows whose held-out loss has not improved for `early_stopping_patience` evaluations."""
     for callback in run.callbacks:
         callback.on_evaluation(run.folder.path)
     if not run.settings.early_stopping_patience:
         return
     losses = [row["loss"] for row in scores]
     stopping = run.early_stopping
-    together = len(run.optimization.parts) < run.task.num_rows  # one gradient for all
+    together = len(run.optimization.parts) < run.task.num_rows  # all rows share one gradient
     for row in stopping.update(losses, rows, run.settings.early_stopping_patience, together=together):
         run.log.say(
-            f"{run.log.row_names[row]} is trained no more after step {run.counts.step}: its held-out loss has not "
-            f"fallen below {stopping.best[row]:.3f} for {stopping.waited[row]} evaluations"
+            f"stopped training {run.log.row_names[row]} after step {run.counts.step}: its held-out loss has not fallen "
+            f"below {stopping.best[row]:.3f} for {stopping.waited[row]} evaluations"
         )
     run.trained_parts = run.task.begin_stage(run.counts.stage, stopping.finished)
 
 
 def check_diverged(run: Run, scores: Sequence[Scores]) -> None:
-    """Says once per row that its loss has left every sensible range, though it is finite."""
+    """Warns once per row that its loss has diverged, although it is finite."""
     found = []
     for row, (now, before) in enumerate(zip(scores, run.untrained, strict=True)):
         bound = _ABSURD_LOSS * max(1.0, abs(before["loss"])) if math.isfinite(before["loss"]) else _ABSURD_LOSS
-        # NaN means nothing to say in a row of training; steps that are not finite have a check of their own.
+        # NaN marks a row without a loss; `check_finite` handles gradients that are not finite.
         if row not in run.diverged and abs(now["loss"]) > bound:
             run.diverged.add(row)
             found.append(f"{run.log.row_names[row]} ({now['loss']:.3g}, {before['loss']:.3g} before the first step)")
     if found:
         run.log.say(
-            f"training has diverged by step {run.counts.step}; the loss of {', '.join(found)} is beyond all bounds. "
-            f"Start again with a lower `learning_rate` (now {run.settings.learning_rate:g}), more `warmup_steps`, or "
+            f"training has diverged by step {run.counts.step}: the loss of {', '.join(found)} is too large. Restart "
+            f"with a lower `learning_rate` (now {run.settings.learning_rate:g}), more `warmup_steps`, or "
             "`max_grad_norm`."
         )
 
 
 def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
-    """Stops a run whose steps are not finite any more.
+    """Stops a run whose gradients are not finite.
 
     Raises:
-        FloatingPointError: `max_skipped_steps` steps in a row had to be left out.
+        FloatingPointError: `max_skipped_steps` consecutive steps were skipped.
     """
     skipped = run.task.schedule.gather_rows(run.optimization.skipped_steps).max(dim=0).values
     total, in_a_row = skipped.tolist()
     if in_a_row >= run.settings.max_skipped_steps:
         raise FloatingPointError(
-            f"the gradient was not finite in the last {in_a_row} steps ({total} in all), and they were left out. "
-            "Lower `learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or look at the "
-            f"utterances of the latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
+            f"skipped the last {in_a_row} steps ({total} in total) because the gradient was not finite. Reduce "
+            "`learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or check the utterances of the "
+            f"latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
         )
 
 
@@ -480,10 +482,10 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEG
 
 
 def check_processes(accelerator: Accelerator) -> None:
-    """Refuses launches under which training would not be what it seems.
+    """Checks that the launched processes form one data-parallel group.
 
     Raises:
-        ValueError: The launcher started several processes that do not know of each other, or wants the model sharded.
+        ValueError: The launcher started several processes that do not communicate, or asks for a sharded model.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
@@ -494,13 +496,13 @@ def check_processes(accelerator: Accelerator) -> None:
         )
     if accelerator.distributed_type in _SHARDED:
         raise ValueError(
-            f"`distributed_type` {accelerator.distributed_type.value} is not supported: every process has the whole "
-            "model. Launch with MULTI_GPU, as in `training/accelerate/ddp.yaml`."
+            f"`distributed_type` {accelerator.distributed_type.value} is not supported: every process needs the "
+            "complete model. Launch with MULTI_GPU, as in `training/accelerate/ddp.yaml`."
         )
 
 
 def check_settings(settings: RunArguments) -> None:
-    """Refuses what would fail later, or run and mean nothing."""
+    """Checks the ranges of the settings."""
     for name, least in (
         ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
         ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
@@ -512,18 +514,18 @@ def check_settings(settings: RunArguments) -> None:
     if settings.learning_rate <= 0:
         raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
     if settings.early_stopping_patience and not settings.eval_steps:
-        raise ValueError("`early_stopping_patience` counts evaluations; set `eval_steps`.")
+        raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
 
 
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:
-    """Steps that `num_train_epochs` makes, or `max_steps` where that is 0.
+    """Number of steps of `num_train_epochs`, or `max_steps` if that is 0.
 
     Raises:
-        ValueError: The data is a stream, whose length is not known.
+        ValueError: The data is a stream, whose length is unknown.
     """
     if not settings.num_train_epochs:
         return settings.max_steps
     if num_utterances is None:
-        raise ValueError("a stream's length is not known; set `max_steps` instead of `num_train_epochs`.")
+        raise ValueError("the length of a stream is unknown; set `max_steps` instead of `num_train_epochs`.")
     crops = settings.batch_size * num_replicas * settings.gradient_accumulation_steps
     return max(1, math.ceil(settings.num_train_epochs * num_utterances / crops))

@@ -1,4 +1,4 @@
-"""What follows a backward pass: clipping, the optimiser's step, the schedule; a step that is not finite is left out."""
+"""Gradient clipping, optimizer step and schedule after a backward pass; steps that are not finite are skipped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from modeling_sim.trainer.settings import RunArguments
 
 @dataclass(frozen=True)
 class Part:
-    """What is optimised together: parameters with one gradient, and the batch-norm statistics that go with them."""
+    """A part of a model with its own optimizer: parameters, and their batch-norm statistics."""
 
     parameters: list[torch.nn.Parameter]
     buffers: list[torch.Tensor]
 
 
 class Optimization:
-    """AdamW with a schedule for each part of a model; a part's step does not depend on the others.
+    """AdamW with a schedule for each part of a model, independent of the other parts.
 
-    A step whose gradient has a NaN or an infinity changes nothing of its part: neither parameters nor the optimiser's
-    moments nor batch-norm statistics. Whether it has is decided on the device, so that no step waits for the host.
+    If the gradient of a part has a NaN or an infinity, the step is skipped for this part: parameters, the optimizer's
+    moments and batch-norm statistics stay unchanged. This is decided on the device, without synchronization.
     """
 
     def __init__(self, parts: Sequence[Part], accelerator: Accelerator, settings: RunArguments) -> None:
@@ -39,20 +39,20 @@ class Optimization:
             for optimizer in self.optimizers
         ]
         self.scaler = accelerator.scaler  # of fp16; `None` otherwise
-        # A row a part: steps left out so far, and in a row up to now.
+        # One row per part: number of skipped steps in total, and in a row up to now.
         self.skipped_steps = torch.zeros(len(self.parts), 2, dtype=torch.long, device=accelerator.device)
         self._buffers: dict[int, list[torch.Tensor]] = {}
 
     def learning_rate(self, part: int) -> float:
-        """Learning rate of a part's next step."""
+        """Learning rate of the next step of a part."""
         return self.schedulers[part].get_last_lr()[0]
 
     def begin_step(self, parts: Sequence[int]) -> None:
-        """Call before the forward pass of a step that trains some of the parts."""
+        """Saves the buffers of the parts to train; call it before the forward pass of a step."""
         self._buffers = {part: [buffer.clone() for buffer in self.parts[part].buffers] for part in parts}
 
     def abandon_step(self) -> None:
-        """Call instead of `finish_step` to leave everything as it was before the step."""
+        """Restores the state before the step; call it instead of `finish_step`."""
         for part, before in self._buffers.items():
             for buffer, value in zip(self.parts[part].buffers, before, strict=True):
                 buffer.copy_(value)
@@ -60,7 +60,7 @@ class Optimization:
         self._buffers = {}
 
     def finish_step(self) -> None:
-        """Call after the backward pass."""
+        """Clips gradients and updates the parameters; call it after the backward pass."""
         for part, before in self._buffers.items():
             parameters = self.parts[part].parameters
             optimizer: Any = self.optimizers[part]  # torch does not declare `found_inf`
@@ -72,7 +72,7 @@ class Optimization:
             if self.max_grad_norm:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
             if self.scaler is None:
-                optimizer.found_inf = bad.float()  # the fused step reads it on the device and does nothing if set
+                optimizer.found_inf = bad.float()  # read on the device by the fused step, which does nothing if set
                 optimizer.step()
             else:
                 self.scaler.step(optimizer)
@@ -87,7 +87,7 @@ class Optimization:
         self._buffers = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next steps depend on, the model left out."""
+        """State of the optimization, without the model."""
         return {
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
@@ -96,7 +96,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a `state_dict`, with the learning rates and the weight decay of this run's settings."""
+        """Restores a `state_dict`, but with the learning rates and the weight decay of this run's settings."""
         for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"], strict=True):
             decays = [group["weight_decay"] for group in optimizer.param_groups]
             optimizer.load_state_dict(optimizer_state)
@@ -110,7 +110,7 @@ class Optimization:
             ]
             for group, rate in zip(scheduler.optimizer.param_groups, now, strict=True):
                 group["lr"] = rate
-            scheduler._last_lr = now  # noqa: SLF001 - what its `get_last_lr` gives
+            scheduler._last_lr = now  # noqa: SLF001 - the value of `get_last_lr`
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped_steps.copy_(state["skipped_steps"])

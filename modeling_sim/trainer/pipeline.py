@@ -1,8 +1,8 @@
-"""A pipeline of processes: each runs some of the modules, hands its latents up and gets nothing back.
+"""A pipeline of processes: each runs some of the modules and sends its latents to the next; nothing is sent back.
 
 Process `replica * stages + stage` runs the modules of its stage on the data of its replica. While a stage trains on
-one batch, the stage below is already at the next. The processes of one stage average their gradients, as in ordinary
-data parallelism; the random numbers are those of a run of `replicas` whole models, and so are the weights.
+one batch, the stage below works on the next. The processes of one stage average their gradients, as in data
+parallelism. Random draws, and so the weights, are the same as with `replicas` processes that run complete models.
 """
 
 import copy
@@ -22,7 +22,7 @@ from modeling_sim.modeling_sim import SimModuleOutput
 from modeling_sim.trainer.greedy import Placement, backward_modules
 from modeling_sim.trainer.task import Schedule
 
-# Batches that a stage may be ahead of the one above it.
+# Batches by which a stage may be ahead of the next one.
 _IN_FLIGHT = 2
 
 
@@ -30,15 +30,15 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Pipeline(Schedule):
-    """A process per module, or per few modules: this process' place in the pipeline, and its connections.
+    """One process per module, or per group of modules: this process' position in the pipeline, and its connections.
 
     Args:
-        model: Whole, and the same in every process.
-        accelerator: Supplies device and processes.
-        stages: Modules of each stage, from the bottom up; see `share_out`.
+        model: The complete model, equal in all processes.
+        accelerator: Provides device and processes.
+        stages: Modules of each stage, from the first; see `share_out`.
 
     Raises:
-        ValueError: The number of processes is no multiple of the number of stages.
+        ValueError: The number of processes is not a multiple of the number of stages.
     """
 
     empty = 0.0  # the rows of all stages are summed
@@ -48,7 +48,7 @@ class Pipeline(Schedule):
         if processes % len(stages):
             raise ValueError(
                 f"`execution` 'pipeline' with {len(stages)} stages needs a multiple of {len(stages)} processes, not "
-                f"{processes}; set `pipeline_stages`, or launch another number of processes."
+                f"{processes}; set `pipeline_stages`, or change the number of processes."
             )
         self.model, self.stages = model, list(stages)
         replicas = processes // len(stages)
@@ -58,7 +58,7 @@ class Pipeline(Schedule):
         self.column = mesh["stage"].get_group()  # the stages of this replica
         group = mesh["replica"].get_group()
         super().__init__(model.config.num_modules, Placement(self.stages[self.stage], self.replica, replicas, group))
-        # Shapes travel over gloo: reading them makes no GPU wait.
+        # Shapes are sent with gloo, so that reading them does not synchronize a GPU.
         self.control = [
             torch.distributed.new_group([replica * len(stages) + stage for stage in range(len(stages))], backend="gloo")
             for replica in range(replicas)
@@ -73,22 +73,22 @@ class Pipeline(Schedule):
 
     @property
     def is_last(self) -> bool:
-        """Whether no stage comes after this one."""
+        """Whether this is the last stage."""
         return self.stage == len(self.stages) - 1
 
     def notes(self) -> list[str]:
-        """Which process has which modules."""
+        """The modules of each process."""
         names = self.model.config.module_names
         stages = "; ".join(", ".join(names[module] for module in stage) for stage in self.stages)
         return [f"{self.placement.num_replicas} pipeline(s) of {len(self.stages)} processes: {stages}"]
 
     def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
-        """What the stage below hands on."""
+        """Latents from the stage below."""
         del trained, share
         return None if self.is_first else self.received_batches()
 
     def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterator[SimModuleOutput]:
-        """Passes this stage's outputs through, and sends the last module's on as soon as it is there."""
+        """Yields this stage's outputs, and sends the last module's to the next stage as soon as it is available."""
         last = len(self.placement.modules) - 1
         for number, output in enumerate(outputs):
             if number == last and not self.is_last:
@@ -96,7 +96,7 @@ class Pipeline(Schedule):
             yield output
 
     def send(self, hidden_states: torch.Tensor, lengths: torch.Tensor | None) -> None:
-        """Hands latents `(batch, frames, channels)` to the next stage, in the background; `lengths` `(batch,)`."""
+        """Sends latents `(batch, frames, channels)` and `lengths` `(batch,)` to the next stage asynchronously."""
         batch, frames, channels = hidden_states.shape
         header = torch.tensor([batch, frames, channels, _DTYPES.index(hidden_states.dtype), int(lengths is not None)])
         payload = [(header, self.control)]
@@ -107,13 +107,13 @@ class Pipeline(Schedule):
         for tensor, group in payload:
             work = torch.distributed.isend(tensor, self.rank + 1, group=group)
             if work is not None:
-                works.append((work, tensor))  # the tensor must live until it is sent
+                works.append((work, tensor))  # keeps the tensor alive until it is sent
         self._sent.append(works)
         while len(self._sent) > _IN_FLIGHT:
             self._wait_for_oldest()
 
     def receive(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents and lengths from the stage below; waits for them."""
+        """Waits for latents and lengths from the stage below."""
         header = torch.empty(5, dtype=torch.long)
         torch.distributed.recv(header, self.rank - 1, group=self.control)
         batch, frames, channels, dtype, has_lengths = header.tolist()
@@ -126,7 +126,7 @@ class Pipeline(Schedule):
         return hidden_states, lengths
 
     def received_batches(self) -> Iterator[dict[str, Any]]:
-        """What the stage below hands on, batch after batch, endless."""
+        """Endless batches of latents from the stage below."""
         for _ in itertools.count():
             hidden_states, lengths = self.receive()
             yield {"hidden_states": hidden_states, "lengths": lengths, "id": [], "num_replaced": 0}
@@ -141,7 +141,7 @@ class Pipeline(Schedule):
             work.wait()
 
     def share_model(self) -> None:
-        """Gives every stage the newest weights and buffers of all others, to evaluate or save the whole model."""
+        """Updates the weights and buffers of all other stages, to evaluate or save the complete model."""
         self.drain()
         for stage, modules in enumerate(self.stages):
             source = self.replica * len(self.stages) + stage
@@ -150,13 +150,13 @@ class Pipeline(Schedule):
                     torch.distributed.broadcast(tensor.detach(), source, group=self.column)
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all modules, of which each stage filled its own and left the others 0."""
+        """Rows of all modules; each stage fills in its own and leaves the others 0."""
         rows = rows.clone()
         torch.distributed.all_reduce(rows, group=self.column)
         return rows
 
     def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        """States of all modules, each from the stage that has it, in a replica's first process; `None` in others."""
+        """States of all modules from their stages, in the first process of a replica; `None` in the others."""
         own = [(state["optimizers"][module], state["schedulers"][module]) for module in self.placement.modules]
         gathered: list[Any] | None = [None] * len(self.stages) if self.is_first else None
         torch.distributed.gather_object(own, gathered, self.replica * len(self.stages), group=self.column)
@@ -168,14 +168,14 @@ class Pipeline(Schedule):
 
 
 def share_out(costs: Sequence[float], num_stages: int) -> list[range]:
-    """Shares consecutive modules out among stages so that the most expensive stage is as cheap as can be.
+    """Divides consecutive modules into stages such that the most expensive stage is as cheap as possible.
 
     Args:
-        costs: Seconds of each module's training step.
-        num_stages: At most as many as modules.
+        costs: Duration of each module's training step in seconds.
+        num_stages: Number of stages, at most the number of modules.
     """
     if not 1 <= num_stages <= len(costs):
-        raise ValueError(f"`pipeline_stages` is {num_stages}; give at least 1 and at most {len(costs)}, the modules.")
+        raise ValueError(f"`pipeline_stages` is {num_stages}; give 1 to {len(costs)}, the number of modules.")
 
     def stages(cuts: tuple[int, ...]) -> list[range]:
         return [range(*bounds) for bounds in itertools.pairwise((0, *cuts, len(costs)))]
@@ -189,7 +189,7 @@ def share_out(costs: Sequence[float], num_stages: int) -> list[range]:
 def measure_costs(
     model: SimForPreTraining, accelerator: Accelerator, *, batch_size: int, crop_samples: int, repeats: int = 2
 ) -> list[float]:
-    """Seconds of each module's forward and backward pass on noise; of the first process, for all of them."""
+    """Seconds of each module's forward and backward pass on noise, measured in the first process."""
     costs: list[float] = [0.0] * model.config.num_modules
     if accelerator.is_main_process:
         costs = _seconds_of_modules(
@@ -203,7 +203,7 @@ def measure_costs(
 def _seconds_of_modules(
     model: SimForPreTraining, accelerator: Accelerator, *, batch_size: int, crop_samples: int, repeats: int
 ) -> list[float]:
-    """The shortest of some repeats, after one that warms up."""
+    """The shortest of several repeats, after a warm-up."""
     device, num_modules = accelerator.device, model.config.num_modules
     generator = torch.Generator().manual_seed(0)
     inputs = 0.1 * torch.randn(batch_size, crop_samples, generator=generator)

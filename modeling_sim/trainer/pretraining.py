@@ -1,4 +1,4 @@
-"""What pretraining trains: the modules of a Smooth InfoMax model, in one of the executions of `greedy.py`."""
+"""The task of pretraining: the modules of a Smooth InfoMax model, in one of the executions of `greedy.py`."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -38,16 +38,16 @@ from modeling_sim.trainer.task import Schedule, Task
 
 
 class PretrainingTask(Task):
-    """A row a module, trained by the greedy objective in one of the executions of `greedy.py`.
+    """Trains a model with the greedy objective; has one row of scores per module.
 
     Args:
-        model: On the accelerator's device.
-        extractor: Makes its inputs.
-        accelerator: Supplies processes and mixed precision.
-        data: What to read.
-        settings: How to train.
-        train_data: Crops of it are trained on.
-        test_data: The whole of it is evaluated on.
+        model: The model, on the accelerator's device.
+        extractor: Feature extractor of the model.
+        accelerator: Provides processes and mixed precision.
+        data: Settings of the data.
+        settings: Settings of the training.
+        train_data: Data to train on, in crops.
+        test_data: Data to evaluate on, in complete utterances.
     """
 
     metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
@@ -78,14 +78,14 @@ class PretrainingTask(Task):
                 module.compile()
 
     def parts(self) -> list[Part]:
-        """A part a module, or one for a model with a single gradient."""
+        """One part per module, or one for a model with a single gradient."""
         model = self.model
         if not model.config.gradient_isolation:
             return [Part(list(model.parameters()), list(model.buffers()))]
         return [Part(model.module_parameters(module), model.module_buffers(module)) for module in range(self.num_rows)]
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Modules below are in evaluation mode."""
+        """Sets finished modules to evaluation mode, and the others to training mode."""
         self.trained = range(finished, self.schedule.rows_of_stage(stage).stop)
         train_only(self.model, self.trained)
         if not self.model.config.gradient_isolation:
@@ -93,7 +93,7 @@ class PretrainingTask(Task):
         return [module for module in self.trained if module in self.placement.modules]
 
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops, or latents that another process or the disk holds."""
+        """Crops, or latents from another process or from the cache."""
         share: dict[str, Any] = {
             "batch_size": self.settings.batch_size,
             "seed": self.settings.seed,
@@ -146,10 +146,10 @@ class PretrainingTask(Task):
             gather_negatives=self.settings.gather_negatives,
         )
         rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
-        self.active_units = {}  # of this batch alone: modules that a cache stands in for have none
-        # Outputs first: they are read to the end.
+        self.active_units = {}  # of this batch; cached modules have none
+        # Outputs first in `zip`, so that the iterator is exhausted.
         for output, module in zip(self.schedule.handing_on(outputs), placement.modules, strict=False):
-            # Numbers alone: an output that is kept keeps what its module hands on, and memory would grow with depth.
+            # Keep only numbers: an output would keep its module's activations, and memory would grow with depth.
             rows[module] = torch.stack(ModuleLosses.of(output))
             if self.is_logged(step):
                 self.active_units[module] = count_active_units(output.mean)
@@ -158,7 +158,7 @@ class PretrainingTask(Task):
         return rows
 
     def is_logged(self, step: int) -> bool:
-        """Whether a log line may follow a batch; of a number of epochs the last step is not known here."""
+        """Whether a log line may follow a batch; with `num_train_epochs`, the last step is unknown here."""
         settings = self.settings
         stage_step = -(-step // settings.gradient_accumulation_steps)
         is_last = settings.num_train_epochs > 0 or stage_step >= settings.max_steps
@@ -182,7 +182,7 @@ class PretrainingTask(Task):
         ]
 
     def summary(self, scores: list[Scores]) -> str:
-        """Contrastive accuracy of every module beside chance, KL and active units."""
+        """Contrastive accuracy of every module next to chance, KL and active units."""
         config = self.model.config
         digits = accuracy_digits(config)
         accuracies = " ".join(or_dash(module["contrastive_accuracy"], digits) for module in scores)
@@ -194,7 +194,7 @@ class PretrainingTask(Task):
         return ", ".join(parts)
 
     def results(self) -> dict[str, Any]:
-        """Chance."""
+        """Chance accuracy."""
         return {"contrastive_accuracy_chance": self.chance}
 
     def snapshot(self) -> list[Scores]:
@@ -205,16 +205,16 @@ class PretrainingTask(Task):
         return [{"active_units": count} for count in self.schedule.gather_rows(counts)[:, 0].tolist()]
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
-        """Collapses."""
+        """Warnings about collapsed modules."""
         return self.collapse.sentences(scores, step)
 
 
 def accuracy_digits(config: SimConfig) -> str:
-    """Format of contrastive accuracies, with as many decimals as tell chance from 0."""
+    """Format of contrastive accuracies, with enough decimals to distinguish chance from 0."""
     return f".{max(2, len(str(config.num_negatives)))}f"
 
 
-# Log lines in a row, and steps from the start, before anything is said: upper modules begin at chance.
+# Consecutive log lines, and steps from the start, before a warning: upper modules start at chance.
 _PATIENCE, _GRACE_STEPS = 3, 100
 
 
@@ -222,7 +222,7 @@ _NO_ACCURACY_ABOVE_CHANCE = 1.2
 
 
 class CollapseWatch:
-    """Looks at every log line of a run; speaks once when a module collapses, and once when it recovers."""
+    """Checks every log line of a run; reports once when a module collapses, and once when it recovers."""
 
     def __init__(self, config: SimConfig) -> None:
         self.config, self.chance = config, 1 / (config.num_negatives + 1)
@@ -230,7 +230,7 @@ class CollapseWatch:
         self.warned = [False] * config.num_modules
 
     def sentences(self, scores: Sequence[Scores], step: int) -> list[str]:
-        """What there is to say after a step, with the scores of every module."""
+        """Messages after a step, given the scores of every module."""
         said = []
         for module, (name, score) in enumerate(zip(self.config.module_names, scores, strict=True)):
             trouble = self.trouble(module, score)
@@ -245,47 +245,46 @@ class CollapseWatch:
         return said
 
     def trouble(self, module: int, score: Scores) -> str:
-        """What is wrong with a module, and what usually helps; empty if nothing is."""
+        """Describes what is wrong with a module, and what usually helps; empty if nothing is."""
         if score["active_units"] == 0:
             return (
-                "has collapsed: none of its units varies from frame to frame. What usually helps: "
-                f"{self._less_kl(module)}a lower `learning_rate`, `use_batch_norm`."
+                "has collapsed: none of its units varies from frame to frame. Try "
+                f"{self._less_kl(module)}a lower `learning_rate`, or `use_batch_norm`."
             )
         accuracy = score["contrastive_accuracy"]
         if math.isnan(accuracy) or accuracy > _NO_ACCURACY_ABOVE_CHANCE * self.chance:
             return ""
-        advice = (
-            f"{self._less_kl(module)}an `initial_log_variance` of -4, so that noise does not drown what is handed on; "
-        )
+        advice = f"{self._less_kl(module)}an `initial_log_variance` of -4, so that latents start with little noise, "
         if self.config.latent_distribution == "deterministic":
             advice = ""
         digits = accuracy_digits(self.config)
         return (
-            f"is at chance (contrastive accuracy {accuracy:{digits}}, a guess has {self.chance:{digits}}). What "
-            f"usually helps: {advice}a longer or slower start (`warmup_steps`, `learning_rate`), `use_batch_norm`; if "
-            "the module below is at chance too, that one first."
+            f"is at chance (contrastive accuracy {accuracy:{digits}}, chance {self.chance:{digits}}). Try {advice}a "
+            "slower start (`warmup_steps`, `learning_rate`), or `use_batch_norm`. If the module below is at chance "
+            "too, fix that one first."
         )
 
     def _less_kl(self, module: int) -> str:
-        """Advice on the KL term where there is one."""
+        """Advice on the KL term, if there is one."""
         if module >= self.config.num_conv_modules or self.config.kl_weights[module] == 0:
             return ""
-        return f"a lower `kl_weight` (now {self.config.kl_weights[module]:g}), `kl_warmup_steps` or `free_bits`; "
+        return f"a lower `kl_weight` (now {self.config.kl_weights[module]:g}), `kl_warmup_steps` or `free_bits`, "
 
 
 def pretrain(
     model: ModelArguments, data: DataArguments, settings: PretrainingArguments, callbacks: Sequence[Callback] = ()
 ) -> Path:
-    """Pretrains a model, as from a notebook, and returns the folder of the run.
+    """Pretrains a model, for example in a notebook, and returns the folder of the run.
 
     Args:
-        model: Which model is trained.
-        data: What it is trained on.
-        settings: How it is trained; `settings.output_dir` is the folder, and one with an unfinished run is resumed.
-        callbacks: What happens around the run: `DrawCurves()` of `trainer.curves`, `PushToHub(...)` of `hub.callback`.
+        model: Settings of the model.
+        data: Settings of the data.
+        settings: Settings of the training. An unfinished run in `settings.output_dir` is resumed.
+        callbacks: Hooks, such as `DrawCurves()` of `trainer.curves` and `PushToHub(...)` of `hub.callback`.
 
     Raises:
-        SystemExit: A setting or the data is wrong, or training had to stop; the message says why and what is kept.
+        SystemExit: A setting or the data is invalid, or training had to stop; the message gives the reason and the
+            checkpoint to resume from.
     """
     model.model_settings = mapping_of("model_settings", model.model_settings)
     data.corpus_settings = with_dataset_name(
@@ -298,10 +297,10 @@ def pretrain(
 def build(
     accelerator: Accelerator, model_arguments: ModelArguments, data: DataArguments, settings: PretrainingArguments
 ) -> PretrainingTask:
-    """A model of the settings and what it is trained on.
+    """Builds the task of pretraining from its settings.
 
     Raises:
-        ValueError: Settings that do not go together.
+        ValueError: Settings are incompatible.
     """
     model, extractor = build_model(model_arguments)
     check_execution(model.config, data, settings, accelerator)
@@ -309,7 +308,7 @@ def build(
     train_data, test_data = load_data(accelerator, data, settings)
     check_negatives(model.config, data, settings, len(test_data))
     task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
-    # A folder's name alone: the title is drawn into the curves, which are published.
+    # Only the name of a folder, as the title appears in published figures.
     task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
     return task
 
@@ -325,8 +324,8 @@ def make_schedule(
     """The schedule of an `execution`.
 
     Raises:
-        ValueError: The processes cannot be shared out among the stages of a pipeline.
-        OSError: The disk has no room for the latents that are to be cached.
+        ValueError: The processes cannot be divided among the stages of a pipeline.
+        OSError: There is not enough disk space for cached latents.
     """
     num_modules, placement = model.config.num_modules, Placement.whole(model, accelerator)
     if settings.execution == "pipeline":
@@ -361,7 +360,7 @@ def make_schedule(
 def check_execution(
     config: SimConfig, data: DataArguments, settings: PretrainingArguments, accelerator: Accelerator
 ) -> None:
-    """Refuses executions that a model, the data or the processes do not allow."""
+    """Checks that the model, the data and the processes support the execution."""
     for name in ("kl_warmup_steps", "pipeline_stages"):
         if getattr(settings, name) < 0:
             raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least 0.")
@@ -370,11 +369,11 @@ def check_execution(
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     if execution in ("sequential", "pipeline") and not config.gradient_isolation:
         raise ValueError(
-            f"`execution` {execution!r} trains modules apart, but without `gradient_isolation` (CPC) they have one "
-            "gradient; use 'joint'."
+            f"`execution` {execution!r} trains modules separately, but without `gradient_isolation` (CPC) they share "
+            "one gradient; use 'joint'."
         )
     if settings.cache_latents and execution != "sequential":
-        raise ValueError("`cache_latents` is for `execution` 'sequential', where modules below are finished.")
+        raise ValueError("`cache_latents` needs `execution` 'sequential'; set it, or remove `cache_latents`.")
     if settings.cache_latents and data.corpus_settings.get("streaming"):
         raise ValueError("`cache_latents` needs random access; load the corpus without `streaming`.")
     if execution == "pipeline" and accelerator.num_processes == 1:
@@ -383,11 +382,11 @@ def check_execution(
             "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 4 training/pretrain.py` on CPUs."
         )
     if settings.gather_negatives and accelerator.num_processes == 1:
-        raise ValueError("`gather_negatives` draws from other processes, and there is one; launch several.")
+        raise ValueError("`gather_negatives` needs several processes, but there is one; launch several.")
 
 
 def check_negatives(config: SimConfig, data: DataArguments, settings: PretrainingArguments, num_test: int) -> None:
-    """Refuses batches of one utterance where negatives come from other utterances."""
+    """Raises if batches have a single utterance but negatives must come from other utterances."""
     if config.negatives != "other_utterances":
         return
     if settings.batch_size < 2:
@@ -405,7 +404,7 @@ def build_model_config(arguments: ModelArguments) -> SimConfig:
 
 
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
-    """A new model of a preset, or one to go on from, and its feature extractor."""
+    """A new model of a preset, or a pretrained one, and its feature extractor."""
     if arguments.init_from is not None:
         check_encoder(arguments.init_from)
         model = SimForPreTraining.from_pretrained(

@@ -1,6 +1,6 @@
-"""What every training command does around its loop: settings, folder, data, trackers, results, errors in one line.
+"""Everything around the loop of a training command: settings, folder, data, trackers, results, one-line errors.
 
-A command is a function that makes a `Task` of its settings; `run_command` does the rest.
+A command is a function that builds a `Task` from its settings; `run_command` does the rest.
 """
 
 import contextlib
@@ -26,10 +26,11 @@ from modeling_sim.data.licenses import license_of_model, strictest
 from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
+from modeling_sim.text import in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
-from modeling_sim.trainer.log import Log, Scores, in_one_line, prepare_output
+from modeling_sim.trainer.log import Log, Scores, prepare_output
 from modeling_sim.trainer.loop import (
     SAVING_ERRORS,
     Callback,
@@ -45,7 +46,7 @@ from modeling_sim.trainer.run_folder import RunFolder
 from modeling_sim.trainer.settings import DataArguments, RunArguments
 from modeling_sim.trainer.task import Task
 
-# Utterances that a stream is shuffled within, as many as a few hundred MB hold.
+# Utterances in the shuffle buffer of a stream, a few hundred MB.
 SHUFFLE_BUFFER = 1000
 
 
@@ -53,13 +54,13 @@ Build = Callable[..., Task]
 
 
 def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callback]]], build: Build) -> None:
-    """Trains what `build` makes of the settings, and writes model and results.
+    """Builds and trains a task, and writes model and results.
 
     Args:
-        name: Of the command, for messages.
-        parse: Gives the settings and the callbacks. The settings are dataclasses, of which one is a `DataArguments` and
-            the last a `RunArguments`; the callbacks are called in the order given.
-        build: Makes the task of an accelerator and the settings; see `prepare`.
+        name: Name of the command in messages.
+        parse: Returns the settings and the callbacks. The settings are dataclasses: one is a `DataArguments`, and the
+            last is a `RunArguments`. Callbacks are called in the given order.
+        build: Builds the task from an accelerator and the settings; see `prepare`.
     """
     with contextlib.ExitStack() as stack:
         with errors_in_one_line(name):
@@ -73,7 +74,7 @@ def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callbac
                 run = prepare(accelerator, groups, build)
             except torch.OutOfMemoryError as error:  # before the first step: the model itself does not fit
                 raise OSError(
-                    f"the GPU's memory does not hold the model ({in_one_line(error)}); choose another GPU with "
+                    f"out of GPU memory while loading the model ({in_one_line(error)}); choose another GPU with "
                     "CUDA_VISIBLE_DEVICES or a smaller --preset, or train on the CPU with ACCELERATE_USE_CPU=true."
                 ) from error
             except RunIsFinishedError as finished:
@@ -94,14 +95,14 @@ def run_command(name: str, parse: Callable[[], tuple[Sequence[Any], list[Callbac
 
 
 def train_and_finish(name: str, run: Run) -> None:
-    """Trains and writes the model and the results.
+    """Trains, and writes the model and the results.
 
     Args:
-        name: Of the command, for messages.
-        run: Of `prepare`.
+        name: Name of the command in messages.
+        run: The result of `prepare`.
 
     Raises:
-        SystemExit: Training or writing failed; the message says what is kept.
+        SystemExit: Training or writing failed; the message names the checkpoint to resume from.
     """
     try:
         trained = train(run)
@@ -113,9 +114,9 @@ def train_and_finish(name: str, run: Run) -> None:
     except ReaderError as error:
         raise SystemExit(f"{name}: {in_one_line(error)}; {_what_is_kept(run)}.") from error
     except (AudioError, BadAudioError) as error:
-        # A loader's worker wraps the message into its own traceback; the message is the last line of it.
+        # A loader's worker adds its traceback; the message is the last line.
         message = str(error) if isinstance(error, BadAudioError) else str(error).strip().splitlines()[-1]
-        raise SystemExit(f"{name}: {message}; skip such recordings with --on_bad_audio skip.") from error
+        raise SystemExit(f"{name}: {message}; set --on_bad_audio skip to skip such recordings.") from error
     skipped = int(run.task.schedule.gather_rows(run.optimization.skipped_steps)[:, 0].max())
     if not run.accelerator.is_main_process:
         return
@@ -123,20 +124,20 @@ def train_and_finish(name: str, run: Run) -> None:
         finish(run, trained, steps_left_out=skipped)
     except SAVING_ERRORS as error:
         raise SystemExit(
-            f"{name}: the finished model could not be written to {run.folder.path} ({in_one_line(error)}); "
+            f"{name}: could not write the finished model to {run.folder.path} ({in_one_line(error)}); "
             f"{_what_is_kept(run)}."
         ) from error
 
 
 class RunIsFinishedError(Exception):
-    """The output folder holds the finished run of these very settings."""
+    """The output folder holds a finished run with the same settings."""
 
 
 def make_accelerator(settings: RunArguments) -> Accelerator:
     """An accelerator with the mixed precision and the trackers of the settings.
 
     Raises:
-        ValueError: An unknown precision or tracker, one that is not installed, or a device that `check_device` refuses.
+        ValueError: The precision or a tracker is unknown, a tracker is not installed, or the device is not usable.
     """
     if settings.mixed_precision not in (None, "no", "bf16", "fp16"):
         raise ValueError(f"`mixed_precision` is {settings.mixed_precision!r}; choose no, bf16 or fp16.")
@@ -146,7 +147,7 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     on_cpu = PartialState().device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
-        # Gradients of candidates that a softmax excludes are denormal, and products of those 20 times as slow.
+        # Gradients of unlikely candidates are denormal, and products of denormals are 20 times as slow.
         torch.set_flush_denormal(True)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
@@ -155,14 +156,14 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     return accelerator
 
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc reuse the memory of large tensors; it returns it to the kernel otherwise, which clears it each time.
+    """Makes glibc reuse the memory of large tensors instead of returning it to the kernel, which clears it each time.
 
-    A step takes 4 to 10 % less time, and the process keeps its peak. Does nothing where glibc does not allocate.
+    A step takes 4 to 10 % less time, but the process keeps its peak memory. Has no effect without glibc.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)
@@ -170,22 +171,22 @@ def keep_freed_memory() -> None:
 
 
 def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Run:
-    """Everything a run needs, before its first step or its next one.
+    """Prepares a new or resumed run.
 
     Args:
-        accelerator: Supplies processes and device.
+        accelerator: Provides processes and device.
         groups: The settings.
-        build: Makes the task of `(accelerator, *groups)`, after the seed is set: the model on the device, and the data
-            of `load_data`.
+        build: Builds the task from `(accelerator, *groups)`, after the seed is set: the model on the device, and the
+            data of `load_data`.
 
     Raises:
-        ValueError: A setting is out of range, the corpus has recordings that cannot be used, or the checkpoint to
-            resume from is of another model or not whole.
-        FileExistsError: `output_dir` holds files of another program, or another run that is finished, and
+        ValueError: A setting is out of range, the corpus has unusable recordings, or the checkpoint to resume from is
+            corrupt or differs from the model's configuration.
+        FileExistsError: `output_dir` holds files of another program, or a different finished run and
             `overwrite_output_dir` is not set.
         RunIsFinishedError: `output_dir` holds this run, and it is finished.
-        FileNotFoundError: Data or a checkpoint is not there.
-        OSError: The disk has no room.
+        FileNotFoundError: Data or a checkpoint does not exist.
+        OSError: There is not enough disk space.
     """
     settings: RunArguments = groups[-1]
     check_processes(accelerator)
@@ -193,7 +194,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     folder = RunFolder(settings.output_dir)
-    if accelerator.is_main_process and settings.overwrite_output_dir:  # now that nothing is wrong with the settings
+    if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
         folder.clear()
     log = Log(
         folder.log,
@@ -212,12 +213,12 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         log.say(f"matrix products in {accelerator.mixed_precision}{reason}")
     for sentence in task.schedule.notes():
         log.say(sentence)
-    task.batches(0)  # refuses wrong settings now rather than after the first evaluation
+    task.batches(0)  # raises on invalid settings now rather than after the first evaluation
     num_replicas = task.schedule.placement.num_replicas
     settings = replace(settings, max_steps=steps_of_epochs(settings, size(task.train_data), num_replicas))
     all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
     if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
-        raise RunIsFinishedError(f"the run in {folder.path} is finished; nothing is left to do")
+        raise RunIsFinishedError(f"the run in {folder.path} is finished")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder.reopen()
@@ -230,7 +231,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
 
 
 def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
-    """Writes the model, settings and, last, the results, which mark the run as finished."""
+    """Writes the model, the settings and finally the results, which mark the run as finished."""
     task, folder, log, counts = run.task, run.folder, run.log, run.counts
     folder.write_model(task.model, task.extractor)
     save_results(folder.settings, {"settings": run.all_settings, "versions": versions(), "git": git_revision()})
@@ -270,26 +271,26 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
     log.say(f"held-out speech after {counts.step} steps: {task.summary(trained)}")
     log.say(f"before the first step: {task.summary(run.untrained)}")
     if counts.replaced:
-        log.say(f"{counts.replaced} crops came from files that broke while they were read; other utterances stood in")
+        log.say(f"replaced {counts.replaced} crops from unreadable files")
     log.say(f"{counts.crops / counts.seconds:.1f} crops per second; model and {folder.results.name} in {folder.path}")
 
 
 def _what_is_kept(run: Run) -> str:
-    """What the same command continues from after an error."""
+    """How to resume after an error."""
     newest = own_checkpoints(run.folder.path)
     if not newest:
-        return "there is no checkpoint, and the same command starts again"
-    return f"{newest[0].name} is kept, and the same command continues from it"
+        return "there is no checkpoint to resume from"
+    return f"rerun the same command to resume from {newest[0].name}"
 
 
 # ---------------------------------------------------------------------- parts of a run
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that accelerate does not know or that are not installed.
+    """Checks that accelerate supports trackers, and that they are installed.
 
     Raises:
-        ValueError: The message names them.
+        ValueError: A tracker is unknown or not installed.
     """
     known = {str(name) for name in LOGGER_TYPE_TO_CLASS}
     available = {str(name) for name in get_available_trackers()}
@@ -303,11 +304,10 @@ def check_trackers(names: Sequence[str]) -> None:
 def load_data(
     accelerator: Accelerator, data: DataArguments, settings: RunArguments
 ) -> tuple[Dataset | IterableDataset, Dataset]:
-    """Refuses a folder with a finished run, and gives the splits to train and to evaluate on.
+    """Claims the output folder, and loads the splits to train and to evaluate on.
 
-    A stream is shuffled, and only ever trained on. The main process reads first, so that it alone fills caches.
-
-    Under `on_bad_audio` "skip" the recordings that are left out are listed in the output folder.
+    Streams are shuffled, and only used for training. The main process reads first, so that only it fills caches. With
+    `on_bad_audio` "skip", skipped recordings are listed in the output folder.
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -329,11 +329,11 @@ def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset |
             data.corpus, split, on_bad_audio=data.on_bad_audio, bad_audio_list=bad_audio_list, **arguments
         )
 
-    # A stream cannot be scanned beforehand: what breaks half-way is found by decoding each recording as it passes.
+    # A stream cannot be checked in advance, so each recording is decoded completely when it is read.
     train_data = load(data.train_split, "train", decode_all=skip and bool(corpus_settings.get("streaming")))
     if isinstance(train_data, IterableDataset):
         train_data = train_data.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
-    # Evaluation reads every utterance once: one that breaks half-way has no replacement and is found beforehand.
+    # Evaluation has no replacement for an unreadable utterance, so all of them are decoded in advance.
     map_style = {"streaming": False} if corpus_settings.get("streaming") else {}
     eval_data = load(data.eval_split, "eval", decode_all=skip, **map_style)
     if isinstance(train_data, Dataset):
@@ -342,5 +342,5 @@ def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset |
 
 
 def size(dataset: Dataset | IterableDataset) -> int | None:
-    """Utterances of a data set; `None` for a stream, which does not know."""
+    """Number of utterances of a data set; `None` for a stream."""
     return None if isinstance(dataset, IterableDataset) else len(dataset)

@@ -1,8 +1,8 @@
-"""Folders that commands write results to: what another program put there is neither deleted nor replaced.
+"""Output folders of commands, which never delete or replace files of other programs.
 
-Names alone do not tell whose a file is: other trainers write `config.json` and `checkpoint-500` as well. So a command
-claims a folder before it writes: `CLAIM_NAME` lists the names that are this program's there, and a name can only be
-claimed while no file has it. Checkpoints are known by what is in them.
+Other trainers also write files named `config.json` and `checkpoint-500`, so names do not identify the owner of a file.
+A command therefore claims a folder before it writes: `CLAIM_NAME` lists the names of this package's files, and a name
+can only be claimed while no file has it. Checkpoints are recognized by their contents.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ LOCK_NAME = ".modeling_sim.lock"
 
 
 RUN = "training run"
-"""Kind of the folders that training commands write."""
+"""What training commands write, for claims."""
 
 
 UPLOAD_NAME = "upload.json"
-"""Which repository a finished run was uploaded to, and the address of the commit."""
+"""Repository of an uploaded run, and URL of the commit."""
 
 
 RUN_NAMES = (
@@ -52,10 +52,10 @@ RUN_NAMES = (
     "model.safetensors.index.json", "configuration_sim*.py", "modeling_sim*.py", "layers_sim.py",
     "objectives_sim.py", "feature_extraction_sim.py",
 )  # fmt: skip
-"""What they write there, next to checkpoints."""
+"""Names of the files of a training run, except checkpoints."""
 
 
-# Settings that make a run longer, and those that make no other run of it.
+# Settings that extend a run, and settings that do not affect its result.
 _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 
 
@@ -66,7 +66,7 @@ _NO_OTHER_RUN = {
 }  # fmt: skip
 
 
-# What a killed process left: names of temporary files and folders, and of everything that is written into the latter.
+# Temporary files and folders left by a killed process, and all names of files in these folders.
 _LEFTOVER = re.compile(
     r"\.(?P<name>.+)\.\d+(-\d+)?|\.saving-\w{8}|\.pushing-checkpoint-\d+\.\w{8}|\.latents-\d+", re.ASCII
 )
@@ -84,21 +84,21 @@ def claim_folder(
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes a folder if there is none, and notes that files of some names in it are this program's.
+    """Creates a folder, if necessary, and records which files in it belong to this package.
 
     Args:
         folder: Output folder of a command.
-        kind: What the command writes, as messages call it: "training run", "analysis", ...
-        names: Names of all files that it writes, or patterns of them as `fnmatch` takes.
+        kind: What the command writes, for messages: "training run", "analysis", ...
+        names: Names of all files that it writes, or `fnmatch` patterns.
         overwrite: Accept files of an earlier command of the same kind; see `clear_folder`.
-        resume: Accept them too, since the command continues what they are of.
-        settings: What the results depend on, as JSON holds it. Files of an earlier command of this kind and these
-            settings are accepted too: the same command may be given again. `None` where that is decided elsewhere.
+        resume: Accept them as well, because the command resumes the earlier one.
+        settings: JSON-serializable settings of the results. Files of an earlier command of this kind with equal
+            settings are accepted, so that a command can be rerun. `None` if the caller compares settings.
 
     Raises:
-        FileExistsError: The folder holds files of these names that were not written by this program as this kind,
-            which no flag makes it replace; or those of an earlier command, and neither flag is set.
-        NotADirectoryError: The folder is a file, or below one.
+        FileExistsError: The folder holds files with these names that no command of this kind has written (no flag
+            replaces those), or files of an earlier command, and neither flag is set.
+        NotADirectoryError: The folder is a file, or inside of one.
     """
     folder = Path(folder)
     make_folder(folder)
@@ -111,8 +111,8 @@ def claim_folder(
     if others:
         more = ", ..." if len(others) > 3 else ""
         raise FileExistsError(
-            f"`output_dir` {folder} holds files that are not of {_with_article(kind)} of this program and would be "
-            f"replaced ({', '.join(others[:3])}{more}); give another folder."
+            f"`output_dir` {folder} holds files of the same names that do not belong to {_with_article(kind)} "
+            f"({', '.join(others[:3])}{more}); choose another folder."
         )
     commands = _read_dict(folder / CLAIM_NAME).get("settings", {})
     if settings is not None:
@@ -120,7 +120,7 @@ def claim_folder(
         resume = resume or commands.get(kind) == settings
     if there and not (overwrite or resume):
         raise FileExistsError(
-            f"`output_dir` {folder} holds {_with_article(kind)} ({there[0].name}); give another folder, or "
+            f"`output_dir` {folder} holds {_with_article(kind)} ({there[0].name}); choose another folder, or give "
             "--overwrite_output_dir to replace it."
         )
     if set(names) - set(claims.get(kind, [])) or commands.get(kind) != settings:
@@ -131,7 +131,7 @@ def claim_folder(
 
 
 def clear_folder(folder: str | Path, kind: str) -> None:
-    """Removes what an earlier command of a kind wrote into a folder that is claimed; nothing else."""
+    """Removes the files of an earlier command of the same kind from a claimed folder, and nothing else."""
     folder = Path(folder)
     for path in _files_named(folder, _read_claims(folder).get(kind, [])):
         if path.is_file():
@@ -139,15 +139,15 @@ def clear_folder(folder: str | Path, kind: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes an output folder if there is none.
+    """Creates an output folder, if necessary.
 
     Raises:
-        NotADirectoryError: It is a file, or below one.
+        NotADirectoryError: The folder is a file, or inside of one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"`output_dir` {folder} is a file, or lies below one; give a folder.") from error
+        raise NotADirectoryError(f"`output_dir` {folder} is a file, or inside of one; choose a folder.") from error
 
 
 def _with_article(kind: str) -> str:
@@ -164,13 +164,13 @@ def _read_claims(folder: Path) -> dict[str, list[str]]:
 
 
 def _earlier_version_wrote(paths: Sequence[Path]) -> bool:
-    """Whether one of the files says that this package wrote it, as versions before there were claims did."""
+    """Whether an earlier version of this package, without claims, wrote one of the files."""
     versions = [_read_dict(path).get("versions") for path in paths if path.suffix == ".json"]
     return any(isinstance(found, dict) and "modeling_sim" in found for found in versions)
 
 
 def _read_dict(path: Path) -> dict[str, Any]:
-    """A JSON file that holds a dict; an empty one for anything else."""
+    """Reads a JSON file with a dict; returns an empty one for anything else."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -182,16 +182,16 @@ def _read_dict(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The folder of a training run: the names of its files, who may write there, and whether the run is finished.
+    """The folder of a training run: its files, its lock, and whether the run is finished.
 
     Args:
         path: `output_dir` of the run.
 
     Attributes:
-        log: Lines of `Log`.
-        results: Marks the run as finished.
-        settings: Every setting of the finished run.
-        upload: Which repository the finished run was uploaded to.
+        log: File of `Log`.
+        results: Results; the file marks the run as finished.
+        settings: All settings of the finished run.
+        upload: Repository that the finished run was uploaded to.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -201,10 +201,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self, accelerator: Accelerator) -> Iterator[None]:
-        """Keeps a second trainer out of the folder; the lock goes with the process, however it ends.
+        """Locks the folder against other trainers; the operating system releases the lock when the process ends.
 
         Raises:
-            OSError: Another trainer holds the folder, or it cannot be written.
+            OSError: Another trainer uses the folder, or it cannot be written.
         """
         if not accelerator.is_main_process:
             yield
@@ -215,73 +215,73 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise BlockingIOError(
-                f"`output_dir` {self.path} is in use by another trainer; wait for it, or give another folder."
+                f"`output_dir` {self.path} is used by another trainer; wait for it, or choose another folder."
             ) from error
         with lock:
             yield
 
     def claim(self, *, resume: str, overwrite: bool) -> None:
-        """Claims the folder, and removes what killed processes left there; call it under `lock`.
+        """Claims the folder, and removes temporary files of killed processes; requires `lock`.
 
         Raises:
-            FileExistsError: It holds files of something else, or a run that could be resumed but is not to be.
+            FileExistsError: It holds other files, or an unfinished run although `resume` is "never".
         """
         resumable = bool(own_checkpoints(self.path))
         if resumable and not (self.path / CLAIM_NAME).exists() and not self.settings.exists():
-            # An unfinished run of a version before there were claims wrote no more than these files.
+            # An unfinished run of an earlier version, without claims, wrote only these files.
             unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
             write_json(self.path / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
         claim_folder(self.path, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
         if resume == "never" and resumable and not overwrite and not self.results.exists():
             raise FileExistsError(
-                f"`output_dir` {self.path} holds checkpoints of a run that was not finished; resume it, give another "
-                "folder, or --overwrite_output_dir to replace it."
+                f"`output_dir` {self.path} holds checkpoints of an unfinished run; resume it, choose another folder, "
+                "or give --overwrite_output_dir to replace it."
             )
         for path in self.path.iterdir():
             _remove_leftover(path)
 
     def clear(self) -> None:
-        """Removes an earlier run; the folder must be claimed."""
+        """Removes an earlier run from the claimed folder."""
         for path in own_checkpoints(self.path):
             remove_folder(path)
         clear_folder(self.path, RUN)
 
     def is_finished(self, settings: Mapping[str, Any], *, resume: str) -> bool:
-        """Whether it holds the finished run of some settings; `False` if it is to be trained on.
+        """Whether the folder holds a finished run with these settings; `False` if training is to start or continue.
 
         The same settings with more steps, or more time, extend a finished run from its last checkpoint.
 
         Raises:
-            FileExistsError: It holds a finished run that the settings neither repeat nor extend.
+            FileExistsError: It holds a finished run with different settings, or one that cannot be extended.
         """
         if not self.results.exists():
             return False
         then = _read_dict(self.settings).get("settings")
         finished = f"`output_dir` {self.path} holds a finished run"
-        otherwise = "give another folder, or --overwrite_output_dir to replace it."
+        otherwise = "choose another folder, or give --overwrite_output_dir to replace it."
         if not isinstance(then, dict) or resume != "auto":
             raise FileExistsError(f"{finished}; {otherwise}")
         now = json.loads(json.dumps(settings))
-        # Only what both versions of this package know: a new setting has a default that changes nothing.
+        # Only settings that both versions of this package have: the default of a new one changes nothing.
         different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
         longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
         if now.get("num_train_epochs") and "max_steps" in longer:
             longer.add("num_train_epochs")
         if different - longer:
-            raise FileExistsError(f"{finished} with another `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
+            raise FileExistsError(f"{finished} with different `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
         if different and now.get("execution") == "sequential":
             raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
         if different and not own_checkpoints(self.path):
-            raise FileExistsError(f"{finished} without a checkpoint to extend it from; {otherwise}")
+            raise FileExistsError(f"{finished} without a checkpoint to extend; {otherwise}")
         return not different
 
     def reopen(self) -> None:
-        """A run that is extended is finished no more, and has yet to be uploaded."""
+        """Marks a run that is extended as neither finished nor uploaded."""
         self.results.unlink(missing_ok=True)
         self.upload.unlink(missing_ok=True)
 
     def write_model(self, model: PreTrainedModel, extractor: SequenceFeatureExtractor) -> None:
-        """Writes model and extractor next to their place first, then moves each file in, weights last."""
+        """Writes model and extractor to a temporary folder, then moves the files into place, weights last."""
         with temporary_folder(self.path / "model") as temporary:
             save_model(model, extractor, temporary)
             follow_umask(temporary)
@@ -290,12 +290,12 @@ class RunFolder:
 
 
 def _longer(then: Any, now: Any) -> bool:
-    """Whether a limit, 0 for none, is higher than it was."""
+    """Whether a limit (0 for none) has increased."""
     return bool(then) and (not now or now > then)
 
 
 def _remove_leftover(path: Path) -> None:
-    """Removes a temporary file or folder of this program; with the lock held, whoever made it is gone."""
+    """Removes a temporary file or folder of this package; under the lock, its process must have ended."""
     named = _LEFTOVER.fullmatch(path.name)
     if named is None or path.is_symlink():
         return

@@ -1,4 +1,4 @@
-"""What a trainer trains, a task, and in which order and by which processes: its schedule."""
+"""Interfaces of the trainer: a task, what is trained, and its schedule, in which order and by which processes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -21,15 +21,15 @@ from modeling_sim.trainer.settings import DataArguments, RunArguments
 
 
 class Schedule:
-    """Which rows of a task are trained when, and by which processes; this one trains all at once in every process.
+    """Order and processes in which the rows of a task are trained; this base class trains all rows in every process.
 
     Args:
-        num_rows: Rows of scores.
+        num_rows: Number of rows of scores.
         placement: Modules and data of this process.
 
     Attributes:
-        num_stages: Times that `max_steps` steps are run, each time training other rows.
-        empty: What `Task.backward` puts into rows that this process does not train.
+        num_stages: Number of stages; each runs `max_steps` steps and trains different rows.
+        empty: Value of `Task.backward` for rows that this process does not train.
     """
 
     num_stages = 1
@@ -39,7 +39,7 @@ class Schedule:
         self.num_rows, self.placement = num_rows, placement
 
     def notes(self) -> list[str]:
-        """Sentences on it for the start of a run."""
+        """Messages to print when a run starts."""
         return []
 
     def rows_of_stage(self, stage: int) -> range:
@@ -48,59 +48,59 @@ class Schedule:
         return range(self.num_rows)
 
     def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
-        """Batches of what modules below `trained` hand on, where another process or the disk holds it; else `None`.
+        """Batches of latents of the modules below `trained`, if another process or a cache has them; else `None`.
 
         Args:
-            trained: Rows that are trained.
-            **share: Batch size, seed, position and place among the processes, as `crop_batches` takes them.
+            trained: Rows to train.
+            **share: Batch size, seed, position and process indices, as in `crop_batches`.
         """
         del trained, share
         return None
 
     def handing_on(self, outputs: Iterable[SimModuleOutput]) -> Iterable[SimModuleOutput]:
-        """The outputs of this process' modules, which other processes may want."""
+        """Yields the outputs of this process' modules; a subclass may send them to other processes."""
         return outputs
 
     def check_resumable(self, settings: dict[str, Any]) -> None:
-        """Refuses to resume from a checkpoint of a run with other settings.
+        """Checks that this schedule can resume a run with other settings.
 
         Raises:
-            ValueError: It was trained in an order that this schedule cannot continue.
+            ValueError: The run used a schedule that this one cannot continue.
         """
         if settings.get("execution") == "sequential":
             raise ValueError(
-                "the checkpoint is of a 'sequential' run, whose modules are at different steps; continue with "
+                "the checkpoint is from a 'sequential' run, whose modules are at different steps; resume with "
                 "`execution` 'sequential'."
             )
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes, where each has only some."""
+        """Collects the rows of all processes, if each has only some."""
         return rows
 
     def gather_optimization(self, state: dict[str, Any]) -> dict[str, Any] | None:
-        """State of all parts in the main process, where each process has only some."""
+        """Collects the state of all parts in the main process, if each process has only some."""
         return state
 
     def share_model(self) -> None:
-        """Makes the whole model the newest in every process, where each trains only some of it."""
+        """Updates the complete model in every process, if each trains only a part of it."""
 
     def close(self) -> None:
-        """Called at the end, whichever it is."""
+        """Called at the end of a run, also after an error."""
 
 
 class Task(ABC):
-    """What is trained.
+    """What is trained, and how.
 
     Attributes:
-        model: Saved in checkpoints.
-        extractor: Saved beside it.
-        train_data: What is trained on; a stream, or a data set with a length.
-        test_data: What is evaluated on.
-        title: What is trained, on what.
+        model: The model, saved in checkpoints.
+        extractor: Its feature extractor, saved with it.
+        train_data: Data to train on: a stream, or a data set with a length.
+        test_data: Data to evaluate on.
+        title: Model and data of the run, for the log and figures.
         metrics: Names of the columns of `backward`.
         row_names: Names of the rows of scores.
-        chance: Accuracy of a guess; `None` where the scores have no accuracy.
-        schedule: When and where the rows are trained.
+        chance: Chance accuracy; `None` if the scores have no accuracy.
+        schedule: Order and processes of the training.
     """
 
     model: PreTrainedModel
@@ -115,67 +115,67 @@ class Task(ABC):
 
     @property
     def num_rows(self) -> int:
-        """Rows of scores."""
+        """Number of rows of scores."""
         return len(self.row_names)
 
     @abstractmethod
     def parts(self) -> list[Part]:
-        """What is optimised on its own."""
+        """Parts of the model, each with its own optimizer."""
 
     @abstractmethod
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Endless batches from a position of the stream on; each has `id` and `num_replaced`."""
+        """Endless batches from a position of the stream on, each with `id` and `num_replaced`."""
 
     @abstractmethod
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
-        """Forward and backward pass; returns `(rows, metrics)` on the device, NaN where there is nothing to say.
+        """Forward and backward pass; returns `(rows, metrics)` on the device, NaN for metrics that do not apply.
 
         Args:
-            batch: Of `batches`.
-            step: Key of everything random in it.
+            batch: An item of `batches`.
+            step: Number of the batch, which keys all random draws.
             loss_scale: Factor on the loss.
-            accumulating: More batches follow before the optimiser's step.
+            accumulating: More batches follow before the optimizer step.
         """
 
     @abstractmethod
     def evaluate(self) -> list[Scores]:
-        """Scores of every row on held-out data, with a `loss` each."""
+        """Scores of every row on held-out data, including `loss`."""
 
     @abstractmethod
     def summary(self, scores: list[Scores]) -> str:
-        """The scores in one line."""
+        """Formats the scores in one line."""
 
     def comparable_config(self) -> dict[str, Any]:
-        """What makes the model another one, as JSON holds it: a checkpoint that differs in it is not resumed."""
+        """Fields, JSON-serializable, that must match those of a checkpoint to resume it."""
         return own_settings(self.model.config)
 
     def results(self) -> dict[str, Any]:
-        """Further entries of the results."""
+        """Further entries of `results.json`."""
         return {}
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Gets ready to train, with the rows below `finished` trained no more; returns the parts to optimise."""
+        """Prepares to train the rows of a stage from `finished` on; returns the indices of the parts to optimize."""
         del stage, finished
         return list(range(len(self.parts())))
 
     def snapshot(self) -> list[Scores]:
-        """Further scores of the latest step alone, which cost too much for every step."""
+        """Further scores of the latest step, which are too expensive to compute in every step."""
         return [{} for _ in range(self.num_rows)]
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
-        """Sentences on what goes wrong, if anything does."""
+        """Warnings about the training, if any."""
         del scores, step
         return []
 
 
 class CropTask(Task):
-    """A task of one row and one part; every process has the whole model and crops of its own.
+    """A task with one row and one part; every process has the complete model and its own crops.
 
-    A subclass sets what `Task` asks for, `module`, the module that randomness is keyed by, and `columns`.
+    A subclass sets the attributes of `Task`, `module`, which keys random draws, and `columns`.
     """
 
     columns: Sequence[str] = ()
-    """Columns of the data that a batch holds beside the audio."""
+    """Columns of the data in a batch in addition to the audio."""
     module: int
 
     def __init__(self, accelerator: Accelerator, data: DataArguments, settings: RunArguments) -> None:
@@ -184,13 +184,13 @@ class CropTask(Task):
         self.schedule = Schedule(1, self.placement)
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
-        """Training mode."""
+        """Sets the model to training mode."""
         del stage, finished
         self.model.train()
         return [0]
 
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops, and the columns."""
+        """Crops with `columns`."""
         return crop_batches(
             self.train_data,
             self.extractor,
@@ -209,12 +209,12 @@ class CropTask(Task):
         )
 
     def generator(self, step: int, number: int | None = None) -> torch.Generator:
-        """The generator of everything random in a step of this process, or in a numbered part of it."""
+        """The generator for all random draws in a step of this process, or in a numbered part of a step."""
         process = self.placement.replica if number is None else number
         return module_generator(self.settings.seed, step, self.module, process, self.accelerator.device)
 
     def backward_pass(self, loss: torch.Tensor, *, loss_scale: float, accumulating: bool) -> None:
-        """Backward pass, and once a step the average of the gradients over the processes."""
+        """Backward pass, and once per step the average of the gradients over the processes."""
         backward(self.accelerator, loss, loss_scale)
         if not accumulating:
             averages = GradientAverages(self.placement)
@@ -222,7 +222,7 @@ class CropTask(Task):
             averages.finish()
 
     def gather_objects(self, found: Any) -> list[Any]:
-        """What every process found."""
+        """Gathers the objects of all processes."""
         everywhere: list[Any] = [found]
         if self.accelerator.num_processes > 1:
             everywhere = [None] * self.accelerator.num_processes

@@ -1,7 +1,7 @@
-"""Corpora of speech, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
+"""Speech corpora, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
 
 A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are
-the corpus' settings.
+the settings of the corpus.
 """
 
 import importlib
@@ -22,35 +22,35 @@ from modeling_sim.files import nearest
 _NAMES = ("artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables")
 
 
-_KINDS = {bool: bool, int: numbers.Integral, float: numbers.Real}
+_TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 
 def corpus_names() -> list[str]:
-    """Names that `load_corpus` knows."""
+    """Names that `load_corpus` accepts."""
     return list(_NAMES)
 
 
 def corpus_info(name: str) -> CorpusInfo:
-    """What a corpus says about itself: description, licence, Hub id."""
+    """Description, license and Hub id of a corpus."""
     return _corpus(name).INFO
 
 
 def corpus_settings(name: str) -> list[str]:
-    """Names of a corpus' settings: the keyword arguments of its `load` except the split."""
+    """Names of the settings of a corpus: the keyword arguments of its `load` except `split`."""
     return [argument for argument in inspect.signature(_corpus(name).load).parameters if argument != "split"]
 
 
 def settings_overview() -> str:
-    """The settings of every corpus by name, in one line for `--help`."""
+    """Names of the settings of every corpus, in one line for `--help`."""
     known = "; ".join(f"{name}: {', '.join(corpus_settings(name))}" for name in corpus_names())
-    return f"Settings by corpus: {known}. `modeling-sim corpora --corpus NAME --help` explains them."
+    return f"Settings per corpus: {known}. `modeling-sim corpora --corpus NAME --help` describes them."
 
 
 def explain_settings(name: str) -> str:
-    """What the docstring of a corpus' `load` says of the corpus and of each setting, with the defaults."""
+    """Help text of a corpus: the docstring of its `load`, with the default of each setting."""
     load = _corpus(name).load
     about, _, settings = inspect.cleandoc(load.__doc__).partition("\nArgs:\n")
-    settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # the command's own flag
+    settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # a flag of its own
     for setting, parameter in inspect.signature(load).parameters.items():
         default = "required" if parameter.default is parameter.empty else f"default: {parameter.default!r}"
         settings = re.sub(rf"^    {setting}: ", f"  {setting} ({default}): ", settings, flags=re.MULTILINE)
@@ -70,17 +70,17 @@ def load_corpus(
 
     Args:
         name: One of `corpus_names()`.
-        split: "train", "test", or what else the corpus offers.
-        on_bad_audio: "raise" stops with a table of the recordings that cannot be used; "skip" leaves them out.
-        bad_audio_list: Under "skip", file that the recordings left out are written to, with reasons; `None` for none.
-        decode_all: Look at every sample, not at headers alone: slow, but then nothing breaks later.
+        split: "train", "test", or another split of the corpus.
+        on_bad_audio: "raise" stops with a table of the unusable recordings; "skip" excludes them.
+        bad_audio_list: With "skip", file that lists the skipped recordings and the reasons; `None` for none.
+        decode_all: Decode every sample instead of checking headers only. Slow, but finds all errors in advance.
         **arguments: Settings of the corpus: the keyword arguments of its `load`.
 
     Raises:
-        ValueError: Unknown corpus, setting or split, the message names the nearest one; a setting that is missing or of
-            another type; a split without utterances.
-        BadAudioError: Recordings that cannot be used, under "raise".
-        FileNotFoundError: A folder or list that is not there.
+        ValueError: The corpus, a setting or the split is unknown (the message suggests the closest known one), a
+            setting is missing or has the wrong type, or the split has no utterances.
+        BadAudioError: There are unusable recordings, with "raise".
+        FileNotFoundError: A folder or a list does not exist.
     """
     check_corpus_settings(name, arguments)
     for parameter in inspect.signature(_corpus(name).load).parameters.values():
@@ -93,37 +93,37 @@ def load_corpus(
     if isinstance(dataset, Dataset):
         check = check_audio
         if len(dataset) == 0:
-            raise ValueError(
-                f"split {split!r} of {name} holds no utterance; look at the settings that divide the corpus."
-            )
+            raise ValueError(f"split {split!r} of {name} has no utterances; check the settings that define the splits.")
     return check(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 
 def _corpus(name: str) -> ModuleType:
     if name not in _NAMES:
-        raise ValueError(f"there is no corpus {name!r}{_nearest(name, _NAMES)}")
+        raise ValueError(f"unknown corpus {name!r}{_nearest(name, _NAMES)}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def check_corpus_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuses settings that a corpus does not have, or that have another type, as a YAML file may hold them.
+    """Checks the names and types of settings, which may come from a YAML file.
 
     Raises:
-        ValueError: The message names the setting, and the nearest known one.
+        ValueError: A setting is unknown or has the wrong type.
     """
     known = corpus_settings(name)
-    kinds = get_type_hints(_corpus(name).load)
+    types = get_type_hints(_corpus(name).load)
     for setting, value in settings.items():
         if setting not in known:
             raise ValueError(f"corpus {name!r} has no setting {setting!r}{_nearest(setting, known)}")
-        kind = kinds[setting]
-        if kind in _KINDS and (not isinstance(value, _KINDS[kind]) or isinstance(value, bool) != (kind is bool)):
-            raise ValueError(f"`{setting}` is {value!r}; it must be of type {kind.__name__}.")
-        if kind == Sequence[str] and not isinstance(value, Sequence):
+        expected = types[setting]
+        if expected in _TYPES and (
+            not isinstance(value, _TYPES[expected]) or isinstance(value, bool) != (expected is bool)
+        ):
+            raise ValueError(f"`{setting}` is {value!r}; it must be of type {expected.__name__}.")
+        if expected == Sequence[str] and not isinstance(value, Sequence):
             raise ValueError(f"`{setting}` is {value!r}; it must be a list of names.")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the nearest known word, and all of them."""
+    """The end of an error message: the closest known word, and all known words."""
     known = sorted(known)
     return f"{nearest(word, known, cutoff=0.4)} Known: {', '.join(known)}."

@@ -1,8 +1,8 @@
-"""Phone labels: where they are read from, and where they stand in time.
+"""Reads phone labels and aligns them with the frames of models.
 
-A *label frame* is a window of 25 ms every 10 ms that never leaves the signal (Kaldi's frames with "snip edges"): frame
-i is samples 160 i to 160 i + 400 at 16 kHz, and its centre 160 i + 200. All corpora label these frames. A model's
-frames are elsewhere: `labels_at_frames` brings labels to them by time.
+A *label frame* is a window of 25 ms every 10 ms, without padding (Kaldi's frames with "snip edges"): frame i covers
+samples 160 i to 160 i + 400 at 16 kHz, with center 160 i + 200. All corpora label these frames. The frames of a model
+have other centers: `labels_at_frames` aligns labels with them by time.
 """
 
 import csv
@@ -25,7 +25,7 @@ from modeling_sim.data.corpora.contract import replace_column
 from modeling_sim.data.corpora.tree import decode_text, read_text, visible_files
 from modeling_sim.text import say_once
 
-LABEL_RATE = 16_000  # samples a second in which the next two are counted
+LABEL_RATE = 16_000  # Hz; the sampling rate of the next two
 
 
 LABEL_WINDOW = 400
@@ -40,7 +40,7 @@ IGNORED = -100  # torch's default `ignore_index`
 PHONES = "phones"
 
 
-_LONGEST = 1_000_000  # seconds of a recording, by which a wrong end is known
+_LONGEST = 1_000_000  # seconds; a later end of a recording is an error
 
 
 _SILENCE, _NOISE = "SIL", "SPN"
@@ -56,21 +56,21 @@ _SEGMENT_COLUMNS = ("utt", "tier", "start_frame", "n_frames", "label")
 
 
 def num_label_frames(num_samples: int) -> int:
-    """10 ms label frames of a recording of `num_samples` at 16 kHz: whole windows of 400 every 160."""
+    """Number of label frames of a recording of `num_samples` at 16 kHz: complete windows of 400 every 160."""
     return max(0, (num_samples - LABEL_WINDOW) // LABEL_HOP + 1)
 
 
 def label_centers(num_labels: int) -> np.ndarray:
-    """Centres of the first label frames, in samples at 16 kHz, `(num_labels,)` float64: 160 i + 200."""
+    """Centers of the first label frames, in samples at 16 kHz, `(num_labels,)` float64: 160 i + 200."""
     return LABEL_WINDOW / 2 + LABEL_HOP * np.arange(num_labels, dtype=np.float64)
 
 
 def labels_from_segments(ends: np.ndarray, labels: np.ndarray, num_samples: int) -> np.ndarray:
-    """Label of the segment that holds each label frame's centre, `(label frames,)`.
+    """Label of the segment that holds each label frame's center, `(label frames,)`.
 
     Args:
-        ends: Where each segment ends, in samples at 16 kHz, rising, `(segments,)`; the first starts at 0.
-        labels: One label a segment, `(segments,)`.
+        ends: End of each segment, in samples at 16 kHz, increasing, `(segments,)`; the first starts at 0.
+        labels: One label per segment, `(segments,)`.
         num_samples: Length of the recording at 16 kHz.
     """
     centers = label_centers(num_label_frames(num_samples))
@@ -78,14 +78,14 @@ def labels_from_segments(ends: np.ndarray, labels: np.ndarray, num_samples: int)
 
 
 def read_phone_names(path: str | Path) -> list[str]:
-    """Class names from a file of `NAME NUMBER` lines, as Kaldi's phones.txt; numbers run from 0 without gaps."""
+    """Class names from a file of `NAME NUMBER` lines, like Kaldi's phones.txt; numbers run from 0 without gaps."""
     names: dict[int, str] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) != 2 or not fields[1].isdecimal():
-            raise ValueError(f"{path}, line {number}: {line!r} is not a name and its number")
+            raise ValueError(f"{path}, line {number}: {line!r} is not `NAME NUMBER`")
         names[int(fields[1])] = fields[0]
     if sorted(names) != list(range(len(names))):
         raise ValueError(f"{path}: class numbers must run from 0 to {len(names) - 1} without gaps")
@@ -95,10 +95,10 @@ def read_phone_names(path: str | Path) -> list[str]:
 def read_frame_labels(path: str | Path) -> dict[str, np.ndarray]:
     """Frame labels by utterance id, from a file in the layout of CPC's converted_aligned_phones.txt.
 
-    One utterance per line, `ID LABEL LABEL ...`, set apart by blanks or tabs; one whole number per label frame.
+    One utterance per line, `ID LABEL LABEL ...`, separated by spaces or tabs; one integer per label frame.
 
     Raises:
-        ValueError: A label is not a whole number of 0 or more, or an id has two lines.
+        ValueError: A label is not an integer of 0 or more, or an id has two lines.
     """
     labels: dict[str, np.ndarray] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -106,13 +106,13 @@ def read_frame_labels(path: str | Path) -> dict[str, np.ndarray]:
         if not utterance:
             continue
         if utterance in labels:
-            raise ValueError(f"{path}, line {number}: a second line of {utterance!r}")
+            raise ValueError(f"{path}, line {number}: {utterance!r} has two lines")
         try:
             labels[utterance] = np.array(values[0].split() if values else [], dtype=np.int64)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"{path}, line {number}: a label is not a whole number") from error
+            raise ValueError(f"{path}, line {number}: a label is not an integer") from error
         if labels[utterance].min(initial=0) < 0:
-            raise ValueError(f"{path}, line {number}: a label is below 0")
+            raise ValueError(f"{path}, line {number}: a label is negative")
     return labels
 
 
@@ -121,8 +121,8 @@ class Alignments(NamedTuple):
 
     Args:
         names: Class names.
-        labels: Class numbers per label frame, by utterance id. Those of a tree of TextGrids are their names without
-            suffix, or their paths below the tree where files in several folders share a name.
+        labels: Class numbers per label frame, by utterance id. For a tree of TextGrids, ids are the names of the files
+            without suffix, or their relative paths if files in several folders share a name.
     """
 
     names: list[str]
@@ -130,17 +130,18 @@ class Alignments(NamedTuple):
 
 
 def with_phones(dataset: Dataset | IterableDataset, alignments: str | Path | None) -> Dataset | IterableDataset:
-    """Add the column `phones`, null for an utterance without an alignment.
+    """Adds the column `phones`, null for an utterance without an alignment.
 
-    An alignment is an utterance's if their ids are equal, or one is the end of the other's path: `19/198/19-198-0000`
-    is that of the utterance `19-198-0000`, and `0001` that of `ann/0001` if no other utterance ends so.
+    An alignment matches an utterance if their ids are equal, or if one is the end of the other's path:
+    `19/198/19-198-0000` matches the utterance `19-198-0000`, and `0001` matches `ann/0001` if no other utterance ends
+    with it.
 
     Args:
         dataset: A corpus with the column `id`.
-        alignments: What `read_alignments` reads; `None` leaves the corpus as it is.
+        alignments: Folder or file for `read_alignments`; `None` returns the corpus unchanged.
 
     Raises:
-        ValueError: Two alignments are one utterance's, or one is that of two utterances.
+        ValueError: Two alignments match one utterance, or one matches two utterances.
     """
     if alignments is None:
         return dataset
@@ -159,14 +160,14 @@ def with_phones(dataset: Dataset | IterableDataset, alignments: str | Path | Non
     for utterance, own in zip(ids, found, strict=True):
         if own is not None and owners.setdefault(own, utterance) != utterance:
             raise ValueError(
-                f"{alignments}: the alignment {own!r} is that of {owners[own]!r} and {utterance!r}; put alignments in "
-                "folders as the recordings are"
+                f"{alignments}: the alignment {own!r} matches both {owners[own]!r} and {utterance!r}; arrange "
+                "alignments in the same folders as the recordings"
             )
     missing = [utterance for utterance, own in zip(ids, found, strict=True) if own is None]
     if missing:
         say_once(
-            f"{alignments}: {len(missing)} of {len(ids)} utterances have no alignment, such as {missing[0]!r}"
-            + (f"; alignments there are of {next(iter(labels))!r}, ..." if len(missing) == len(ids) and labels else "")
+            f"{alignments}: {len(missing)} of {len(ids)} utterances have no alignment, for example {missing[0]!r}"
+            + (f"; there are alignments of {next(iter(labels))!r}, ..." if len(missing) == len(ids) and labels else "")
         )
     return replace_column(dataset, PHONES, [None if own is None else labels[own] for own in found], feature)
 
@@ -184,7 +185,7 @@ def _alignment_of(utterance: str, ends: Mapping[str, list[str]], source: str) ->
     Args:
         utterance: Id of the utterance.
         ends: Names of the alignments by their last part.
-        source: Where they are from, for messages.
+        source: Folder or file of the alignments, for error messages.
     """
     utterance = normalize("NFC", utterance)
     parts = PurePosixPath(utterance).parts
@@ -199,30 +200,30 @@ def _alignment_of(utterance: str, ends: Mapping[str, list[str]], source: str) ->
             fitting.append(name)
     if len(fitting) > 1:
         raise ValueError(
-            f"{source}: {' and '.join(map(repr, fitting))} are both alignments of {utterance!r}; keep one, or "
-            "put recordings in folders as the alignments are"
+            f"{source}: {' and '.join(map(repr, fitting))} both match {utterance!r}; keep one, or arrange recordings "
+            "in the same folders as the alignments"
         )
     return fitting[0] if fitting else None
 
 
 def read_alignments(path: str | Path) -> Alignments:
-    """Phone labels from a folder or a file, in any of three layouts.
+    """Reads phone labels from a folder or a file, in one of three layouts.
 
     - CPC: `aligned_phones.txt` or `converted_aligned_phones.txt`, read by `read_frame_labels`.
-    - Segments: `segments.tsv` or `segments.tsv.gz` with the columns utt, tier, start_frame, n_frames, label, of which
-      the rows of tier "phone" are read; gaps are silence.
-    - Montreal Forced Aligner: a tree of `ID.TextGrid` files, read by `read_textgrid_phones`; a label frame has the
-      phone at its center. Hidden files are skipped.
+    - Segments: `segments.tsv` or `segments.tsv.gz` with the columns utt, tier, start_frame, n_frames, label; only rows
+      of tier "phone" are read, and gaps are silence.
+    - Montreal Forced Aligner: a tree of `ID.TextGrid` files, read by `read_textgrid_phones`; the label of a frame is
+      the phone at its center. Hidden files are skipped.
 
-    In the last two, stress marks of ARPAbet vowels are dropped (AH0 is AH), empty intervals, "sil" and "sp" are SIL,
-    "spn" and "+NSN+" are SPN.
+    In the last two, stress marks of ARPAbet vowels are dropped (AH0 becomes AH); empty intervals, "sil" and "sp" become
+    SIL, "spn" and "+NSN+" become SPN.
 
-    A file `phones.txt` next to them gives class names and numbers. Without it they are "SIL" and the labels in
-    alphabetic order, or the numbers themselves for the CPC layout, whose published file names none.
+    A file `phones.txt` next to them gives class names and numbers. Without it, classes are "SIL" and the labels in
+    alphabetic order, or the numbers themselves for the CPC layout, whose published file has no names.
 
     Raises:
-        FileNotFoundError: There is no such folder or file, or no alignment in it.
-        ValueError: A file is not of its layout, or a label is not in `phones.txt`; the message names the file.
+        FileNotFoundError: The folder or file does not exist, or has no alignment.
+        ValueError: A file does not have its layout, or a label is not in `phones.txt`; the message names the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -231,7 +232,7 @@ def read_alignments(path: str | Path) -> Alignments:
             return read_alignments(published)
         return _with_names(_read_grids(path), path / "phones.txt")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such folder or file of alignments")
+        raise FileNotFoundError(f"`alignments` is {path}, which does not exist")
     if path.name.endswith((".tsv", ".tsv.gz")):
         return _with_names(_read_segments(path), path.with_name("phones.txt"))
     if path.suffix.lower() == ".textgrid":
@@ -247,23 +248,21 @@ def read_alignments(path: str | Path) -> Alignments:
 
 
 def _read_grids(folder: Path) -> dict[str, list[str]]:
-    """Phone of each label frame of every TextGrid of a tree, by its name, or by its path if names are not distinct."""
+    """Phone of each label frame of every TextGrid of a tree, by name, or by path if names are not unique."""
     grids = [path for path in visible_files(folder) if path.suffix.lower() == ".textgrid"]
     if not grids:
-        raise FileNotFoundError(
-            f"{folder}: no alignment there; looked for {', '.join((*_CPC_FILES, *_SEGMENT_FILES))}, *.TextGrid"
-        )
+        raise FileNotFoundError(f"{folder}: has none of {', '.join((*_CPC_FILES, *_SEGMENT_FILES))}, *.TextGrid")
     ids = [grid.stem for grid in grids]
     if len(set(ids)) < len(ids):
         ids = [grid.relative_to(folder).with_suffix("").as_posix() for grid in grids]
     for name, other in itertools.pairwise(sorted(ids)):
         if name == other:
-            raise ValueError(f"{folder}: holds two TextGrids of {name!r}, with suffixes in other letters; keep one")
+            raise ValueError(f"{folder}: has two TextGrids of {name!r}, whose suffixes differ in case; keep one")
     return {name: read_textgrid_phones(grid) for name, grid in zip(ids, grids, strict=True)}
 
 
 def find_alignments(folder: Path) -> Path | None:
-    """The file of all alignments in a folder, by the names it is published under, if there is one."""
+    """The file with all alignments in a folder, by its published names; `None` if there is none."""
     paths = (folder / name for name in (*_CPC_FILES, *_SEGMENT_FILES))
     return next((path for path in paths if path.is_file()), None)
 
@@ -271,25 +270,25 @@ def find_alignments(folder: Path) -> Path | None:
 def read_textgrid_phones(path: str | Path) -> list[str]:
     """Phone at the center of each label frame, from the phone tiers of a Praat TextGrid, long or short.
 
-    A phone tier is a tier of intervals with the name "phones" or "SPEAKER - phones". With several, one per speaker, a
-    frame has the phone of the speaker who speaks; where two speak and their phones differ, it is SPN.
+    A phone tier is an interval tier named "phones" or "SPEAKER - phones". With several tiers, one per speaker, a frame
+    has the phone of the active speaker; if several are active with different phones, it is SPN.
 
     Raises:
-        ValueError: The file is no TextGrid in text form, or has no phone tier.
+        ValueError: The file is not a TextGrid in text form, or has no phone tier.
     """
     end, tiers = _read_tiers(path)
     found = [tier for name, tier in tiers if re.fullmatch(r"(.*-\s*)?phones?", name.strip(), re.IGNORECASE | re.DOTALL)]
     if not found:
         names = ", ".join(name for name, _ in tiers) or "none"
-        raise ValueError(f"{path}: has no tier of intervals named 'phones'; tiers there: {names}")
+        raise ValueError(f"{path}: has no interval tier 'phones'; available: {names}")
     if not 0 <= end <= _LONGEST:
         raise ValueError(f"{path}: ends at {end} s; it must end between 0 and {_LONGEST} s")
     return [_one_phone(spoken) for spoken in zip(*(_phones_at_frames(tier, end, path) for tier in found), strict=True)]
 
 
 def _read_tiers(path: str | Path) -> tuple[float, list[tuple[str, list[tuple[float, float, str]]]]]:
-    """End of a TextGrid in seconds, and the name and the intervals `(start, end, text)` of its tiers of intervals."""
-    # What Praat reads of either form: quoted texts, free-standing numbers, <flags>; all else is comment.
+    """End of a TextGrid in seconds, and the name and the intervals `(start, end, text)` of its interval tiers."""
+    # Praat reads quoted texts, free-standing numbers and <flags> of either form; everything else is a comment.
     pattern = r'"(?:[^"]|"")*"|<[^>\s]*>|(?<!\S)[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?!\S)'
     tokens = iter(re.findall(pattern, read_text(path)))
 
@@ -298,7 +297,7 @@ def _read_tiers(path: str | Path) -> tuple[float, list[tuple[str, list[tuple[flo
         try:
             return float(token)
         except ValueError:
-            raise ValueError(f"{path}: has {token} in place of a number") from None
+            raise ValueError(f"{path}: {token} is not a number") from None
 
     def quoted() -> str:
         return next(tokens)[1:-1].replace('""', '"')
@@ -309,20 +308,20 @@ def _read_tiers(path: str | Path) -> tuple[float, list[tuple[str, list[tuple[flo
             raise ValueError(f"{path}: not a TextGrid in text form")
         _, end, _, tiers = number(), number(), next(tokens), number()
         for _ in range(int(tiers)):
-            kind, name = quoted(), quoted()
+            tier_class, name = quoted(), quoted()
             _, _, count = number(), number(), int(number())
-            if kind == "IntervalTier":
+            if tier_class == "IntervalTier":
                 found.append((name, [(number(), number(), quoted()) for _ in range(count)]))
             else:
                 for _ in range(count):
                     number(), quoted()
     except (StopIteration, OverflowError):
-        raise ValueError(f"{path}: ends in the middle of a tier") from None
+        raise ValueError(f"{path}: truncated in the middle of a tier") from None
     return end, found
 
 
 def _one_phone(spoken: Iterable[str]) -> str:
-    """Phone of a frame that several speakers' tiers have a phone for."""
+    """Phone of a frame from the phones of all speakers' tiers."""
     phones = set(spoken) - {_SILENCE}
     if not phones:
         return _SILENCE
@@ -336,17 +335,17 @@ def labels_at_frames(
     sampling_rate: int = LABEL_RATE,
     label_offset: float = 0.0,
 ) -> np.ndarray:
-    """Label of each frame of a model: the label frame whose centre is nearest in time, `(frames,)` int64.
+    """Label of each frame of a model: the label frame whose center is nearest in time, `(frames,)` int64.
 
-    A frame gets `IGNORED` (-100, which torch's cross entropy passes over) where no label's centre is within half a
-    label hop (5 ms): before the first label's and after the last one's.
+    A frame gets `IGNORED` (-100, which torch's cross entropy ignores) if no label's center is within half a label hop
+    (5 ms): before the first label and after the last one.
 
     Args:
         labels: Class numbers of an utterance's label frames, `(label frames,)`.
-        frame_centers: Centres of the model's frames in samples, `(frames,)`, as `SimConfig.frame_centers` gives them.
-        sampling_rate: Samples a second of `frame_centers`.
-        label_offset: Seconds by which labels are read later than the frame: a frame at time t gets the label of time
-            `t + label_offset`. 0 is right for labels and frames that are both placed by their centres.
+        frame_centers: Centers of the model's frames in samples, `(frames,)`; see `SimConfig.frame_centers`.
+        sampling_rate: Sampling rate of `frame_centers` in Hz.
+        label_offset: Shift of the labels in seconds: a frame at time t gets the label of time `t + label_offset`. Keep
+            0 to align labels and frames by their centers.
     """
     seconds = np.asarray(frame_centers, dtype=np.float64) / sampling_rate + label_offset
     nearest = (seconds * LABEL_RATE - LABEL_WINDOW / 2) / LABEL_HOP
@@ -358,7 +357,7 @@ def labels_at_frames(
 
 
 def _phones_at_frames(intervals: list[tuple[float, float, str]], end: float, path: str | Path) -> list[str]:
-    """Phone at each label frame's centre; what no interval covers is silence."""
+    """Phone at each label frame's center; silence outside of intervals."""
     phones = [_SILENCE] * num_label_frames(round(end * LABEL_RATE))
     centers = label_centers(len(phones)) / LABEL_RATE
     for start, stop, text in intervals:
@@ -370,11 +369,11 @@ def _phones_at_frames(intervals: list[tuple[float, float, str]], end: float, pat
 
 
 def _plain_phone(text: str) -> str:
-    """A phone without its stress, with one name for silence and one for noise, whatever aligner wrote it."""
+    """Removes stress from a phone, and gives silence and noise one name each for all aligners."""
     text = text.strip()
     if text.lower() in ("", "sil", "sp"):
         return _SILENCE
-    if text.lower() == "spn" or text.startswith("+"):  # +NSN+ and its like are the noises of CMU Sphinx
+    if text.lower() == "spn" or text.startswith("+"):  # noises of CMU Sphinx, for example +NSN+
         return _NOISE
     return re.sub(r"(?<=[A-Z])[012]$", "", text)
 
@@ -384,12 +383,12 @@ def _read_segments(path: Path) -> dict[str, list[str]]:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
+        raise ValueError(f"{path}: not a valid gzip file: {error}") from error
     reader = csv.DictReader(io.StringIO(decode_text(content, path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in _SEGMENT_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise ValueError(
-            f"{path}: has no column {' and no '.join(missing)}; columns there: {', '.join(reader.fieldnames or ())}"
+            f"{path}: has no column {' and no '.join(missing)}; available: {', '.join(reader.fieldnames or ())}"
         )
     phones: dict[str, list[str]] = defaultdict(list)
     for number, row in enumerate(reader, start=2):
@@ -399,17 +398,17 @@ def _read_segments(path: Path) -> dict[str, list[str]]:
         try:
             start, count = int(row["start_frame"]), int(row["n_frames"])
         except (TypeError, ValueError):
-            raise ValueError(f"{path}, line {number}: start_frame or n_frames is not a whole number") from None
+            raise ValueError(f"{path}, line {number}: start_frame or n_frames is not an integer") from None
         if not 0 <= start <= start + count <= _LONGEST * LABEL_RATE // LABEL_HOP:
-            raise ValueError(f"{path}, line {number}: {count} frames from {start} on are no segment")
+            raise ValueError(f"{path}, line {number}: start_frame {start} or n_frames {count} is out of range")
         if start < len(frames):
-            raise ValueError(f"{path}: the segments of {row['utt']} overlap at frame {start}")
+            raise ValueError(f"{path}, line {number}: the segments of {row['utt']} overlap at frame {start}")
         frames += [_SILENCE] * (start - len(frames)) + [_plain_phone(row["label"] or "")] * count
     return dict(phones)
 
 
 def _with_names(phones: dict[str, list[str]], names_file: Path) -> Alignments:
-    """Names to numbers, by `phones.txt` or in alphabetic order."""
+    """Converts names to numbers, by `phones.txt` or in alphabetic order."""
     used = {phone for frames in phones.values() for phone in frames}
     names = read_phone_names(names_file) if names_file.is_file() else [_SILENCE, *sorted(used - {_SILENCE})]
     unknown = sorted(used - set(names))

@@ -1,15 +1,15 @@
 """The artificial speech of the Smooth InfoMax paper: words of three syllables, spoken by one man.
 
-The data set is licensed CC BY-NC-SA 4.0: it is read from where its user has put it, is no part of this project and may
-not be passed on with it. A checkpoint trained on it must say so.
+The data set is licensed CC BY-NC-SA 4.0. It is not part of this project and must not be redistributed with it; users
+provide their own copy. The card of a checkpoint trained on it must state this license.
 
-Two folders, each with `train` and `test`: `reshuffledv2` holds words (`babadu_1.wav`: word, take), `split up data
-padded` holds syllables cut from words and padded with zeros (`bagigi_1_1_ba.wav`: word, take, place, syllable). WAV as
-published and FLAC are read alike.
+There are two folders, each with `train` and `test`: `reshuffledv2` with words (`babadu_1.wav`: word, take), and
+`split up data padded` with syllables cut from words and padded with zeros (`bagigi_1_1_ba.wav`: word, take, position,
+syllable). Files may be WAV as published, or FLAC.
 
-The take in a syllable's name is always 1, and every test word has the name of a train word. The recordings differ: by
-waveform correlation the train syllables are cut from take 1 of the words and the test syllables from take 2. `id`,
-`take` and `recording` here go by the recording, so they are unique.
+The take in the name of a syllable is always 1, and every test word has the name of a training word. But the recordings
+differ: by waveform correlation the training syllables are cut from take 1 of the words and the test syllables from take
+2. `id`, `take` and `recording` refer to the actual recording, so they are unique.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from modeling_sim.data.corpora.tree import visible_files
 
 INFO = CorpusInfo(
     description="Words and syllables of the Smooth InfoMax paper, one male speaker (recordings by Bart de Boer); in "
-    "the published split, words of the test set are other recordings of training words.",
+    "the published split, test words are different recordings of training words.",
     license="cc-by-nc-sa-4.0",
     redistributable=False,
     path_settings=("data_dir",),
@@ -64,25 +64,25 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Dataset:
-    """Load a split.
+    """Loads a split.
 
-    Columns beside the contract's: `word`, `take` and `recording` (word and take); `vowel`, `consonant` and `syllable`,
-    one class for a syllable and three for a word; `position` of a syllable in its word, from 1.
+    Columns in addition to those of every corpus: `word`, `take` and `recording` (word and take); `vowel`, `consonant`
+    and `syllable`, one class for a syllable and three for a word; `position` of a syllable in its word, from 1.
 
     Args:
         split: "train", "test" or "all".
         data_dir: Folder with the two folders of the data set.
-        units: "words", which the paper pretrains on, or "syllables", which it probes vowels and syllables on.
-        protocol: "published": the folders as they are. "unseen": the same without the test syllables whose recordings
-            are among the train words, so that pretraining has heard no test recording; most go. "word_disjoint": a
-            seeded share of all words, with every recording of them, is the test set; words and syllables of one seed
-            fit together.
-        test_fraction: Share of the words in the test set of "word_disjoint".
+        units: "words", on which the paper pretrains, or "syllables", on which it probes vowels and syllables.
+        protocol: "published": the folders as published. "unseen": without the test syllables whose recordings are among
+            the training words (most of them), so that pretraining has not seen a test recording. "word_disjoint": the
+            test set is a random fraction of the words, with all of their recordings; words and syllables with the
+            same seed have the same test words.
+        test_fraction: Fraction of the words in the test set of "word_disjoint".
         seed: Seed of "word_disjoint".
 
     Raises:
-        FileNotFoundError: A folder that is not there or holds no recording.
-        ValueError: An unknown split, unit or protocol, or a file name of another form.
+        FileNotFoundError: A folder does not exist or has no recordings.
+        ValueError: The split, the units or the protocol is unknown, or a file name has a different form.
     """
     for name, value, known in (
         ("split", split, ("train", "test", "all")),
@@ -96,11 +96,11 @@ def load(
     if protocol == "published":
         test = {recording.id for recording in recordings if recording.published_split == "test"}
     elif protocol == "unseen":
-        heard = {(word.word, word.take) for word in words if word.published_split == "train"}
+        seen = {(word.word, word.take) for word in words if word.published_split == "train"}
         recordings = [
             recording
             for recording in recordings
-            if recording.published_split == "train" or (recording.word, recording.take) not in heard
+            if recording.published_split == "train" or (recording.word, recording.take) not in seen
         ]
         test = {recording.id for recording in recordings if recording.published_split == "test"}
     else:
@@ -116,17 +116,17 @@ def _find(data_dir: Path, units: str) -> list[_Recording]:
     for published_split in ("train", "test"):
         folder = data_dir / _FOLDERS[units] / published_split
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; `data_dir` must hold {' and '.join(_FOLDERS.values())}")
+            raise FileNotFoundError(f"{folder} does not exist; `data_dir` must hold {' and '.join(_FOLDERS.values())}")
         recordings += [
             _parse(path, units, published_split) for path in visible_files(folder) if path.suffix.lower() in _SUFFIXES
         ]
         if not any(recording.published_split == published_split for recording in recordings):
-            raise FileNotFoundError(f"{folder}: holds no {' and no '.join(_SUFFIXES)} file")
+            raise FileNotFoundError(f"{folder} has no {' or '.join(_SUFFIXES)} files")
     return sorted(recordings, key=lambda recording: recording.id)
 
 
 def _parse(path: Path, units: str, published_split: str) -> _Recording:
-    """What a file name says, with the take corrected."""
+    """Parses a file name, and corrects the take."""
     fields = path.stem.split("_")
     word = fields[0]
     spoken = [word[place : place + 2] for place in range(0, len(word), 2)]
@@ -136,7 +136,7 @@ def _parse(path: Path, units: str, published_split: str) -> _Recording:
         or not all(field.isdigit() for field in fields[1:3])
         or set(spoken) - set(_SYLLABLES)
     ):
-        raise ValueError(f"{path}: the name is not of the form of 'babadu_1' (words) or 'bagigi_1_1_ba' (syllables)")
+        raise ValueError(f"{path}: the name must be like 'babadu_1' (words) or 'bagigi_1_1_ba' (syllables)")
     if units == "words":
         return _Recording(path.stem, path, published_split, word, int(fields[1]), None, spoken)
     take = 2 if published_split == "test" else int(fields[1])

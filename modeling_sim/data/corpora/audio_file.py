@@ -1,4 +1,4 @@
-"""Audio of any data set as undecoded files, without torchcodec, which `datasets` uses to encode audio."""
+"""Audio of any data set as encoded files, without torchcodec, which `datasets` needs to encode audio."""
 
 import io
 import os
@@ -22,21 +22,21 @@ _PARTS = {"bytes", "path", "array"}
 
 
 def holds_audio(feature: Any) -> bool:
-    """Whether a column of this type can hold audio in a form that `AudioFile` takes."""
+    """Whether a column of this type can hold audio in a form that `AudioFile` accepts."""
     if isinstance(feature, Mapping):
         return bool(_PARTS & set(feature)) and ("array" not in feature or "sampling_rate" in feature)
     return isinstance(feature, Audio) or (isinstance(feature, Value) and feature.dtype in _SCALARS)
 
 
 class AudioFile(Audio):
-    """`Audio(decode=False)` that takes every form in which data sets hold audio, without torchcodec.
+    """`Audio(decode=False)` that accepts audio in every form that data sets have, without torchcodec.
 
     A value may be a path, the bytes of a file, a mapping with `path`, `bytes` or both, or a mapping with `array`,
-    samples `(samples,)` or `(channels, samples)`, and `sampling_rate`. Samples become a WAV file of the same numbers:
+    samples `(samples,)` or `(channels, samples)`, and `sampling_rate`. Samples become a WAV file with the same values:
     32-bit floats, or 16-bit integers. A file in an archive or on the Hub (`zip://`, `hf://`) is read into `bytes`.
 
     Args:
-        root: Folder that relative paths start from, where they name a file below it.
+        root: Folder of relative paths, if the file exists there.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
@@ -44,7 +44,7 @@ class AudioFile(Audio):
         self.root = root
 
     def encode_example(self, value: Any) -> dict[str, Any]:
-        """The value as `{"bytes", "path"}`."""
+        """Converts a value to `{"bytes", "path"}`."""
         if isinstance(value, (str, os.PathLike)):
             value = {"path": os.fspath(value)}
         elif isinstance(value, (bytes, bytearray)):
@@ -61,7 +61,7 @@ class AudioFile(Audio):
         return {"bytes": None, "path": path}
 
     def cast_storage(self, storage: pa.Array) -> pa.StructArray:
-        """The same for a column in Arrow; nulls stay."""
+        """Converts an Arrow column; nulls stay."""
         if pa.types.is_struct(storage.type) and {"bytes", "path"} == {field.name for field in storage.type}:
             return super().cast_storage(storage)
         values = (None if value is None else self.encode_example(value) for value in storage.to_pylist())
@@ -69,7 +69,7 @@ class AudioFile(Audio):
 
 
 def _wav(array: Any, sampling_rate: Any) -> bytes:
-    """Samples as a WAV file; nothing, which the scan reports as empty, where they are none or have no rate."""
+    """Samples as a WAV file; empty bytes, which the scan reports, if they are invalid or have no sampling rate."""
     samples = np.asarray(array)
     if samples.ndim == 2:
         samples = samples.T
@@ -87,5 +87,5 @@ def _read_remote(path: str) -> dict[str, Any]:
     try:
         with fsspec.open(path, "rb") as file:
             return {"bytes": file.read(), "path": name}
-    except FileNotFoundError:  # of one recording, which the scan reports
+    except FileNotFoundError:  # the scan reports it
         return {"bytes": None, "path": name}

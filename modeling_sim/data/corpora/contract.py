@@ -1,17 +1,17 @@
-"""What every corpus gives: the columns, how they are built, and what a corpus says about itself.
+"""The contract of a corpus: its columns, how to build them, and its description.
 
 Columns of every corpus:
 
 | column | type | meaning |
 | --- | --- | --- |
-| `id` | string | unique within the corpus, all splits together |
+| `id` | string | unique within the corpus, across all splits |
 | `audio` | `Audio(decode=False)` | `{"path", "bytes"}`, decoded by `modeling_sim.data.audio` |
-| `num_samples` | int | length at the file's own rate |
-| `sampling_rate` | int | the file's own rate, samples a second |
-| `speaker_id` | `ClassLabel` | one class "unknown" where the corpus does not name speakers |
+| `num_samples` | int | length at the file's sampling rate |
+| `sampling_rate` | int | the file's sampling rate in Hz |
+| `speaker_id` | `ClassLabel` | one class "unknown" if the corpus does not name speakers |
 
-Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class a 10 ms frame, laid
-out as `modeling_sim.data.corpora.alignments` says; it is null for an utterance without an alignment.
+Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class per 10 ms frame, as
+defined in `modeling_sim.data.corpora.alignments`, and null for an utterance without an alignment.
 The splits of a corpus share the class names of every label column.
 """
 
@@ -29,10 +29,10 @@ from modeling_sim.text import printable, say_once
 
 
 def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
-    """Both splits with the same names and numbers of classes in every column of classes.
+    """Gives both splits the same class names and numbers in every class column.
 
-    A data set whose splits were numbered each by itself would else have other classes under equal numbers. Classes of
-    the test split that training lacks come last.
+    If the splits of a data set were numbered separately, equal numbers would mean different classes. Classes that only
+    the test split has come last.
     """
     for column in train.column_names:
         if column not in test.column_names:
@@ -60,24 +60,24 @@ def label_classes(dataset: Dataset, label: str) -> list[str]:
     """Names of a label's classes.
 
     Raises:
-        ValueError: The corpus has no such column, or it holds no classes; the message lists those that do.
+        ValueError: The corpus has no class column of this name.
     """
     known = [name for name in dataset.column_names if class_label(dataset, name) is not None]
     feature = class_label(dataset, label) if label in dataset.column_names else None
     if feature is None:
-        raise ValueError(f"`label` is {label!r}, which is no column of classes of this corpus; choose of {known}.")
+        raise ValueError(f"`label` is {label!r}, but the corpus has no such class column; available: {known}.")
     return list(feature.names)
 
 
 def is_frame_label(dataset: Dataset, label: str) -> bool:
-    """Whether a column has a class a label frame rather than one an utterance."""
+    """Whether a column has one class per label frame rather than one per utterance."""
     return isinstance(dataset.features[label], List)
 
 
 UNKNOWN_SPEAKER = "unknown"
 
 
-# Names of a column of speakers, without regard to case and to all that is no letter, the surest first.
+# Names of a speaker column, ignoring case and all characters but letters, the most specific first.
 _SPEAKER_COLUMNS = (
     "speakerid", "speaker", "spkid", "spk", "spkrid", "spkr", "speakername", "speakercode", "clientid", "talkerid",
     "talker", "readerid", "reader", "narratorid", "narrator", "singerid", "singer", "voiceid", "participantid",
@@ -85,25 +85,25 @@ _SPEAKER_COLUMNS = (
 )  # fmt: skip
 
 
-# How Arrow holds an `Audio` column. A stream's `audio` has this type: its values are the same, and giving a stream's
-# features as `Audio` would encode every value, which needs torchcodec.
+# Arrow storage of an `Audio` column. A stream's `audio` has this type: its values are the same, but the feature `Audio`
+# would encode every value of a stream, which needs torchcodec.
 AUDIO_STORAGE = {"bytes": Value("binary"), "path": Value("string")}
 
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """What a corpus says about itself.
+    """Description of a corpus.
 
     Args:
         description: One sentence.
-        license: SPDX identifier as the Hub writes it, or "other" with the reason in `description`.
-        hub_id: Data set id on the Hub, if it is there.
-        num_utterances: Of the whole corpus, if it is always the same.
-        redistributable: Whether its audio may be passed on with a project or a checkpoint.
-        language: Code of the language that is spoken, as the Hub writes it, if there is one.
-        generated: Whether the audio is computed and read from nowhere.
-        path_settings: Names of the settings that name a file or folder and nothing else. Their values are shortened to
-            the last part before anything is published. A data set, which may be an id of the Hub too, is none of them.
+        license: License identifier of the Hub, or "other" with the reason in `description`.
+        hub_id: Hub id of the data set, if it is on the Hub.
+        num_utterances: Size of the complete corpus, if it is fixed.
+        redistributable: Whether its audio may be redistributed with a project or a checkpoint.
+        language: Language code of the Hub, if there is one language.
+        generated: Whether the audio is synthesized rather than read.
+        path_settings: Settings whose value can only be a file or a folder. Before publication their values are
+            shortened to the last part of the path. Excludes `dataset_id`, which may be a Hub id.
     """
 
     description: str
@@ -138,11 +138,11 @@ def make_dataset(
     labels: Mapping[str, Sequence[str]],
     sequence_labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Dataset:
-    """Build a data set in memory, without decoding or encoding any audio.
+    """Builds a data set in memory, without decoding or encoding any audio.
 
     Args:
-        columns: One sequence a column, all of one length. `audio` holds `{"path", "bytes"}` mappings. Label columns
-            hold class numbers or class names, `None` for no label.
+        columns: One sequence per column, all of the same length. `audio` holds `{"path", "bytes"}` mappings. Label
+            columns hold class numbers or class names, `None` for no label.
         labels: Class names of each `ClassLabel` column.
         sequence_labels: Class names of each column that is a sequence of `ClassLabel`; its values are arrays.
     """
@@ -164,19 +164,19 @@ def make_dataset(
             arrays[name] = plain_array(name, values)
             features[name] = Features.from_arrow_schema(pa.schema({name: arrays[name].type}))[name]
     dataset = Dataset.from_dict(arrays, features=features)
-    # Changes the type alone; giving it to `from_dict` would encode the audio, which needs torchcodec.
+    # Only changes the type; giving it to `from_dict` would encode the audio, which needs torchcodec.
     return dataset.cast_column("audio", Audio(decode=False))
 
 
 def plain_array(name: str, values: Any) -> pa.Array:
-    """A column as Arrow has it; one that mixes numbers, truth values and texts becomes text.
+    """Converts a column to Arrow; a column that mixes numbers, bools and texts becomes text.
 
     Args:
-        name: Of the column, for the message.
+        name: Name of the column in messages.
         values: One value per row.
 
     Raises:
-        ValueError: The column holds lists or mappings of several kinds.
+        ValueError: The column holds lists or mappings of several types.
     """
     if isinstance(values, pa.Array):
         return values
@@ -185,14 +185,14 @@ def plain_array(name: str, values: Any) -> pa.Array:
     except (pa.ArrowException, OverflowError, TypeError, UnicodeError) as error:
         if any(isinstance(value, (list, tuple, dict, np.ndarray)) for value in values):
             raise ValueError(
-                f"column {name!r} holds lists or mappings of several kinds ({error}); give all rows the same kind"
+                f"column {name!r} holds lists or mappings of several types ({error}); give all rows the same type"
             ) from error
     texts = (None if value is None else str(value).encode("utf-8", "backslashreplace").decode() for value in values)
     return pa.array(list(texts), type=pa.string())
 
 
 def _numbers(values: Any, names: Sequence[str]) -> Any:
-    """Class numbers of names; numbers and `None` pass."""
+    """Converts class names to numbers; numbers and `None` stay."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
         return values
     numbers = {name: number for number, name in enumerate(names)}
@@ -200,12 +200,12 @@ def _numbers(values: Any, names: Sequence[str]) -> Any:
 
 
 def replace_column(dataset: Dataset, name: str, values: Any, feature: Any) -> Dataset:
-    """A data set with a column of new values and type; unlike `map` and `cast` it copies no audio.
+    """Replaces or adds a column; unlike `map` and `cast`, it copies no audio.
 
     Args:
         dataset: A data set, with or without this column.
         name: The column.
-        values: One value a row, as Arrow stores them: class numbers for a `ClassLabel`.
+        values: One value per row, as Arrow stores them: class numbers for a `ClassLabel`.
         feature: Type of the column.
     """
     if name in dataset.column_names:
@@ -214,7 +214,7 @@ def replace_column(dataset: Dataset, name: str, values: Any, feature: Any) -> Da
 
 
 def as_text(dataset: Dataset, name: str) -> Dataset:
-    """Turn a column of numbers into one of strings; nulls stay."""
+    """Converts a column of numbers to strings; nulls stay."""
     if dataset.features[name] == Value("string"):
         return dataset
     texts = [None if value is None else str(value) for value in dataset[name][:]]
@@ -222,9 +222,9 @@ def as_text(dataset: Dataset, name: str) -> Dataset:
 
 
 def as_class_label(dataset: Dataset, name: str) -> Dataset:
-    """Turn a column of strings or numbers, or of lists of them, into classes: its sorted distinct values; nulls stay.
+    """Converts a column of strings or numbers, or of lists of them, to `ClassLabel`; nulls stay.
 
-    A column of `ClassLabel`, or of lists of them, is left as it is.
+    The classes are its sorted distinct values. A column of `ClassLabel`, or of lists of them, is unchanged.
     """
     if class_label(dataset, name) is not None:
         return dataset
@@ -247,12 +247,12 @@ def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
 
 
 def class_names(values: Iterable[str | None]) -> list[str]:
-    """Sorted distinct values without nulls; whole numbers come first and in the numbers' order."""
+    """Sorted distinct values without nulls; integers come first, in numeric order."""
     distinct = {value for value in values if value is not None}
     return sorted(distinct, key=_class_order)
 
 
 def _class_order(name: str) -> tuple[bool, int, str, str]:
-    # Of whole numbers without leading zeros, the longer is the larger; `int` refuses some digits, and long numbers.
+    # Without leading zeros, the longer integer is larger; `int` rejects some Unicode digits, and very long numbers.
     digits = name.lstrip("0") if name.isascii() and name.isdecimal() else None
     return digits is None, len(digits or ""), digits or "", name

@@ -1,4 +1,4 @@
-"""A corpus in numbers, and one of its utterances as a picture."""
+"""Statistics of a corpus, and a figure of one of its utterances."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from modeling_sim.text import printable
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
 
-# Okabe and Ito's colours, which stay apart for every common kind of colour vision, by how a phone is made.
+# Okabe and Ito's colors, distinct for every common type of color vision, by manner of articulation.
 _MANNERS = {
     "vowel": ("#E69F00", "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW a e i o u"),
     "stop or affricate": ("#0072B2", "B CH D G JH K P T b d g"),
@@ -31,7 +31,7 @@ _MANNERS = {
 }
 
 
-_DARK = ("#0072B2", "#009E73")  # of these, the ones that need white text
+_DARK = ("#0072B2", "#009E73")  # colors that need white text
 
 
 _INK = "#333333"
@@ -50,10 +50,10 @@ _STYLE = {
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """A corpus in numbers: utterances, hours, speakers, sampling rates, lengths in seconds, share of rows labelled.
+    """Statistics of a corpus: utterances, hours, speakers, sampling rates, lengths in seconds, share of labeled rows.
 
     Returns:
-        A dict that JSON can hold; `label_coverage` and `classes` have one entry a label column.
+        A JSON-serializable dict; `label_coverage` and `classes` have one entry per label column.
     """
     columns = dataset.with_format("numpy").select_columns(["num_samples", "sampling_rate"])
     seconds = columns[:]["num_samples"] / columns[:]["sampling_rate"]
@@ -72,7 +72,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
-    """Descriptions as a table in Markdown, one column a split."""
+    """Descriptions as a Markdown table, one column per split."""
     rows: dict[str, list[str]] = {}
     for numbers in descriptions.values():
         cells = {
@@ -83,7 +83,7 @@ def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
         }
         cells |= {f"length, {name}, s": f"{length:.2f}" for name, length in numbers["seconds"].items()}
         cells |= {
-            f"labelled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
+            f"labeled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
             for name, share in numbers["label_coverage"].items()
         }
         for name, cell in cells.items():
@@ -98,19 +98,19 @@ def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
 def plot_utterance(
     dataset: Dataset, row: int, path: str | Path, *, start: float = 0.0, seconds: float | None = 3.5
 ) -> None:
-    """Draw an utterance: its waveform, its log-mel spectrum, and its phones where it has them.
+    """Draws an utterance: its waveform, its log-mel spectrogram, and its phones, if labeled.
 
-    The formants of synthetic speech are drawn over the spectrum.
+    Formants of synthetic speech are drawn over the spectrogram.
 
     Args:
         dataset: A corpus.
         row: Row of the utterance.
-        path: File of the picture; its suffix chooses the format.
-        start: Second that the picture begins at.
-        seconds: How much to show; `None` for all. The default leaves room for the phones' names.
+        path: File of the figure; its suffix determines the format.
+        start: Start of the figure in seconds.
+        seconds: Duration to show; `None` for all. The default leaves room for the names of phones.
 
     Raises:
-        ValueError: `start` lies outside the utterance, or `seconds` is not above 0.
+        ValueError: `start` is outside the utterance, or `seconds` is not above 0.
     """
     utterance = dataset.with_format(None)[row]
     samples = read_audio(utterance["audio"], sampling_rate=LABEL_RATE)
@@ -118,7 +118,7 @@ def plot_utterance(
     if not 0 <= start < length:
         raise ValueError(f"`start` is {start} s, but {utterance['id']} lasts {length:.2f} s")
     if seconds is not None and seconds <= 0:
-        raise ValueError(f"`seconds` is {seconds}; it must be above 0, or None for the whole utterance")
+        raise ValueError(f"`seconds` is {seconds}; it must be above 0, or None for the complete utterance")
     stop = length if seconds is None else min(start + seconds, length)
     has_phones = "phones" in dataset.column_names and class_label(dataset, "phones") is not None
     phones = utterance["phones"] if has_phones else None
@@ -145,7 +145,7 @@ def _draw_waveform(axes: Axes, samples: np.ndarray) -> None:
 
 
 def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[float]] | None) -> None:
-    # A hop of 2.5 ms shows bursts and the beginnings of voicing that 10 ms blur.
+    # A hop of 2.5 ms resolves bursts and voicing onsets, which 10 ms would blur.
     hop = LABEL_HOP // 4
     mels = log_mel(samples, hop=hop)
     top = np.percentile(mels, 99.8)
@@ -181,7 +181,7 @@ def _draw_spectrum(axes: Axes, samples: np.ndarray, formants: Sequence[Sequence[
 
 
 def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start: float, stop: float) -> None:
-    """Phones as boxes; a label frame stands for the hop around its centre."""
+    """Draws phones as boxes; a label frame covers one hop around its center."""
     changes = [0, *(np.flatnonzero(np.diff(phones)) + 1), len(phones)]
     borders = (LABEL_WINDOW / 2 + LABEL_HOP * (np.array(changes) - 0.5)) / LABEL_RATE
     shown = {}
@@ -201,7 +201,7 @@ def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start:
             name if share > 0.006 else "",
             ha="center",
             va="center",
-            # A name that is wider than its box stands upright; one letter never is.
+            # Rotate a name that is wider than its box, except single letters.
             rotation=0 if len(name) == 1 or share > 0.009 * len(name) else 90,
             fontsize=6.5,
             color="white" if color in _DARK else "black",
@@ -221,7 +221,7 @@ def _draw_phones(axes: Axes, phones: Sequence[int], names: Sequence[str], start:
 
 
 def _title(dataset: Dataset, utterance: Mapping[str, Any]) -> str:
-    """The id, the speaker, and the classes that describe the whole utterance."""
+    """The id, the speaker, and the classes of the complete utterance."""
     parts = [printable(utterance["id"])]
     for name in ("speaker_id", "sex", "word", "syllable"):
         value = utterance.get(name)

@@ -1,4 +1,4 @@
-"""Any tree of audio files, with labels from folder names or from a manifest."""
+"""A folder of audio files, with labels from folder names or from a manifest."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
 from modeling_sim.text import printable, say_once, utf8_name
 
 INFO = CorpusInfo(
-    description="Audio files in a tree of folders.",
+    description="Audio files in a folder and its subfolders.",
     license="other",
     path_settings=("data_dir", "manifest", "lists", "alignments"),
 )
@@ -39,18 +39,18 @@ INFO = CorpusInfo(
 _SUFFIXES = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3"}
 
 
-# Columns that every corpus takes from the files; a manifest has no say in them.
+# Columns that are always measured from the files, and ignored in a manifest.
 _MEASURED = ("audio", "num_samples", "sampling_rate")
 
 
-# Columns that a corpus has for another use than classes.
+# Columns that cannot be labels.
 _NO_LABELS = ("id", "file", "split", *_MEASURED)
 
 
-_DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # a file's own first; a program may write others
+_DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
 
 
-# What programs write for a value that is missing, where a class or a speaker is to be.
+# What programs write for a missing class or speaker.
 _MISSING = ("nan", "NaN", "<NA>", "None")
 
 
@@ -71,36 +71,36 @@ def load(
     seed: int = 0,
     alignments: str | Path | None = None,
 ) -> Dataset:
-    """Load a split.
+    """Loads a split.
 
-    Without a manifest, every wav, flac, ogg, opus and mp3 file below `data_dir` is an utterance, and its id is its path
+    Without a manifest, every wav, flac, ogg, opus and mp3 file below `data_dir` is an utterance; its id is its path
     below `data_dir` without the suffix. Hidden files are skipped, and a file with several names by links counts once
-    (`data.corpora.tree`). With one, the utterances are those of the manifest: a CSV, TSV or JSONL file with a
-    column `file`, a path below `data_dir`. Its columns `id` and `split` are understood, those in `label_columns` become
-    `ClassLabel`, and all others are passed on as they are, except for what is read from the files themselves: `audio`,
-    `num_samples` and `sampling_rate`. A cell that is empty, null or NaN holds nothing;
-    as a class or a speaker, `nan`, `NaN`, `<NA>` and `None` count as empty too, and a line says so.
+    (see `data.corpora.tree`). A manifest is a CSV, TSV or JSONL file with one row per utterance and a column `file`, a
+    path below `data_dir`. The columns `id` and `split` are used, those in `label_columns` become `ClassLabel`, and all
+    others are kept unchanged, except `audio`, `num_samples` and `sampling_rate`, which are read from the files. Cells
+    that are empty, null or NaN are missing values; for classes and speakers, `nan`, `NaN`, `<NA>` and `None` also
+    count as missing, which is reported.
 
     Args:
-        split: "train", "test" or "all"; any name of the manifest's column `split`, if it has one.
-        data_dir: The folder of recordings.
-        manifest: A CSV, TSV or JSONL file with a row per recording and a column `file`; `None` for none.
-        label_columns: Column, or columns, of the manifest that hold classes, to probe or to classify.
-        speaker_column: Column of the manifest that names the speakers. `None`: `speaker_id`, or the first of the usual
-            names, such as `speaker`, `spk` and `client_id`.
-        folder_label: Column to make of the name of the folder each file is in, such as "speaker_id" or "word".
-        split_by: Rule that makes "train" and "test": "utterance", "speaker" (no speaker is in both) or "list". `None`:
-            the manifest's column `split` if there is one, else "list" where `lists` is given, else "utterance".
+        split: "train", "test" or "all", or a value of the manifest's column `split`, if it has one.
+        data_dir: Folder of the recordings.
+        manifest: A CSV, TSV or JSONL file with one row per recording and a column `file`; `None` for none.
+        label_columns: Column, or columns, of the manifest with classes for probes and classifiers.
+        speaker_column: Column of the manifest with the speakers. `None`: `speaker_id`, or the first of the usual names,
+            such as `speaker`, `spk` and `client_id`.
+        folder_label: Name of a column to create from the name of each file's folder, such as "speaker_id" or "word".
+        split_by: Rule that defines "train" and "test": "utterance", "speaker" (no speaker is in both) or "list".
+            `None`: the manifest's column `split` if there is one, else "list" if `lists` is given, else "utterance".
         lists: Folder of `train.txt` and `test.txt` with ids.
-        test_fraction: Share of the test set.
+        test_fraction: Fraction of the test set.
         seed: Seed of the split.
-        alignments: Phone alignments, a folder or a file that `data.corpora.alignments.read_alignments` reads, for
-            the column `phones`.
+        alignments: Phone alignments for the column `phones`: a folder or a file for
+            `data.corpora.alignments.read_alignments`.
 
     Raises:
-        FileNotFoundError: The tree or the manifest is not there, or the tree has no audio.
-        ValueError: A manifest without the columns it must have, of another suffix, not of its suffix' format, or with
-            files outside of `data_dir`; an id or a file that is in several splits.
+        FileNotFoundError: The folder or the manifest does not exist, or the folder has no audio.
+        ValueError: The manifest lacks required columns, has an unknown suffix, is not in the format of its suffix, or
+            names files outside of `data_dir`; or an id or a file is in several splits.
     """
     root = Path(data_dir)
     if not root.is_dir():
@@ -121,7 +121,7 @@ def load(
     def texts(column: str) -> list[str | None]:
         return [_text(row.get(column), column, source) for row in rows]
 
-    # Class names and types are those of all rows, so that the splits share them.
+    # Class names and types are derived from all rows, so that the splits share them.
     columns: dict[str, Any] = {
         name: plain_array(name, [row.get(name) for row in rows]) for name in present if name not in _NO_LABELS
     }
@@ -132,7 +132,7 @@ def load(
     labels = {name: class_names(columns[name]) for name in ("speaker_id", *label_columns)}
     empty = [name for name, names in labels.items() if not names]
     if empty:
-        raise ValueError(f"{source}: the column {empty[0]} is empty in every row, so it holds no classes")
+        raise ValueError(f"{source}: the column {empty[0]} has no classes, as it is empty in every row")
     columns["id"] = [own or _id_of(row["file"]) for own, row in zip(texts("id"), rows, strict=True)]
     columns["audio"] = [{"path": f"{utf8_name(root)}/{row['file']}"} for row in rows]
 
@@ -152,11 +152,11 @@ def load(
             test_fraction=test_fraction,
             seed=seed,
         )
-        # A listed id without a file becomes a row whose file is not there, and the scan reports it.
+        # A listed id without a file becomes a row whose file does not exist, which the scan reports.
         absent = [name for name in ids if name not in speakers]
         chosen = set(ids)
         parts = [split if name in chosen else "the rest" for name in columns["id"]]
-    if manifest is not None:  # in a tree every file is met once
+    if manifest is not None:  # without one, every file has one row
         _refuse_leaks(rows, columns["id"], [file_key(audio["path"]) for audio in columns["audio"]], parts, source)
     places = [place for place, part in enumerate(parts) if part == split] + [None] * len(absent)
     columns = {name: _at(values, places) for name, values in columns.items()}
@@ -172,55 +172,55 @@ def _check_columns(
     folder_label: str | None,
     source: str,
 ) -> None:
-    """Refuse columns that are not there, or that a corpus has for another use."""
+    """Raises if a column does not exist, or has another meaning in every corpus."""
     if folder_label in _NO_LABELS:
-        raise ValueError(f"`folder_label` is {folder_label!r}, which every corpus has already; choose another name")
+        raise ValueError(f"`folder_label` is {folder_label!r}, a column of every corpus; choose another name")
     if folder_label in present:
         raise ValueError(f"`folder_label` is {folder_label!r}, a column of {source}; choose another name")
     if set(label_columns) & set(_NO_LABELS):
-        raise ValueError(f"`label_columns` is {list(label_columns)}; of {', '.join(_NO_LABELS)} none holds classes")
+        raise ValueError(f"`label_columns` is {list(label_columns)}; {', '.join(_NO_LABELS)} cannot be labels")
     wanted = [*label_columns, *([] if speaker_column is None else [speaker_column])]
     missing = sorted(set(wanted) - {*present, folder_label})
     if missing:
-        raise ValueError(f"{source} has no column {' and no '.join(missing)}; columns there: {', '.join(present)}")
+        raise ValueError(f"{source} has no column {' and no '.join(missing)}; available: {', '.join(present)}")
 
 
 def _at(values: Any, places: Sequence[int | None]) -> Any:
-    """A column's values at some places, null where there is none."""
+    """A column's values at the given places, null for `None`."""
     if isinstance(values, pa.Array):
         return values.take(pa.array(places, type=pa.int64()))
     return [None if place is None else values[place] for place in places]
 
 
 def _text(value: Any, column: str, source: str) -> str | None:
-    """A cell as the name of a class, a speaker, an utterance or a file; an empty one is none."""
+    """A cell as the name of a class, a speaker, an utterance or a file; `None` if it is empty."""
     if isinstance(value, (list, dict)):
         raise ValueError(f"{source}: the column {column} holds a list or an object; it must hold one name per row")
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # what a program makes of whole numbers in a column with gaps
+        value = int(value)  # programs write integers in a column with gaps as floats
     return None if value in (None, "") else str(value)
 
 
 def _classes(names: Sequence[str | None], column: str, source: str) -> list[str | None]:
-    """Names of classes without those that stand for a missing value."""
+    """Names of classes, with `None` for the names of missing values."""
     for name, number in Counter(name for name in names if name in _MISSING).items():
-        say_once(f"{source}: {number} cells of the column {printable(column)} are {name!r}, and count as empty")
+        say_once(f"{source}: {number} cells of the column {printable(column)} are {name!r} and count as missing")
     return [None if name in _MISSING else name for name in names]
 
 
 def _id_of(file: str) -> str:
-    """Id of an utterance whose manifest gives none: its path without the suffix, with composed letters (NFC)."""
+    """Default id of an utterance: its path without the suffix, with composed characters (NFC)."""
     return normalize("NFC", Path(file).with_suffix("").as_posix())
 
 
 def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], split: str, source: str) -> None:
-    """Refuse a split that a manifest does not have, and say what it has.
+    """Raises if a manifest does not have a split, and prints its splits.
 
     Args:
         parts: Split of each row.
-        speakers: Its speaker.
-        split: The one to load.
-        source: Of the rows, for messages.
+        speakers: Speaker of each row.
+        split: The split to load.
+        source: Name of the manifest in messages.
     """
     known: dict[str, list[str | None]] = {part: [] for part in parts if part is not None}
     for part, speaker in zip(parts, speakers, strict=True):
@@ -230,60 +230,60 @@ def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], sp
     if split not in known:
         raise ValueError(f"`split` is {split!r}; the manifest has {sorted(known)}")
     if nowhere:
-        say_once(f"{source}: {nowhere} of {len(parts)} rows are in no split, and are skipped")
+        say_once(f"{source}: skipped {nowhere} of {len(parts)} rows that are in no split")
     say_division(f"the column `split` of {source}", known)
 
 
 def _refuse_leaks(
     rows: Sequence[_Row], ids: Sequence[str], files: Sequence[Hashable], parts: Sequence[str | None], source: str
 ) -> None:
-    """Refuse an id, or a file by two names, that is in two splits."""
-    for keys, what in ((ids, "have one id"), (files, "are one file")):
+    """Raises if an id or a file, by whatever name, is in two splits."""
+    for keys, what in ((ids, "have the same id"), (files, "are the same file")):
         first: dict[Hashable, int] = {}
         for place, key in enumerate(keys):
             if parts[place] is not None and parts[first.setdefault(key, place)] != parts[place]:
                 names = " and ".join(printable(rows[at]["file"]) for at in (first[key], place))
-                raise ValueError(f"{source}: {names} {what}, and are in different splits; keep one of the rows")
+                raise ValueError(f"{source}: {names} {what} but are in different splits; keep one of the rows")
 
 
 def _walk(root: Path) -> list[_Row]:
-    """A row per file."""
+    """One row per file."""
     rows = []
     for path in audio_files(root, _SUFFIXES):
         file = utf8_name(path.relative_to(root))
         row = {"id": _id_of(file), "file": file}
         if file.encode() != os.fsencode(path.relative_to(root)):
-            row["file"] += " (rename it: its name is not UTF-8)"  # a file that is not there, so the scan reports it
+            row["file"] += " (rename it: its name is not UTF-8)"  # does not exist, so the scan reports it
         rows.append(row)
     if not rows:
-        raise FileNotFoundError(f"{printable(root)} holds no file with a suffix of {', '.join(sorted(_SUFFIXES))}")
+        raise FileNotFoundError(f"`data_dir` {printable(root)} has no files with suffix {', '.join(sorted(_SUFFIXES))}")
     return rows
 
 
 def _read_manifest(path: Path, root: Path) -> list[_Row]:
     """Rows of a CSV, TSV or JSONL file; `file` is a path below the root."""
     if not path.is_file():
-        there = root / path
-        hint = f"; there is {printable(there)}" if there.is_file() else ""
-        raise FileNotFoundError(f"`manifest` is {printable(path)}, which is not a file{hint}")
+        candidate = root / path
+        hint = f"; did you mean {printable(candidate)}?" if candidate.is_file() else ""
+        raise FileNotFoundError(f"`manifest` is {printable(path)}, which does not exist{hint}")
     suffix = path.suffix.lower()
     if suffix not in (*_DELIMITERS, ".jsonl"):
         raise ValueError(f"`manifest` is {printable(path)}; its suffix must be .csv, .tsv or .jsonl")
     text, source = read_text(path), printable(path)
     rows = _read_lines(source, text) if suffix == ".jsonl" else _read_table(source, text, _DELIMITERS[suffix])
     if not rows:
-        raise ValueError(f"{source}: has no rows; it must have one per recording, with a column `file`")
+        raise ValueError(f"{source}: has no rows; give one per recording, with a column `file`")
     present = list(dict.fromkeys(name for row in rows for name in row))
     if "file" not in present:
         raise ValueError(
-            f"{source} has no column `file`, which names an audio file below `data_dir`; columns there: "
+            f"{source} has no column `file`, which names an audio file below `data_dir`; available: "
             f"{', '.join(map(printable, present))}"
         )
     outside = {}
     for number, row in enumerate(rows, start=1):
         file = _text(row.get("file"), "file", source)
         if file is None:
-            raise ValueError(f"{source}: row {number} has no `file`; every row names an audio file below `data_dir`")
+            raise ValueError(f"{source}: row {number} has no `file`; every row must name an audio file")
         row["file"], is_inside = _below(root, file)
         if not is_inside:
             outside[number] = row["file"]
@@ -292,17 +292,17 @@ def _read_manifest(path: Path, root: Path) -> list[_Row]:
         number, file = next(iter(outside.items()))
         raise ValueError(
             f"{source}: row {number} names {printable(file)}, which is outside of `data_dir`, {printable(root)}; set "
-            f"`data_dir` to a folder that holds all recordings, such as {printable(common)}, and name them from there"
+            f"`data_dir` to a folder with all recordings, such as {printable(common)}, and give paths relative to it"
         )
     return rows
 
 
 def _below(root: Path, file: str) -> tuple[str, bool]:
-    """Path of a manifest's file below the root, or from `/` if it is outside of it, and whether it is below.
+    """Path of a manifest's file relative to the root, or absolute if outside of it, and whether it is below the root.
 
-    Links in the folder may lead anywhere: who has the folder made them. A manifest may come from someone else.
+    Links in the folder may point anywhere, as its owner made them; a manifest may come from someone else.
     """
-    # Written on Windows, or with letters composed otherwise than the file's own name, as macOS does.
+    # The path may come from Windows, or from macOS, which composes characters differently.
     spellings = (file, file.replace("\\", "/"), *(normalize(form, file) for form in ("NFC", "NFD")))
     file = next((name for name in spellings if _is_there(root / name)), spellings[1])
     path = Path(os.fsdecode(file_path(file)))
@@ -319,25 +319,25 @@ def _below(root: Path, file: str) -> tuple[str, bool]:
 def _is_there(path: Path) -> bool:
     try:
         return os.path.exists(file_path(path))  # noqa: PTH110 - of bytes
-    except ValueError:  # a zero byte in it
+    except ValueError:  # a zero byte in the path
         return False
 
 
 def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
-    """Rows of a table, by the names of its header; blanks around names and cells are dropped, and so is an empty row.
+    """Rows of a table by column name; empty rows, and spaces around names and cells, are dropped.
 
     Args:
-        source: Name of the file.
-        text: Its text.
-        delimiters: The usual one first; the header tells which it is.
+        source: Name of the file in messages.
+        text: Text of the file.
+        delimiters: Possible delimiters, the usual one first; the header determines which is used.
     """
     header = text.lstrip().partition("\n")[0]
     fitting = [mark for mark in delimiters if "file" in (name.strip(' "') for name in header.split(mark))]
     delimiter = (fitting or delimiters)[0]
-    # Tables with tabs have no quoting, but for those whose names are quoted too.
+    # Tables with tabs have no quoting, unless the column names are quoted.
     is_quoted = delimiter != "\t" or header.startswith('"')
     if is_quoted:
-        text = re.sub(rf'(?<=[^"]")[ \t]+(?=[{delimiter}\n]|\Z)', "", text)  # the reader takes no blank after a quote
+        text = re.sub(rf'(?<=[^"]")[ \t]+(?=[{delimiter}\n]|\Z)', "", text)  # `csv` allows no space after a quote
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
@@ -348,16 +348,16 @@ def _read_table(source: str, text: str, delimiters: str) -> list[_Row]:
     try:
         table = [row for row in ([cell.strip() for cell in row] for row in reader) if any(row)]
     except csv.Error as error:
-        raise ValueError(f"{source}, line {reader.line_num}: not a table ({error}); close and double quotes") from error
+        raise ValueError(f"{source}, line {reader.line_num}: invalid quoting ({error})") from error
     names, *cells = table or [[]]
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise ValueError(f"{source}: has two columns {printable(twice[0])}; rename one")
     for number, row in enumerate(cells, start=1):
         if any(row[len(names) :]):
-            how = "quote cells with a delimiter" if is_quoted else "take tabs out of cells"
+            how = "quote cells with a delimiter" if is_quoted else "remove tabs from cells"
             raise ValueError(f"{source}: row {number} has more cells than the header; {how}")
-    # A column without a name is the row numbers that a program wrote.
+    # A column without a name holds row numbers.
     return [{name: _clean(cell) for name, cell in zip(names, row, strict=False) if name} for row in cells]
 
 
@@ -370,7 +370,7 @@ def _read_lines(source: str, text: str) -> list[_Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{source}, line {number}: not JSON ({error})") from error
+            raise ValueError(f"{source}, line {number}: invalid JSON ({error})") from error
         if not isinstance(row, dict):
             raise ValueError(f"{source}, line {number}: must be an object with a `file`")
         rows.append({_clean(name): _clean(value) for name, value in row.items() if name.strip()})
@@ -378,7 +378,7 @@ def _read_lines(source: str, text: str) -> list[_Row]:
 
 
 def _clean(value: Any) -> Any:
-    """A cell without blanks around it, as text that Arrow can hold; NaN is nothing."""
+    """Strips a cell and makes it valid UTF-8; NaN becomes `None`."""
     if isinstance(value, str):
         return value.strip().encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Any audio data set on the Hub, or saved on disk by `datasets`, by id and column names."""
+"""Any audio data set on the Hub, or saved to disk by `datasets`, by id and column names."""
 
 import sys
 from collections import Counter
@@ -38,7 +38,7 @@ from modeling_sim.data.corpora.contract import (
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
-    description="An audio data set of the Hub or saved on disk, whose own card has its licence.",
+    description="An audio data set of the Hub or saved to disk; its own card states the license.",
     license="other",
     path_settings=("lists", "alignments"),
 )
@@ -62,35 +62,35 @@ def load(
     seed: int = 0,
     alignments: str | Path | None = None,
 ) -> Dataset | IterableDataset:
-    """Load a split.
+    """Loads a split.
 
     Args:
         split: A split of the data set, a slice of one ("train[:80%]", "train[100:]"), several joined with "+", or
-            "all". With `split_by`: "train", "test" or "all" of `source_split`. A single data set that `save_to_disk`
-            wrote is the split that it was loaded as, or else "train".
-        dataset_id: Id on the Hub, folder of a data set's own files (Parquet, class folders of audio files, tar shards,
-            ...), or folder that `save_to_disk` wrote.
+            "all". With `split_by`: "train", "test" or "all" of `source_split`. A single data set written by
+            `save_to_disk` has the split that it was loaded as, or "train".
+        dataset_id: Hub id, folder of a data set's own files (Parquet, class folders of audio files, tar shards, ...),
+            or folder written by `save_to_disk`.
         config: Configuration of the data set, if it has several.
         revision: Commit, branch or tag on the Hub.
-        streaming: Give an `IterableDataset`, which is read as it is used.
-        audio_column: Column of the audio, in any form that `AudioFile` takes: files, paths, bytes or samples.
-        id_column: Column of unique ids; `None` takes the audio's file name where it has one, else the row number.
-            In a stream, files that share a name are numbered, as in "0001 (2)".
+        streaming: Return an `IterableDataset`, which is read as it is used.
+        audio_column: Column of the audio, in any form that `AudioFile` accepts: files, paths, bytes or samples.
+        id_column: Column of unique ids; `None` uses the name of the audio file if it has one, else the row number.
+            In a stream, files with equal names are numbered, for example "0001 (2)".
         speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
             `spk` and `client_id`.
-        label_columns: Column, or columns, to pass on, under their own names or mapped to others. What is not a
-            `ClassLabel` yet becomes one, except in a stream, whose values are not known before its end.
-        source_split: What `split_by` divides, a split or a slice of one.
-        split_by: Rule to divide `source_split` by, for data sets without a test split (`data.corpora.splits`). A
-            division copies the audio once into the cache. A stream can be divided by "list" alone.
+        label_columns: Column, or columns, to keep, under their own names or mapped to others. They are converted to
+            `ClassLabel`, except in a stream, whose values are not known in advance.
+        source_split: Split, or slice of one, that `split_by` divides.
+        split_by: Rule that divides `source_split`, for data sets without a test split (see `data.corpora.splits`). It
+            copies the audio once into the cache. A stream can only be divided by "list".
         lists: Folder of `train.txt` and `test.txt`, for "list".
-        test_fraction: Share of the test set.
+        test_fraction: Fraction of the test set.
         seed: Seed of the division.
-        alignments: Phone alignments, a folder or a file that `data.corpora.alignments.read_alignments` reads, for
-            the column `phones`.
+        alignments: Phone alignments for the column `phones`: a folder or a file for
+            `data.corpora.alignments.read_alignments`.
 
     Raises:
-        ValueError: A column, split or rule that is not there, or `audio_column` is not audio.
+        ValueError: A column, split or rule does not exist, or `audio_column` is not audio.
     """
     source = open_source(
         dataset_id, config, source_split if split_by else split, revision=revision, streaming=streaming
@@ -124,7 +124,7 @@ def load(
 def open_source(
     dataset_id: str | Path, config: str | None, split: str, *, revision: str | None = None, streaming: bool = False
 ) -> Dataset | IterableDataset:
-    """Rows of a data set on the Hub or on disk, as they are stored there.
+    """Unchanged rows of a data set on the Hub or on disk.
 
     Args:
         dataset_id: As in `load`.
@@ -134,19 +134,19 @@ def open_source(
         streaming: As in `load`.
 
     Raises:
-        ValueError: A split that is not there, or a slice of a stream that needs its length.
+        ValueError: The split does not exist, or is a slice of a stream that needs the stream's length.
     """
     splits: Mapping[str, Any]
     folder = Path(dataset_id)
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         saved = load_from_disk(str(folder))
-        # A data set that was loaded as "test[:10]" and saved is all that there is of "test".
+        # A data set that was loaded as "test[:10]" and saved becomes the split "test".
         splits = {str(saved.split or "train").partition("[")[0]: saved} if isinstance(saved, Dataset) else saved
     else:
         try:
             splits = _load_splits(str(dataset_id), config, revision=revision, streaming=streaming)
         except DatasetGenerationError as error:
-            raise ValueError(f"{dataset_id} cannot be read: {error.__cause__ or error}") from error
+            raise ValueError(f"cannot read `dataset_id` {dataset_id}: {error.__cause__ or error}") from error
     names = list(splits) if split == "all" and "all" not in splits else split.split("+")
     rows = concatenate_datasets([_rows(splits, name.strip(), str(dataset_id)) for name in names])
     if isinstance(rows, IterableDataset):
@@ -160,15 +160,15 @@ def _load_splits(dataset_id: str, config: str | None, *, revision: str | None, s
         streams = load_dataset(dataset_id, config, revision=revision, streaming=True)
         return {name: stream.decode(enable=False) if stream.features else stream for name, stream in streams.items()}
     builder = load_dataset_builder(dataset_id, config, revision=revision)
-    if isinstance(builder, GeneratorBasedBuilder):  # of audio files or tar shards, which encodes every value
+    if isinstance(builder, GeneratorBasedBuilder):  # audio files or tar shards; the builder encodes every value
         _encode_without_torchcodec(builder)
     builder.download_and_prepare()
     return builder.as_dataset()
 
 
 def _encode_without_torchcodec(builder: GeneratorBasedBuilder) -> None:
-    """Make a builder's audio `AudioFile`. Giving it `features` instead would give its cache another name."""
-    find_splits = builder._split_generators  # noqa: SLF001 - finds the features as well
+    """Makes a builder use `AudioFile` for audio; passing it `features` instead would change the name of its cache."""
+    find_splits = builder._split_generators  # noqa: SLF001 - also finds the features
 
     def find_splits_of_files(*arguments: Any) -> Any:
         splits = find_splits(*arguments)
@@ -190,19 +190,19 @@ def _rows(splits: Mapping[str, Any], split: str, source_name: str) -> Dataset | 
     name, bracket, bounds = split.partition("[")
     if name not in splits:
         raise ValueError(
-            f"{source_name} has no split {name!r}; splits there: {', '.join(splits)}. Name one of them or a slice "
+            f"{source_name} has no split {name!r}; available: {', '.join(splits)}. Give one of them or a slice "
             "(`train[:80%]`), or set `split_by` to divide one."
         )
     rows = splits[name]
     if isinstance(rows, IterableDataset) and ("%" in bounds or "-" in bounds):
-        raise ValueError(f"`split` is {split!r}, but a stream's length is not known; count rows from its start.")
+        raise ValueError(f"`split` is {split!r}, but the length of a stream is unknown; count rows from its start.")
     length = sys.maxsize if isinstance(rows, IterableDataset) else len(rows)
     try:
         (part,) = ReadInstruction.from_spec(f"rows{bracket}{bounds}").to_absolute({"rows": length})
     except ValueError as error:
-        raise ValueError(f"`split` is {split!r}; write a slice as in `train[:80%]` or `train[100:200]`.") from error
+        raise ValueError(f"`split` is {split!r}; give a slice like `train[:80%]` or `train[100:200]`.") from error
     if part.from_ >= part.to and isinstance(rows, Dataset):
-        raise ValueError(f"`split` is {split!r}, which holds no row; {name} has {len(rows)} rows.")
+        raise ValueError(f"`split` is {split!r}, which has no rows; {name} has {len(rows)}.")
     if isinstance(rows, IterableDataset):
         rows = rows.skip(part.from_)
         return rows if part.to == length else rows.take(max(0, part.to - part.from_))
@@ -212,26 +212,26 @@ def _rows(splits: Mapping[str, Any], split: str, source_name: str) -> Dataset | 
 def choose_columns(
     source: Dataset | IterableDataset, names: Mapping[str, str], source_name: str
 ) -> Dataset | IterableDataset:
-    """Keep columns under new names, and take `audio` undecoded.
+    """Selects and renames columns, and keeps `audio` encoded.
 
     Args:
         source: The data set.
         names: New name by old name; one of the new names is `audio`.
-        source_name: Name of the data set for messages.
+        source_name: Name of the data set in messages.
 
     Raises:
-        ValueError: A column is not there.
+        ValueError: A column does not exist.
     """
     missing = sorted(set(names) - set(source.column_names))
     if missing:
         raise ValueError(
-            f"{source_name} has no column {' and no '.join(missing)}; columns there: {', '.join(source.column_names)}"
+            f"{source_name} has no column {' and no '.join(missing)}; available: {', '.join(source.column_names)}"
         )
     source = source.select_columns(list(names))
     audio_column = next(old for old, new in names.items() if new == "audio")
     feature = source.features[audio_column]
     if not holds_audio(feature):
-        raise ValueError(f"column {audio_column} of {source_name} is {feature}, not audio; give another `audio_column`")
+        raise ValueError(f"`audio_column` {audio_column} of {source_name} is {feature}; give a column of audio")
     as_file = AudioFile(root=source_name if Path(source_name).is_dir() else None)
     if isinstance(source, IterableDataset):
         source = source.cast_column(audio_column, as_file)
@@ -245,17 +245,17 @@ def choose_columns(
 
 
 def _convert_audio(table: pa.Table, *, column: str, as_file: AudioFile) -> pa.Table:
-    """Files in place of a column of paths, bytes or samples."""
+    """Converts a column of paths, bytes or samples to files."""
     chunks = [as_file.cast_storage(chunk) for chunk in table[column].chunks]
     return table.set_column(table.column_names.index(column), column, pa.chunked_array(chunks, type=as_file.pa_type))
 
 
 def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -> IterableDataset:
-    """Give a stream the columns `id` and `speaker_id`, as text: a stream's classes are not known before its end.
+    """Adds the columns `id` and `speaker_id` to a stream, as text, since its classes are not known in advance.
 
     Args:
-        source: A stream with undecoded `audio`.
-        text_columns: Further columns of numbers to turn into text.
+        source: A stream with encoded `audio`.
+        text_columns: Further columns of numbers to convert to text.
     """
     texts = ["id", *text_columns]
     if not isinstance(source.features.get("speaker_id"), ClassLabel):
@@ -265,14 +265,14 @@ def complete_stream(source: IterableDataset, text_columns: Sequence[str] = ()) -
 
 
 class _Complete:
-    """Fills in ids and speakers, row by row; a class, since readers that are spawned get it pickled."""
+    """Fills in ids and speakers, row by row; a class, so that spawned readers can unpickle it."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
         self.seen: Counter[str] = Counter()
 
     def __call__(self, row: dict[str, Any], number: int) -> dict[str, str | None]:
-        if number == 0:  # an epoch begins
+        if number == 0:  # a new epoch
             self.seen.clear()
         values = {name: None if row.get(name) in (None, "") else str(row[name]) for name in self.texts}
         if values["id"] is None:
@@ -291,7 +291,7 @@ def divide(
     """The rows of a split, by the rules of `modeling_sim.data.corpora.splits`.
 
     Raises:
-        ValueError: A list names utterances that are not there.
+        ValueError: A list names utterances that do not exist.
     """
     names = source.features["speaker_id"].names
     speakers = {
@@ -303,8 +303,8 @@ def divide(
     absent = [utterance for utterance in ids if utterance not in speakers]
     if absent:
         raise ValueError(
-            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, such as {absent[0]!r}; "
-            "take them out of the list, or load the split they are in"
+            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, for example "
+            f"{absent[0]!r}; remove them from the list, or load their split"
         )
     wanted = set(ids)
     return source.select([row for row, utterance in enumerate(source["id"][:]) if utterance in wanted])
@@ -313,11 +313,11 @@ def divide(
 def divide_stream(
     source: IterableDataset, *, split: str, split_by: SplitRule, lists: str | Path | None
 ) -> IterableDataset:
-    """The rows of a split, by its list: the other rules need to see the whole data set first."""
+    """The rows of a split, by its list; the other rules need the complete data set."""
     if split == "all":
         return source
     if split_by != "list":
-        raise ValueError(f"`split_by` {split_by!r} needs the whole data set; set it to 'list', or do not stream.")
+        raise ValueError(f"`split_by` {split_by!r} needs the complete data set; set it to 'list', or do not stream.")
     wanted = set(split_ids({}, split=split, rule="list", lists=None if lists is None else Path(lists)))
     return source.filter(partial(_is_listed, wanted=wanted))
 
@@ -327,7 +327,7 @@ def _is_listed(row: Mapping[str, Any], *, wanted: Collection[str]) -> bool:
 
 
 def _file_or_row_names(source: Dataset) -> list[str]:
-    """File names without suffix where every row has one of its own, else row numbers."""
+    """File names without suffix if they are unique, else row numbers."""
     paths = [
         path
         for batch in source.with_format("arrow").select_columns("audio").iter(1000)

@@ -1,4 +1,4 @@
-"""LibriSpeech (Panayotov et al. 2015): from the Hub, or from a local tree in the corpus' own layout."""
+"""LibriSpeech (Panayotov et al. 2015), from the Hub or from a local folder in the layout of the corpus."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -30,11 +30,11 @@ _SEXES = ["F", "M"]
 _DEFAULT_PART = "train-clean-100"
 
 
-# The corpus comes as FLAC; the others are what copies of it are encoded in.
+# The corpus is published as FLAC; copies may be in the other formats.
 _SUFFIXES = (".flac", ".ogg", ".opus", ".wav")
 
 
-# Splits of the Hub's configurations "clean" and "other", and of "all", by the names of the published archives.
+# Splits of the Hub's configurations "clean" and "other", and of "all", by name of the published archive.
 _HUB_SPLITS = {
     "train-clean-100": ("train.100", "train.clean.100"),
     "train-clean-360": ("train.360", "train.clean.360"),
@@ -61,42 +61,44 @@ def load(
     seed: int = 0,
     alignments: str | Path | None = None,
 ) -> Dataset | IterableDataset:
-    """Load a split.
+    """Loads a split.
 
-    The split is "train" or "test" of the chosen parts by one of three rules, the same for the Hub and a local tree:
+    A rule divides the chosen parts into "train" and "test", in the same way for the Hub and a local folder:
 
-    - "list": the utterance ids in `train.txt` and `test.txt`, or `train_split.txt` and `test_split.txt` as the CPC
-      authors publish them, one per line;
-    - "utterance": a seeded share of every speaker's utterances is the test set;
-    - "speaker": a seeded share of the speakers of either sex is the test set, so that no speaker is in both.
+    - "list": the utterance ids in `train.txt` and `test.txt`, or in the CPC authors' `train_split.txt` and
+      `test_split.txt`, one per line;
+    - "utterance": the test set is a random fraction of every speaker's utterances;
+    - "speaker": the test set is a random fraction of the speakers of either sex, so that no speaker is in both.
 
-    It may also be "all" of the parts, or parts by their own names ("train-clean-100+train-clean-360", "test-clean").
-    One line is printed that says what is taken.
+    The split may also be "all" of the parts, or names of parts ("train-clean-100+train-clean-360", "test-clean").
+    The chosen parts are printed.
 
-    Columns beside the contract's: `text`, `chapter_id` (string), `sex` (null on the Hub, which does not have it), and
-    `phones` where there are alignments.
+    Columns in addition to those of every corpus: `text`, `chapter_id` (string), `sex` (null for the Hub's data set,
+    which does not have it), and `phones` if there are alignments.
 
     Args:
-        split: As above.
-        data_dir: Folder with the tree `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
-            archive in it; a copy may have `.ogg`, `.opus` or `.wav` instead. Hidden files are skipped. `None` reads
-            the Hub.
-        dataset_id: Id on the Hub, or a folder with a copy of it.
-        config: On the Hub: "clean", "other" or "all".
-        revision: On the Hub: commit, branch or tag.
-        streaming: From the Hub: an `IterableDataset`. Its `speaker_id` is text, and of the rules it knows "list".
-        parts: What is divided, several joined with "+", by the archives' names or the Hub's ("train.100"). `None`:
-            train-clean-100, or a local tree's only part; never all parts, since the corpus' own test set is one.
-        split_by: The rule; `None` takes "list" where the lists are, else "utterance".
+        split: "train", "test", "all", or names of parts.
+        data_dir: Folder with files `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
+            archive; a copy may have `.ogg`, `.opus` or `.wav` instead. Hidden files are skipped. `None` reads from the
+            Hub.
+        dataset_id: Hub id, or a folder with a copy of the Hub's data set.
+        config: Configuration on the Hub: "clean", "other" or "all".
+        revision: Commit, branch or tag on the Hub.
+        streaming: Return an `IterableDataset` from the Hub. Its `speaker_id` is text, and it only supports the rule
+            "list".
+        parts: Parts to divide, several joined with "+", by the names of the archives or of the Hub ("train.100").
+            `None`: train-clean-100, or the only part of a local folder; never all parts, which include the test sets.
+        split_by: The rule; `None`: "list" if there are lists, else "utterance".
         lists: Folder of the two lists; `None` looks in `data_dir`.
-        test_fraction: Share of the test set under "utterance" and "speaker".
-        seed: Seed of the split under "utterance" and "speaker".
-        alignments: Phone alignments, a folder or a file that `data.corpora.alignments.read_alignments` reads;
-            `None` looks in `data_dir` for a folder `alignments`, or for `converted_aligned_phones.txt` and its like.
+        test_fraction: Fraction of the test set for "utterance" and "speaker".
+        seed: Seed of the split for "utterance" and "speaker".
+        alignments: Phone alignments: a folder or a file for `data.corpora.alignments.read_alignments`. `None` looks in
+            `data_dir` for a folder `alignments`, or for a file such as `converted_aligned_phones.txt`.
 
     Raises:
-        FileNotFoundError: `data_dir`, a list, or alignments that are not there.
-        ValueError: An unknown split, part or rule; a tree of several parts without train-clean-100 and `parts`.
+        FileNotFoundError: `data_dir`, a list, or alignments do not exist.
+        ValueError: The split, a part or the rule is unknown; or the folder has several parts without train-clean-100,
+            and `parts` is not given.
     """
     if split not in ("train", "test", "all"):
         parts, split = split, "all"
@@ -116,7 +118,7 @@ def load(
     if not root.is_dir():
         raise FileNotFoundError(f"`data_dir` is {root}, which is not a folder")
     if streaming:
-        raise ValueError("`streaming` is for the Hub; a local tree is read as it is used already.")
+        raise ValueError("`streaming` only applies to the Hub; files in `data_dir` are read on demand anyway.")
     if alignments is None:
         alignments = root / "alignments" if (root / "alignments").is_dir() else find_alignments(root)
     tree = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
@@ -133,11 +135,11 @@ def load(
 
 
 def _say_what_is_taken(split: str, parts: str, *, others: Iterable[str] = ()) -> None:
-    say_once(f"librispeech: {split} of {parts}" + (f"; not taken: {', '.join(others)}" if others else ""))
+    say_once(f"librispeech: {split} of {parts}" + (f"; not used: {', '.join(others)}" if others else ""))
 
 
 def _hub_split(part: str, config: str) -> str:
-    """A part's name on the Hub; a name of the Hub's own is left as it is."""
+    """Name of a part on the Hub; names of the Hub stay unchanged."""
     if part not in _HUB_SPLITS:
         return part
     if config != "all" and config not in part.split("-"):
@@ -146,24 +148,24 @@ def _hub_split(part: str, config: str) -> str:
 
 
 def _choose_parts(tree: Path, parts: str | None) -> tuple[list[str], list[str]]:
-    """The parts of a tree to take, and those that are there too."""
+    """The chosen parts of a folder, and its other parts."""
     folders = sorted(folder for folder in tree.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     found = [folder.name for folder in folders if any(map(_is_utterance, folder.glob("*/*/*")))]
     if parts is not None:
         archives = {name: archive for archive, names in _HUB_SPLITS.items() for name in names if name != "validation"}
         chosen = [part if part in found else archives.get(part, part) for part in parts.split("+")]
     elif len(found) > 1 and _DEFAULT_PART not in found:
-        raise ValueError(f"{tree} has several parts; set `parts` to those to take, of {', '.join(found)}")
+        raise ValueError(f"{tree} has several parts; set `parts` to some of {', '.join(found)}")
     else:
         chosen = found if len(found) == 1 else [_DEFAULT_PART] if found else ["PART/SPEAKER/CHAPTER/*.flac"]
     missing = sorted(set(chosen) - set(found))
     if missing:
-        raise ValueError(f"{tree} has no {' and no '.join(missing)}; parts there: {', '.join(found) or 'none'}")
+        raise ValueError(f"{tree} has no {' and no '.join(missing)}; available: {', '.join(found) or 'no parts'}")
     return chosen, sorted(set(found) - set(chosen))
 
 
 def _find_files(tree: Path, parts: Iterable[str]) -> dict[str, list[Path]]:
-    """Files of every utterance, one unless something is wrong, by its id, in the order of the ids."""
+    """Files of every utterance by id, in the order of the ids; several files of an id are an error."""
     files = defaultdict(list)
     paths = [path for part in parts for path in visible_files(tree / part) if _is_utterance(path)]
     for path in sorted(paths, key=lambda path: path.stem):
@@ -178,7 +180,8 @@ def _is_utterance(path: Path) -> bool:
 def _from_files(
     root: Path, files: dict[str, list[Path]], ids: list[str], speakers: dict[str, str], sexes: dict[str, str]
 ) -> Dataset:
-    # An id that only a list has gets a file that is not there, and one with two files has two rows: the scan says so.
+    # A listed id without a file gets a file that does not exist, and one with two files gets two rows: the scan reports
+    # both.
     rows = [
         (utterance, path) for utterance in ids for path in files.get(utterance, [root / f"{utterance} (listed).flac"])
     ]
@@ -197,7 +200,7 @@ def _from_files(
 def _from_hub(
     source: Dataset | IterableDataset, *, split: str, split_by: SplitRule, lists: Any, name: Any, **draw: Any
 ) -> Dataset | IterableDataset:
-    """The columns of a local tree, from those on the Hub."""
+    """Converts the columns of the Hub to those of a local folder."""
     same = {column: column for column in ("audio", "id", "speaker_id", "chapter_id", "text")}
     source = choose_columns(source, same, str(name))
     if isinstance(source, IterableDataset):
@@ -209,14 +212,14 @@ def _from_hub(
 
 
 def _read_sexes(root: Path) -> dict[str, str]:
-    """Sex, "F" or "M", by speaker, from SPEAKERS.TXT where it is there."""
+    """Sex, "F" or "M", by speaker, from SPEAKERS.TXT if it exists."""
     for path in (root / "SPEAKERS.TXT", root / "LibriSpeech" / "SPEAKERS.TXT"):
         if path.is_file():
             lines = read_text(path).split("\n")
             fields = [line.split("|") for line in lines if line.strip() and not line.startswith(";")]
             if any(len(row) < 2 or row[1].strip() not in _SEXES for row in fields):
                 wrong = next(row for row in fields if len(row) < 2 or row[1].strip() not in _SEXES)
-                raise ValueError(f"{path}: {'|'.join(wrong)!r} does not begin with a speaker and a sex, F or M")
+                raise ValueError(f"{path}: {'|'.join(wrong)!r} does not start with a speaker and a sex, F or M")
             return {speaker.strip(): sex.strip() for speaker, sex, *_ in fields}
     return {}
 

@@ -1,4 +1,4 @@
-"""What a training and a test split share: recordings, which no test may, and speakers, which say less of new ones."""
+"""Warns of recordings or speakers that the training and the test split share."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -9,12 +9,12 @@ from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, class_label
 from modeling_sim.data.corpora.tree import file_key
 from modeling_sim.text import printable, say_once
 
-# Of ids and lengths that are equal, as many are looked at: data sets without ids number their rows, in every split.
-_LOOKED_AT = 100
+# At most this many recordings with equal id and length are compared: if rows are numbered, all of them may match.
+_MOST_COMPARED = 100
 
 
 def say_shared_recordings(train: Dataset, test: Dataset) -> None:
-    """Print a warning if recordings of the test split are in the training split: the same file, or the same bytes."""
+    """Prints a warning if the training split has recordings of the test split: the same file, or the same bytes."""
     if not {"id", "num_samples", "audio"} <= set(train.column_names) & set(test.column_names):
         return
     rows = {key: row for row, key in enumerate(zip(train["id"][:], train["num_samples"][:], strict=True))}
@@ -22,30 +22,30 @@ def say_shared_recordings(train: Dataset, test: Dataset) -> None:
         (rows[key], row)
         for row, key in enumerate(zip(test["id"][:], test["num_samples"][:], strict=True))
         if key in rows
-    ][:_LOOKED_AT]
+    ][:_MOST_COMPARED]
     shared = [test[own]["id"] for other, own in pairs if _content(train[other]) == _content(test[own])]
     if shared:
-        count = f"{len(shared)} or more" if len(pairs) == _LOOKED_AT else f"{len(shared)}"
+        count = f"{len(shared)} or more" if len(pairs) == _MOST_COMPARED else f"{len(shared)}"
         say_once(
-            f"warning: {count} recordings of the test split are in the training split too, such as "
-            f"{printable(repr(shared[0]))}; a test on them says nothing about new ones"
+            f"warning: {count} recordings of the test split are also in the training split, for example "
+            f"{printable(repr(shared[0]))}; their scores do not generalize to new recordings"
         )
 
 
 def _content(row: dict[str, Any]) -> Hashable:
-    """What rows of one recording share: its bytes, or its file by whatever path."""
+    """A key of a recording: its bytes, or its file whatever the path."""
     audio = row["audio"]
     return audio["bytes"] if audio["bytes"] is not None else file_key(audio["path"])
 
 
 def say_shared_speakers(train: Dataset, test: Dataset) -> None:
-    """Print a warning if speakers of the test split are in the training split; none where speakers are not named."""
+    """Prints a warning if named speakers of the test split are in the training split."""
     of_train, of_test = _speakers(train), _speakers(test)
     shared = of_train & of_test
     if shared:
         say_once(
             f"warning: {len(shared)} of {len(of_test)} speakers of the test split are among the {len(of_train)} of the "
-            "training split, so scores are for known speakers; keep them apart with `split_by: speaker`"
+            "training split, so scores are for seen speakers; separate them with `split_by: speaker`"
         )
 
 

@@ -1,4 +1,4 @@
-"""Rules that divide a corpus into a train and a test set; each depends on its arguments alone."""
+"""Rules that divide a corpus into a training and a test set; each only depends on its arguments."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,21 +25,22 @@ def split_ids(
     seed: int = 0,
     strata: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Ids of a split's utterances; one printed line says what the split is by (`say_division`).
+    """Ids of a split's utterances; prints the rule and the sizes (see `say_division`).
 
     Args:
-        speakers: Speaker of every utterance id, in the order that the ids are to come in.
+        speakers: Speaker of every utterance id, in the order of the result.
         split: "train", "test", or "all".
-        rule: "list": the ids in `train.txt` or `test.txt`, which may be absent from `speakers`. "utterance": a seeded
-            share of every speaker's utterances is the test set. "speaker": a seeded share of the speakers is.
+        rule: "list": the ids in `train.txt` or `test.txt`, which may be absent from `speakers`. "utterance": the test
+            set is a random fraction of every speaker's utterances. "speaker": it is a random fraction of the speakers.
         lists: Folder of `train.txt` and `test.txt`, for "list".
-        test_fraction: Share of the test set, in (0, 1), for the other rules.
+        test_fraction: Fraction of the test set, in (0, 1), for the other rules.
         seed: Seed of the draw, for the other rules.
-        strata: Stratum of every speaker (the sex), for "speaker": each gives its share of test speakers.
+        strata: Stratum (sex) of every speaker, for "speaker": `test_fraction` applies to each stratum.
 
     Raises:
-        ValueError: An unknown split or rule, lists that share utterances, or too few speakers for "speaker".
-        FileNotFoundError: A list that is not there.
+        ValueError: The split or the rule is unknown, the lists share utterances, or there is only one speaker for
+            "speaker".
+        FileNotFoundError: A list does not exist.
     """
     if split == "all":
         return list(speakers)
@@ -50,14 +51,13 @@ def split_ids(
         path, other = (find_list(folder, name) for name in ((split, "test" if split == "train" else "train")))
         if path is None:
             raise FileNotFoundError(
-                f"{folder / split}.txt: no such list; give `lists`, or set `split_by` to 'utterance'"
+                f"{folder / split}.txt does not exist; set `lists` to its folder, or `split_by` to 'utterance'"
             )
         ids = read_id_list(path)
         both = sorted(set(ids) & set(read_id_list(other))) if other is not None else []
         if both:
             raise ValueError(
-                f"{path} and {other.name} share {len(both)} utterances, such as {both[0]!r}; a test set "
-                "that was trained on tests nothing"
+                f"{path} and {other.name} share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
             )
         others = read_id_list(other) if other is not None else []
         parts = {split: ids, "test" if split == "train" else "train": others}
@@ -71,10 +71,10 @@ def split_ids(
             groups[strata.get(speaker) if strata else None].add(speaker)
         if len(set(speakers.values())) == 1:
             raise ValueError(
-                f"`split_by` is 'speaker', but all utterances have one, {speaker!r}; name the speakers, or set it to "
-                "'utterance'."
+                f"`split_by` is 'speaker', but all utterances have the speaker {speaker!r}; name the speakers, or set "
+                "it to 'utterance'."
             )
-        # A stratum of one speaker has none to give.
+        # A stratum with one speaker cannot be divided.
         divisible = [group for group in groups.values() if len(group) > 1] or [set(speakers.values())]
         chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in divisible))
         test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
@@ -89,13 +89,13 @@ def split_ids(
 
 
 def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> None:
-    """Print what a split is by and how many speakers each part has, once.
+    """Prints once the rule of a split, and the number of utterances and speakers of each part.
 
-    It is a warning if parts share speakers, or may share them, except by lists.
+    It warns if parts share speakers, or may share them, unless the rule is "list".
 
     Args:
-        rule: What it is by.
-        speakers: Speaker of each utterance of each part, by the part's name; `None` or "unknown" for none.
+        rule: The rule.
+        speakers: Speaker of each utterance of each part, by name of the part; `None` or "unknown" if not known.
     """
     named = {part: set(names) - {None, UNKNOWN_SPEAKER} for part, names in speakers.items() if names}
     counts = sorted(
@@ -109,30 +109,30 @@ def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> Non
     train, *others = (named.pop("train", set()), *named.values())
     shared = train & set().union(*others)
     if shared:
-        warning = "" if rule == "list" else "warning: "  # lists are someone's choice, as those of CPC are
-        line += f"; {warning}{len(shared)} speakers of the training are in the other parts too"
+        warning = "" if rule == "list" else "warning: "  # lists are chosen on purpose, like those of CPC
+        line += f"; {warning}{len(shared)} speakers of the training are also in the other parts"
     elif others and not (train and all(others)):
-        line += "; warning: without speakers' names, those of the training may be in the other parts too"
+        line += "; warning: without names, speakers of the training may also be in the other parts"
     say_once(line)
 
 
 def find_list(folder: Path, split: str) -> Path | None:
-    """A split's list in a folder: `train.txt`, or `train_split.txt`, as the lists of CPC are published."""
+    """The list of a split in a folder: `train.txt`, or `train_split.txt` as published for CPC."""
     paths = (folder / f"{split}.txt", folder / f"{split}_split.txt")
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_id_list(path: str | Path) -> list[str]:
-    """Utterance ids, one per line, with composed letters (NFC); empty lines are skipped."""
+    """Utterance ids, one per line, with composed characters (NFC); empty lines are skipped."""
     return [normalize("NFC", line.strip()) for line in read_text(path).split("\n") if line.strip()]
 
 
 def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[str]:
-    """A share of every group's members, drawn so that it does not depend on the other groups.
+    """Draws a fraction of every group's members, independently of the other groups.
 
     Args:
-        groups: Group (the speaker) of every member (an utterance id).
-        fraction: Share, in (0, 1), rounded to whole members in each group.
+        groups: Group (speaker) of every member (utterance id).
+        fraction: Fraction in (0, 1); its product with the size of each group is rounded.
         seed: Seed of the draw.
     """
     _check_fraction(fraction)
@@ -147,11 +147,11 @@ def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[
 
 
 def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """A share of the groups (speakers, words): at least one, never all.
+    """Draws a fraction of the groups (speakers, words): at least one, never all.
 
     Args:
-        groups: The groups, in any order, repeated or not.
-        fraction: Share of the groups, in (0, 1).
+        groups: The groups, in any order, possibly repeated.
+        fraction: Fraction of the groups, in (0, 1).
         seed: Seed of the draw.
 
     Raises:
@@ -160,7 +160,7 @@ def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
     _check_fraction(fraction)
     distinct = sorted(set(groups))
     if len(distinct) < 2:
-        raise ValueError(f"a split that shares no group needs two at least, and there is only {distinct}")
+        raise ValueError(f"`groups` has {len(distinct)} group, {distinct}; a split without shared groups needs two")
     number = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     order = np.random.default_rng(seed).permutation(len(distinct))
     return {distinct[place] for place in order[:number]}
@@ -168,4 +168,4 @@ def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
 
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise ValueError(f"`test_fraction` is {fraction}; it must be in (0, 1), as in 0.2.")
+        raise ValueError(f"`test_fraction` is {fraction}; it must be in (0, 1), for example 0.2.")

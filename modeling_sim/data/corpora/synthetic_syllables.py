@@ -1,29 +1,27 @@
-"""Syllables synthesised on the fly, with the exact value of every factor that made them.
+"""Syllables synthesized on the fly, with the exact value of every generating factor.
 
-A source-filter synthesiser in the manner of Klatt (1980, "Software for a cascade/parallel formant synthesizer"): a
-band-limited glottal pulse train and noise pass through a cascade of formant resonators that move along the syllables.
-Six factors are crossed and drawn independently of each other:
+A source-filter synthesizer after Klatt (1980, "Software for a cascade/parallel formant synthesizer"): a band-limited
+glottal pulse train and noise pass through a cascade of formant resonators that move along the syllables.
+Six factors are drawn independently of each other:
 
 | factor | where |
 | --- | --- |
 | vocal-tract length | of the speaker; divides every formant; `vocal_tract_length`, 1 for a tract of 17.5 cm |
-| pitch | drawn within the speaker's range, low or high; `f0`, Hz, and `f0_track`, Hz a frame, 0 where unvoiced |
+| pitch | drawn in the speaker's range, low or high; `f0`, Hz, and `f0_track`, Hz per frame, 0 where unvoiced |
 | vowel | of each syllable; `vowel` |
-| vowel formants | of each syllable, F1 and F2 shifted by up to 6 % each; `formants`, F1 to F3 a frame, Hz |
+| vowel formants | of each syllable, F1 and F2 shifted by up to 6 % each; `formants`, F1 to F3 per frame, Hz |
 | consonant | of each syllable; `consonant` |
-| gain | of the utterance; `gain`, dB against the loudest; the background noise does not follow it |
+| gain | of the utterance; `gain`, dB relative to the loudest; does not change the background noise |
 
 Speakers are all pairs of a vocal-tract length and a pitch range. Frames are the label frames of
 `data.corpora.alignments`. An utterance of one syllable has single classes in `vowel`, `consonant`, `syllable`; a
-longer one has one class a syllable. Utterance i of a split depends on the seed, the split and i alone.
+longer one has one class per syllable. Utterance i of a split only depends on the seed, the split and i.
 """
 
 import functools
 import hashlib
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,15 +36,16 @@ from scipy.signal import butter, lfilter, sosfilt
 
 from modeling_sim.data.corpora.alignments import label_centers, labels_from_segments, num_label_frames
 from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
+from modeling_sim.files import follow_umask, temporary_folder
 
 INFO = CorpusInfo(
-    description="Syllables from a formant synthesiser, with the exact factors behind every frame.",
+    description="Syllables from a formant synthesizer, with the exact generating factors of every frame.",
     license="apache-2.0",
     generated=True,
 )
 
 
-# Part of the cache key: raise it whenever the same settings would give other rows.
+# Part of the cache key: increment it when the same settings give different rows.
 _VERSION = 2
 
 
@@ -66,7 +65,7 @@ _VOWELS = {
 }
 
 
-# Formants above F3 hardly move in speech: those of a uniform tube of 17.5 cm.
+# Formants above F3 hardly change in speech; these are of a uniform tube of 17.5 cm.
 _HIGHER_FORMANTS = (3500, 4500, 5500, 6500)
 
 
@@ -75,7 +74,7 @@ _BANDWIDTHS = (60, 90, 130, 180, 250, 300, 400)
 
 @dataclass(frozen=True)
 class _Consonant:
-    """How a consonant is made; times in seconds, frequencies in Hz, amplitudes against the vowel's voicing.
+    """Parameters of a consonant; times in seconds, frequencies in Hz, amplitudes relative to the vowel's voicing.
 
     The second formant at a vowel's onset is `locus + slope * (F2 of the vowel - locus)`, the locus equation of
     Lindblom (1963), with slopes of the order that Sussman et al. (1991) report for b, d, g.
@@ -100,7 +99,7 @@ class _Consonant:
 
 
 _CONSONANTS = {
-    #               stop   seconds voicing locus slope F3    noise seconds centre width
+    #               stop   seconds voicing locus slope F3    noise seconds center width
     "b": _Consonant(True, 0.070, 0.0, 700, 0.80, 2200, 0.25, 0.008, 900, 1500),
     "d": _Consonant(True, 0.070, 0.0, 1800, 0.45, 2700, 0.35, 0.012, 3800, 1600),
     "g": _Consonant(True, 0.070, 0.0, 1900, 0.75, 2300, 0.45, 0.020, 2000, 700),
@@ -116,15 +115,15 @@ _CLOSED_F1 = 220.0  # Hz, the first formant behind a closure
 _TRANSITION = 0.045  # seconds from a consonant's formants to the vowel's
 
 
-_VOICE_BAR = 0.12  # RMS of the hum of a closed tract, against the vowels'
+_VOICE_BAR = 0.12  # RMS of the hum of a closed tract, relative to vowels
 
 
-_LOUDEST = -23.0  # RMS of the loudest speech, dB of full scale
+_LOUDEST = -23.0  # RMS of the loudest speech, dB relative to full scale
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Everything an utterance depends on beside its split and its index."""
+    """Everything that determines an utterance, except its split and its index."""
 
     num_speakers: int
     num_syllables: int
@@ -164,22 +163,22 @@ def load(
     seed: int = 0,
     cache: bool = True,
 ) -> Dataset:
-    """Make a split, or read it from the cache of `datasets` (`HF_DATASETS_CACHE`).
+    """Generates a split, or reads it from the cache of `datasets` (`HF_DATASETS_CACHE`).
 
     Args:
         split: "train" or "test"; both have all speakers.
-        num_train: Utterances of the train split.
+        num_train: Utterances of the training split.
         num_test: Utterances of the test split.
-        num_speakers: Speakers; utterance i is spoken by speaker i modulo their number.
-        num_syllables: Syllables an utterance. The default, 4, makes 1.3 to 1.6 s, in which 20480-sample crops fit.
+        num_speakers: Number of speakers; utterance i has speaker i modulo this number.
+        num_syllables: Syllables per utterance. The default, 4, gives 1.3 to 1.6 s, enough for crops of 20480 samples.
         vowels: Some of a i u e o.
         consonants: Some of b d g m n s.
-        noise_level: White background noise, RMS in dB of full scale; speech has between -33 and -23.
-        seed: Seed of everything random.
-        cache: Keep the split on disk under a hash of these settings, 2 MB a minute.
+        noise_level: White background noise, RMS in dB relative to full scale; speech has between -33 and -23.
+        seed: Seed of all random draws.
+        cache: Keep the split on disk under a hash of these settings, 2 MB per minute.
 
     Raises:
-        ValueError: A setting out of range, or an unknown split.
+        ValueError: A setting is out of range, or the split is unknown.
     """
     if split not in _SPLITS:
         raise ValueError(f"`split` is {split!r}; synthetic_syllables has {' and '.join(_SPLITS)}.")
@@ -194,22 +193,21 @@ def load(
         Path(datasets.config.HF_DATASETS_CACHE) / "synthetic_syllables" / hashlib.sha256(key.encode()).hexdigest()[:20]
     )
     if not folder.is_dir():
-        _save_whole(_make_split(settings, split, size), folder)
+        _save(_make_split(settings, split, size), folder)
     return datasets.load_from_disk(str(folder))
 
 
-def _save_whole(dataset: Dataset, folder: Path) -> None:
-    """Write a data set whole or not at all; of two processes that do, the first one's folder stays."""
+def _save(dataset: Dataset, folder: Path) -> None:
+    """Writes a data set completely or not at all; if two processes do, the folder of the first one stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     try:
-        dataset.save_to_disk(str(temporary))
-        temporary.rename(folder)
+        with temporary_folder(folder) as temporary:
+            dataset.save_to_disk(str(temporary))
+            follow_umask(temporary)
+            temporary.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_split(settings: _Settings, split: str, size: int) -> Dataset:
@@ -232,14 +230,14 @@ def _make_split(settings: _Settings, split: str, size: int) -> Dataset:
 
 
 def _speaker(settings: _Settings, speaker: int) -> tuple[float, tuple[float, float]]:
-    """Vocal-tract length, and lowest and highest pitch in Hz, of a speaker: every length with both pitch ranges."""
+    """Vocal-tract length of a speaker, and lowest and highest pitch in Hz; every length has both pitch ranges."""
     num_lengths = (settings.num_speakers + 1) // 2
     lengths = np.linspace(0.85, 1.15, num_lengths) if num_lengths > 1 else np.ones(1)
     return float(lengths[speaker // 2]), ((90.0, 140.0), (150.0, 230.0))[speaker % 2]
 
 
 def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, Any]:
-    """One row: draw the factors, lay the phones out in time, synthesise."""
+    """Generates one row: draws the factors, lays the phones out in time, and synthesizes."""
     generator = np.random.default_rng([settings.seed, _SPLITS.index(split), index])
     speaker = index % settings.num_speakers
     vocal_tract_length, pitch_range = _speaker(settings, speaker)
@@ -252,7 +250,7 @@ def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, An
     voiced = _amplitude(plan, plan.voicing) + _amplitude(plan, plan.voice_bar) > 0
     pitch = _pitch_track(voiced, f0, settings.num_syllables, generator)
     formants = _formant_tracks(plan, vocal_tract_length)
-    speech = _synthesise(plan, pitch, formants, generator)
+    speech = _synthesize(plan, pitch, formants, generator)
     speech *= 10 ** ((_LOUDEST + gain) / 20) / np.sqrt(np.mean(speech**2))
     noise = 10 ** (settings.noise_level / 20) * generator.standard_normal(plan.num_samples)
     file = io.BytesIO()
@@ -281,7 +279,7 @@ def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, An
 
 @dataclass
 class _Plan:
-    """An utterance laid out in time. Breakpoints are joined by straight lines; all times are in samples."""
+    """Time plan of an utterance. Breakpoints are interpolated linearly; all times are in samples."""
 
     phones: list[str] = field(default_factory=list)
     phone_ends: list[int] = field(default_factory=list)
@@ -292,7 +290,7 @@ class _Plan:
     num_samples: int = 0
 
     def add(self, phone: str, seconds: float) -> tuple[int, int]:
-        """Append a phone; its start and end."""
+        """Appends a phone; returns its start and end."""
         start = self.num_samples
         self.num_samples += round(seconds * _SAMPLING_RATE)
         self.phones.append(phone)
@@ -301,7 +299,7 @@ class _Plan:
 
 
 def _lay_out(consonants: Sequence[str], vowels: Sequence[str], generator: np.random.Generator) -> _Plan:
-    """Silence, syllables of a consonant and a vowel, silence."""
+    """Plans silence, syllables of a consonant and a vowel, and silence."""
     plan = _Plan()
     transition, ramp = _TRANSITION * _SAMPLING_RATE, 0.010 * _SAMPLING_RATE
     plan.add("SIL", generator.uniform(0.10, 0.15))
@@ -320,7 +318,7 @@ def _lay_out(consonants: Sequence[str], vowels: Sequence[str], generator: np.ran
             (end - transition, target),
         ]
         plan.noises.append((release if consonant.stop else closure, consonant))
-        # Voicing waits for the burst to pass, and the last vowel fades.
+        # Voicing starts after the burst, and the last vowel fades.
         voice = release + (consonant.noise_time if consonant.stop else 0) * _SAMPLING_RATE
         fade = 5 * ramp if number == len(vowels) - 1 else ramp
         before = 0 if number == 0 else consonant.voicing
@@ -334,13 +332,13 @@ def _lay_out(consonants: Sequence[str], vowels: Sequence[str], generator: np.ran
 
 
 def _amplitude(plan: _Plan, breakpoints: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Straight lines between breakpoints, 0 outside, `(samples,)`."""
+    """Linear interpolation between breakpoints, 0 outside, `(samples,)`."""
     times, amplitudes = zip(*breakpoints, strict=True)
     return np.interp(np.arange(plan.num_samples), times, amplitudes, left=0, right=0)
 
 
 def _pitch_track(voiced: np.ndarray, f0: float, num_syllables: int, generator: np.random.Generator) -> np.ndarray:
-    """Hz, `(samples,)`: falling, swinging with the syllables; `f0` is the voiced part's geometric mean."""
+    """Pitch in Hz, `(samples,)`: falls, and rises with each syllable; `f0` is the geometric mean of the voiced part."""
     time = np.linspace(0, 1, len(voiced))
     swing = np.sin(2 * np.pi * (num_syllables * time + generator.uniform()))
     octaves = -0.2 * time + 0.04 * swing
@@ -358,9 +356,9 @@ def _formant_tracks(plan: _Plan, vocal_tract_length: float) -> np.ndarray:
 
 
 def _resonate(samples: np.ndarray, frequency: np.ndarray, bandwidth: float) -> np.ndarray:
-    """Klatt's second-order resonator with a gain of 1 at 0 Hz, its frequency in Hz given for every sample.
+    """Klatt's second-order resonator with a gain of 1 at 0 Hz, with a frequency in Hz per sample.
 
-    `y[n] = b[n] x[n] - c1[n] y[n-1] - c2 y[n-2]` is a triangular system of three bands, which BLAS solves in C.
+    `y[n] = b[n] x[n] - c1[n] y[n-1] - c2 y[n-2]` is a triangular system with three bands, which BLAS solves in C.
     """
     radius = np.exp(-np.pi * bandwidth / _SAMPLING_RATE)
     bands = np.ones((3, len(samples)), order="F")
@@ -370,8 +368,8 @@ def _resonate(samples: np.ndarray, frequency: np.ndarray, bandwidth: float) -> n
     return dtbsv(2, bands, samples * (1 + c1 + radius**2), lower=1, diag=1)
 
 
-def _synthesise(plan: _Plan, pitch: np.ndarray, formants: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The waveform, `(samples,)`, its vowels at an RMS of 1."""
+def _synthesize(plan: _Plan, pitch: np.ndarray, formants: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The waveform, `(samples,)`, with vowels at an RMS of 1."""
     # A band-limited pulse train in closed form: the sum of 2 cos(h phase) over its harmonics h.
     half_phase = np.pi * np.cumsum(pitch) / _SAMPLING_RATE
     order = 2 * int(0.475 * _SAMPLING_RATE / pitch.max()) + 1
@@ -379,7 +377,7 @@ def _synthesise(plan: _Plan, pitch: np.ndarray, formants: np.ndarray, generator:
     pulses = (
         np.divide(np.sin(order * half_phase), below, out=np.full_like(below, order), where=np.abs(below) > 1e-6) - 1
     )
-    # Glottal flow falls by 12 dB an octave and the lips radiate with +6: one pole remains.
+    # Glottal flow falls by 12 dB per octave and lip radiation adds 6 dB per octave: one pole remains.
     flow = lfilter([1], [1, -0.97], pulses)
     voicing = _amplitude(plan, plan.voicing)
     speech = voicing * (flow + 0.3 * generator.standard_normal(len(flow)))
@@ -388,11 +386,11 @@ def _synthesise(plan: _Plan, pitch: np.ndarray, formants: np.ndarray, generator:
         speech = _resonate(speech, track, bandwidth)
     speech /= np.sqrt(np.mean(speech[voicing == 1] ** 2))
 
-    # A closed tract lets only a hum through its walls.
+    # Only a hum passes through the walls of a closed tract.
     hum = _resonate(flow, np.full_like(flow, _CLOSED_F1), _BANDWIDTHS[0])
     speech += _amplitude(plan, plan.voice_bar) * hum / np.sqrt(np.mean(hum**2))
 
-    # Bursts and friction are made at the constriction, so they bypass the tract behind it.
+    # Bursts and friction arise at the constriction, so they bypass the tract behind it.
     for start, consonant in plan.noises:
         length = round(consonant.noise_time * _SAMPLING_RATE)
         if length:

@@ -1,4 +1,4 @@
-"""What lies in a folder: its visible files, each of them once, and text whatever program saved it."""
+"""Lists the visible files of a folder, each once, and reads text files of any program."""
 
 import codecs
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from modeling_sim.data.audio import file_path
 from modeling_sim.text import printable, say_once
 
-# Folders that programs make without a dot, in lower case: of macOS' archives, of network disks, of Windows, of repairs.
+# Hidden folders without a leading dot, in lower case: of macOS archives, network disks, Windows, file system repairs.
 _HIDDEN = {
     "__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "system volume information", "lost+found",
 }  # fmt: skip
@@ -23,43 +23,42 @@ _AUDIO = {
 
 
 def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
-    """Audio files below a folder, as `visible_files` gives them.
+    """Audio files below a folder; see `visible_files`.
 
-    A line is printed that counts the files of kinds of audio that are not among `suffixes`, and one of the files that
-    have several names.
+    Prints the number of audio files in other formats than `suffixes`, and of files with several names.
 
     Args:
         root: The folder.
-        suffixes: In lower case, as in ".wav"; those of the files may be in either.
+        suffixes: In lower case, for example ".wav"; the case of the files' suffixes does not matter.
     """
     files = _visible_files(root)
-    kinds = Counter(names[0].suffix.lower() for names in files)
-    unread = [f"{kinds[kind]} {kind}" for kind in sorted((kinds.keys() & _AUDIO) - set(suffixes))]
+    found = Counter(names[0].suffix.lower() for names in files)
+    unread = [f"{found[suffix]} {suffix}" for suffix in sorted((found.keys() & _AUDIO) - set(suffixes))]
     if unread:
         say_once(
-            f"{printable(root)}: skips files of kinds that are not read here, {', '.join(unread)}; convert them to "
+            f"{printable(root)}: skips files in unsupported formats, {', '.join(unread)}; convert them to "
             f"{' or '.join(sorted(suffixes))}"
         )
     audio = [names for names in files if names[0].suffix.lower() in suffixes]
     linked = [names for names in audio if len(names) > 1]
     if linked:
         say_once(
-            f"{printable(root)}: {len(linked)} recordings have several names by links and count once, such as "
-            f"{printable(linked[0][0])}, which is {printable(linked[0][1])} too"
+            f"{printable(root)}: {len(linked)} recordings have several names by links and count once, for example "
+            f"{printable(linked[0][0])}, which is also {printable(linked[0][1])}"
         )
     return [names[0] for names in audio]
 
 
 def visible_files(root: str | Path) -> list[Path]:
-    """Files below a folder, each of them once, sorted by path.
+    """Files below a folder, each once, sorted by path.
 
-    What is hidden is skipped: names that begin with a dot (`.git`, `.ipynb_checkpoints`, macOS' `._name`), `__MACOSX`
-    and their like. Links are followed, to hidden places as well, since git-annex keeps its files there. A file with
-    several names, by links of either kind, has the first of those that are no symbolic link, else the first. A link to
-    nothing is given too, so that a reader names it; pipes and devices are not.
+    Hidden files are skipped: names that begin with a dot (`.git`, `.ipynb_checkpoints`, macOS' `._name`), `__MACOSX`
+    and similar folders. Links are followed, also to hidden folders, where git-annex stores its files. Of several names
+    of a file, by symbolic or hard links, the first that is not a symbolic link is used, else the first. Broken links
+    are included, so that readers report them; pipes and devices are not.
 
     Args:
-        root: The folder; its own name may be hidden.
+        root: The folder; it may itself be hidden.
 
     Raises:
         OSError: A folder cannot be listed.
@@ -68,10 +67,10 @@ def visible_files(root: str | Path) -> list[Path]:
 
 
 def _visible_files(root: str | Path) -> list[list[Path]]:
-    """Names of every file."""
+    """All names of every file."""
     found: list[tuple[bool, Path]] = []
     entered: set[str] = set()
-    # Linked folders come after the tree itself, whose names are better than those of links into it.
+    # Visit linked folders after the tree itself, whose names take precedence.
     waiting = [Path(root)]
     for start in waiting:
         for folder, folders, names in os.walk(start, onerror=_refuse):
@@ -91,30 +90,30 @@ def _visible_files(root: str | Path) -> list[list[Path]]:
 
 
 def file_key(path: str | Path) -> Hashable:
-    """What two paths to one file share, by links of either kind; a path for a file that is not there."""
+    """A key that is equal for all paths to the same file, through symbolic or hard links."""
     place = file_path(path)
     try:
         status = os.stat(place)  # noqa: PTH116 - of bytes
     except OSError:
         return os.path.realpath(place)
-    except ValueError:  # no path at all: a zero byte in it
+    except ValueError:  # an invalid path, with a zero byte
         return place
-    # Numbers of files are not unique on every network's file system: they count where a file says it has two names.
+    # Inode numbers are not unique on every network file system, so use them only for files with several names.
     return (status.st_dev, status.st_ino) if status.st_nlink > 1 else os.path.realpath(place)
 
 
 def read_text(path: str | Path) -> str:
-    """Text of a file in UTF-8, or in UTF-16 with its byte order mark; without marks, and with newlines as line ends.
+    r"""Text of a file in UTF-8, or in UTF-16 with a byte order mark; without such marks, and with "\n" as line ends.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is of another encoding.
+        ValueError: It has another encoding.
     """
     return decode_text(Path(path).read_bytes(), path)
 
 
 def decode_text(content: bytes, path: str | Path) -> str:
-    """The same of bytes that were read from a file."""
+    """Decodes the bytes of a file like `read_text`."""
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = content.decode(encoding)
@@ -122,8 +121,8 @@ def decode_text(content: bytes, path: str | Path) -> str:
     except UnicodeDecodeError as error:
         text, reason = "", str(error)
     if reason is not None:
-        raise ValueError(f"{printable(path)} is not text in UTF-8 ({reason}); save it again in that encoding")
-    # Files that were joined have marks in the middle.
+        raise ValueError(f"{printable(path)} is not UTF-8 text ({reason}); save it in that encoding")
+    # Concatenated files have byte order marks in the middle.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
