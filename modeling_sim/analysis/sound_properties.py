@@ -1,4 +1,4 @@
-"""Properties of a sound that one can hear and measure directly: pitch, level, brightness, the first two formants."""
+"""Audible properties of a sound that can be measured directly: pitch, level, brightness, the first two formants."""
 
 import numpy as np
 from scipy.signal import lfilter
@@ -118,7 +118,7 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
 def _offset_of_peak(values: np.ndarray, highest: int) -> float:
     """Where the top of a parabola through a highest value and its neighbors lies, in steps from it.
 
-    A whole number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
+    An integer number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
     """
     if not 0 < highest < len(values) - 1:
         return 0.0

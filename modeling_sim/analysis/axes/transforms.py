@@ -278,8 +278,8 @@ def temporal_components(
         lags: In frames.
         keep: Share of the variance that the whitened components hold, as few of them as do. Whitening brings noise in
             the directions that hardly vary to the size of what matters.
-        complete: Append the principal components that `keep` leaves out, so that the way back is exact.
-        standardize: As in `principal_components`; it has no effect but on what `keep` leaves out.
+        complete: Append the principal components that `keep` drops, so that the way back is exact.
+        standardize: As in `principal_components`; it only affects what `keep` drops.
 
     Returns:
         A unit of each component moves the (standardized) frames by a unit, as with principal components.
