@@ -13,7 +13,7 @@ a step of the others. `pipeline` runs in processes of its own that share the CPU
 memory is that of its largest stage.
 
 With `--data_dir`, a LibriSpeech tree, it also times reading: a crop, found by seeking, against its complete file, and
-the crops per second that loaders with 0, 1 and 2 workers deliver; and the trainer, data included, against the bare step.
+the crops per second of loaders with 0, 1 and 2 workers; and the trainer, data included, against the bare step.
 """
 
 import ctypes

@@ -245,19 +245,19 @@ def test_a_decoder_knows_its_model_wherever_that_lies(models, decoders, tmp_path
     (moved,) = load_models([str(tmp_path / "moved")])
     attach_decoders([moved], decoders[:1], "cpu")
     assert list(moved.decoders) == ["module 2"]
-    with pytest.raises(ValueError, match="a checkpoint counts once"):
+    with pytest.raises(ValueError, match="`model`"):
         load_models([models[0], str(tmp_path / "moved")])
 
 
 def test_a_decoder_of_another_model_is_refused(models, decoders):
-    with pytest.raises(ValueError, match="trained on none of the models"):
+    with pytest.raises(ValueError, match="--model"):
         attach_decoders(load_models(models[1:2]), decoders[:1], "cpu")
 
 
 def test_models_and_decoders_that_would_count_twice_are_refused(models, decoders):
-    with pytest.raises(ValueError, match="a checkpoint counts once"):
+    with pytest.raises(ValueError, match="`model`"):
         load_models([models[0], models[0]])
-    with pytest.raises(ValueError, match="a second one of module 2"):
+    with pytest.raises(ValueError, match="module 2"):
         attach_decoders(load_models(models[:1]), [decoders[0], decoders[0]], "cpu")
 
 
@@ -267,7 +267,7 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
         other.model.config, 2, encoder_fingerprint=weights_fingerprint(other.model), trained_on="sample"
     )
     SimDecoder(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`trained_on` 'sample', another one of the same kind and module 'mean'"):
+    with pytest.raises(ValueError, match="`trained_on`"):
         attach_decoders(load_models(models[:2]), [decoders[0], str(tmp_path)], "cpu")
 
 
@@ -343,11 +343,11 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--label", "colour"], "no column of classes"),
+        (["--label", "colour"], "colour"),
         (["--label", "vowel", "--factors", "vowel,vowle"], "`factors` names 'vowle'"),
-        (["--label", "vowel", "--factors", "phones"], "`factors` names 'phones'.*columns are id, audio"),
+        (["--label", "vowel", "--factors", "phones"], "`factors` names 'phones'"),
         (["--label", "vowel", "--factors", "audio"], "`factors` names 'audio'"),
-        (["--label", "phones", "--factors", "vowel"], "leave `factors` out"),
+        (["--label", "phones", "--factors", "vowel"], "`factors`"),
     ],
 )
 def test_what_cannot_be_analysed_is_told(flags, message, models, tmp_path):
@@ -375,7 +375,7 @@ def test_modules_are_chosen_by_those_of_the_first_model(models):
     sim, cpc = load_models([models[0], models[2]], "2,context")
     assert sim.modules == {"module 2": 2, "context": 3}
     assert cpc.modules == {"module 2": 0, "context": 1}
-    with pytest.raises(ValueError, match="`modules` names '7'"):
+    with pytest.raises(ValueError, match="`modules`"):
         load_models(models[:1], "7")
 
 
@@ -672,10 +672,10 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--steps", "0"], "`steps` must be at least 1"),
-        (["--max_frames", "1"], "`max_frames` at least 2"),
-        (["--corpus_settings", "hello"], "`corpus_settings` is 'hello'; give a mapping"),
-        (["--corpus_settings", "{num_train: "], "`corpus_settings` is not YAML"),
+        (["--steps", "0"], "`steps`"),
+        (["--max_frames", "1"], "`max_frames`"),
+        (["--corpus_settings", "hello"], "`corpus_settings`"),
+        (["--corpus_settings", "{num_train: "], "`corpus_settings`"),
         (["--model", "runs/sim-9"], "runs/sim-9"),
     ],
 )

@@ -295,7 +295,7 @@ def test_pictures_and_players_have_names(page):
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in pictures)
     assert all(attributes["alt"] for attributes in page.all("img"))
     labels = [attributes["aria-label"] for attributes in page.all("audio")]
-    assert len(labels) == 30
+    assert len(labels) == 36
     assert all("gim-0" in label and "module" in label for label in labels)
 
 

@@ -49,7 +49,7 @@ def load_representations(
     names = names_of(arguments.model)
     models = [load_audio_encoder(path) for path in arguments.model]
     if len({weights_fingerprint(model) for model in models}) < len(models):
-        raise ValueError("two of the models are the same; a checkpoint counts once.")
+        raise ValueError("`model` names one checkpoint twice; give each of them once.")
     extractors = [feature_extractor_of(path) for path in arguments.model]
     kinds = _kinds(arguments.model, models)
     reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
