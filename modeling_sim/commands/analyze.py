@@ -9,8 +9,8 @@ weights. Modules of other architectures are compared if they have the receptive 
 model (`--align_modules`).
 
 Measures of single dimensions are also taken in other axes (`--axes own,principal,independent,temporal,slow`), which are
-found on training utterances: rows end in "+ PCA", "+ ICA", "+ SOBI" and "+ SFA". With a label of frames, such as phones,
-the best dimension for each property of the sound (pitch, level, formants, phone, speaker) is measured at voiced moments.
+found on training utterances: rows end in "+ PCA", "+ ICA", "+ SOBI" and "+ SFA". With frame labels, such as phones, the
+best dimension for each property of the sound (pitch, level, formants, phone, speaker) is measured at voiced moments.
 
 `--measures` selects groups of measures, separated by commas: probes, neighbors, concentration, disentanglement, abx,
 consistency, distribution, objective, decoders. The last three are only for SIM models. The group `consistency` compares
