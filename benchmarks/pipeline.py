@@ -60,7 +60,7 @@ def main() -> None:
         optimizer.zero_grad()
         ends.append(time.perf_counter())
     pipeline.drain()
-    # The last stage's steps end when whole steps do; the first fills the pipeline.
+    # A step is complete when the last stage has taken it; the first one fills the pipeline.
     seconds = torch.tensor(statistics.median(later - earlier for earlier, later in itertools.pairwise(ends)))
     torch.distributed.broadcast(seconds, accelerator.num_processes - 1)
     if accelerator.is_main_process:

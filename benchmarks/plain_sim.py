@@ -76,7 +76,7 @@ class PlainModule(nn.Module):
 
 
 class PlainSim(nn.Module):
-    """The whole model: its forward pass is the summed loss of `input_values` `(batch, samples)`."""
+    """The complete model: its forward pass is the summed loss of `input_values` `(batch, samples)`."""
 
     def __init__(self, config: SimConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How fast speech is read: a crop against the whole file, and crops a second with worker processes."""
+"""How fast speech is read: a crop against the complete file, and crops per second with worker processes."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from modeling_sim.data.batches import crop_batches
 def crop_against_file(
     audio: dict[str, Any], *, crop_samples: int = 20_480, sampling_rate: int = 16_000, repeats: int = 50, seed: int = 0
 ) -> dict[str, float]:
-    """Time to read one random crop, and the whole recording, with the disk's cache warm.
+    """Time to read one random crop, and the complete recording, with the disk's cache warm.
 
     Args:
         audio: The recording, as in the column `audio`.

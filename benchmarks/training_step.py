@@ -4,16 +4,16 @@
 
 Both take the same input and do a full step: forward, backward, Adam. They alternate, so that a machine whose speed
 drifts slows both; the ratio is the figure to quote. "Saved" is what autograd keeps for the backward pass at one time,
-parameters left out; "peak" is all that the step needs beyond what it began with: as the allocator counts it on a GPU,
+parameters excluded; "peak" is the memory of the step beyond that at its start: as the allocator counts it on a GPU,
 as the kernel counts resident memory on Linux. The bound is arithmetic: the step's matrix products at the rate of one
 large product.
 
-`sequential` steps every module once, each on what the finished ones below hand on, so it stands for as much training as
+`sequential` steps every module once, each on the output of the finished ones below, which is as much training as
 a step of the others. `pipeline` runs in processes of its own that share the CPU threads, or take a GPU each; its saved
 memory is that of its largest stage.
 
-With `--data_dir`, a LibriSpeech tree, it also times reading: a crop, which is sought, against its whole file, and the
-crops a second that loaders with 0, 1 and 2 workers deliver; and the trainer, data included, against the bare step.
+With `--data_dir`, a LibriSpeech tree, it also times reading: a crop, found by seeking, against its complete file, and
+the crops per second of loaders with 0, 1 and 2 workers; and the trainer, data included, against the bare step.
 """
 
 import ctypes
@@ -298,7 +298,7 @@ def reading_table(figures: dict[str, Any]) -> str:
     speeds = ", ".join(f"{speed:.0f} with {workers}" for workers, speed in figures["crops_per_second"].items())
     return (
         f"\nreading a crop of a file of {figures['file_seconds']:.1f} s: {figures['crop_milliseconds']:.2f} ms; the "
-        f"whole file: {figures['file_milliseconds']:.2f} ms\ncrops a second by worker processes: {speeds}"
+        f"complete file: {figures['file_milliseconds']:.2f} ms\ncrops per second by worker processes: {speeds}"
     )
 
 

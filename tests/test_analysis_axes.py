@@ -7,6 +7,7 @@ from scipy.signal import lfilter
 from scipy.stats import spearmanr
 
 from modeling_sim.analysis import (
+    FrameMoments,
     LinearTransform,
     axis_gaps,
     best_dimensions,
@@ -70,6 +71,28 @@ def test_utterances_are_not_joined(sources):
     flat = temporal_components(mixed.reshape(-1, 8), [2] * len(mixed), keep=1.0)
     torch.testing.assert_close(apart.matrix, flat.matrix)
     torch.testing.assert_close(apart.matrix, temporal_components(mixed, lags=[1], keep=1.0).matrix)
+
+
+def test_moments_of_utterances_one_by_one_are_those_of_a_loop_and_give_the_same_components(sources):
+    mixed = (sources @ mixing(orthogonal=False) + 30).astype(np.float32)
+    utterances = np.split(mixed, np.cumsum(LENGTHS)[:-1])
+    moments = FrameMoments()
+    for utterance in utterances:
+        moments.add(utterance)
+    center = mixed.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(moments.center, center, rtol=1e-7)
+    for lag in (0, 1, 64):
+        naive = sum(
+            np.outer(before - center, after - center)
+            for utterance in utterances
+            for before, after in zip(utterance[: len(utterance) - lag].astype(float), utterance[lag:], strict=False)
+        ) / len(mixed)
+        np.testing.assert_allclose(moments.covariance(lag), (naive + naive.T) / 2, atol=1e-4)
+    for find in (temporal_components, slow_features):
+        torch.testing.assert_close(find(moments).matrix, find(mixed, LENGTHS).matrix, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(principal_components(moments).matrix, principal_components(mixed).matrix)
+    with pytest.raises(ValueError, match="lags"):
+        temporal_components(moments, lags=[3])
 
 
 def test_directions_without_variance_are_left_out_or_kept_as_they_are(sources):

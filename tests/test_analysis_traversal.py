@@ -137,3 +137,27 @@ def test_oracle_directions_are_those_that_latents_were_made_with_however_propert
         oracle_directions(latents[:2], properties[:2])
     with pytest.raises(ValueError, match="of the same items"):
         oracle_directions(latents[:-1], properties)
+
+
+def test_regression_directions_tell_a_decoder_that_cannot_from_axes_that_do_not():
+    """Of linear decoders, whose answer is known: 1 if each property has a direction, and a share if all move as one."""
+    generator = np.random.default_rng(0)
+    latents = generator.standard_normal((4000, 6))
+    readout = generator.standard_normal((6, 3))
+    spoken = latents @ readout
+    directions, targets = oracle_directions(latents, spoken)
+    best = np.eye(6)[most_telling(latents, spoken)[0]]
+    settings = {"spread": spoken.std(axis=0), "targets": targets, "resamples": 2}
+
+    def selectivity(moves, decoder):
+        changes = np.repeat((moves @ decoder)[:, None], 2, axis=1)
+        return traversal(changes, **settings).selectivity.value
+
+    assert selectivity(directions, readout) > 0.99
+    assert selectivity(best, readout) < 0.8
+    as_one = generator.standard_normal((6, 1)) * spoken.std(axis=0)
+    assert selectivity(directions, as_one) == pytest.approx(1 / 3, abs=1e-6)
+    # Turned axes change nothing about either answer.
+    turn = np.linalg.qr(generator.standard_normal((6, 6)))[0]
+    turned, _ = oracle_directions(latents @ turn, spoken)
+    assert selectivity(turned, turn.T @ readout) > 0.99

@@ -69,7 +69,8 @@ def test_a_seed_of_samples_does_not_matter_to_means(corpus, tmp_path):
 
 def test_a_writer_that_breaks_leaves_nothing(tmp_path):
     def write(writer):
-        writer.add({"x": np.zeros((2, 3))}, np.zeros(2), np.array(["a", "a"]), np.zeros(2))
+        columns = {"labels": np.zeros(2), "speakers": np.zeros(2), "seconds": np.arange(2.0)}
+        writer.add({"x": np.zeros((2, 3))}, utterances=np.array(["a", "a"]), **columns)
         raise OSError("no room")
 
     with pytest.raises(OSError, match=r"^no room$"):

@@ -133,8 +133,15 @@ def make_curves(generator):
             for entry in trained
         ],
         "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
+        "best_dimensions": [
+            {**entry, "properties": ["pitch", "vocal_tract_length"], "dimensions": [2, 5],
+             "values": generator.uniform(0.5, 0.9, 2).tolist(),
+             "rotated": [[0.3, 0.4, 0.35]] * 2 if entry in trained else [None, None]}
+            for entry in each
+        ],
         "traversal_effects": [
-            {**entry, "dimensions": [3, 7, 11], "factors": ["f0, semitones", "F1, Hz"],
+            {**entry, "oracle": {"targets": ["F1, Hz"], "values": [[0.11, 77.0]], "selectivity": [0.6]},
+             "dimensions": [3, 7, 11], "factors": ["f0, semitones", "F1, Hz"],
              "targets": ["f0, semitones", "F1, Hz", "F1, Hz"], "correlations": [0.81, -0.3, 0.2],
              "conveyed": [0.91, None], "selectivity": [0.9, 0.6, 0.3], "selectivity_of_turned_axes": [0.31, 0.42],
              "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]], "spread": [2.5, 300.0]}
@@ -146,14 +153,14 @@ def make_curves(generator):
 def make_media():
     """Sounds of two modules: their lengths differ within an item, and one item is silent."""
     arrays, media = {}, []
-    for group in ("interpolation", "interpolation_k", "reconstruction", "traversal", "prior"):
+    for group in ("interpolation", "interpolation_k", "reconstruction", "traversal", "prior", "moments"):
         for module in MODULES:
             clips = []
             for step in range(3):
                 name = f"clip_{len(arrays)}"
                 amplitude = 1e-4 if (group, module) == ("prior", MODULES[1]) else 0.1 * (step + 1)
                 arrays[name] = tone(0.3 + 0.1 * step, 220 * (step + 1), amplitude)
-                clips.append({"label": f"{50 * step} %", "array": name})
+                clips.append({"label": f"{50 * step} %", "array": name} | ({"mark": 0.1} if group == "moments" else {}))
             media.append(
                 {"id": f"{group}-{module}", "group": group, "title": 'ba to <gi> & "du"', "kind": NASTY,
                  "representation": "gim-0", "module": module, "sampling_rate": RATE, "clips": clips}
@@ -288,7 +295,7 @@ def test_pictures_and_players_have_names(page):
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in pictures)
     assert all(attributes["alt"] for attributes in page.all("img"))
     labels = [attributes["aria-label"] for attributes in page.all("audio")]
-    assert len(labels) == 30
+    assert len(labels) == 36
     assert all("gim-0" in label and "module" in label for label in labels)
 
 
@@ -556,6 +563,37 @@ def test_silence_is_dark_beside_speech():
     assert brightness(0) < 0.1
 
 
+def test_a_mark_is_a_line_at_its_moment():
+    item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
+            "clips": [{"label": "a", "array": "clip", "mark": 0.3}, {"label": "b", "array": "clip"}]}  # fmt: skip
+    marked, plain = (
+        imread(io.BytesIO(base64.b64decode(clip.spectrogram.partition(",")[2])))
+        for clip in load_item(item, {"clip": tone(0.4)}).clips
+    )
+    columns = np.flatnonzero((marked != plain).any(axis=(0, 2)))
+    assert columns.tolist() == [round(0.75 * marked.shape[1])]
+    assert np.ptp(marked[:, columns[0]], axis=0).max() == 0
+
+
+def test_best_dimensions_are_dots_next_to_the_range_of_random_rotations(folder):
+    analysis = read_analysis(folder)
+    plots = {plot.anchor: plot for plot in make_plots(analysis.curves, analysis.kinds)}
+    panel = next(panel for _, panels in plots["best-dimensions"].modules for panel in panels)
+    (axis,) = panel.figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["pitch", "vocal tract length"]
+    entry = next(entry for entry in analysis.curves["best_dimensions"] if entry["kind"] == analysis.kinds[0].name)
+    dots = np.concatenate([found.get_offsets() for found in axis.collections])
+    for row, value in enumerate(entry["values"]):
+        assert np.isclose(dots, [value, row]).all(axis=1).any()
+    assert any(np.allclose(line.get_xdata(), [0.3, 0.4]) for line in axis.lines)
+
+
+def test_moves_along_regression_directions_stand_next_to_those_of_dimensions(folder, text):
+    assert "direction of F1" in text
+    assert "+77" in text
+    assert read_analysis(folder).curves["traversal_effects"][0]["oracle"]["selectivity"] == [0.6]
+
+
 def test_a_clip_shorter_than_a_window_is_shown_too():
     item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
             "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
@@ -711,7 +749,7 @@ def test_in_a_browser_every_player_loads_and_nothing_sticks_out_sideways(folder,
 
 def expected_seconds(folder):
     """Lengths of the clips in the order of the page: by group, then by module."""
-    groups = ["reconstruction", "interpolation", "interpolation_k", "traversal", "prior"]
+    groups = ["reconstruction", "interpolation", "interpolation_k", "traversal", "moments", "prior"]
     media = sorted(read_analysis(folder).media, key=lambda item: (groups.index(item["group"]), item["module"]))
     with np.load(folder / "media.npz") as arrays:
         return [len(arrays[clip["array"]]) / RATE for item in media for clip in item["clips"]]

@@ -16,6 +16,7 @@ from .axes.seed_consistency import (
     seed_consistency,
 )
 from .axes.transforms import (
+    FrameMoments,
     LinearTransform,
     independent_components,
     principal_components,
@@ -87,6 +88,7 @@ __all__ = [
     "Dci",
     "Disentanglement",
     "EffectiveDimensions",
+    "FrameMoments",
     "Gaussianity",
     "Interval",
     "LabeledClassifier",

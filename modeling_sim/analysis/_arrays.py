@@ -4,21 +4,21 @@ import numpy as np
 import torch
 
 # Spread of a channel, relative to its largest value, up to which it is constant but for rounding.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 
 def deviations(values: np.ndarray) -> np.ndarray:
     """Standard deviations `(dims,)` of `(items, dims)`, in float64; 1 where a dimension is constant."""
     # Sums of squares in half precision overflow.
     scale = np.asarray(values.std(axis=0, dtype=np.float64))
-    return np.where(scale > _ROUNDING * np.abs(values).max(axis=0).clip(min=1e-30), scale, 1.0)
+    return np.where(scale > ROUNDING * np.abs(values).max(axis=0).clip(min=1e-30), scale, 1.0)
 
 
 def scale_of(frames: torch.Tensor) -> torch.Tensor:
     """As `deviations`, of all frames of `(..., dims)`, on their device."""
     frames = frames.flatten(0, -2)
     scale = frames.std(dim=0, correction=0)
-    return torch.where(scale > _ROUNDING * frames.abs().amax(dim=0).clamp(min=1e-30), scale, 1.0)
+    return torch.where(scale > ROUNDING * frames.abs().amax(dim=0).clamp(min=1e-30), scale, 1.0)
 
 
 def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
@@ -40,7 +40,12 @@ def principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Products are of the frames' precision, sums and what follows are float64.
     """
-    variances, axes = torch.linalg.eigh(second_moment(frames, frames) / len(frames))
+    return principal_axes_of(second_moment(frames, frames) / len(frames))
+
+
+def principal_axes_of(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `principal_axes`, of a covariance `(dims, dims)`."""
+    variances, axes = torch.linalg.eigh(covariance)
     return axes.flip(1), variances.flip(0).clamp(min=0.0)
 
 

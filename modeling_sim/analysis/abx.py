@@ -1,7 +1,7 @@
 """ABX phone discriminability: is X, a token of phone A, nearer to another token of A than to one of phone B?
 
 Schatz et al. (2013). A and B are of one speaker; X is of the same one ("within") or of another ("across"). With
-contexts, A, B and X stand between the same phones ("triphone"); without, between any.
+contexts, A, B and X lie between the same phones ("triphone"); without, between any.
 """
 
 import itertools
@@ -82,7 +82,7 @@ def abx(
             errors[pair][block.speakers].append(wrong / total)
             triples += total
     if not errors:
-        raise ValueError(f"no triple exists {mode} speakers: a phone needs two tokens beside another phone's.")
+        raise ValueError(f"no triple exists {mode} speakers: a phone needs two tokens, and another phone one.")
     by_pair = [
         float(np.mean([np.mean(by_context) for by_context in by_speakers.values()])) for by_speakers in errors.values()
     ]

@@ -43,7 +43,7 @@ class AccuracyByDimensions:
         ks: `(steps,)`, numbers of dimensions, rising; the last is all of them.
         accuracies: `(steps,)`, of a probe fitted to the first k dimensions of the ranking, on the test items.
         ranking: `(dims,)`, the dimensions, most important first.
-        chance: Accuracy of always naming the class most frequent in training: that of features that tell nothing, at
+        chance: Accuracy of always naming the class most frequent in training: that of uninformative features, at
             all k.
         k95: Smallest of `ks` with at least 95 % of the accuracy of all dimensions. Where that is near chance, it is 1
             and says nothing.
@@ -72,7 +72,7 @@ class SingleBestDimension:
         accuracy: Its accuracy on the test items.
         accuracies: `(dims,)`, of every dimension on the test items.
         controls: `(permutations,)`, `accuracy` with permuted training labels: what the choice among all dimensions
-            yields where none tells anything.
+            yields where none is informative.
         chance: As in `AccuracyByDimensions`.
     """
 
@@ -220,7 +220,7 @@ def concentration(
 def standardized_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Weights as they would be on features divided by their scale: `weight * scale`.
 
-    Weights on raw features are large where features are small, whatever these tell. `LinearProbe.weight` is
+    Weights on raw features are large where features are small, however informative they are. `LinearProbe.weight` is
     standardized already.
 
     Args:
@@ -232,7 +232,7 @@ def standardized_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """
     scale = np.asarray(scale)
     if scale.shape != np.shape(weight)[-1:]:
-        raise ValueError(f"`scale` has shape {scale.shape} but `weight` {np.shape(weight)}; give one scale a dim.")
+        raise ValueError(f"`scale` has shape {scale.shape} but `weight` {np.shape(weight)}; give one scale per dim.")
     if not np.isfinite(scale).all() or (scale < 0).any():
         raise ValueError("`scale` holds a negative value, NaN or infinity; give standard deviations.")
     return np.asarray(weight) * scale
@@ -243,7 +243,7 @@ def gini(weights: np.ndarray) -> float:
 
     0 if all are equal, `1 - 1 / dims` if one alone is not 0; Gaussian weights have 0.414. Each class is measured by
     itself: it may have dimensions of its own, and classes whose weights are larger altogether do not count as
-    concentration. A class without weights, one that had no items, is left out.
+    concentration. A class without weights, one that had no items, is skipped.
 
     Args:
         weights: `(classes, dims)` or `(dims,)`, of standardized features.
@@ -320,7 +320,7 @@ def accuracy_by_dimensions(
     """Accuracy of probes that read the most important dimensions alone (as in sparse probing, Gurnee et al. 2023).
 
     Each k gets a probe of its own: weights of all dimensions with some set to 0 would not be the best for the others.
-    Features that tell nothing have chance at all k. Axes that mean nothing show in a random `ranking` doing as well.
+    Uninformative features have chance at all k. Axes that mean nothing show in a random `ranking` doing as well.
 
     Args:
         train_features: `(items, dims)`.
@@ -330,7 +330,7 @@ def accuracy_by_dimensions(
         num_classes: Classes there are.
         ks: Numbers of dimensions; `None` for the powers of 2. All of them is always added.
         ranking: `(dims,)`, the dimensions, most important first; `None` for the order of the training probe's weights.
-            Of dimensions that tell the same, weights are shared, so that none of them may come first.
+            Copies of a dimension share its weight, so that none of them may come first.
         probe: Of all dimensions and the training items, if there is one already; it saves a fit.
         l2: As in `fit_linear_probe`.
         device: Where to fit.
@@ -378,7 +378,7 @@ def single_best_dimension(
     num_permutations: int = 5,
     seed: int = 0,
 ) -> SingleBestDimension:
-    """The dimension that tells most by itself, chosen on the training items and scored on the test items.
+    """The most informative single dimension, chosen on the training items and scored on the test items.
 
     A dimension is cut into bins with equally many training items, about 20 and no more than 256 bins, and a bin is
     read as its most frequent class in training. This takes no heed of the dimension's scale, finds classes that lie in
@@ -439,7 +439,7 @@ def rotation_gap(
     directions rule, which random axes meet unequally and standardized ones equally: the gap of a Gini then lies a
     little below 0 even for axes that mean nothing, at -0.02 for 64 dimensions with a spectrum falling as 1 / i^2.
 
-    No bootstrap over items is offered: it leaves out which rotation the data happen to be in, and calls axes that mean
+    No bootstrap over items is offered: it ignores which rotation the data happen to be in, and calls axes that mean
     nothing remarkable in most studies.
 
     Args:

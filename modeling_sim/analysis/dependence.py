@@ -47,7 +47,7 @@ def total_correlation(
     The null takes this off. Frames that follow each other are not independent, so that the bias is larger than the
     null: take frames at least some 10 apart, and as many of every model. A bootstrap repeats items, which adds the
     bias once more to each of its draws and nothing to their nulls: its interval is of use where the null is small
-    beside the value.
+    next to the value.
 
     Args:
         points: `(items, dims)`, with more items than dimensions.
@@ -185,7 +185,7 @@ def _mixture_total_correlation(
     """Estimate from some components `(items, dims)` of a mixture of `num_components` equal ones."""
     items, dims = means.shape
     samples = torch.from_numpy(means + np.exp(log_variances / 2) * generator.standard_normal(means.shape))
-    # One row a dimension, `(dims, items)`: densities are computed for one dimension at a time.
+    # One row per dimension, `(dims, items)`: densities are computed for one dimension at a time.
     centers, log_scales = torch.from_numpy(means.T.copy()), torch.from_numpy(log_variances.T / 2)
     precisions, offsets = torch.exp(-2 * log_scales), log_scales + 0.5 * math.log(2 * math.pi)
     own = -math.log(num_components)

@@ -1,7 +1,7 @@
 """Disentanglement: does each dimension of a code follow one known factor, and each factor one dimension?
 
 Locatello et al. (2019) found that the measures disagree and that none of them can be raised by an unsupervised loss
-alone. So there are four here, and `disentanglement` gives each beside the same measure of permuted factors. A factor
+alone. So there are four here, and `disentanglement` gives each next to the same measure of permuted factors. A factor
 that two dimensions share, or a dimension that has a copy, brings the gaps (MIG, SAP) to 0 however clean the code is.
 """
 
@@ -30,7 +30,7 @@ class Dci:
     Args:
         disentanglement: 1 if every dimension serves one factor, 0 if each serves all alike; dimensions count by their
             share of the importance.
-        completeness: 1 if every factor is told by one dimension, 0 if by all alike or by none; mean over factors.
+        completeness: 1 if one dimension predicts each factor, 0 if all do alike or none does; mean over factors.
         informativeness: Mean over factors of what `informativeness_of_factors` holds.
         importance: `(dims, factors)`, each column of sum 1, or 0 where nothing was learnt.
         disentanglement_of_dims: `(dims,)`, 0 for a dimension of no importance.
@@ -57,7 +57,7 @@ class MutualInformationGap:
 
     Args:
         gap: Mean of `gap_of_factors`, from 0 to 1.
-        gap_of_factors: `(factors,)`, how much more the best dimension tells than the second, by the entropy.
+        gap_of_factors: `(factors,)`, information of the best dimension less that of the second, by the entropy.
         mutual_information: `(dims, factors)`, in nats.
         entropy: `(factors,)`, in nats; of the bins if the factor is continuous.
         names: Of the factors.
@@ -77,7 +77,7 @@ class SeparatedAttributePredictability:
     Args:
         gap: Mean of `gap_of_factors`, from 0 to 1.
         gap_of_factors: `(factors,)`, score of the best dimension less that of the second.
-        scores: `(dims, factors)`, how well one dimension alone tells the factor: 0 is chance, 1 perfect.
+        scores: `(dims, factors)`, how well one dimension alone predicts the factor: 0 is chance, 1 perfect.
         names: Of the factors.
     """
 
@@ -92,9 +92,9 @@ class ModularityExplicitness:
     """Outcome of `modularity_explicitness`.
 
     Args:
-        modularity: 1 if every informative dimension tells of one factor alone; 0 if no dimension is informative.
+        modularity: 1 if every informative dimension depends on one factor alone; 0 if no dimension is informative.
         explicitness: Mean over factors of what `explicitness_of_factors` holds; 0.5 is chance.
-        informative: `(dims,)`, whether a dimension tells more of a factor than any does once factors are permuted.
+        informative: `(dims,)`, whether a dimension has more information on a factor than any has on permuted factors.
         explicitness_of_factors: `(factors,)`, share of pairs of test items that a linear read-out puts in order.
         names: Of the factors.
     """
@@ -144,7 +144,7 @@ def disentanglement(
 
     Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that an
     interval may lie above its value if there are few items. Dimensions that were informative stay so in every draw, and
-    a factor that is constant in a draw is left out of it.
+    a factor that is constant in a draw is excluded from it.
 
     Args:
         codes: `(items, dims)`.
@@ -176,12 +176,12 @@ def disentanglement(
 
     # A stream of its own: an order that `modularity_explicitness` draws too would find no informative dimension.
     order = permuted_items(group, np.random.default_rng([seed, 1]))
-    whole = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
+    complete = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
     if resamples == 0:
-        return whole
+        return complete
     statistics: dict[str, Callable[[MutualInformationGap], float]] = {
         "mutual_information_gap": lambda of: of.gap,
-        "modularity": lambda of: _modularity(of.mutual_information, whole.modularity_explicitness.informative),
+        "modularity": lambda of: _modularity(of.mutual_information, complete.modularity_explicitness.informative),
     }
 
     def on_items(statistic: Callable[[MutualInformationGap], float], items: np.ndarray) -> float:
@@ -192,7 +192,7 @@ def disentanglement(
         name: bootstrap_statistic(partial(on_items, statistic), group, resamples=resamples, seed=seed)
         for name, statistic in statistics.items()
     }
-    return replace(whole, intervals=intervals)
+    return replace(complete, intervals=intervals)
 
 
 def dci(
@@ -270,7 +270,7 @@ def mutual_information_gap(
 ) -> MutualInformationGap:
     """Mutual information gap (Chen et al. 2018): the best dimension's information less the second's, by the entropy.
 
-    Counts overrate information by about (bins - 1) (classes - 1) / (2 items) nats a dimension, so the best of many
+    Counts overrate information by about (bins - 1) (classes - 1) / (2 items) nats per dimension, so the best of many
     noise dimensions may look informative; permuted factors show by how much.
 
     Args:
@@ -364,7 +364,7 @@ def modularity_explicitness(
         groups: As there.
         bins: As in `mutual_information_gap`.
         test_share: As in `disentanglement`; explicitness is measured on that part.
-        l2: Weight of squared weights in both regressions, beside a mean loss.
+        l2: Weight of squared weights in both regressions, added to a mean loss.
         num_permutations: Of the factors, for the largest information by chance.
         seed: Of split and permutation.
         device: Where the probe is fitted.
@@ -468,7 +468,7 @@ def _groups(groups: np.ndarray | None, num_items: int) -> np.ndarray:
     if groups is None:
         return np.arange(num_items)
     if len(groups) != num_items:
-        raise ValueError(f"`groups` has {len(groups)} items but `codes` {num_items}; give one group an item.")
+        raise ValueError(f"`groups` has {len(groups)} items but `codes` {num_items}; give one group per item.")
     return np.asarray(groups)
 
 
@@ -654,7 +654,7 @@ def _binned(codes: np.ndarray, bins: int, binning: str) -> np.ndarray:
         return np.stack([np.searchsorted(*pair, side="right") for pair in zip(edges.T, codes.T, strict=True)])
     if binning != "width":
         raise ValueError(f"`binning` is {binning!r}; choose 'width' or 'count'.")
-    codes = codes.astype(np.float64)  # whole numbers of few bits would overflow
+    codes = codes.astype(np.float64)  # integers of few bits would overflow
     low, high = codes.min(axis=0), codes.max(axis=0)
     per_width = bins / np.where(high > low, high - low, 1.0)
     # The highest value belongs to the last bin.
@@ -680,12 +680,12 @@ def _counts(binned: np.ndarray, classes: np.ndarray, bins: int, num_classes: int
 
 
 def _information(binned: np.ndarray, classes: list[np.ndarray], bins: int) -> np.ndarray:
-    """Nats `(dims, factors)` that dimensions tell of factors."""
+    """Mutual information `(dims, factors)` of dimensions and factors, in nats."""
     return np.stack([_mutual_information(_counts(binned, of, bins)) for of in classes], axis=1)
 
 
 def _mutual_information(counts: np.ndarray) -> np.ndarray:
-    """Nats that bins tell of classes, of `(dims, bins, classes)` counts."""
+    """Mutual information of bins and classes in nats, from `(dims, bins, classes)` counts."""
     joint = counts / counts.sum(axis=(1, 2), keepdims=True)
     # H(bin) + H(class) - H(bin, class); rounding alone would bring it below 0.
     information = _entropy(joint.sum(axis=2)) + _entropy(joint.sum(axis=1)) - _entropy(joint.reshape(len(joint), -1))
@@ -721,7 +721,7 @@ def _informative(
     num_permutations: int,
     seed: int,
 ) -> np.ndarray:
-    """Dimensions `(dims,)` that tell more of a factor than the best one does in any permutation of it."""
+    """Dimensions `(dims,)` with more information on a factor than the best one has on any permutation of it."""
     generator = np.random.default_rng(seed)
     largest = np.zeros(len(classes))
     for _ in range(num_permutations):
@@ -732,7 +732,7 @@ def _informative(
 
 
 def _modularity(information: np.ndarray, informative: np.ndarray) -> float:
-    """Of `(dims, factors)` nats: mean over informative dimensions, weighted by the most that each tells."""
+    """Of `(dims, factors)` nats: mean over informative dimensions, weighted by the largest of each."""
     kept = information[informative]
     most = kept.max(axis=1, initial=0.0)
     if not most.sum():
@@ -759,7 +759,7 @@ def _ranking_of_amounts(codes: np.ndarray, factor: _Factor, train: np.ndarray, t
     """Concordance of a ridge regression: share of pairs of test items of unlike factor that are in the right order.
 
     It is (1 + Somers' D) / 2, with D = (concordant - discordant) / (pairs that differ in the factor). Kendall's tau by
-    itself would keep a factor of few levels below 1 however well it is told.
+    itself would keep a factor of few levels below 1 however well it is predicted.
     """
     from scipy.stats import kendalltau  # noqa: PLC0415 - of the extra `analysis`
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""How near latents are to a standard normal, by dimension and as a whole.
+"""How near latents are to a standard normal, by dimension and jointly.
 
 The hypothesis of SIM is that its latents follow N(0, I). Deterministic latents have no reason to; compare with them
 raw, `standardized` and `whitened`, since rescaling alone may bring them as near.
@@ -23,11 +23,11 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Gaussianity:
-    """Outcome of `gaussianity`; arrays have one entry a dimension.
+    """Outcome of `gaussianity`; arrays have one entry per dimension.
 
     Args:
         kl_per_dimension: KL divergence of the frames' Gaussians to N(0, 1), in nats, averaged over frames; 0 says that
-            a dimension tells nothing of its frame. `None` for deterministic points.
+            a dimension says nothing about its frame. `None` for deterministic points.
         active: Whether the variance of the mean over frames is above 0.01. Of standardized points it says nothing.
         wasserstein: Distance W1 of the values to N(0, 1), the mean difference of quantiles. Values drawn from N(0, 1)
             have about `1.29 / sqrt(frames)`.
@@ -95,7 +95,7 @@ def gaussianity(
 ) -> Gaussianity:
     """Compares latents with N(0, I).
 
-    With variances, the values compared are one sample a frame, so that they follow the aggregate posterior; without,
+    With variances, the values compared are one sample per frame, so that they follow the aggregate posterior; without,
     they are the points themselves. Of a Gaussian model report both: its means alone have too little variance.
 
     Args:
@@ -182,7 +182,7 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
 
     Args:
         points: `(items, dims)`; with hardly more items than dimensions any cloud becomes white.
-        tolerance: Components with a variance below this share of the largest are left out, not scaled up: in data of
+        tolerance: Components with a variance below this share of the largest are dropped, not scaled up: in data of
             deficient rank they hold rounding alone. The result then has fewer columns than `points`.
 
     Raises:

@@ -76,7 +76,7 @@ def bootstrap_interval(
     Args:
         confusion: `(groups, classes, classes)`, of `confusions`.
         score: Of `(..., classes, classes)` counts.
-        level: Share of repetitions of the whole study whose intervals hold the true value.
+        level: Share of repetitions of the complete study whose intervals contain the true value.
         resamples: Draws; 1000 put the bounds within about 0.2 of their own standard deviations.
         seed: Of the draws.
 
@@ -124,7 +124,7 @@ def bootstrap_statistic(
 
     Args:
         statistic: Of the indices of items, `(drawn items,)`; an item comes as often as its group was drawn. NaN where a
-            draw has no such statistic; it is left out.
+            draw has no such statistic; it is skipped.
         groups: `(items,)` of anything that sorts: utterances, or speakers.
         level: As in `bootstrap_interval`.
         resamples: Draws; fewer than there, since each computes the statistic anew.

@@ -1,13 +1,13 @@
-"""The probes of the Smooth InfoMax paper as its code runs them, so that its rows can be set beside others.
+"""The probes of the Smooth InfoMax paper as its code runs them, so that its rows can be compared with others.
 
 Facts from the authors' code (github.com/fdenoodt/Smooth-InfoMax): a linear layer by Adam for some epochs on
 features as they are, no standardization, no part of the training set to choose anything on; the test set is shuffled
-and its last items that do not fill a batch are left out; the layer has a bias on the context and none on a
+and its last items that do not fill a batch are dropped; the layer has a bias on the context and none on a
 convolutional module.
 
 Two things of it are not repeated: phones are placed on frames by time here, where the authors drop a model's first
-frames until the numbers agree; and an item is a whole utterance or a chunk of it here, where they test speakers on one
-random crop an utterance.
+frames until the numbers agree; and an item is a complete utterance or a chunk of it here, where they test speakers on
+one random crop per utterance.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ _SYLLABLES = PaperSettings(epochs=50, learning_rate=1e-3, batch_size=64)
 def paper_settings(label: str) -> PaperSettings:
     """Settings of a label; those of vowels and syllables for what the paper does not have.
 
-    Phones are trained an utterance a step there; a batch here has as many frames as an utterance on average.
+    Phones are trained with one utterance per step there; a batch here has as many frames as an utterance on average.
     """
     return _SETTINGS.get(label, _SYLLABLES)
 
@@ -85,8 +85,8 @@ def paper_predictions(
     targets = torch.from_numpy(labels.astype(np.int64))
     for _ in tqdm(range(settings.epochs), desc="the paper's probe", leave=False):
         order = torch.randperm(len(inputs), generator=generator)
-        whole = len(order) // settings.batch_size * settings.batch_size or len(order)
-        for batch in order[:whole].split(settings.batch_size):
+        full = len(order) // settings.batch_size * settings.batch_size or len(order)
+        for batch in order[:full].split(settings.batch_size):
             loss = F.cross_entropy(layer(inputs[batch].to(device)), targets[batch].to(device))
             optimizer.zero_grad()
             loss.backward()

@@ -1,4 +1,4 @@
-"""Probes: small classifiers that tell what can be read from frozen features."""
+"""Probes: small classifiers on frozen features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -242,11 +242,11 @@ def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     if len(features) != len(labels):
-        raise ValueError(f"`features` has {len(features)} items but `labels` {len(labels)}; give one label an item.")
+        raise ValueError(f"`features` has {len(features)} items but `labels` {len(labels)}; give one label per item.")
     if not np.isfinite(features).all():
         raise ValueError("`features` holds NaN or infinity.")
     if len(np.unique(labels)) < 2:
-        raise ValueError("`labels` holds a single class; a probe needs at least 2 to tell apart.")
+        raise ValueError("`labels` holds a single class; a probe needs at least 2.")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"`labels` must lie in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
 

@@ -2,8 +2,8 @@
 
 The first k dimensions of utterance i are replaced, in all frames, by those of utterance j, and decoded. What is left of
 the distance to the decoded j, by the distance that i and j begin with, is the relative error of k. A curve that falls
-fast says that few dimensions tell the two apart for this decoder. It does not say that they are disentangled: a
-rotation to principal components alone makes a curve fall faster. So a curve stands beside its controls.
+fast says that few dimensions distinguish the two for this decoder. It does not say that they are disentangled: a
+rotation to principal components alone makes a curve fall faster. So a curve is shown next to its controls.
 """
 
 from collections.abc import Iterator, Sequence

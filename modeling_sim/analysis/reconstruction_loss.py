@@ -17,7 +17,7 @@ _FLOOR = 1e-5
 
 
 def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function of decoded and true waveforms `(batch, samples)` that gives one number an utterance, `(batch,)`.
+    """A function of decoded and true waveforms `(batch, samples)` that gives one number per utterance, `(batch,)`.
 
     Args:
         name: "waveform": mean squared error, the paper's. "stft": `multi_resolution_stft`. "log_mel": mean absolute
@@ -40,7 +40,7 @@ def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor
 def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Spectral convergence plus mean absolute difference of log magnitudes, averaged over four windows, `(batch,)`.
 
-    Yamamoto et al. (2020, Parallel WaveGAN). Windows longer than the waveform are left out, all but the shortest.
+    Yamamoto et al. (2020, Parallel WaveGAN). Windows longer than the waveform are skipped, except the shortest.
 
     Args:
         decoded: `(batch, samples)`.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-# Where the values of a spectrum stand, which has no modules.
+# Module of a spectrum in results, as it has no modules.
 SPECTRUM_MODULE = "frame"
 
 
@@ -29,7 +29,7 @@ class Measure:
 
     Args:
         key: Its name in results.
-        group: Heading that it stands under.
+        group: Heading in tables.
         title: Its name for readers.
         sentence: What it means.
         direction: Which way speaks for a module; "none" where neither does.
@@ -98,6 +98,25 @@ class Comparison:
     verdict: str
 
 
+PROPERTY_NAMES = (
+    ("pitch", "pitch", False),
+    ("level", "level", False),
+    ("gain", "gain", False),
+    ("vocal_tract_length", "vocal tract length", False),
+    ("F1", "first formant", False),
+    ("F2", "second formant", False),
+    ("phones", "phone", True),
+    ("vowel", "vowel", True),
+    ("consonant", "consonant", True),
+    ("speaker_id", "speaker", True),
+)
+"""Properties of speech that a best dimension is reported for: key, name, and whether it is one of classes."""
+
+
+PROPERTY_OF_COLUMN = {"f0": "pitch"}
+"""Columns of corpora that are a property under another key."""
+
+
 MEASURES = (
     Measure(
         "contrastive_accuracy", "Objective", "Contrastive accuracy",
@@ -106,11 +125,11 @@ MEASURES = (
     ),
     Measure(
         "linear_accuracy", "Probes", "Linear probe",
-        "Accuracy of a linear classifier of the label on standardised frozen features.", "higher",
+        "Accuracy of a linear classifier of the label on standardized frozen features.", "higher",
         "share of the most frequent class", "percent",
     ),
     Measure(
-        "knn_accuracy", "Probes", "Nearest neighbours",
+        "knn_accuracy", "Probes", "Nearest neighbors",
         "Accuracy of a vote among the 10 nearest training items.", "higher", "share of the most frequent class",
         "percent",
     ),
@@ -129,7 +148,7 @@ MEASURES = (
     Measure(
         "selectivity", "Probes", "Selectivity",
         "Accuracy of the probe less that on labels renamed at random for each speaker: what is read rather "
-        "than learnt by heart.", "higher", "0", "percent",
+        "than memorized.", "higher", "0", "percent",
     ),
     Measure(
         "abx_within", "Probes", "ABX error, within speakers",
@@ -150,7 +169,7 @@ MEASURES = (
     ),
     Measure(
         "kl", "Gaussianity", "KL to N(0, I)",
-        "Nats a frame that the posteriors are away from the prior: how much a frame is allowed to tell.", "none", "0",
+        "Nats per frame between posteriors and prior: an upper bound of the information per frame.", "none", "0",
     ),
     Measure(
         "active_units", "Gaussianity", "Active units",
@@ -176,7 +195,7 @@ MEASURES = (
     ),
     Measure(
         "mmd", "Gaussianity", "MMD² to N(0, I)",
-        "Distance of the whole cloud of frames from N(0, I), drawn as for W1.", "lower", "0",
+        "Distance of the distribution of frames from N(0, I), drawn as for W1.", "lower", "0",
     ),
     Measure(
         "mmd_means", "Gaussianity", "MMD² of means", "The same of the means alone.", "lower", "0",
@@ -188,7 +207,7 @@ MEASURES = (
     ),
     Measure(
         "total_correlation", "Dependence", "Total correlation",
-        "Linear dependence between dimensions, nats a dimension, less that of shuffled dimensions.", "lower", "0",
+        "Linear dependence between dimensions, nats per dimension, less that of shuffled dimensions.", "lower", "0",
     ),
     Measure(
         "total_correlation_copula", "Dependence", "Total correlation of ranks",
@@ -211,7 +230,7 @@ MEASURES = (
     ),
     Measure(
         "single_best_accuracy", "Concentration", "Best single dimension",
-        "Accuracy of the dimension that tells most by itself.", "higher", "share of the most frequent class", "percent",
+        "Accuracy of the most informative dimension.", "higher", "share of the most frequent class", "percent",
     ),
     Measure(
         "rotation_gap", "Concentration", "Rotation gap",
@@ -224,7 +243,7 @@ MEASURES = (
     ),
     Measure(
         "dci_completeness", "Disentanglement", "DCI completeness",
-        "1 if every factor is told by one dimension (L1 logistic importance).", "higher", "that of permuted factors",
+        "1 if one dimension predicts each factor (L1 logistic importance).", "higher", "that of permuted factors",
     ),
     Measure(
         "dci_informativeness", "Disentanglement", "DCI informativeness",
@@ -236,8 +255,8 @@ MEASURES = (
     ),
     Measure(
         "mutual_information_gap", "Disentanglement", "MIG",
-        "Gap between the two dimensions that tell most of a factor; 0 where a perfect dimension has a twin.", "higher",
-        "that of permuted factors",
+        "Gap between the two most informative dimensions for a factor; 0 where a perfect dimension has a copy.",
+        "higher", "that of permuted factors",
     ),
     Measure(
         "separated_attribute_predictability", "Disentanglement", "SAP",
@@ -245,7 +264,7 @@ MEASURES = (
     ),
     Measure(
         "modularity", "Disentanglement", "Modularity",
-        "1 if every informative dimension tells of one factor alone.", "higher", "that of permuted factors",
+        "1 if every informative dimension depends on one factor alone.", "higher", "that of permuted factors",
     ),
     Measure(
         "dci_disentanglement_gap", "Disentanglement", "DCI disentanglement, gap",
@@ -273,9 +292,32 @@ MEASURES = (
         "best_dimension_gap", "Disentanglement", "Best dimension, gap",
         "That on the model's own axes less that on random ones.", "higher", "0",
     ),
+    *(
+        Measure(
+            f"best_{key}", "Best dimensions", f"Best dimension for {name}",
+            f"Largest {'correlation ratio of ranks' if of_classes else 'rank correlation'} of one dimension with "
+            f"{name}.", "higher", "that of random axes, for a trained model's own",
+        )
+        for key, name, of_classes in PROPERTY_NAMES
+    ),
+    Measure(
+        "matched_correlation", "Consistency", "Matched correlation",
+        "Mean correlation of the dimensions of two models under the best one-to-one match, whatever their signs.",
+        "higher", "that of random axes of one of them",
+    ),
+    Measure(
+        "linear_agreement", "Consistency", "Linear agreement",
+        "Mean multiple correlation of these dimensions with all dimensions of the other model: the most that any axes "
+        "could reach.", "none", "0",
+    ),
+    Measure(
+        "axis_consistency", "Consistency", "Matched by linear",
+        "Matched correlation as a share of the linear agreement: 1 if two models have the same axes.", "higher",
+        "that of random axes of one of them", "percent",
+    ),
     Measure(
         "traversal_selectivity", "Disentanglement", "Traversal selectivity",
-        "For each property of the sound (pitch, level, brightness, formants), the dimension that tells most of it is "
+        "For each property of the sound (pitch, level, brightness, formants), the best dimension is "
         "moved; the share of all changes that is of this property: 1 if each moves its own alone.", "higher",
         "that of turned axes",
     ),
@@ -295,7 +337,7 @@ MEASURES = (
     Measure(
         "path_ratio_norm_corrected", "Smoothness", "Path ratio, norms kept",
         "Path ratio where frames keep a norm between those of the two ends: a straight line passes nearer to the "
-        "centre than the data lie.", "near 1", "1",
+        "center than the data lie.", "near 1", "1",
     ),
     Measure(
         "jump_ratio_norm_corrected", "Smoothness", "Jump ratio, norms kept",
@@ -319,8 +361,8 @@ MEASURES = (
     ),
     Measure(
         "log_mel", "Reconstruction", "Log-mel distance",
-        "Mean difference between spectra of decoded and true speech, nats; what the decoder cannot say, the measures "
-        "through it cannot show.", "lower", "that of silence",
+        "Mean difference between spectra of decoded and true speech, nats; the measures through a "
+        "decoder cannot show what it does not reproduce.", "lower", "that of silence",
     ),
     Measure(
         "curve_area", "Reconstruction", "Error against k",
@@ -334,6 +376,10 @@ MEASURES = (
     Measure(
         "curve_area_pca", "Reconstruction", "Error against k, PCA",
         "The same in principal components: what any model gets by rotating its axes.", "none", "",
+    ),
+    Measure(
+        "curve_area_temporal", "Reconstruction", "Error against k, SOBI",
+        "The same in temporal components: what any model gets by axes that follow from time alone.", "none", "",
     ),
     Measure(
         "curve_area_paper", "Reconstruction", "Error against k, as the paper",
@@ -351,9 +397,8 @@ def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
 
     With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
     for three of each, as it should be. With fewer nothing is decided, unless the other is a spectrum, which has no
-    seed: then Student's interval, and the spectrum stands beside every module. Nor is anything decided where all models
-    of both kinds have the value of their kind: a coarse measure ties by chance, and a scatter of 0 is none that is
-    known.
+    seed: then Student's interval, and the spectrum is compared with every module. Nor is anything decided where all
+    models of each kind have one value: a coarse measure ties by chance, and a scatter of 0 is none that is known.
 
     Args:
         rows: Rows of results.

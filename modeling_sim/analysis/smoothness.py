@@ -111,7 +111,7 @@ def smoothness(
 
     Raises:
         ValueError: Latents are not finite or of another shape, the decoder is constant or has no gradients, labels are
-            not one an item, or fewer than 2 pairs have different ones.
+            not one per item, or fewer than 2 pairs have different ones.
     """
     check_latents(latents)
     if classifier is not None and len(classifier.labels) != len(latents):
@@ -316,7 +316,7 @@ def clean_transition_rate(
 ) -> float:
     """Share of paths on which the predicted class changes once, from the start's to the end's.
 
-    A path whose end is predicted wrongly is not clean: the classifier has to be good for the rate to tell of the path.
+    A path whose end is predicted wrongly is not clean: the rate describes the path only if the classifier is good.
 
     Args:
         predict: `(batch, frames, channels)` to classes `(batch,)`.

@@ -1,4 +1,4 @@
-"""Properties of a sound that one can hear and measure directly: pitch, level, brightness, the first two formants."""
+"""Audible properties of a sound that can be measured directly: pitch, level, brightness, the first two formants."""
 
 import numpy as np
 from scipy.signal import lfilter
@@ -16,38 +16,68 @@ _WINDOW, _HOP = 0.04, 0.01
 _VOICED = 0.5
 
 
-def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Medians over the voiced frames, or over the loud ones where none is voiced, `(5,)`; NaN for silence.
+# Share of the energy of an utterance's loudest frame above which a frame counts as speech.
+_LOUD = 0.05
 
-    NaN, too, if a sample is not finite. Pitch is the period with the largest normalised autocorrelation; brightness the
-    centre of gravity of the spectrum; formants are the two lowest resonances of a linear prediction of order
-    `2 + sampling_rate / 1000`. Frequencies are semitones above 1 Hz, so that differences are those of hearing.
+
+# Frames measured at a time: resonances take matrices of `order` squared per frame.
+_TOGETHER = 4096
+
+
+def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Medians of `frame_properties` over the voiced frames, or over the loud ones where none is voiced, `(5,)`.
+
+    All are NaN for silence, or if a sample is not finite.
 
     Args:
         waveform: `(samples,)`.
-        sampling_rate: Samples a second.
+        sampling_rate: Samples per second.
     """
     size, hop = int(_WINDOW * sampling_rate), int(_HOP * sampling_rate)
-    if len(waveform) < size:
-        waveform = np.pad(waveform, (0, size - len(waveform)))
-    frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), size)[::hop]
+    starts = np.arange(0, max(1, len(waveform) - size + 1), hop)
+    values = frame_properties(waveform, sampling_rate, (starts + size / 2) / sampling_rate)
+    voiced = np.isfinite(values[:, 0])
+    columns = (values[voiced] if voiced.any() else values).T
+    return np.array([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in columns])
+
+
+def frame_properties(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> np.ndarray:
+    """Each of `PROPERTIES` in windows of 40 ms around some moments, `(moments, 5)`.
+
+    Pitch is the period with the largest normalized autocorrelation; brightness the center of gravity of the spectrum;
+    formants are the two lowest resonances of a linear prediction of order `2 + sampling_rate / 1000`. Frequencies are
+    semitones above 1 Hz, so that differences are those of hearing. Pitch is NaN in unvoiced frames, and all properties
+    in frames with less than a twentieth of the energy of the loudest one.
+
+    Args:
+        waveform: `(samples,)`; all is NaN if one is not finite.
+        sampling_rate: Samples per second.
+        seconds: `(moments,)`, centers of the windows; there is silence around the waveform.
+    """
+    size = int(_WINDOW * sampling_rate)
+    values = np.full((len(seconds), len(PROPERTIES)), np.nan)
+    padded = np.pad(waveform.astype(np.float64), size)
+    starts = np.rint(np.asarray(seconds) * sampling_rate - size / 2).astype(int) + size
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[starts.clip(0, len(padded) - size)]
     energy = (frames**2).mean(axis=1)
-    if not np.isfinite(energy).all() or energy.max() < 1e-10:
-        return np.full(len(PROPERTIES), np.nan)
-    loud = energy > 0.05 * energy.max()
-    frames, energy = frames[loud], energy[loud]
+    if not len(energy) or not np.isfinite(padded).all() or energy.max() < 1e-10:
+        return values
+    loud = np.flatnonzero(energy > _LOUD * energy.max())
+    for part in np.array_split(loud, -(-len(loud) // _TOGETHER)):
+        values[part] = _of_frames(frames[part], sampling_rate)
+    return values
+
+
+def _of_frames(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Each of `PROPERTIES` of windows `(frames, samples)`."""
     pitches, voicing = _pitch(frames, sampling_rate)
-    voiced = voicing > _VOICED
-    pitches = np.where(voiced, pitches, np.nan)
-    if voiced.any():
-        frames, energy, pitches = frames[voiced], energy[voiced], pitches[voiced]
     columns = (
-        _semitones(pitches),
-        10 * np.log10(energy),
+        _semitones(np.where(voicing > _VOICED, pitches, np.nan)),
+        10 * np.log10((frames**2).mean(axis=1)),
         _semitones(_center_of_gravity(frames, sampling_rate)),
         *_semitones(_formants(frames, sampling_rate)).T,
     )
-    return np.array([np.nanmedian(column) if np.isfinite(column).any() else np.nan for column in columns])
+    return np.stack(columns, axis=1)
 
 
 def _semitones(frequencies: np.ndarray) -> np.ndarray:
@@ -64,15 +94,15 @@ def _autocorrelation(frames: np.ndarray) -> np.ndarray:
 
 def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Frequency of the strongest period of each frame, and how much of the energy repeats with it."""
-    centred = frames - frames.mean(axis=1, keepdims=True)
+    centered = frames - frames.mean(axis=1, keepdims=True)
     length = frames.shape[1]
     lags = np.arange(int(sampling_rate / _HIGHEST_PITCH), min(int(sampling_rate / _LOWEST_PITCH), length - 2) + 1)
-    squares = np.cumsum(centred**2, axis=1)
+    squares = np.cumsum(centered**2, axis=1)
     # Energies of the two parts that a lag compares.
     first, second = squares[:, length - 1 - lags], squares[:, -1:] - squares[:, lags - 1]
-    normalised = _autocorrelation(centred)[:, lags] / np.sqrt(first * second).clip(min=1e-12)
+    normalized = _autocorrelation(centered)[:, lags] / np.sqrt(first * second).clip(min=1e-12)
     frequencies, voicing = np.full(len(frames), np.nan), np.zeros(len(frames))
-    for number, row in enumerate(normalised):
+    for number, row in enumerate(normalized):
         highest = row.max()
         if highest <= 0:
             continue
@@ -86,9 +116,9 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _offset_of_peak(values: np.ndarray, highest: int) -> float:
-    """Where the top of a parabola through a highest value and its neighbours lies, in steps from it.
+    """Where the top of a parabola through a highest value and its neighbors lies, in steps from it.
 
-    A whole number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
+    An integer number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
     """
     if not 0 < highest < len(values) - 1:
         return 0.0

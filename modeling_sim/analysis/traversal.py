@@ -1,4 +1,4 @@
-"""Traversal: does moving the dimension that tells most of a property of the sound change it, and nothing else?"""
+"""Traversal: does moving the best dimension for a property of the sound change that property and nothing else?"""
 
 from dataclasses import dataclass
 
@@ -29,15 +29,15 @@ def traversal(
 ) -> Traversal:
     """How selectively each direction of the latent space changes the property that it is meant to change.
 
-    Properties that hang together, as the brightness of a vowel and its formants, change together whatever is moved. So
-    the null is not `1 / properties` but what the same function says of turned axes that are chosen by the same rule:
-    give their changes to a second call.
+    Correlated properties, such as the brightness of a vowel and its formants, change together whatever is moved. So the
+    null is not `1 / properties` but the same function of turned axes that are chosen by the same rule: pass their
+    changes to a second call.
 
     Args:
         changes: `(directions, items, properties)`, change of each property of each item by a move; NaN where an item
             does not have the property.
         spread: `(properties,)`, standard deviation of each property among utterances as they were spoken, to compare
-            properties of different units. One that does not vary, or NaN, is left out.
+            properties of different units. One that does not vary, or is NaN, is skipped.
         targets: `(directions,)`, number of the property that each direction is meant to change.
         resamples: Draws of items for the interval.
         seed: Of the draws.
@@ -120,13 +120,13 @@ def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[
     """Directions in which the latents move where one property does and the others do not.
 
     Coordinates are regressed on all properties at once, by least squares: a row of the regression is what a latent
-    changes by with its property, the others held. No choice of axes enters, so that it says what a decoder could do: if
-    a move along it does not change the property alone, either, the decoder is the limit and not the axes.
+    changes by with its property, the others held. This needs no choice of axes, so it shows what the decoder can do: if
+    a move along this direction does not change the property alone either, the decoder is the limit and not the axes.
 
     Args:
         coordinates: `(items, dims)`, of comparable scales.
-        properties: `(items, properties)`, NaN where an item does not have one; items that lack one that varies are left
-            out.
+        properties: `(items, properties)`, NaN where an item does not have one; items that lack one that varies are
+            skipped.
 
     Returns:
         Directions `(targets, dims)` of length 1, and the numbers of their properties `(targets,)`; a property that does

@@ -5,19 +5,25 @@ r"""Measures every module of models next to controls, and writes a report with f
 
 Models with equal configurations are seeds of one method. The method of the first model is compared with the others.
 The controls are log-mel and MFCC frames, and for each model its untrained network, the same architecture with new
-weights. Deterministic SIM models are also measured in principal and in independent components. Modules of other
-architectures are compared if they have the receptive field and hop of a module of the first model (`--align_modules`).
+weights. Modules of other architectures are compared if they have the receptive field and hop of a module of the first
+model (`--align_modules`).
+
+Measures of single dimensions are also taken in other axes (`--axes own,principal,independent,temporal,slow`), which are
+found on training utterances: rows end in "+ PCA", "+ ICA", "+ SOBI" and "+ SFA". With frame labels, such as phones, the
+best dimension for each property of the sound (pitch, level, formants, phone, speaker) is measured at voiced moments.
 
 `--measures` selects groups of measures, separated by commas: probes, neighbors, concentration, disentanglement, abx,
-distribution, objective, decoders. The last three are only for SIM models. The group `decoders` (smoothness,
-reconstruction, sounds) needs decoders, given with `--decoder`. A decoder that was trained with noise has separate rows.
+consistency, distribution, objective, decoders. The last three are only for SIM models. The group `consistency` compares
+the axes of each pair of models. The group `decoders` (smoothness, reconstruction, sounds) needs decoders, given with
+`--decoder`. A decoder that was trained with noise has separate rows.
 
 Partial results are kept in `--cache_dir`. Rerun the same command to resume after an interruption; with an additional
 model or decoder, only that one is measured.
 
 The output folder contains the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in
-`weights.npz`, the data of figures and sounds in `curves.json` and `media.npz`, and `report.html`. With
-`--figure_format` every figure of the report is also written to a file. The folder must not hold a different analysis.
+`weights.npz`, the axes in `axes.safetensors` (read them with `modeling_sim.evaluation.axes.load_axes`), the data of
+figures and sounds in `curves.json` and `media.npz`, and `report.html`. With `--figure_format` every figure of the
+report is also written to a file. The folder must not hold a different analysis.
 """
 
 from collections.abc import Sequence

@@ -3,13 +3,15 @@
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
+from modeling_sim.analysis import LinearTransform
 from modeling_sim.analysis.scorecard import Row
 from modeling_sim.evaluation.clips import Media
 from modeling_sim.evaluation.feature_store import key_name
@@ -20,12 +22,12 @@ from modeling_sim.provenance import versions
 # Settings of places, of models that a part is not about, and of what a part's key says by itself.
 _NOT_MEASURED_BY = (
     "model", "decoder", "modules", "measures", "align_modules", "data_dir", "dataset_name", "cache_dir", "output_dir",
-    "overwrite_output_dir", "figure_format",
+    "overwrite_output_dir", "figure_format", "axes", "axes_minutes",
 )  # fmt: skip
 
 
 # Part of every key: raise it whenever a measure of the same features would give another number.
-MEASURES_VERSION = 4
+MEASURES_VERSION = 5
 
 
 @dataclass
@@ -33,7 +35,8 @@ class Analysis:
     """Results as they come in.
 
     `weights` and `hits` are of probes, by the name of their features and by representation and module: weights of the
-    classifier, and how many items of each group are classified rightly out of how many, `(groups, 2)`.
+    classifier, and how many items of each group are classified rightly out of how many, `(groups, 2)`. `transforms` are
+    to other axes, by the name of the features that they give.
     """
 
     arguments: AnalysisArguments
@@ -44,6 +47,7 @@ class Analysis:
     media: Media = field(default_factory=Media)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     hits: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    transforms: dict[str, LinearTransform] = field(default_factory=dict)
 
     def add(
         self,
@@ -70,6 +74,7 @@ class Analysis:
         self.media.extend(part.media)
         self.weights |= part.weights
         self.hits |= part.hits
+        self.transforms |= part.transforms
 
 
 class AnalysisParts:
@@ -136,15 +141,18 @@ def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
 
 
 _LISTS = ("details", "curves", "quality")
+_TRANSFORM = [part.name for part in fields(LinearTransform)]
 
 
 def write_part(path: Path, part: Analysis) -> None:
     """Writes what a part has found, complete or not at all."""
     found = {name: getattr(part, name) for name in _LISTS}
     found |= {"rows": [asdict(row) for row in part.rows], "media": part.media.items}
-    found |= {"weights": list(part.weights), "hits": list(part.hits)}
+    found |= {"weights": list(part.weights), "hits": list(part.hits), "transforms": list(part.transforms)}
     arrays: dict[str, Any] = {f"weights_{number}": array for number, array in enumerate(part.weights.values())}
     arrays |= {f"hits_{number}": array for number, array in enumerate(part.hits.values())}
+    for number, transform in enumerate(part.transforms.values()):
+        arrays |= {f"transform_{number}_{name}": tensor.numpy() for name, tensor in vars(transform).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, found=np.array(json.dumps(found)), **arrays, **part.media.arrays)
@@ -156,6 +164,10 @@ def read_part(path: Path, part: Analysis) -> None:
         found = json.loads(str(file["found"]))
         part.weights = {name: file[f"weights_{number}"] for number, name in enumerate(found["weights"])}
         part.hits = {tuple(place): file[f"hits_{number}"] for number, place in enumerate(found["hits"])}
+        part.transforms = {
+            name: LinearTransform(**{each: torch.from_numpy(file[f"transform_{number}_{each}"]) for each in _TRANSFORM})
+            for number, name in enumerate(found["transforms"])
+        }
         part.media.items = found["media"]
         clips = [clip["array"] for item in part.media.items for clip in item["clips"]]
         part.media.arrays = {name: file[name] for name in clips}

@@ -1,4 +1,4 @@
-"""What an analysis lets one hear: reconstructions, ways between utterances, single dimensions, draws from the prior."""
+"""Sounds of an analysis: reconstructions, interpolations, single dimensions, draws from the prior."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,15 +6,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from modeling_sim import SimDecoder
+from modeling_sim.analysis import loudest_moments
 from modeling_sim.analysis.sound_properties import sound_properties
+from modeling_sim.data.audio import read_audio
+from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.latents import decode, interpolate, traverse
 
 _STEPS = 7
 
 
 _DEVIATIONS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+
+
+# Moments that are played of a dimension, and seconds around each.
+_LARGEST, _SMALLEST, _AROUND = 4, 3, 0.35
+
+
+Recorded = tuple[str, np.ndarray] | tuple[str, np.ndarray, float]
 
 
 @dataclass
@@ -24,15 +35,13 @@ class Media:
     items: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, Any] = field(default_factory=dict)
 
-    def add(
-        self, group: str, title: str, clips: Sequence[tuple[str, np.ndarray]], sampling_rate: int, **of: str
-    ) -> None:
-        """Adds clips `(label, samples)` that belong together."""
-        rows = []
-        for label, samples in clips:
+    def add(self, group: str, title: str, clips: Sequence[Recorded], sampling_rate: int, **of: str) -> None:
+        """Adds clips `(label, samples)` that belong together, and as a third the second that its picture marks."""
+        rows: list[dict[str, Any]] = []
+        for label, samples, *mark in clips:
             name = f"clip_{len(self.arrays)}"
             self.arrays[name] = np.asarray(samples, dtype=np.float32)
-            rows.append({"label": label, "array": name})
+            rows.append({"label": label, "array": name} | ({"mark": mark[0]} if mark else {}))
         identity = "-".join([*of.values(), group, str(len(self.items))]).replace(" ", "-")
         self.items.append(
             {"id": identity, "group": group, "title": title, **of, "sampling_rate": sampling_rate, "clips": rows}
@@ -41,7 +50,10 @@ class Media:
     def extend(self, other: "Media") -> None:
         """Adds all clips of another."""
         for item in other.items:
-            clips = [(clip["label"], other.arrays[clip["array"]]) for clip in item["clips"]]
+            clips = [
+                (clip["label"], other.arrays[clip["array"]], *([clip["mark"]] if "mark" in clip else []))
+                for clip in item["clips"]
+            ]
             of = {name: item[name] for name in ("kind", "representation", "module")}
             self.add(item["group"], item["title"], clips, item["sampling_rate"], **of)
 
@@ -60,7 +72,7 @@ def record(
     few: int = 16,
     **of: str,
 ) -> None:
-    """Records everything that there is to hear through a decoder.
+    """Records what the report plays through a decoder.
 
     Args:
         media: Where to.
@@ -69,9 +81,9 @@ def record(
         latents: `(items, frames, channels)` of them.
         names: What each item is, for titles.
         order: Channels, the most important first.
-        moved: Channels to hear by themselves, and why them.
+        moved: Channels to move one at a time, and why each was chosen.
         seed: Of draws from the prior.
-        few: Channels that move where not all do.
+        few: Number of channels that move where not all do.
         of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
@@ -102,6 +114,32 @@ def record(
     draws = torch.randn(3, *latents.shape[1:], generator=generator).to(latents)
     prior = [(f"draw {number + 1}", clip) for number, clip in enumerate(heard(draws))]
     media.add("prior", "frames drawn from N(0, I), each by itself", prior, rate, **of)
+
+
+def record_moments(
+    media: Media, values: np.ndarray, items: Items, dataset: Dataset, title: str, sampling_rate: int, **of: str
+) -> None:
+    """Records the speech around the moments at which one dimension is largest, and at which it is smallest.
+
+    Args:
+        media: Where to.
+        values: `(items,)`, of the dimension.
+        items: The moments.
+        dataset: Their utterances.
+        title: Of the row.
+        sampling_rate: Of the clips.
+        of: `kind`, `representation` and `module`, for the report.
+    """
+    row_of = {name: number for number, name in enumerate(dataset["id"][:])}
+    clips: list[Recorded] = []
+    for name, count in (("largest", _LARGEST), ("smallest", _SMALLEST)):
+        smallest = name == "smallest"
+        for moment in loudest_moments(values, items.utterances, items.seconds, count=count, smallest=smallest):
+            waveform = read_audio(dataset[row_of[moment.utterance]]["audio"], sampling_rate=sampling_rate)
+            start = max(0.0, moment.seconds - _AROUND)
+            first, last = (round(second * sampling_rate) for second in (start, moment.seconds + _AROUND))
+            clips.append((f"{name}, {moment.value:+.1f}", waveform[first:last], moment.seconds - start))
+    media.add("moments", title, clips, sampling_rate, **of)
 
 
 @torch.no_grad()

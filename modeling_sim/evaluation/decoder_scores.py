@@ -40,9 +40,9 @@ from modeling_sim.provenance import model_fingerprint
 _ENCODED_TOGETHER = 32
 
 
-# Training utterances that say which dimension tells most of a property of the sound: with fewer, the best of hundreds
-# of dimensions is one that happens to fit.
-_TOLD = 256
+# Training utterances from which the best dimension for each property of the sound is chosen: with fewer, the best of
+# hundreds of dimensions is one that fits by chance.
+_KNOWN = 256
 
 
 # Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
@@ -115,7 +115,7 @@ def _measure_decoder(
             try:
                 return measure()
             except ValueError as error:
-                tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is left out: {error}")
+                tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is skipped: {error}")
                 return None
 
         def classifier() -> LabeledClassifier | None:
@@ -124,8 +124,8 @@ def _measure_decoder(
             return LabeledClassifier(_classifier(task, of, module, num_samples), labels)
 
         def traversals() -> dict[int, str]:
-            told = _what_dimensions_tell(task, of, module, num_samples)
-            return _traversals(analysis, row, decoder, latents, waveforms, decoded, told)
+            known = _properties_of_training(task, of, module, num_samples)
+            return _traversals(analysis, row, decoder, latents, waveforms, decoded, known)
 
         rate = of.extractor.sampling_rate
         attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
@@ -145,7 +145,7 @@ def _quality(
     decoded: torch.Tensor,
     waveforms: torch.Tensor,
 ) -> bool:
-    """Distance of what is decoded from what was spoken, beside that of silence; whether it is nearer than silence."""
+    """Distance of the decoded from the original speech, next to that of silence; returns whether it is nearer."""
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
     silence = torch.zeros_like(waveforms)
     found = {
@@ -245,18 +245,18 @@ def _curves(
         )
     for name, ending in (
         ("dimensions", ""),
-        *((name, f"_{name}") for name in ("rotation", "pca", "paper", "paper_pca")),
+        *((name, f"_{name}") for name in ("rotation", "pca", "temporal", "paper", "paper_pca")),
     ):
         null = None if ending else curves["rotation"].area
         analysis.add(row, f"curve_area{ending}", **vars(curves[name].area_interval), null=null)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Training utterances to see what dimensions tell.
+class _Known:
+    """Properties of training utterances, and their latents.
 
     Args:
-        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance lacks one.
+        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance does not have one.
         spread: `(properties,)`, standard deviations of them; NaN of one that no utterance has.
         means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 of a dimension that is constant.
         scale: `(dims,)`, standard deviations of latents over all frames.
@@ -268,9 +268,9 @@ class _Told:
     scale: torch.Tensor
 
 
-def _what_dimensions_tell(task: LabelTask, of: SimModules, module: int, num_samples: int) -> _Told:
+def _properties_of_training(task: LabelTask, of: SimModules, module: int, num_samples: int) -> _Known:
     """Training utterances, cut as those that are decoded."""
-    _, waveforms = heard_waveforms(_drawn(task, "train", _TOLD), of.extractor, num_samples)
+    _, waveforms = heard_waveforms(_drawn(task, "train", _KNOWN), of.extractor, num_samples)
     properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no utterance has is NaN
@@ -280,7 +280,7 @@ def _what_dimensions_tell(task: LabelTask, of: SimModules, module: int, num_samp
     latents = _latents(of, module, waveforms.to(of.model.device))
     scale = latents.std(dim=(0, 1))
     means = torch.where(scale > 0, latents.mean(dim=1) / scale.clamp(min=1e-30), 0.0)
-    return _Told(properties, spread, means, scale)
+    return _Known(properties, spread, means, scale)
 
 
 def _traversals(
@@ -290,63 +290,85 @@ def _traversals(
     latents: torch.Tensor,
     waveforms: torch.Tensor,
     decoded: torch.Tensor,
-    told: _Told,
+    known: _Known,
 ) -> dict[int, str]:
-    """What moving the dimension that tells most of a property does to the sound, beside the same of turned axes.
+    """What moving the best dimension for each property does to the sound, next to the same for turned axes.
 
     Returns:
-        Dimensions to hear move, and why them.
+        Dimensions to play, and why each was chosen.
     """
     seed, num_samples = analysis.arguments.seed, waveforms.shape[1]
 
     def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Axes `(dims, axes)` that tell most of each property, these properties, correlations, and changes by moves."""
-        best, correlations = most_telling((told.means @ axes).double().cpu().numpy(), told.properties)
-        targets = np.flatnonzero((best >= 0) & (told.spread > 0))
-        directions = _DEVIATIONS * told.scale * axes.T[torch.from_numpy(best[targets])]
+        """The best axis for each property, the properties, their correlations, and the changes by moves."""
+        best, correlations = most_telling((known.means @ axes).double().cpu().numpy(), known.properties)
+        targets = np.flatnonzero((best >= 0) & (known.spread > 0))
+        directions = _DEVIATIONS * known.scale * axes.T[torch.from_numpy(best[targets])]
         changes = traversal_changes(decoder, latents[:_TRAVERSED], directions, num_samples)
         return best[targets], targets, correlations[targets], changes
 
     dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
-    outcome = traversal(changes, told.spread, targets, seed=seed)
+    outcome = traversal(changes, known.spread, targets, seed=seed)
     turned = []
     for number in range(_ROTATIONS):
         _, of_targets, _, of_changes = choose_and_move(
             random_axes(latents, seed + number, standardize=False).matrix.to(latents)
         )
-        turned.append(traversal(of_changes, told.spread, of_targets, resamples=1).selectivity.value)
+        turned.append(traversal(of_changes, known.spread, of_targets, resamples=1).selectivity.value)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
-    try:
-        directions, of_oracle = oracle_directions(told.means.double().cpu().numpy(), told.properties)
-    except ValueError as error:
-        tqdm.write(f"the oracle's directions are skipped: {error}")
-    else:
-        moves = _DEVIATIONS * told.scale * torch.from_numpy(directions).to(latents)
-        changed = traversal_changes(decoder, latents[:_TRAVERSED], moves, num_samples)
-        oracle = traversal(changed, told.spread, of_oracle, seed=seed)
-        analysis.add(row, "traversal_selectivity_oracle", **vars(oracle.selectivity))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a property that no item has is NaN
-        effects = np.nanmedian(changes, axis=1)
     analysis.curve(
         "traversal_effects",
         row,
         dimensions=dimensions.tolist(),
         targets=[PROPERTIES[number] for number in targets],
         correlations=correlations.tolist(),
-        utterances=len(told.properties),
+        utterances=len(known.properties),
         factors=list(PROPERTIES),
-        values=effects.tolist(),
-        spread=told.spread.tolist(),
+        values=_median_changes(changes),
+        spread=known.spread.tolist(),
         selectivity=outcome.selectivity_of_directions.tolist(),
         selectivity_of_turned_axes=turned,
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
+        oracle=_oracle(analysis, row, decoder, latents[:_TRAVERSED], num_samples, known),
     )
     heard: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
         if PROPERTIES[target] in _HEARD_PROPERTIES:
             heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
-    return {dimension: f"tells most of {' and '.join(names)}" for dimension, names in heard.items()}
+    return {dimension: f"is best for {' and '.join(names)}" for dimension, names in heard.items()}
+
+
+def _oracle(
+    analysis: Analysis,
+    row: dict[str, str],
+    decoder: SimDecoder,
+    latents: torch.Tensor,
+    num_samples: int,
+    known: _Known,
+) -> dict[str, Any] | None:
+    """What moving along the regression direction of each property does: no choice of axes enters, only the decoder."""
+    try:
+        directions, targets = oracle_directions(known.means.double().cpu().numpy(), known.properties)
+    except ValueError as error:
+        tqdm.write(f"traversal along regression directions is skipped: {error}")
+        return None
+    moves = _DEVIATIONS * known.scale * torch.from_numpy(directions).to(latents)
+    changes = traversal_changes(decoder, latents, moves, num_samples)
+    outcome = traversal(changes, known.spread, targets, seed=analysis.arguments.seed)
+    analysis.add(row, "traversal_selectivity_oracle", **vars(outcome.selectivity))
+    return {
+        "targets": [PROPERTIES[number] for number in targets],
+        "values": _median_changes(changes),
+        "selectivity": outcome.selectivity_of_directions.tolist(),
+    }
+
+
+def _median_changes(changes: np.ndarray) -> list[list[float]]:
+    """Medians over items, `(directions, properties)`; NaN of a property that no item has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        medians: list[list[float]] = np.nanmedian(changes, axis=1).tolist()
+    return medians
 
 
 def _conveyed(waveforms: torch.Tensor, decoded: torch.Tensor, sampling_rate: int) -> list[float]:

@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 from modeling_sim.analysis import bootstrap_difference
 from modeling_sim.analysis.scorecard import MEASURES, Row, compare
 from modeling_sim.data.corpora import corpus_info
+from modeling_sim.evaluation.axes import save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
+from modeling_sim.evaluation.consistency import measure_consistency
 from modeling_sim.evaluation.decoder_scores import measure_decoder
 from modeling_sim.evaluation.models import attach_decoders, decoder_kind, load_representations
 from modeling_sim.evaluation.module_scores import measure_objective, measure_representation
@@ -43,7 +45,7 @@ from modeling_sim.loading import names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
-WEIGHTS_NAME = "weights.npz"
+WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
 
 
 def probe(arguments: ProbeArguments) -> Results:
@@ -71,7 +73,10 @@ def evaluate(arguments: AnalysisArguments) -> Results:
 _FILES = {
     "probe": ([WEIGHTS_NAME, "probe.json"], ["probe", "confusion"]),
     "ABX measurement": (["abx.json"], ["abx"]),
-    "analysis": ([REPORT_NAME, "analysis.csv", WEIGHTS_NAME, MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME], [FIGURES]),
+    "analysis": (
+        [REPORT_NAME, "analysis.csv", WEIGHTS_NAME, AXES_NAME, MEDIA_NAME, CURVES_NAME, ANALYSIS_NAME],
+        [FIGURES],
+    ),
 }
 
 
@@ -91,17 +96,24 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     if "probes" in groups:
         train, test = task.items(representations[0])
         parts.add("chance", {"measured": "chance"}, lambda part: measure_chance(part, task, train, test))
+    played: set[str] = set()  # one model per kind
     for representation in tqdm(representations, desc="models"):
-        measure_representation(parts, task, representation)
+        is_played = not representation.control and representation.kind not in played
+        measure_representation(parts, task, representation, is_played=is_played)
+        played |= {representation.kind} if is_played else set()
+    if "consistency" in groups:
+        measure_consistency(parts, task, models)
     for path, model in zip(arguments.model, models, strict=True):
         if "objective" in groups and isinstance(model, SimModules):
             measure_objective(parts, task, path, model)
-    heard: set[tuple[str, str]] = set()
+    played_decoders: set[tuple[str, str]] = set()
     decoders = [(of, module, decoder) for of in sims for module, own in of.decoders.items() for decoder in own]
     for of, module, decoder in tqdm(decoders if "decoders" in groups else [], desc="decoders", disable=not decoders):
         kind = (decoder_kind(of, decoder), module)
-        if measure_decoder(parts, task, of, module, decoder, is_heard=kind not in heard):  # one model per kind
-            heard.add(kind)
+        if measure_decoder(
+            parts, task, of, module, decoder, is_heard=kind not in played_decoders
+        ):  # one model per kind
+            played_decoders.add(kind)
     if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
         raise ValueError(f"nothing could be measured: {parts.errors[0] if parts.errors else 'no module is left.'}")
     if parts.found:
@@ -114,6 +126,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
 def _check(arguments: AnalysisArguments) -> None:
     """Refuses settings that mean nothing, before anything is measured."""
     arguments.groups()
+    arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
@@ -178,9 +191,9 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
         over = f"{len(np.unique(grouped.test[tested]))} {grouped.name}"
         if set(groups) & {"concentration", "decoders"}:
             over += "; rotations for the rotation gap; utterances for measures through a decoder"
-        factors = list(task.factors(test))
+        factors = list(task.factors(test).all)
         found |= {"train_items": len(train.labels), "test_items": len(tested), "intervals_over": over}
-        found |= {"factors": factors, "skipped_factors": task.skipped_factors or []}
+        found |= {"factors": factors, "skipped_factors": task.skipped_factors}
     return found
 
 
@@ -217,6 +230,8 @@ def _write(results: Results, analysis: Analysis, preset: str) -> None:
             with replacing(output_dir / name) as temporary, temporary.open("wb") as file:
                 save(file, **arrays)
     if preset == "analysis":
+        if analysis.transforms:
+            save_axes(output_dir / AXES_NAME, analysis.transforms)
         with replacing(output_dir / "analysis.csv") as temporary, temporary.open("w", newline="") as text:
             writer = csv.DictWriter(text, [field.name for field in fields(Row)])
             writer.writeheader()
@@ -229,12 +244,12 @@ def _write(results: Results, analysis: Analysis, preset: str) -> None:
 
 _METHODS = {
     "SIM": "Smooth InfoMax: Gaussian latents, a contrastive and a KL loss at every module, no gradient between.",
-    "SIM, mean": "Smooth InfoMax that hands on means instead of samples.",
+    "SIM, mean": "Smooth InfoMax that passes on means instead of samples.",
     "SIM, beta 0": "Smooth InfoMax without the KL term.",
     "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
-    "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: a module a convolution, the ReLU's output is the latent.",
+    "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: one module per convolution, the ReLU's output is the latent.",
     "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
-    "log-mel": "80 log-mel energies: what the spectrum itself tells.",
+    "log-mel": "80 log-mel energies: what the spectrum alone contains.",
     "MFCC": "13 cepstral coefficients of these energies.",
     "chance": "The most frequent class of the training items.",
 }
@@ -242,14 +257,18 @@ _METHODS = {
 
 _CONTROLS = {
     " untrained": "The same network with fresh weights.",
-    " + PCA": "The same latents in principal components: what a rotation alone does.",
-    " + ICA": "The same latents in independent components: what a change of axes alone does.",
-    " + noise": "The same model through a decoder that was trained with noise on its latents; how much, stands "
-    "with the quality of the decoders.",
+    " + PCA": "The same latents in principal components: the effect of a rotation alone.",
+    " + ICA": "The same latents in independent components: the effect of a change of axes alone.",
+    " + SOBI": "The same latents in temporal components, uncorrelated at all lags: axes that follow from time alone.",
+    " + SFA": "The same latents in slow features, those that change least from frame to frame first.",
+    " + noise": "The same model through a decoder that was trained with noise on its latents; the quality of the "
+    "decoders names the amount.",
 }
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:
     """One sentence on a kind."""
+    if kind.startswith("pairs of "):
+        return "Two models at a time: how far they have the same axes."
     of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
     return _CONTROLS.get(kind.removeprefix(of), _METHODS.get(of.split(" #")[0], ""))

@@ -1,6 +1,6 @@
 """Features on disk: written once for a model, a corpus and a way of reading them, and mapped into memory when needed.
 
-So no set of features has to fit into memory, and probing another label or a second model reads what is there already.
+So features need not fit into memory, and are reused for another label or a second model.
 What features depend on is known by its content, never by its name or date: weights, recordings, labels, settings.
 """
 
@@ -25,8 +25,11 @@ from modeling_sim.data.audio import AudioError
 _META = "meta.json"
 
 
+_COLUMNS = ("labels", "utterances", "speakers", "seconds")
+
+
 # Part of every key: raise it whenever the same key would mean other features.
-_VERSION = 2
+_VERSION = 3
 
 
 # Seconds after a change within which a file may change once more without a new time: some file systems count in whole
@@ -47,12 +50,14 @@ class Items:
         labels: `(items,)`.
         utterances: Id of each item's utterance, `(items,)`.
         speakers: Its speaker, `(items,)`.
+        seconds: Where the item's center lies in its utterance, `(items,)`.
     """
 
     features: dict[str, np.ndarray]
     labels: np.ndarray
     utterances: np.ndarray
     speakers: np.ndarray
+    seconds: np.ndarray
 
 
 class FeatureWriter:
@@ -62,19 +67,17 @@ class FeatureWriter:
         self.folder = folder
         self.files: dict[str, BinaryIO] = {}
         self.channels: dict[str, int] = {}
-        self.columns: dict[str, list[np.ndarray]] = {"labels": [], "utterances": [], "speakers": []}
+        self.columns: dict[str, list[np.ndarray]] = {name: [] for name in _COLUMNS}
 
-    def add(
-        self, features: Mapping[str, np.ndarray], labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
-    ) -> None:
-        """Appends items; all features have a row each."""
+    def add(self, features: Mapping[str, np.ndarray], **columns: np.ndarray) -> None:
+        """Appends items; each of the features and of the other columns of `Items` has a row per item."""
         for name, array in features.items():
             if name not in self.files:
                 self.files[name] = (self.folder / _file_name(name)).open("wb")
                 self.channels[name] = array.shape[1]
             self.files[name].write(np.ascontiguousarray(array, dtype=np.float32).tobytes())
-        for column, values in (("labels", labels), ("utterances", utterances), ("speakers", speakers)):
-            self.columns[column].append(values)
+        for column in _COLUMNS:
+            self.columns[column].append(columns[column])
 
     def close(self) -> None:
         """Completes the folder.
@@ -140,7 +143,8 @@ def _read(folder: Path) -> Items:
         for name, channels in meta["channels"].items()
     }
     with np.load(folder / "columns.npz") as columns:
-        return Items(features, columns["labels"].astype(np.int64), columns["utterances"], columns["speakers"])
+        found = {name: columns[name] for name in _COLUMNS}
+    return Items(features, **{**found, "labels": found["labels"].astype(np.int64)})
 
 
 def _file_name(feature: str) -> str:

@@ -38,25 +38,25 @@ def extract(
     cache_dir: Path,
     description: str = "features",
 ) -> Items:
-    """Features of every labelled frame, chunk or utterance.
+    """Features of every labeled frame, chunk or utterance.
 
     Args:
         dataset: A corpus.
         representation: Makes frames of a batch; see `representations.py`.
-        label: A column of classes: one an utterance, or a list with one each 10 ms label frame.
+        label: A column of classes: one per utterance, or a list with one per 10 ms label frame.
         pooling: "frame": at every `frame_step`-th label frame, the model's frame nearest in time, so that all
-            representations are asked about the same moments. "chunk": the mean over pieces of `chunk_seconds`.
+            representations are read at the same moments. "chunk": the mean over pieces of `chunk_seconds`.
             "mean": the mean over the utterance.
         chunk_seconds: Length of a chunk; what is left at the end counts if it is at least half as long.
         frame_step: Label frames from one item to the next: 4 are 40 ms, as frames 10 ms apart are nearly the same.
         max_items: About how many items to keep, drawn evenly from all utterances; `None` for all.
         seed: Of the draw.
-        batch_size: Utterances a batch.
+        batch_size: Utterances per batch.
         cache_dir: Where features are kept, so that they are made once; see `feature_store.py`.
         description: Word for the progress bar.
 
     Raises:
-        ValueError: A label a frame is asked for of chunks or utterances, or there is not one a label frame.
+        ValueError: A frame label is asked for chunks or utterances, or does not have one class per label frame.
         AudioError: A recording cannot be read, or changed while it was.
     """
     key = {
@@ -135,16 +135,18 @@ def _write_batch(
             continue
         name = batch["id"][row]
         if isinstance(value, list):
-            own, pooled = _at_labels(row, value, frames, seconds[row], name, label, pooling, frame_step)
+            own, centers, pooled = _at_labels(row, value, frames, seconds[row], name, label, pooling, frame_step)
         else:
             edges = _edges(seconds[row], pooling, chunk_seconds, frame_step)
-            own = np.full(len(edges) - 1, value)
+            own, centers = np.full(len(edges) - 1, value), (edges[:-1] + edges[1:]) / 2
             pooled = {feature: timed.means(row, edges) for feature, timed in frames.items()}
         if share < 1:
             kept = np.random.default_rng([seed, zlib.crc32(name.encode())]).random(len(own)) < share
-            own, pooled = own[kept], {feature: array[kept] for feature, array in pooled.items()}
+            own, centers = own[kept], centers[kept]
+            pooled = {feature: array[kept] for feature, array in pooled.items()}
         speaker = -1 if own_speaker is None else int(own_speaker)
-        writer.add(pooled, own, np.full(len(own), name), np.full(len(own), speaker))
+        shared = {"utterances": np.full(len(own), name), "speakers": np.full(len(own), speaker)}
+        writer.add(pooled, labels=own, seconds=centers, **shared)
 
 
 def _at_labels(
@@ -156,10 +158,10 @@ def _at_labels(
     label: str,
     pooling: Pooling,
     frame_step: int,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Labels of every `frame_step`-th label frame of an utterance, and the model's frames nearest to them."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Labels of every `frame_step`-th label frame of an utterance, their seconds, and the frames nearest to them."""
     if pooling != "frame":
-        raise ValueError(f"`label` {label!r} has one class a frame; `pooling` must be 'frame'.")
+        raise ValueError(f"`label` {label!r} has one class per frame; `pooling` must be 'frame'.")
     expected = num_label_frames(int(seconds * LABEL_RATE + 0.5))
     if abs(len(value) - expected) > 1:  # an aligner may count one window more or less
         raise ValueError(
@@ -170,7 +172,7 @@ def _at_labels(
     own = np.asarray(value)[chosen]
     chosen, own = chosen[own != IGNORED], own[own != IGNORED]
     moments = label_centers(len(value))[chosen] / LABEL_RATE
-    return own, {feature: timed.at(row, moments) for feature, timed in frames.items()}
+    return own, moments, {feature: timed.at(row, moments) for feature, timed in frames.items()}
 
 
 def _edges(seconds: float, pooling: Pooling, chunk_seconds: float, frame_step: int) -> np.ndarray:

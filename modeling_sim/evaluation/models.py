@@ -1,4 +1,4 @@
-"""The representations that settings name: kinds with their seeds, modules that see the same, decoders, latents."""
+"""The representations that settings name: kinds with their seeds, matching modules, decoders, latents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def load_representations(
     names = names_of(arguments.model)
     models = [load_audio_encoder(path) for path in arguments.model]
     if len({weights_fingerprint(model) for model in models}) < len(models):
-        raise ValueError("two of the models are the same; a checkpoint counts once.")
+        raise ValueError("`model` names one checkpoint twice; give each of them once.")
     extractors = [feature_extractor_of(path) for path in arguments.model]
     kinds = _kinds(arguments.model, models)
     reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
@@ -109,7 +109,7 @@ def is_classifier(path: str) -> bool:
 def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
     """Modules that see as many samples, as often, as one of the reference's, by that one's name.
 
-    So the one module of CPC stands beside the third of SIM; a module that has no counterpart is left out.
+    So the only module of CPC is compared with the third of SIM. A module without a counterpart is skipped.
     """
     aligned = {}
     for number, name in enumerate(reference.module_names):
@@ -125,7 +125,7 @@ def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
 
 
 def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: str) -> None:
-    """Gives each decoder to the model it was trained on, by the name of its module; one of no module here is left out.
+    """Gives each decoder to the model it was trained on, by the name of its module; one of another module is skipped.
 
     Raises:
         ValueError: A decoder is of none of the models, a second one of a module, or unlike another one of its kind.
@@ -139,7 +139,7 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
         name = next((name for name, number in of.modules.items() if number == decoder.config.module), None)
         if name is None:
-            tqdm.write(f"decoder {path} is of a module that is not analysed, and is left out")
+            tqdm.write(f"decoder {path} is skipped: its module is not analyzed")
             continue
         others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
@@ -163,7 +163,7 @@ def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
 
 
 def decoder_kind(of: SimModules, decoder: SimDecoder) -> str:
-    """Kind that measures through a decoder stand under: one that was trained with noise is another one."""
+    """Kind of measures through a decoder; a decoder that was trained with noise makes another kind."""
     return f"{of.kind} + noise" if decoder.config.noise else of.kind
 
 
@@ -177,9 +177,9 @@ class Frames:
 
 @torch.no_grad()
 def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
-    """Frames of every module of whole utterances, evenly taken, at least every second one left out.
+    """Frames of every module of complete utterances, at regular steps of at least 2 frames.
 
-    Frames that see digital silence alone, as in the padding of cut syllables, are left out: they are all the same.
+    Frames that see only digital silence, as in the padding of cut syllables, are excluded: they are all the same.
     """
     config = of.model.config
     lengths = np.asarray(dataset["num_samples"][:]) * config.sampling_rate / np.asarray(dataset["sampling_rate"][:])
@@ -202,7 +202,7 @@ def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: 
 def _batches(
     of: SimModules, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
 ) -> Iterator[tuple[dict[int, tuple[np.ndarray, np.ndarray | None]], dict[int, np.ndarray], dict[int, int]]]:
-    """Means and log-variances of each module of a batch, which frames hear something, and every how many to take."""
+    """Means and log-variances of each module of a batch, which frames see any sound, and the step between frames."""
     model, config = of.model, of.model.config
     steps = {
         module: max(2, int(np.ceil(lengths.sum() / config.hop_length(module) / max_frames)))
@@ -236,13 +236,13 @@ def _batches(
 def heard_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
     """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
 
-    Digital silence at both ends, as of syllables that were padded to one length, is left out: on a logarithmic scale
-    the faintest hiss of a decoder is far from it, and would rule every distance.
+    Digital silence at both ends, as of syllables that were padded to one length, is cut: on a logarithmic scale the
+    faintest hiss of a decoder is far from it, and would dominate every distance.
 
     Args:
         dataset: The utterances.
         extractor: Of the model; gives the sampling rate.
-        num_samples: Samples to take; `None` for as many as 95 % of the utterances have. Those with fewer are left out.
+        num_samples: Samples to take; `None` for as many as 95 % of the utterances have. Those with fewer are excluded.
 
     Raises:
         ValueError: No utterance has as many samples, or any sound.

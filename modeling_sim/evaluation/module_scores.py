@@ -1,11 +1,10 @@
 """The part of an evaluation that needs no decoder: axes, factors, ABX, the distribution of frames, the objective."""
 
 import itertools
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
@@ -13,62 +12,96 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.analysis import (
+    BestDimensions,
+    LinearTransform,
     abx,
     accuracy_by_dimensions,
     axis_gaps,
+    best_dimensions,
     concentration,
     dci,
     disentanglement,
     gaussianity,
-    independent_components,
-    principal_components,
     rotation_gap,
     standardized,
     total_correlation,
     whitened,
 )
 from modeling_sim.analysis.intervals import majority_accuracy
-from modeling_sim.analysis.scorecard import features_name
+from modeling_sim.analysis.scorecard import PROPERTY_NAMES, PROPERTY_OF_COLUMN, features_name
 from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora.alignments import LABEL_RATE
+from modeling_sim.evaluation.axes import fit_axes, turned_place
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
-from modeling_sim.evaluation.feature_store import Items
+from modeling_sim.evaluation.clips import record_moments
 from modeling_sim.evaluation.models import Frames, frames_of
 from modeling_sim.evaluation.probe_scores import Subject, measure_neighbors, measure_probes
-from modeling_sim.evaluation.representations import Representation, SimModules
+from modeling_sim.evaluation.representations import Representation, SimModules, Spectra
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.provenance import model_fingerprint
 from modeling_sim.trainer.held_out import evaluate
 
-ROTATIONS = ("PCA", "ICA")
-"""Axes that the features of deterministic models are measured in too."""
+OF_AXES = ("concentration", "disentanglement", "distribution")
+"""Groups of measures that other axes change, and that features are measured by in these."""
 
 ROTATED = 5
 """Random rotations that a trained model's own axes are compared with."""
 
 Score = Callable[[Analysis, Subject], None]
-Rotations = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 # Dimensions whose histograms are shown, those that vary most.
 _SHOWN = 8
 
 
-def measure_representation(parts: AnalysisParts, task: LabelTask, representation: Representation) -> None:
-    """Every measure that the settings name of every feature and, of a deterministic SIM model, of its components.
+# Dimensions whose largest and smallest moments are played, those that follow a property most.
+_PLAYED = 4
 
-    Each measure of each feature is a part by itself.
+
+def measure_representation(
+    parts: AnalysisParts, task: LabelTask, representation: Representation, *, is_played: bool
+) -> None:
+    """Every measure that the settings name of every feature and, where other axes change it, of its components.
+
+    Each measure of each feature is a part by itself. Components are of all but untrained networks.
+
+    Args:
+        parts: Gets the results.
+        task: The label.
+        representation: What is measured.
+        is_played: Whether there is to be something to hear of single dimensions.
     """
-    groups = [group for group in task.arguments.groups() if group in SCORES]
-    if "probes" in groups and task.arguments.probe == "knn":
+    arguments = task.arguments
+    groups = [group for group in arguments.groups() if group in SCORES]
+    if "probes" in groups and arguments.probe == "knn":
         groups = [group for group in groups if group != "neighbors"]  # the probe is that classifier
-    for subject in _subjects(task, representation):
-        for group in groups:
-            if group == "distribution" and subject.frames is None:
-                continue
-            key = {"measured": group, **subject.place, **representation.key}
-            key |= {"feature": subject.feature, "control": subject.is_control}
-            name = f"{group} of {features_name(subject.place['representation'], subject.place['module'])}"
-            parts.add(name, key, partial(_measure, SCORES[group], subject))
+    other_axes = arguments.other_axes() if {*OF_AXES, "consistency"} & set(arguments.groups()) else []
+    if representation.control and not isinstance(representation, Spectra):
+        other_axes = []
+    key = {**representation.key, "axes_minutes": arguments.axes_minutes}
+    if other_axes:
+        fit = partial(fit_axes, task=task, representation=representation, axes=other_axes)
+        of_axes = {"measured": "axes", "axes": other_axes, "places": representation.places()}
+        parts.add(f"axes of {representation.name}", {**key, **of_axes}, fit)
+    for own in _subjects(task, representation):
+        _measure_subject(parts, own, groups, representation.key)
+        if is_played and "disentanglement" in groups:
+            _measure_subject(parts, own, ["moments"], representation.key)
+        for axes in other_axes:
+            turned = _turned(own, axes, parts.analysis.transforms)
+            if turned is not None:
+                _measure_subject(parts, turned, [group for group in groups if group in OF_AXES], key)
+
+
+def _measure_subject(parts: AnalysisParts, subject: Subject, groups: Sequence[str], key: Mapping[str, Any]) -> None:
+    """Adds a part for each group of measures."""
+    for group in groups:
+        if group == "distribution" and subject.frames is None:
+            continue
+        of_group = {"measured": group, **subject.place, "feature": subject.feature, "control": subject.is_control}
+        score = play_moments if group == "moments" else SCORES[group]
+        name = f"{group} of {features_name(subject.place['representation'], subject.place['module'])}"
+        parts.add(name, {**key, **of_group}, partial(_measure, score, subject))
 
 
 def _measure(score: Score, subject: Subject, analysis: Analysis) -> None:
@@ -76,7 +109,7 @@ def _measure(score: Score, subject: Subject, analysis: Analysis) -> None:
 
 
 def _subjects(task: LabelTask, representation: Representation) -> Iterator[Subject]:
-    """Features to measure, one after the other."""
+    """Features to measure, one after the other, in their own axes."""
     items, moments = cache(partial(task.items, representation)), cache(partial(task.moments, representation))
     if representation.control or not isinstance(representation, SimModules):
         for feature, place in representation.places().items():
@@ -84,66 +117,33 @@ def _subjects(task: LabelTask, representation: Representation) -> Iterator[Subje
         return
 
     @cache  # encoded once for all modules, if any of them has to be measured
-    def frames(split: str) -> dict[int, Frames]:
+    def frames() -> dict[int, Frames]:
         arguments = task.arguments
         return frames_of(
-            representation, task.splits[split], max_frames=arguments.max_frames, batch_size=arguments.batch_size
+            representation, task.splits["test"], max_frames=arguments.max_frames, batch_size=arguments.batch_size
         )
 
-    is_deterministic = representation.model.config.latent_distribution == "deterministic"
     for feature, place in representation.places().items():
-        number = representation.modules[place["module"]]
-        own = Subject(task, place, items, moments, feature, frames=partial(_frames_at, frames, number))
-        yield own
-        rotations = cache(partial(_train_rotations, frames, number, task.arguments.seed))
-        for method in ROTATIONS if is_deterministic else ():
-            yield _rotated(own, method, rotations)
+        of_module = partial(_frames_at, frames, representation.modules[place["module"]])
+        yield Subject(task, place, items, moments, feature, frames=of_module)
 
 
-def _frames_at(frames: Callable[[str], dict[int, Frames]], number: int) -> Frames:
-    return frames("test")[number]
+def _frames_at(frames: Callable[[], dict[int, Frames]], number: int) -> Frames:
+    return frames()[number]
 
 
-def _train_rotations(frames: Callable[[str], dict[int, Frames]], number: int, seed: int) -> Rotations:
-    return _rotations(frames("train")[number].means, seed)
+def _turned(own: Subject, axes: str, transforms: Mapping[str, LinearTransform]) -> Subject | None:
+    """A feature in other axes, if they could be found."""
+    place = turned_place(own.place, axes)
+    transform = transforms.get(features_name(place["representation"], place["module"]))
+    if transform is None:
+        return None
+    frames = None if own.frames is None else partial(_turned_frames, own.frames, transform)
+    return replace(own, place=place, turn=transform.apply, frames=frames, is_control=True)
 
 
-def _rotated(own: Subject, method: str, rotations: Callable[[], Rotations]) -> Subject:
-    """A module in other axes, which `rotations` gives by method."""
-
-    def turn(values: np.ndarray) -> np.ndarray:
-        center, axes = rotations()[method]
-        return (values - center) @ axes
-
-    def frames() -> Frames:
-        return Frames(turn(own.frames().means), None)  # type: ignore[misc]
-
-    names = {name: f"{own.place[name]} + {method}" for name in ("kind", "representation")}
-    return replace(own, place={**own.place, **names}, turn=turn, frames=frames, is_control=True)
-
-
-def _rotations(frames: np.ndarray, seed: int) -> Rotations:
-    """Centre `(dims,)` and change of axes `(dims, dims or fewer)` to principal and to independent components.
-
-    Both are found on frames of the training split and without labels. Directions in which the frames do not vary are
-    left out, and independent components, whose size is open, get variance 1.
-    """
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
-
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
-        transforms = {
-            "PCA": principal_components(frames),
-            "ICA": independent_components(frames, max_frames=10_000, seed=seed),
-        }
-    center = frames.mean(axis=0)
-    for method, transform in transforms.items():
-        axes = transform.matrix.numpy()
-        deviation = ((frames - center) @ axes).std(axis=0)
-        kept = deviation > 1e-3 * deviation.max()
-        found[method] = (center, axes[:, kept] / (deviation[kept] if method == "ICA" else 1.0))
-    return found
+def _turned_frames(frames: Callable[[], Frames], transform: LinearTransform) -> Frames:
+    return Frames(transform.apply(frames().means), None)
 
 
 # ---------------------------------------------------------------------- measures of features
@@ -214,13 +214,14 @@ def _turned_k95(subject: Subject) -> float | None:
 
 
 def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
-    """DCI by two models, MIG, SAP and modularity, of the factors."""
+    """DCI by two models, MIG, SAP and modularity of the factors, and the best dimension of each property."""
     _, test = subject.items()
     factors, seed = subject.task.factors(test), analysis.arguments.seed
-    if len(factors) < 2:
+    if len(factors.values) < 2:
         return
-    outcome = disentanglement(subject.test, factors, groups=test.utterances, seed=seed)
-    forest = dci(subject.test, factors, groups=test.utterances, model="forest", seed=seed)
+    codes, groups = subject.test[factors.items], test.utterances[factors.items]
+    outcome = disentanglement(codes, factors.values, groups=groups, seed=seed)
+    forest = dci(codes, factors.values, groups=groups, model="forest", seed=seed)
     for measure, value, null in (
         ("dci_disentanglement", outcome.dci.disentanglement, lambda of: of.dci.disentanglement),
         ("dci_completeness", outcome.dci.completeness, lambda of: of.dci.completeness),
@@ -236,31 +237,56 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
     ):
         known = null is not None and outcome.permuted is not None
         analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
+    best = best_dimensions(codes, factors.all)
+    gaps = None
     if not subject.is_control:
-        _axis_gaps(analysis, subject, factors, test)
+        gaps = axis_gaps(codes, factors.values, groups, factors.properties, num_rotations=ROTATED, seed=seed)
+        for measure in (*_GAPS, "best_dimension"):
+            analysis.add(subject.place, f"{measure}_gap", **vars(gaps[measure].interval))
+    rotated = {name: None if gaps is None else gaps[f"best_{name}"].rotated for name in factors.all}
+    _add_best(analysis, subject.place, best, rotated)
 
 
-def _axis_gaps(analysis: Analysis, subject: Subject, factors: dict[str, np.ndarray], test: Items) -> None:
-    """How far the axes are ahead of random ones in DCI, MIG, SAP and the best dimension of each factor."""
-    place = subject.place
-    gaps = axis_gaps(subject.test, factors, test.utterances, num_rotations=ROTATED, seed=analysis.arguments.seed)
-    for measure in (
-        "dci_disentanglement",
-        "dci_completeness",
-        "mutual_information_gap",
-        "separated_attribute_predictability",
-        "best_dimension",
-    ):
-        analysis.add(place, f"{measure}_gap", **vars(gaps[measure].interval))
-    best = gaps["best_dimension"]
-    analysis.add(place, "best_dimension", best.aligned, null=float(best.rotated.mean()))
+_GAPS = ("dci_disentanglement", "dci_completeness", "mutual_information_gap", "separated_attribute_predictability")
+
+
+def _add_best(
+    analysis: Analysis, place: dict[str, str], best: BestDimensions, rotated: dict[str, np.ndarray | None]
+) -> None:
+    """The best dimension of each property, next to those of random axes, `(rotations,)`, where these were measured."""
+    nulls = [float(values.mean()) for values in rotated.values() if values is not None]
+    value = float(np.mean(list(best.correlation.values())))
+    analysis.add(place, "best_dimension", value, null=float(np.mean(nulls)) if nulls else None)
+    reported = {key for key, _, _ in PROPERTY_NAMES}
+    for name, values in rotated.items():
+        key = PROPERTY_OF_COLUMN.get(name, name)
+        if key in reported:
+            null = None if values is None else float(values.mean())
+            analysis.add(place, f"best_{key}", best.correlation[name], null=null)
     analysis.curve(
         "best_dimensions",
         place,
-        factors=list(factors),
-        values=[gaps[f"best_{name}"].aligned for name in factors],
-        rotated=[float(gaps[f"best_{name}"].rotated.mean()) for name in factors],
+        properties=[PROPERTY_OF_COLUMN.get(name, name) for name in rotated],
+        dimensions=[best.dimension[name] for name in rotated],
+        values=[best.correlation[name] for name in rotated],
+        rotated=[None if values is None else values.tolist() for values in rotated.values()],
     )
+
+
+def play_moments(analysis: Analysis, subject: Subject) -> None:
+    """The largest and smallest moments of the dimensions that follow a property most, each named by its properties."""
+    task, (_, test) = subject.task, subject.items()
+    factors = task.factors(test)
+    if task.pooling == "mean" or not factors.all:
+        return
+    best = best_dimensions(subject.test[factors.items], factors.all)
+    names: dict[int, list[str]] = {}
+    for name in sorted(factors.all, key=lambda name: -best.correlation[name]):
+        names.setdefault(best.dimension[name], []).append(f"{name} {best.correlation[name]:.2f}")
+    for dimension, found in list(names.items())[:_PLAYED]:
+        values = standardized(subject.test[:, [dimension]])[:, 0]
+        title = f"dimension {dimension}, best for {', '.join(found)}"
+        record_moments(analysis.media, values, test, task.splits["test"], title, LABEL_RATE, **subject.place)
 
 
 def measure_abx(analysis: Analysis, subject: Subject) -> None:
@@ -304,8 +330,8 @@ def measure_distribution(analysis: Analysis, subject: Subject) -> None:
     log_variances = None if frames.log_variances is None else frames.log_variances[:, varying]
     outcome = gaussianity(means, log_variances, seed=seed)
     summary = outcome.summary()
-    analysis.add(place, "kl", summary["kl"])
     if is_own:
+        analysis.add(place, "kl", summary["kl"])
         for measure in ("active_units", "wasserstein", "kolmogorov_smirnov", "mmd"):
             analysis.add(place, measure, summary[measure])
         of_means = outcome if log_variances is None else gaussianity(means, seed=seed)

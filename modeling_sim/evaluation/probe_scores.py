@@ -126,7 +126,7 @@ class Groups:
 
 
 def tested_items(task: LabelTask, test: Items) -> np.ndarray:
-    """Positions of the test items that the probe is scored on: all, or whole batches in the protocol of the paper."""
+    """Positions of the test items that the probe is scored on: all, or full batches in the protocol of the paper."""
     settings = _paper(task)
     count = len(test.labels)
     return np.arange(count) if settings is None else items_tested(count, settings, task.arguments.seed)

@@ -1,4 +1,4 @@
-"""What is measured: SIM models, spectra and the audio encoders of transformers, all as frames with a place in time."""
+"""Representations to measure: SIM models, spectra and audio encoders of transformers, as frames with their times."""
 
 import itertools
 import zlib
@@ -91,14 +91,14 @@ class Representation(ABC):
 
     @abstractmethod
     def places(self) -> dict[str, dict[str, str]]:
-        """Where each feature stands in results, by its name: `kind`, `representation` and `module`."""
+        """`kind`, `representation` and `module` of each feature in results, by its name."""
 
     def _place(self, module: str) -> dict[str, str]:
         return {"kind": self.kind, "representation": self.name, "module": module}
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What measures of a feature depend on beside the audio: the model, and how waveforms are prepared."""
+        """What measures of a feature depend on apart from the audio: the model, and how waveforms are prepared."""
         return {"of": self.fingerprint(), "extractor": self.extractor.to_json_string()}
 
 
@@ -336,7 +336,9 @@ class AudioEncoder(Representation):
                 )
             return states
         inputs = waveforms[:, None].expand(-1, getattr(config, "audio_channels", 1), -1)
-        if getattr(config, "normalize", False):  # EnCodec at 48 kHz; over the utterance rather than chunks of a second
+        if getattr(
+            config, "normalize", False
+        ):  # EnCodec at 48 kHz; over the utterance rather than chunks of one second
             inputs = inputs / (waveforms.square().mean(dim=1).sqrt()[:, None, None] + 1e-8)
         encoder: Any = self.model.encoder
         latents = encoder(inputs)

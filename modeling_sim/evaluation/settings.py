@@ -25,9 +25,13 @@ FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 """Columns that disentanglement is measured of where a corpus has them."""
 
 GROUPS = (
-    "probes", "neighbors", "concentration", "disentanglement", "abx", "distribution", "objective", "decoders"
+    "probes", "neighbors", "concentration", "disentanglement", "abx", "consistency", "distribution", "objective",
+    "decoders",
 )  # fmt: skip
-"""Groups of measures; the last three are of SIM models alone."""
+"""Groups of measures; the last three are for SIM models only, and "consistency" for two models or more."""
+
+AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "SFA"}
+"""Axes other than a representation's own, and what results call them."""
 
 
 @dataclass
@@ -104,6 +108,12 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     )
     max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.")
     measures: str = setting("all", f"'all', or some with commas between: {', '.join(GROUPS)}.")
+    axes: str = setting(
+        "own,principal,temporal",
+        "Axes that measures of single dimensions are also taken in, found on training utterances: 'own' alone, or some "
+        f"of {', '.join(AXES)}, separated by commas, or 'all'.",
+    )
+    axes_minutes: float = setting(20.0, "Approximate minutes of training utterances that axes are found on.")
     align_modules: bool = setting(
         True,
         "Of models of other architectures, measure the modules that see as many samples as often as one of the first "
@@ -130,6 +140,18 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
 
         numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
         return [GROUPS[number] for number in sorted(numbers)]
+
+    def other_axes(self) -> list[str]:
+        """The names of `AXES` that `axes` holds.
+
+        Raises:
+            ValueError: There are no such axes.
+        """
+        from modeling_sim.loading import chosen_numbers  # noqa: PLC0415 - imports torch
+
+        names = ["own", *AXES]
+        numbers = chosen_numbers({name: number for number, name in enumerate(names)}, self.axes, "axes")
+        return [names[number] for number in sorted(numbers) if number]
 
 
 # Settings that the same command may be given again with.
@@ -184,7 +206,7 @@ def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
 def load_splits(arguments: MeasuringArguments) -> dict[str, Dataset]:
     """Both splits of the corpus that the settings name, with the same class numbers.
 
-    A warning is printed if they share recordings, or speakers unless it is speakers that are told apart.
+    A warning is printed if they share recordings, or speakers unless the label is the speaker.
     """
     train, test = (load_split(arguments, split) for split in ("train", "test"))
     say_shared_recordings(train, test)

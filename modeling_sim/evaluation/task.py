@@ -1,20 +1,22 @@
-"""What is asked of features: a label and its items, factors, and tokens to tell apart."""
+"""The task of an evaluation: a label and its items, factors, and the tokens of ABX."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
 from tqdm.auto import tqdm
 
-from modeling_sim.analysis.disentanglement import measurable_factors
-from modeling_sim.data.corpora.contract import class_label, is_frame_label, label_classes
+from modeling_sim.data.corpora.contract import is_frame_label, label_classes
+from modeling_sim.evaluation.factors import Factors, of_utterances, of_voiced_moments, utterance_columns
 from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
 from modeling_sim.evaluation.features import Pooling, extract
 from modeling_sim.evaluation.representations import Representation
-from modeling_sim.evaluation.settings import FACTORS, AnalysisArguments, load_split, load_splits
+from modeling_sim.evaluation.settings import AnalysisArguments, load_split, load_splits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _NO_PHONES = ("SIL", "SPN", "sil", "spn")
 
@@ -53,13 +55,14 @@ class LabelTask:
         self.pooling: Pooling = arguments.pooling or ("frame" if self.of_frames else "mean")
         if self.of_frames and arguments.factors:
             raise ValueError("`factors` are of utterances, and the label is one of frames; leave `factors` out.")
-        has_factors = "disentanglement" in groups and not self.of_frames
-        self.columns = _factors(self.splits["test"], arguments.factors) if has_factors else {}
-        self.skipped_factors: list[str] | None = None
+        has_factors = "disentanglement" in groups
+        self.columns = utterance_columns(self.splits["test"], arguments.factors) if has_factors else {}
+        self.skipped_factors: list[str] = []
+        self._found: Factors | None = None
         self._labels: list[np.ndarray] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What measures depend on beside settings and models: recordings, labels and factors."""
+        """What measures depend on, apart from settings and models: recordings, labels and factors."""
         splits = {**self.splits, **({} if self.abx_split is None else {"abx": self.abx_split})}
         corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in splits.items()}
         factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.columns.items()}
@@ -109,49 +112,24 @@ class LabelTask:
         )
 
     def tokens(self, items: Items) -> Tokens:
-        """What ABX tells apart: segments of a label of frames, or utterances."""
+        """Tokens of ABX: segments with one frame label, or utterances."""
         if self.of_frames:
             return find_tokens(items.labels, items.utterances, items.speakers, self.classes)
         return utterance_tokens(items.labels, items.utterances, items.speakers)
 
-    def factors(self, test: Items) -> dict[str, np.ndarray]:
-        """Factors of test items, `(items,)` each, without those that do not vary enough to measure anything of them."""
-        if not self.columns:
-            return {}
-        position = {name: number for number, name in enumerate(self.splits["test"]["id"][:])}
-        order = [position[name] for name in test.utterances]
-        factors = {name: values[order] for name, values in self.columns.items()}
-        found = measurable_factors(factors, test.utterances, seed=self.arguments.seed)
-        if self.skipped_factors is None:
-            self.skipped_factors = [name for name in factors if name not in found]
-            for name in self.skipped_factors:
-                tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
-        return {name: factors[name] for name in found}
-
-
-def _factors(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
-    """Columns of one value an utterance that vary: integers for classes, floats for amounts.
-
-    Args:
-        dataset: Utterances.
-        names: Columns with commas between; empty for those of `FACTORS` that can be used.
-
-    Raises:
-        ValueError: A column that is named is not there, or not of one value an utterance that varies.
-    """
-    found = {}
-    for name in [name.strip() for name in names.split(",")] if names else FACTORS:
-        values = dataset[name][:] if name in dataset.column_names else []
-        if any(value is None or isinstance(value, (list, str, dict)) for value in values) or len(set(values)) < 2:
-            if names:
-                raise ValueError(
-                    f"`factors` names {name!r}, which is no column of one class or number an utterance that varies; "
-                    f"columns are {', '.join(dataset.column_names)}."
-                )
-            continue
-        is_class = class_label(dataset, name) is not None
-        found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)
-    return found
+    def factors(self, test: Items) -> Factors:
+        """Factors of the test items, or of those at voiced moments if the label is one of frames."""
+        if self._found is None:
+            data, seed = self.splits["test"], self.arguments.seed
+            if self.of_frames:
+                ignored = [number for number, name in enumerate(self.classes) if name in _NO_PHONES]
+                self._found = of_voiced_moments(self.columns, data, test, self.arguments.label, ignored, seed)
+            else:
+                self._found = of_utterances(self.columns, data, test, seed)
+                self.skipped_factors = [name for name in self.columns if name not in self._found.values]
+                for name in self.skipped_factors:
+                    tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
+        return self._found
 
 
 # ---------------------------------------------------------------------- tokens
@@ -170,7 +148,7 @@ def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray
 
 
 def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray) -> Tokens:
-    """Whole utterances, which have one label and no context."""
+    """Utterances, which have one label and no context."""
     starts, ends = _runs(utterances[1:] != utterances[:-1])
     return Tokens(starts, ends, labels[starts], [(-1, -1)] * len(starts), speakers[starts])
 

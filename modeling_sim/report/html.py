@@ -35,6 +35,14 @@ _MEDIA_GROUPS = {
         "Only k dimensions move; the others stay those of the first utterance.",
     ),
     "traversal": ("One dimension at a time", "One dimension is moved in all frames; the others stay as they are."),
+    "moments": (
+        "Moments of one dimension",
+        (
+            "Speech around the moments at which a dimension is largest, and at which it is smallest, in deviations "
+            "from its mean. A line in the spectrogram marks the moment. Shown are the dimensions that follow a "
+            "property most; the number is their rank correlation with it, or correlation ratio."
+        ),
+    ),
     "prior": ("Samples from the prior", "Decoded draws from N(0, I): what a latent that meets its prior sounds like."),
 }
 

@@ -1,6 +1,6 @@
 """Figures of the report as inline SVG: small panels without a background, in the color of the page's text.
 
-Panels are narrow, so that a phone shows them at their own size, and legends are left to the page.
+Panels are narrow, so that a phone shows them at their own size, and the page draws the legends.
 """
 
 import io
@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarForm
 from scipy.stats import norm
 
 from modeling_sim.evaluation.results import Kind
-from modeling_sim.plots import plot_text, save_figure, style_of
+from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.report.tables import Entry, belongs, modules_of
 from modeling_sim.text import decimal, percent, printable
 
@@ -75,16 +75,35 @@ _CONTROLS = {
     "rotation": "randomly rotated axes",
     "pca": "principal components",
     "ica": "independent components",
+    "temporal": "temporal components (SOBI)",
     "paper": "the paper's measure, on waveforms",
     "paper_pca": "the paper's measure, in principal components",
 }
 
 
 # Dashes of the controls of a model, whose color is the model's, and of a control of its own.
-_DASHES = {" untrained": "1.2 2.4", " + PCA": "5 3", " + ICA": "7 2 1.5 2", " + noise": "11 3"}
+_DASHES = {
+    " untrained": "1.2 2.4",
+    " + PCA": "5 3",
+    " + ICA": "7 2 1.5 2",
+    " + SOBI": "9 2 2 2 2 2",
+    " + SFA": "2 2",
+    " + noise": "11 3",
+}
 
 
 _OTHER_DASHES = "3 3"
+
+
+# Marker of a kind in other axes, by the end of its name, and what it says.
+_MARKERS = {
+    "": ("o", "dots are own axes"),
+    " untrained": ("x", "crosses the untrained network"),
+    " + PCA": ("^", "triangles PCA"),
+    " + ICA": ("v", "triangles pointing down ICA"),
+    " + SOBI": ("s", "squares SOBI"),
+    " + SFA": ("D", "diamonds SFA"),
+}
 
 
 class Key(NamedTuple):
@@ -120,7 +139,7 @@ class Plot(NamedTuple):
 
 
 def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Kind]) -> list[Plot]:
-    """A plot for every curve that is there; an entry without values is left out.
+    """A plot for every curve that is there; an entry without values is skipped.
 
     Args:
         curves: `curves` of the analysis.
@@ -316,6 +335,53 @@ def _reference(axis: Axes, value: float) -> None:
     axis.axhline(value, color=_INK, linestyle=":", linewidth=1)
 
 
+# ---------------------------------------------------------------------- best dimensions
+
+
+def _best_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
+    """A picture for each trained kind, its controls and log-mel: a row per property, a marker per model and axes."""
+    trained = sorted((kind.name for kind in kinds if not kind.is_control), key=len, reverse=True)
+    for root in (kind.name for kind in kinds if not kind.is_control):
+        own = [entry for entry in entries if root in (entry["kind"], _root(entry["kind"], trained))]
+        if not own:
+            continue
+        own += [entry for entry in entries if _is_of_log_mel(entry["kind"])]
+        names = list(dict.fromkeys(name for entry in own for name in entry["properties"]))
+        figure, axis = _axes("correlation of the best dimension", "", (_SIZE[0], 1.1 + 0.34 * len(names)))
+        shown: dict[str, None] = {}
+        summaries = []
+        for entry in own:
+            of_root = not _is_of_log_mel(entry["kind"])
+            ending = entry["kind"].removeprefix(root if of_root else "log-mel")
+            marker, what = _MARKERS.get(ending, _MARKERS[""])
+            color = kind_style(kinds, root)[0] if of_root else GRAY
+            rows = np.array([names.index(name) for name in entry["properties"]])
+            values = np.array(entry["values"], dtype=float)
+            filled: dict[str, Any] = (
+                {"color": color} if not ending or marker == "x" else {"edgecolor": color, "facecolor": "none"}
+            )
+            axis.scatter(
+                values, rows + (0.0 if of_root else 0.24), s=30, marker=marker, linewidth=1.2, zorder=3, **filled
+            )
+            shown[what] = None
+            for row, rotated in zip(rows, entry["rotated"], strict=True):
+                if rotated:
+                    axis.plot([min(rotated), max(rotated)], [row, row], color=color, linewidth=7, alpha=0.3)
+            if not ending:
+                pairs = zip(entry["properties"], entry["values"], strict=True)
+                summaries.append(", ".join(f"{name} {decimal(value, 2)}" for name, value in pairs))
+        axis.set_yticks(range(len(names)), [plot_text(name.replace("_", " ")) for name in names])
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.set_xlim(0, 1)
+        text = f"Best dimension of {root} for each property in {module}. {' '.join(summaries)}"
+        note = f"{root}: {', '.join(shown)}; bars are the range of random rotations. Gray: the same of log-mel."
+        yield Panel(note, figure, f"best-{root}-{module}", text)
+
+
+def _is_of_log_mel(kind: str) -> bool:
+    return kind == "log-mel" or kind.startswith("log-mel + ")
+
+
 # ---------------------------------------------------------------------- histograms and heat maps
 
 
@@ -340,7 +406,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: s
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
         weights = np.nan_to_num(np.array(entry["values"], dtype=float))
-        # Dimensions of one class stand together: blocks along the diagonal where a dimension serves one class.
+        # Dimensions of one class are adjacent: blocks along the diagonal where a dimension serves one class.
         weights = weights[:, np.lexsort((-weights.max(axis=0), weights.argmax(axis=0)))]
         figure, axis = _axes("dimension, by the class it weighs most for", "", _SQUARE)
         picture = axis.imshow(weights, cmap=_POSITIVE, vmin=0, aspect="auto", interpolation="nearest")
@@ -457,6 +523,12 @@ _SUBJECTS = {
         "Controls are dashed.",
         _accuracy_panels,
         _kind_legend,
+    ),
+    "best_dimensions": _Subject(
+        "Best dimension for each property",
+        "Largest rank correlation of one dimension with a property of the sound, for classes the correlation ratio of "
+        "ranks. Axes mean something where dots lie to the right of the bar of random rotations.",
+        _best_panels,
     ),
     "probe_weights": _Subject(
         "Probe weights",

@@ -36,6 +36,10 @@ _RANGE_DB, _QUIETEST_TOP_DB = 65, -26
 _COLORS = mpl.colormaps["magma"].resampled(64)
 
 
+# Of the line at a marked moment, which no level of `_COLORS` has.
+_MARK = (64, 224, 255, 255)
+
+
 class Clip(NamedTuple):
     """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip."""
 
@@ -82,7 +86,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
     rate = item["sampling_rate"]
     gain = common_gain(waveforms)
     longest = max((len(samples) for samples in waveforms), default=1)
-    spectrograms = _spectrograms(waveforms, rate)
+    spectrograms = _spectrograms(waveforms, rate, [clip.get("mark") for clip in item["clips"]])
     clips = [
         Clip(clip["label"], len(samples) / rate, _wav(gain * samples, rate), picture, len(samples) / longest)
         for clip, samples, picture in zip(item["clips"], waveforms, spectrograms, strict=True)
@@ -120,17 +124,20 @@ def _wav(samples: np.ndarray, rate: int) -> str:
     return data_uri("audio/wav", buffer.getvalue())
 
 
-def _spectrograms(waveforms: Sequence[np.ndarray], rate: int) -> list[str]:
-    """Log-mel spectrograms, low bands at the bottom, on one color scale."""
+def _spectrograms(waveforms: Sequence[np.ndarray], rate: int, marks: Sequence[float | None]) -> list[str]:
+    """Log-mel spectrograms, low bands at the bottom, on one color scale, with a line at the marked second."""
     mels = [
         log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW)
         for samples in waveforms
     ]
     top = max([_QUIETEST_TOP_DB, *(float(np.percentile(each, 99.8)) for each in mels)])
     pictures = []
-    for each in mels:
+    for each, samples, mark in zip(mels, waveforms, marks, strict=True):
         buffer = io.BytesIO()
-        imsave(buffer, each.T, origin="lower", cmap=_COLORS, vmin=top - _RANGE_DB, vmax=top, format="png")
+        colors = _COLORS(np.clip((each.T - top) / _RANGE_DB + 1, 0, 1), bytes=True)
+        if mark is not None:
+            colors[:, min(int(mark * rate / len(samples) * len(each)), len(each) - 1)] = _MARK
+        imsave(buffer, colors, origin="lower", format="png")
         pictures.append(data_uri("image/png", buffer.getvalue()))
     return pictures
 

@@ -161,7 +161,7 @@ def digits_for(values: Iterable[float | None]) -> int:
 
 
 def write_value(value: float | None, form: str, digits: int = 3) -> str:
-    """A score as its measure is written: a percentage, a whole number, or a number with some decimals."""
+    """A score as its measure is written: a percentage, an integer, or a number with some decimals."""
     if value is None:
         return MISSING
     if form == "percent":
@@ -413,11 +413,16 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
 
 def _selectivity(entry: Entry) -> str:
     own, turned = float(np.mean(entry["selectivity"])), entry["selectivity_of_turned_axes"]
-    return f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
+    text = f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
+    if oracle := entry.get("oracle"):
+        text += f", that of regression directions {decimal(float(np.mean(oracle['selectivity'])))}"
+    return text
 
 
 def _effect_rows(entry: Entry, digits: Sequence[int]) -> list[tuple[str, list[EffectCell]]]:
-    values, spread = (np.array(entry[name], dtype=float) for name in ("values", "spread"))  # null becomes NaN
+    oracle = entry.get("oracle") or {"targets": [], "values": []}
+    values = np.array([*entry["values"], *oracle["values"]], dtype=float)  # null becomes NaN
+    spread = np.array(entry["spread"], dtype=float)
     sizes = np.nan_to_num(np.divide(np.abs(values), spread, out=np.zeros_like(values), where=spread > 0))
     shares = sizes.clip(max=1)
     rows = []
@@ -427,6 +432,7 @@ def _effect_rows(entry: Entry, digits: Sequence[int]) -> list[tuple[str, list[Ef
             entry["dimensions"], entry["targets"], entry["correlations"], strict=True
         )
     ]
+    names += [f"direction of {target.split(',')[0]}" for target in oracle["targets"]]
     for name, row, row_shares in zip(names, values, shares, strict=True):
         cells = [
             EffectCell(decimal(value, number, signed=True), round(float(share), 3), bool(value < 0))

@@ -1,4 +1,4 @@
-"""How far single dimensions of saved models say something: own axes next to PCA, SOBI and random ones.
+"""How informative single dimensions of saved models are: own axes next to PCA, SOBI and random ones.
 
     python studies/axes/measure.py runs/gim runs/sim-seed0 runs/sim-seed1 --output axes.json
 
@@ -89,7 +89,7 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
     """Samples at which an utterance has a voiced vowel, every 40 ms, and its factors there."""
     phones, pitch = np.array(row["phones"]), np.array(row["f0_track"])
     of_vowel = np.isin(phones, vowels)
-    # Vowels stand apart, one per syllable: their number is that of their syllable.
+    # Vowels do not touch, one per syllable: their number is that of their syllable.
     number = np.cumsum(np.diff(of_vowel, prepend=False) & of_vowel) - 1
     chosen = np.flatnonzero(of_vowel & (pitch > 0))
     chosen = chosen[chosen % FRAME_STEP == 0]

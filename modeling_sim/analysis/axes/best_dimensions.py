@@ -77,23 +77,28 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def axis_scores(
-    codes: np.ndarray, factors: Mapping[str, np.ndarray], groups: np.ndarray | None = None
+    codes: np.ndarray,
+    factors: Mapping[str, np.ndarray],
+    groups: np.ndarray | None = None,
+    properties: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """The numbers of a code that depend on its axes, by name.
 
     These are "dci_disentanglement", "dci_completeness", "mutual_information_gap",
-    "separated_attribute_predictability", "best_PROPERTY" of each property and their mean, "best_dimension".
+    "separated_attribute_predictability", "best_NAME" of each factor and property, and their mean, "best_dimension".
 
     Args:
         codes: `(items, dims)`.
         factors: At least 2, as in `best_dimensions`, without NaN.
         groups: `(items,)`, utterances, as in `disentanglement`.
+        properties: What only the best dimension is measured of: properties that depend on the factors, for example a
+            formant on the vowel.
 
     Raises:
         ValueError: As `dci`.
     """
     outcome = dci(codes, factors, groups=groups)
-    best = best_dimensions(codes, factors).correlation
+    best = best_dimensions(codes, {**factors, **(properties or {})}).correlation
     return {
         "dci_disentanglement": outcome.disentanglement,
         "dci_completeness": outcome.completeness,
@@ -107,6 +112,7 @@ def axis_gaps(
     codes: np.ndarray,
     factors: Mapping[str, np.ndarray],
     groups: np.ndarray | None = None,
+    properties: Mapping[str, np.ndarray] | None = None,
     *,
     num_rotations: int = 5,
     seed: int = 0,
@@ -120,10 +126,13 @@ def axis_gaps(
         codes: `(items, dims)`.
         factors: As in `axis_scores`.
         groups: As there.
+        properties: As there.
         num_rotations: As in `rotation_gap`.
         seed: Of the rotations.
 
     Raises:
         ValueError: As `dci`.
     """
-    return rotation_gaps(lambda axes: axis_scores(axes, factors, groups), codes, num_rotations=num_rotations, seed=seed)
+    return rotation_gaps(
+        lambda axes: axis_scores(axes, factors, groups, properties), codes, num_rotations=num_rotations, seed=seed
+    )

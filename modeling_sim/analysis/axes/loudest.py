@@ -1,4 +1,4 @@
-"""The moments at which a dimension is largest or smallest, to hear and to see."""
+"""The moments at which a dimension is largest or smallest."""
 
 from dataclasses import dataclass
 

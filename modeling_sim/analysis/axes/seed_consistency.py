@@ -35,7 +35,7 @@ class SeedConsistency:
     Args:
         matched: Mean |correlation| of matched dimensions.
         rotated: `(rotations,)`, the same where the second code is on random axes: what the choice among many
-            dimensions reaches by itself.
+            dimensions reaches by chance.
         linear: Mean multiple correlation of these dimensions with all dimensions of the other code, the upper bound of
             `matched`: what both codes hold, on whatever axes.
         pairs: The match.
@@ -77,7 +77,7 @@ def seed_consistency(
 ) -> SeedConsistency:
     """Whether two models, as of two seeds, have the same axes: a test that needs no labels.
 
-    Models may agree in what they hold and not in their axes. So the mean |correlation| of matched dimensions stands
+    Models may encode the same information on different axes. So the mean |correlation| of matched dimensions is given
     next to the multiple correlations of the same dimensions with the other code (the root of R^2, both ways), which no
     rotation of that code changes. Redundant codes match well on any axes: compare with `rotated`. Give many times more
     items than dims, as multiple correlations are of the items that they are fitted on.

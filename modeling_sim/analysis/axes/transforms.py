@@ -5,7 +5,7 @@ without training. Those that follow from time, `temporal_components` and `slow_f
 a model's latents hold usually differs in how fast it changes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_sim.analysis._arrays import principal_axes, random_rotation, scale_of, second_moment
+from modeling_sim.analysis._arrays import ROUNDING, principal_axes_of, random_rotation, second_moment
 from modeling_sim.analysis.axes.joint_diagonalization import joint_diagonalization
 from modeling_sim.files import replacing
 
 LAGS = (1, 2, 4, 8, 16, 32, 64)
 # Components whose variance is a smaller share of the largest one hold rounding alone.
 _RANK = 1e-6
+# Frames of utterances that are added together: fewer cost more additions of matrices than products.
+_TOGETHER = 8192
 
 Frames = TypeVar("Frames", np.ndarray, torch.Tensor)
 
@@ -44,7 +46,7 @@ class LinearTransform:
     def apply(self, frames: Frames) -> Frames:
         """Coordinates `(..., components)` of frames `(..., dims)`, of the frames' precision and device."""
         if isinstance(frames, np.ndarray):
-            return self.apply(torch.from_numpy(frames)).numpy()
+            return self.apply(torch.from_numpy(np.require(frames, requirements="W"))).numpy()
         return (frames - self.center.to(frames)) @ self.matrix.to(frames)
 
     def invert(self, coordinates: Frames) -> Frames:
@@ -64,7 +66,127 @@ class LinearTransform:
         return cls(**load_file(path))
 
 
-def random_axes(frames: np.ndarray | torch.Tensor, seed: int, *, standardize: bool = True) -> LinearTransform:
+class FrameMoments:
+    """Sums over frames that principal, temporal and slow components follow from.
+
+    They need dims squared per lag in memory, however many frames there are. The functions below that find such
+    components take one in place of frames.
+
+    Args:
+        lags: Lags in frames at which covariances are kept. A pair of frames counts if both are of one utterance.
+    """
+
+    def __init__(self, lags: Sequence[int] = LAGS) -> None:
+        if any(lag < 1 for lag in lags):
+            raise ValueError(f"`lags` are {list(lags)}; give numbers of frames of at least 1.")
+        self.lags = tuple(sorted(set(lags)))
+        self.count = 0
+        self.pairs = dict.fromkeys(self.lags, 0)
+
+    def add(self, frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None = None) -> "FrameMoments":
+        """Adds frames `(utterances, frames, dims)`, or `(frames, dims)` of utterances of these `lengths`.
+
+        Without `lengths`, `(frames, dims)` are one utterance.
+
+        Raises:
+            ValueError: Frames are not finite or of another shape, or `lengths` do not sum to them.
+        """
+        values, sizes = _checked(frames, lengths)
+        if not self.count:
+            # Sums are of differences from a point among the frames: a mean far from 0 would cost digits.
+            self._origin = values.mean(dim=0)
+            self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
+            self._largest = torch.zeros_like(self._origin)
+            square = torch.zeros(len(self._origin), len(self._origin)).to(self._sum)
+            self._products = {lag: square.clone() for lag in (0, *self.lags)}
+            self._ends = {lag: (self._sum.clone(), self._sum.clone()) for lag in self.lags}
+            self._steps = square.clone()
+        self._largest = torch.maximum(self._largest, values.abs().amax(dim=0))
+        for part, of_part in _groups(values - self._origin.to(values), sizes):
+            self._add(part, of_part)
+        return self
+
+    def _add(self, values: torch.Tensor, sizes: np.ndarray) -> None:
+        self.count += len(values)
+        self._sum += values.sum(dim=0, dtype=torch.float64)
+        self._products[0] += second_moment(values, values)
+        utterance = np.repeat(np.arange(len(sizes)), sizes)
+        for lag in self.lags:
+            first = np.flatnonzero(utterance[:-lag] == utterance[lag:]) if lag < len(utterance) else utterance[:0]
+            if not len(first):
+                continue
+            index = torch.from_numpy(first).to(values.device)
+            before, after = values[index], values[index + lag]
+            self.pairs[lag] += len(first)
+            self._products[lag] += second_moment(before, after)
+            for total, end in zip(self._ends[lag], (before, after), strict=True):
+                total.add_(end.sum(dim=0, dtype=torch.float64))
+            if lag == 1:  # by itself: as a difference of products, a slow step would be lost in their rounding
+                steps = after - before
+                self._steps += second_moment(steps, steps)
+
+    @property
+    def center(self) -> torch.Tensor:
+        """Mean frame `(dims,)`."""
+        return self._origin.double() + self._sum / self.count
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Standard deviations `(dims,)`; 1 where a dimension is constant but for rounding."""
+        scale = torch.diagonal(self.covariance()).clamp(min=0).sqrt()
+        return torch.where(scale > ROUNDING * self._largest.double().clamp(min=1e-30), scale, 1.0)
+
+    def covariance(self, lag: int = 0) -> torch.Tensor:
+        """Covariance `(dims, dims)` of frames with those a lag later, made symmetric.
+
+        It is a sum over pairs by the number of frames: a lag that few pairs have weighs little.
+        """
+        offset = self._sum / self.count
+        if lag == 0:
+            return self._products[0] / self.count - torch.outer(offset, offset)
+        before, after = self._ends[lag]
+        centered = self._products[lag] - torch.outer(before, offset) - torch.outer(offset, after)
+        centered = (centered + self.pairs[lag] * torch.outer(offset, offset)) / self.count
+        return (centered + centered.T) / 2
+
+    def steps(self) -> torch.Tensor:
+        """Mean product `(dims, dims)` of differences between consecutive frames."""
+        return self._steps / max(1, self.pairs.get(1, 0))
+
+
+def _checked(frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None) -> tuple[torch.Tensor, np.ndarray]:
+    """Frames `(frames, dims)` of at least float32, and the length of each utterance."""
+    values = torch.as_tensor(frames)
+    if values.ndim not in (2, 3) or not values.numel():
+        raise ValueError(
+            f"`frames` are of shape {tuple(values.shape)}; give (frames, dims) or (utterances, frames, dims)."
+        )
+    if not values.is_floating_point() or not values.isfinite().all():
+        raise ValueError("`frames` must be floating point numbers without NaN or infinity.")
+    if values.ndim == 3:
+        if lengths is not None:
+            raise ValueError("`lengths` are of (frames, dims); (utterances, frames, dims) have their own.")
+        lengths, values = [values.shape[1]] * len(values), values.flatten(0, 1)
+    sizes = np.array([len(values)] if lengths is None else lengths)
+    if sizes.sum() != len(values) or (sizes < 0).any():
+        raise ValueError(f"`lengths` sum to {sizes.sum()}; there are {len(values)} `frames`.")
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, sizes
+
+
+def _groups(values: torch.Tensor, sizes: np.ndarray) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    """Consecutive utterances, as many together as have some thousands of frames, and their lengths."""
+    number = np.cumsum(sizes) // _TOGETHER
+    for of_group in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(number)) + 1):
+        start = sizes[: of_group[0]].sum()
+        length = sizes[of_group].sum()
+        if length:
+            yield values[start : start + length], sizes[of_group]
+
+
+Observed = np.ndarray | torch.Tensor | FrameMoments
+
+
+def random_axes(frames: Observed, seed: int, *, standardize: bool = True) -> LinearTransform:
     """A random rotation, uniform over all of them (and over those with a reflection, which changes no axis).
 
     Args:
@@ -72,19 +194,17 @@ def random_axes(frames: np.ndarray | torch.Tensor, seed: int, *, standardize: bo
         seed: Of the rotation.
         standardize: As there.
     """
-    found = _Standardized(frames, None, standardize)
+    found = _Standardized(frames, None, (), standardize)
     turned = random_rotation(len(found.scale), np.random.default_rng(seed))
     rotation = torch.from_numpy(turned).to(found.scale)
     return found.transform(rotation, rotation.T)
 
 
-def principal_components(
-    frames: np.ndarray | torch.Tensor, *, standardize: bool = True, keep: float = 1.0
-) -> LinearTransform:
+def principal_components(frames: Observed, *, standardize: bool = True, keep: float = 1.0) -> LinearTransform:
     """Rotation to principal components over all frames, that of the largest variance first.
 
     Args:
-        frames: `(frames, dims)` or `(utterances, frames, dims)`.
+        frames: `(frames, dims)` or `(utterances, frames, dims)`, or their moments.
         standardize: Whether dimensions are first brought to standard deviation 1.
         keep: Share of the variance that the components are to hold, as few of them as do; 1 for as many as dims, those
             without variance included, so that the way back is exact.
@@ -92,8 +212,8 @@ def principal_components(
     Raises:
         ValueError: Frames are not finite or of another shape, or `keep` is not in (0, 1].
     """
-    found = _Standardized(frames, None, standardize)
-    axes, variances = principal_axes(found.frames)
+    found = _Standardized(frames, None, (), standardize)
+    axes, variances = found.principal()
     kept = _num_kept(variances, keep)
     if keep < 1:
         axes = axes[:, :kept]
@@ -110,8 +230,8 @@ def independent_components(
     It ends after 100 steps at most: of Gaussian latents, which have no independent components, it never would.
 
     Args:
-        frames: As in `principal_components`.
-        standardize: As there.
+        frames: `(frames, dims)` or `(utterances, frames, dims)`.
+        standardize: As in `principal_components`.
         max_frames: Most frames to fit on, drawn at random.
         seed: Of this draw and of where FastICA starts.
 
@@ -120,18 +240,20 @@ def independent_components(
     """
     from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
 
-    found = _Standardized(frames, None, standardize)
-    axes, variances = principal_axes(found.frames)
+    values, _ = _checked(frames, None)
+    found = _Standardized(values, None, (), standardize)
+    axes, variances = found.principal()
     varying = _num_kept(variances, 1.0)
-    chosen = np.random.default_rng(seed).permutation(len(found.frames))[:max_frames]
-    scores = found.frames[torch.from_numpy(chosen).to(axes.device)].double() @ axes[:, :varying]
+    chosen = np.random.default_rng(seed).permutation(len(values))[:max_frames]
+    drawn = values[torch.from_numpy(chosen).to(axes.device)].double()
+    scores = (drawn - found.center) / found.scale @ axes[:, :varying]
     ica = FastICA(whiten="unit-variance", random_state=seed, max_iter=100, tol=1e-3).fit(scores.cpu().numpy())
     unmixing, mixing = (torch.from_numpy(part).to(axes) for part in (ica.components_.T, ica.mixing_))
     return _with_rest(found, axes, unmixing, mixing.T, complete=True)
 
 
 def temporal_components(
-    frames: np.ndarray | torch.Tensor,
+    frames: Observed,
     lengths: Sequence[int] | None = None,
     *,
     lags: Sequence[int] = LAGS,
@@ -151,13 +273,13 @@ def temporal_components(
     that few pairs have weighs little.
 
     Args:
-        frames: `(frames, dims)`, utterances one after the other, or `(utterances, frames, dims)`.
+        frames: `(frames, dims)`, utterances one after the other, `(utterances, frames, dims)`, or moments at `lags`.
         lengths: Frames of each utterance of `(frames, dims)`; one utterance by default.
         lags: In frames.
         keep: Share of the variance that the whitened components hold, as few of them as do. Whitening brings noise in
             the directions that hardly vary to the size of what matters.
-        complete: Append the principal components that `keep` leaves out, so that the way back is exact.
-        standardize: As in `principal_components`; it has no effect but on what `keep` leaves out.
+        complete: Append the principal components that `keep` drops, so that the way back is exact.
+        standardize: As in `principal_components`; it only affects what `keep` drops.
 
     Returns:
         A unit of each component moves the (standardized) frames by a unit, as with principal components.
@@ -166,26 +288,23 @@ def temporal_components(
         ValueError: As `principal_components`; `lengths` do not sum to the frames, a lag is below 1, or no utterance is
             longer than the shortest lag.
     """
-    if not lags or min(lags) < 1:
-        raise ValueError(f"`lags` are {list(lags)}; give numbers of frames of at least 1.")
+    if not lags:
+        raise ValueError("`lags` are empty; give numbers of frames of at least 1.")
+    found = _Standardized(frames, lengths, lags, standardize)
+    pairs = {lag: found.moments.pairs[lag] for lag in sorted(set(lags))}
+    if not any(pairs.values()):
+        raise ValueError(f"`lags` start at {min(lags)} frames, and no utterance is longer; give shorter lags.")
 
-    def rotation(white: torch.Tensor, bounds: np.ndarray) -> torch.Tensor:
-        covariances = []
-        for lag in sorted(set(lags)):
-            before, after = _pairs(white, bounds, lag)
-            if len(before):
-                covariance = second_moment(before, after) / len(white)
-                covariances.append((covariance + covariance.T) / 2)
-        if not covariances:
-            raise ValueError(f"`lags` start at {min(lags)} frames, and no utterance is longer; give shorter lags.")
+    def rotation(whitening: torch.Tensor) -> torch.Tensor:
+        covariances = [whitening.T @ found.moments.covariance(lag) @ whitening for lag in pairs if pairs[lag]]
         turned, diagonal = joint_diagonalization(torch.stack(covariances))
         return turned[:, diagonal.square().sum(dim=0).argsort(descending=True, stable=True)]
 
-    return _of_white(frames, lengths, standardize, keep, complete, rotation)
+    return _of_white(found, keep, complete, rotation)
 
 
 def slow_features(
-    frames: np.ndarray | torch.Tensor,
+    frames: Observed,
     lengths: Sequence[int] | None = None,
     *,
     keep: float = 0.99,
@@ -210,44 +329,34 @@ def slow_features(
     Raises:
         ValueError: As `temporal_components`.
     """
-
-    def rotation(white: torch.Tensor, bounds: np.ndarray) -> torch.Tensor:
-        before, after = _pairs(white, bounds, 1)
-        if not len(before):
-            raise ValueError("`lengths` are all below 2 frames; slow features need utterances of at least 2.")
-        steps = after - before
-        return torch.linalg.eigh(second_moment(steps, steps) / len(steps))[1]
-
-    return _of_white(frames, lengths, standardize, keep, complete, rotation)
+    found = _Standardized(frames, lengths, (1,), standardize)
+    if not found.moments.pairs[1]:
+        raise ValueError("`lengths` are all below 2 frames; slow features need utterances of at least 2.")
+    return _of_white(
+        found, keep, complete, lambda whitening: torch.linalg.eigh(whitening.T @ found.moments.steps() @ whitening)[1]
+    )
 
 
 class _Standardized:
-    """Frames with mean 0 and, if `standardize`, standard deviation 1 in every dimension."""
+    """Covariances of frames whose dimensions are brought to mean 0 and, if `standardize`, standard deviation 1."""
 
-    def __init__(self, frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None, standardize: bool) -> None:
-        values = torch.as_tensor(frames)
-        if values.ndim not in (2, 3) or not values.numel():
-            raise ValueError(
-                f"`frames` are of shape {tuple(values.shape)}; give (frames, dims) or (utterances, frames, dims)."
-            )
-        if not values.is_floating_point() or not values.isfinite().all():
-            raise ValueError("`frames` must be floating point numbers without NaN or infinity.")
-        if values.ndim == 3:
-            if lengths is not None:
-                raise ValueError("`lengths` are of (frames, dims); (utterances, frames, dims) have their own.")
-            lengths, values = [values.shape[1]] * len(values), values.flatten(0, 1)
-        sizes = np.array([len(values)] if lengths is None else lengths)
-        if sizes.sum() != len(values) or (sizes < 0).any():
-            raise ValueError(f"`lengths` sum to {sizes.sum()}; there are {len(values)} `frames`.")
-        self.bounds = np.concatenate([[0], np.cumsum(sizes)])
-        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-        self.center = values.mean(dim=0, dtype=torch.float64)
-        self.frames = values - self.center.to(values)
-        self.scale = (scale_of(values) if standardize else torch.ones_like(values[0])).double()
-        self.frames /= self.scale.to(values)
+    def __init__(self, frames: Observed, lengths: Sequence[int] | None, lags: Sequence[int], standardize: bool) -> None:
+        self.moments = frames if isinstance(frames, FrameMoments) else FrameMoments(lags).add(frames, lengths)
+        if isinstance(frames, FrameMoments) and (lengths is not None or not set(lags) <= set(frames.lags)):
+            raise ValueError(f"`frames` are moments at the `lags` {frames.lags}; give no `lengths` and no other lags.")
+        self.center = self.moments.center
+        self.scale = self.moments.scale if standardize else torch.ones_like(self.center)
+
+    def principal(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Principal axes `(dims, dims)`, an axis a column, and variances `(dims,)`, the largest first."""
+        return principal_axes_of(self.scaled(self.moments.covariance()))
+
+    def scaled(self, matrix: torch.Tensor) -> torch.Tensor:
+        """A covariance of the frames as one of standardized frames."""
+        return matrix / torch.outer(self.scale, self.scale)
 
     def transform(self, matrix: torch.Tensor, inverse: torch.Tensor) -> LinearTransform:
-        """A transform of these frames as one of the frames they were."""
+        """A transform of standardized frames as one of the frames they were."""
         return LinearTransform(matrix / self.scale[:, None], inverse * self.scale, self.center)
 
 
@@ -262,29 +371,14 @@ def _num_kept(variances: torch.Tensor, keep: float) -> int:
     return int(reached.nonzero()[0]) + 1
 
 
-def _pairs(frames: torch.Tensor, bounds: np.ndarray, lag: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames that are followed by another one a lag later in the same utterance, and these, `(pairs, dims)`."""
-    utterance = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-    first = np.flatnonzero(utterance[:-lag] == utterance[lag:]) if lag < len(utterance) else np.empty(0, dtype=int)
-    index = torch.from_numpy(first).to(frames.device)
-    return frames[index], frames[index + lag]
-
-
 def _of_white(
-    frames: np.ndarray | torch.Tensor,
-    lengths: Sequence[int] | None,
-    standardize: bool,
-    keep: float,
-    complete: bool,
-    rotation_of: Callable[[torch.Tensor, np.ndarray], torch.Tensor],
+    found: _Standardized, keep: float, complete: bool, rotation_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> LinearTransform:
-    """Whitens, turns by what `rotation_of` finds in white frames and bounds of utterances."""
-    found = _Standardized(frames, lengths, standardize)
-    axes, variances = principal_axes(found.frames)
+    """Whitens, and turns by what `rotation_of` finds for the map `(dims, kept)` from frames to white components."""
+    axes, variances = found.principal()
     kept = _num_kept(variances, keep)
     sizes = variances[:kept].sqrt()
-    white = found.frames @ (axes[:, :kept] / sizes).to(found.frames)
-    rotation = rotation_of(white, found.bounds)
+    rotation = rotation_of(axes[:, :kept] / sizes / found.scale[:, None])
     return _with_rest(found, axes, rotation / sizes[:, None], (rotation * sizes[:, None]).T, complete=complete)
 
 

@@ -1,0 +1,144 @@
+"""Other axes of representations: found on training utterances, applied to features, kept in a file.
+
+Example:
+    >>> from modeling_sim.evaluation.axes import load_axes
+    >>> transform = load_axes("runs/analysis/axes.safetensors")["sim-small + SOBI, module 2"]  # doctest: +SKIP
+    >>> components = transform.apply(frames)  # (frames, channels) to (frames, components)  # doctest: +SKIP
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from modeling_sim.analysis import (
+    FrameMoments,
+    LinearTransform,
+    independent_components,
+    principal_components,
+    slow_features,
+    temporal_components,
+)
+from modeling_sim.analysis.scorecard import features_name
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.evaluation.cache import Analysis
+from modeling_sim.evaluation.representations import Representation, TimedFrames
+from modeling_sim.evaluation.settings import AXES
+from modeling_sim.evaluation.task import LabelTask
+from modeling_sim.files import replacing
+
+# Frames of a feature that independent components are found on.
+_DRAWN_FRAMES = 10_000
+
+# Components that vary less, relative to the one that varies most, are rounding.
+_NO_VARIATION = 1e-3
+
+
+def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation, axes: Sequence[str]) -> None:
+    """Adds a transform for each feature and name of `AXES`, found on training utterances, to `analysis.transforms`.
+
+    Axes that cannot be found, as of utterances shorter than a lag, are skipped with a message.
+    """
+    arguments = task.arguments
+    dataset = _drawn(task.splits["train"], arguments.axes_minutes * 60, arguments.seed)
+    moments: dict[str, FrameMoments] = {}
+    drawn: dict[str, list[np.ndarray]] = {}
+    for feature, utterances in _utterances(dataset, representation, arguments.batch_size):
+        lengths = [len(utterance) for utterance in utterances]
+        moments.setdefault(feature, FrameMoments()).add(np.concatenate(utterances), lengths)
+        for utterance in utterances if "independent" in axes else []:
+            most = -(-_DRAWN_FRAMES // len(dataset))
+            drawn.setdefault(feature, []).append(utterance[:: max(1, len(utterance) // most)])
+    for feature, place in representation.places().items():
+        for name in axes:
+            turned = turned_place(place, name)
+            features = features_name(turned["representation"], turned["module"])
+            try:
+                transform = _fitted(name, moments[feature], drawn.get(feature, []), arguments.seed)
+            except ValueError as error:
+                tqdm.write(f"{features} is skipped: {error}")
+            else:
+                analysis.transforms[features] = transform
+
+
+def turned_place(place: Mapping[str, str], axes: str) -> dict[str, str]:
+    """Place in results of features in other axes, a name of `AXES`."""
+    return {**place, **{name: f"{place[name]} + {AXES[axes]}" for name in ("kind", "representation")}}
+
+
+def _fitted(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray], seed: int) -> LinearTransform:
+    if axes == "independent":
+        from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
+            found = independent_components(np.concatenate(drawn), max_frames=_DRAWN_FRAMES, seed=seed)
+    elif axes == "principal":
+        found = principal_components(moments)
+    else:
+        find = {"temporal": temporal_components, "slow": slow_features}[axes]
+        found = find(moments, complete=True)
+    deviations = (found.matrix * (moments.covariance() @ found.matrix)).sum(dim=0).clamp(min=0).sqrt()
+    kept = deviations > _NO_VARIATION * deviations.max()
+    # Half the size on disk; distances between components stay exact to six digits.
+    return LinearTransform(found.matrix[:, kept].float(), found.inverse[kept].float(), found.center.float())
+
+
+def _drawn(dataset: Dataset, seconds: float, seed: int) -> Dataset:
+    """Utterances drawn until they last as long, at least one."""
+    lengths = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:])
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), seconds))
+    return dataset.select(np.sort(order[:count]))
+
+
+def _utterances(
+    dataset: Dataset, representation: Representation, batch_size: int
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Frames of each utterance of a batch by feature, without the digital silence around an utterance."""
+    extractor = representation.extractor
+    most = batch_size * 20 * extractor.sampling_rate
+    batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most)
+    for batch in tqdm(batches, desc=f"axes of {representation.name}", leave=False):
+        sounding = [np.flatnonzero(samples.numpy()) for samples in batch["input_values"]]
+        for feature, timed in representation.encode(batch).items():
+            found = [_sounding(timed, row, at / extractor.sampling_rate) for row, at in enumerate(sounding)]
+            found = [utterance for utterance in found if len(utterance)]
+            if found:
+                yield feature, found
+
+
+def _sounding(timed: TimedFrames, row: int, seconds: np.ndarray) -> np.ndarray:
+    """Frames whose centers lie between the first and the last of some moments."""
+    frames = timed.values[row, : timed.lengths[row]]
+    if not len(seconds):
+        return frames[:0]
+    first, last = np.rint((seconds[[0, -1]] - timed.start) / timed.hop).astype(int)
+    return frames[max(0, first) : max(0, last) + 1]
+
+
+def save_axes(path: str | Path, transforms: Mapping[str, LinearTransform]) -> None:
+    """Writes transforms by name to one safetensors file."""
+    tensors = {
+        f"{name}.{part}": tensor.contiguous()
+        for name, transform in transforms.items()
+        for part, tensor in vars(transform).items()
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_axes(path: str | Path) -> dict[str, LinearTransform]:
+    """Transforms that `save_axes` wrote, by the name of the features that they give, as in results."""
+    found: dict[str, dict[str, Any]] = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - the file has no other iterator
+            name, part = key.rsplit(".", 1)
+            found.setdefault(name, {})[part] = file.get_tensor(key)
+    return {name: LinearTransform(**parts) for name, parts in found.items()}

@@ -1,0 +1,121 @@
+"""Factors of items: columns of utterances, or properties of the sound at voiced moments."""
+
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from modeling_sim.analysis.disentanglement import measurable_factors
+from modeling_sim.analysis.sound_properties import PROPERTIES, frame_properties
+from modeling_sim.data.audio import read_audio
+from modeling_sim.data.corpora.alignments import LABEL_RATE
+from modeling_sim.data.corpora.contract import class_label
+from modeling_sim.evaluation.feature_store import Items
+from modeling_sim.evaluation.settings import FACTORS
+
+# Most voiced items that factors are taken of: the fits of DCI on each of six sets of axes take time in proportion.
+_MOST_ITEMS = 5000
+
+# Utterances that a class must occur in, so that it is in both parts of a split of them.
+_FEWEST_UTTERANCES = 10
+
+
+class Factors(NamedTuple):
+    """Factors of some items, floats for amounts and integers for classes.
+
+    Args:
+        items: `(chosen,)`, positions of the items.
+        values: Factors to disentangle, `(chosen,)` each.
+        properties: Further ones, which depend on these, as a formant on the phone: `(chosen,)` each.
+    """
+
+    items: np.ndarray
+    values: dict[str, np.ndarray]
+    properties: dict[str, np.ndarray]
+
+    @property
+    def all(self) -> dict[str, np.ndarray]:
+        """All of them."""
+        return {**self.values, **self.properties}
+
+
+def utterance_columns(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
+    """Columns with one value per utterance that vary: integers for classes, floats for amounts.
+
+    Args:
+        dataset: Utterances.
+        names: Columns separated by commas; empty for those of `FACTORS` that can be used.
+
+    Raises:
+        ValueError: A named column is not there, or does not have one varying value per utterance.
+    """
+    found = {}
+    for name in [name.strip() for name in names.split(",")] if names else FACTORS:
+        values = dataset[name][:] if name in dataset.column_names else []
+        if any(value is None or isinstance(value, (list, str, dict)) for value in values) or len(set(values)) < 2:
+            if names:
+                raise ValueError(
+                    f"`factors` names {name!r}, which is not a column with one class or number per utterance that "
+                    f"varies; available: {', '.join(dataset.column_names)}."
+                )
+            continue
+        is_class = class_label(dataset, name) is not None
+        found[name] = np.array(values, dtype=np.int64 if is_class else np.float64)
+    return found
+
+
+def of_utterances(columns: dict[str, np.ndarray], dataset: Dataset, items: Items, seed: int) -> Factors:
+    """Columns of the items' utterances that vary enough to be measured."""
+    order = _rows(dataset, items.utterances)
+    factors = {name: values[order] for name, values in columns.items()}
+    found = measurable_factors(factors, items.utterances, seed=seed) if factors else []
+    return Factors(np.arange(len(order)), {name: factors[name] for name in found}, {})
+
+
+def of_voiced_moments(
+    columns: dict[str, np.ndarray], dataset: Dataset, items: Items, label: str, ignored: list[int], seed: int
+) -> Factors:
+    """Pitch, level, formants, label and speaker at voiced moments, and what is known of the vocal tract and the gain.
+
+    Args:
+        columns: As `utterance_columns` gives them.
+        dataset: The utterances, which are read.
+        items: Moments in them.
+        label: Name of the items' label.
+        ignored: Classes of it that are not speech.
+        seed: Of the draw, if there are many items, and of the split.
+    """
+    rows = _rows(dataset, items.utterances)
+    sound = np.full((len(rows), len(PROPERTIES)), np.nan)
+    for row in np.unique(rows).tolist():
+        here = rows == row
+        waveform = read_audio(dataset[row]["audio"], sampling_rate=LABEL_RATE)
+        sound[here] = frame_properties(waveform, LABEL_RATE, items.seconds[here])
+    voiced = np.flatnonzero(np.isfinite(sound).all(axis=1) & ~np.isin(items.labels, ignored))
+    occurrences = np.unique(np.stack([items.labels[voiced], rows[voiced]]), axis=1)[0]
+    classes, counts = np.unique(occurrences, return_counts=True)
+    voiced = voiced[np.isin(items.labels[voiced], classes[counts >= _FEWEST_UTTERANCES])]
+    chosen = np.sort(np.random.default_rng(seed).permutation(voiced)[:_MOST_ITEMS])
+    if not len(chosen):
+        return Factors(chosen, {}, {})
+    pitch, level, _, first_formant, second_formant = sound[chosen].T
+    values: dict[str, np.ndarray] = {"pitch": pitch, label: items.labels[chosen]}
+    values |= {name: columns[name][rows[chosen]] for name in ("gain", "vocal_tract_length") if name in columns}
+    if "gain" not in values:
+        values["level"] = level
+    properties = {"level": level, "F1": first_formant, "F2": second_formant, "speaker_id": items.speakers[chosen]}
+    groups = items.utterances[chosen]
+    if len(np.unique(groups)) < 2:
+        return Factors(chosen, {}, {})
+    found = set(measurable_factors({**properties, **values}, groups, seed=seed))
+    return Factors(
+        chosen,
+        {name: column for name, column in values.items() if name in found},
+        {name: column for name, column in properties.items() if name in found and name not in values},
+    )
+
+
+def _rows(dataset: Dataset, utterances: np.ndarray) -> np.ndarray:
+    """Row of each item's utterance."""
+    position = {name: number for number, name in enumerate(dataset["id"][:])}
+    return np.array([position[name] for name in utterances], dtype=np.int64)
