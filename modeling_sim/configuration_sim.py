@@ -78,9 +78,11 @@ class SimConfig(PreTrainedConfig):
         negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
             contexts, which makes hundreds of negatives cheap.
         nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
-        covariance_weight: Weight of `covariance_penalty`, which whitens a module's latents.
-        lagged_covariance_weight: Weight of `lagged_covariance_penalty`, at the prediction offsets, over the first
-            `loss_window` frames.
+        covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
+        lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
+            the first `loss_window` frames.
+        independence_weight: Weight of `independence_penalty` of the means, which keeps channels from being functions of
+            each other.
         loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: Stop gradients between modules (GIM, SIM).
@@ -125,6 +127,7 @@ class SimConfig(PreTrainedConfig):
     nested_sizes: list[int] | tuple[int, ...] = ()
     covariance_weight: float | int = 0.0
     lagged_covariance_weight: float | int = 0.0
+    independence_weight: float | int = 0.0
     loss_window: int = 128
     logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
@@ -255,7 +258,7 @@ class SimConfig(PreTrainedConfig):
                 f"`nested_sizes` is {sizes}; set `critic` to 'gaussian' and give sizes below the {self.num_latents} "
                 "channels of a latent."
             )
-        for name in ("covariance_weight", "lagged_covariance_weight"):
+        for name in ("covariance_weight", "lagged_covariance_weight", "independence_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be finite and not below 0.")
 

@@ -38,6 +38,7 @@ from .objectives_sim import (
     covariance_penalty,
     draw_window_start,
     full_precision,
+    independence_penalty,
     info_nce,
     kl_to_standard_normal,
     lagged_covariance_penalty,
@@ -77,7 +78,7 @@ class SimForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted covariance penalties.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted penalties on moments.
         contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 for a module without a
             contrastive loss.
         contrastive_accuracies: Fraction of targets that score above all negatives; chance is
@@ -113,7 +114,7 @@ class SimModuleOutput(NamedTuple):
     """Output and losses of one module of `SimForPreTraining`; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted covariance penalties."""
+    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted penalties on moments."""
     contrastive_loss: torch.Tensor
     """InfoNCE in nats; 0 for a module without a contrastive loss."""
     contrastive_accuracy: torch.Tensor
@@ -562,7 +563,7 @@ class SimForPreTraining(SimPreTrainedModel):
             )
             loss = loss + contrastive_loss
         if module < self.config.num_conv_modules:
-            loss = loss + self._covariance_penalties(hidden_state, frame_mask)
+            loss = loss + self._moment_penalties(mean, frame_mask)
         return SimModuleOutput(
             loss=loss,
             contrastive_loss=contrastive_loss,
@@ -573,17 +574,22 @@ class SimForPreTraining(SimPreTrainedModel):
             lengths=lengths,
         )
 
-    def _covariance_penalties(self, latents: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
-        """The weighted covariance penalties of a module's latents, 0-dim float32; 0 if none is set."""
-        config, penalty = self.config, torch.zeros((), device=latents.device)
+    def _moment_penalties(self, mean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
+        """The weighted penalties on moments of a module's means, 0-dim float32; 0 if none is set.
+
+        Samples would not do: noise alone has the identity as its covariance.
+        """
+        config, penalty = self.config, torch.zeros((), device=mean.device)
         if config.covariance_weight:
-            penalty = penalty + config.covariance_weight * covariance_penalty(latents, frame_mask)
+            penalty = penalty + config.covariance_weight * covariance_penalty(mean, frame_mask)
         if config.lagged_covariance_weight:
             # As many frames as in the contrastive loss; the first ones will do, as training crops start anywhere.
             window = slice(config.loss_window)
             mask = None if frame_mask is None else frame_mask[:, window]
-            lagged = lagged_covariance_penalty(latents[:, window], config.offsets, mask)
+            lagged = lagged_covariance_penalty(mean[:, window], config.offsets, mask)
             penalty = penalty + config.lagged_covariance_weight * lagged
+        if config.independence_weight:
+            penalty = penalty + config.independence_weight * independence_penalty(mean, frame_mask)
         return penalty
 
     def _contrastive(

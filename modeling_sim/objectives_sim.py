@@ -19,6 +19,9 @@ _ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 # Keeps the score of the Gaussian critic finite, which divides by 1 - rho^2.
 _LARGEST_CORRELATION = 0.99
 
+# Deviations from 0 beyond which a value counts as this far in a polynomial, so that outliers do not decide a moment.
+_LARGEST_DEVIATION = 3.0
+
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 NegativeSharing = Literal["anchor", "batch"]
 
@@ -476,7 +479,10 @@ def covariance_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = 
         latents: `(batch, frames, channels)`.
         frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are.
     """
-    return _moment_penalty(latents, latents, frame_mask, frame_mask, is_lagged=False)
+    with full_precision(latents.device):
+        rows, count = _real_rows(latents, frame_mask)
+        moments = rows.T @ rows / count
+        return (moments - torch.eye(len(moments), device=moments.device)).square().sum() / len(moments)
 
 
 def lagged_covariance_penalty(
@@ -495,35 +501,52 @@ def lagged_covariance_penalty(
         A 0-dim float32 tensor.
     """
     total = latents.new_zeros((), dtype=torch.float32)
-    for offset in offsets:
-        if offset >= latents.shape[1]:
-            continue
-        masks = (None, None) if frame_mask is None else (frame_mask[:, :-offset], frame_mask[:, offset:])
-        total = total + _moment_penalty(latents[:, :-offset], latents[:, offset:], *masks, is_lagged=True)
+    with full_precision(latents.device):
+        for offset in offsets:
+            if offset >= latents.shape[1]:
+                continue
+            both = None if frame_mask is None else (frame_mask[:, :-offset] != 0) & (frame_mask[:, offset:] != 0)
+            first, count = _real_rows(latents[:, :-offset], both)
+            moments = first.T @ _real_rows(latents[:, offset:], both)[0] / count
+            total = total + _off_diagonal(0.5 * (moments + moments.T))
     return total
 
 
-def _moment_penalty(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    first_mask: torch.Tensor | None,
-    second_mask: torch.Tensor | None,
-    *,
-    is_lagged: bool,
-) -> torch.Tensor:
-    """Squared distance of the symmetric part of `E[first second^T]` from I, or from diagonal, over channels."""
-    with full_precision(first.device):
-        first, second = first.float(), second.float()
-        count: torch.Tensor | int = first.shape[0] * first.shape[1]
-        if first_mask is not None and second_mask is not None:
-            valid = ((first_mask != 0) & (second_mask != 0))[..., None]
-            first, second = first.masked_fill(~valid, 0.0), second.masked_fill(~valid, 0.0)
-            count = valid.sum().clamp(min=1)
-        moments = first.flatten(0, 1).T @ second.flatten(0, 1) / count
-        if is_lagged:
-            moments = 0.5 * (moments + moments.T)
-            return (moments.square().sum() - moments.diagonal().square().sum()) / len(moments)
-        return (moments - torch.eye(len(moments), device=moments.device)).square().sum() / len(moments)
+def independence_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """How much of a channel a polynomial of another one predicts: `sum_d ||offdiag(E[h_d(z) z^T])||^2 / channels`.
+
+    The h_d are the normalized Hermite polynomials of degrees 2 and 3, orthogonal to z and to each other for a standard
+    normal z. Channels that are uncorrelated at every lag can still be functions of each other, as a slow property and
+    its square are (the harmonics of slow feature analysis, Wiskott 2003); for independent channels this is 0.
+
+    Args:
+        latents: `(batch, frames, channels)`, about white.
+        frame_mask: As in `covariance_penalty`.
+
+    Returns:
+        A 0-dim float32 tensor.
+    """
+    with full_precision(latents.device):
+        rows, count = _real_rows(latents, frame_mask)
+        bounded = rows.clamp(-_LARGEST_DEVIATION, _LARGEST_DEVIATION)
+        total = rows.new_zeros(())
+        for polynomial in ((bounded.square() - 1) / 2**0.5, (bounded**3 - 3 * bounded) / 6**0.5):
+            total = total + _off_diagonal(polynomial.T @ rows / count)  # rows of padding are 0 and add nothing
+        return total
+
+
+def _real_rows(latents: torch.Tensor, frame_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | int]:
+    """Frames in float32, `(batch * frames, channels)`, 0 where they are padding, and the number of real ones."""
+    rows = latents.float()
+    if frame_mask is None:
+        return rows.flatten(0, 1), rows.shape[0] * rows.shape[1]
+    real = (frame_mask != 0)[..., None]
+    return rows.masked_fill(~real, 0.0).flatten(0, 1), real.sum().clamp(min=1)
+
+
+def _off_diagonal(moments: torch.Tensor) -> torch.Tensor:
+    """Sum of the squares off the diagonal, over channels."""
+    return (moments.square().sum() - moments.diagonal().square().sum()) / len(moments)
 
 
 def count_active_units(
@@ -592,6 +615,7 @@ __all__ = [
     "draw_negatives",
     "draw_window_start",
     "full_precision",
+    "independence_penalty",
     "info_nce",
     "kl_to_standard_normal",
     "lagged_covariance_penalty",

@@ -239,7 +239,7 @@ def test_the_cheapest_advice_comes_first():
 
 
 def test_a_context_gives_its_gradient_in_evaluation_mode(tiny_config, noise):
-    """cuDNN only supports it in training mode, so the module is in that mode while it runs with gradients."""
+    """cuDNN only supports it in training mode, so the module is in it while it runs with gradients."""
     model = modeling_sim.SimModel(tiny_config()).eval()
     modes = []
     model.context.register_forward_hook(lambda module, *_: modes.append(module.training))

@@ -35,7 +35,7 @@ from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
 from modeling_sim.modeling_sim import SimPredictor
-from modeling_sim.objectives_sim import covariance_penalty, lagged_covariance_penalty
+from modeling_sim.objectives_sim import covariance_penalty, independence_penalty, lagged_covariance_penalty
 
 AUTO_CLASSES = {
     SimModel: AutoModel,
@@ -64,6 +64,7 @@ VARIANTS = {
             "nested_sizes": [4],
             "covariance_weight": 0.1,
             "lagged_covariance_weight": 0.02,
+            "independence_weight": 0.05,
         },
     ),
 }
@@ -323,15 +324,17 @@ def test_losses_are_finite_0_dim_float32_tensors_that_add_up(variant, make, nois
         assert loss.dtype == torch.float32
         assert loss.isfinite()
     torch.testing.assert_close(output.loss, sum(output.module_losses))
+    inputs = [model.sim.prepare_inputs(noise(2, 4000))[0], *output.hidden_states]
     for module in range(config.num_modules):
         expected = output.contrastive_losses[module].clone()
         if module < config.num_conv_modules:
-            latents = output.hidden_states[module]
+            mean, _, _ = model.sim.encode_module(module, inputs[module])
             expected += config.kl_weights[module] * output.kl_losses[module]
-            expected += config.covariance_weight * covariance_penalty(latents)
+            expected += config.covariance_weight * covariance_penalty(mean)
             expected += config.lagged_covariance_weight * lagged_covariance_penalty(
-                latents[:, : config.loss_window], config.offsets
+                mean[:, : config.loss_window], config.offsets
             )
+            expected += config.independence_weight * independence_penalty(mean)
         torch.testing.assert_close(output.module_losses[module], expected)
         assert model.is_contrastive(module) == (not output.contrastive_accuracies[module].isnan())
     assert all((kl > 0) == (config.latent_distribution == "gaussian") for kl in output.kl_losses)

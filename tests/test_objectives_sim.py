@@ -1,6 +1,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -12,6 +13,7 @@ from modeling_sim.objectives_sim import (
     covariance_penalty,
     draw_negatives,
     draw_window_start,
+    independence_penalty,
     lagged_covariance_penalty,
 )
 
@@ -168,7 +170,7 @@ def test_autocorrelations_are_those_of_pairs_of_real_frames(lengths, noise):
 
 
 @pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])
-def test_covariance_penalties_equal_their_definitions(lengths, noise):
+def test_penalties_on_moments_equal_their_definitions(lengths, noise):
     latents = noise(3, 40, 5, seed=1) + 1
     mask = torch.arange(40) < torch.tensor(lengths)[:, None]
     rows = [(first, second) for first in range(3) for second in range(lengths[first])]
@@ -182,8 +184,16 @@ def test_covariance_penalties_equal_their_definitions(lengths, noise):
         moments = (moments + moments.T) / 2
         expected += (moments - moments.diag().diag()).square().sum() / 5
     torch.testing.assert_close(lagged_covariance_penalty(latents, [1, 4, 80], mask), expected)
+    expected = 0
+    for degree in (2, 3):
+        hermite = np.polynomial.hermite_e.HermiteE.basis(degree)
+        bounded = hermite(latents.numpy().clip(-3, 3)) / math.factorial(degree) ** 0.5
+        moments = sum(np.outer(bounded[row], latents[row]) for row in rows) / len(rows)
+        expected += (np.square(moments).sum() - np.square(moments.diagonal()).sum()) / 5
+    torch.testing.assert_close(independence_penalty(latents, mask), torch.tensor(expected, dtype=torch.float32))
     garbage = latents.masked_fill(~mask[..., None], torch.nan).requires_grad_()
     penalty = covariance_penalty(garbage, mask) + lagged_covariance_penalty(garbage, [1, 4], mask)
+    penalty = penalty + independence_penalty(garbage, mask)
     (gradient,) = torch.autograd.grad(penalty, garbage)
     assert not gradient[~mask].any()
     assert gradient.isfinite().all()
@@ -195,6 +205,11 @@ def test_penalties_are_small_for_white_independent_noise_and_large_for_copies(no
     slow = torch.stack([white[..., 0], white[..., 0].roll(1, 1)], -1)  # a channel that follows another
     assert covariance_penalty(white) < 0.05 < covariance_penalty(copies)
     assert lagged_covariance_penalty(white, [1]) < 0.05 < lagged_covariance_penalty(slow, [1])
+    first = white[..., 0]
+    for harmonic in ((first.square() - 1) / 2**0.5, (first**3 - 3 * first) / 6**0.5):  # uncorrelated with `first`
+        harmonics = torch.stack([first, harmonic], -1)
+        assert covariance_penalty(harmonics) < 0.05
+        assert independence_penalty(white) < 0.05 < independence_penalty(harmonics)
 
 
 def test_without_a_mask_or_a_window_all_frames_count_from_the_first(case):
