@@ -109,7 +109,7 @@ def check_encoder(path: str) -> None:
 def _check_type(path: str, model_type: str, role: str) -> None:
     found = _config_of(path).model_type
     if found != model_type:
-        raise ValueError(f"{path} has model type {found!r}; give {role} ({model_type!r}).")
+        raise ValueError(f"{path} has model type {found!r}, which is not {role} ({model_type!r}).")
 
 
 def _config_of(path: str) -> PreTrainedConfig:

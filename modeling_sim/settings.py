@@ -170,7 +170,7 @@ def _yaml(text: str, name: str, *, as_text: bool = False) -> Any:
             return None
         value = loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
-        raise ValueError(f"{name} is not valid YAML: {in_one_line(error)}") from error
+        raise ValueError(f"{name} is not YAML: {in_one_line(error)}") from error
     if as_text and isinstance(value, dict):
         for key, item in node.value:  # includes merged mappings
             if (

@@ -151,7 +151,7 @@ def test_old_checkpoints_are_removed(whole_run):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
     train_until(monkeypatch, 5, tmp_path)
-    with pytest.raises(SystemExit, match=r"checkpoint-3 .*context_size"):
+    with pytest.raises(SystemExit, match=r"checkpoint-3\b.*context_size"):
         train(tmp_path, "--model_settings", "{hidden_size: 16, context_size: 4, loss_window: 32}")
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monk
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
     train(tmp_path, "--resume", str(whole_run / "checkpoint-12"))
     assert same(weights(tmp_path), weights(whole_run))
-    with pytest.raises(SystemExit, match=r"nowhere .*trainer_state\.json"):
+    with pytest.raises(SystemExit, match=r"nowhere\b.*trainer_state\.json"):
         train(tmp_path / "other", "--resume", "nowhere")
 
 
@@ -265,7 +265,7 @@ def test_an_upload_that_failed_is_made_by_the_same_command(tmp_path, monkeypatch
 
 def test_fewer_steps_than_a_checkpoint_has_are_refused(tmp_path, monkeypatch):
     train_until(monkeypatch, 8, tmp_path)
-    with pytest.raises(SystemExit, match=r"checkpoint-6 .*`max_steps`"):
+    with pytest.raises(SystemExit, match=r"checkpoint-6\b.*`max_steps`"):
         train(tmp_path, "--max_steps", "4")
 
 

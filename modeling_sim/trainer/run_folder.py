@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from modeling_sim.files import follow_umask, remove_folder, temporary_folder, write_json
+from modeling_sim.files import follow_umask, read_json, remove_folder, temporary_folder, write_json
 from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
 
 RESULTS_NAME = "results.json"
@@ -172,10 +172,9 @@ def _earlier_version_wrote(paths: Sequence[Path]) -> bool:
 def _read_dict(path: Path) -> dict[str, Any]:
     """Reads a JSON file with a dict; returns an empty one for anything else."""
     try:
-        value = json.loads(path.read_bytes())
+        return read_json(path)
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 # ---------------------------------------------------------------------- the folder of a run

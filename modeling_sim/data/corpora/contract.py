@@ -65,7 +65,7 @@ def label_classes(dataset: Dataset, label: str) -> list[str]:
     known = [name for name in dataset.column_names if class_label(dataset, name) is not None]
     feature = class_label(dataset, label) if label in dataset.column_names else None
     if feature is None:
-        raise ValueError(f"`label` is {label!r}, but the corpus has no such class column; available: {known}.")
+        raise ValueError(f"`label` is {label!r}, but there is no column of classes with this name; available: {known}.")
     return list(feature.names)
 
 
