@@ -12,7 +12,7 @@ LAYERS = (
     {"objectives_sim", "layers_sim", "configuration_sim", "configuration_sim_decoder", "interpolation"},
     {"modeling_sim", "feature_extraction_sim", "modeling_sim_decoder"},
     {"__init__", "_family", "latents", "files", "text", "plots"},
-    {"analysis", "convert"},
+    {"analysis", "convert", "export"},
     {"data"},
     {"settings", "loading", "provenance"},
     {"trainer"},
