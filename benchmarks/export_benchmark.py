@@ -12,13 +12,14 @@ import statistics
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_sim import SimModel
@@ -79,10 +80,9 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def probe_losses(
-    model: SimModel, extractor: Any, folders: Mapping[str, Path], data_dir: str, max_items: int
+    model: SimModel, extractor: Any, folders: Mapping[str, Path], splits: Mapping[str, Dataset], max_items: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Accuracies of PyTorch's probes, and of each export the losses and the differences of frames, by module."""
-    splits = {split: load_corpus("librispeech", split, data_dir=data_dir) for split in ("train", "test")}
     classes = len(label_classes(splits["train"], "phones"))
 
     def items(representation: SimModules, split: str, cache: str) -> Items:
@@ -117,13 +117,13 @@ def probe_losses(
     return accuracies, losses
 
 
-def speeds(model: SimModel, folders: Mapping[str, Path], repeats: int) -> list[dict[str, Any]]:
+def speeds(model: SimModel, folders: Mapping[str, Path], repeats: int, counts: Sequence[int]) -> list[dict[str, Any]]:
     """Seconds of audio per second, PyTorch and every export in turns; medians."""
     rows = []
-    for threads in (1, 2):
+    for threads in counts:
         torch.set_num_threads(threads)
         sessions = {name: session(folder / ENCODER, threads) for name, folder in folders.items()}
-        for batch_size, seconds in ((1, 10), (16, 10)):
+        for batch_size, seconds in ((1, 10), (16, 2)):
             audio = 0.1 * torch.randn(batch_size, seconds * model.config.sampling_rate)
             inputs = {"input_values": audio.numpy(), "attention_mask": np.ones(audio.shape, np.int64)}
             calls: dict[str, Callable[[], Any]] = {"pytorch": lambda audio=audio: model(audio)}
@@ -175,18 +175,23 @@ def main() -> None:
     parser.add_argument("model", help="Checkpoint, a folder or Hub id.")
     parser.add_argument("data_dir", help="Folder of LibriSpeech with alignments.")
     parser.add_argument("output", help="File for the results.")
-    parser.add_argument("--max_items", type=int, default=40_000, help="Frames to fit each probe to.")
+    parser.add_argument("--train_utterances", type=int, default=1000, help="Most utterances to fit probes to.")
+    parser.add_argument("--test_utterances", type=int, default=1000, help="Most utterances to score probes on.")
+    parser.add_argument("--max_items", type=int, default=40_000, help="Frames of them to fit each probe to.")
     parser.add_argument("--repeats", type=int, default=20, help="Timings of each encoder.")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads to time.")
     parser.add_argument("--steps", type=int, default=1000, help="Steps of a stream to time.")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, extractor = load_encoder(arguments.model), feature_extractor_of(arguments.model)
-    recordings = load_corpus("librispeech", "train", data_dir=arguments.data_dir).shuffle(seed=0)
+    splits = {split: load_corpus("librispeech", split, data_dir=arguments.data_dir) for split in ("train", "test")}
+    for split, most in (("train", arguments.train_utterances), ("test", arguments.test_utterances)):
+        splits[split] = splits[split].shuffle(seed=0).select(range(min(most, len(splits[split]))))
     rate = extractor.sampling_rate
     calibration = [
         extractor(read_audio(row["audio"], sampling_rate=rate), sampling_rate=rate)["input_values"][0]
-        for row in recordings.select(range(NUM_CALIBRATION))
+        for row in splits["train"].select(range(NUM_CALIBRATION))
     ]
     with tempfile.TemporaryDirectory() as temporary:
         folders, sizes = {}, {}
@@ -198,13 +203,15 @@ def main() -> None:
         }.items():
             folders[name] = Path(temporary) / name
             sizes[name] = export_folder(model, extractor, folders[name], **settings)
-        timed = speeds(model, folders, arguments.repeats)
+        smaller = {name: folder for name, folder in folders.items() if name != "float32"}  # which is as PyTorch
+        accuracies, losses = probe_losses(model, extractor, smaller, splits, arguments.max_items)
+        timed = speeds(model, folders, arguments.repeats, arguments.threads)
         steps = step_times(model, folders, arguments.steps)
-        accuracies, losses = probe_losses(model, extractor, folders, arguments.data_dir, arguments.max_items)
     write_json(
         arguments.output,
         {
             "parameters": model.num_parameters(),
+            "utterances": {split: len(dataset) for split, dataset in splits.items()},
             "bytes": sizes,
             "probe_accuracy": accuracies,
             "probe_losses": losses,

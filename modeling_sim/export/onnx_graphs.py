@@ -228,7 +228,13 @@ def _convolution(graph: _Graph, hidden: str, layer: SimConvLayer, *, padding: in
     kernel, stride, _ = layer.sizes
     pads = [0, padding, 0, padding]
     return graph.add(
-        "Conv", hidden, _array(weight[:, :, None]), _array(bias), kernel_shape=[1, kernel], strides=[1, stride], pads=pads
+        "Conv",
+        hidden,
+        _array(weight[:, :, None]),
+        _array(bias),
+        kernel_shape=[1, kernel],
+        strides=[1, stride],
+        pads=pads,
     )
 
 

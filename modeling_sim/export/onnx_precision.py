@@ -56,9 +56,7 @@ class _Reader(CalibrationDataReader):
         return next(self.inputs, None)
 
 
-def _inputs(
-    session: InferenceSession, waveforms: Iterable[np.ndarray], step: int
-) -> Iterator[dict[str, np.ndarray]]:
+def _inputs(session: InferenceSession, waveforms: Iterable[np.ndarray], step: int) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of a graph for each waveform, or for each step of it."""
     for waveform in waveforms:
         size = step or len(waveform)
@@ -88,6 +86,4 @@ def first_state(session: InferenceSession, batch_size: int = 1) -> dict[str, np.
 
 def next_state(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
     """The state that the next step of a stream takes, of the outputs of this one."""
-    return {
-        name.replace("present.", "past."): value for name, value in outputs.items() if name.startswith("present.")
-    }
+    return {name.replace("present.", "past."): value for name, value in outputs.items() if name.startswith("present.")}

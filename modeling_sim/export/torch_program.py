@@ -43,6 +43,4 @@ def convolutions_program(model: SimModel) -> ExportedProgram:
     samples = 20 * model.config.receptive_field()
     inputs = torch.zeros(2, samples), torch.ones(2, samples, dtype=torch.long)
     any_size = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    return torch.export.export(
-        _Convolutions(model).eval(), inputs, dynamic_shapes=(any_size, any_size), strict=False
-    )
+    return torch.export.export(_Convolutions(model).eval(), inputs, dynamic_shapes=(any_size, any_size), strict=False)
