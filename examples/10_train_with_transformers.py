@@ -4,7 +4,7 @@
     torchrun --nproc_per_node 2 examples/10_train_with_transformers.py --output_dir runs/trainer
 
 `modeling-sim pretrain` and `finetune` do more, exact resuming and training one module at a time among it; this is for
-those who have their own code around `Trainer`. Any data set whose rows hold a waveform takes the place of the syllables.
+those who have their own code around `Trainer`. Any data set whose rows hold a waveform can replace the syllables.
 """
 
 import argparse

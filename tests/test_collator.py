@@ -67,7 +67,7 @@ def test_labels_of_utterances_and_of_frames():
     assert several["labels"].tolist() == [[1, 2, 3], [4, -100, -100]]
 
 
-def test_waveforms_come_in_several_forms(tmp_path):
+def test_waveforms_come_in_several_forms():
     collate, (samples,) = SimDataCollator(SimFeatureExtractor(), column="speech"), waveforms(700)
     forms = [samples, torch.from_numpy(samples), {"array": samples, "sampling_rate": 16000, "path": None}]
     batch = collate([{"speech": form} for form in forms])

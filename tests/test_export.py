@@ -292,8 +292,8 @@ def test_a_program_works_for_any_batch_and_length(make, noise, padded_batch, tmp
     model = make()
     export_folder(model, SimFeatureExtractor(), tmp_path / "out", format="torch-export")
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
-    for waveforms, mask in (padded_batch, (noise(1, 465), torch.ones(1, 465).long()), (noise(5, 20_000), None)):
-        mask = torch.ones_like(waveforms, dtype=torch.long) if mask is None else mask
+    ones = torch.ones(5, 20_000, dtype=torch.long)
+    for waveforms, mask in (padded_batch, (noise(1, 465), ones[:1, :465]), (noise(5, 20_000), ones)):
         found = {name: tensor.numpy() for name, tensor in program(waveforms, mask).items()}
         expected = expected_outputs(model, waveforms, mask)
         assert_same(found, {name: array for name, array in expected.items() if name in found})

@@ -33,7 +33,7 @@ class SimDataCollator:
         >>> import numpy as np
         >>> from modeling_sim import SimFeatureExtractor
         >>> collate = SimDataCollator(SimFeatureExtractor(), crop_samples=4000)
-        >>> rows = [{"audio": np.zeros(8000, np.float32), "labels": 1}, {"audio": np.zeros(3000, np.float32), "labels": 0}]
+        >>> rows = [{"audio": np.zeros(length, np.float32), "labels": 1} for length in (8000, 3000)]
         >>> {name: tuple(tensor.shape) for name, tensor in collate(rows).items()}
         {'input_values': (2, 4000), 'attention_mask': (2, 4000), 'labels': (2,)}
     """

@@ -6,7 +6,7 @@ two-dimensional convolutions alone.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from torch import nn
 
 from modeling_sim import SimModel
 from modeling_sim.layers_sim import SimConvLayer, SimLatentHead
+from modeling_sim.modeling_sim import SimConvModule
 
 # The oldest versions that have all that the graphs use, so that old runtimes read them.
 _OPSET, _IR_VERSION = 18, 8
@@ -115,56 +116,95 @@ def encoder_graph(
     attention_mask = graph.input("attention_mask", TensorProto.INT64, ["batch_size", "sequence_length"])
     lengths, position = graph.add("ReduceSum", attention_mask, [1], keepdims=0), None
     if streaming:
-        # Any other length fails here.
-        waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, config.hop_length()]), [0, -1])
-        position = graph.input("past.position", TensorProto.INT64, ["batch_size"])
-        lengths = graph.add("Add", graph.input("past.length", TensorProto.INT64, ["batch_size"]), lengths)
-        samples = graph.add("Gather", graph.add("Shape", waveform), 1)
-        graph.output("present.position", graph.add("Add", position, samples), TensorProto.INT64, ["batch_size"])
-        graph.output("present.length", lengths, TensorProto.INT64, ["batch_size"])
+        waveform, lengths, position = _continued(graph, waveform, lengths, config.hop_length())
     is_audio = graph.add("Cast", attention_mask, to=TensorProto.FLOAT)
     waveform = graph.add("Mul", waveform, is_audio)
     if normalize:
         waveform = _normalized(graph, waveform, is_audio)
-    hidden = graph.add("Unsqueeze", waveform, [1, 2])
 
-    delay, hop, real = 0, 1, ""
+    frames = _Frames(graph.add("Unsqueeze", waveform, [1, 2]), lengths, "", 1, 0)
     for number, module in enumerate(model.conv_modules):
         for layer in cast("list[SimConvLayer]", list(module.layers)):
-            _, stride, padding = layer.sizes
-            if position is not None:
-                hidden, kept = _with_past(graph, hidden, layer, delay)
-                delay = (delay + kept - padding) // stride
-            hop *= stride
-            hidden = graph.add("Relu", _convolution(graph, hidden, layer, padding=0 if streaming else padding))
-            lengths = _num_frames(graph, lengths, layer)
-            real = _real_frames(graph, hidden, lengths, position, hop, delay)
-            mask = graph.add("Unsqueeze", graph.add("Cast", real, to=TensorProto.FLOAT), [1, 2])
-            hidden = graph.add("Mul", hidden, mask)
-        log_variance = None
-        if module.latent_head is not None:
-            hidden = graph.add("Mul", _head(graph, hidden, cast("SimLatentHead", module.latent_head)), mask)
-        if module.is_gaussian:
-            hidden, log_variance = graph.add_all("Split", 2, hidden, axis=1, num_outputs=2)
-            if config.log_variance_clamp is not None:
-                low, high = map(float, config.log_variance_clamp)
-                log_variance = graph.add("Clip", log_variance, low, high)
+            frames = _convolved(graph, frames, layer, position)
+        mean, log_variance = _latents(graph, frames, cast("SimConvModule", module))
+        frames = frames._replace(hidden=mean)
         shape = ["batch_size", f"frames.{number}"]
-        for name, tensor in (("means", hidden), ("log_variances", log_variance)):
+        for name, tensor in (("means", mean), ("log_variances", log_variance)):
             if tensor is not None:
-                frames = graph.add("Transpose", graph.add("Squeeze", tensor, [2]), perm=[0, 2, 1])
-                graph.output(f"{name}.{number}", frames, TensorProto.FLOAT, [*shape, config.num_latents])
-        real_frames = graph.add("Cast", real, to=TensorProto.INT64)
-        graph.output(f"frame_masks.{number}", real_frames, TensorProto.INT64, shape)
+                rows = graph.add("Transpose", graph.add("Squeeze", tensor, [2]), perm=[0, 2, 1])
+                graph.output(f"{name}.{number}", rows, TensorProto.FLOAT, [*shape, config.num_latents])
+        frame_mask = graph.add("Cast", frames.real, to=TensorProto.INT64)
+        graph.output(f"frame_masks.{number}", frame_mask, TensorProto.INT64, shape)
 
-    last = graph.add("Squeeze", hidden, [2])
+    last = graph.add("Squeeze", frames.hidden, [2])
     if model.context is None:
         last = graph.add("Transpose", last, perm=[0, 2, 1])
     else:
-        last = _context(graph, last, real, model.context, streaming=streaming)
+        last = _context(graph, last, frames.real, model.context, streaming=streaming)
     graph.output("last_hidden_state", last, TensorProto.FLOAT, [*shape, config.context_size or config.num_latents])
-    graph.output("frame_mask", real_frames, TensorProto.INT64, shape)
+    graph.output("frame_mask", frame_mask, TensorProto.INT64, shape)
     return graph.model(metadata or {})
+
+
+class _Frames(NamedTuple):
+    """What a layer makes."""
+
+    hidden: str
+    """`(batch, channels, 1, frames)`."""
+    lengths: str
+    """`(batch,)`, real frames of the utterance so far."""
+    real: str
+    """`(batch, frames)` bool."""
+    hop: int
+    """Samples from one frame to the next."""
+    delay: int
+    """Frames that a stream gives before its first real one."""
+
+
+def _continued(graph: _Graph, waveform: str, lengths: str, hop: int) -> tuple[str, str, str]:
+    """A step's waveform, the lengths of the utterances so far, and the position at which the step begins."""
+    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # fails at other lengths
+    position = graph.input("past.position", TensorProto.INT64, ["batch_size"])
+    lengths = graph.add("Add", graph.input("past.length", TensorProto.INT64, ["batch_size"]), lengths)
+    samples = graph.add("Gather", graph.add("Shape", waveform), 1)
+    graph.output("present.position", graph.add("Add", position, samples), TensorProto.INT64, ["batch_size"])
+    graph.output("present.length", lengths, TensorProto.INT64, ["batch_size"])
+    return waveform, lengths, position
+
+
+def _convolved(graph: _Graph, frames: _Frames, layer: SimConvLayer, position: str | None) -> _Frames:
+    """What a layer makes of its input, 0 where it is not real; `position` is that of a stream's step."""
+    hidden, _, _, hop, delay = frames
+    _, stride, padding = layer.sizes
+    if position is not None:
+        hidden = _with_past(graph, hidden, layer, delay)
+        delay, padding = _next_delay(layer, delay), 0
+    hidden, hop = graph.add("Relu", _convolution(graph, hidden, layer, padding=padding)), hop * stride
+    lengths = _num_frames(graph, frames.lengths, layer)
+    real = _real_frames(graph, hidden, lengths, position, hop, delay)
+    return _Frames(_masked(graph, hidden, real), lengths, real, hop, delay)
+
+
+def _latents(graph: _Graph, frames: _Frames, module: SimConvModule) -> tuple[str, str | None]:
+    """Mean and log-variance, if any, of the last layer's frames."""
+    if module.latent_head is None:
+        return frames.hidden, None
+    head = cast("SimLatentHead", module.latent_head)
+    weight, bias = _array(head.weight[:, :, None, None]), _array(head.bias)
+    latents = _masked(graph, graph.add("Conv", frames.hidden, weight, bias, kernel_shape=[1, 1]), frames.real)
+    if not module.is_gaussian:
+        return latents, None
+    mean, log_variance = graph.add_all("Split", 2, latents, axis=1, num_outputs=2)
+    if module.config.log_variance_clamp is not None:
+        low, high = map(float, module.config.log_variance_clamp)
+        log_variance = graph.add("Clip", log_variance, low, high)
+    return mean, log_variance
+
+
+def _masked(graph: _Graph, hidden: str, real: str) -> str:
+    """`(batch, channels, 1, frames)`, 0 where `real` is false."""
+    mask = graph.add("Cast", real, to=TensorProto.FLOAT)
+    return graph.add("Mul", hidden, graph.add("Unsqueeze", mask, [1, 2]))
 
 
 def stream_delays(model: SimModel) -> list[int]:
@@ -172,10 +212,15 @@ def stream_delays(model: SimModel) -> list[int]:
     delays, delay = [], 0
     for module in model.conv_modules:
         for layer in cast("list[SimConvLayer]", list(module.layers)):
-            _, stride, padding = layer.sizes
-            delay = (delay + _kept(layer, delay) - padding) // stride
+            delay = _next_delay(layer, delay)
         delays.append(delay)
     return delays + delays[-1:] * (model.context is not None)
+
+
+def _next_delay(layer: SimConvLayer, delay: int) -> int:
+    """The delay of a layer's frames, given that of its input's."""
+    _, stride, padding = layer.sizes
+    return (delay + _kept(layer, delay) - padding) // stride
 
 
 def _kept(layer: SimConvLayer, delay: int) -> int:
@@ -190,8 +235,8 @@ def _kept(layer: SimConvLayer, delay: int) -> int:
     return fewest + (padding - delay - fewest) % stride
 
 
-def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> tuple[str, int]:
-    """A layer's input with what it keeps of the steps before, and how many frames that is."""
+def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> str:
+    """A layer's input with what it keeps of the steps before."""
     kept = _kept(layer, delay)
     if kept > 0:
         number = sum(value.name.startswith("past.conv") for value in graph.inputs)
@@ -202,7 +247,7 @@ def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> t
         graph.output(f"present.conv.{number}", present, TensorProto.FLOAT, shape)
     elif kept < 0:
         hidden = graph.add("Slice", hidden, [-kept], [_END], [3])
-    return hidden, kept
+    return hidden
 
 
 def _normalized(graph: _Graph, waveform: str, is_audio: str) -> str:
@@ -236,11 +281,6 @@ def _convolution(graph: _Graph, hidden: str, layer: SimConvLayer, *, padding: in
         strides=[1, stride],
         pads=pads,
     )
-
-
-def _head(graph: _Graph, hidden: str, head: SimLatentHead) -> str:
-    """The latents of `(batch, channels, 1, frames)`."""
-    return graph.add("Conv", hidden, _array(head.weight[:, :, None, None]), _array(head.bias), kernel_shape=[1, 1])
 
 
 def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: bool) -> str:

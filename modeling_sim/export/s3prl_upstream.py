@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from modeling_sim import SimConfig
 from modeling_sim.loading import feature_extractor_of, load_encoder
 
 
@@ -31,7 +30,7 @@ class UpstreamExpert(nn.Module):
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples from one frame of an output to the next."""
-        config: SimConfig = self.model.config
+        config = self.model.config
         return config.hop_length(int(key.removeprefix("module_")) if key.startswith("module_") else -1)
 
     def forward(self, wavs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
@@ -42,7 +41,7 @@ class UpstreamExpert(nn.Module):
             weighted sum: `(batch, frames, channels)` each, those of lower modules averaged over the span of a frame of
             the last. `last_hidden_state`: the context. `module_0`, ...: the latents of a module at its own frame rate.
         """
-        config: SimConfig = self.model.config
+        config = self.model.config
         waveforms = [_normalized(wav) for wav in wavs] if self.normalize else list(wavs)
         padded = pad_sequence(waveforms, batch_first=True)
         padded = nn.functional.pad(padded, (0, max(0, config.receptive_field() - padded.shape[1])))
@@ -58,7 +57,7 @@ class UpstreamExpert(nn.Module):
 
     def _at_last_rate(self, means: torch.Tensor, module: int, frames: int) -> torch.Tensor:
         """`frames` frames of a module, averaged over the span from one frame of the last module to the next."""
-        config: SimConfig = self.model.config
+        config = self.model.config
         span = config.hop_length() // config.hop_length(module)
         offset = (config.frame_centers(1)[0] - config.frame_centers(1, module)[0]) / config.hop_length(module)
         first = round(offset - (span - 1) / 2)

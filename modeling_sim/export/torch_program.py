@@ -7,7 +7,6 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from modeling_sim import SimModel
-from modeling_sim.modeling_sim import SimConvModule
 
 
 class _Convolutions(nn.Module):
@@ -22,7 +21,7 @@ class _Convolutions(nn.Module):
         hidden_states, lengths = self.sim.prepare_inputs(input_values, attention_mask)
         outputs = {}
         for number, module in enumerate(self.sim.conv_modules):
-            hidden_states, log_variance, lengths = cast("SimConvModule", module)(hidden_states, lengths)
+            hidden_states, log_variance, lengths = module(hidden_states, lengths)
             outputs[f"means.{number}"] = hidden_states
             if log_variance is not None:
                 outputs[f"log_variances.{number}"] = log_variance
