@@ -93,6 +93,7 @@ def train(model, rows, output_dir):
     return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
 
 
+@pytest.mark.trains
 def test_the_trainer_of_transformers_trains_every_module_and_the_heads(tiny_config, tmp_path):
     config = tiny_config("sim-small", num_labels=3, num_negatives=2, loss_window=8)
     rows = load_corpus("synthetic_syllables", "train", num_train=4)

@@ -298,3 +298,17 @@ def test_a_program_works_for_any_batch_and_length(make, noise, padded_batch, tmp
         expected = expected_outputs(model, waveforms, mask)
         assert_same(found, {name: array for name, array in expected.items() if name in found})
         assert found.keys() == {name for name in expected if "." in name}
+
+
+# ---------------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("context_size", "breaks"), [(0, (0, 0)), (8, (4, 6))])
+def test_compiled_models_have_the_breaks_that_the_documentation_says(context_size, breaks, make, noise):
+    found = []
+    for training in (False, True):
+        torch.compiler.reset()
+        model = make("clamped", context_size=context_size).train(training)
+        found.append(torch._dynamo.explain(model)(noise(2, 4000)).graph_break_count)
+    assert tuple(found) == breaks
