@@ -8,7 +8,8 @@ a step of a stream whose state is an input and an output. It needs the extra `ex
 'modeling_sim[export]'. `--format torch-export` writes `model.pt2`, the convolutional modules as a program of
 `torch.export` for any number and length: a GRU has one fixed length there, so the context is in ONNX files alone.
 
-int8 with calibration audio is fastest; without it the ranges of activations are measured while the model runs. A
+int8 with calibration audio is fastest; without it the ranges of activations are measured while the model runs, which
+is slower and loses less. A
 quarter of a minute of speech is enough.
 """
 
