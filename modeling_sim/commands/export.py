@@ -9,8 +9,7 @@ a step of a stream whose state is an input and an output. It needs the extra `ex
 `torch.export` for any number and length: a GRU has one fixed length there, so the context is in ONNX files alone.
 
 int8 with calibration audio is fastest; without it the ranges of activations are measured while the model runs, which
-is slower and loses less. A
-quarter of a minute of speech is enough.
+is slower and loses less. Sixteen recordings are enough.
 """
 
 from collections.abc import Sequence
