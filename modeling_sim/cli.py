@@ -19,6 +19,7 @@ COMMANDS = {
     "corpora": "list or describe corpora",
     "publish": "upload a model and its card to the Hub",
     "convert": "convert checkpoints of the authors' code",
+    "export": "export an encoder to ONNX or torch.export",
 }
 _MODULES = {"evaluate": "modeling_sim.commands.analyze"}
 

@@ -32,7 +32,7 @@ def run(monkeypatch, name, *flags):
 
 def test_every_example_is_short_and_is_run_here():
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07", "08", "10"]
     assert all(len((EXAMPLES / name).read_text().splitlines()) < 80 for name in names)
     source = Path(__file__).read_text()
     assert all(f'"{name}"' in source for name in names)
@@ -87,3 +87,9 @@ def test_measuring_from_python(run_folder, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "08_evaluate_in_a_notebook.py", run_folder, "--output_dir", tmp_path)
     assert capsys.readouterr().out.count("untrained, ") == 8  # a row and a difference per module
     assert (tmp_path / "probe.png").is_file()
+
+
+def test_training_with_the_trainer_of_transformers(tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "10_train_with_transformers.py", "--output_dir", tmp_path, "--steps", "1", "--num_train", "8")
+    assert capsys.readouterr().out.count("held-out") == 2
+    assert (tmp_path / "vowels" / "model.safetensors").is_file()

@@ -14,7 +14,7 @@ LAYERS = (
     {"__init__", "_family", "latents", "files", "text", "plots"},
     {"analysis", "convert"},
     {"data"},
-    {"settings", "loading", "provenance"},
+    {"settings", "loading", "provenance", "export"},
     {"trainer"},
     {"evaluation"},
     {"report", "hub"},

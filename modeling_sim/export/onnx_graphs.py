@@ -1,0 +1,334 @@
+"""ONNX graphs of an encoder: for complete utterances, and for one step of a stream.
+
+The graphs are written node by node, because a traced GRU has one fixed length. Batch normalization is part of the
+convolutions' weights. Tensors are `(batch, channels, 1, frames)`, as onnxruntime has its fastest kernels for
+two-dimensional convolutions alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from modeling_sim import SimModel
+from modeling_sim.layers_sim import SimConvLayer, SimLatentHead
+from modeling_sim.modeling_sim import SimConvModule
+
+# The oldest versions that have all that the graphs use, so that old runtimes read them.
+_OPSET, _IR_VERSION = 18, 8
+
+_END = np.iinfo(np.int64).max
+
+# Weight of "this frame is not real" in the GRU's update gate, whose sigmoid is then 1: the state stays as it is.
+_HOLD = 100.0
+
+NORMALIZATION = "normalization"
+"""Prefix of the names of nodes that normalize the waveform, whose sums are too large for float16."""
+
+
+class _Graph:
+    """Nodes, constants, inputs and outputs of a graph; tensors are known by their names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[Any, ...], onnx.TensorProto] = {}
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.prefix = "sim"
+
+    def input(self, name: str, dtype: int, shape: Sequence[str | int]) -> str:
+        """An input of the graph."""
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, tensor: str, dtype: int, shape: Sequence[str | int]) -> None:
+        """Makes a tensor an output of the graph."""
+        self.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
+        self.outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def constant(self, value: Any) -> str:
+        """A constant, kept once; whole numbers are int64, others float32."""
+        array = np.array(value, order="C")
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        key = array.dtype.str, array.shape, array.tobytes()
+        name = f"constant.{len(self.constants)}"
+        return str(self.constants.setdefault(key, numpy_helper.from_array(array, name)).name)
+
+    def add(self, op: str, /, *inputs: Any, **attributes: Any) -> str:
+        """The first result of an operation on tensors, by name, and on constants, by value."""
+        return self.add_all(op, 1, *inputs, **attributes)[0]
+
+    def add_all(self, op: str, count: int, /, *inputs: Any, **attributes: Any) -> list[str]:
+        """The results of an operation."""
+        name = f"{self.prefix}.{len(self.nodes)}.{op}"
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        outputs = [f"{name}.{number}" for number in range(count)]
+        self.nodes.append(helper.make_node(op, names, outputs, name=name, **attributes))
+        return outputs
+
+    def model(self, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The graph as a checked model."""
+        graph = helper.make_graph(self.nodes, "sim", self.inputs, self.outputs, list(self.constants.values()))
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="modeling_sim",
+        )
+        helper.set_model_props(model, metadata)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def encoder_graph(
+    model: SimModel, *, normalize: bool = False, streaming: bool = False, metadata: dict[str, str] | None = None
+) -> onnx.ModelProto:
+    """The ONNX graph of an encoder that hands on means, as `SimModel` does in evaluation mode.
+
+    Inputs are `input_values` `(batch_size, sequence_length)` float32 and `attention_mask` of the same shape, int64.
+    Outputs are `last_hidden_state` and `frame_mask` of `SimModelOutput`, and of each convolutional module m `means.m`,
+    `log_variances.m` (if Gaussian) and `frame_masks.m`, `(batch_size, frames)` int64, 1 where a frame is real. All
+    other frames are 0.
+
+    A step of a stream also takes the state, inputs named `past.*`, and gives the next one, outputs `present.*`. The
+    first state is zeros. `sequence_length` must be a multiple of `config.hop_length()`; every step gives
+    `sequence_length / config.hop_length(m)` frames of module m, the first of which, `stream_delays(config)[m]` in
+    number, lie before the audio. Steps whose mask is 0 give the last frames, which see the padding at the end.
+
+    Args:
+        model: The encoder; its batch normalization is that of evaluation mode.
+        normalize: Shift and scale each utterance to mean 0 and variance 1 first, as `SimFeatureExtractor` with
+            `do_normalize` does; it changes nothing about an utterance that is normalized already.
+        streaming: Make a step of a stream.
+        metadata: Texts to keep in the file.
+
+    Raises:
+        ValueError: Both `normalize` and `streaming`: mean and variance of an utterance are not known before its end.
+    """
+    if normalize and streaming:
+        raise ValueError("`normalize` needs complete utterances; normalize the audio of a stream before it is encoded.")
+    config, graph = model.config, _Graph()
+    waveform = graph.input("input_values", TensorProto.FLOAT, ["batch_size", "sequence_length"])
+    attention_mask = graph.input("attention_mask", TensorProto.INT64, ["batch_size", "sequence_length"])
+    lengths, position = graph.add("ReduceSum", attention_mask, [1], keepdims=0), None
+    if streaming:
+        waveform, lengths, position = _continued(graph, waveform, lengths, config.hop_length())
+    is_audio = graph.add("Cast", attention_mask, to=TensorProto.FLOAT)
+    waveform = graph.add("Mul", waveform, is_audio)
+    if normalize:
+        waveform = _normalized(graph, waveform, is_audio)
+
+    frames = _Frames(graph.add("Unsqueeze", waveform, [1, 2]), lengths, "", 1, 0)
+    for number, module in enumerate(model.conv_modules):
+        for layer in cast("list[SimConvLayer]", list(module.layers)):
+            frames = _convolved(graph, frames, layer, position)
+        mean, log_variance = _latents(graph, frames, cast("SimConvModule", module))
+        frames = frames._replace(hidden=mean)
+        shape = ["batch_size", f"frames.{number}"]
+        for name, tensor in (("means", mean), ("log_variances", log_variance)):
+            if tensor is not None:
+                rows = graph.add("Transpose", graph.add("Squeeze", tensor, [2]), perm=[0, 2, 1])
+                graph.output(f"{name}.{number}", rows, TensorProto.FLOAT, [*shape, config.num_latents])
+        frame_mask = graph.add("Cast", frames.real, to=TensorProto.INT64)
+        graph.output(f"frame_masks.{number}", frame_mask, TensorProto.INT64, shape)
+
+    last = graph.add("Squeeze", frames.hidden, [2])
+    if model.context is None:
+        last = graph.add("Transpose", last, perm=[0, 2, 1])
+    else:
+        last = _context(graph, last, frames.real, model.context, streaming=streaming)
+    graph.output("last_hidden_state", last, TensorProto.FLOAT, [*shape, config.context_size or config.num_latents])
+    graph.output("frame_mask", frame_mask, TensorProto.INT64, shape)
+    return graph.model(metadata or {})
+
+
+class _Frames(NamedTuple):
+    """What a layer makes."""
+
+    hidden: str
+    """`(batch, channels, 1, frames)`."""
+    lengths: str
+    """`(batch,)`, real frames of the utterance so far."""
+    real: str
+    """`(batch, frames)` bool."""
+    hop: int
+    """Samples from one frame to the next."""
+    delay: int
+    """Frames that a stream gives before its first real one."""
+
+
+def _continued(graph: _Graph, waveform: str, lengths: str, hop: int) -> tuple[str, str, str]:
+    """A step's waveform, the lengths of the utterances so far, and the position at which the step begins."""
+    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # fails at other lengths
+    position = graph.input("past.position", TensorProto.INT64, ["batch_size"])
+    lengths = graph.add("Add", graph.input("past.length", TensorProto.INT64, ["batch_size"]), lengths)
+    samples = graph.add("Gather", graph.add("Shape", waveform), 1)
+    graph.output("present.position", graph.add("Add", position, samples), TensorProto.INT64, ["batch_size"])
+    graph.output("present.length", lengths, TensorProto.INT64, ["batch_size"])
+    return waveform, lengths, position
+
+
+def _convolved(graph: _Graph, frames: _Frames, layer: SimConvLayer, position: str | None) -> _Frames:
+    """What a layer makes of its input, 0 where it is not real; `position` is that of a stream's step."""
+    hidden, _, _, hop, delay = frames
+    _, stride, padding = layer.sizes
+    if position is not None:
+        hidden = _with_past(graph, hidden, layer, delay)
+        delay, padding = _next_delay(layer, delay), 0
+    hidden, hop = graph.add("Relu", _convolution(graph, hidden, layer, padding=padding)), hop * stride
+    lengths = _num_frames(graph, frames.lengths, layer)
+    real = _real_frames(graph, hidden, lengths, position, hop, delay)
+    return _Frames(_masked(graph, hidden, real), lengths, real, hop, delay)
+
+
+def _latents(graph: _Graph, frames: _Frames, module: SimConvModule) -> tuple[str, str | None]:
+    """Mean and log-variance, if any, of the last layer's frames."""
+    if module.latent_head is None:
+        return frames.hidden, None
+    head = cast("SimLatentHead", module.latent_head)
+    weight, bias = _array(head.weight[:, :, None, None]), _array(head.bias)
+    latents = _masked(graph, graph.add("Conv", frames.hidden, weight, bias, kernel_shape=[1, 1]), frames.real)
+    if not module.is_gaussian:
+        return latents, None
+    mean, log_variance = graph.add_all("Split", 2, latents, axis=1, num_outputs=2)
+    if module.config.log_variance_clamp is not None:
+        low, high = map(float, module.config.log_variance_clamp)
+        log_variance = graph.add("Clip", log_variance, low, high)
+    return mean, log_variance
+
+
+def _masked(graph: _Graph, hidden: str, real: str) -> str:
+    """`(batch, channels, 1, frames)`, 0 where `real` is false."""
+    mask = graph.add("Cast", real, to=TensorProto.FLOAT)
+    return graph.add("Mul", hidden, graph.add("Unsqueeze", mask, [1, 2]))
+
+
+def stream_delays(model: SimModel) -> list[int]:
+    """Frames of each module that a stream gives before its first real one; the context's are those of its input."""
+    delays, delay = [], 0
+    for module in model.conv_modules:
+        for layer in cast("list[SimConvLayer]", list(module.layers)):
+            delay = _next_delay(layer, delay)
+        delays.append(delay)
+    return delays + delays[-1:] * (model.context is not None)
+
+
+def _next_delay(layer: SimConvLayer, delay: int) -> int:
+    """The delay of a layer's frames, given that of its input's."""
+    _, stride, padding = layer.sizes
+    return (delay + _kept(layer, delay) - padding) // stride
+
+
+def _kept(layer: SimConvLayer, delay: int) -> int:
+    """Input frames that a layer keeps from one step of a stream to the next.
+
+    A step gives a frame per `stride` input frames. For that the layer sees `kernel - stride` to `kernel - 1` earlier
+    ones, of which there is one number with which its frames lie where those of the complete utterance do: `-padding`
+    and multiples of `stride` from there, while the step's input begins at `-delay`. A negative number skips frames.
+    """
+    kernel, stride, padding = layer.sizes
+    fewest = kernel - stride
+    return fewest + (padding - delay - fewest) % stride
+
+
+def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> str:
+    """A layer's input with what it keeps of the steps before."""
+    kept = _kept(layer, delay)
+    if kept > 0:
+        number = sum(value.name.startswith("past.conv") for value in graph.inputs)
+        shape = ["batch_size", layer.conv.in_channels, 1, kept]
+        past = graph.input(f"past.conv.{number}", TensorProto.FLOAT, shape)
+        hidden = graph.add("Concat", past, hidden, axis=3)
+        present = graph.add("Slice", hidden, [-kept], [_END], [3])
+        graph.output(f"present.conv.{number}", present, TensorProto.FLOAT, shape)
+    elif kept < 0:
+        hidden = graph.add("Slice", hidden, [-kept], [_END], [3])
+    return hidden
+
+
+def _normalized(graph: _Graph, waveform: str, is_audio: str) -> str:
+    """Audio of mean 0 and variance 1, 0 where it is padding; constants as in `SimFeatureExtractor`."""
+    graph.prefix = NORMALIZATION
+    count = graph.add("ReduceSum", is_audio, [1])
+    mean = graph.add("Div", graph.add("ReduceSum", waveform, [1]), count)
+    centered = graph.add("Mul", graph.add("Sub", waveform, mean), is_audio)
+    variance = graph.add("Div", graph.add("ReduceSumSquare", centered, [1]), count)
+    waveform = graph.add("Div", centered, graph.add("Sqrt", graph.add("Add", variance, 1e-7)))
+    graph.prefix = "sim"
+    return waveform
+
+
+def _convolution(graph: _Graph, hidden: str, layer: SimConvLayer, *, padding: int) -> str:
+    """Convolution and batch normalization, if any, of `(batch, channels, 1, frames)`."""
+    weight, bias = (tensor.detach().double() for tensor in (layer.conv.weight, layer.conv.bias))
+    if layer.norm is not None:
+        norm = cast("nn.BatchNorm1d", layer.norm)
+        mean, variance = cast("torch.Tensor", norm.running_mean), cast("torch.Tensor", norm.running_var)
+        scale = norm.weight.detach().double() / torch.sqrt(variance.double() + norm.eps)
+        weight, bias = weight * scale[:, None, None], (bias - mean.double()) * scale + norm.bias.detach().double()
+    kernel, stride, _ = layer.sizes
+    pads = [0, padding, 0, padding]
+    return graph.add(
+        "Conv",
+        hidden,
+        _array(weight[:, :, None]),
+        _array(bias),
+        kernel_shape=[1, kernel],
+        strides=[1, stride],
+        pads=pads,
+    )
+
+
+def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: bool) -> str:
+    """`(batch, frames, context_size)` of latents `(batch, channels, frames)`, 0 where `real` is false."""
+    size = gru.hidden_size
+    # PyTorch's gates are reset, update, new; ONNX' are update, reset, new.
+    weight, recurrent, bias, recurrent_bias = (
+        _array(parameter).reshape(3, size, -1)[[1, 0, 2]] for parameter in gru.parameters()
+    )
+    frames, past = graph.add("Transpose", latents, perm=[2, 0, 1]), [""]
+    if streaming:
+        # Frames before the audio must leave the state at 0. A sequence that begins late is not what ONNX' GRU knows.
+        is_real = graph.add("Cast", graph.add("Unsqueeze", graph.add("Transpose", real), [2]), to=TensorProto.FLOAT)
+        frames = graph.add("Concat", frames, graph.add("Sub", 1.0, is_real), axis=2)
+        hold = np.zeros((3, size, 1), np.float32)
+        hold[0] = _HOLD
+        weight = np.concatenate([weight, hold], axis=2)
+        past = ["", graph.add("Unsqueeze", graph.input("past.context", TensorProto.FLOAT, ["batch_size", size]), [0])]
+    biases = np.concatenate([bias.reshape(-1), recurrent_bias.reshape(-1)])
+    outputs, present = graph.add_all(
+        "GRU", 2, frames, weight.reshape(1, 3 * size, -1), recurrent.reshape(1, 3 * size, size), biases[None], *past,
+        hidden_size=size, linear_before_reset=1,
+    )  # fmt: skip
+    if streaming:
+        graph.output("present.context", graph.add("Squeeze", present, [0]), TensorProto.FLOAT, ["batch_size", size])
+    outputs = graph.add("Transpose", graph.add("Squeeze", outputs, [1]), perm=[1, 0, 2])
+    return graph.add("Mul", outputs, graph.add("Unsqueeze", graph.add("Cast", real, to=TensorProto.FLOAT), [2]))
+
+
+def _num_frames(graph: _Graph, lengths: str, layer: SimConvLayer) -> str:
+    """`(batch,)`, frames that a layer makes of `lengths`; `num_output_frames` with a division that rounds to 0."""
+    kernel, stride, padding = layer.sizes
+    reach = graph.add("Max", graph.add("Add", lengths, 2 * padding - kernel + stride), 0)
+    is_audio = graph.add("Cast", graph.add("Greater", lengths, 0), to=TensorProto.INT64)
+    return graph.add("Mul", graph.add("Div", reach, stride), is_audio)
+
+
+def _real_frames(graph: _Graph, hidden: str, lengths: str, position: str | None, hop: int, delay: int) -> str:
+    """`(batch, frames)` bool, true at frames 0 to `lengths - 1`; a stream's step begins at its `position`."""
+    index = graph.add("Range", 0, graph.add("Gather", graph.add("Shape", hidden), 3), 1)
+    if position is None:
+        return graph.add("Less", index, graph.add("Unsqueeze", lengths, [1]))
+    first = graph.add("Sub", graph.add("Div", position, hop), delay)
+    index = graph.add("Add", index, graph.add("Unsqueeze", first, [1]))
+    is_before_end = graph.add("Less", index, graph.add("Unsqueeze", lengths, [1]))
+    return graph.add("And", is_before_end, graph.add("GreaterOrEqual", index, 0))
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as a float32 array."""
+    return cast("np.ndarray", tensor.detach().float().cpu().numpy())
