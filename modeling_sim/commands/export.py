@@ -14,7 +14,7 @@ is slower and loses less. Sixteen recordings are enough.
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from modeling_sim.commands.command import command
 from modeling_sim.settings import setting
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from modeling_sim.loading import feature_extractor_of, load_encoder  # noqa: PLC0415
 
         check_output_dir(settings.output_dir, overwrite=settings.overwrite_output_dir)
-        model, extractor = load_encoder(settings.model), feature_extractor_of(settings.model)
+        model, extractor = load_encoder(settings.model), cast("Any", feature_extractor_of(settings.model))
         waveforms = None
         if settings.calibration_audio is not None:
             from modeling_sim.data.audio import read_audio  # noqa: PLC0415

@@ -71,9 +71,9 @@ class SimDataCollator:
         return tensors
 
     def _crop(self, samples: Any) -> Any:
-        extra = 0 if self.crop_samples is None else len(samples) - self.crop_samples
-        if extra <= 0:
+        if self.crop_samples is None or len(samples) <= self.crop_samples:
             return samples
+        extra = len(samples) - self.crop_samples
         start = int(torch.randint(extra + 1, ()))
         return samples[start : start + self.crop_samples]
 

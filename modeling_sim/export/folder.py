@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def _write_onnx(
     normalize = bool(getattr(extractor, "do_normalize", False))
     for name in (ENCODER, STEP):
         streaming = name == STEP
-        metadata = {
+        metadata: dict[str, Any] = {
             "sampling_rate": config.sampling_rate,
             "hop_length": config.hop_length(),
             "receptive_field": config.receptive_field(),

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from modeling_sim import SimModel
-from modeling_sim.layers_sim import SimConvLayer, SimLatentHead
+from modeling_sim.layers_sim import SimConvLayer
 from modeling_sim.modeling_sim import SimConvModule
 
 # The oldest versions that have all that the graphs use, so that old runtimes read them.
@@ -123,10 +123,10 @@ def encoder_graph(
         waveform = _normalized(graph, waveform, is_audio)
 
     frames = _Frames(graph.add("Unsqueeze", waveform, [1, 2]), lengths, "", 1, 0)
-    for number, module in enumerate(model.conv_modules):
+    for number, module in enumerate(cast("list[SimConvModule]", list(model.conv_modules))):
         for layer in cast("list[SimConvLayer]", list(module.layers)):
             frames = _convolved(graph, frames, layer, position)
-        mean, log_variance = _latents(graph, frames, cast("SimConvModule", module))
+        mean, log_variance = _latents(graph, frames, module)
         frames = frames._replace(hidden=mean)
         shape = ["batch_size", f"frames.{number}"]
         for name, tensor in (("means", mean), ("log_variances", log_variance)):
@@ -189,7 +189,7 @@ def _latents(graph: _Graph, frames: _Frames, module: SimConvModule) -> tuple[str
     """Mean and log-variance, if any, of the last layer's frames."""
     if module.latent_head is None:
         return frames.hidden, None
-    head = cast("SimLatentHead", module.latent_head)
+    head = module.latent_head
     weight, bias = _array(head.weight[:, :, None, None]), _array(head.bias)
     latents = _masked(graph, graph.add("Conv", frames.hidden, weight, bias, kernel_shape=[1, 1]), frames.real)
     if not module.is_gaussian:
@@ -210,7 +210,7 @@ def _masked(graph: _Graph, hidden: str, real: str) -> str:
 def stream_delays(model: SimModel) -> list[int]:
     """Frames of each module that a stream gives before its first real one; the context's are those of its input."""
     delays, delay = [], 0
-    for module in model.conv_modules:
+    for module in cast("list[SimConvModule]", list(model.conv_modules)):
         for layer in cast("list[SimConvLayer]", list(module.layers)):
             delay = _next_delay(layer, delay)
         delays.append(delay)
@@ -240,7 +240,7 @@ def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> s
     kept = _kept(layer, delay)
     if kept > 0:
         number = sum(value.name.startswith("past.conv") for value in graph.inputs)
-        shape = ["batch_size", layer.conv.in_channels, 1, kept]
+        shape: list[str | int] = ["batch_size", layer.conv.in_channels, 1, kept]
         past = graph.input(f"past.conv.{number}", TensorProto.FLOAT, shape)
         hidden = graph.add("Concat", past, hidden, axis=3)
         present = graph.add("Slice", hidden, [-kept], [_END], [3])
@@ -331,4 +331,4 @@ def _real_frames(graph: _Graph, hidden: str, lengths: str, position: str | None,
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     """A tensor as a float32 array."""
-    return cast("np.ndarray", tensor.detach().float().cpu().numpy())
+    return tensor.detach().float().cpu().numpy()
