@@ -16,7 +16,7 @@ LAYERS = (
     {"data"},
     {"settings", "loading", "provenance"},
     {"trainer"},
-    {"evaluation"},
+    {"evaluation", "inference"},
     {"report", "hub"},
     {"commands"},
     {"cli"},
