@@ -16,9 +16,14 @@ _program = Path((sys.argv or [""])[0]).stem
 _IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.cli" in sys.orig_argv)
 
 # Not imported before they are used by anyone: they need more than transformers and torch.
-_LAZY = {"SimStream": "modeling_sim.inference.streaming"}
+_LAZY = {
+    "SimEmbedder": "modeling_sim.inference.embedding",
+    "SimStream": "modeling_sim.inference.streaming",
+    "embed": "modeling_sim.inference.embedding",
+}
 
 if TYPE_CHECKING:
+    from modeling_sim.inference.embedding import SimEmbedder, embed
     from modeling_sim.inference.streaming import SimStream
 
 if TYPE_CHECKING or not _IS_COMMAND:
@@ -46,12 +51,14 @@ __all__ = [
     "SimConfig",
     "SimDecoder",
     "SimDecoderConfig",
+    "SimEmbedder",
     "SimFeatureExtractor",
     "SimForAudioFrameClassification",
     "SimForPreTraining",
     "SimForSequenceClassification",
     "SimModel",
     "SimStream",
+    "embed",
     "info_nce",
     "kl_to_standard_normal",
 ]

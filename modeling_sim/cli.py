@@ -11,6 +11,7 @@ COMMANDS = {
     "pretrain": "pretrain a model",
     "finetune": "train a classifier on a pretrained encoder",
     "train-decoder": "train a decoder of a module, to hear its latents",
+    "embed": "write embeddings of recordings",
     "probe": "measure what a linear probe reads from each module",
     "abx": "measure phone discriminability (ABX)",
     "evaluate": "measure models with every control, and write a report",

@@ -107,6 +107,7 @@ def read_audio(
     num_samples: int | None = None,
     sampling_rate: int = 16_000,
     found: tuple[int, int] | None = None,
+    average_channels: bool = True,
 ) -> np.ndarray:
     """Read a recording, or a crop of it, as float32 `(samples,)` in [-1, 1].
 
@@ -120,6 +121,7 @@ def read_audio(
         num_samples: Samples at `sampling_rate`; `None` for all that follow. Fewer come where the recording ends.
         sampling_rate: Samples a second of the result; the recording is resampled where its own rate differs.
         found: Samples and sampling rate that `read_header` found earlier; a file that has others by now is an error.
+        average_channels: Average several channels; otherwise a recording that has them is an error.
 
     Raises:
         AudioError: The recording cannot be decoded, is truncated, empty, not as `found`, or holds samples that are
@@ -128,6 +130,10 @@ def read_audio(
     """
     with _open(audio) as file:
         own_rate = file.samplerate
+        if file.channels > 1 and not average_channels:
+            raise AudioError(
+                f"{audio_name(audio)}: has {file.channels} channels; set `average_channels`, or choose one first"
+            )
         if found is not None and (file.frames, own_rate) != tuple(found):
             raise AudioError(
                 f"{audio_name(audio)}: changed since the corpus was read, from {found[0]} samples at {found[1]} Hz to "
