@@ -608,7 +608,7 @@ def embed(
         overwrite: Replace embeddings that the folder holds.
 
     Returns:
-        The manifest. `load_dataset("parquet", data_dir=output_dir)` reads the embeddings: columns `id`, `seconds` of
+        The manifest. `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")` reads the embeddings: columns `id`, `seconds` of
         the recording, `embedding`, and without pooling `start`.
 
     Raises:

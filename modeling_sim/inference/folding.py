@@ -38,10 +38,10 @@ class FoldedConvLayer(SimConvLayer):
         self.sizes = layer.sizes
         self.out_channels, self.in_channels, _ = weight.shape
         if self.in_channels == 1:  # the bias is the weight of a column of ones, see `SimConvLayer`
-            parts = [torch.cat([weight[:, 0], bias[:, None]], dim=1)]
+            weight = torch.cat([weight[:, 0], bias[:, None]], dim=1)
         else:
-            parts = list(tap_weights(weight, self.sizes[1]).unbind(1))
-        self.weights = nn.ParameterList(_frozen(part, dtype) for part in parts)
+            weight = tap_weights(weight, self.sizes[1]).transpose(0, 1)
+        self.weight = _frozen(weight, dtype)
         self.bias = _frozen(bias, dtype)
 
     def margins(self, following: SimConvLayer | None, frames: int, device: torch.device) -> tuple[int, int] | None:
@@ -66,9 +66,9 @@ class FoldedConvLayer(SimConvLayer):
             patches = F.pad(hidden_states[..., 0], (padding, padding)).unfold(1, kernel, stride)
             real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
             rows = torch.cat([patches if frame_mask is None else patches * real, real], dim=-1)
-            return F.linear(F.pad(rows, (0, 0, *margins)) if margins else rows, self.weights[0]).relu_()
+            return F.linear(F.pad(rows, (0, 0, *margins)) if margins else rows, self.weight).relu_()
         frames = (hidden_states.shape[1] + 2 * padding - kernel) // stride + 1
-        hidden_states = row_products(hidden_states, list(self.weights), self.bias, stride, padding, frames).relu_()
+        hidden_states = row_products(hidden_states, self.weight.unbind(), self.bias, stride, padding, frames).relu_()
         return hidden_states if frame_mask is None else hidden_states.mul_(frame_mask[..., None])
 
 
