@@ -92,7 +92,7 @@ def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: i
 
 
 def streaming(preset: str, num_chunks: int) -> dict[str, Any]:
-    """Time per chunk of 20 ms, in milliseconds: of the clock, and of the processor, which other programs do not count to."""
+    """Time per chunk of 20 ms, in milliseconds: of the clock, and of the processor, without that of other programs."""
     stream = SimStream(SimModel(SimConfig.preset(preset)))
     chunk = torch.randn(_RATE * _CHUNK_MS // 1000) / 10
     clock, processor = [], []

@@ -7,10 +7,10 @@ set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name
 (`modeling-sim corpora` lists them). `--streaming` reads a data set while it is downloaded.
 
 The output folder gets Parquet files, which `datasets.load_dataset("parquet", data_files="embeddings/*.parquet")`
-reads, with the columns `id`, `seconds` and `embedding`, and `manifest.json`, with the model's fingerprint, the module and its frame
-rate. Files are written complete or not at all, and the same command continues after an interruption. Recordings of
-hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number of a row's
-first frame. A folder that holds embeddings of another model, data set or setting is refused.
+reads, with the columns `id`, `seconds` and `embedding`, and `manifest.json`, with the model's fingerprint, the module
+and its frame rate. Files are written complete or not at all, and the same command continues after an interruption.
+Recordings of hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number
+of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused.
 
 Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
 `--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.

@@ -608,8 +608,8 @@ def embed(
         overwrite: Replace embeddings that the folder holds.
 
     Returns:
-        The manifest. `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")` reads the embeddings: columns `id`, `seconds` of
-        the recording, `embedding`, and without pooling `start`.
+        The manifest. `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")` reads the embeddings: columns
+        `id`, `seconds` of the recording, `embedding`, and without pooling `start`.
 
     Raises:
         FileExistsError: The folder holds other files, or embeddings of another model, module, data set or setting.
@@ -650,7 +650,6 @@ def embed(
 @contextlib.contextmanager
 def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite: bool) -> Iterator[None]:
     """Keeps the folder for this process, after a look at what it holds."""
-    claims = {"overwrite": overwrite, "resume": True}
     make_folder(folder)
     try:
         lock = FileLock(folder / LOCK_NAME)
@@ -658,7 +657,7 @@ def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite: bool) -
     except Timeout as error:
         raise BlockingIOError(f"`out` {folder} is in use by another process; wait, or give another folder.") from error
     with lock:
-        claim_folder(folder, _KIND, [_SHARDS, MANIFEST_NAME, SKIPPED_NAME], **claims)
+        claim_folder(folder, _KIND, [_SHARDS, MANIFEST_NAME, SKIPPED_NAME], overwrite=overwrite, resume=True)
         if overwrite:
             clear_folder(folder, _KIND)
         _refuse_others(folder, _read_manifest(folder), description)
