@@ -4,6 +4,7 @@ Importing this package registers its models with `AutoModel` and the other Auto 
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,17 @@ __version__ = "0.1.0"
 # which takes seconds. Every other program imports them at once, which registers the Auto classes.
 _program = Path((sys.argv or [""])[0]).stem
 _IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.cli" in sys.orig_argv)
+
+# Not imported before they are used by anyone: they need more than transformers and torch.
+_LAZY = {
+    "SimEmbedder": "modeling_sim.inference.embedding",
+    "SimStream": "modeling_sim.inference.streaming",
+    "embed": "modeling_sim.inference.embedding",
+}
+
+if TYPE_CHECKING:
+    from modeling_sim.inference.embedding import SimEmbedder, embed
+    from modeling_sim.inference.streaming import SimStream
 
 if TYPE_CHECKING or not _IS_COMMAND:
     from modeling_sim._family import (
@@ -27,25 +39,26 @@ if TYPE_CHECKING or not _IS_COMMAND:
         info_nce,
         kl_to_standard_normal,
     )
-else:
 
-    def __getattr__(name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from modeling_sim import _family  # noqa: PLC0415
 
-        return getattr(_family, name)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY.get(name, "modeling_sim._family")), name)
 
 
 __all__ = [
     "SimConfig",
     "SimDecoder",
     "SimDecoderConfig",
+    "SimEmbedder",
     "SimFeatureExtractor",
     "SimForAudioFrameClassification",
     "SimForPreTraining",
     "SimForSequenceClassification",
     "SimModel",
+    "SimStream",
+    "embed",
     "info_nce",
     "kl_to_standard_normal",
 ]

@@ -3,6 +3,7 @@
 Convolutions are matrix products on rows of frames, so that no tensor is transposed from the waveform to the loss.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,46 @@ from .objectives_sim import full_precision
 # Device types on which convolutions are computed as matrix products; all others use torch's own convolution.
 # `benchmarks/gpu_benchmark.py` measures which is faster.
 ROW_PRODUCT_DEVICES = {"cpu", "cuda"}
+
+
+def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, frames: int) -> torch.Tensor:
+    """`(batch, rows, stride * channels)`, enough rows for every frame and every input."""
+    batch, length, channels = hidden_states.shape
+    rows = max(frames + taps - 1, -(-(padding + length) // stride))
+    zeros = padding, rows * stride - length - padding
+    padded = F.pad(hidden_states, (0, 0, *zeros)) if any(zeros) else hidden_states
+    return padded.reshape(batch, rows, stride * channels)
+
+
+def tap_weights(weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """`(out_channels, taps, stride * in_channels)` of a convolution's weight, see `_RowConvolution`.
+
+    A last tap that the kernel does not fill ends in zeros. The output channels stay in front: exchanging the other two
+    moves neighbors and takes a tenth of the time.
+    """
+    out_channels, in_channels, kernel = weight.shape
+    taps = -(-kernel // stride)
+    weight = F.pad(weight, (0, taps * stride - kernel)).transpose(1, 2)
+    return weight.reshape(out_channels, taps, stride * in_channels)
+
+
+def row_products(
+    hidden_states: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    bias: torch.Tensor,
+    stride: int,
+    padding: int,
+    frames: int,
+) -> torch.Tensor:
+    """A convolution's first `frames` outputs, `(batch, frames, out_channels)`, from the weights of its taps."""
+    rows = _rows(hidden_states, len(weights), stride, padding, frames)
+    matrix = rows.flatten(0, 1)
+    outputs = matrix.new_empty(len(matrix), len(bias))
+    products = len(outputs) - (len(weights) - 1)
+    torch.addmm(bias, matrix[:products], weights[0].T, out=outputs[:products])
+    for tap, weight in enumerate(weights[1:], start=1):
+        outputs[:products].addmm_(matrix[tap : tap + products], weight.T)
+    return outputs.view(*rows.shape[:2], -1)[:, :frames]
 
 
 class _RowConvolution(torch.autograd.Function):
@@ -30,39 +71,13 @@ class _RowConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, frames: int) -> torch.Tensor:
-        """The padded input as rows of one stride, `(batch, rows, stride * channels)`."""
-        batch, length, channels = hidden_states.shape
-        rows = max(frames + taps - 1, -(-(padding + length) // stride))
-        zeros = padding, rows * stride - length - padding
-        padded = F.pad(hidden_states, (0, 0, *zeros)) if any(zeros) else hidden_states
-        return padded.reshape(batch, rows, stride * channels)
-
-    @staticmethod
-    def _tap_weights(weight: torch.Tensor, taps: int, stride: int) -> torch.Tensor:
-        """The kernel by taps, `(out_channels, taps, stride * in_channels)`; the last tap is padded with zeros.
-
-        Keeping the output channels first makes the transposition ten times faster.
-        """
-        out_channels, in_channels, kernel = weight.shape
-        weight = F.pad(weight, (0, taps * stride - kernel)).transpose(1, 2)
-        return weight.reshape(out_channels, taps, stride * in_channels)
-
-    @staticmethod
     def forward(
         hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
     ) -> torch.Tensor:
         taps = -(-weight.shape[2] // stride)
         frames = (hidden_states.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
-        rows = _RowConvolution._rows(hidden_states, taps, stride, padding, frames)
-        weights = _RowConvolution._tap_weights(weight, taps, stride)
-        matrix = rows.flatten(0, 1)
-        outputs = matrix.new_empty(rows.shape[0] * rows.shape[1], weight.shape[0])
-        products = len(outputs) - (taps - 1)
-        torch.addmm(bias, matrix[:products], weights[:, 0].T, out=outputs[:products])
-        for tap in range(1, taps):
-            outputs[:products].addmm_(matrix[tap : tap + products], weights[:, tap].T)
-        return outputs.view(*rows.shape[:2], -1)[:, :frames]
+        weights = tap_weights(weight, stride)
+        return row_products(hidden_states, [weights[:, tap] for tap in range(taps)], bias, stride, padding, frames)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -82,7 +97,7 @@ class _RowConvolution(torch.autograd.Function):
             )
             return None if grad_input is None else grad_input.transpose(1, 2), grad_weight, grad_bias, None, None
         taps = -(-weight.shape[2] // ctx.stride)
-        rows = _RowConvolution._rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
+        rows = _rows(hidden_states, taps, ctx.stride, ctx.padding, ctx.frames)
         matrix = rows.flatten(0, 1)
         products = len(matrix) - (taps - 1)
         grads = F.pad(grad_outputs, (0, 0, 0, rows.shape[1] - ctx.frames)).flatten(0, 1)[:products]
@@ -90,7 +105,7 @@ class _RowConvolution(torch.autograd.Function):
 
         grad_input = grad_weight = grad_bias = None
         if needs_input:
-            weights = _RowConvolution._tap_weights(weight, taps, ctx.stride)
+            weights = tap_weights(weight, ctx.stride)
             grad_rows = torch.empty_like(matrix)
             grad_rows[products:] = 0
             torch.mm(grads, weights[:, 0], out=grad_rows[:products])
@@ -166,6 +181,7 @@ class SimConvLayer(nn.Module):
     def __init__(self, config: SimConfig, in_channels: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__()
         self.sizes = kernel, stride, padding
+        self.in_channels, self.out_channels = in_channels, config.hidden_size
         self.conv = SimConv1d(in_channels, config.hidden_size, kernel, stride, padding)
         self.norm: nn.Module | None = (
             SimBatchNorm(config.hidden_size, config.batch_norm_eps, config.batch_norm_momentum)
@@ -177,20 +193,46 @@ class SimConvLayer(nn.Module):
         """Number of output frames for a number of input frames (an int, or a tensor of integers)."""
         return num_output_frames(length, *self.sizes)
 
+    def resume(
+        self, hidden_states: torch.Tensor, held: torch.Tensor, *, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output frames that are complete, and the input frames that later ones need.
+
+        Args:
+            hidden_states: `(batch, frames, channels)`, the next input frames of a stream; may have none.
+            held: `(batch, frames, channels)`, what the last call returned; zeros of the padding at the start.
+            last: No input follows: the padding at the end is added, which completes all frames.
+        """
+        kernel, stride, padding = self.sizes
+        inputs = torch.cat([held, hidden_states], dim=1)
+        if last:
+            inputs = F.pad(inputs, (0, 0, 0, padding))
+        # Where strides leave inputs out, a frame waits for those before the next one: none is owed to a later call.
+        frames = max(0, (inputs.shape[1] - (kernel if last else max(kernel, stride))) // stride + 1)
+        held = inputs[:, frames * stride :]
+        if not frames:
+            return inputs.new_zeros(len(inputs), 0, self.out_channels), held
+        needed = (frames - 1) * stride + kernel
+        return self(inputs[:, :needed], is_padded=True), held
+
     def margins(self, following: "SimConvLayer | None", frames: int, device: torch.device) -> tuple[int, int] | None:
         """Zeros to write before and after this layer's output `frames`, so that the next layer need not pad them.
 
         Only the first layer, which has the most frames, does so; `None` for the others. A negative number drops frames
         that the next layer does not read.
         """
-        if following is None or not (self._reads_waveform(device) and _is_own(self, SimConvLayer)):
+        if following is None or not (self._reads_waveform(device) and is_own(self, SimConvLayer)):
             return None
-        if not (_is_own(following, SimConvLayer) and _is_own(following.conv, SimConv1d)):
+        if not (is_own(following, SimConvLayer) and is_own(following.conv, SimConv1d)):
             return None
         if following.conv.in_channels == 1:  # it pads its own input, like a waveform
             return None
-        kernel, stride, padding = following.sizes
-        rows = following.num_frames(frames) + -(-kernel // stride) - 1
+        return following.zeros_around(frames)
+
+    def zeros_around(self, frames: int) -> tuple[int, int]:
+        """Zeros before and after `frames` input frames that make them rows of `row_products` without padding."""
+        kernel, stride, padding = self.sizes
+        rows = self.num_frames(frames) + -(-kernel // stride) - 1
         return padding, rows * stride - padding - frames
 
     def forward(
@@ -206,13 +248,14 @@ class SimConvLayer(nn.Module):
         Args:
             hidden_states: `(batch, input frames, in_channels)`.
             frame_mask: `(batch, frames)` bool, true where an output frame is real; the output is 0 elsewhere.
-            is_padded: The input already has the padding of this layer.
+            is_padded: The input already has the padding of this layer, or frames of a stream in its place.
             margins: Zeros to add before and after the output, see `margins`.
         """
         # A submodule with hooks or an adapter is called as a module, and neither fused nor changed in place.
         if self._reads_waveform(hidden_states.device):
-            return self._waveform_features(hidden_states, frame_mask, margins or (0, 0))
-        conv_is_own = _is_own(self.conv, SimConv1d)
+            padding = 0 if is_padded else self.sizes[2]
+            return self._waveform_features(hidden_states, frame_mask, padding, margins or (0, 0))
+        conv_is_own = is_own(self.conv, SimConv1d)
         if conv_is_own and _takes_row_products(hidden_states.device):
             hidden_states = self.conv.convolve_rows(hidden_states, 0 if is_padded else None)
         elif is_padded:  # a compiled graph starts at this layer
@@ -224,7 +267,7 @@ class SimConvLayer(nn.Module):
             hidden_states = _normalize(self.norm, hidden_states, frame_mask)
         # In place only without gradients: autograd copies a view that is changed in place.
         in_place = (
-            conv_is_own and (self.norm is None or _is_own(self.norm, SimBatchNorm)) and not torch.is_grad_enabled()
+            conv_is_own and (self.norm is None or is_own(self.norm, SimBatchNorm)) and not torch.is_grad_enabled()
         )
         if frame_mask is not None:
             # The next convolution must read zeros past the end, as for an utterance without padding.
@@ -237,14 +280,14 @@ class SimConvLayer(nn.Module):
     def _reads_waveform(self, device: torch.device) -> bool:
         """Whether this layer uses `_waveform_features`."""
         return (
-            _is_own(self.conv, SimConv1d)
+            is_own(self.conv, SimConv1d)
             and self.conv.in_channels == 1
-            and (self.norm is None or _is_own(self.norm, SimBatchNorm))
+            and (self.norm is None or is_own(self.norm, SimBatchNorm))
             and _takes_row_products(device)
         )
 
     def _waveform_features(
-        self, waveform: torch.Tensor, frame_mask: torch.Tensor | None, margins: tuple[int, int]
+        self, waveform: torch.Tensor, frame_mask: torch.Tensor | None, padding: int, margins: tuple[int, int]
     ) -> torch.Tensor:
         """Convolution, optional batch normalization and ReLU of a `(batch, samples, 1)` waveform in one product.
 
@@ -253,7 +296,7 @@ class SimConvLayer(nn.Module):
         change of weights: the largest tensor of the model is written and kept only once. The bias is the weight of a
         column of ones, so that rows of zeros give zeros past an utterance's end and in the margins.
         """
-        kernel, stride, padding = self.sizes
+        kernel, stride, _ = self.sizes
         patches = F.pad(waveform[..., 0], (padding, padding)).unfold(1, kernel, stride)  # (batch, frames, kernel)
         real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
         weight: torch.Tensor = self.conv.weight[:, 0]
@@ -291,11 +334,15 @@ class SimConvLayer(nn.Module):
 
 def _takes_row_products(device: torch.device) -> bool:
     """Whether convolutions are matrix products; a compiled, exported or traced graph uses torch's own convolution."""
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return device.type in ROW_PRODUCT_DEVICES and not in_graph
+    return device.type in ROW_PRODUCT_DEVICES and not in_graph()
 
 
-def _is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
+def in_graph() -> bool:
+    """Whether a graph is being compiled, exported or traced."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
     """Whether a layer is unmodified: no adapter, parametrization, hook or replaced `forward`."""
     return (
         type(module) is own_class
@@ -338,4 +385,13 @@ def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-__all__ = ["SimBatchNorm", "SimConv1d", "SimConvLayer", "SimLatentHead"]
+__all__ = [
+    "SimBatchNorm",
+    "SimConv1d",
+    "SimConvLayer",
+    "SimLatentHead",
+    "in_graph",
+    "is_own",
+    "row_products",
+    "tap_weights",
+]

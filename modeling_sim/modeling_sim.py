@@ -6,7 +6,7 @@ Tensors are `(batch, frames, channels)` throughout, including the convolutions o
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig
-from .layers_sim import SimConvLayer, SimLatentHead
+from .layers_sim import SimConvLayer, SimLatentHead, in_graph
 from .objectives_sim import (
     autocorrelations,
     covariance_penalty,
@@ -47,6 +47,10 @@ from .objectives_sim import (
 
 # Maps a process' latents `(batch, frames, channels)` and frame mask to those of the other processes' utterances.
 GatherLatents = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor | None]]
+
+# Seconds of audio above which an encoder at inference works in chunks of `CHUNK_SECONDS`, so that memory is bounded: a
+# second of the preset "sim" takes 6.5 MB in its first layer alone.
+LONG_SECONDS, CHUNK_SECONDS = 60, 20
 
 # ---------------------------------------------------------------------- outputs
 
@@ -170,23 +174,27 @@ class SimConvModule(nn.Module):
         )
 
     def forward(
-        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        held: list[torch.Tensor] | None = None,
+        *,
+        last: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Returns the mean, log-variance and lengths of this module's frames.
 
         Args:
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
+            held: Of a stream, the frames that each layer keeps from one call to the next; updated, see `SimModel.step`.
+            last: Of a stream, whether no further frames follow.
         """
-        frame_mask, margins, frames = None, None, hidden_states.shape[1]
-        layers = cast("list[SimConvLayer]", list(self.layers))
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
-            frames, is_padded = layer.num_frames(frames), margins is not None
-            if lengths is not None:
-                lengths = layer.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, frames)
-            margins = layer.margins(following, frames, hidden_states.device)
-            hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
+        frame_mask = None
+        if held is None:
+            hidden_states, frame_mask, lengths = self._convolve(hidden_states, lengths)
+        else:
+            for number, layer in enumerate(cast("list[SimConvLayer]", list(self.layers))):
+                hidden_states, held[number] = layer.resume(hidden_states, held[number], last=last)
         if self.latent_head is None:
             return hidden_states, None, lengths
         latents = self.latent_head(hidden_states)
@@ -198,6 +206,21 @@ class SimConvModule(nn.Module):
         if self.config.log_variance_clamp is not None:
             log_variance = log_variance.clamp(*self.config.log_variance_clamp)
         return mean, log_variance, lengths
+
+    def _convolve(
+        self, hidden_states: torch.Tensor, lengths: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Frames of the last layer, their mask and lengths, `None` where all are real."""
+        frame_mask, margins, frames = None, None, hidden_states.shape[1]
+        layers = cast("list[SimConvLayer]", list(self.layers))
+        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+            frames, is_padded = layer.num_frames(frames), margins is not None
+            if lengths is not None:
+                lengths = layer.num_frames(lengths)
+                frame_mask = _frame_mask(lengths, frames)
+            margins = layer.margins(following, frames, hidden_states.device)
+            hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
+        return hidden_states, frame_mask, lengths
 
 
 class SimPredictor(nn.Module):
@@ -366,7 +389,13 @@ class SimModel(SimPreTrainedModel):
         return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], _audio_lengths(attention_mask)
 
     def encode_module(
-        self, module: int, hidden_states: torch.Tensor, lengths: torch.Tensor | None = None
+        self,
+        module: int,
+        hidden_states: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        held: list[torch.Tensor] | None = None,
+        *,
+        last: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Returns the mean, log-variance (`None` if deterministic) and lengths of one module's frames.
 
@@ -374,9 +403,14 @@ class SimModel(SimPreTrainedModel):
             module: From 0; the context comes last.
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
+            held: Of a stream, the module's part of the state, which is updated; see `step`.
+            last: Of a stream, whether no further frames follow.
         """
         if self.context is None or module < self.config.num_conv_modules:
-            return self.conv_modules[module](hidden_states, lengths)
+            return self.conv_modules[module](hidden_states, lengths, held, last=last)
+        state = None if held is None else held[0]
+        if held is not None and not hidden_states.shape[1]:
+            return hidden_states.new_zeros(len(hidden_states), 0, self.config.context_size), None, None
         # Padding follows the audio and the GRU runs forward, so padding does not affect real frames.
         on_cpu, was_training = hidden_states.device.type == "cpu", self.context.training
         if on_cpu:  # the matrix products of one frame are too small to gain from half precision
@@ -385,12 +419,104 @@ class SimModel(SimPreTrainedModel):
         self.context.training = was_training or torch.is_grad_enabled()
         try:
             with full_precision(hidden_states.device) if on_cpu else nullcontext():
-                context, _ = self.context(hidden_states)
+                context, state = self.context(hidden_states, state)
         finally:
             self.context.training = was_training
+        if held is not None:
+            held[0] = state
         if lengths is not None:
             context = context * _frame_mask(lengths, context.shape[1])[..., None]
         return context, None, lengths
+
+    def initial_state(self, batch_size: int = 1) -> list[torch.Tensor]:
+        """State of streams before their first sample, for `step`.
+
+        Returns:
+            A tensor per convolution, zeros `(batch, padding, in_channels)` that stand for its padding at the start, and
+            for a context module its hidden state `(1, batch, context_size)`.
+        """
+        layers = [layer for module in self.conv_modules for layer in cast("SimConvModule", module).layers]
+        shapes = [(batch_size, layer.sizes[2], layer.in_channels) for layer in cast("list[SimConvLayer]", layers)]
+        if self.context is not None:
+            shapes.append((1, batch_size, self.context.hidden_size))
+        return [torch.zeros(shape, dtype=self.dtype, device=self.device) for shape in shapes]
+
+    def step(
+        self, input_values: torch.Tensor, state: Sequence[torch.Tensor], *, last: bool = False
+    ) -> tuple[list[SimModuleLatents], list[torch.Tensor]]:
+        """The frames that the next samples of streams complete, and the state with which to go on.
+
+        Concatenated over calls, they are those of the whole audio, at whatever samples it is divided. The model must be
+        in evaluation mode, since the statistics of a batch in training mode are those of whole utterances.
+
+        Args:
+            input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
+            state: What the last call returned, or `initial_state`. Of a convolution it holds fewer input frames than
+                its kernel has, after samples that are a multiple of `config.hop_length()` always as many.
+            last: Whether the audio ends here, which completes the frames that see the padding at its end.
+
+        Returns:
+            What each module makes, the context last, `(batch, frames, channels)` with 0 frames where none is complete;
+            means are handed on. And the new state; the tensors of the old one are not changed.
+        """
+        hidden_states, modules = input_values[..., None], []
+        old, new = list(state), list[torch.Tensor]()
+        for module, kernels in enumerate([*self.config.conv_kernel, [1]][: self.config.num_modules]):
+            held = [old.pop(0) for _ in kernels]
+            hidden_states, log_variance, _ = self.encode_module(module, hidden_states, None, held, last=last)
+            modules.append(SimModuleLatents(hidden_states, hidden_states, log_variance, None))
+            new += held
+        return modules, new
+
+    def latents_in_chunks(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        modules: Collection[int] | None = None,
+    ) -> dict[int, SimModuleLatents]:
+        """Latents of long audio: chunk by chunk with `step`, so that memory hardly exceeds the input and the result.
+
+        Args:
+            input_values: As in `forward`.
+            attention_mask: As in `forward`.
+            modules: The modules to keep, counted from 0; `None` for all. An hour of the preset "sim" has 12 GB of means
+                and log-variances in module 0, and 0.4 GB in the context.
+
+        Returns:
+            What `module_latents` yields, by the module's number, with means as `hidden_state`.
+        """
+        waveforms, lengths = self.prepare_inputs(input_values, attention_mask)
+        batch, total = input_values.shape
+        config, chunk = self.config, CHUNK_SECONDS * self.config.sampling_rate
+        each = torch.full((batch,), total, device=waveforms.device) if lengths is None else lengths
+        wanted = range(config.num_modules) if modules is None else modules
+        kept: dict[int, SimModuleLatents] = {}
+        for length in each.unique().tolist():
+            rows = (each == length).nonzero()[:, 0]
+            state, done = self.initial_state(len(rows)), [0] * config.num_modules
+            for start in range(0, length, chunk):
+                samples = waveforms[rows, start : min(start + chunk, length), 0]
+                latents, state = self.step(samples, state, last=start + chunk >= length)
+                for module in wanted:
+                    mean, log_variance = latents[module].mean, latents[module].log_variance
+                    if module not in kept:
+                        shape = batch, config.num_frames(total, module), mean.shape[2]
+                        means = mean.new_zeros(shape)
+                        log_variances = None if log_variance is None else log_variance.new_zeros(shape)
+                        frames = None if lengths is None else config.num_frames(lengths, module)
+                        kept[module] = SimModuleLatents(means, means, log_variances, frames)
+                    place = slice(done[module], done[module] + mean.shape[1])
+                    kept[module].mean[rows, place] = mean
+                    if log_variance is not None:
+                        cast("torch.Tensor", kept[module].log_variance)[rows, place] = log_variance
+                    done[module] = place.stop
+        return kept
+
+    def takes_chunks(self, input_values: torch.Tensor) -> bool:
+        """Whether `forward` goes through `latents_in_chunks`: for long audio, at inference and outside of graphs."""
+        if self.training or torch.is_grad_enabled() or in_graph():
+            return False
+        return input_values.shape[-1] > LONG_SECONDS * self.config.sampling_rate
 
     def module_latents(
         self,
@@ -417,7 +543,7 @@ class SimModel(SimPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SimModelOutput:
-        """Encodes waveforms.
+        """Encodes waveforms; at inference those of more than a minute in chunks, see `latents_in_chunks`.
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
@@ -433,7 +559,11 @@ class SimModel(SimPreTrainedModel):
         if sample is None:
             sample = self.training and self.config.sample_latents
 
-        modules = list(self.module_latents(input_values, attention_mask, sample=sample, generator=generator))
+        if not sample and self.takes_chunks(input_values):
+            in_chunks = self.latents_in_chunks(input_values, attention_mask)
+            modules = [in_chunks[module] for module in range(self.config.num_modules)]
+        else:
+            modules = list(self.module_latents(input_values, attention_mask, sample=sample, generator=generator))
         conv_modules = modules[: self.config.num_conv_modules]
         hidden_states, _, _, lengths = modules[-1]
         batch, frames, _ = hidden_states.shape
@@ -797,12 +927,15 @@ class SimClassifier(SimPreTrainedModel):
         """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        outputs = self.sim(
-            input_values, attention_mask, generator=generator, output_hidden_states=True, return_dict=True
-        )
         frame_mask = None
         if attention_mask is not None:
             frame_mask = self.sim.get_frame_mask(attention_mask, self.probe_module)
+        if not output_hidden_states and self.sim.takes_chunks(input_values):
+            modules = self.sim.latents_in_chunks(input_values, attention_mask, [self.probe_module])
+            return modules[self.probe_module].mean, frame_mask, None
+        outputs = self.sim(
+            input_values, attention_mask, generator=generator, output_hidden_states=True, return_dict=True
+        )
         hidden_states = outputs.hidden_states if output_hidden_states else None
         return outputs.hidden_states[self.probe_module], frame_mask, hidden_states
 

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
+import torch
 
+from modeling_sim import SimConfig, SimForAudioFrameClassification
 from modeling_sim.commands import analyze, pretrain
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -32,7 +35,7 @@ def run(monkeypatch, name, *flags):
 
 def test_every_example_is_short_and_is_run_here():
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07", "08", "10"]
+    assert [name[:2] for name in names] == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
     assert all(len((EXAMPLES / name).read_text().splitlines()) < 80 for name in names)
     source = Path(__file__).read_text()
     assert all(f'"{name}"' in source for name in names)
@@ -93,3 +96,15 @@ def test_training_with_the_trainer_of_transformers(tmp_path, monkeypatch, capsys
     run(monkeypatch, "10_train_with_transformers.py", "--output_dir", tmp_path, "--steps", "1", "--num_train", "8")
     assert capsys.readouterr().out.count("held-out") == 2
     assert (tmp_path / "vowels" / "model.safetensors").is_file()
+
+
+def test_streaming(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    config = SimConfig.preset("sim-small", hidden_size=16, context_size=8, num_labels=3)
+    SimForAudioFrameClassification(config).save_pretrained(tmp_path)
+    soundfile.write(tmp_path / "speech.wav", torch.randn(8000).clamp(-1, 1).numpy(), 16000)
+    run(monkeypatch, "09_stream.py", tmp_path, tmp_path / "speech.wav", "--fast")
+    lines = capsys.readouterr().out.splitlines()
+    assert "29 ms" in lines[0]
+    assert all("LABEL_" in line for line in lines[1:])
+    assert len(lines) > 1

@@ -16,7 +16,7 @@ LAYERS = (
     {"data"},
     {"settings", "loading", "provenance", "export"},
     {"trainer"},
-    {"evaluation"},
+    {"evaluation", "inference"},
     {"report", "hub"},
     {"commands"},
     {"cli"},

@@ -107,6 +107,7 @@ def read_audio(
     num_samples: int | None = None,
     sampling_rate: int = 16_000,
     found: tuple[int, int] | None = None,
+    average_channels: bool = True,
 ) -> np.ndarray:
     """Reads a recording, or a crop of it, as float32 `(samples,)` in [-1, 1].
 
@@ -120,6 +121,7 @@ def read_audio(
         num_samples: Samples at `sampling_rate`; `None` for all that follow. Fewer at the end of the recording.
         sampling_rate: Sampling rate of the result in Hz; the recording is resampled if its own rate differs.
         found: Number of samples and sampling rate from an earlier `read_header`; raises if the file has changed.
+        average_channels: Average several channels; otherwise a recording with several raises.
 
     Raises:
         AudioError: The recording cannot be decoded, is truncated or empty, differs from `found`, or has samples that
@@ -128,6 +130,10 @@ def read_audio(
     """
     with _open(audio) as file:
         own_rate = file.samplerate
+        if file.channels > 1 and not average_channels:
+            raise AudioError(
+                f"{audio_name(audio)}: has {file.channels} channels; set `average_channels`, or choose one first"
+            )
         if found is not None and (file.frames, own_rate) != tuple(found):
             raise AudioError(
                 f"{audio_name(audio)}: changed since the corpus was read, from {found[0]} samples at {found[1]} Hz to "

@@ -110,7 +110,7 @@ def load(
             source = divide_stream(source, split=split, split_by=split_by, lists=lists)
         return with_phones(source, alignments)
     if "id" not in source.column_names:
-        source = source.add_column("id", _file_or_row_names(source))
+        source = source.add_column("id", file_or_row_names(source))
     if "speaker_id" not in source.column_names:
         source = source.add_column("speaker_id", [UNKNOWN_SPEAKER] * len(source))
     for name in ("speaker_id", *labels.values()):
@@ -326,7 +326,7 @@ def _is_listed(row: Mapping[str, Any], *, wanted: Collection[str]) -> bool:
     return row["id"] in wanted
 
 
-def _file_or_row_names(source: Dataset) -> list[str]:
+def file_or_row_names(source: Dataset) -> list[str]:
     """File names without suffix if they are unique, else row numbers."""
     paths = [
         path

@@ -1,0 +1,93 @@
+"""Writes embeddings of recordings: the frames of one module, or their mean.
+
+    modeling-sim embed runs/sim-small recordings --module context --pool mean --out embeddings
+
+The data may be a folder of audio files, a manifest (.csv, .tsv or .jsonl with a column `file`), one audio file, a data
+set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name of a corpus of this package
+(`modeling-sim corpora` lists them). `--streaming` reads a data set while it is downloaded.
+
+The output folder gets Parquet files, which `datasets.load_dataset("parquet", data_files="embeddings/*.parquet")`
+reads, with the columns `id`, `seconds` and `embedding`, and `manifest.json`, with the model's fingerprint, the module
+and its frame rate. Files are written complete or not at all, and the same command continues after an interruption.
+Recordings of hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number
+of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused.
+
+Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
+`--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from typing import Literal
+
+from modeling_sim.commands.command import command
+from modeling_sim.settings import setting
+from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
+
+
+@dataclass
+class EmbedArguments:
+    """What is embedded, how, and where it goes."""
+
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.")
+    data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
+    out: str = setting("embeddings", "Folder for the embeddings.")
+    module: str = setting("context", "Module: 'context', or a number from 0.")
+    pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
+    split: str = setting("all", "Split of the data.")
+    data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
+    batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
+    device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "Precision of the convolutions.")
+    num_workers: int = setting(0, "Processes that read ahead.")
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
+    average_channels: bool = setting(False, "Average the channels of stereo recordings instead of refusing them.")
+    shard_seconds: float | None = setting(
+        None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
+    )
+    overwrite: bool = setting(False, "Replace the embeddings that `out` holds.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    with command("embed", __doc__, argv, EmbedArguments, positional=["model", "data"]) as (settings,):
+        from datasets import disable_progress_bars  # noqa: PLC0415 - imports seconds of libraries
+        from transformers.utils import logging  # noqa: PLC0415
+
+        from modeling_sim.inference.embedding import SimEmbedder, embed, open_data  # noqa: PLC0415
+
+        disable_progress_bars()
+        logging.disable_progress_bar()
+        embedder = SimEmbedder(
+            settings.model,
+            settings.module,
+            settings.pool,
+            device=settings.device,
+            precision=settings.precision,
+            average_channels=settings.average_channels,
+        )
+        manifest = embed(
+            embedder,
+            lambda **bad_audio: open_data(
+                settings.data,
+                split=settings.split,
+                data_dir=settings.data_dir,
+                corpus_settings=settings.corpus_settings,
+                streaming=settings.streaming,
+                **bad_audio,
+            ),
+            settings.out,
+            batch_size=settings.batch_size,
+            num_workers=settings.num_workers,
+            on_bad_audio=settings.on_bad_audio,
+            shard_seconds=settings.shard_seconds,
+            overwrite=settings.overwrite,
+        )
+        skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
+        resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""
+        print(
+            f"{manifest['utterances']} recordings, {manifest['seconds'] / 3600:.2f} hours{resampled}{skipped}; "
+            f"embeddings in {settings.out}"
+        )

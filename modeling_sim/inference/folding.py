@@ -1,0 +1,198 @@
+"""Encoders for inference alone, with weights that are prepared once: faster, with the same frames up to rounding."""
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modeling_sim.configuration_sim import SimConfig
+from modeling_sim.layers_sim import (
+    SimBatchNorm,
+    SimConv1d,
+    SimConvLayer,
+    SimLatentHead,
+    is_own,
+    row_products,
+    tap_weights,
+)
+from modeling_sim.modeling_sim import SimConvModule, SimModel
+
+# Channels that are added to a module's last layer for the one that is always 1; a multiple of a vector's length.
+_ONES = 16
+
+
+class FoldedConvLayer(SimConvLayer):
+    """A convolution without batch norm, and its ReLU, whose weight lies as `row_products` takes it.
+
+    Args:
+        layer: The layer whose sizes it has.
+        weight: `(out_channels, in_channels, kernel)`.
+        bias: `(out_channels,)`.
+        dtype: Of its products.
+    """
+
+    def __init__(self, layer: SimConvLayer, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.sizes = layer.sizes
+        self.out_channels, self.in_channels, _ = weight.shape
+        if self.in_channels == 1:  # the bias is the weight of a column of ones, see `SimConvLayer`
+            weight = torch.cat([weight[:, 0], bias[:, None]], dim=1)
+        else:
+            weight = tap_weights(weight, self.sizes[1]).transpose(0, 1)
+        self.weight = _frozen(weight, dtype)
+        self.bias = _frozen(bias, dtype)
+
+    def margins(self, following: SimConvLayer | None, frames: int, device: torch.device) -> tuple[int, int] | None:
+        """As of any layer; `device` is not asked."""
+        if following is None or self.in_channels > 1 or following.in_channels == 1:
+            return None
+        return following.zeros_around(frames)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        *,
+        is_padded: bool = False,
+        margins: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
+        """As of any layer."""
+        kernel, stride, padding = self.sizes
+        padding = 0 if is_padded else padding
+        hidden_states = hidden_states.to(self.bias.dtype)
+        if self.in_channels == 1:
+            patches = F.pad(hidden_states[..., 0], (padding, padding)).unfold(1, kernel, stride)
+            real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
+            rows = torch.cat([patches if frame_mask is None else patches * real, real], dim=-1)
+            return F.linear(F.pad(rows, (0, 0, *margins)) if margins else rows, self.weight).relu_()
+        frames = (hidden_states.shape[1] + 2 * padding - kernel) // stride + 1
+        hidden_states = row_products(hidden_states, self.weight.unbind(), self.bias, stride, padding, frames).relu_()
+        return hidden_states if frame_mask is None else hidden_states.mul_(frame_mask[..., None])
+
+
+def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | None = None) -> SimModel:
+    """An encoder for inference with a copy of the weights of `model`, faster and with the same frames up to rounding.
+
+    Batch norm becomes part of the convolutions. With `module` the encoder ends there and gives that module's means:
+    heads of log-variances are left out, and a mean below is a linear map in front of a linear map, so both become one
+    (a fifth of the products of the preset "sim"). The zeros around a module's means are not the means of zeros; so a
+    channel that is 1 at real frames carries the biases of these heads.
+
+    Args:
+        model: The encoder. One with hooks, adapters or other layers than its own is returned as it is.
+        module: The module whose frames are wanted, counted from 0; `None` for all, with log-variances.
+        dtype: Of the convolutions, half precision for instance; that of `model` by default. A GRU on a CPU keeps its
+            own: the products of one frame are too small to gain.
+
+    Returns:
+        A `SimModel` in evaluation mode, on the device of `model`, whose last module is the one that is wanted.
+    """
+    if not all(_is_foldable(part) for part in model.modules()):
+        return model.eval()
+    dtype = dtype or model.dtype
+    folded = _empty(model.config, module)
+    carried: SimLatentHead | None = None  # the head of the module below, if it becomes part of the next product
+    for number, target in enumerate(cast("list[SimConvModule]", list(folded.conv_modules))):
+        source = cast("SimConvModule", model.conv_modules[number])
+        layers = cast("list[SimConvLayer]", list(source.layers))
+        weights = [_without_norm(layer) for layer in layers]
+        if carried is not None:
+            weights[0] = _behind(carried, *weights[0])
+        head, carried = source.latent_head, None
+        if module is not None and head is not None:
+            head = _mean_head(head, model.config.num_latents)
+            if number < len(folded.conv_modules) - 1:
+                following = cast("SimConvLayer", cast("SimConvModule", model.conv_modules[number + 1]).layers[0])
+                if _is_cheaper(head, following):
+                    head, carried = None, head
+                    weights[-1] = _with_ones(*weights[-1])
+            elif folded.context is not None and head.in_features <= head.out_features:
+                head, carried = None, head
+        target.latent_head = None if head is None else copy.deepcopy(head).to(dtype)
+        target.layers = nn.ModuleList(
+            FoldedConvLayer(layer, *weight, dtype) for layer, weight in zip(layers, weights, strict=True)
+        )
+    if folded.context is not None:
+        folded.context = _gru(cast("nn.GRU", model.context), carried)
+        if model.device.type != "cpu":
+            folded.context.to(dtype)
+    return cast("SimModel", folded.to(model.device).eval().requires_grad_(False))  # type: ignore[arg-type]
+
+
+def _empty(config: SimConfig, module: int | None) -> SimModel:
+    """A model without memory for weights that ends at a module and has no batch norm."""
+    settings = {name: getattr(config, name) for name in type(config).__annotations__}
+    if module is not None:
+        module %= config.num_modules
+        kept = min(module + 1, config.num_conv_modules)
+        names = ("sampling_rate", "hidden_size", "latent_size", "latent_head")
+        settings = {name: settings[name] for name in names}
+        settings |= {name: getattr(config, name)[:kept] for name in ("conv_kernel", "conv_stride", "conv_padding")}
+        settings |= {"context_size": config.context_size if module == config.num_conv_modules else 0}
+        settings |= {"latent_distribution": "deterministic", "kl_weight": 0.0}
+    with torch.device("meta"):
+        return SimModel(SimConfig(**{**settings, "use_batch_norm": False}))
+
+
+def _is_foldable(part: nn.Module) -> bool:
+    """Whether a part of a model is one that this package knows, and nothing watches it."""
+    known = (SimModel, nn.ModuleList, SimConvModule, SimConvLayer, SimConv1d, SimBatchNorm, SimLatentHead, nn.GRU)
+    return any(is_own(part, own_class) for own_class in known)
+
+
+def _without_norm(layer: SimConvLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias in float64 of a convolution with its batch norm."""
+    weight, bias = layer.conv.weight.detach().double(), layer.conv.bias.detach().double()
+    if layer.norm is None:
+        return weight, bias
+    norm = cast("SimBatchNorm", layer.norm)
+    scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    return weight * scale[:, None, None], (bias - norm.running_mean) * scale + norm.bias.detach()
+
+
+def _mean_head(head: SimLatentHead, num_latents: int) -> SimLatentHead:
+    """The part of a head that makes means, in float64."""
+    mean = SimLatentHead(head.in_features, num_latents).double()
+    mean.load_state_dict({name: value[:num_latents] for name, value in head.state_dict().items()})
+    return mean
+
+
+def _is_cheaper(head: SimLatentHead, following: SimConvLayer) -> bool:
+    """Whether a convolution that reads what a head reads has fewer products than both one after the other."""
+    kernel, stride, _ = following.sizes
+    products = following.out_channels * kernel / stride  # per input frame and channel
+    return (head.in_features + _ONES) * products <= head.in_features * head.out_features + head.out_features * products
+
+
+def _behind(head: SimLatentHead, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution that reads the input of a head, and channels of which the first is 1."""
+    merged = torch.einsum("oik,ij->ojk", weight, head.weight.detach())
+    of_bias = torch.einsum("oik,i->ok", weight, head.bias.detach())[:, None]
+    return torch.cat([merged, F.pad(of_bias, (0, 0, 0, _ONES - 1))], dim=1), bias
+
+
+def _with_ones(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias with further channels, of which the first is 1 and the others, for speed alone, are 0."""
+    one = F.pad(bias.new_ones(1), (0, _ONES - 1))
+    return F.pad(weight, (0, 0, 0, 0, 0, _ONES)), torch.cat([bias, one])
+
+
+def _gru(context: nn.GRU, head: SimLatentHead | None) -> nn.GRU:
+    """A copy of a GRU, with the head in front of it as part of its weights."""
+    if head is None:
+        return copy.deepcopy(context)
+    merged = nn.GRU(head.in_features, context.hidden_size, batch_first=True, dtype=context.weight_ih_l0.dtype)
+    state = {name: value.double() for name, value in context.state_dict().items()}
+    state["bias_ih_l0"] = state["bias_ih_l0"] + state["weight_ih_l0"] @ head.bias.detach()
+    state["weight_ih_l0"] = state["weight_ih_l0"] @ head.weight.detach()
+    merged.load_state_dict(state)
+    return merged
+
+
+def _frozen(value: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(value.detach().to(dtype, copy=True).contiguous(), requires_grad=False)
+
+
+__all__ = ["FoldedConvLayer", "fold"]

@@ -1,0 +1,383 @@
+"""Streams, long audio, folded weights and embeddings give what the encoder makes of whole recordings."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset, load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_sim import (
+    SimConfig,
+    SimEmbedder,
+    SimFeatureExtractor,
+    SimForAudioFrameClassification,
+    SimForSequenceClassification,
+    SimModel,
+    SimStream,
+    embed,
+    modeling_sim,
+)
+from modeling_sim.commands import embed as command
+from modeling_sim.data.audio import AudioError
+from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.inference import embedding
+from modeling_sim.inference.folding import fold
+
+PRESETS = ("sim", "sim-small", "sim-artificial", "gim", "gim-lowe", "cpc")
+WIDE_STRIDES = {
+    "conv_kernel": [[3, 2], [1]],
+    "conv_stride": [[4, 2], [3]],
+    "conv_padding": [[2, 1], [0]],
+    "kl_weight": 1e-3,
+}
+
+
+def model_of(preset="sim", **overrides):
+    """A model with statistics of batch norm and biases that a trained one could have."""
+    torch.manual_seed(0)
+    model = SimModel(SimConfig.preset(preset, **{"hidden_size": 16, "context_size": 8, **overrides}))
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif name.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.3)
+    return model.eval()
+
+
+MODELS = {preset: model_of(preset) for preset in PRESETS}
+MODELS["wide strides"] = model_of(**WIDE_STRIDES)
+MODELS["no context"] = model_of(context_size=0)
+MODELS["narrow latents"] = model_of(latent_size=3)
+
+
+def assert_same(parts, whole):
+    """The frames of every module, in parts, are those of the whole."""
+    for module, expected in enumerate(whole):
+        joined = torch.cat([part.hidden_states[module] for part in parts], dim=1)
+        torch.testing.assert_close(joined, expected.mean, rtol=0, atol=1e-6)
+        if expected.log_variance is not None:
+            joined = torch.cat([part.log_variances[module] for part in parts], dim=1)
+            torch.testing.assert_close(joined, expected.log_variance, rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- streams
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(MODELS)),
+    num_samples=st.integers(500, 3000),
+    pieces=st.lists(st.integers(0, 700), min_size=1, max_size=12),
+    batch_size=st.integers(1, 3),
+)
+def test_a_stream_gives_the_frames_of_the_whole_at_any_division(name, num_samples, pieces, batch_size):
+    model = MODELS[name]
+    waveforms = torch.randn(batch_size, num_samples, generator=torch.Generator().manual_seed(num_samples)) / 5
+    stream = SimStream(model, batch_size)
+    parts, start = [], 0
+    while start < num_samples:
+        for piece in (*pieces, 97):
+            parts.append(stream.feed(waveforms[:, start : start + piece]))
+            start += piece
+    parts.append(stream.finish())
+    with torch.no_grad():
+        assert_same(parts, list(model.module_latents(waveforms)))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_frame_comes_with_the_last_sample_that_it_sees(name):
+    model, stream = MODELS[name], SimStream(MODELS[name])
+    config = model.config
+    counts = np.zeros(config.num_modules, dtype=int)
+    for number in range(1, 900):
+        counts += [frames.shape[1] for frames in stream.feed(torch.zeros(1)).hidden_states]
+        for module, module_name in enumerate(config.module_names):
+            latency = round(stream.latency[module_name] * config.sampling_rate / 1000)
+            first = config.frame_centers(1, module)[0] - config.receptive_field(module) / 2
+            expected = (number - latency - first) // config.hop_length(module) + 1
+            assert counts[module] == max(0, expected), (module_name, number)
+
+
+def test_latency_is_the_receptive_field():
+    config = SimConfig.preset("sim-small")
+    latency = SimStream(SimModel(config)).latency
+    assert list(latency) == config.module_names
+    fields = [1000 * config.receptive_field(module) / config.sampling_rate for module in range(config.num_modules)]
+    assert list(latency.values()) == pytest.approx(fields)
+    assert latency["module 2"] <= 30
+
+
+def test_streams_are_copied_and_reset(noise):
+    stream = SimStream(MODELS["sim"])
+    waveform = noise(1, 2000) / 5
+    first = stream.feed(waveform)
+    other = stream.copy()
+    expected = stream.finish().last_hidden_state
+    other.feed(noise(1, 700))
+    assert len(other.finish().last_hidden_state) == 1
+    with pytest.raises(ValueError, match="reset"):
+        stream.feed(waveform)
+    stream.reset()
+    torch.testing.assert_close(stream.feed(waveform).last_hidden_state, first.last_hidden_state, rtol=0, atol=0)
+    torch.testing.assert_close(stream.finish().last_hidden_state, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("samples", "error"), [(np.zeros(5, np.int16), TypeError), (np.zeros((2, 5)), ValueError)])
+def test_a_stream_refuses_other_inputs(samples, error):
+    with pytest.raises(error, match="samples"):
+        SimStream(MODELS["sim"]).feed(samples)
+
+
+def test_the_state_is_a_few_frames_per_layer():
+    model = MODELS["sim"]
+    sizes = set()
+    state = model.initial_state(1)
+    for _ in range(4):
+        with torch.no_grad():
+            _, state = model.step(torch.zeros(1, 4 * model.config.hop_length()), state)
+        sizes.add(tuple(tuple(tensor.shape) for tensor in state))
+    assert len(sizes) == 1
+    kernels = [kernel for kernels in model.config.conv_kernel for kernel in kernels]
+    assert all(tensor.shape[1] < kernel for tensor, kernel in zip(state, kernels, strict=False))
+
+
+# ---------------------------------------------------------------------- folded weights, long audio
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_folded_weights_give_the_same_frames(name, padded_batch):
+    model = MODELS[name]
+    waveforms, mask = padded_batch[0].clamp(-1, 1), padded_batch[1]
+    for attention_mask in (None, mask):
+        with torch.no_grad():
+            whole = list(model.module_latents(waveforms, attention_mask))
+            for module, expected in enumerate(whole):
+                found = fold(model, module)(waveforms, attention_mask).last_hidden_state
+                torch.testing.assert_close(found, expected.mean, rtol=0, atol=2e-6)
+            for found, expected in zip(fold(model).module_latents(waveforms, attention_mask), whole, strict=True):
+                torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=2e-6)
+
+
+def test_a_watched_model_is_not_folded():
+    model = model_of()
+    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: None)
+    assert fold(model) is model
+    handle.remove()
+    assert fold(model) is not model
+
+
+def test_long_audio_is_encoded_in_chunks(monkeypatch, padded_batch):
+    waveforms, mask = padded_batch[0].clamp(-1, 1), padded_batch[1]
+    model = MODELS["sim"]
+    with torch.no_grad():
+        whole = model(waveforms, mask, output_hidden_states=True)
+        monkeypatch.setattr(modeling_sim, "LONG_SECONDS", 0.1)
+        monkeypatch.setattr(modeling_sim, "CHUNK_SECONDS", 1 / 16)
+        assert model.takes_chunks(waveforms)
+        steps = []
+        monkeypatch.setattr(model, "step", lambda *args, **more: steps.append(1) or SimModel.step(model, *args, **more))
+        chunks = model(waveforms, mask, output_hidden_states=True)
+    assert len(steps) == 4 + 3 + 5  # of 1000 samples each
+    for name in ("hidden_states", "means", "log_variances"):
+        for found, expected in zip(chunks[name], whole[name], strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert torch.equal(chunks.frame_mask, whole.frame_mask)
+    assert not model.takes_chunks(waveforms)  # with gradients
+
+
+@pytest.mark.parametrize("head", [SimForSequenceClassification, SimForAudioFrameClassification])
+def test_heads_read_long_audio_in_chunks(head, monkeypatch, padded_batch):
+    model = head(SimConfig.preset("sim", hidden_size=16, context_size=8, probe_module=1)).eval()
+    with torch.no_grad():
+        whole = model(*padded_batch).logits
+        monkeypatch.setattr(modeling_sim, "LONG_SECONDS", 0.1)
+        monkeypatch.setattr(modeling_sim, "CHUNK_SECONDS", 1 / 16)
+        torch.testing.assert_close(model(*padded_batch).logits, whole, rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- embeddings
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model_of().save_pretrained(folder)
+    SimFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recordings(tmp_path, noise):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number, length in enumerate((9000, 4000, 30000, 700, 16000)):
+        samples = (noise(length, seed=number) / 8).clamp(-1, 1).numpy()
+        soundfile.write(folder / f"{number}.wav", samples, 16000, subtype="FLOAT")
+    return folder
+
+
+def expected_frames(checkpoint, path, module=-1):
+    model = SimModel.from_pretrained(checkpoint).eval()
+    samples, _ = soundfile.read(path, dtype="float32")
+    with torch.no_grad():
+        frames = model(torch.from_numpy(samples)[None], output_hidden_states=True).hidden_states[module]
+    return frames[0].numpy()
+
+
+def load(folder, cache):
+    return load_dataset("parquet", data_files=f"{folder}/*.parquet", cache_dir=str(cache), split="train").with_format(
+        "numpy"
+    )
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, monkeypatch):
+    monkeypatch.setattr(embedding, "LONG_SECONDS", 1.5)  # one recording is long
+    monkeypatch.setattr(embedding, "CHUNK_SECONDS", 1)
+    out = tmp_path / "out"
+    command.main(
+        [str(checkpoint), str(recordings), "--pool", pool, "--module", "1", "--out", str(out), "--shard_seconds", "1"]
+    )
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert (manifest["utterances"], manifest["module"], manifest["frame_rate"]) == (5, "module 1", 200)
+    assert len(manifest["shards"]) > 1
+    rows = load(out, tmp_path / "cache")
+    assert rows.column_names == ["id", "seconds", *(["start"] if pool == "none" else []), "embedding"]
+    assert sorted(set(rows["id"])) == list("01234")
+    for name in "01234":
+        expected = expected_frames(checkpoint, recordings / f"{name}.wav", 1)
+        own = [row for row in rows if row["id"] == name]
+        found = np.concatenate([np.atleast_2d(row["embedding"]) for row in own])
+        if pool == "mean":
+            expected = expected.mean(axis=0, keepdims=True)
+        else:
+            assert [row["start"] for row in own] == list(np.cumsum([0, *(len(row["embedding"]) for row in own)])[:-1])
+            assert len(own) == (2 if name == "2" else 1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    full, written = embedding._ShardWriter.write, []
+
+    def write(self, shard, *args):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard.name)
+        full(self, shard, *args)
+
+    monkeypatch.setattr(embedding._ShardWriter, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        embed(checkpoint, str(recordings), out, shard_seconds=0.5)
+    assert not json.loads((out / "manifest.json").read_text())["complete"]
+    (out / ".embeddings-00002.parquet.123").write_text("of a process that was killed")
+    monkeypatch.setattr(embedding._ShardWriter, "write", lambda *args: written.append(args[1].name) or full(*args))
+    manifest = embed(checkpoint, str(recordings), out, shard_seconds=0.5)
+    assert written == manifest["shards"]  # each once
+    assert manifest["complete"]
+    assert not list(out.glob(".embeddings*"))
+    assert embed(checkpoint, str(recordings), out, shard_seconds=0.5) == manifest  # nothing is left to do
+    assert written == manifest["shards"]
+
+
+def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path):
+    out = tmp_path / "out"
+    embed(checkpoint, str(recordings), out)
+    other = tmp_path / "other"
+    model_of("gim").save_pretrained(other)
+    SimFeatureExtractor().save_pretrained(other)
+    for changed, name in (
+        ({"model": other}, "model_fingerprint"),
+        ({"pool": "none"}, "pool"),
+        ({"module": 0}, "module"),
+    ):
+        with pytest.raises(FileExistsError, match=name):
+            embed(**{"model": checkpoint, "dataset": str(recordings), "output_dir": out, **changed})
+    (recordings / "4.wav").unlink()
+    with pytest.raises(FileExistsError, match="data_fingerprint"):
+        embed(checkpoint, str(recordings), out)
+    assert embed(checkpoint, str(recordings), out, overwrite=True)["utterances"] == 4
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"manifest\.json"):
+        embed(checkpoint, str(recordings), foreign)
+
+
+def test_recordings_that_cannot_be_read(checkpoint, recordings, tmp_path, capsys):
+    (recordings / "empty.wav").touch()
+    stereo = np.zeros((4000, 2), dtype=np.float32)
+    stereo[:, 0] = 0.1
+    soundfile.write(recordings / "stereo.wav", stereo, 16000)
+    soundfile.write(recordings / "slow.wav", stereo[:, 0], 8000)
+    with pytest.raises(BadAudioError, match=r"empty\.wav"):
+        embed(checkpoint, str(recordings), tmp_path / "raise")
+    manifest = embed(checkpoint, str(recordings), tmp_path / "skip", on_bad_audio="skip")
+    assert (manifest["utterances"], manifest["resampled"], manifest["skipped"]) == (6, 1, 2)
+    listed = (tmp_path / "skip" / "skipped.tsv").read_text()
+    assert "empty.wav" in listed
+    assert "stereo.wav" in listed
+    assert "8000" in capsys.readouterr().out
+    (recordings / "empty.wav").unlink()
+    with pytest.raises(AudioError, match=r"stereo\.wav.*average_channels"):
+        embed(checkpoint, str(recordings), tmp_path / "raise")
+    assert embed(checkpoint, str(recordings), tmp_path / "all", average_channels=True)["utterances"] == 7
+
+
+def test_data_sets_streams_and_manifests(checkpoint, recordings, tmp_path):
+    files = sorted(map(str, recordings.glob("*.wav")))
+    dataset = Dataset.from_dict({"audio": files})
+    dataset.save_to_disk(tmp_path / "saved")
+    (recordings / "some.csv").write_text("file\n0.wav\n3.wav\n")
+    expected = {name: expected_frames(checkpoint, recordings / f"{name}.wav").mean(axis=0) for name in "01234"}
+    for number, (source, count, more) in enumerate(
+        (
+            (dataset, 5, {}),
+            (dataset.to_iterable_dataset(), 5, {"num_workers": 1}),
+            (str(tmp_path / "saved"), 5, {}),
+            (str(recordings / "some.csv"), 2, {}),
+            (files[0], 1, {}),
+        )
+    ):
+        manifest = embed(checkpoint, source, tmp_path / f"out-{number}", **more)
+        assert manifest["utterances"] == count
+        for row in load(tmp_path / f"out-{number}", tmp_path / "cache"):
+            np.testing.assert_allclose(row["embedding"], expected[row["id"]], rtol=0, atol=2e-6)
+    out = tmp_path / "streamed"
+    command.main([str(checkpoint), str(tmp_path / "saved"), "--streaming", "--out", str(out), "--shard_seconds", "1"])
+    assert len(load(out, tmp_path / "cache")) == 5
+
+
+def test_one_recording_and_map(checkpoint, recordings):
+    frames = SimEmbedder(checkpoint, device="cpu")
+    path = recordings / "2.wav"
+    expected = expected_frames(checkpoint, path)
+    samples, rate = soundfile.read(path, dtype="float32")
+    for audio in (path, str(path), path.read_bytes(), samples, {"array": samples, "sampling_rate": rate}):
+        np.testing.assert_allclose(frames(audio), expected, rtol=0, atol=2e-6)
+    assert [len(found) for found in frames([samples, samples[:800]])] == [len(expected), 5]
+    halved = frames(samples[::2], sampling_rate=8000)
+    assert abs(len(halved) - len(expected)) <= 1
+    means = SimEmbedder(checkpoint, pool="mean", device="cpu")
+    rows = Dataset.from_dict({"audio": [str(path), str(recordings / "0.wav")]})
+    mapped = rows.map(means.of_batch, batched=True, batch_size=2)
+    np.testing.assert_allclose(mapped["embedding"][0], expected.mean(axis=0), rtol=0, atol=2e-6)
+
+
+def test_half_precision_is_near(checkpoint, recordings):
+    full, half = (SimEmbedder(checkpoint, precision=precision, device="cpu") for precision in ("fp32", "bf16"))
+    expected = full(recordings / "2.wav")
+    assert 0 < np.abs(half(recordings / "2.wav") - expected).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("module", "3x"), ("pool", "max"), ("precision", "fp8"), ("device", "nothing")]
+)
+def test_wrong_settings_name_the_field(checkpoint, setting, value):
+    with pytest.raises(ValueError, match=setting if setting != "module" else "modules"):
+        SimEmbedder(checkpoint, **{setting: value})
