@@ -487,7 +487,7 @@ class SimModel(SimPreTrainedModel):
         """
         waveforms, lengths = self.prepare_inputs(input_values, attention_mask)
         batch, total = input_values.shape
-        config, chunk = self.config, CHUNK_SECONDS * self.config.sampling_rate
+        config, chunk = self.config, int(CHUNK_SECONDS * self.config.sampling_rate)
         each = torch.full((batch,), total, device=waveforms.device) if lengths is None else lengths
         wanted = range(config.num_modules) if modules is None else modules
         kept: dict[int, SimModuleLatents] = {}
