@@ -19,7 +19,7 @@ import yaml
 import modeling_sim
 from docs import make
 from modeling_sim import cli
-from modeling_sim.commands import pretrain, train_decoder
+from modeling_sim.commands import export, pretrain, train_decoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,6 +59,9 @@ def folder_with_a_demo(tmp_path_factory):
     demo, decoder = str(folder / "runs/demo"), str(folder / "runs/decoder")
     pretrain.main(["--model_settings", "{context_size: 8}", *few, *step, "--output_dir", demo])
     train_decoder.main(["--model", demo, "--module", "0", *few, *step, "--output_dir", decoder])
+    pytest.importorskip("onnxruntime", reason="the pages show exported encoders")
+    export.main([demo, str(folder / "exported/demo")])
+    (folder / "examples").symlink_to(ROOT / "examples")
     return folder
 
 
