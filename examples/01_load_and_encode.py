@@ -30,7 +30,7 @@ def main(checkpoint: str, audio_file: str | None = None) -> None:
     print(f"{len(waveform) / extractor.sampling_rate:.2f} s of speech")
     for module, (name, hidden) in enumerate(zip(config.module_names, outputs.hidden_states, strict=True)):
         _, frames, channels = hidden.shape
-        line = f"{name}: {frames} frames of {channels} channels, {config.frame_rate(module):g} a second"
+        line = f"{name}: {frames} frames of {channels} channels, {config.frame_rate(module):g} per second"
         if outputs.log_variances is not None and module < config.num_conv_modules:
             deviation = torch.exp(0.5 * outputs.log_variances[module]).mean()
             line += f"; posterior standard deviation {deviation:.2f} on average"

@@ -58,6 +58,21 @@ def row_products(
     return outputs.view(*rows.shape[:2], -1)[:, :frames]
 
 
+def waveform_rows(
+    waveform: torch.Tensor, frame_mask: torch.Tensor | None, kernel: int, stride: int, padding: int
+) -> torch.Tensor:
+    """Patches of a `(batch, samples, 1)` waveform and a last column of ones, `(batch, frames, kernel + 1)`.
+
+    The bias of a convolution is the weight of the last column. Rows are 0 where `frame_mask`, `(batch, frames)`, is
+    false.
+    """
+    patches = F.pad(waveform[..., 0], (padding, padding)).unfold(1, kernel, stride)
+    if frame_mask is None:
+        return torch.cat([patches, patches.new_ones(*patches.shape[:2], 1)], dim=-1)
+    real = frame_mask[..., None].to(patches)
+    return torch.cat([patches * real, real], dim=-1)
+
+
 class _RowConvolution(torch.autograd.Function):
     """A convolution along frames as matrix products on rows of one stride each.
 
@@ -193,6 +208,16 @@ class SimConvLayer(nn.Module):
         """Number of output frames for a number of input frames (an int, or a tensor of integers)."""
         return num_output_frames(length, *self.sizes)
 
+    @torch.no_grad()
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias, in float64, of one convolution that includes the batch normalization of evaluation mode."""
+        weight, bias = self.conv.weight.double(), self.conv.bias.double()
+        if self.norm is None:
+            return weight, bias
+        norm = cast("SimBatchNorm", self.norm)
+        scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+        return weight * scale[:, None, None], (bias - norm.running_mean) * scale + norm.bias.double()
+
     def resume(
         self, hidden_states: torch.Tensor, held: torch.Tensor, *, last: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -296,40 +321,38 @@ class SimConvLayer(nn.Module):
         change of weights: the largest tensor of the model is written and kept only once. The bias is the weight of a
         column of ones, so that rows of zeros give zeros past an utterance's end and in the margins.
         """
-        kernel, stride, _ = self.sizes
-        patches = F.pad(waveform[..., 0], (padding, padding)).unfold(1, kernel, stride)  # (batch, frames, kernel)
-        real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
+        rows = waveform_rows(waveform, frame_mask, *self.sizes[:2], padding)
         weight: torch.Tensor = self.conv.weight[:, 0]
         bias: torch.Tensor = self.conv.bias
         if self.norm is not None:
             with full_precision(waveform.device):
-                weight, bias = self._normalized_weights(_at_least_float32(patches), real, weight, bias)
-        rows = F.pad(torch.cat([patches * real if frame_mask is not None else patches, real], -1), (0, 0, *margins))
+                weight, bias = self._normalized_weights(_at_least_float32(rows), weight, bias)
+        rows = F.pad(rows, (0, 0, *margins))
         weights = torch.cat([weight, bias[:, None]], dim=1).to(rows.dtype)
         # Autograd computes a weight's gradient in the weight's own layout. With so few columns, `rows^T grad` is four
         # times as fast on a CPU as `grad^T rows`.
         return F.relu(F.linear(rows, weights.T.contiguous().T), inplace=True)
 
     def _normalized_weights(
-        self, patches: torch.Tensor, real: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Folds batch normalization over `patches` into `weight` and `bias`."""
+        """Folds batch normalization over the patches of `waveform_rows` into `weight` and `bias`."""
         norm = cast("SimBatchNorm", self.norm)
-        weight, bias = weight.to(patches.dtype), bias.to(patches.dtype)
+        weight, bias = weight.to(rows.dtype), bias.to(rows.dtype)
         if norm.training:
-            rows, real = patches.flatten(0, 1), real.to(patches.dtype).flatten(0, 1)
+            patches, real = rows[..., :-1].flatten(0, 1), rows[..., -1:].flatten(0, 1)
             count = real.sum().clamp(min=1)
-            center = (rows * real).sum(dim=0) / count
-            centered = (rows - center) * real
+            center = patches.sum(dim=0) / count
+            centered = (patches - center) * real
             covariance = centered.T @ centered / count
             mean = weight @ center + bias
             # Rounding can make a variance near 0 negative.
             variance = ((weight @ covariance) * weight).sum(dim=1).clamp(min=0)
             norm.update_running_statistics(mean, variance, count)
         else:
-            mean, variance = norm.running_mean.to(patches.dtype), norm.running_var.to(patches.dtype)
-        scale = norm.weight.to(patches.dtype) * torch.rsqrt(variance + norm.eps)
-        return scale[:, None] * weight, scale * (bias - mean) + norm.bias.to(patches.dtype)
+            mean, variance = norm.running_mean.to(rows.dtype), norm.running_var.to(rows.dtype)
+        scale = norm.weight.to(rows.dtype) * torch.rsqrt(variance + norm.eps)
+        return scale[:, None] * weight, scale * (bias - mean) + norm.bias.to(rows.dtype)
 
 
 def _takes_row_products(device: torch.device) -> bool:
@@ -394,4 +417,5 @@ __all__ = [
     "is_own",
     "row_products",
     "tap_weights",
+    "waveform_rows",
 ]

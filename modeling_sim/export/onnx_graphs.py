@@ -264,12 +264,7 @@ def _normalized(graph: _Graph, waveform: str, is_audio: str) -> str:
 
 def _convolution(graph: _Graph, hidden: str, layer: SimConvLayer, *, padding: int) -> str:
     """Convolution and batch normalization, if any, of `(batch, channels, 1, frames)`."""
-    weight, bias = (tensor.detach().double() for tensor in (layer.conv.weight, layer.conv.bias))
-    if layer.norm is not None:
-        norm = cast("nn.BatchNorm1d", layer.norm)
-        mean, variance = cast("torch.Tensor", norm.running_mean), cast("torch.Tensor", norm.running_var)
-        scale = norm.weight.detach().double() / torch.sqrt(variance.double() + norm.eps)
-        weight, bias = weight * scale[:, None, None], (bias - mean.double()) * scale + norm.bias.detach().double()
+    weight, bias = layer.folded()
     kernel, stride, _ = layer.sizes
     pads = [0, padding, 0, padding]
     return graph.add(

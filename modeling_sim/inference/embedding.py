@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import soxr
 import torch
 from datasets import Dataset, IterableDataset
-from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
@@ -35,7 +34,7 @@ from modeling_sim.loading import check_device, feature_extractor_of, load_encode
 from modeling_sim.modeling_sim import CHUNK_SECONDS, LONG_SECONDS, SimModel
 from modeling_sim.provenance import model_fingerprint, versions
 from modeling_sim.text import printable, say, say_once
-from modeling_sim.trainer.run_folder import LOCK_NAME, claim_folder, clear_folder, make_folder
+from modeling_sim.trainer.run_folder import claim_folder, clear_folder, locked_folder
 
 Pool = Literal["mean", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -180,7 +179,10 @@ class SimEmbedder:
         """
         if isinstance(audio, (list, tuple)) and not (len(audio) and np.isscalar(audio[0]) and np.isreal(audio[0])):
             return [self(item, sampling_rate) for item in audio]
-        row = self._row(audio, sampling_rate)
+        return self._of_row(self._row(audio, sampling_rate))
+
+    def _of_row(self, row: Mapping[str, Any]) -> Any:
+        """Embeddings of a row as `_row` gives it."""
         if _is_long(row):
             pieces = list(self.pieces(row))
             return pieces[0] if self.pool == "mean" else np.concatenate(pieces)
@@ -202,9 +204,11 @@ class SimEmbedder:
         if short:
             inputs = self.reader.batch([self.reader.samples(rows[number]) for number in short])
             embeddings |= zip(short, self.encode(inputs), strict=True)
-        for number in set(range(len(rows))) - set(short):
-            embeddings[number] = self(batch[column][number])
-        return {"embedding": [embeddings[number] for number in range(len(rows))]}
+        return {
+            "embedding": [
+                embeddings[number] if number in embeddings else self._of_row(row) for number, row in enumerate(rows)
+            ]
+        }
 
     def _row(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
         """A recording as a row of a corpus; samples in place of `audio` where these were given."""
@@ -650,13 +654,7 @@ def embed(
 @contextlib.contextmanager
 def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite: bool) -> Iterator[None]:
     """Keeps the folder for this process, after a look at what it holds."""
-    make_folder(folder)
-    try:
-        lock = FileLock(folder / LOCK_NAME)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(f"`out` {folder} is in use by another process; wait, or give another folder.") from error
-    with lock:
+    with locked_folder(folder, "out"):
         claim_folder(folder, _KIND, [_SHARDS, MANIFEST_NAME, SKIPPED_NAME], overwrite=overwrite, resume=True)
         if overwrite:
             clear_folder(folder, _KIND)

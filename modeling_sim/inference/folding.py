@@ -16,6 +16,7 @@ from modeling_sim.layers_sim import (
     is_own,
     row_products,
     tap_weights,
+    waveform_rows,
 )
 from modeling_sim.modeling_sim import SimConvModule, SimModel
 
@@ -63,9 +64,7 @@ class FoldedConvLayer(SimConvLayer):
         padding = 0 if is_padded else padding
         hidden_states = hidden_states.to(self.bias.dtype)
         if self.in_channels == 1:
-            patches = F.pad(hidden_states[..., 0], (padding, padding)).unfold(1, kernel, stride)
-            real = patches.new_ones(*patches.shape[:2], 1) if frame_mask is None else frame_mask[..., None].to(patches)
-            rows = torch.cat([patches if frame_mask is None else patches * real, real], dim=-1)
+            rows = waveform_rows(hidden_states, frame_mask, kernel, stride, padding)
             return F.linear(F.pad(rows, (0, 0, *margins)) if margins else rows, self.weight).relu_()
         frames = (hidden_states.shape[1] + 2 * padding - kernel) // stride + 1
         hidden_states = row_products(hidden_states, self.weight.unbind(), self.bias, stride, padding, frames).relu_()
@@ -76,7 +75,7 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
     """An encoder for inference with a copy of the weights of `model`, faster and with the same frames up to rounding.
 
     Batch norm becomes part of the convolutions. With `module` the encoder ends there and gives that module's means:
-    heads of log-variances are left out, and a mean below is a linear map in front of a linear map, so both become one
+    heads of log-variances are dropped, and a mean below is a linear map in front of a linear map, so both become one
     (a fifth of the products of the preset "sim"). The zeros around a module's means are not the means of zeros; so a
     channel that is 1 at real frames carries the biases of these heads.
 
@@ -97,7 +96,7 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
     for number, target in enumerate(cast("list[SimConvModule]", list(folded.conv_modules))):
         source = cast("SimConvModule", model.conv_modules[number])
         layers = cast("list[SimConvLayer]", list(source.layers))
-        weights = [_without_norm(layer) for layer in layers]
+        weights = [layer.folded() for layer in layers]
         if carried is not None:
             weights[0] = _behind(carried, *weights[0])
         head, carried = source.latent_head, None
@@ -140,16 +139,6 @@ def _is_foldable(part: nn.Module) -> bool:
     """Whether a part of a model is one that this package knows, and nothing watches it."""
     known = (SimModel, nn.ModuleList, SimConvModule, SimConvLayer, SimConv1d, SimBatchNorm, SimLatentHead, nn.GRU)
     return any(is_own(part, own_class) for own_class in known)
-
-
-def _without_norm(layer: SimConvLayer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias in float64 of a convolution with its batch norm."""
-    weight, bias = layer.conv.weight.detach().double(), layer.conv.bias.detach().double()
-    if layer.norm is None:
-        return weight, bias
-    norm = cast("SimBatchNorm", layer.norm)
-    scale = norm.weight.detach().double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-    return weight * scale[:, None, None], (bias - norm.running_mean) * scale + norm.bias.detach()
 
 
 def _mean_head(head: SimLatentHead, num_latents: int) -> SimLatentHead:

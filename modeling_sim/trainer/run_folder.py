@@ -138,6 +138,25 @@ def clear_folder(folder: str | Path, kind: str) -> None:
             path.unlink()
 
 
+@contextlib.contextmanager
+def locked_folder(folder: Path, setting: str) -> Iterator[None]:
+    """Makes a folder and locks it for this process; the operating system releases the lock when the process ends.
+
+    Raises:
+        OSError: Another process uses the folder, or it cannot be written; the message names the setting.
+    """
+    make_folder(folder)
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"`{setting}` {folder} is used by another process; wait for it, or choose another folder."
+        ) from error
+    with lock:
+        yield
+
+
 def make_folder(folder: Path) -> None:
     """Creates an output folder, if necessary.
 
@@ -208,15 +227,7 @@ class RunFolder:
         if not accelerator.is_main_process:
             yield
             return
-        make_folder(self.path)
-        lock = FileLock(self.path / LOCK_NAME)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BlockingIOError(
-                f"`output_dir` {self.path} is used by another trainer; wait for it, or choose another folder."
-            ) from error
-        with lock:
+        with locked_folder(self.path, "output_dir"):
             yield
 
     def claim(self, *, resume: str, overwrite: bool) -> None:
