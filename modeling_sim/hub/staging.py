@@ -241,8 +241,7 @@ def _name_of(measure: Results, path: Path) -> str:
         raise ValueError(f"`pooling` of {path} is {pooling!r}; it must be frame, chunk or mean.")
     if not isinstance(label, str) or label.startswith(".") or not label.isprintable() or re.search(r"[/\\]", label):
         raise ValueError(f"`label` of {path} is {label!r}, which cannot be a file name; rename it, and probe again.")
-    # Intervals are over speakers where none of the test items is in training; see `evaluation.probe_scores`.
-    return f"probe_{_plain(label)}_{pooling}" + "_unseen_speakers" * (measure.intervals_over == "speakers")
+    return f"probe_{_plain(label)}_{pooling}"
 
 
 def _plain(name: str) -> str:
