@@ -3,11 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModel, pipeline
+from transformers import pipeline
 
 import modeling_sim  # noqa: F401 - registers the models with the Auto classes
 from modeling_sim.hub.card_check import check_card
@@ -41,7 +40,9 @@ def test_all_models_are_small():
     assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 20_000_000
 
 
-@pytest.mark.parametrize("folder", [path for path in FOLDERS if path.name.endswith("-decoder")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder", [path for path in FOLDERS if path.name.endswith("-decoder")], ids=lambda path: path.name
+)
 def test_a_decoder_is_of_the_encoder_next_to_it(folder):
     encoder = load_encoder(str(folder.with_name(folder.name.removesuffix("-decoder"))))
     assert load_decoder(str(folder)).config.encoder_fingerprint == weights_fingerprint(encoder)
