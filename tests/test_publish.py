@@ -575,7 +575,8 @@ def test_all_models_of_a_folder_are_published_and_listed(hub, run_folder, tmp_pa
         shutil.copytree(run_folder, tmp_path / "models" / name)
     flags = [str(tmp_path / "models"), "--all", "org"]
     publish.main([*flags, "--dry_run"])
-    assert not hub.repos and not hub.collections
+    assert not hub.repos
+    assert not hub.collections
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("org/one", "org/two", "model.safetensors"))
     for _ in range(2):  # again: nothing is listed twice

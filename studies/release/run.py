@@ -5,9 +5,11 @@
 
 Every step is a command of the package, which resumes or skips what an earlier call has done: rerun after an
 interruption. The test set is a third of the speakers, of either sex, who are never trained on. The development set,
-where all choices are made, is a fifth of the utterances of the others. The last step stages each model as the Hub would hold it, with
-a card from these measurements, and compares the new weights with those in `checkpoints/`, which it only replaces with
-`--replace`. Runs are bit-equal on the same machine and library versions; elsewhere the comparison says how far apart.
+where all choices are made, is a fifth of the utterances of the others.
+
+Each new model is compared with the one in `checkpoints/`, which only `--replace` replaces, with a card from these
+measurements. Runs are bit-equal on the same machine and versions of libraries; elsewhere the comparison says how far
+apart they are.
 """
 
 import os

@@ -45,22 +45,7 @@ def split_ids(
     if split == "all":
         return list(speakers)
     if rule == "list":
-        folder = lists or Path()
-        path = find_list(folder, split)
-        if path is None:
-            raise FileNotFoundError(
-                f"{folder / split}.txt does not exist; set `lists` to its folder, or `split_by` to 'utterance'"
-            )
-        parts = {split: read_id_list(path)}
-        for name in {"train", "test"} - {split}:
-            other = find_list(folder, name)
-            parts[name] = read_id_list(other) if other is not None else []
-            if both := sorted({*parts[split]} & {*parts[name]}):
-                raise ValueError(
-                    f"{path} and {name}.txt share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
-                )
-        say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
-        return parts[split]
+        return _listed(speakers, split, lists or Path())
     if split not in ("train", "test"):
         raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
     if rule == "utterance":
@@ -85,6 +70,25 @@ def split_ids(
         for name in ("train", "test")
     }
     say_division(rule, {name: [speakers[utterance] for utterance in part] for name, part in parts.items()})
+    return parts[split]
+
+
+def _listed(speakers: Mapping[str, str], split: str, folder: Path) -> list[str]:
+    """Ids of a list; raises like `split_ids`."""
+    path = find_list(folder, split)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder / split}.txt does not exist; set `lists` to its folder, or `split_by` to 'utterance'"
+        )
+    parts = {split: read_id_list(path)}
+    for name in {"train", "test"} - {split}:
+        other = find_list(folder, name)
+        parts[name] = read_id_list(other) if other is not None else []
+        if both := sorted({*parts[split]} & {*parts[name]}):
+            raise ValueError(
+                f"{path} and {name}.txt share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
+            )
+    say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
     return parts[split]
 
 
