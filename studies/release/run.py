@@ -171,7 +171,9 @@ def stage(name: str, runs: Path, folder: Path, repo_id: str) -> None:
     with TemporaryDirectory() as temporary:
         stage_run(runs / name, Path(temporary), repo_id=repo_id, measures=measures)
         with temporary_folder(folder) as made:
-            shutil.copytree(temporary, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOG_NAME))
+            for file in Path(temporary).iterdir():
+                if file.name != LOG_NAME:
+                    shutil.copyfile(file, made / file.name)
             if folder.exists():
                 shutil.rmtree(folder)
             made.rename(folder)
