@@ -126,6 +126,7 @@ class HubServer:
         self.users = {"hf_owner": User("owner", ("org",))} if users is None else users
         self.lfs_suffixes = tuple(lfs_suffixes)
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
@@ -341,6 +342,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.validate_yaml(self.json()["content"])
             case ["api", ("models" | "datasets") as kinds, namespace, name, *rest]:
                 self.route_repo(self.find_repo(kinds[:-1], f"{namespace}/{name}"), rest)
+            case ["api", "collections", *rest]:
+                self.route_collection("/".join(rest))
             case ["lfs", oid]:
                 self.put_lfs(oid)
             case ["datasets", namespace, name, *rest] if rest:
@@ -397,6 +400,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_json({})
             case _:
                 raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+
+    def route_collection(self, path: str) -> None:
+        slug = path.removesuffix("/items")
+        if not path:
+            body = self.json()
+            self.hub.require_write(self.require_user(), f"{body['namespace']}/")
+            slug = f"{body['namespace']}/{body['title'].lower().replace(' ', '-')}-{'0' * 24}"
+            if slug in self.hub.collections:
+                raise Refusal(409, "Collection already exists", slug=slug)
+            self.hub.collections[slug] = {
+                "slug": slug, "title": body["title"], "description": body.get("description"), "items": [],
+                "owner": {"name": body["namespace"]}, "lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0,
+                "private": body["private"], "theme": "blue", "upvotes": 0,
+            }  # fmt: skip
+        elif slug not in self.hub.collections:
+            raise Refusal(404, "Collection not found")
+        elif path != slug:
+            self.hub.require_write(self.require_user(), slug)
+            item, items = self.json()["item"], self.hub.collections[slug]["items"]
+            self.find_repo(item["type"], item["id"])
+            if any((old["id"], old["type"]) == (item["id"], item["type"]) for old in items):
+                raise Refusal(409, "Item already in collection")
+            items.append({**item, "_id": f"{len(items):024}", "position": len(items)})
+        self.send_json(self.hub.collections[slug])
 
     def route_files(self, kind: str, namespace: str, name: str, rest: list[str]) -> None:
         if rest[:3] == ["info", "lfs", "objects"] and name.endswith(".git"):

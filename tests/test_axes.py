@@ -15,7 +15,7 @@ from modeling_sim.data.audio import read_audio
 from modeling_sim.evaluation.axes import _sounding, fit_axes, load_axes, save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
 from modeling_sim.evaluation.clips import record_moments
-from modeling_sim.evaluation.consistency import measure_consistency
+from modeling_sim.evaluation.consistency import measure_consistency, varying_components
 from modeling_sim.evaluation.module_scores import measure_representation
 from modeling_sim.evaluation.representations import Representation, Spectra, TimedFrames
 from modeling_sim.evaluation.results import Results
@@ -147,6 +147,12 @@ def test_a_turn_of_one_code_agrees_linearly_and_a_permutation_on_axes(task):
         row.null for row in analysis.rows if (row.representation, row.measure) == ("a & b", "matched_correlation")
     )
     assert null < 0.9
+
+
+def test_components_of_noise_are_not_compared(noise):
+    components = noise(5000, 4).numpy() * [0.05, 3, 0.01, 2]
+    assert np.array_equal(varying_components(components), components[:, [1, 3]])
+    assert np.array_equal(varying_components(components[:, 1:2]), components[:, 1:2])
 
 
 def test_properties_of_voiced_moments_are_those_that_speech_was_made_with(task):

@@ -230,6 +230,17 @@ def test_lists_divide_by_utterance(source, tmp_path):
     assert load_corpus("librispeech", "test", lists=tmp_path, **source)["id"] == ["100-1-0002"]
 
 
+def test_any_other_list_is_a_split_too(source, tmp_path):
+    lists = {"train": "1034-121-0004", "test": "100-1-0002", "development": "19-198-0000"}
+    for name, utterance in lists.items():
+        (tmp_path / f"{name}.txt").write_text(utterance)
+        loaded = load_corpus("librispeech", name, split_by="list", lists=tmp_path, **source)
+        assert loaded["id"] == [utterance]
+    (tmp_path / "development.txt").write_text("19-198-0000\n100-1-0002\n")
+    with pytest.raises(ValueError, match="100-1-0002"):
+        load_corpus("librispeech", "development", split_by="list", lists=tmp_path, **source)
+
+
 def test_a_listed_utterance_that_is_not_there_is_named(tree, hub_copy, tmp_path):
     (tmp_path / "train.txt").write_text("19-198-0000\n19-198-0099\n")
     with pytest.raises(BadAudioError, match="19-198-0099"):

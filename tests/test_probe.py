@@ -15,7 +15,7 @@ from modeling_sim.evaluation import AbxArguments, AnalysisArguments, ProbeArgume
 from modeling_sim.evaluation import probe as probe_of
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.representations import SimModules, Spectra
-from modeling_sim.evaluation.settings import load_splits
+from modeling_sim.evaluation.settings import load_split, load_splits
 from modeling_sim.loading import module_numbers, names_of
 
 SYLLABLES = "{num_train: 24, num_test: 8, num_speakers: 2}"
@@ -313,3 +313,10 @@ def test_evaluating_the_measure_of_a_preset_gives_its_rows(checkpoint, tmp_path)
     assert Results.read(tmp_path / "both" / "analysis.json").rows == together
     with pytest.raises(ValueError, match="`measures` names 'probe'"):
         evaluate(AnalysisArguments(**settings, measures="probe"))
+
+
+def test_reading_a_split_leaves_the_recorded_settings_alone(monkeypatch):
+    monkeypatch.setattr("modeling_sim.evaluation.settings.load_corpus", lambda *_, **given: given)
+    arguments = ProbeArguments(model=["model"], corpus="librispeech", data_dir="here", corpus_settings={"seed": 1})
+    assert load_split(arguments, "test") == {"seed": 1, "data_dir": "here"}
+    assert arguments.corpus_settings == {"seed": 1}

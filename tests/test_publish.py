@@ -570,6 +570,29 @@ def test_the_strictest_license_is_the_models():
     assert strictest(["apache-2.0", "openrail"]) == "openrail"
 
 
+def test_all_models_of_a_folder_are_published_and_listed(hub, run_folder, tmp_path, capsys):
+    for name in ("one", "two"):
+        shutil.copytree(run_folder, tmp_path / "models" / name)
+    flags = [str(tmp_path / "models"), "--all", "org"]
+    publish.main([*flags, "--dry_run"])
+    assert not hub.repos
+    assert not hub.collections
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("org/one", "org/two", "model.safetensors"))
+    for _ in range(2):  # again: nothing is listed twice
+        publish.main(flags)
+        assert titles(hub, "org/one") == titles(hub, "org/two") == ["Upload a pretrained model"]
+        (collection,) = hub.collections.values()
+        assert [item["id"] for item in collection["items"]] == ["org/one", "org/two"]
+
+
+@pytest.mark.parametrize(("flags", "named"), [(["--repo_id", "org/one"], "repo_id"), ([], "checkpoint")])
+def test_all_models_need_a_folder_of_models_and_no_name(flags, named, hub, tmp_path):
+    with pytest.raises(SystemExit, match=named):
+        publish.main([str(tmp_path), "--all", "org", *flags])
+    assert not hub.repos
+
+
 def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
     """A script with a token, or an optimizer's tensors, may be in a run's folder; neither is uploaded."""
     folder = tmp_path / "run"

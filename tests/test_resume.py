@@ -155,6 +155,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
         train(tmp_path, "--model_settings", "{hidden_size: 16, context_size: 4, loss_window: 32}")
 
 
+def test_a_checkpoint_of_an_earlier_version_lacks_newer_fields(whole_run, tmp_path, monkeypatch):
+    train_until(monkeypatch, 5, tmp_path)
+    path = tmp_path / "checkpoint-3" / checkpoints.STATE_NAME
+    state = json.loads(path.read_text())
+    del state["comparable_config"]["shared_noise"]
+    path.write_text(json.dumps(checkpoints.sealed(state)))
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+
+
 def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch):
     train_until(monkeypatch, 5, tmp_path)
     with pytest.raises(SystemExit, match="--overwrite_output_dir"):

@@ -2,6 +2,7 @@
 
     modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx --dry_run
     modeling-sim publish runs/sim-small --repo_id org/sim-small --measures runs/probe runs/abx
+    modeling-sim publish --all org --dry_run
     modeling-sim publish --check model_cards/librispeech_small.md
 
 The card is rendered from the run's results and from `--measures`, output folders of probes and ABX. It is checked
@@ -21,9 +22,11 @@ from modeling_sim.hub.settings import PublishArguments
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("publish", __doc__, argv, PublishArguments, positional=["checkpoint"]) as (settings,):
-        from modeling_sim.commands.publishing import check, publish  # noqa: PLC0415 - imports torch
+        from modeling_sim.commands.publishing import check, publish, publish_all  # noqa: PLC0415 - imports torch
 
         if settings.check is not None:
             check(settings.check)
+        elif settings.all is not None:
+            publish_all(settings)
         else:
             publish(settings)

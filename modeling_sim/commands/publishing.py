@@ -1,11 +1,13 @@
 """Implementation of `modeling-sim publish`: collects files, shows or uploads them, and checks cards."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
 from modeling_sim.hub.card_check import check_card
+from modeling_sim.hub.collection import TITLE, publish_collection
 from modeling_sim.hub.settings import PublishArguments
 from modeling_sim.hub.staging import stage_run
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, HubError, check_repo_id, files_below, plan_upload, upload
@@ -68,6 +70,31 @@ def publish(settings: PublishArguments) -> None:
         )
         print(f"uploaded to {uploaded.address}")
         print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
+
+
+def publish_all(settings: PublishArguments) -> None:
+    """Publishes every model of a folder with the measures next to it, and lists them in a collection.
+
+    Raises:
+        ValueError: Settings of a single model are given, or a file must not be published.
+        OSError: A file or the Hub cannot be read or written, or the folder has no models.
+    """
+    given = [name for name in ("repo_id", "measures", "card", "revision") if getattr(settings, name)]
+    if given:
+        raise ValueError(f"`{given[0]}` is for one model; remove it, or `all`.")
+    root = Path(settings.checkpoint or "checkpoints")
+    folders = sorted(path.parent for path in root.glob("*/config.json"))
+    if not folders:
+        raise FileNotFoundError(f"`checkpoint` {root} has no folders of models.")
+    repo_ids = [f"{settings.all}/{folder.name}" for folder in folders]
+    for folder, repo_id in zip(folders, repo_ids, strict=True):
+        print(f"{folder} -> {repo_id}")
+        measures = [str(path) for pattern in ("probe_*.json", "abx*.json") for path in sorted(folder.glob(pattern))]
+        publish(replace(settings, checkpoint=str(folder), repo_id=repo_id, measures=measures))
+    if settings.dry_run:
+        print(f"collection {TITLE!r} of {settings.all}: {', '.join(repo_ids)}")
+        return
+    print(publish_collection(HfApi(), str(settings.all), repo_ids, private=settings.private).url)
 
 
 def show(staged: Path) -> None:

@@ -15,6 +15,9 @@ from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.evaluation.task import LabelTask
 
+# Share of the variance of components that are compared: those beyond it are noise, which agrees with nothing.
+_VARIANCE = 0.99
+
 
 def measure_consistency(parts: AnalysisParts, task: LabelTask, models: Sequence[Representation]) -> None:
     """Matched correlations and the linear agreement of each pair of models, in each module and axes that both have."""
@@ -36,6 +39,7 @@ def measure_consistency(parts: AnalysisParts, task: LabelTask, models: Sequence[
                 }
                 key: dict[str, Any] = {"measured": "consistency", **place, "first": first.key, "second": second.key}
                 key["axes_minutes"] = task.arguments.axes_minutes if axes else None
+                key["variance"] = _VARIANCE if axes else None
                 measure = partial(_measure, task=task, sides=sides, transforms=transforms, place=place)
                 parts.add(f"consistency of {features_name(place['representation'], module)}", key, measure)
 
@@ -50,10 +54,18 @@ def _measure(
     codes = []
     for (of, feature, _), transform in zip(sides, transforms, strict=True):
         features = np.asarray(task.items(of)[1].features[feature])
-        codes.append(features if transform is None else transform.apply(features))
+        codes.append(features if transform is None else varying_components(transform.apply(features)))
     outcome = seed_consistency(codes[0], codes[1], seed=task.arguments.seed)
     rotated = float(outcome.rotated.mean())
     analysis.add(place, "matched_correlation", outcome.matched, null=rotated)
     analysis.add(place, "linear_agreement", outcome.linear)
     null = rotated / outcome.linear if outcome.linear > 0 else None
     analysis.add(place, "axis_consistency", outcome.share, null=null)
+
+
+def varying_components(components: np.ndarray) -> np.ndarray:
+    """The fewest of `(items, components)` that hold 99 % of their variance, in their order."""
+    variances = components.var(axis=0, dtype=np.float64)
+    falling = np.argsort(-variances, kind="stable")
+    count = np.searchsorted(np.cumsum(variances[falling]), _VARIANCE * variances.sum()) + 1
+    return components[:, np.sort(falling[:count])]

@@ -192,7 +192,7 @@ def load_split(arguments: MeasuringArguments, split: str) -> Dataset:
     """A split of the corpus that the settings name."""
     settings = corpus_settings_of(arguments)
     if arguments.data_dir:
-        settings["data_dir"] = arguments.data_dir
+        settings = {**settings, "data_dir": arguments.data_dir}
     dataset: Dataset = load_corpus(arguments.corpus, split, **settings)
     return dataset
 

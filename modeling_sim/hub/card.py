@@ -645,6 +645,8 @@ def _probe_section(
         f"items, with 95 % intervals over {markdown(probe.intervals_over)}, next to chance, spectra and the same "
         "network untrained."
     )
+    if (probe.intervals_over or "").endswith(" speakers"):
+        text += " No speaker of the test items is among those of the training items."
     if probe.probe_name == "linear" and "l2" in settings:
         l2 = settings["l2"]
         strength = "chosen on a part of the training items" if l2 is None else f"set to {count(l2)}"

@@ -22,6 +22,11 @@ class PublishArguments:
 
     checkpoint: str | None = setting(None, "Output folder of a finished run, or a saved model.")
     repo_id: str | None = setting(None, "Repository, org/name.")
+    all: str | None = setting(
+        None,
+        "User or organization: publish every model in the folder `checkpoint` (`checkpoints` if it is not set) under "
+        "the name of its folder, and list them in a collection.",
+    )
     private: bool = setting(False, "Make a new repository private.")
     revision: str | None = setting(None, "Branch to upload to, created if necessary; unset for main.")
     measures: list[str] = setting([], "Output folders or JSON files of probes and ABX.")  # noqa: RUF009 - a field

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
+from modeling_sim.provenance import own_settings
 from modeling_sim.text import in_one_line
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
@@ -216,7 +217,8 @@ def resume(run: Run) -> None:
             f"{checkpoint.path} is at step {numbers['counts']['stage_step']}, but `max_steps` is "
             f"{settings.max_steps}; increase it, or choose another `output_dir`."
         )
-    then = numbers["comparable_config"]
+    # A checkpoint of an earlier version lacks newer fields, whose defaults change nothing.
+    then = own_settings(type(run.task.model.config)()) | numbers["comparable_config"]
     different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
     if different:
         raise ValueError(

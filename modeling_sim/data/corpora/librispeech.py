@@ -66,7 +66,7 @@ def load(
     A rule divides the chosen parts into "train" and "test", in the same way for the Hub and a local folder:
 
     - "list": the utterance ids in `train.txt` and `test.txt`, or in the CPC authors' `train_split.txt` and
-      `test_split.txt`, one per line;
+      `test_split.txt`, one per line; any other list, such as `development.txt`, is a split by its name;
     - "utterance": the test set is a random fraction of every speaker's utterances;
     - "speaker": the test set is a random fraction of the speakers of either sex, so that no speaker is in both.
 
@@ -77,7 +77,7 @@ def load(
     which does not have it), and `phones` if there are alignments.
 
     Args:
-        split: "train", "test", "all", or names of parts.
+        split: "train", "test", the name of another list, "all", or names of parts.
         data_dir: Folder with files `PART/SPEAKER/CHAPTER/*.flac`, or with the `LibriSpeech` folder of an unpacked
             archive; a copy may have `.ogg`, `.opus` or `.wav` instead. Hidden files are skipped. `None` reads from the
             Hub.
@@ -100,11 +100,11 @@ def load(
         ValueError: The split, a part or the rule is unknown; or the folder has several parts without train-clean-100,
             and `parts` is not given.
     """
-    if split not in ("train", "test", "all"):
+    folder = Path(lists or data_dir or "")
+    if split not in ("train", "test", "all") and not (split_by == "list" and find_list(folder, split)):
         parts, split = split, "all"
     if split_by is None:
-        folder = lists if lists is not None else data_dir
-        listed = folder is not None and any(find_list(Path(folder), name) for name in ("train", "test"))
+        listed = (lists or data_dir) is not None and any(find_list(folder, name) for name in ("train", "test"))
         split_by = "list" if listed or lists is not None else "utterance"
     if data_dir is None:
         parts = "+".join(_hub_split(part, config) for part in (parts or _DEFAULT_PART).split("+"))

@@ -29,10 +29,10 @@ def split_ids(
 
     Args:
         speakers: Speaker of every utterance id, in the order of the result.
-        split: "train", "test", or "all".
+        split: "train", "test", or "all"; for "list" also the name of any other list, such as "development".
         rule: "list": the ids in `train.txt` or `test.txt`, which may be absent from `speakers`. "utterance": the test
             set is a random fraction of every speaker's utterances. "speaker": it is a random fraction of the speakers.
-        lists: Folder of `train.txt` and `test.txt`, for "list".
+        lists: Folder of `train.txt`, `test.txt` and any others, for "list".
         test_fraction: Fraction of the test set, in (0, 1), for the other rules.
         seed: Seed of the draw, for the other rules.
         strata: Stratum (sex) of every speaker, for "speaker": `test_fraction` applies to each stratum.
@@ -44,25 +44,10 @@ def split_ids(
     """
     if split == "all":
         return list(speakers)
+    if rule == "list":
+        return _listed(speakers, split, lists or Path())
     if split not in ("train", "test"):
         raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
-    if rule == "list":
-        folder = lists or Path()
-        path, other = (find_list(folder, name) for name in ((split, "test" if split == "train" else "train")))
-        if path is None:
-            raise FileNotFoundError(
-                f"{folder / split}.txt does not exist; set `lists` to its folder, or `split_by` to 'utterance'"
-            )
-        ids = read_id_list(path)
-        both = sorted(set(ids) & set(read_id_list(other))) if other is not None else []
-        if both:
-            raise ValueError(
-                f"{path} and {other.name} share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
-            )
-        others = read_id_list(other) if other is not None else []
-        parts = {split: ids, "test" if split == "train" else "train": others}
-        say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
-        return ids
     if rule == "utterance":
         test = share_of_each(speakers, test_fraction, seed)
     elif rule == "speaker":
@@ -85,6 +70,25 @@ def split_ids(
         for name in ("train", "test")
     }
     say_division(rule, {name: [speakers[utterance] for utterance in part] for name, part in parts.items()})
+    return parts[split]
+
+
+def _listed(speakers: Mapping[str, str], split: str, folder: Path) -> list[str]:
+    """Ids of a list; raises like `split_ids`."""
+    path = find_list(folder, split)
+    if path is None:
+        raise FileNotFoundError(
+            f"{folder / split}.txt does not exist; set `lists` to its folder, or `split_by` to 'utterance'"
+        )
+    parts = {split: read_id_list(path)}
+    for name in {"train", "test"} - {split}:
+        other = find_list(folder, name)
+        parts[name] = read_id_list(other) if other is not None else []
+        if both := sorted({*parts[split]} & {*parts[name]}):
+            raise ValueError(
+                f"{path} and {name}.txt share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
+            )
+    say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
     return parts[split]
 
 

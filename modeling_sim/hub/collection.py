@@ -1,0 +1,31 @@
+"""A page of the Hub that lists the published models together."""
+
+from collections.abc import Sequence
+
+from huggingface_hub import Collection, HfApi
+
+from modeling_sim.hub.upload import hub_errors
+
+TITLE = "Smooth InfoMax"
+DESCRIPTION = "Speech representations with one local loss per module, their decoders and a classifier of phones."
+
+
+def publish_collection(api: HfApi, namespace: str, repo_ids: Sequence[str], *, private: bool = False) -> Collection:
+    """Lists repositories in the collection `TITLE`, which is created if it does not exist; others in it stay.
+
+    Args:
+        api: Client with the Hub's URL and the token.
+        namespace: User or organization.
+        repo_ids: Repositories of models, in order.
+        private: Make a new collection private.
+
+    Raises:
+        HubError: There is no token or no write access, or the network fails.
+    """
+    with hub_errors(api, f"the collection of {namespace}"):
+        collection = api.create_collection(
+            TITLE, namespace=namespace, description=DESCRIPTION, private=private, exists_ok=True
+        )
+        for repo_id in repo_ids:
+            api.add_collection_item(collection.slug, repo_id, "model", exists_ok=True)
+        return collection

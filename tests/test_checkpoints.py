@@ -1,0 +1,67 @@
+"""The models in `checkpoints/` load with today's code and give the outputs that they gave when they were trained."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+import modeling_sim  # noqa: F401 - registers the models with the Auto classes
+from modeling_sim.hub.card_check import check_card
+from modeling_sim.loading import load_decoder, load_encoder
+from modeling_sim.provenance import weights_fingerprint
+from studies.release.run import CHECKPOINTS, CLASSIFIER, OUTPUTS_NAME, first_outputs
+
+OUTPUTS = json.loads((CHECKPOINTS / OUTPUTS_NAME).read_text())
+FOLDERS = sorted(path.parent for path in CHECKPOINTS.glob("*/config.json"))
+
+
+def test_every_model_has_known_outputs():
+    assert sorted(OUTPUTS) == [folder.name for folder in FOLDERS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_outputs_are_those_that_the_model_was_published_with(folder):
+    outputs = first_outputs(folder)
+    assert outputs.keys() == OUTPUTS[folder.name].keys()
+    for module, values in outputs.items():
+        np.testing.assert_allclose(values, OUTPUTS[folder.name][module], rtol=0, atol=1e-5, err_msg=module)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_model_is_small_and_its_card_is_sound(folder):
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+    assert check_card(folder / "README.md") == []
+
+
+def test_all_models_are_small():
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) < 20_000_000
+
+
+@pytest.mark.parametrize(
+    "folder", [path for path in FOLDERS if path.name.endswith("-decoder")], ids=lambda path: path.name
+)
+def test_a_decoder_is_of_the_encoder_next_to_it(folder):
+    encoder = load_encoder(str(folder.with_name(folder.name.removesuffix("-decoder"))))
+    assert load_decoder(str(folder)).config.encoder_fingerprint == weights_fingerprint(encoder)
+
+
+def test_the_classifier_works_in_a_pipeline(noise):
+    if not (CHECKPOINTS / CLASSIFIER).is_dir():
+        pytest.skip(f"there is no {CLASSIFIER}")
+    found = pipeline("audio-classification", model=str(CHECKPOINTS / CLASSIFIER))(noise(16_000).numpy())
+    assert set(found[0]) == {"label", "score"}
+
+
+def test_a_model_loads_without_the_package(tmp_path):
+    program = (
+        "import sys; sys.modules['modeling_sim'] = None\n"
+        "from transformers import AutoModel\n"
+        f"print(type(AutoModel.from_pretrained({str(FOLDERS[0])!r}, trust_remote_code=True)).__module__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True, timeout=300
+    )
+    assert done.stdout.startswith("transformers_modules")
