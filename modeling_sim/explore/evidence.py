@@ -273,7 +273,9 @@ def planted_factors(dataset: Dataset, items: Items) -> dict[str, np.ndarray]:
     f0 = np.array([tracks[row][frame] for row, frame in places], dtype=np.float64)
     voiced = f0 > 0
     first, second = np.array([formants[row][frame][:2] for row, frame in places], dtype=np.float64).T
-    of_utterances = {name: np.array(dataset[name][:], dtype=np.float64)[rows] for name in ("gain", "vocal_tract_length")}
+    of_utterances = {
+        name: np.array(dataset[name][:], dtype=np.float64)[rows] for name in ("gain", "vocal_tract_length")
+    }
     return {
         "f0": np.where(voiced, f0, np.nan),
         "F1": np.where(voiced, first, np.nan),

@@ -51,7 +51,7 @@ class Phone(NamedTuple):
     end: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Utterance:
     """A recording: its name, mono samples at `rate` Hz, and its phones, if they are known."""
 
@@ -137,6 +137,10 @@ class Explorer:
         data, self.label = _labeled(load_split(settings, arguments.split))
         self.dataset: Dataset = drawn_utterances(data, arguments.minutes * 60, arguments.seed)
         self.names: list[str] = self.dataset["id"][:]
+        # The last few utterances and their frames are kept.
+        self.utterance = functools.lru_cache(maxsize=64)(self._read_utterance)
+        self.recording = functools.lru_cache(maxsize=16)(self._read_recording)
+        self._encoded = functools.lru_cache(maxsize=32)(self._encode)
         self._lock = threading.RLock()  # the page calls from several threads
         self._kept: dict[tuple[Any, ...], Any] = {}
 
@@ -148,7 +152,7 @@ class Explorer:
 
     # ------------------------------------------------------------------ utterances
 
-    def utterance(self, number: int) -> Utterance:
+    def _read_utterance(self, number: int) -> Utterance:
         """An utterance of the corpus, by its position."""
         row = self.dataset[number]
         rate = min(row["sampling_rate"], LABEL_RATE)
@@ -170,7 +174,7 @@ class Explorer:
             if labels[edge] != IGNORED
         )
 
-    def recording(self, path: str | Path) -> Utterance:
+    def _read_recording(self, path: str | Path) -> Utterance:
         """A recording from outside of the corpus.
 
         Raises:
@@ -230,26 +234,17 @@ class Explorer:
         variances = None if log_variances is None else np.exp(log_variances)
         if transform is not None:
             turned = None if variances is None else variances @ np.asarray(transform.matrix) ** 2
-            return UtteranceFrames(transform.apply(values), None if turned is None else np.sqrt(turned), None, start, hop)
+            return UtteranceFrames(
+                transform.apply(values), None if turned is None else np.sqrt(turned), None, start, hop
+            )
         if variances is None:
             return UtteranceFrames(values, None, None, start, hop)
         divergences = (values**2 + variances - 1 - log_variances) / 2
         return UtteranceFrames(values, np.sqrt(variances), divergences, start, hop)
 
-    def _encoded(self, utterance: Utterance, model: str) -> dict[str, tuple[np.ndarray, Any, float, float]]:
-        """Means, log-variances or `None`, start and hop of every feature; the last few utterances are kept."""
-        with self._lock:
-            return self._encode(model, utterance.name, utterance.samples.tobytes(), utterance)
-
-    @functools.cached_property
-    def _encode(self) -> Any:
-        @functools.lru_cache(maxsize=16)
-        def encode(model: str, name: str, _content: bytes, utterance: "_Same") -> Any:
-            return self._encode_now(self.representations[model], utterance.value)
-
-        return lambda model, name, content, utterance: encode(model, name, content, _Same(utterance))
-
-    def _encode_now(self, of: Representation, utterance: Utterance) -> dict[str, tuple[np.ndarray, Any, float, float]]:
+    def _encode(self, utterance: Utterance, model: str) -> dict[str, tuple[np.ndarray, Any, float, float]]:
+        """Means, log-variances or `None`, start and hop of every feature."""
+        of = self.representations[model]
         rate = of.extractor.sampling_rate
         inputs = of.extractor(
             [utterance.at(rate)],
@@ -417,19 +412,6 @@ class Explorer:
             return mean_correlation_coefficient(first, second), float(gap.rotated.mean())
 
         return self._once(("matched", model, other, feature, axes), make)
-
-
-class _Same:
-    """Carries a value past a cache without being a part of its key."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same)
 
 
 def _labeled(dataset: Dataset) -> tuple[Dataset, str]:

@@ -29,9 +29,7 @@ def judged(model: str, cache_dir: str) -> list[dict[str, Any]]:
     """Labels of every module, and which of them are right."""
     explorer, fresh = (
         Explorer(
-            ExploreArguments(
-                model=model, cache_dir=cache_dir, corpus_settings={} if seed is None else {"seed": seed}
-            )
+            ExploreArguments(model=model, cache_dir=cache_dir, corpus_settings={} if seed is None else {"seed": seed})
         )
         for seed in (None, _FRESH_SEED)
     )

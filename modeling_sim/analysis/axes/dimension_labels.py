@@ -63,7 +63,9 @@ def dimension_labels(
         ValueError: As `best_dimensions`, there are no properties, or `level` is not in (0, 1).
     """
     if not properties or not 0 < level < 1:
-        raise ValueError(f"give at least one of `properties` ({len(properties)}), and a `level` in (0, 1), not {level}.")
+        raise ValueError(
+            f"give at least one of `properties` ({len(properties)}), and a `level` in (0, 1), not {level}."
+        )
     correlations = best_dimensions(codes, properties).correlations
     names, dims = list(properties), np.shape(codes)[1]
     # So many that the smallest p-value, 1 / (rotations * dims + 1), passes the strictest test, level / tests.
