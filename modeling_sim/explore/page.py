@@ -4,17 +4,19 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
 from modeling_sim.data.audio import read_audio
-from modeling_sim.evaluation.clips import Recorded
 from modeling_sim.explore import views
 from modeling_sim.explore.evidence import Evidence
 from modeling_sim.explore.explorer import AXES, Explorer, Utterance
 from modeling_sim.explore.moving import Moved, mix, move
 from modeling_sim.explore.settings import ExploreArguments
+
+if TYPE_CHECKING:
+    from modeling_sim.evaluation.clips import Recorded
 
 try:
     import gradio as gr
@@ -123,14 +125,19 @@ class Page:
         features = self.explorer.features(model)
         if not hasattr(self.explorer.representations[model], "decoders"):
             return views.note("Sounds are decoded from the latents of SIM models alone.")
-        number = features.index(feature)
+        number, corpus = features.index(feature), arguments.corpus
         have = f" Decoders of {', '.join(decoders)} are loaded: choose one of these modules." if decoders else ""
         return str(
             Markup(
                 '<p class="sim-note">There is no decoder of {}.{} Train one, and open the page with it:</p>'
-                "<pre>modeling-sim train-decoder --model {} --module {} --corpus {} --output_dir runs/decoder\n"
-                "modeling-sim explore {} --corpus {} --decoder runs/decoder</pre>"
-            ).format(feature, have, path, number, arguments.corpus, path, arguments.corpus)
+                '<pre class="sim-command">{}\n{}</pre>'
+            ).format(
+                feature,
+                have,
+                f"modeling-sim train-decoder --model {path} --module {number} --corpus {corpus} "
+                "--output_dir runs/decoder",
+                f"modeling-sim explore {path} --corpus {corpus} --decoder runs/decoder",
+            )
         )
 
     def moved(
@@ -142,7 +149,11 @@ class Page:
             return note
         chosen = {dim: shift for dim, shift in zip(dims, shifts, strict=False) if shift}
         utterance = self.source(number, upload)
-        return _sounds("Decoded", move(self.explorer, utterance, model, feature, axes, chosen), utterance)
+        result = move(self.explorer, utterance, model, feature, axes, chosen)
+        if not chosen:
+            clips = [("decoded", result.before), ("recorded", utterance.at(result.rate))]
+            return views.clips_view(f"{utterance.name}: move a slider", clips, result.rate)
+        return _sounds("Decoded", result, utterance)
 
     def mixed(
         self,
@@ -215,72 +226,63 @@ def groups_of(evidence: Evidence, dims: Sequence[int]) -> dict[str, list[int] | 
 # ---------------------------------------------------------------------- layout
 
 
+class _Top(NamedTuple):
+    """Controls above the tabs."""
+
+    utterance: Any
+    upload: Any
+    model: Any
+    module: Any
+    axes: Any
+
+    @property
+    def source(self) -> list[Any]:
+        """What is listened to."""
+        return [self.utterance, self.upload]
+
+    @property
+    def place(self) -> list[Any]:
+        """What is shown of it."""
+        return [self.model, self.module, self.axes]
+
+
+class _Moving(NamedTuple):
+    """Controls and views of the tab that moves latents."""
+
+    tab: Any
+    dims: Any
+    sliders: list[Any]
+    group: Any
+    sound: tuple[Any, ...]
+    """Function, inputs and output of what the sliders give."""
+
+
 def build(explorer: Explorer) -> gr.Blocks:
     """The page of an explorer, with what it shows first already in place."""
     page = Page(explorer)
     page.prepare()
-    model, several = page.models[0], len(page.models) > 1
-    feature, first = explorer.default_feature(model), "own"
-    names = [(name, number) for number, name in enumerate(explorer.names)]
+    model = page.models[0]
+    start = (model, explorer.default_feature(model), "own")
     with gr.Blocks(title="modeling_sim explorer", analytics_enabled=False, delete_cache=_UPLOADS_AGE) as blocks:
         gr.HTML(str(Markup("<h1>{}</h1>").format(f"What the dimensions of {model} do")))
-        with gr.Row():
-            utterance = gr.Dropdown(names, value=0, label="Utterance", filterable=True)
-            with_model = gr.Dropdown(page.models, value=model, label="Model", visible=several)
-            module = gr.Dropdown(explorer.features(model), value=feature, label="Module")
-            axes = gr.Dropdown(list(AXES), value=first, label="Axes")
-        with gr.Accordion("Your own recording", open=False):
-            upload = gr.Audio(
-                sources=["microphone", "upload"], type="filepath", label="Record or upload", editable=False
-            )
-            gr.HTML(
-                views.note(
-                    f"Up to {explorer.arguments.max_seconds:g} s and {explorer.arguments.max_megabytes:g} MB. It stays on "
-                    "the machine that serves this page, and is deleted after a day. Remove it to go back to the corpus."
-                )
-            )
-        source, place = [utterance, upload], [with_model, module, axes]
+        top = _top(page, *start)
         with gr.Tab("Listen"):
             quantity = gr.Radio(list(views.QUANTITIES), value=views.QUANTITIES[0], label="Heat map of")
-            listen_now = _shown(page.listen)
-            heard = gr.HTML(listen_now(0, None, model, feature, first, views.QUANTITIES[0]), elem_id="listen")
-            labels = gr.HTML(_shown(page.labels)(model, feature, first))
+            heard = gr.HTML(_shown(page.listen)(0, None, *start, views.QUANTITIES[0]), elem_id="listen")
+            labels = gr.HTML(_shown(page.labels)(*start))
         with gr.Tab("A dimension") as dimension_tab:
-            chosen = gr.Dropdown(label="Dimension", filterable=True, **_dims(explorer, model, feature, first))
+            chosen = gr.Dropdown(label="Dimension", filterable=True, **_dims(explorer, *start))
             about = gr.HTML(elem_id="dimension")
-        with gr.Tab("Move it") as move_tab:
-            gr.HTML(views.note("Each slider adds to one dimension in all frames, in its standard deviations."))
-            slid = gr.State(_slid(explorer, model, feature, first))
-            with gr.Row():
-                sliders = [gr.Slider(-4, 4, 0, step=0.5, **each) for each in _sliders(explorer, model, feature, first)]
-            reset = gr.Button("Back to 0", size="sm")
-            decoded = gr.HTML(elem_id="moved")
-            with gr.Accordion("Interpolate between two utterances, or exchange a group of dimensions", open=False):
-                with gr.Row():
-                    other = gr.Dropdown(names, value=min(1, len(names) - 1), label="Towards", filterable=True)
-                    group = gr.Dropdown(label="What moves", **_groups(explorer, model, feature, first))
-                    share = gr.Slider(0, 1, 0.5, step=0.05, label="How far: 0 stays, 1 is an exchange")
-                go = gr.Button("Play", variant="primary", elem_id="mix")
-                blend = gr.HTML(elem_id="mixed")
-        compare: list[Any] = []
-        if several:
-            with gr.Tab("Compare") as compare_tab:
-                with gr.Row():
-                    for name in page.models:
-                        found = explorer.features(name)
-                        compare.append(gr.Dropdown(found, value=explorer.default_feature(name), label=name))
-                side = gr.HTML(elem_id="compare")
-            inputs = [*source, axes, *compare]
-            for event in (compare_tab.select, *(each.input for each in compare)):
-                event(_shown(page.compared), inputs, side, show_progress="minimal")
+        moving = _move_tab(page, top, *start)
+        if len(page.models) > 1:
+            _compare_tab(page, top)
 
-        heat = (_shown(page.listen), [*source, *place, quantity], heard)
-        one = (_shown(page.dimension), [*place, chosen], about)
-        sound = (_shown(page.moved), [*source, *place, slid, *sliders], decoded)
-        controls = [chosen, slid, *sliders, group]
+        heat = (_shown(page.listen), [*top.source, *top.place, quantity], heard)
+        one = (_shown(page.dimension), [*top.place, chosen], about)
+        controls = [labels, chosen, moving.dims, *moving.sliders, moving.group]
 
         def refreshed(model: str, feature: str, axes: str) -> list[Any]:
-            """Controls and labels of another feature."""
+            """Labels and controls of another feature."""
             return [
                 page.labels(model, feature, axes),
                 gr.update(**_dims(explorer, model, feature, axes)),
@@ -292,23 +294,81 @@ def build(explorer: Explorer) -> gr.Blocks:
         def of_model(model: str) -> Any:
             return gr.update(choices=explorer.features(model), value=explorer.default_feature(model))
 
-        changed = [
-            with_model.input(of_model, with_model, module).then(refreshed, place, [labels, *controls]),
-            *(each.input(refreshed, place, [labels, *controls]) for each in (module, axes)),
-        ]
-        for each in changed:
-            each.then(*heat).then(*one).then(*sound)
-        for event in (utterance.input, upload.change):
-            event(*heat).then(*sound)
+        for changed in (
+            top.model.input(of_model, top.model, top.module).then(refreshed, top.place, controls),
+            *(each.input(refreshed, top.place, controls) for each in (top.module, top.axes)),
+        ):
+            changed.then(*heat).then(*one).then(*moving.sound)
+        for event in (top.utterance.input, top.upload.change):
+            event(*heat).then(*moving.sound)
         quantity.input(*heat)
         chosen.input(*one)
         dimension_tab.select(*one)
-        move_tab.select(*sound)
-        for slider in sliders:
-            slider.input(*sound, trigger_mode="always_last", show_progress="minimal")
-        reset.click(lambda: [0] * _NUM_SLIDERS, None, sliders).then(*sound)
-        go.click(_shown(page.mixed), [*source, *place, other, share, group, slid], blend)
     return blocks
+
+
+def _top(page: Page, model: str, feature: str, axes: str) -> _Top:
+    explorer = page.explorer
+    with gr.Row():
+        utterance = gr.Dropdown(_numbered(explorer), value=0, label="Utterance", filterable=True)
+        with_model = gr.Dropdown(page.models, value=model, label="Model", visible=len(page.models) > 1)
+        module = gr.Dropdown(explorer.features(model), value=feature, label="Module")
+        with_axes = gr.Dropdown(list(AXES), value=axes, label="Axes")
+    with gr.Accordion("Your own recording", open=False):
+        sources: Any = ["microphone", "upload"]
+        upload = gr.Audio(sources=sources, type="filepath", label="Record or upload", editable=False)
+        gr.HTML(
+            views.note(
+                f"Up to {explorer.arguments.max_seconds:g} s and {explorer.arguments.max_megabytes:g} MB. It stays on "
+                "the machine that serves this page, and is deleted after a day. Remove it to go back to the corpus."
+            )
+        )
+    return _Top(utterance, upload, with_model, module, with_axes)
+
+
+def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
+    explorer = page.explorer
+    with gr.Tab("Move it") as tab:
+        gr.HTML(views.note("Each slider adds to one dimension in all frames, in its standard deviations."))
+        dims = gr.State(_slid(explorer, *start))
+        with gr.Row():
+            found = _sliders(explorer, *start)
+            sliders = [gr.Slider(-4, 4, 0, step=0.5, min_width=240, **each) for each in found]
+        reset = gr.Button("Back to 0", size="sm")
+        decoded = gr.HTML(elem_id="moved")
+        with gr.Accordion("Interpolate between two utterances, or exchange a group of dimensions", open=False):
+            with gr.Row():
+                numbered = _numbered(explorer)
+                other = gr.Dropdown(numbered, value=min(1, len(numbered) - 1), label="Towards", filterable=True)
+                group = gr.Dropdown(label="What moves", **_groups(explorer, *start))
+                share = gr.Slider(0, 1, 0.5, step=0.05, label="How far: 0 stays, 1 is an exchange")
+            go = gr.Button("Play", variant="primary", elem_id="mix")
+            blend = gr.HTML(elem_id="mixed")
+    sound = (_shown(page.moved), [*top.source, *top.place, dims, *sliders], decoded)
+    tab.select(*sound)
+    for slider in sliders:
+        slider.input(*sound, trigger_mode="always_last", show_progress="minimal")
+    reset.click(lambda: [0] * _NUM_SLIDERS, None, sliders).then(*sound)
+    go.click(_shown(page.mixed), [*top.source, *top.place, other, share, group, dims], blend)
+    return _Moving(tab, dims, sliders, group, sound)
+
+
+def _compare_tab(page: Page, top: _Top) -> None:
+    explorer = page.explorer
+    with gr.Tab("Compare") as tab:
+        with gr.Row():
+            features = [
+                gr.Dropdown(explorer.features(name), value=explorer.default_feature(name), label=name)
+                for name in page.models
+            ]
+        side = gr.HTML(elem_id="compare")
+    for event in (tab.select, *(each.input for each in features)):
+        event(_shown(page.compared), [*top.source, top.axes, *features], side, show_progress="minimal")
+
+
+def _numbered(explorer: Explorer) -> list[tuple[str, int]]:
+    """Utterances by name and position."""
+    return [(name, number) for number, name in enumerate(explorer.names)]
 
 
 def _dims(explorer: Explorer, model: str, feature: str, axes: str) -> dict[str, Any]:

@@ -252,15 +252,16 @@ def evidence_table(evidence: Evidence, dim: int) -> Markup:
     rows = [
         Markup(
             '<tr{}><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td>'
-            '<td><meter min="0" max="1" value="{:.3f}" aria-label="{}"></meter></td></tr>'
+            '<td><div class="sim-bar" aria-hidden="true"><i style="width:{:.1f}%"></i><b style="left:{:.1f}%"></b>'
+            "</div></td></tr>"
         ).format(
             Markup(' class="sim-ahead"') if values[dim] > evidence.limits[name] else "",
             name,
             short(values[dim]),
             short(evidence.turned[name]),
             short(evidence.limits[name]),
-            values[dim],
-            f"{name} {short(values[dim])}",
+            100 * values[dim],
+            100 * evidence.limits[name],
         )
         for name, values in sorted(evidence.correlations.items(), key=lambda pair: -pair[1][dim])
     ]
@@ -269,8 +270,8 @@ def evidence_table(evidence: Evidence, dim: int) -> Markup:
         f"axes: {evidence.num_rotations} rotations of the same space."
     )
     return Markup(
-        '<table class="sim-evidence"><thead><tr><th scope="col">Property</th><th scope="col">|ρ|</th>'
-        '<th scope="col">best of random axes</th><th scope="col">a label needs more than</th><th scope="col"></th></tr>'
+        '<table class="sim-evidence"><thead><tr><th scope="col">Property</th><th scope="col">|rho|</th>'
+        '<th scope="col">best of random axes</th><th scope="col">a label needs more than</th><td></td></tr>'
         '</thead><tbody>{}</tbody></table><p class="sim-note">{}</p>'
     ).format(Markup("").join(rows), note)
 
@@ -331,7 +332,8 @@ def lag_svg(lags: Sequence[float], profile: Sequence[float]) -> Markup:
     ).format(_LEFT, _y(math.exp(-1)), _LEFT + _WIDE, line, Markup("").join(dots))
     chosen = [0, len(lags) // 2, len(lags) - 1]
     ticks = [(f"{1000 * lags[number]:.3g} ms", places[number]) for number in dict.fromkeys(chosen)]
-    text = f"Autocorrelation: {profile[0]:.2f} after {1000 * lags[0]:.3g} ms, {profile[-1]:.2f} after {1000 * lags[-1]:.0f} ms"
+    ends = [f"{profile[end]:.2f} after {1000 * lags[end]:.3g} ms" for end in (0, -1)]
+    text = f"Autocorrelation: {', '.join(ends)}"
     return _plot(content, ticks, [("0", 0.0), ("1/e", math.exp(-1)), ("1", 1.0)], text)
 
 
@@ -375,7 +377,9 @@ def changes_view(changes: Sequence[tuple[str, float | None, float | None]]) -> s
         quantity, unit = name.rsplit(", ", maxsplit=1)
         cells = [_amount(before, unit), _amount(after, unit), _change(before, after, unit)]
         rows.append(
-            Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td><b>{}</b></td></tr>').format(quantity, *cells)
+            Markup(
+                '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td class="sim-change"><b>{}</b></td></tr>'
+            ).format(quantity, *cells)
         )
     return str(
         Markup(

@@ -69,11 +69,11 @@ def stage_space(
         (staged / place).mkdir(parents=True)
         stage_model(path, staged / place, os.symlink)
     for path in sorted(_PACKAGE.rglob("*")):
-        if path.suffix in _SUFFIXES or "templates" in path.parts:
-            if path.is_file() and "__pycache__" not in path.parts:
-                target = staged / "modeling_sim" / path.relative_to(_PACKAGE)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(path.resolve())
+        is_needed = path.suffix in _SUFFIXES or "templates" in path.parts
+        if is_needed and path.is_file() and "__pycache__" not in path.parts:
+            target = staged / "modeling_sim" / path.relative_to(_PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path.resolve())
     gradio = version("gradio")
     (staged / "requirements.txt").write_text("\n".join([_WHEELS, *_requirements(), f"gradio=={gradio}"]) + "\n")
     corpus = "synthetic_syllables" if dataset_name is None else "hub"
@@ -105,10 +105,11 @@ def stage_space(
 
 def _requirements() -> list[str]:
     """What the package needs with the extras of the explorer."""
-    found: dict[str, str] = {}
+    found: set[str] = set()
     for line in requires("modeling_sim") or []:
         requirement = Requirement(line)
-        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in _EXTRAS):
-            if requirement.name != "modeling_sim":
-                found.setdefault(f"{requirement.name}{requirement.specifier}", requirement.name)
+        marker = requirement.marker
+        is_needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in _EXTRAS)
+        if is_needed and requirement.name != "modeling_sim":
+            found.add(f"{requirement.name}{requirement.specifier}")
     return sorted(found)
