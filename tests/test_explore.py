@@ -502,7 +502,7 @@ CHROMIUM = [
 ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""
     pytest.importorskip("gradio", reason="the extra `explore` is not installed")
@@ -525,23 +525,24 @@ def _with_evil_names(load_split):
     return load
 
 
-@pytest.mark.slow
-def test_the_page_in_a_browser(browser, arguments, folders, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def served(browser, arguments, folders):
+    """Address of a page whose utterances have evil names, and the folder of its cache."""
+    assert browser is not None  # else there is nothing to serve for
     from modeling_sim.explore import explorer as module
     from modeling_sim.explore.page import launch
 
-    monkeypatch.setattr(module, "load_split", _with_evil_names(module.load_split))
     settings = arguments(decoder=[str(folders / "decoder")], compare=[str(folders / "second")], port=0, max_seconds=5.0)
-    blocks = launch(settings, block=False)
-    try:
-        _drive(browser, blocks.local_url, tmp_path)
-    finally:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_split", _with_evil_names(module.load_split))
+        blocks = launch(settings, block=False)
+        yield blocks.local_url, Path(settings.cache_dir)
         blocks.close()
-    uploads = Path(settings.cache_dir) / "uploads"
-    assert any(uploads.rglob("*.wav"))  # and nothing of the page's is written elsewhere
 
 
-def _drive(browser, url, tmp_path):  # noqa: PLR0915 - one visit from start to end
+@pytest.fixture
+def tab(browser, served):
+    """The page in the browser; at the end, nothing was complained of, asked or loaded from elsewhere."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     problems, requests = [], []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
@@ -549,10 +550,18 @@ def _drive(browser, url, tmp_path):  # noqa: PLR0915 - one visit from start to e
     page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: requests.append(request.url))
     page.set_default_timeout(120_000)
-    page.goto(url)
+    page.goto(served[0])
+    page.wait_for_selector("#listen .sim-player")
+    yield page
+    page.close()
+    assert problems == []
+    assert [each for each in requests if not each.startswith((served[0], "data:", "blob:"))] == []
 
+
+@pytest.mark.slow
+def test_every_view_in_a_browser(tab, tmp_path):
+    page = tab
     player = "#listen .sim-player"
-    page.wait_for_selector(player)
     assert EVIL in page.inner_text(f"{player} figcaption")
     seconds = float(page.get_attribute(player, "data-seconds"))
     page.wait_for_function(f"document.querySelector('{player} audio').readyState > 0")
@@ -600,19 +609,13 @@ def _drive(browser, url, tmp_path):  # noqa: PLR0915 - one visit from start to e
     page.wait_for_selector("#compare .sim-heat >> nth=1")
     look("compare")
 
-    page.get_by_role("tab", name="Listen").click()
-    page.get_by_text("Your own recording").click()
-    for length, shown in ((1.0, "sim-player"), (9.0, "max_seconds")):
-        path = tmp_path / f"{EVIL.replace('/', '')}-{length}.wav"
-        soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(int(16_000 * length)), 16_000)
-        page.locator("input[type=file]").first.set_input_files(path)
-        page.wait_for_function(f"document.querySelector('#listen').innerHTML.includes('{shown}')")
-        page.wait_for_function(
-            f"document.querySelector('#listen').innerText.includes('{'1.00 s' if length == 1.0 else 'max_seconds'}')"
-        )
-        if length == 1.0:
-            page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
-            page.wait_for_selector("input[type=file]", state="attached")
-    assert problems == []
-    assert [each for each in requests if not each.startswith((url, "data:", "blob:"))] == []
-    page.close()
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "expected"), [(1.0, "1.00 s"), (9.0, "max_seconds")])
+def test_an_upload_in_a_browser(tab, served, tmp_path, length, expected):
+    path = tmp_path / f"{EVIL}.wav"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(int(16_000 * length)), 16_000)
+    tab.get_by_text("Your own recording").click()
+    tab.locator("input[type=file]").first.set_input_files(path)
+    tab.wait_for_function(f"document.querySelector('#listen').innerText.includes('{expected}')")
+    assert any((served[1] / "uploads").rglob("*.wav"))  # and nothing of the page's is written elsewhere

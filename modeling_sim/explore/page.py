@@ -315,7 +315,7 @@ def _top(page: Page, model: str, feature: str, axes: str) -> _Top:
         module = gr.Dropdown(explorer.features(model), value=feature, label="Module")
         with_axes = gr.Dropdown(list(AXES), value=axes, label="Axes")
     with gr.Accordion("Your own recording", open=False):
-        sources: Any = ["microphone", "upload"]
+        sources: Any = ["upload", "microphone"]
         upload = gr.Audio(sources=sources, type="filepath", label="Record or upload", editable=False)
         gr.HTML(
             views.note(
@@ -331,9 +331,10 @@ def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
     with gr.Tab("Move it") as tab:
         gr.HTML(views.note("Each slider adds to one dimension in all frames, in its standard deviations."))
         dims = gr.State(_slid(explorer, *start))
-        with gr.Row():
-            found = _sliders(explorer, *start)
-            sliders = [gr.Slider(-4, 4, 0, step=0.5, min_width=240, **each) for each in found]
+        found, sliders = _sliders(explorer, *start), []
+        for row in (found[:3], found[3:]):
+            with gr.Row():
+                sliders += [gr.Slider(-4, 4, 0, step=0.5, min_width=200, **each) for each in row]
         reset = gr.Button("Back to 0", size="sm")
         decoded = gr.HTML(elem_id="moved")
         with gr.Accordion("Interpolate between two utterances, or exchange a group of dimensions", open=False):

@@ -155,7 +155,7 @@ def heat_values(frames: UtteranceFrames, evidence: Evidence, quantity: str) -> t
         return frames.deviations.clip(0, top) / top, mpl.colormaps["viridis"], f"deviation, 0 (dark) to {top:.1f}"
     if quantity == QUANTITIES[2] and frames.divergences is not None:
         top = max(1e-3, float(np.quantile(frames.divergences, 0.99)))
-        scale = f"KL divergence to N(0, 1), 0 (dark) to {top:.1f} nats"
+        scale = f"KL divergence to N(0, 1), 0 (dark) to {top:.2g} nats"
         return frames.divergences.clip(0, top) / top, mpl.colormaps["viridis"], scale
     standard = (frames.values - np.array(evidence.means)) / np.array(evidence.deviations)
     limit = _MOST_DEVIATIONS
@@ -377,9 +377,7 @@ def changes_view(changes: Sequence[tuple[str, float | None, float | None]]) -> s
         quantity, unit = name.rsplit(", ", maxsplit=1)
         cells = [_amount(before, unit), _amount(after, unit), _change(before, after, unit)]
         rows.append(
-            Markup(
-                '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td class="sim-change"><b>{}</b></td></tr>'
-            ).format(quantity, *cells)
+            Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td><b>{}</b></td></tr>').format(quantity, *cells)
         )
     return str(
         Markup(
@@ -398,8 +396,9 @@ def _amount(value: float | None, unit: str) -> str:
 def _change(before: float | None, after: float | None, unit: str) -> str:
     if before is None or after is None:
         return "-"
-    change = f"{after - before:+.1f} {unit}"
-    return f"{change} ({2 ** (after / 12) - 2 ** (before / 12):+.0f} Hz)" if unit == "semitones" else change
+    change = f"{round(after - before, 1) + 0.0:+.1f} {unit}"  # adding 0 makes -0 a 0
+    hertz = round(2 ** (after / 12) - 2 ** (before / 12))
+    return f"{change} ({hertz:+d} Hz)" if unit == "semitones" else change
 
 
 def difference_png(before: np.ndarray, after: np.ndarray) -> str:

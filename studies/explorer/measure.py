@@ -1,10 +1,10 @@
 """How many of the explorer's labels are right, where the factors that generated the speech are known.
 
-    python studies/explorer/measure.py CHECKPOINT studies/explorer/results/labels.json
+    python studies/explorer/measure.py studies/explorer/results/labels.json CHECKPOINT [CHECKPOINT ...]
 
 Labels are given on the test split of `synthetic_syllables`, as the page gives them, to every dimension of every module
-on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks of the same
-shape without training get theirs in the same way.
+on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks of the shape
+of the first checkpoint without training get theirs in the same way.
 """
 
 import sys
@@ -60,10 +60,12 @@ def judged(model: str, cache_dir: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures and writes the result."""
-    checkpoint, path = sys.argv[1:3]
+    path, *checkpoints = sys.argv[1:]
     with tempfile.TemporaryDirectory() as temporary:
-        trained = judged(checkpoint, temporary)
-        untrained = []
+        trained = [
+            {**row, "model": number} for number, each in enumerate(checkpoints) for row in judged(each, temporary)
+        ]
+        untrained, checkpoint = [], checkpoints[0]
         for seed in range(_UNTRAINED):
             set_seed(seed)
             folder = str(Path(temporary) / f"untrained-{seed}")
@@ -76,6 +78,7 @@ def main() -> None:
         {
             "corpus": "synthetic_syllables",
             "trained": {
+                "networks": len(checkpoints),
                 "dimensions": sum(row["dimensions"] for row in trained),
                 "labels": len(labels),
                 "right": sum(label["right"] for label in labels),
