@@ -545,7 +545,7 @@ def tab(browser, served):
     """The page in the browser; at the end, nothing was complained of, asked or loaded from elsewhere."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     problems, requests = [], []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: requests.append(request.url))

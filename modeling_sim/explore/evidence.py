@@ -268,8 +268,10 @@ def planted_factors(dataset: Dataset, items: Items) -> dict[str, np.ndarray]:
     rows = rows_of(dataset, items.utterances)
     frames = np.rint((items.seconds * LABEL_RATE - LABEL_WINDOW / 2) / LABEL_HOP).astype(int)
     tracks, formants = dataset["f0_track"][:], dataset["formants"][:]
-    frames = [min(max(frame, 0), len(tracks[row]) - 1) for row, frame in zip(rows, frames, strict=True)]
-    places = list(zip(rows.tolist(), frames, strict=True))
+    places = [
+        (row, min(max(frame, 0), len(tracks[row]) - 1))
+        for row, frame in zip(rows.tolist(), frames.tolist(), strict=True)
+    ]
     f0 = np.array([tracks[row][frame] for row, frame in places], dtype=np.float64)
     voiced = f0 > 0
     first, second = np.array([formants[row][frame][:2] for row, frame in places], dtype=np.float64).T

@@ -166,7 +166,7 @@ class Explorer:
             return ()
         edges = np.flatnonzero(np.diff(labels, prepend=[-1_000], append=[-1_000]))
         middle = (LABEL_WINDOW - LABEL_HOP) / 2
-        times = [(edge * LABEL_HOP + middle) / LABEL_RATE for edge in edges]
+        times = [(edge * LABEL_HOP + middle) / LABEL_RATE for edge in edges.tolist()]
         times[0], times[-1] = 0.0, seconds
         return tuple(
             Phone(classes.int2str(labels[edge]), start, end)
@@ -260,8 +260,9 @@ class Explorer:
             with torch.no_grad():
                 latents = list(of.model.module_latents(batch["input_values"].to(of.model.device)))
             for name, number in of.modules.items():
-                if latents[number].log_variance is not None:
-                    log_variances[name] = latents[number].log_variance[0].float().cpu().numpy()
+                log_variance = latents[number].log_variance
+                if log_variance is not None:
+                    log_variances[name] = log_variance[0].float().cpu().numpy()
         return {
             name: (timed.values[0, : timed.lengths[0]], log_variances.get(name), timed.start, timed.hop)
             for name, timed in found.items()

@@ -116,9 +116,8 @@ def _decoded(
     rate = decoder.config.sampling_rate
     both = torch.stack([before, after]).to(decoder.device)
     sounds = decode(decoder, both, round(seconds * rate)).cpu().numpy()
-    values = [sound_properties(sound, rate) for sound in sounds]
-    changes = [
-        (name, *(float(value[number]) if np.isfinite(value[number]) else None for value in values))
-        for number, name in enumerate(PROPERTIES)
-    ]
+    of_before, of_after = (
+        [float(value) if np.isfinite(value) else None for value in sound_properties(sound, rate)] for sound in sounds
+    )
+    changes = list(zip(PROPERTIES, of_before, of_after, strict=True))
     return Moved(sounds[0], sounds[1], rate, changes)

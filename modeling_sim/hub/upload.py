@@ -271,7 +271,9 @@ def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: st
 
 
 def _info(api: HfApi, repo_id: str, repo_type: RepoType, revision: str | None = None) -> ModelInfo | SpaceInfo:
-    return api.repo_info(repo_id, repo_type=repo_type, revision=revision, timeout=_LIST_TIMEOUT_SECONDS)
+    info_of = api.space_info if repo_type == "space" else api.model_info
+    found: ModelInfo | SpaceInfo = info_of(repo_id, revision=revision, timeout=_LIST_TIMEOUT_SECONDS)
+    return found
 
 
 def sort_files(
