@@ -179,6 +179,18 @@ def test_damaged_evidence_is_found_again(explorer, arguments):
     assert Explorer(arguments()).evidence(name, "module 1") == evidence
 
 
+def test_a_corpus_without_labels_has_evidence_of_the_sound_alone(arguments, tmp_path):
+    for row in load(split="test", **CORPUS).select(range(4)):
+        (tmp_path / "speech").mkdir(exist_ok=True)
+        (tmp_path / "speech" / f"{row['id']}.wav").write_bytes(row["audio"]["bytes"])
+    given = {"corpus": "folder", "data_dir": str(tmp_path / "speech"), "corpus_settings": {}, "split": "all"}
+    explorer = Explorer(arguments(**given))
+    evidence = explorer.evidence(next(iter(explorer.representations)), "module 2")
+    assert {"pitch", "loudness"} <= set(evidence.correlations)
+    assert not {"phone", "speaker"} & set(evidence.correlations)
+    assert explorer.utterance(0).phones == ()
+
+
 def test_time_constants_are_those_of_exponential_decay():
     lags = [0.01, 0.02, 0.04, 0.08]
     profiles = [np.exp(-np.array(lags) / 0.03).tolist(), [0.99] * 4]

@@ -40,7 +40,7 @@ def dimension_labels(
     properties: Mapping[str, np.ndarray],
     *,
     level: float = 0.05,
-    smallest: float = 0.3,
+    smallest: float = 0.5,
     seed: int = 0,
 ) -> DimensionLabels:
     """Names each dimension after the property that it follows further ahead of random axes than any other.
@@ -56,7 +56,8 @@ def dimension_labels(
         codes: `(items, dims)`, of utterances that the model was not trained on.
         properties: `(items,)` by name: floats are amounts, integers classes; amounts may be NaN.
         level: False discovery rate.
-        smallest: Least correlation of a label: a weaker one may be real, but names little of a dimension.
+        smallest: Least correlation of a label: a weaker one may be real, but names less than a quarter of what a
+            dimension does, and something else may lead it.
         seed: Of the rotations.
 
     Raises:
