@@ -15,6 +15,7 @@ COMMANDS = {
     "embed": "write embeddings of recordings",
     "abx": "measure phone discriminability (ABX)",
     "evaluate": "measure models next to controls, and write a report",
+    "explore": "open a page to see and hear what dimensions do",
     "report": "rewrite the report of an evaluation",
     "curves": "redraw the training curves of a run",
     "corpora": "list or describe corpora",

@@ -67,7 +67,7 @@ class Commit(NamedTuple):
 
 @dataclass
 class Repo:
-    """A repository of models or of a data set."""
+    """A repository of models, of a data set or of a Space."""
 
     kind: str
     name: str
@@ -185,7 +185,7 @@ class HubServer:
         namespace = body.get("organization") or user.name
         name, kind = f"{namespace}/{body['name']}", body.get("type", "model")
         self.require_write(user, name)
-        url = f"{self.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        url = f"{self.url}/{'' if kind == 'model' else f'{kind}s/'}{name}"
         if (kind, name) in self.repos:
             raise Refusal(409, "You already created this model repo", url=url)
         private = body.get("visibility") == "private" or bool(body.get("private"))
@@ -340,14 +340,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_json(self.hub.create_repo(self.require_user(), self.json()))
             case ["api", "validate-yaml"]:
                 self.validate_yaml(self.json()["content"])
-            case ["api", ("models" | "datasets") as kinds, namespace, name, *rest]:
+            case ["api", ("models" | "datasets" | "spaces") as kinds, namespace, name, *rest]:
                 self.route_repo(self.find_repo(kinds[:-1], f"{namespace}/{name}"), rest)
             case ["api", "collections", *rest]:
                 self.route_collection("/".join(rest))
             case ["lfs", oid]:
                 self.put_lfs(oid)
-            case ["datasets", namespace, name, *rest] if rest:
-                self.route_files("dataset", namespace, name, rest)
+            case [("datasets" | "spaces") as kinds, namespace, name, *rest] if rest:
+                self.route_files(kinds[:-1], namespace, name, rest)
             case [namespace, name, *rest] if rest:
                 self.route_files("model", namespace, name, rest)
             case _:

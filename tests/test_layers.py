@@ -18,6 +18,7 @@ LAYERS = (
     {"trainer"},
     {"evaluation", "inference"},
     {"report", "hub"},
+    {"explore"},
     {"commands"},
     {"cli"},
 )

@@ -7,6 +7,7 @@ control, or two models, are to be compared on the same pairs, splits and rotatio
 from ._arrays import random_rotation
 from .abx import AbxScore, abx
 from .axes.best_dimensions import BestDimensions, axis_gaps, axis_scores, best_dimensions
+from .axes.dimension_labels import DimensionLabels, dimension_labels
 from .axes.joint_diagonalization import joint_diagonalization
 from .axes.loudest import Moment, loudest_moments
 from .axes.seed_consistency import (
@@ -86,6 +87,7 @@ __all__ = [
     "CleanTransitions",
     "Concentration",
     "Dci",
+    "DimensionLabels",
     "Disentanglement",
     "EffectiveDimensions",
     "FrameMoments",
@@ -120,6 +122,7 @@ __all__ = [
     "clean_transition_rate",
     "concentration",
     "dci",
+    "dimension_labels",
     "disentanglement",
     "effective_dimensions",
     "fit_linear_probe",

@@ -11,6 +11,12 @@ strict than that of the data, or metadata that the Hub rejects. Optimizer states
 uploaded. The commit also deletes outdated files of an earlier upload; all other files stay, and are listed. `--dry_run`
 shows the files, what would happen to files in the repository, and the card, without changing anything. The token is
 that of `hf auth login`, or HF_TOKEN.
+
+    modeling-sim publish runs/sim-small --space --repo_id org/sim-small-explorer --decoder runs/decoder --dry_run
+
+With `--space`, a Gradio Space is uploaded that runs `modeling-sim explore` on the model: the model, decoders, this
+version of the package, `app.py`, `requirements.txt` and a card. It shows synthetic syllables, or the test split of the
+data set on the Hub that `--space_dataset` names.
 """
 
 from collections.abc import Sequence

@@ -9,8 +9,19 @@ from huggingface_hub import HfApi
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.collection import TITLE, publish_collection
 from modeling_sim.hub.settings import PublishArguments
+from modeling_sim.hub.space import stage_space
 from modeling_sim.hub.staging import stage_run
-from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, HubError, check_repo_id, files_below, plan_upload, upload
+from modeling_sim.hub.upload import (
+    CARD_NAME,
+    MODEL_MESSAGE,
+    SPACE_MESSAGE,
+    HubError,
+    RepoType,
+    check_repo_id,
+    files_below,
+    plan_upload,
+    upload,
+)
 
 
 def check(path: str) -> None:
@@ -43,30 +54,47 @@ def publish(settings: PublishArguments) -> None:
     if settings.revision == "":
         raise ValueError("`revision` is empty; give the name of a branch, or remove it for main.")
     check_repo_id(settings.repo_id)
+    of_model = [name for name in ("measures", "card", "with_training_state") if getattr(settings, name)]
+    if settings.space and of_model:
+        raise ValueError(f"`{of_model[0]}` only applies to a model; remove it, or `space`.")
+    if not settings.space and (settings.decoder or settings.space_dataset):
+        raise ValueError("`decoder` and `space_dataset` only apply to a Space; set `space`, or remove them.")
+    repo_type: RepoType = "space" if settings.space else "model"
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
-        stage_run(
-            Path(settings.checkpoint),
-            staged,
-            repo_id=settings.repo_id,
-            measures=[Path(path) for path in settings.measures],
-            card=None if settings.card is None else Path(settings.card),
-            stated_license=settings.license,
-            with_training_state=settings.with_training_state,
-        )
+        if settings.space:
+            stage_space(
+                Path(settings.checkpoint),
+                staged,
+                repo_id=settings.repo_id,
+                decoders=[Path(path) for path in settings.decoder],
+                dataset_name=settings.space_dataset,
+                stated_license=settings.license,
+            )
+        else:
+            stage_run(
+                Path(settings.checkpoint),
+                staged,
+                repo_id=settings.repo_id,
+                measures=[Path(path) for path in settings.measures],
+                card=None if settings.card is None else Path(settings.card),
+                stated_license=settings.license,
+                with_training_state=settings.with_training_state,
+            )
         if settings.dry_run:
             show(staged)
-            show_repo(staged, settings.repo_id, settings)
+            show_repo(staged, settings.repo_id, settings, repo_type)
             print((staged / CARD_NAME).read_text(encoding="utf-8"))
             return
         uploaded = upload(
             HfApi(),
             settings.repo_id,
             staged,
-            message=MODEL_MESSAGE,
+            message=SPACE_MESSAGE if settings.space else MODEL_MESSAGE,
             private=settings.private,
             revision=settings.revision,
             replace_others=settings.yes,
+            repo_type=repo_type,
         )
         print(f"uploaded to {uploaded.address}")
         print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
@@ -105,10 +133,12 @@ def show(staged: Path) -> None:
     print(f"{sum(path.stat().st_size for path in paths):>14,}  bytes in {len(paths)} files; nothing was uploaded\n")
 
 
-def show_repo(staged: Path, repo_id: str, settings: PublishArguments) -> None:
+def show_repo(staged: Path, repo_id: str, settings: PublishArguments, repo_type: RepoType) -> None:
     """Prints the effects of the upload on files in the repository, or why they are unknown."""
     try:
-        plan = plan_upload(HfApi(), repo_id, staged, private=settings.private, revision=settings.revision)
+        plan = plan_upload(
+            HfApi(), repo_id, staged, private=settings.private, revision=settings.revision, repo_type=repo_type
+        )
     except HubError as error:
         print(f"cannot read {repo_id}: {error}\n")
         return

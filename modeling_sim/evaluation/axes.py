@@ -25,6 +25,7 @@ from modeling_sim.analysis import (
     slow_features,
     temporal_components,
 )
+from modeling_sim.analysis.axes.transforms import LAGS
 from modeling_sim.analysis.scorecard import features_name
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.evaluation.cache import Analysis
@@ -46,21 +47,14 @@ def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation
     Axes that cannot be found, as of utterances shorter than a lag, are skipped with a message.
     """
     arguments = task.arguments
-    dataset = _drawn(task.splits["train"], arguments.axes_minutes * 60, arguments.seed)
-    moments: dict[str, FrameMoments] = {}
-    drawn: dict[str, list[np.ndarray]] = {}
-    for feature, utterances in _utterances(dataset, representation, arguments.batch_size):
-        lengths = [len(utterance) for utterance in utterances]
-        moments.setdefault(feature, FrameMoments()).add(np.concatenate(utterances), lengths)
-        for utterance in utterances if "independent" in axes else []:
-            most = -(-_DRAWN_FRAMES // len(dataset))
-            drawn.setdefault(feature, []).append(utterance[:: max(1, len(utterance) // most)])
+    dataset = drawn_utterances(task.splits["train"], arguments.axes_minutes * 60, arguments.seed)
+    moments, drawn = frame_moments(dataset, representation, arguments.batch_size, draw="independent" in axes)
     for feature, place in representation.places().items():
         for name in axes:
             turned = turned_place(place, name)
             features = features_name(turned["representation"], turned["module"])
             try:
-                transform = _fitted(name, moments[feature], drawn.get(feature, []), arguments.seed)
+                transform = find_axes(name, moments[feature], drawn.get(feature, []), arguments.seed)
             except ValueError as error:
                 tqdm.write(f"{features} is skipped: {error}")
             else:
@@ -72,7 +66,18 @@ def turned_place(place: Mapping[str, str], axes: str) -> dict[str, str]:
     return {**place, **{name: f"{place[name]} + {AXES[axes]}" for name in ("kind", "representation")}}
 
 
-def _fitted(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray], seed: int) -> LinearTransform:
+def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = (), seed: int = 0) -> LinearTransform:
+    """The transform to the axes of a name of `AXES`, without components that are rounding.
+
+    Args:
+        axes: The name.
+        moments: Of the feature's frames; see `frame_moments`.
+        drawn: Frames, which "independent" needs.
+        seed: Of independent components.
+
+    Raises:
+        ValueError: The axes cannot be found, as of utterances shorter than a lag.
+    """
     if axes == "independent":
         from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
 
@@ -90,18 +95,47 @@ def _fitted(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray], seed:
     return LinearTransform(found.matrix[:, kept].float(), found.inverse[kept].float(), found.center.float())
 
 
-def _drawn(dataset: Dataset, seconds: float, seed: int) -> Dataset:
-    """Utterances drawn until they last as long, at least one."""
+def drawn_utterances(dataset: Dataset, seconds: float, seed: int) -> Dataset:
+    """Utterances drawn until they last as long, at least one, in their order."""
     lengths = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:])
     order = np.random.default_rng(seed).permutation(len(dataset))
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), seconds))
     return dataset.select(np.sort(order[:count]))
 
 
+def frame_moments(
+    dataset: Dataset,
+    representation: Representation,
+    batch_size: int,
+    *,
+    draw: bool = False,
+    seconds: Sequence[float] = (),
+) -> tuple[dict[str, FrameMoments], dict[str, list[np.ndarray]]]:
+    """Moments of the frames of each feature, by its name, and about 10,000 frames of each if `draw`.
+
+    Args:
+        dataset: Utterances.
+        representation: Makes the frames.
+        batch_size: Utterances per batch.
+        draw: Return frames for independent components.
+        seconds: Further lags of the moments, next to `LAGS`.
+    """
+    moments: dict[str, FrameMoments] = {}
+    drawn: dict[str, list[np.ndarray]] = {}
+    most = -(-_DRAWN_FRAMES // len(dataset))
+    for feature, hop, utterances in _utterances(dataset, representation, batch_size):
+        if feature not in moments:
+            moments[feature] = FrameMoments([*LAGS, *(max(1, round(lag / hop)) for lag in seconds)])
+        moments[feature].add(np.concatenate(utterances), [len(utterance) for utterance in utterances])
+        for utterance in utterances if draw else []:
+            drawn.setdefault(feature, []).append(utterance[:: max(1, len(utterance) // most)])
+    return moments, drawn
+
+
 def _utterances(
     dataset: Dataset, representation: Representation, batch_size: int
-) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Frames of each utterance of a batch by feature, without the digital silence around an utterance."""
+) -> Iterator[tuple[str, float, list[np.ndarray]]]:
+    """Name and hop of each feature, and its frames of a batch's utterances, without the digital silence around them."""
     extractor = representation.extractor
     most = batch_size * 20 * extractor.sampling_rate
     batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most)
@@ -111,7 +145,7 @@ def _utterances(
             found = [_sounding(timed, row, at / extractor.sampling_rate) for row, at in enumerate(sounding)]
             found = [utterance for utterance in found if len(utterance)]
             if found:
-                yield feature, found
+                yield feature, timed.hop, found
 
 
 def _sounding(timed: TimedFrames, row: int, seconds: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def utterance_columns(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
 
 def of_utterances(columns: dict[str, np.ndarray], dataset: Dataset, items: Items, seed: int) -> Factors:
     """Columns of the items' utterances that vary enough to be measured."""
-    order = _rows(dataset, items.utterances)
+    order = rows_of(dataset, items.utterances)
     factors = {name: values[order] for name, values in columns.items()}
     found = measurable_factors(factors, items.utterances, seed=seed) if factors else []
     return Factors(np.arange(len(order)), {name: factors[name] for name in found}, {})
@@ -85,12 +85,8 @@ def of_voiced_moments(
         ignored: Classes of it that are not speech.
         seed: Of the draw, if there are many items, and of the split.
     """
-    rows = _rows(dataset, items.utterances)
-    sound = np.full((len(rows), len(PROPERTIES)), np.nan)
-    for row in np.unique(rows).tolist():
-        here = rows == row
-        waveform = read_audio(dataset[row]["audio"], sampling_rate=LABEL_RATE)
-        sound[here] = frame_properties(waveform, LABEL_RATE, items.seconds[here])
+    rows = rows_of(dataset, items.utterances)
+    sound = sound_at(dataset, items)
     voiced = np.flatnonzero(np.isfinite(sound).all(axis=1) & ~np.isin(items.labels, ignored))
     occurrences = np.unique(np.stack([items.labels[voiced], rows[voiced]]), axis=1)[0]
     classes, counts = np.unique(occurrences, return_counts=True)
@@ -115,7 +111,23 @@ def of_voiced_moments(
     )
 
 
-def _rows(dataset: Dataset, utterances: np.ndarray) -> np.ndarray:
+def sound_at(dataset: Dataset, items: Items) -> np.ndarray:
+    """Each of `PROPERTIES` of the sound at some moments, `(items, properties)`; see `frame_properties`.
+
+    Args:
+        dataset: The utterances, which are read.
+        items: Moments in them.
+    """
+    rows = rows_of(dataset, items.utterances)
+    sound = np.full((len(rows), len(PROPERTIES)), np.nan)
+    for row in np.unique(rows).tolist():
+        here = rows == row
+        waveform = read_audio(dataset[row]["audio"], sampling_rate=LABEL_RATE)
+        sound[here] = frame_properties(waveform, LABEL_RATE, items.seconds[here])
+    return sound
+
+
+def rows_of(dataset: Dataset, utterances: np.ndarray) -> np.ndarray:
     """Row of each item's utterance."""
     position = {name: number for number, name in enumerate(dataset["id"][:])}
     return np.array([position[name] for name in utterances], dtype=np.int64)

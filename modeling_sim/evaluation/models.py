@@ -29,7 +29,7 @@ from modeling_sim.provenance import own_settings, weights_fingerprint
 
 
 def load_representations(
-    arguments: MeasuringArguments, *, align: bool = False, sample: bool = False
+    arguments: MeasuringArguments, *, align: bool = False, sample: bool = False, controls: bool = True
 ) -> list[Representation]:
     """Spectra, the architecture of every model with fresh weights, then the models, in evaluation mode.
 
@@ -40,6 +40,7 @@ def load_representations(
         align: Of SIM models, take the modules that see what those of the first one do, under their names; of the first
             one, those that the settings name. Otherwise each model's own modules that the settings name.
         sample: Take samples of the latents of SIM models instead of their means.
+        controls: Make spectra and untrained networks, not the models alone.
 
     Raises:
         ValueError: A model is no audio encoder, has no such module or layer, or is given twice.
@@ -54,11 +55,11 @@ def load_representations(
     kinds = _kinds(arguments.model, models)
     reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
     fresh: list[PreTrainedModel] = []
-    for number, model in enumerate(models):  # seeds of their own: seeds are compared with seeds
+    for number, model in enumerate(models if controls else []):  # seeds of their own: seeds are compared with seeds
         set_seed(arguments.seed + number)
         fresh.append(type(model)(model.config))
-    representations: list[Representation] = [Spectra()]
-    for ending, networks in ((" untrained", fresh), ("", models)):
+    representations: list[Representation] = [Spectra()] if controls else []
+    for ending, networks in ((" untrained", fresh), ("", models)) if controls else (("", models),):
         for name, kind, model, extractor in zip(names, kinds, networks, extractors, strict=True):
             network = model.to(arguments.device).eval()  # type: ignore[arg-type]
             common: dict[str, Any] = {"kind": kind + ending, "control": bool(ending)}

@@ -35,6 +35,9 @@ class PublishArguments:
     )
     card: str | None = setting(None, "Your own card to use instead of the rendered one; it is checked too.")
     with_training_state: bool = setting(False, "Include the newest checkpoint, to resume from.")
+    space: bool = setting(False, "Publish a Space that runs the explorer of the model, instead of the model.")
+    decoder: list[str] = setting([], "Decoders that the Space has.")  # noqa: RUF009 - a field
+    space_dataset: str | None = setting(None, "Hub data set that the Space shows; unset for synthetic syllables.")
     dry_run: bool = setting(False, "Show what would be uploaded without uploading it.")
     yes: bool = setting(False, "Replace a different model, other files, or an edited card.")
     check: str | None = setting(None, "Only check this card.")

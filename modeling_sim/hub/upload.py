@@ -6,10 +6,10 @@ import textwrap
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo, SpaceInfo
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -27,8 +27,11 @@ from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME, RESULTS_NAME,
 CARD_NAME = "README.md"
 
 
-MODEL_MESSAGE = "Upload a pretrained model"
-"""Message of commits with a card."""
+MODEL_MESSAGE, SPACE_MESSAGE = "Upload a pretrained model", "Upload an explorer"
+"""Messages of commits with a card."""
+
+
+RepoType = Literal["model", "space"]
 
 
 RUN_FILES = (RESULTS_NAME, SETTINGS_NAME, LOG_NAME, CURVES_NAME)
@@ -55,6 +58,13 @@ _OWN_FILE = re.compile(
 )
 
 
+_OWN_FILE_OF_SPACE = re.compile(r"app\.py|requirements\.txt|(modeling_sim|models|decoders)/.+")
+
+
+# A file of every Space that this package uploads.
+_MARK_OF_SPACE = "modeling_sim/explore/page.py"
+
+
 # Seconds before each retry after an error of the network or the Hub. If only the response to a commit was lost, the
 # retry does not commit again, as unchanged files are skipped.
 RETRY_SECONDS = (1.0, 5.0)
@@ -71,7 +81,7 @@ class HubError(OSError):
 class Plan(NamedTuple):
     """The effects of an upload on a repository."""
 
-    info: ModelInfo | None
+    info: ModelInfo | SpaceInfo | None
     """State of the repository before the upload; `None` if it does not exist."""
     has_branch: bool
     """Whether the branch exists; if not, it is created from the main branch."""
@@ -129,6 +139,7 @@ def upload(
     private: bool = False,
     revision: str | None = None,
     replace_others: bool = False,
+    repo_type: RepoType = "model",
 ) -> Uploaded:
     """Uploads all files of a folder in one commit, which also deletes outdated files of an earlier upload.
 
@@ -144,6 +155,7 @@ def upload(
         private: Make a new repository private.
         revision: Branch; `None` for main.
         replace_others: Upload to a repository with a different model or other files, or replace an edited card.
+        repo_type: Whether the repository is of a model, or a Space that runs an explorer.
 
     Raises:
         HubError: There is no token or no write access, the network fails, the repository has other contents or is
@@ -151,7 +163,7 @@ def upload(
     """
 
     def agreed_plan() -> Plan:
-        plan = _plan(api, repo_id, folder, private=private, revision=revision)
+        plan = _plan(api, repo_id, folder, private=private, revision=revision, repo_type=repo_type)
         if plan.objections and not replace_others:
             raise HubError(
                 f"{'; '.join(plan.objections)}; choose another repository, or use `modeling-sim publish --yes`."
@@ -161,12 +173,18 @@ def upload(
     def attempt() -> Uploaded:
         api.whoami()
         plan = agreed_plan()
-        _validate_card(folder)
+        _validate_card(folder, repo_type)
         if not plan.has_branch:
             if plan.info is None:
-                api.create_repo(repo_id, private=private, exist_ok=True)
+                api.create_repo(
+                    repo_id,
+                    private=private,
+                    exist_ok=True,
+                    repo_type=repo_type,
+                    space_sdk="gradio" if repo_type == "space" else None,
+                )
             if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
+                api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=repo_type)
             plan = agreed_plan()  # again, as another upload may have created them in the meantime
         additions = [
             CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=path.resolve())
@@ -178,6 +196,7 @@ def upload(
             [*additions, *deletions],
             commit_message=message,
             revision=revision,
+            repo_type=repo_type,
             # The commit of the plan, so that this upload does not undo a concurrent one.
             parent_commit=None if plan.info is None else plan.info.sha,
         )
@@ -194,7 +213,7 @@ def upload(
         return attempt()
 
 
-def _validate_card(folder: Path) -> None:
+def _validate_card(folder: Path, repo_type: RepoType) -> None:
     """Validates the metadata of a folder's card with the Hub before a repository is created.
 
     Raises:
@@ -203,7 +222,7 @@ def _validate_card(folder: Path) -> None:
     if not (folder / CARD_NAME).is_file():
         return
     try:
-        ModelCard.load(folder / CARD_NAME).validate()
+        ModelCard.load(folder / CARD_NAME).validate(repo_type)
     except ValueError as error:
         raise HubError(f"the Hub rejects the metadata of {CARD_NAME}: {in_one_line(error)}") from error
 
@@ -216,74 +235,96 @@ def files_below(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------------- what is there
 
 
-def plan_upload(api: HfApi, repo_id: str, folder: Path, *, private: bool = False, revision: str | None = None) -> Plan:
+def plan_upload(
+    api: HfApi,
+    repo_id: str,
+    folder: Path,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    repo_type: RepoType = "model",
+) -> Plan:
     """The plan of an `upload` to the current state of the repository, without changing it.
 
     Raises:
         HubError: The upload would fail; see `upload`.
     """
     with hub_errors(api, repo_id):
-        return _plan(api, repo_id, folder, private=private, revision=revision)
+        return _plan(api, repo_id, folder, private=private, revision=revision, repo_type=repo_type)
 
 
-def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: str | None) -> Plan:
+def _plan(api: HfApi, repo_id: str, folder: Path, *, private: bool, revision: str | None, repo_type: RepoType) -> Plan:
     """Like `plan_upload`, but raises the errors of the client."""
     try:
-        info = api.model_info(repo_id, timeout=_LIST_TIMEOUT_SECONDS)
+        info = _info(api, repo_id, repo_type)
     except RepositoryNotFoundError:
         return Plan(None, has_branch=False, replaced=[], deleted=[], staying=[], objections=[])
     if private and not info.private:
         raise HubError(f"{repo_id} is public; choose another repository, or remove --private.")
-    branch = info if revision is None else _find_branch(api, repo_id, revision)
+    branch = info if revision is None else _find_branch(api, repo_id, revision, repo_type)
     info = branch or info
     there = [file.rfilename for file in info.siblings or []]
     new = [path.relative_to(folder).as_posix() for path in files_below(folder)]
-    replaced, deleted, staying = sort_files(there, new)
-    objections = _objections(api, repo_id, info.sha, there, folder)
+    replaced, deleted, staying = sort_files(there, new, repo_type)
+    objections = _objections(api, repo_id, info.sha, there, folder, repo_type)
     return Plan(info, branch is not None, replaced, deleted, staying, objections)
 
 
-def sort_files(there: Collection[str], new: Collection[str]) -> tuple[list[str], list[str], list[str]]:
+def _info(api: HfApi, repo_id: str, repo_type: RepoType, revision: str | None = None) -> ModelInfo | SpaceInfo:
+    info_of = api.space_info if repo_type == "space" else api.model_info
+    found: ModelInfo | SpaceInfo = info_of(repo_id, revision=revision, timeout=_LIST_TIMEOUT_SECONDS)
+    return found
+
+
+def sort_files(
+    there: Collection[str], new: Collection[str], repo_type: RepoType = "model"
+) -> tuple[list[str], list[str], list[str]]:
     """Files of a repository that an upload replaces, deletes and keeps.
 
     Only files with names that this package uploads are deleted. A card is never deleted, since an upload of a running
     run has none.
     """
+    own_file = _OWN_FILE if repo_type == "model" else _OWN_FILE_OF_SPACE
     others = sorted(set(there) - set(new) - set(_NOTHING_TO_LOSE))
-    deleted = [name for name in others if _OWN_FILE.fullmatch(name)]
+    deleted = [name for name in others if own_file.fullmatch(name)]
     return sorted(set(there) & set(new)), deleted, [name for name in others if name not in deleted]
 
 
-def _find_branch(api: HfApi, repo_id: str, revision: str) -> ModelInfo | None:
+def _find_branch(api: HfApi, repo_id: str, revision: str, repo_type: RepoType) -> ModelInfo | SpaceInfo | None:
     """The branch, or `None` if it does not exist.
 
     Raises:
         HubError: The name is a tag or a commit.
     """
     try:
-        info = api.model_info(repo_id, revision=revision, timeout=_LIST_TIMEOUT_SECONDS)
+        info = _info(api, repo_id, repo_type, revision)
     except RevisionNotFoundError:
         if re.fullmatch(r"[0-9a-f]{40}", revision) is None:
             return None
         raise HubError(f"{repo_id} has no commit {revision}; give the name of a branch.") from None
-    if revision not in [branch.name for branch in api.list_repo_refs(repo_id).branches]:
+    if revision not in [branch.name for branch in api.list_repo_refs(repo_id, repo_type=repo_type).branches]:
         raise HubError(f"{revision} is a tag or a commit of {repo_id}; give the name of a branch.")
     return info
 
 
-def _objections(api: HfApi, repo_id: str, commit: str | None, there: Collection[str], folder: Path) -> list[str]:
+def _objections(
+    api: HfApi, repo_id: str, commit: str | None, there: Collection[str], folder: Path, repo_type: RepoType
+) -> list[str]:
     """Reasons against an upload that would replace or mix with other contents of the repository."""
     lost = sorted(set(there) - set(_NOTHING_TO_LOSE))
     if not lost:
         return []
     objections = []
-    path = api.hf_hub_download(repo_id, "config.json", revision=commit) if "config.json" in there else None
-    old, new = None if path is None else _model_class(Path(path)), _model_class(folder / "config.json")
+    if repo_type == "space":
+        old = new = "an explorer" if _MARK_OF_SPACE in there else None
+    else:
+        path = api.hf_hub_download(repo_id, "config.json", revision=commit) if "config.json" in there else None
+        old, new = None if path is None else _model_class(Path(path)), _model_class(folder / "config.json")
     if old is None:
         objections.append(f"{repo_id} has other contents ({', '.join(lost[:5])})")
     elif old != new:
         objections.append(f"{repo_id} has a different model, {old} instead of {new or 'a model of this package'}")
-    if CARD_NAME in there and (folder / CARD_NAME).is_file() and _card_was_edited(api, repo_id, commit):
+    if CARD_NAME in there and (folder / CARD_NAME).is_file() and _card_was_edited(api, repo_id, commit, repo_type):
         objections.append(f"{CARD_NAME} of {repo_id} was edited after the last upload and would be replaced")
     return objections
 
@@ -299,12 +340,13 @@ def _model_class(path: Path) -> str | None:
     return f"{', '.join(config.get('architectures') or ['a model'])} ({config['model_type']})"
 
 
-def _card_was_edited(api: HfApi, repo_id: str, commit: str | None) -> bool:
+def _card_was_edited(api: HfApi, repo_id: str, commit: str | None, repo_type: RepoType) -> bool:
     """Whether the card differs from that of the last upload that had one."""
-    for earlier in api.list_repo_commits(repo_id, revision=commit):
-        if earlier.title == MODEL_MESSAGE:
+    for earlier in api.list_repo_commits(repo_id, revision=commit, repo_type=repo_type):
+        if earlier.title in (MODEL_MESSAGE, SPACE_MESSAGE):
             then, now = (
-                api.get_paths_info(repo_id, CARD_NAME, revision=revision) for revision in (earlier.commit_id, commit)
+                api.get_paths_info(repo_id, CARD_NAME, revision=revision, repo_type=repo_type)
+                for revision in (earlier.commit_id, commit)
             )
             return [file.blob_id for file in then] != [file.blob_id for file in now]
     return False

@@ -46,14 +46,15 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
         ValueError: A code is not finite, lengths disagree, or a property is the same everywhere.
     """
     codes = checked_points(codes, "codes")
-    ranks = _unit(rankdata(codes, axis=0))
+    ranks: dict[bytes, np.ndarray] = {}  # by the items that factors have: several have the same
     found = {}
     for name, values in factors.items():
         if len(values) != len(codes):
             raise ValueError(f"factor {name!r} has {len(values)} items but `codes` {len(codes)}.")
         has = np.isfinite(values)
-        of_codes = ranks if has.all() else _unit(rankdata(codes[has], axis=0))
-        found[name] = _agreement(of_codes, np.asarray(values)[has], name)
+        if has.tobytes() not in ranks:
+            ranks[has.tobytes()] = _unit(rankdata(codes[has], axis=0))
+        found[name] = _agreement(ranks[has.tobytes()], np.asarray(values)[has], name)
     dimension = {name: int(values.argmax()) for name, values in found.items()}
     return BestDimensions(dimension, {name: float(values.max()) for name, values in found.items()}, found)
 

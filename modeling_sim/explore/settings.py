@@ -1,0 +1,38 @@
+"""Settings of the explorer."""
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HOME
+
+from modeling_sim.data.corpora import corpus_names
+from modeling_sim.settings import DATASET_NAME_HELP, setting
+from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
+
+
+@dataclass
+class ExploreArguments:
+    """What is explored, and where the page is."""
+
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.")
+    decoder: list[str] = setting([], "Decoders of these models, of `modeling-sim train-decoder`.")  # noqa: RUF009
+    compare: list[str] = setting(  # noqa: RUF009 - a field
+        [], "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts."
+    )
+    corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    split: str = setting("test", "Split to explore; one that the models were not trained on.")
+    minutes: float = setting(5.0, "Approximate minutes of the split that evidence is collected from.")
+    device: str = setting("cpu", "cpu, cuda, ...")
+    batch_size: int = setting(8, "Utterances per batch.")
+    seed: int = setting(0, "Seed of draws and rotations.")
+    cache_dir: str = setting(
+        str(Path(HF_HOME) / "modeling_sim" / "features"),
+        "Folder where features, evidence and uploads are kept; what is in it can be deleted.",
+    )
+    max_seconds: float = setting(30.0, "Longest recording that the page accepts.")
+    max_megabytes: float = setting(20.0, "Largest file that the page accepts.")
+    host: str = setting("127.0.0.1", "Address to serve at; 0.0.0.0 lets other machines connect.")
+    port: int = setting(7860, "Port; 0 for any free one.")
