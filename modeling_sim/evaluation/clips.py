@@ -18,7 +18,8 @@ from modeling_sim.latents import decode, interpolate, traverse
 _STEPS = 7
 
 
-_DEVIATIONS = (-3.0, -1.5, 0.0, 1.5, 3.0)
+# Places of a moved dimension, as shares of the range.
+_PLACES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 # Moments that are played of a dimension, and seconds around each.
@@ -68,6 +69,7 @@ def record(
     order: Sequence[int],
     moved: Mapping[int, str],
     *,
+    deviations: float = 3.0,
     seed: int = 0,
     few: int = 16,
     **of: str,
@@ -82,6 +84,7 @@ def record(
         names: What each item is, for titles.
         order: Channels, the most important first.
         moved: Channels to move one at a time, and why each was chosen.
+        deviations: Standard deviations that a channel is moved by at most.
         seed: Of draws from the prior.
         few: Number of channels that move where not all do.
         of: `kind`, `representation` and `module`, for the report.
@@ -105,8 +108,8 @@ def record(
             media.add(group, f"{way}, {what}", list(zip(labels, heard(points), strict=True)), rate, **of)
     center, spread = latents.mean(dim=(0, 1)), latents.std(dim=(0, 1))
     for dim, reason in moved.items():
-        values = [float(center[dim] + deviation * spread[dim]) for deviation in _DEVIATIONS]
-        clips = [f"{deviation:+g} deviations" for deviation in _DEVIATIONS]
+        values = [float(center[dim] + place * deviations * spread[dim]) for place in _PLACES]
+        clips = [f"{place * deviations:+g} SD" if place else "mean" for place in _PLACES]
         points = traverse(latents[0], dim, values)
         title = f"{names[0]}, dimension {dim}, which {reason}"
         media.add("traversal", title, list(zip(clips, heard(points), strict=True)), rate, **of)

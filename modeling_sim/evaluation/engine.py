@@ -45,6 +45,9 @@ from modeling_sim.loading import names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
+# Standard deviations further than any latent lies, at which a decoder says nothing.
+_FURTHEST = 20
+
 WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
 
 
@@ -84,6 +87,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     _check(arguments)
     groups, files = arguments.groups(), _FILES[preset]
     task = LabelTask(arguments)
+    task.check_utterance()
     claim_output_dir(arguments, preset, *files)
     representations = load_representations(
         arguments, align=arguments.align_modules, sample=arguments.latents == "sample"
@@ -91,6 +95,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     models = [each for each in representations if not each.control]
     sims = [model for model in models if isinstance(model, SimModules)]
     attach_decoders(sims, arguments.decoder, arguments.device)
+    _check_dims(arguments, sims)
     analysis = Analysis(arguments)
     parts = AnalysisParts(analysis, task.fingerprint())
     if "probes" in groups:
@@ -131,6 +136,21 @@ def _check(arguments: AnalysisArguments) -> None:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
         raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
+    arguments.chosen_dims()
+    if not 0 < arguments.range <= _FURTHEST:
+        raise ValueError(f"`range` is {arguments.range:g}; give standard deviations above 0, at most {_FURTHEST}.")
+
+
+def _check_dims(arguments: AnalysisArguments, models: Sequence[SimModules]) -> None:
+    """Refuses dimensions that no module of any model has."""
+    sizes = [
+        config.context_size if number == config.num_conv_modules else config.num_latents
+        for model in models
+        for number in model.modules.values()
+        for config in [model.model.config]
+    ]
+    if sizes and (missing := [dim for dim in arguments.chosen_dims() if dim >= max(sizes)]):
+        raise ValueError(f"`dims` names {missing[0]}; the modules have dimensions 0 to {max(sizes) - 1}.")
 
 
 # ---------------------------------------------------------------------- results
@@ -150,7 +170,11 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
         dataset_id=hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
         label=arguments.label,
         classes=task.classes,
-        settings={**measuring_settings(arguments), "pooling": task.pooling},
+        settings={
+            **measuring_settings(arguments),
+            "pooling": task.pooling,
+            **{name: getattr(arguments, name) for name in ("dims", "utterance", "range")},
+        },
         fingerprints={model.name: weights_fingerprint(model.model) for model in models},
         kinds=[
             Kind(
