@@ -32,7 +32,8 @@ _TOGETHER = 4096
 def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Medians of `frame_properties` over the voiced frames, or over the loud ones where none is voiced, `(5,)`.
 
-    Frames are 10 ms apart, or further in a sound of more than 1.3 s, so that there are 128 at most. All are NaN for silence, or if a sample is not finite.
+    Frames are 10 ms apart, or further in a sound of more than 1.3 s, so that there are 128 at most. All are NaN for
+    silence, or if a sample is not finite.
 
     Args:
         waveform: `(samples,)`.

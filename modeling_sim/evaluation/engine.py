@@ -11,13 +11,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.analysis import bootstrap_difference
-from modeling_sim.analysis.scorecard import MEASURES, Row, compare
+from modeling_sim.analysis.scorecard import LOG_MEL, MEASURES, SPECTRUM_MODULE, Row, compare
 from modeling_sim.data.corpora import corpus_info
 from modeling_sim.evaluation.axes import save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
 from modeling_sim.evaluation.consistency import measure_consistency
 from modeling_sim.evaluation.decoder_scores import measure_decoder
-from modeling_sim.evaluation.models import attach_decoders, decoder_kind, load_representations
+from modeling_sim.evaluation.models import attach_decoders, decoder_kind, facts_of, load_representations
 from modeling_sim.evaluation.module_scores import measure_objective, measure_representation
 from modeling_sim.evaluation.pictures import draw, draw_confusion
 from modeling_sim.evaluation.probe_scores import CHANCE, Groups, measure_chance, tested_items
@@ -175,6 +175,7 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
             "pooling": task.pooling,
             **{name: getattr(arguments, name) for name in ("dims", "utterance", "range")},
         },
+        facts=[facts_of(path, model) for path, model in zip(arguments.model, models, strict=True)],
         fingerprints={model.name: weights_fingerprint(model.model) for model in models},
         kinds=[
             Kind(
@@ -222,14 +223,14 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
 
 
 def _differences(analysis: Analysis) -> list[Difference]:
-    """Accuracy of every model's probe less that of the same module untrained, and of the first model's."""
+    """Accuracy of every model's probe less that of the same module untrained, of log-mel, and of the first model's."""
     measure = f"{analysis.arguments.probe}_accuracy"
     models = names_of(analysis.arguments.model)
     differences = []
-    pairs = [(name, other) for name in models for other in dict.fromkeys([f"{name} untrained", models[0]])]
+    pairs = [(name, other) for name in models for other in dict.fromkeys([f"{name} untrained", LOG_MEL, models[0]])]
     for name, other in pairs:
         for (representation, module), hits in analysis.hits.items():
-            against = analysis.hits.get((other, module))
+            against = analysis.hits.get((other, SPECTRUM_MODULE if other == LOG_MEL else module))
             if representation == name != other and against is not None:
                 interval = bootstrap_difference(hits, against, _share, seed=analysis.arguments.seed)
                 differences.append(Difference(name, other, module, measure, **vars(interval)))
