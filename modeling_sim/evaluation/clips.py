@@ -15,7 +15,7 @@ from modeling_sim.data.audio import read_audio
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.latents import decode, interpolate, traverse
 
-_STEPS = 7
+_STEPS = 5
 
 
 # Places of a moved dimension, as shares of the range.
@@ -86,10 +86,11 @@ def record(
         moved: Channels to move one at a time, and why each was chosen.
         deviations: Standard deviations that a channel is moved by at most.
         seed: Of draws from the prior.
-        few: Number of channels that move where not all do.
+        few: Number of channels that move where not all do, at most a fourth of them.
         of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
+    few = max(1, min(few, len(order) // 4))
 
     def heard(of_latents: torch.Tensor) -> np.ndarray:
         return decode(decoder, of_latents, samples).cpu().numpy()
@@ -102,7 +103,7 @@ def record(
         way = f"{names[first]} to {names[second]}"
         for group, dims, what in (
             ("interpolation", None, "all dimensions"),
-            ("interpolation_k", list(order[:few]), f"{min(few, len(order))} dimensions"),
+            ("interpolation_k", list(order[:few]), f"{few} of {len(order)} dimensions"),
         ):
             points = interpolate(latents[first], latents[second], steps=_STEPS, dims=dims)
             media.add(group, f"{way}, {what}", list(zip(labels, heard(points), strict=True)), rate, **of)

@@ -102,7 +102,9 @@ def headline_module(results: Results, models: Sequence[str]) -> str:
 def _subjects(results: Results) -> Iterator[_Subject]:
     label, probe = results.label or "the label", results.probe_measure
     best, selectivity, dci = "best_dimension", "traversal_selectivity", "dci_disentanglement"
-    yield _Subject(f"Has it learned {label}?", probe, "the same network, untrained", _against("{} untrained"))
+    yield _Subject(
+        f"Has it learned the label, {label}?", probe, "the same network, untrained", _against("{} untrained")
+    )
     yield _Subject(f"More about {label} than the spectrum?", probe, "log-mel spectrum", _against(LOG_MEL))
     yield _Subject("Do single dimensions mean something?", best, "random axes", _gap(best, f"{best}_gap"))
     yield _Subject("Can its latents be turned back into sound?", "log_mel", "silence", _null("log_mel"))

@@ -117,6 +117,7 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
             facts_text(each) for each in analysis.facts if first is None or each.representation in first.representations
         ],
         headline_module=module,
+        shown_of=lambda modules: next((name for name, _ in modules if name == module), modules[0][0]),
         headlines=numbers,
         rivals=[kind.name for kind in analysis.kinds[1:] if " + " not in kind.name],
         light_colors=_variables([GRAY, *PALETTE]),

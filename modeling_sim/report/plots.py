@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from scipy.stats import norm
@@ -267,7 +268,7 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: st
     for kind, own in _by_kind(entries, kinds):
         summaries.append(_draw_curves(axis, kind, own, kind_style(kinds, kind)))
     _logarithmic(axis, [k for entry in entries for k in entry["ks"]])
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     chances = sorted({entry["chance"] for entry in entries if entry.get("chance") is not None})
     for chance in chances:
@@ -405,7 +406,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: s
     for kind, entry in _first_models(entries, kinds):
         columns = min(4, len(entry["densities"]))
         rows = -(-len(entry["densities"]) // columns)
-        figure = Figure(figsize=(_GRID[0], _GRID[1] * rows), layout="constrained")
+        figure = Figure(figsize=(_GRID[0], _GRID[1] * rows), layout=ConstrainedLayoutEngine(h_pad=0.08))
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         color = kind_style(kinds, kind)[0]
         grid = np.linspace(entry["edges"][0], entry["edges"][-1], 200)
