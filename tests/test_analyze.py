@@ -24,7 +24,7 @@ from modeling_sim.evaluation import cache as analysis_parts
 from modeling_sim.evaluation import decoder_scores as decoder_measures
 from modeling_sim.evaluation import module_scores as module_measures
 from modeling_sim.evaluation.cache import Analysis
-from modeling_sim.evaluation.clips import Media, record, traversal_changes
+from modeling_sim.evaluation.clips import Media, decoded_in_parts, record, traversal_changes
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.models import (
     aligned_modules,
@@ -651,6 +651,21 @@ def test_chosen_dimensions_are_moved_and_played_as_far_as_asked_on_the_chosen_ut
     )  # of a channel that does nothing, and of the level
     np.testing.assert_allclose(silent[0], silent[4], atol=1e-6)
     assert np.abs(loud[4]).max() > 1.2 * np.abs(loud[0]).max()
+
+
+@pytest.mark.parametrize("preset", ["sim-small", "gim-lowe", "cpc"])
+def test_matrix_products_decode_as_transposed_convolutions_do_and_have_their_gradients(preset):
+    config = SimConfig.preset(preset, **SMALL)
+    for module in range(config.num_modules):
+        torch.manual_seed(module)
+        decoder = SimDecoder(SimDecoderConfig.for_module(config, module, hidden_size=6)).eval()
+        latents = torch.randn(5, 7, decoder.config.latent_size, requires_grad=True)
+        for num_samples in (decoder.config.num_samples(7) - 3, decoder.config.num_samples(7) + 3):
+            expected = decoder(latents, num_samples).waveforms
+            found = decoded_in_parts(decoder, latents, num_samples)
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+            gradients = [torch.autograd.grad(each.square().sum(), latents)[0] for each in (found, expected)]
+            torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
 def test_long_utterances_need_fewer_pairs():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 
 from modeling_sim import SimDecoder
@@ -178,11 +179,46 @@ def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: 
 def decoded_in_parts(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Waveforms `(items, samples)` of any number of latents `(items, frames, channels)`, with gradients.
 
-    On a CPU, decoders of modules with many frames are 1.6 times as fast where few are decoded at a time, whose values
-    between layers stay in its cache.
+    On a CPU, few are decoded at a time, whose values between layers stay in its cache, and layers are matrix products:
+    less than half the time of `torch.conv_transpose1d`.
     """
-    together = 4 if latents.device.type == "cpu" else 32
-    return torch.cat([decoder(part, num_samples).waveforms for part in latents.split(together)])
+    if latents.device.type != "cpu" or not isinstance(decoder, SimDecoder):
+        return torch.cat([decoder(part, num_samples).waveforms for part in latents.split(32)])
+    return torch.cat([_decoded(decoder, part, num_samples) for part in latents.split(4)])
+
+
+def _decoded(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """What the decoder's `forward` gives, by `upsampled`."""
+    frames = (latents - decoder.mean) / decoder.scale
+    for number, layer in enumerate(decoder.layers):
+        frames = upsampled(layer, frames.relu() if number else frames)  # type: ignore[arg-type]
+    return F.pad(frames[..., 0], (0, num_samples - frames.shape[1]))  # negative padding truncates
+
+
+def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Tensor:
+    """A transposed convolution of frames `(batch, frames, channels)`, `(batch, more frames, channels)`.
+
+    With a stride of s, output n s + p is the product of frame n with tap p of the kernel, plus that of frame n - 1 with
+    tap s + p, and so on: one matrix gives all s outputs of a frame.
+    """
+    (kernel,), (stride,), (cut,) = layer.kernel_size, layer.stride, layer.padding
+    batch, count, channels = frames.shape
+    reach = -(-kernel // stride)
+    outputs = layer.out_channels
+    length = (count - 1) * stride - 2 * cut + kernel + layer.output_padding[0]
+    taps = F.pad(layer.weight, (0, reach * stride - kernel)).view(channels, outputs, reach, stride)
+    if outputs < channels // 2:  # sums of products hold less than the frames that they are of
+        products = frames @ taps.permute(0, 2, 3, 1).reshape(channels, -1)
+        shifted = products.view(batch, count, reach, -1).unbind(2)
+        parts = [F.pad(part, (0, 0, number, reach - 1 - number)) for number, part in enumerate(shifted)]
+        found = torch.stack(parts).sum(dim=0)
+    else:
+        padded = F.pad(frames, (0, 0, reach - 1, reach - 1))
+        seen = [padded[:, reach - 1 - number : padded.shape[1] - number] for number in range(reach)]
+        found = torch.cat(seen, dim=2) @ taps.permute(2, 0, 3, 1).reshape(reach * channels, -1)
+    found = found.reshape(batch, -1, outputs)[:, cut : cut + length]
+    found = F.pad(found, (0, 0, 0, length - found.shape[1]))
+    return found if layer.bias is None else found + layer.bias
 
 
 def properties_of(waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
