@@ -108,17 +108,16 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
         for clip, samples, picture, note in zip(item["clips"], waveforms, spectrograms, notes, strict=True)
     ]
     unchanged = len(clips) > 1 and notes.count(_NO_CHANGE) == len(clips) - 1
-    note = (
-        "Nothing audible happens: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
-        if unchanged
-        else ""
-    )
+    note = _NOTHING if unchanged else ""
     return Item(
         item["title"], item["kind"], item["representation"], item["module"], _describe(gain, waveforms), clips, note
     )
 
 
 _NO_CHANGE, _SILENT = "no audible change", "silent"
+_NOTHING = (
+    "Nothing audible happens: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
+)
 
 
 def _notes(group: str, waveforms: Sequence[np.ndarray], rate: int, gain: float) -> list[str]:
