@@ -223,10 +223,11 @@ def kind_style(kinds: Sequence[Kind], name: str) -> tuple[str, str]:
 
 
 def _root(name: str, trained: Sequence[str]) -> str:
-    """The trained kind that a control is of, by its name; a kind of its own is its own root."""
+    """The kind that a control is of, by its name: a trained one, or a spectrum in other axes; else itself."""
     if name in trained:
         return name
-    return next((of for of in trained if name.removeprefix(of) in _DASHES), name)
+    of_other_axes = (name.removesuffix(ending) for ending in _DASHES if name.endswith(ending))
+    return next((of for of in trained if name.removeprefix(of) in _DASHES), next(of_other_axes, name))
 
 
 def _control(control: str, color: str) -> Key:
@@ -435,7 +436,7 @@ def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str)
         _class_ticks(axis, entry["classes"])
         _scale(figure, axis, picture)
         text = (
-            f"Heat map of standardised probe weights of {entry['representation']} in {module}, classes by dimensions."
+            f"Heat map of standardized probe weights of {entry['representation']} in {module}, classes by dimensions."
         )
         yield Panel(f"{kind}, {entry['representation']}.", figure, f"weights-{kind}-{module}", text)
 
@@ -568,7 +569,7 @@ _SUBJECTS = {
     ),
     "probe_weights": _Subject(
         "Probe weights",
-        "Size of each dimension's weight for each class, on standardised features. Blocks along the diagonal mean that "
+        "Size of each dimension's weight for each class, on standardized features. Blocks along the diagonal mean that "
         f"a dimension serves one class. {_ONE_MODEL}",
         _weight_panels,
     ),
