@@ -280,10 +280,9 @@ def _largest_singular_values(
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed), dtype=latents.dtype)
     direction, previous = _unit(noise.to(latents.device)), torch.zeros_like(latents)
     value, reach = torch.zeros(2, len(latents), dtype=torch.float64, device=latents.device)
-    diagonal, beside = (
-        [],
-        [],
-    )  # of the tridiagonal matrix that the Jacobian is in the directions so far, `(batch,)` each
+    # Entries of the tridiagonal matrix that the Jacobian's square is in the directions so far, `(batch,)` each.
+    diagonal: list[torch.Tensor] = []
+    beside: list[torch.Tensor] = []
     # Derivatives with respect to latents alone: those of the decoder's weights would be kept from step to step.
     with torch.no_grad():
         pull_back = torch.func.vjp(of_latents, latents)[1]
