@@ -266,7 +266,8 @@ def _smoothness(
         "sampling_rate": sampling_rate, "num_pairs": min(num_pairs, len(latents) - 1),
         "steps": arguments.steps, "seed": arguments.seed,
     }  # fmt: skip
-    outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
+    derived = min(24, max(4, num_pairs // 2))
+    outcome = smoothness(decode, latents, lipschitz_pairs=derived, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
     found = {
         "path_ratio": outcome.path_ratio,
