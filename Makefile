@@ -7,7 +7,7 @@ RUN    := $(VENV)/bin
 .PHONY: help demo test test-fast test-slow fuzz gpu gpu-bundle docs lock lint format clean
 
 help:
-	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, load it again (about 5 minutes)"
+	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, write a report with sound (about 6 minutes)"
 	@echo "make test       run the whole suite"
 	@echo "make test-fast  run the tests of the parts alone, in about a minute"
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
@@ -25,9 +25,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# A minute of training, and the measures that take less than one.
+DEMO_DECODER := --loss stft --decoder_hidden_size 64 --batch_size 8 --learning_rate 3e-3 --max_steps 400 --max_train_time 1
+DEMO_REPORT := --corpus synthetic_syllables --corpus_settings '{num_syllables: 1, num_train: 256, num_test: 96}' \
+	--label vowel --modules 0 --measures probes,disentanglement,distribution,decoders --axes own \
+	--num_utterances 16 --num_pairs 8 --steps 6 --max_frames 4000
+
 demo: $(VENV)/.installed
 	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --output_dir runs/demo --overwrite_output_dir
 	$(RUN)/python examples/01_load_and_encode.py runs/demo
+	$(RUN)/modeling-sim train-decoder --model runs/demo --module 0 $(DEMO_DECODER) --output_dir runs/demo-decoder --overwrite_output_dir
+	$(RUN)/modeling-sim evaluate --model runs/demo --decoder runs/demo-decoder $(DEMO_REPORT) --output_dir runs/demo-report --overwrite_output_dir
+	@echo "Open $(CURDIR)/runs/demo-report/report.html in a browser to see and hear what the model has learned."
 
 # Two files of tests at a time, one thread each; ARGS are further arguments of pytest.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -10,7 +10,7 @@ from PIL import Image
 from modeling_sim.files import replacing
 from modeling_sim.text import printable
 
-GRAY = "#666666"
+GRAY, GRAY_ON_DARK = "#666666", "#9AA0A6"
 
 
 # Okabe and Ito's palette without black and yellow, then colors chosen one by one to be as different as possible from
@@ -18,6 +18,13 @@ GRAY = "#666666"
 PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5A0FFF", "#3C78FF", "#B40F2D", "#5AC369",
     "#784B69", "#FF96A5", "#1E96F0", "#782DC3",
+)  # fmt: skip
+
+
+# The same colors for a dark page, mixed with white until they have a contrast of 4.5 with it.
+PALETTE_ON_DARK = (
+    "#2989BE", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9261FF", "#3C78FF", "#CC5C70", "#5AC369",
+    "#98768D", "#FF96A5", "#1E96F0", "#9E68D4",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from modeling_sim.evaluation import cache as analysis_parts
 from modeling_sim.evaluation import decoder_scores as decoder_measures
 from modeling_sim.evaluation import module_scores as module_measures
 from modeling_sim.evaluation.cache import Analysis
-from modeling_sim.evaluation.clips import Media, record, traversal_changes
+from modeling_sim.evaluation.clips import Media, decoded_in_parts, record, traversal_changes
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.models import (
     aligned_modules,
@@ -275,7 +275,7 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
 def decoded(monkeypatch):
     """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
 
-    def measure(decoder, config=None, is_heard=False, turn=None):
+    def measure(decoder, config=None, is_heard=False, turn=None, **settings):
         latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
         spoken = _Tones()(latents, 8000).waveforms
         latents = latents if turn is None else latents @ turn
@@ -286,7 +286,7 @@ def decoded(monkeypatch):
         decoder.config = SimpleNamespace(
             **{"sampling_rate": 16_000, "noise": 0.0, "loss": "stft", "trained_on": "mean", **(config or {})}
         )
-        arguments = Namespace(seed=0, label="label", num_utterances=12, num_pairs=11, steps=2)
+        arguments = AnalysisArguments(["m"], label="label", num_utterances=12, num_pairs=11, steps=2, **settings)
         analysis = Analysis(arguments)
         task = SimpleNamespace(
             arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, classes=["a", "b"]
@@ -633,6 +633,47 @@ def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_know
     assert all("differs most between utterances" in title for title in titles())
 
 
+def test_chosen_dimensions_are_moved_and_played_as_far_as_asked_on_the_chosen_utterance(decoded):
+    analysis = decoded(_Tones(), is_heard=True, dims="2, 1,99", range=1.5, utterance="7")
+    effects, without = (selectivity_of(each)[1] for each in (analysis, decoded(_Tones(), range=1.5)))
+    added = len(effects["dimensions"]) - len(without["dimensions"])
+    assert effects["dimensions"] == [*without["dimensions"], 2, 1]
+    assert effects["targets"][-1] == "level, dB"
+    assert abs(effects["correlations"][-1]) > 0.9
+    np.testing.assert_allclose(effects["values"][:-added], without["values"])
+    np.testing.assert_allclose(effects["values"][-2], 0, atol=1e-6)  # the third channel does nothing
+    assert selectivity_of(analysis)[0].value == selectivity_of(decoded(_Tones(), range=1.5))[0].value
+    moved = [item for item in analysis.media.items if item["group"] == "traversal"]
+    assert [item["title"].split(",")[:2] for item in moved] == [["7", f" dimension {dim}"] for dim in (2, 1)]
+    assert [clip["label"] for clip in moved[0]["clips"]] == ["-1.5 SD", "-0.75 SD", "mean", "+0.75 SD", "+1.5 SD"]
+    silent, loud = (
+        [analysis.media.arrays[clip["array"]] for clip in item["clips"]] for item in moved
+    )  # of a channel that does nothing, and of the level
+    np.testing.assert_allclose(silent[0], silent[4], atol=1e-6)
+    assert np.abs(loud[4]).max() > 1.2 * np.abs(loud[0]).max()
+
+
+@pytest.mark.parametrize("preset", ["sim-small", "gim-lowe", "cpc"])
+def test_matrix_products_decode_as_transposed_convolutions_do_and_have_their_gradients(preset):
+    config = SimConfig.preset(preset, **SMALL)
+    for module in range(config.num_modules):
+        torch.manual_seed(module)
+        decoder = SimDecoder(SimDecoderConfig.for_module(config, module, hidden_size=6)).eval()
+        latents = torch.randn(5, 7, decoder.config.latent_size, requires_grad=True)
+        for num_samples in (decoder.config.num_samples(7) - 3, decoder.config.num_samples(7) + 3):
+            expected = decoder(latents, num_samples).waveforms
+            found = decoded_in_parts(decoder, latents, num_samples)
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+            gradients = [torch.autograd.grad(each.square().sum(), latents)[0] for each in (found, expected)]
+            torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_long_utterances_need_fewer_pairs():
+    as_many = decoder_measures._as_many
+    assert [as_many(60, 120, seconds) for seconds in (0.5, 2, 5, 30)] == [60, 60, 24, 8]
+    assert as_many(4, 120, 30) == 4
+
+
 def test_what_is_recorded_begins_and_ends_where_it_says():
     media, latents = Media(), torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -672,6 +713,10 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
     [
         (["--steps", "0"], "`steps`"),
         (["--max_frames", "1"], "`max_frames`"),
+        (["--dims", "3,x"], "`dims` names 'x'"),
+        (["--dims", "8"], "`dims` names 8"),
+        (["--range", "0"], "`range`"),
+        (["--utterance", "test-00000"], "did you mean 'test-000000'"),
         (["--corpus_settings", "hello"], "`corpus_settings`"),
         (["--corpus_settings", "{num_train: "], "`corpus_settings`"),
         (["--model", "runs/sim-9"], "runs/sim-9"),

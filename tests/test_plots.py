@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from modeling_sim.plots import PALETTE, plot_text, save_figure, style_of
+from modeling_sim.plots import PALETTE, PALETTE_ON_DARK, plot_text, save_figure, style_of
 
 # Machado, Oliveira & Fernandes (2009): what readers without one kind of cone see, in linear RGB.
 _EYES = {
@@ -31,6 +31,18 @@ def test_colors_can_be_told_apart(eyes):
     seen = [lab(color, eyes) for color in PALETTE]
     assert min(np.linalg.norm(first - second) for first, second in itertools.combinations(seen, 2)) > 15
     assert len(PALETTE) > 10
+
+
+def test_colors_on_dark_pages_are_bright_enough_and_can_be_told_apart():
+    def luminance(color):
+        rgb = np.array([int(color[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    contrasts = [(luminance(color) + 0.05) / (luminance("#15181b") + 0.05) for color in PALETTE_ON_DARK]
+    assert len(contrasts) == len(PALETTE)
+    assert min(contrasts) >= 4.5  # WCAG 2.1, 1.4.3
+    seen = [lab(color, "all cones") for color in PALETTE_ON_DARK]
+    assert min(np.linalg.norm(first - second) for first, second in itertools.combinations(seen, 2)) > 10
 
 
 def test_styles_of_many_models_differ():

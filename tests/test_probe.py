@@ -135,9 +135,15 @@ def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, caps
     assert results.by_features()["log-mel"]["linear_accuracy"].null == rows[names[0]]["linear_accuracy"].value
     accuracies = [row["linear_accuracy"].value for row in rows.values()]
     assert accuracies[1] > accuracies[0]  # the spectrum of synthetic syllables tells their phones
-    assert [each.module for each in results.differences] == ["module 0", "context"]
+    assert [(each.against, each.module) for each in results.differences] == [
+        (f"{name} untrained", "module 0"), (f"{name} untrained", "context"), ("log-mel", "module 0"),
+        ("log-mel", "context"),
+    ]  # fmt: skip
+    assert results.differences[2].value == pytest.approx(
+        rows[f"{name}, module 0"]["linear_accuracy"].value - rows["log-mel"]["linear_accuracy"].value
+    )
     output = capsys.readouterr().out
-    assert "differences" in output
+    assert f"{name}, context - log-mel:" in output
     for name in ("probe.png", "confusion.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
     with np.load(tmp_path / "weights.npz") as weights:

@@ -1,4 +1,5 @@
 import base64
+import importlib.util
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 from html import escape, unescape
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from modeling_sim.evaluation.results import SCHEMA, Kind
 from modeling_sim.files import read_json, read_results, save_results, write_json
 from modeling_sim.report.html import read_analysis, write_report
 from modeling_sim.report.plots import SIGNED, kind_style, make_plots
-from modeling_sim.report.sounds import common_gain, load_item
+from modeling_sim.report.sounds import common_gain, level_change, load_item
 from modeling_sim.report.tables import best_kind, digits_for, modules_of, opponents, seen_from, tally
 
 RATE = 16_000
@@ -48,6 +50,8 @@ MEASURES = [
     ("width", "Gaussianity", "Width", "Channels.", "none", "", "integer"),
 ]  # fmt: skip
 MODULES = ["module 0", "module 2"]
+ITEM = {"id": "i", "group": "prior", "title": "t", "kind": "k", "representation": "m", "module": "0",
+        "sampling_rate": RATE}  # fmt: skip
 
 
 def tone(seconds, frequency=220.0, amplitude=0.2):
@@ -356,7 +360,7 @@ def test_every_figure_of_the_scorecard_is_there(folder, text):
 
 
 def test_features_without_modules_stand_in_every_module(folder, text):
-    section = text[text.index('id="scorecard"') : text.index('id="figures"')]
+    section = text[text.index('id="scorecard"') : text.index('id="quality"')]
     assert len(re.findall(r'<th scope="row">log-mel<', section)) == 2 * 3  # modules by groups
     assert modules_of([(row.kind, row.module) for row in read_analysis(folder).rows], ["log-mel"]) == MODULES
     assert modules_of([("log-mel", "log-mel")], ["log-mel"]) == ["log-mel"]
@@ -475,9 +479,8 @@ def test_digits_follow_the_largest_number_of_a_column():
     ]
 
 
-def test_quality_stands_before_any_sound_and_says_where_silence_does_as_well(text):
-    assert text.index('id="quality"') < text.index("<audio")
-    section = text[text.index('id="quality"') : text.index('id="listening"')]
+def test_quality_says_where_silence_does_as_well(text):
+    section = text[text.index('id="quality"') : text.index('id="traversal-effects"')]
     assert all(number in section for number in ("1.23", "1.10 to 1.40", "4.56", "5.01", "-3.4"))
     assert section.count("no better than silence") == 1
 
@@ -521,15 +524,7 @@ def test_silence_is_not_made_louder():
     assert common_gain([]) == 1
     assert common_gain([quiet, loud]) == pytest.approx(0.9 / 0.3, rel=1e-2)
     clips = [{"label": "a", "array": "quiet"}]
-    item = {
-        "id": "i",
-        "title": "t",
-        "kind": "k",
-        "representation": "m",
-        "module": "0",
-        "sampling_rate": RATE,
-        "clips": clips,
-    }
+    item = {**ITEM, "clips": clips}
     loaded = load_item(item, {"quiet": quiet})
     assert loaded.gain == "silent, played as it is"
     np.testing.assert_allclose(decoded(loaded.clips[0].audio)[0], quiet, atol=1 / 32768)
@@ -546,16 +541,14 @@ def test_silence_is_not_made_louder():
     ],
 )
 def test_a_clip_that_cannot_be_played_is_named(array, message):
-    item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
-            "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
+    item = {**ITEM, "clips": [{"label": "a", "array": "clip"}]}
     with pytest.raises(ValueError, match=message):
         load_item(item, {} if array is None else {"clip": array})
 
 
 def test_silence_is_dark_beside_speech():
     def brightness(amplitude):
-        item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
-                "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
+        item = {**ITEM, "clips": [{"label": "a", "array": "clip"}]}
         uri = load_item(item, {"clip": tone(0.4, amplitude=amplitude)}).clips[0].spectrogram
         return imread(io.BytesIO(base64.b64decode(uri.partition(",")[2])))[..., :3].max()
 
@@ -563,9 +556,42 @@ def test_silence_is_dark_beside_speech():
     assert brightness(0) < 0.1
 
 
+def harmonics(pitch, gain_db=0.0, seconds=0.5):
+    time = np.arange(int(seconds * RATE)) / RATE
+    sound = sum(np.sin(2 * np.pi * number * pitch * time) / number for number in range(1, 20))
+    return (0.05 * 10 ** (gain_db / 20) * sound).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_heard"),
+    [
+        (lambda sound: sound, False),
+        (lambda _: harmonics(120, 0.5), False),
+        (lambda _: harmonics(120, 2), True),
+        (lambda _: harmonics(127), True),  # a semitone
+        (lambda sound: sound + 1e-5 * np.random.default_rng(0).normal(size=len(sound)).astype(np.float32), False),
+        (lambda sound: sound + 1e-2 * np.random.default_rng(0).normal(size=len(sound)).astype(np.float32), True),
+        (lambda sound: np.where(np.arange(len(sound)) < 6000, sound, 0).astype(np.float32), True),
+        (np.zeros_like, True),
+    ],
+)
+def test_a_change_is_audible_from_a_level_of_1_db_on(change, is_heard):
+    sound = harmonics(120)
+    assert (level_change(sound, change(sound), RATE) >= 1) == is_heard
+    arrays = {"a": sound, "b": change(sound)}
+    item = {**ITEM, "group": "interpolation", "clips": [{"label": name, "array": name} for name in arrays]}
+    loaded = load_item(item, arrays)
+    assert loaded.note.startswith("Nothing audible") != is_heard
+    assert (loaded.clips[1].note == "no audible change") != is_heard
+    assert loaded.clips[0].note == ""
+    # Clips that are not made of one another are not compared; silence is named wherever it is.
+    other = load_item({**item, "group": "reconstruction"}, arrays)
+    assert other.note == ""
+    assert other.clips[1].note == ("silent" if not arrays["b"].any() else "")
+
+
 def test_a_mark_is_a_line_at_its_moment():
-    item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
-            "clips": [{"label": "a", "array": "clip", "mark": 0.3}, {"label": "b", "array": "clip"}]}  # fmt: skip
+    item = {**ITEM, "clips": [{"label": "a", "array": "clip", "mark": 0.3}, {"label": "b", "array": "clip"}]}
     marked, plain = (
         imread(io.BytesIO(base64.b64decode(clip.spectrogram.partition(",")[2])))
         for clip in load_item(item, {"clip": tone(0.4)}).clips
@@ -595,8 +621,7 @@ def test_moves_along_regression_directions_stand_next_to_those_of_dimensions(fol
 
 
 def test_a_clip_shorter_than_a_window_is_shown_too():
-    item = {"id": "i", "title": "t", "kind": "k", "representation": "m", "module": "0", "sampling_rate": RATE,
-            "clips": [{"label": "a", "array": "clip"}]}  # fmt: skip
+    item = {**ITEM, "clips": [{"label": "a", "array": "clip"}]}
     assert load_item(item, {"clip": tone(0.005)}).clips[0].spectrogram.startswith("data:image/png;base64,")
 
 
@@ -745,6 +770,45 @@ def test_in_a_browser_every_player_loads_and_nothing_sticks_out_sideways(folder,
     assert found["content"] == width
     assert found["pictures"]
     assert found["figures"]
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The source of axe-core, of the package `axe-core-python` or of the file that AXE_CORE names."""
+    spec = importlib.util.find_spec("axe_core_python")
+    path = os.environ.get("AXE_CORE") or (spec and Path(spec.origin).with_name("axe.min.js"))
+    if path is None:
+        pytest.skip("no axe-core here; install `axe-core-python` or name axe.min.js in AXE_CORE")
+    return Path(path).read_text(encoding="utf-8")
+
+
+_AUDIT = """<script>
+addEventListener('load', async () => {
+  document.querySelectorAll('details').forEach(each => each.open = true);
+  const {violations} = await axe.run(document, {resultTypes: ['violations']});
+  const found = violations.map(each => [each.impact, each.id, each.nodes[0].html.slice(0, 200)]);
+  const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+  const output = document.createElement('pre');
+  output.id = 'found';
+  output.textContent = JSON.stringify({dark, found});
+  document.body.replaceChildren(output);
+});
+</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(text, tmp_path, chromium, axe, scheme):
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", f"<script>{axe}</script>{_AUDIT}"), encoding="utf-8")
+    number = ["dark", "light"].index(scheme)
+    run = run_chromium(
+        chromium, tmp_path, f"--blink-settings=preferredColorScheme={number}", "--virtual-time-budget=60000",
+        "--dump-dom", page.as_uri(),
+    )  # fmt: skip
+    found = json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', run.stdout, re.DOTALL)[1]))
+    assert found["dark"] == (scheme == "dark")
+    assert [each for each in found["found"] if each[0] in ("serious", "critical")] == []
 
 
 def expected_seconds(folder):

@@ -72,6 +72,7 @@ def reconstruction_curve(
     batch_size: int = 32,
     resamples: int = 200,
     seed: int = 0,
+    decoded: torch.Tensor | None = None,
 ) -> ReconstructionCurve:
     """Relative reconstruction error against the number of replaced dimensions.
 
@@ -94,6 +95,8 @@ def reconstruction_curve(
         batch_size: Latents that are decoded at a time.
         resamples: Draws for the interval.
         seed: Of pairs, of the random ranking and of the interval.
+        decoded: `(items, ...)`, what `distance` compares of the decoded latents, if that is known: waveforms for "mse",
+            log-mel spectra for "log_mel".
 
     Raises:
         ValueError: Latents are not finite or of another shape, `ks` or `ranking` does not fit them, or all pairs sound
@@ -102,7 +105,7 @@ def reconstruction_curve(
     check_latents(latents)
     numbers = _checked_ks(ks, latents.shape[2])
     first, second = draw_pairs(len(latents), num_pairs, seed)
-    replacement = _Replacement(latents, decode, standardize, distance, transform, sampling_rate, batch_size)
+    replacement = _Replacement(latents, decode, standardize, distance, transform, sampling_rate, batch_size, decoded)
     order = _order(replacement.means, ranking, first, second, seed)
     # Position of every dimension in its pair's order: the first k are replaced.
     positions = order.argsort(dim=1)
@@ -152,7 +155,14 @@ def reconstruction_controls(
         resamples: As there.
         seed: As there, and of rotation and ICA.
     """
-    settings: dict[str, Any] = {"distance": distance, "sampling_rate": sampling_rate, "batch_size": batch_size}
+    check_latents(latents)
+    features = _features(distance, sampling_rate)
+    settings: dict[str, Any] = {
+        "distance": distance,
+        "sampling_rate": sampling_rate,
+        "batch_size": batch_size,
+        "decoded": decoded_features(decode, latents, features, batch_size=batch_size),
+    }
     order = single_replacement_ranking(latents, decode, num_pairs=oracle_pairs, seed=seed + 1, **settings)
     variants: dict[str, dict[str, Any]] = {
         "dimensions": {},
@@ -164,7 +174,10 @@ def reconstruction_controls(
         "oracle": {"ranking": order},
     }
     settings |= {"num_pairs": num_pairs, "resamples": resamples, "seed": seed}
-    return {name: reconstruction_curve(latents, decode, ks, **settings, **own) for name, own in variants.items()}
+    return {
+        name: reconstruction_curve(latents, decode, ks, **settings, **own)
+        for name, own in tqdm(variants.items(), desc="curves", leave=False)
+    }
 
 
 def single_replacement_ranking(
@@ -176,6 +189,7 @@ def single_replacement_ranking(
     num_pairs: int = 8,
     batch_size: int = 32,
     seed: int = 0,
+    decoded: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Dimensions `(dims,)` in ascending order of the mean error that is left when each is replaced alone.
 
@@ -187,10 +201,11 @@ def single_replacement_ranking(
         num_pairs: Pairs to average over; draw them by another seed than those of the curve.
         batch_size: As there.
         seed: Of the pairs.
+        decoded: As there.
     """
     check_latents(latents)
     first, second = draw_pairs(len(latents), num_pairs, seed)
-    replacement = _Replacement(latents, decode, False, distance, None, sampling_rate, batch_size)
+    replacement = _Replacement(latents, decode, False, distance, None, sampling_rate, batch_size, decoded)
     total = np.zeros(latents.shape[2])
     single = torch.eye(latents.shape[2], dtype=torch.bool, device=latents.device)
     for pair in _parts(len(first), 1):
@@ -210,6 +225,7 @@ class _Replacement:
         transform: As there.
         sampling_rate: As there.
         batch_size: As there.
+        decoded: As there.
     """
 
     def __init__(
@@ -221,11 +237,10 @@ class _Replacement:
         transform: LinearTransform | None,
         sampling_rate: int,
         batch_size: int,
+        decoded: torch.Tensor | None,
     ) -> None:
-        if distance not in ("mse", "log_mel"):
-            raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
         self.decode, self.batch_size = decode, batch_size
-        self.features = LogMel(sampling_rate) if distance == "log_mel" else None
+        self.features = _features(distance, sampling_rate)
         self.transform = transform
         # Without a transform the scale matters to the ranking alone: replaced values are left exactly as they are.
         self.coordinates = latents
@@ -237,7 +252,9 @@ class _Replacement:
                 )
             self.coordinates = transform.apply(latents)
             self.means = self.coordinates.mean(dim=1)
-        self.decoded = decoded_features(decode, latents, self.features, batch_size=batch_size)
+        if decoded is None:
+            decoded = decoded_features(decode, latents, self.features, batch_size=batch_size)
+        self.decoded = decoded
 
     def largest_errors(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Mean squared distances `(pairs,)` of the decoded items themselves."""
@@ -262,6 +279,17 @@ class _Replacement:
         decoded = decoded_features(self.decode, mixed, self.features, batch_size=self.batch_size)
         difference = decoded.unflatten(0, masks.shape[:2]) - self.decoded[second][:, None]
         return difference.square().flatten(2).mean(dim=2).double().cpu().numpy()
+
+
+def _features(distance: str, sampling_rate: int) -> LogMel | None:
+    """What a distance compares of waveforms; `None` for the waveforms themselves.
+
+    Raises:
+        ValueError: The distance is unknown.
+    """
+    if distance not in ("mse", "log_mel"):
+        raise ValueError(f"`distance` is {distance!r}; choose 'mse' or 'log_mel'.")
+    return LogMel(sampling_rate) if distance == "log_mel" else None
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

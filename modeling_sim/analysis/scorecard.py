@@ -12,6 +12,10 @@ from scipy import stats
 SPECTRUM_MODULE = "frame"
 
 
+LOG_MEL = "log-mel"
+"""The spectrum that models are compared with, in results."""
+
+
 Direction = Literal["higher", "lower", "near 1", "none"]
 
 

@@ -20,6 +20,11 @@ _VOICED = 0.5
 _LOUD = 0.05
 
 
+# Most windows that the medians of a sound are taken over. They overlap in a short sound and lie side by side in one of
+# 5 seconds, which takes a fourth of the time: windows 10 ms apart share three quarters of their samples.
+_MOST_WINDOWS = 128
+
+
 # Frames measured at a time: resonances take matrices of `order` squared per frame.
 _TOGETHER = 4096
 
@@ -27,14 +32,16 @@ _TOGETHER = 4096
 def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Medians of `frame_properties` over the voiced frames, or over the loud ones where none is voiced, `(5,)`.
 
-    All are NaN for silence, or if a sample is not finite.
+    Frames are 10 ms apart, or further in a sound of more than 1.3 s, so that there are 128 at most. All are NaN for
+    silence, or if a sample is not finite.
 
     Args:
         waveform: `(samples,)`.
         sampling_rate: Samples per second.
     """
     size, hop = int(_WINDOW * sampling_rate), int(_HOP * sampling_rate)
-    starts = np.arange(0, max(1, len(waveform) - size + 1), hop)
+    last = max(0, len(waveform) - size)
+    starts = np.arange(0, last + 1, max(hop, -(-last // _MOST_WINDOWS)))[:_MOST_WINDOWS]
     values = frame_properties(waveform, sampling_rate, (starts + size / 2) / sampling_rate)
     voiced = np.isfinite(values[:, 0])
     columns = (values[voiced] if voiced.any() else values).T
@@ -101,30 +108,31 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
     # Energies of the two parts that a lag compares.
     first, second = squares[:, length - 1 - lags], squares[:, -1:] - squares[:, lags - 1]
     normalized = _autocorrelation(centered)[:, lags] / np.sqrt(first * second).clip(min=1e-12)
-    frequencies, voicing = np.full(len(frames), np.nan), np.zeros(len(frames))
-    for number, row in enumerate(normalized):
-        highest = row.max()
-        if highest <= 0:
-            continue
-        # The shortest period that is nearly as good: twice a period fits as well.
-        best = int(np.flatnonzero(row >= 0.9 * highest)[0])
-        while best + 1 < len(row) and row[best + 1] > row[best]:
-            best += 1
-        frequencies[number] = sampling_rate / (lags[best] + _offset_of_peak(row, best))
-        voicing[number] = row[best]
-    return frequencies, voicing
+    highest = normalized.max(axis=1, keepdims=True)
+    # The shortest period that is nearly as good, since twice a period fits as well, and from there up to the next peak.
+    good = (normalized >= 0.9 * highest).argmax(axis=1)
+    falls = np.diff(normalized, axis=1, append=-np.inf) <= 0
+    best = (falls & (np.arange(len(lags)) >= good[:, None])).argmax(axis=1)
+    periods = lags[best] + _offset_of_peak(normalized, best)
+    repeats = highest[:, 0] > 0
+    voicing = normalized[np.arange(len(frames)), best]
+    return np.where(repeats, sampling_rate / periods, np.nan), np.where(repeats, voicing, 0.0)
 
 
-def _offset_of_peak(values: np.ndarray, highest: int) -> float:
-    """Where the top of a parabola through a highest value and its neighbors lies, in steps from it.
+def _offset_of_peak(values: np.ndarray, highest: np.ndarray) -> np.ndarray:
+    """Where the top of a parabola through the highest value of a row and its neighbors lies, in steps from it.
 
     An integer number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
+
+    Args:
+        values: `(rows, steps)`.
+        highest: `(rows,)`, steps; one at an end has no offset.
     """
-    if not 0 < highest < len(values) - 1:
-        return 0.0
-    before, at, after = values[highest - 1 : highest + 2]
+    padded = np.pad(values, ((0, 0), (1, 1)), mode="edge")
+    before, at, after = (padded[np.arange(len(values)), highest + step] for step in range(3))
     bend = before - 2 * at + after
-    return float(0.5 * (before - after) / bend) if bend < 0 else 0.0
+    inside = (highest > 0) & (highest < values.shape[1] - 1) & (bend < 0)
+    return np.divide(0.5 * (before - after), bend, out=np.zeros(len(values)), where=inside)
 
 
 def _center_of_gravity(frames: np.ndarray, sampling_rate: int) -> np.ndarray:

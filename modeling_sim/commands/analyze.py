@@ -17,13 +17,17 @@ consistency, distribution, objective, decoders. The last three are only for SIM 
 the axes of each pair of models. The group `decoders` (smoothness, reconstruction, sounds) needs decoders, given with
 `--decoder`. A decoder that was trained with noise has separate rows.
 
+`--dims 3,17 --range 2 --utterance ID` choose the dimensions that are moved, played and drawn, how far they are moved,
+in standard deviations, and the test utterance that is played.
+
 Partial results are kept in `--cache_dir`. Rerun the same command to resume after an interruption; with an additional
 model or decoder, only that one is measured.
 
 The output folder contains the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in
 `weights.npz`, the axes in `axes.safetensors` (read them with `modeling_sim.evaluation.axes.load_axes`), the data of
-figures and sounds in `curves.json` and `media.npz`, and `report.html`. With `--figure_format` every figure of the
-report is also written to a file. The folder must not hold a different analysis.
+figures and sounds in `curves.json` and `media.npz`, and `report.html`: what the model is, five numbers next to their
+controls, sounds, figures, and all tables. With `--figure_format` every figure of the report is also written to a file.
+The folder must not hold a different analysis.
 """
 
 from collections.abc import Sequence

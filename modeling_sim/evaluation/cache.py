@@ -22,12 +22,12 @@ from modeling_sim.provenance import versions
 # Settings of places, of models that a part is not about, and of what a part's key says by itself.
 _NOT_MEASURED_BY = (
     "model", "decoder", "modules", "measures", "align_modules", "data_dir", "dataset_name", "cache_dir", "output_dir",
-    "overwrite_output_dir", "figure_format", "axes", "axes_minutes",
+    "overwrite_output_dir", "figure_format", "axes", "axes_minutes", "dims", "utterance", "range",
 )  # fmt: skip
 
 
 # Part of every key: raise it whenever a measure of the same features would give another number.
-MEASURES_VERSION = 5
+MEASURES_VERSION = 6
 
 
 @dataclass

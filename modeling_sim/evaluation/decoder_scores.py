@@ -1,7 +1,7 @@
 """The part of the scorecard that needs a decoder: its quality, smoothness, replaced dimensions and moved ones."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,8 +45,13 @@ _ENCODED_TOGETHER = 32
 _KNOWN = 256
 
 
-# Utterances whose dimensions are moved, and by how many standard deviations, as far as one hears them move.
-_TRAVERSED, _DEVIATIONS = 16, 3.0
+# Most utterances whose dimensions are moved.
+_TRAVERSED = 16
+
+
+# Most seconds of speech of the pairs that are measured, and of the utterances whose dimensions are moved: long
+# utterances average over more frames each, so fewer of them are as good. At least `_CORRELATED` are taken.
+_PAIRED_SECONDS, _TRAVERSED_SECONDS = 120, 40
 
 
 # Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
@@ -63,6 +68,10 @@ _HEARD_PROPERTIES = ("pitch, semitones", "F1, semitones")
 
 # Utterances that there must be to hear ways between two pairs of them.
 _HEARD = 4
+
+
+# Parts of the measures of a decoder: quality, smoothness, curve, traversal and sounds.
+_STAGES = 5
 
 
 # Most training utterances of the classifier of transitions.
@@ -85,7 +94,9 @@ def measure_decoder(
         is_heard: Whether there is to be something to hear through it.
     """
     row = {"kind": decoder_kind(of, decoder), "representation": of.name, "module": module}
+    arguments = task.arguments
     key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": is_heard}
+    key |= {"dims": arguments.chosen_dims(), "utterance": arguments.utterance, "range": arguments.range}
     measure = partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard)
     return parts.add(f"decoder of {module} of {of.name}", key, measure)
 
@@ -98,6 +109,9 @@ def _measure_decoder(
     dataset, waveforms = heard_waveforms(chosen, of.extractor)
     waveforms, num_samples = waveforms.to(of.model.device), waveforms.shape[1]
     latents = _latents(of, module, waveforms)
+    seconds = num_samples / of.extractor.sampling_rate
+    pairs = _as_many(arguments.num_pairs, _PAIRED_SECONDS, seconds)
+    bar = tqdm(total=_STAGES, desc=f"decoder of {row['module']}", leave=False)
 
     def decode(values: torch.Tensor) -> torch.Tensor:
         return decoded_in_parts(decoder, values, num_samples)
@@ -109,14 +123,20 @@ def _measure_decoder(
         decoded = decode(latents)
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
     heard = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
+    chosen_dims = [dim for dim in arguments.chosen_dims() if dim < latents.shape[2]]
+    heard = dict.fromkeys(chosen_dims, "was chosen") or heard
+    bar.update()
     if _quality(analysis, row, decoder, decoded, waveforms):
 
         def attempt(what: str, measure: Callable[[], Any]) -> Any:
+            bar.set_postfix_str(what)
             try:
                 return measure()
             except ValueError as error:
                 tqdm.write(f"{what} of the decoder of {row['module']} of {of.name} is skipped: {error}")
                 return None
+            finally:
+                bar.update()
 
         def classifier() -> LabeledClassifier | None:
             if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
@@ -125,17 +145,56 @@ def _measure_decoder(
 
         def traversals() -> dict[int, str]:
             known = _properties_of_training(task, of, module, num_samples)
-            return _traversals(analysis, row, decoder, latents, waveforms, decoded, known)
+            return _traversals(analysis, row, decoder, latents, waveforms, decoded, known, chosen_dims, seconds=seconds)
 
         rate = of.extractor.sampling_rate
-        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier()))
-        attempt("the curve", lambda: _curves(analysis, row, decode, latents, rate))
+        attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier(), pairs))
+        attempt("the curve", lambda: _curves(analysis, row, decode, latents, decoded, rate, pairs))
         heard = attempt("the traversal", traversals) or heard
     else:
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
     if is_heard and len(latents) >= _HEARD:
+        bar.set_postfix_str("sounds")
         names = dataset["id"][:] if labels is None else [task.classes[label] for label in labels]
-        record(analysis.media, decoder, waveforms, latents, names, order, heard, seed=arguments.seed, **row)
+        if arguments.utterance:
+            waveforms, latents, names = _with_chosen(task, of, module, waveforms, latents, names)
+        record(
+            analysis.media,
+            decoder,
+            waveforms,
+            latents,
+            names,
+            order,
+            heard,
+            deviations=arguments.range,
+            seed=arguments.seed,
+            **row,
+        )
+    bar.close()
+
+
+def _as_many(most: int, seconds: float, seconds_of_each: float) -> int:
+    """Items that last so many seconds together, at most `most`, but at least `_CORRELATED` where `most` allows it."""
+    return min(most, max(_CORRELATED, round(seconds / seconds_of_each)))
+
+
+def _with_chosen(
+    task: LabelTask, of: SimModules, module: int, waveforms: torch.Tensor, latents: torch.Tensor, names: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Waveforms, latents and names of utterances after those of the one that the settings choose, cut as they are.
+
+    Raises:
+        ValueError: It is shorter than they are.
+    """
+    data, name = task.splits["test"], task.arguments.utterance
+    chosen = data.select([data["id"][:].index(name)])
+    try:
+        _, waveform = heard_waveforms(chosen, of.extractor, waveforms.shape[1])
+    except ValueError as error:
+        raise ValueError(f"`utterance` {name!r} is too short: {error}") from error
+    waveform = waveform.to(waveforms)
+    latent = _latents(of, module, waveform)
+    return torch.cat([waveform, waveforms]), torch.cat([latent, latents]), [name, *names]
 
 
 def _quality(
@@ -199,14 +258,16 @@ def _smoothness(
     latents: torch.Tensor,
     sampling_rate: int,
     classifier: LabeledClassifier | None,
+    num_pairs: int,
 ) -> None:
     """Paths between utterances, and whether a classifier of the label changes its mind once."""
     arguments = analysis.arguments
     settings: dict[str, Any] = {
-        "sampling_rate": sampling_rate, "num_pairs": min(arguments.num_pairs, len(latents) - 1),
+        "sampling_rate": sampling_rate, "num_pairs": min(num_pairs, len(latents) - 1),
         "steps": arguments.steps, "seed": arguments.seed,
     }  # fmt: skip
-    outcome = smoothness(decode, latents, lipschitz_pairs=24, classifier=classifier, **settings)
+    derived = min(24, max(4, num_pairs // 2))
+    outcome = smoothness(decode, latents, lipschitz_pairs=derived, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
     found = {
         "path_ratio": outcome.path_ratio,
@@ -227,17 +288,25 @@ def _curves(
     row: dict[str, str],
     decode: Callable[[torch.Tensor], torch.Tensor],
     latents: torch.Tensor,
+    decoded: torch.Tensor,
     sampling_rate: int,
+    num_pairs: int,
 ) -> None:
     """Reconstruction error against the number of dimensions that are replaced, fair and as the paper has it."""
-    arguments = analysis.arguments
-    settings: dict[str, Any] = {"num_pairs": arguments.num_pairs, "seed": arguments.seed}
+    settings: dict[str, Any] = {"num_pairs": num_pairs, "seed": analysis.arguments.seed}
     curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
     for name, transform in (
         ("paper", None), ("paper_pca", principal_components(latents, standardize=False))
     ):  # fmt: skip
         curves[name] = reconstruction_curve(
-            latents, decode, ranking="pair", standardize=False, distance="mse", transform=transform, **settings
+            latents,
+            decode,
+            ranking="pair",
+            standardize=False,
+            distance="mse",
+            transform=transform,
+            decoded=decoded,
+            **settings,
         )
     for name, curve in curves.items():
         analysis.curve(
@@ -291,37 +360,49 @@ def _traversals(
     waveforms: torch.Tensor,
     decoded: torch.Tensor,
     known: _Known,
+    chosen: Sequence[int],
+    *,
+    seconds: float,
 ) -> dict[int, str]:
     """What moving the best dimension for each property does to the sound, next to the same for turned axes.
+
+    Chosen dimensions are moved too, each with the property that it follows most.
 
     Returns:
         Dimensions to play, and why each was chosen.
     """
     seed, num_samples = analysis.arguments.seed, waveforms.shape[1]
+    moved = latents[: _as_many(_TRAVERSED, _TRAVERSED_SECONDS, seconds)]
+    deviations = analysis.arguments.range
 
     def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The best axis for each property, the properties, their correlations, and the changes by moves."""
         best, correlations = most_telling((known.means @ axes).double().cpu().numpy(), known.properties)
         targets = np.flatnonzero((best >= 0) & (known.spread > 0))
-        directions = _DEVIATIONS * known.scale * axes.T[torch.from_numpy(best[targets])]
-        changes = traversal_changes(decoder, latents[:_TRAVERSED], directions, num_samples)
+        directions = deviations * known.scale * axes.T[torch.from_numpy(best[targets])]
+        changes = traversal_changes(decoder, moved, directions, num_samples)
         return best[targets], targets, correlations[targets], changes
 
     dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
     outcome = traversal(changes, known.spread, targets, seed=seed)
     turned = []
-    for number in range(_ROTATIONS):
+    for number in tqdm(range(_ROTATIONS), desc="moves of turned axes", leave=False):
         _, of_targets, _, of_changes = choose_and_move(
             random_axes(latents, seed + number, standardize=False).matrix.to(latents)
         )
         turned.append(traversal(of_changes, known.spread, of_targets, resamples=1).selectivity.value)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
+    of_chosen = [_followed(known, dim) for dim in chosen]
+    if chosen:
+        directions = deviations * torch.diag(known.scale)[list(chosen)]
+        changes = np.concatenate([changes, traversal_changes(decoder, moved, directions, num_samples)])
     analysis.curve(
         "traversal_effects",
         row,
-        dimensions=dimensions.tolist(),
-        targets=[PROPERTIES[number] for number in targets],
-        correlations=correlations.tolist(),
+        deviations=deviations,
+        dimensions=[*dimensions.tolist(), *chosen],
+        targets=[PROPERTIES[number] for number in (*targets, *(target for target, _ in of_chosen))],
+        correlations=[*correlations.tolist(), *(correlation for _, correlation in of_chosen)],
         utterances=len(known.properties),
         factors=list(PROPERTIES),
         values=_median_changes(changes),
@@ -329,13 +410,25 @@ def _traversals(
         selectivity=outcome.selectivity_of_directions.tolist(),
         selectivity_of_turned_axes=turned,
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
-        oracle=_oracle(analysis, row, decoder, latents[:_TRAVERSED], num_samples, known),
+        oracle=_oracle(analysis, row, decoder, moved, num_samples, known),
     )
+    if chosen:
+        return {
+            dim: f"was chosen and follows {PROPERTIES[target].split(',')[0]} most ({correlation:+.2f})"
+            for dim, (target, correlation) in zip(chosen, of_chosen, strict=True)
+        }
     heard: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
         if PROPERTIES[target] in _HEARD_PROPERTIES:
             heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
     return {dimension: f"is best for {' and '.join(names)}" for dimension, names in heard.items()}
+
+
+def _followed(known: _Known, dim: int) -> tuple[int, float]:
+    """The property whose ranks a dimension correlates with most over training utterances, and the correlation."""
+    _, correlations = most_telling(known.means[:, [dim]].double().cpu().numpy(), known.properties)
+    target = int(np.nanargmax(np.where(known.spread > 0, np.abs(correlations), np.nan)))
+    return target, float(correlations[target])
 
 
 def _oracle(
@@ -352,7 +445,7 @@ def _oracle(
     except ValueError as error:
         tqdm.write(f"traversal along regression directions is skipped: {error}")
         return None
-    moves = _DEVIATIONS * known.scale * torch.from_numpy(directions).to(latents)
+    moves = analysis.arguments.range * known.scale * torch.from_numpy(directions).to(latents)
     changes = traversal_changes(decoder, latents, moves, num_samples)
     outcome = traversal(changes, known.spread, targets, seed=analysis.arguments.seed)
     analysis.add(row, "traversal_selectivity_oracle", **vars(outcome.selectivity))

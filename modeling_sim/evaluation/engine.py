@@ -11,13 +11,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.analysis import bootstrap_difference
-from modeling_sim.analysis.scorecard import MEASURES, Row, compare
+from modeling_sim.analysis.scorecard import LOG_MEL, MEASURES, SPECTRUM_MODULE, Row, compare
 from modeling_sim.data.corpora import corpus_info
 from modeling_sim.evaluation.axes import save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
 from modeling_sim.evaluation.consistency import measure_consistency
 from modeling_sim.evaluation.decoder_scores import measure_decoder
-from modeling_sim.evaluation.models import attach_decoders, decoder_kind, load_representations
+from modeling_sim.evaluation.models import attach_decoders, decoder_kind, facts_of, load_representations
 from modeling_sim.evaluation.module_scores import measure_objective, measure_representation
 from modeling_sim.evaluation.pictures import draw, draw_confusion
 from modeling_sim.evaluation.probe_scores import CHANCE, Groups, measure_chance, tested_items
@@ -44,6 +44,9 @@ from modeling_sim.files import replacing
 from modeling_sim.loading import names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
+
+# Standard deviations further than any latent lies, at which a decoder says nothing.
+_FURTHEST = 20
 
 WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
 
@@ -84,6 +87,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     _check(arguments)
     groups, files = arguments.groups(), _FILES[preset]
     task = LabelTask(arguments)
+    task.check_utterance()
     claim_output_dir(arguments, preset, *files)
     representations = load_representations(
         arguments, align=arguments.align_modules, sample=arguments.latents == "sample"
@@ -91,6 +95,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     models = [each for each in representations if not each.control]
     sims = [model for model in models if isinstance(model, SimModules)]
     attach_decoders(sims, arguments.decoder, arguments.device)
+    _check_dims(arguments, sims)
     analysis = Analysis(arguments)
     parts = AnalysisParts(analysis, task.fingerprint())
     if "probes" in groups:
@@ -131,6 +136,21 @@ def _check(arguments: AnalysisArguments) -> None:
         raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
         raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
+    arguments.chosen_dims()
+    if not 0 < arguments.range <= _FURTHEST:
+        raise ValueError(f"`range` is {arguments.range:g}; give standard deviations above 0, at most {_FURTHEST}.")
+
+
+def _check_dims(arguments: AnalysisArguments, models: Sequence[SimModules]) -> None:
+    """Refuses dimensions that no module of any model has."""
+    sizes = [
+        config.context_size if number == config.num_conv_modules else config.num_latents
+        for model in models
+        for number in model.modules.values()
+        for config in [model.model.config]
+    ]
+    if sizes and (missing := [dim for dim in arguments.chosen_dims() if dim >= max(sizes)]):
+        raise ValueError(f"`dims` names {missing[0]}; the modules have dimensions 0 to {max(sizes) - 1}.")
 
 
 # ---------------------------------------------------------------------- results
@@ -150,7 +170,12 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
         dataset_id=hub_dataset(arguments.corpus, arguments.data_dir, corpus_settings),
         label=arguments.label,
         classes=task.classes,
-        settings={**measuring_settings(arguments), "pooling": task.pooling},
+        settings={
+            **measuring_settings(arguments),
+            "pooling": task.pooling,
+            **{name: getattr(arguments, name) for name in ("dims", "utterance", "range")},
+        },
+        facts=[facts_of(path, model) for path, model in zip(arguments.model, models, strict=True)],
         fingerprints={model.name: weights_fingerprint(model.model) for model in models},
         kinds=[
             Kind(
@@ -198,14 +223,14 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
 
 
 def _differences(analysis: Analysis) -> list[Difference]:
-    """Accuracy of every model's probe less that of the same module untrained, and of the first model's."""
+    """Accuracy of every model's probe less that of the same module untrained, of log-mel, and of the first model's."""
     measure = f"{analysis.arguments.probe}_accuracy"
     models = names_of(analysis.arguments.model)
     differences = []
-    pairs = [(name, other) for name in models for other in dict.fromkeys([f"{name} untrained", models[0]])]
+    pairs = [(name, other) for name in models for other in dict.fromkeys([f"{name} untrained", LOG_MEL, models[0]])]
     for name, other in pairs:
         for (representation, module), hits in analysis.hits.items():
-            against = analysis.hits.get((other, module))
+            against = analysis.hits.get((other, SPECTRUM_MODULE if other == LOG_MEL else module))
             if representation == name != other and against is not None:
                 interval = bootstrap_difference(hits, against, _share, seed=analysis.arguments.seed)
                 differences.append(Difference(name, other, module, measure, **vars(interval)))

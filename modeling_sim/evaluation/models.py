@@ -1,7 +1,9 @@
 """The representations that settings name: kinds with their seeds, matching modules, decoders, latents."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from modeling_sim.data.audio import read_audio
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import LABEL_RATE
 from modeling_sim.evaluation.representations import AudioEncoder, Representation, SimModules, Spectra, method_of
+from modeling_sim.evaluation.results import ModelFacts
 from modeling_sim.evaluation.settings import MeasuringArguments
+from modeling_sim.files import read_json
 from modeling_sim.loading import (
     check_device,
     chosen_numbers,
@@ -26,6 +30,8 @@ from modeling_sim.loading import (
     names_of,
 )
 from modeling_sim.provenance import own_settings, weights_fingerprint
+from modeling_sim.trainer.checkpoints import STATE_NAME
+from modeling_sim.trainer.run_folder import RESULTS_NAME
 
 
 def load_representations(
@@ -91,6 +97,24 @@ def _kinds(paths: Sequence[str], models: Sequence[PreTrainedModel]) -> list[str]
             known.append((kind, fields))
         kinds.append(kind)
     return kinds
+
+
+def facts_of(path: str, of: SimModules | AudioEncoder) -> ModelFacts:
+    """What a model is, and how it was trained as far as files in its folder say."""
+    config = of.model.config
+    found: dict[str, Any] = {}
+    for name, read in (
+        (RESULTS_NAME, lambda run: {"corpus": run["corpus"], "hours": run["train_hours"], "steps": run["steps"]}),
+        (STATE_NAME, lambda state: {"steps": state["counts"]["step"]}),
+    ):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # an id of the Hub, or files of others
+            found = {**read(read_json(Path(path) / name)), **found}
+    if isinstance(of, SimModules):
+        last = config.num_conv_modules - 1
+        found |= {"modules": config.num_modules, "dims": config.num_latents, "frame_rate": config.frame_rate(last)}
+    else:
+        found["modules"] = len(AudioEncoder.feature_names(config))
+    return ModelFacts(of.name, of.model.num_parameters(), **found)
 
 
 def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dict[str, int]:

@@ -99,6 +99,8 @@ def _measure_subject(parts: AnalysisParts, subject: Subject, groups: Sequence[st
         if group == "distribution" and subject.frames is None:
             continue
         of_group = {"measured": group, **subject.place, "feature": subject.feature, "control": subject.is_control}
+        if group in ("moments", "distribution"):
+            of_group["dims"] = subject.task.arguments.chosen_dims()
         score = play_moments if group == "moments" else SCORES[group]
         name = f"{group} of {features_name(subject.place['representation'], subject.place['module'])}"
         parts.add(name, {**key, **of_group}, partial(_measure, score, subject))
@@ -274,7 +276,10 @@ def _add_best(
 
 
 def play_moments(analysis: Analysis, subject: Subject) -> None:
-    """The largest and smallest moments of the dimensions that follow a property most, each named by its properties."""
+    """The largest and smallest moments of the chosen dimensions, or of those that follow a property most.
+
+    Each dimension is named with the properties that it is the best for.
+    """
     task, (_, test) = subject.task, subject.items()
     factors = task.factors(test)
     if task.pooling == "mean" or not factors.all:
@@ -283,9 +288,10 @@ def play_moments(analysis: Analysis, subject: Subject) -> None:
     names: dict[int, list[str]] = {}
     for name in sorted(factors.all, key=lambda name: -best.correlation[name]):
         names.setdefault(best.dimension[name], []).append(f"{name} {best.correlation[name]:.2f}")
-    for dimension, found in list(names.items())[:_PLAYED]:
+    chosen = [dim for dim in task.arguments.chosen_dims() if dim < subject.test.shape[1]]
+    for dimension in chosen or list(names)[:_PLAYED]:
         values = standardized(subject.test[:, [dimension]])[:, 0]
-        title = f"dimension {dimension}, best for {', '.join(found)}"
+        title = f"dimension {dimension}" + f", best for {', '.join(names.get(dimension, []))}" * (dimension in names)
         record_moments(analysis.media, values, test, task.splits["test"], title, LABEL_RATE, **subject.place)
 
 
@@ -349,7 +355,9 @@ def measure_distribution(analysis: Analysis, subject: Subject) -> None:
     if outcome.kl_per_dimension is not None:
         analysis.curve("kl_spectrum", place, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
     edges = np.linspace(-4, 4, 41)
-    shown = np.argsort(-means.var(axis=0))[:_SHOWN]
+    chosen = [dim for dim in analysis.arguments.chosen_dims() if dim < len(varying) and varying[dim]]
+    # Numbers among those that vary.
+    shown = np.searchsorted(np.flatnonzero(varying), chosen) if chosen else np.argsort(-means.var(axis=0))[:_SHOWN]
     densities = [  # of all frames, those outside of the edges included
         (np.histogram(means[:, dim], edges)[0] / (len(means) * np.diff(edges))).tolist() for dim in shown
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from modeling_sim.analysis.scorecard import Measure, Row, features_name
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Measure, Row, features_name
 from modeling_sim.evaluation.results import Results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import decimal, percent, points, printable
@@ -21,6 +21,7 @@ def table(results: Results) -> str:
     lines += [f"{task}: ABX of {results.tokens} tokens"] * bool(results.tokens)
     lines += [f"95 % intervals over {results.intervals_over}"] * bool(results.intervals_over)
     rows = [["", *(measure.title for measure in columns)]]
+    spectra = {row.representation for row in results.rows if row.module == SPECTRUM_MODULE}
     rows += [
         [printable(name), *(_cell(row.get(measure.key), measure) for measure in columns)]
         for name, row in results.by_features().items()
@@ -29,7 +30,8 @@ def table(results: Results) -> str:
     lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
     lines += ["", "paired differences of accuracy"] * bool(results.differences)
     for each in results.differences:
-        name, against = (features_name(which, each.module) for which in (each.representation, each.against))
+        name = features_name(each.representation, each.module)
+        against = each.against if each.against in spectra else features_name(each.against, each.module)
         interval = f"[{points(each.low)}, {points(each.high)}]"
         lines.append(f"{printable(name)} - {printable(against)}: {points(each.value)} {interval}")
     return "\n".join(lines)
@@ -43,18 +45,25 @@ def _cell(row: Row | None, measure: Measure) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """A panel for the probe's accuracy, or for every measure of ABX: a color for each model, gray for controls."""
+    """A panel for the probe's accuracy, or for every measure of ABX: a color for each kind, gray for controls.
+
+    Seeds of one kind differ by their marker; the report has the same colors.
+    """
     shown = [measure for measure in results.measures if measure.key in (results.probe_measure, *_ABX)]
     by_features = list(results.by_features().items())[::-1]
     figure = Figure(figsize=(4 + 4 * len(shown), 1.2 + 0.32 * len(by_features)), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    styles = {
+        name: (style_of(number).color, style_of(seed).marker)
+        for number, kind in enumerate(kind for kind in results.kinds if not kind.is_control)
+        for seed, name in enumerate(kind.representations)
+    }
     for axis, measure in zip(axes, shown, strict=True):
         for height, (_, rows) in enumerate(by_features):
             row = rows.get(measure.key)
             if row is None or row.value is None:
                 continue
-            is_own = row.representation in results.models
-            color, marker = style_of(results.models.index(row.representation)) if is_own else (GRAY, "o")
+            color, marker = styles.get(row.representation, (GRAY, "o"))
             spread = None if row.low is None or row.high is None else [[row.value - row.low], [row.high - row.value]]
             axis.errorbar(row.value, height, xerr=spread, fmt=marker, capsize=3, color=color)
         axis.set_xlim(left=0)

@@ -28,6 +28,31 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """What a model is; `None` where its folder does not say.
+
+    Args:
+        representation: Its name in rows.
+        parameters: Number of parameters of the encoder.
+        modules: Number of modules or layers.
+        dims: Dimensions of the latents of its last module but the context.
+        frame_rate: Frames per second there.
+        corpus: Corpus that it was trained on.
+        hours: Hours of speech in it.
+        steps: Steps of training.
+    """
+
+    representation: str
+    parameters: int
+    modules: int
+    dims: int | None = None
+    frame_rate: float | None = None
+    corpus: str | None = None
+    hours: float | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
     """How much more a representation reaches than another in one module on the same items, with a 95 % interval."""
 
@@ -58,6 +83,7 @@ class Results:
         test_items: Number of items that they were tested on.
         tokens: Number of tokens that ABX compared; `None` without ABX.
         intervals_over: What bootstrap intervals are over.
+        facts: What each model is.
         fingerprints: Digest of the weights by the name of each model; a card knows its own measures by it.
         kinds: Kinds of representations, trained ones first.
         measures: Meaning of every measure in `rows`.
@@ -88,6 +114,7 @@ class Results:
     test_items: int | None = None
     tokens: int | None = None
     intervals_over: str | None = None
+    facts: list[ModelFacts] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -183,6 +210,7 @@ class Results:
 
 _ROWS: dict[str, Any] = {
     "kinds": Kind,
+    "facts": ModelFacts,
     "measures": Measure,
     "rows": Row,
     "differences": Difference,

@@ -127,8 +127,17 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     )
     max_frames: int = setting(20_000, "Approximate number of frames per module, for distributions.")
     num_utterances: int = setting(64, "Utterances that are decoded.")
-    num_pairs: int = setting(60, "Pairs of them for smoothness and curves.")
+    num_pairs: int = setting(
+        60, "Pairs of them for smoothness and curves; of utterances above 2 s fewer, two minutes of speech."
+    )
     steps: int = setting(12, "Steps of a path between two of them.")
+    dims: str = setting(
+        "",
+        "Dimensions to move, to play and to draw, in each module that has them: '3,17'. By default those that follow "
+        "a property of the sound most, and for histograms those that vary most.",
+    )
+    utterance: str = setting("", "Id of the test utterance to play. By default one is drawn.")
+    range: float = setting(3.0, "Standard deviations that a dimension is moved by, up and down.")
 
     def groups(self) -> list[str]:
         """The groups of measures that `measures` names.
@@ -140,6 +149,17 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
 
         numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
         return [GROUPS[number] for number in sorted(numbers)]
+
+    def chosen_dims(self) -> list[int]:
+        """The numbers that `dims` names.
+
+        Raises:
+            ValueError: One is not a number from 0.
+        """
+        names = [name.strip() for name in self.dims.split(",") if name.strip()]
+        if wrong := [name for name in names if not name.isdecimal()]:
+            raise ValueError(f"`dims` names {wrong[0]!r}; give numbers of dimensions from 0, separated by commas.")
+        return list(dict.fromkeys(map(int, names)))
 
     def other_axes(self) -> list[str]:
         """The names of `AXES` that `axes` holds.

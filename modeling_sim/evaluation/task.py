@@ -14,6 +14,7 @@ from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
 from modeling_sim.evaluation.features import Pooling, extract
 from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AnalysisArguments, load_split, load_splits
+from modeling_sim.files import nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,6 +61,12 @@ class LabelTask:
         self.skipped_factors: list[str] = []
         self._found: Factors | None = None
         self._labels: list[np.ndarray] | None = None
+
+    def check_utterance(self) -> None:
+        """Refuses an `utterance` that the test split does not have; raises ValueError."""
+        name = self.arguments.utterance
+        if name and name not in (ids := self.splits["test"]["id"][:] if self.splits else []):
+            raise ValueError(f"`utterance` {name!r} is not in the test split{nearest(name, ids)}")
 
     def fingerprint(self) -> dict[str, Any]:
         """What measures depend on, apart from settings and models: recordings, labels and factors."""

@@ -6,6 +6,7 @@ It is made only from `analysis.json`, `curves.json` and `media.npz`, which `mode
 output folder: a number that is not in those files is not in the report.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
-from modeling_sim.evaluation.results import ANALYSIS_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, Results
+from modeling_sim.evaluation.results import ANALYSIS_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, ModelFacts, Results
 from modeling_sim.files import replacing
+from modeling_sim.plots import GRAY, GRAY_ON_DARK, PALETTE, PALETTE_ON_DARK
+from modeling_sim.report.headlines import headlines
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
@@ -93,6 +96,8 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
         plots: Return value of `make_plots`.
     """
     groups, rivals = opponents(analysis)
+    module, numbers = headlines(analysis)
+    first = next(iter(analysis.kinds), None)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -106,7 +111,17 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
         analysis=analysis,
         directions=DIRECTION_WORDS,
         needs_seeds=NEEDS_SEEDS,
-        first=analysis.kinds[0].name if analysis.kinds else "no model",
+        first="no model" if first is None else first.name,
+        method="" if first is None else first.description,
+        facts=[
+            facts_text(each) for each in analysis.facts if first is None or each.representation in first.representations
+        ],
+        headline_module=module,
+        shown_of=lambda modules: next((name for name, _ in modules if name == module), modules[0][0]),
+        headlines=numbers,
+        rivals=[kind.name for kind in analysis.kinds[1:] if " + " not in kind.name],
+        light_colors=_variables([GRAY, *PALETTE]),
+        dark_colors=_variables([GRAY_ON_DARK, *PALETTE_ON_DARK]),
         license_name=license_name(license_id),
         non_commercial="-nc" in license_id,
         share_alike="-sa" in license_id,
@@ -118,6 +133,23 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
         quality=quality_rows(analysis.reconstruction_quality),
         media=media,
     )
+
+
+def facts_text(facts: ModelFacts) -> dict[str, str]:
+    """What a model is, in words by heading; what is not known has none."""
+    size = f"{facts.parameters:,} parameters in {facts.modules} {'module' if facts.modules == 1 else 'modules'}"
+    if facts.dims is not None and facts.frame_rate is not None:
+        size += f"; {facts.dims} dimensions, {facts.frame_rate:g} frames per second"
+    trained = [facts.corpus] if facts.corpus is not None else []
+    trained += [f"{facts.hours:.1f} hours of speech"] if facts.hours is not None else []
+    trained += [f"{facts.steps:,} steps"] if facts.steps is not None else []
+    return {"Model": facts.representation, "Size": size} | ({"Trained on": ", ".join(trained)} if trained else {})
+
+
+def _variables(colors: Sequence[str]) -> str:
+    """Variables of the style sheet that pictures take their colors from: gray, then the palette."""
+    names = ["--gray", *(f"--c{number}" for number in range(len(colors) - 1))]
+    return " ".join(f"{name}: {color};" for name, color in zip(names, colors, strict=True))
 
 
 def _shown(value: Any) -> Any:

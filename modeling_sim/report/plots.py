@@ -15,12 +15,13 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 from scipy.stats import norm
 
 from modeling_sim.evaluation.results import Kind
-from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
+from modeling_sim.plots import GRAY, PALETTE, plot_text, save_figure, style_of
 from modeling_sim.report.tables import Entry, belongs, modules_of
 from modeling_sim.text import decimal, percent, printable
 
@@ -52,7 +53,7 @@ _STYLE: dict[Any, Any] = {
 
 
 # Inches; 72 units of the SVG each.
-_SIZE, _SQUARE = (4.4, 2.9), (4.4, 3.7)
+_SIZE, _SQUARE, _GRID = (4.4, 2.9), (4.4, 3.7), (4.4, 1.5)
 
 
 # Few levels, which a PNG packs well. Signed values are transparent at 0, and their color
@@ -68,16 +69,17 @@ SIGNED = ListedColormap(
 _POSITIVE = mpl.colormaps["viridis"].resampled(48)
 
 
+# Curves of a decoder: what each is of, its dashes, and whether it has the color of the model or is gray, as a control.
 _CONTROLS = {
-    "dimensions": "own dimensions",
-    "oracle": "own dimensions, ranked by decoding each alone",
-    "random": "own dimensions, random order",
-    "rotation": "randomly rotated axes",
-    "pca": "principal components",
-    "ica": "independent components",
-    "temporal": "temporal components (SOBI)",
-    "paper": "the paper's measure, on waveforms",
-    "paper_pca": "the paper's measure, in principal components",
+    "dimensions": ("own dimensions", "", True),
+    "oracle": ("own dimensions, ranked by decoding each alone", "7 2 1.5 2", True),
+    "random": ("own dimensions, random order", "1.2 2.4", True),
+    "rotation": ("randomly rotated axes", "", False),
+    "pca": ("principal components", "5 3", False),
+    "ica": ("independent components", "7 2 1.5 2", False),
+    "temporal": ("temporal components (SOBI)", "9 2 2 2 2 2", False),
+    "paper": ("the paper's measure, on waveforms", "11 3", True),
+    "paper_pca": ("the paper's measure, in principal components", "11 3", False),
 }
 
 
@@ -112,6 +114,11 @@ class Key(NamedTuple):
     label: str
     color: str
     dashes: str
+
+    @property
+    def css(self) -> str:
+        """The color on a page, which may be light or dark."""
+        return _css_color(self.color)
 
 
 class Panel(NamedTuple):
@@ -216,15 +223,17 @@ def kind_style(kinds: Sequence[Kind], name: str) -> tuple[str, str]:
 
 
 def _root(name: str, trained: Sequence[str]) -> str:
-    """The trained kind that a control is of, by its name; a kind of its own is its own root."""
+    """The kind that a control is of, by its name: a trained one, or a spectrum in other axes; else itself."""
     if name in trained:
         return name
-    return next((of for of in trained if name.removeprefix(of) in _DASHES), name)
+    of_other_axes = (name.removesuffix(ending) for ending in _DASHES if name.endswith(ending))
+    return next((of for of in trained if name.removeprefix(of) in _DASHES), next(of_other_axes, name))
 
 
-def _control_style(control: str) -> tuple[str, str]:
-    number = list(_CONTROLS).index(control) if control in _CONTROLS else len(_CONTROLS)
-    return style_of(number).color, "" if control in ("dimensions", "paper") else _DASHES[" + PCA"]
+def _control(control: str, color: str) -> Key:
+    """What a curve of a decoder is of, and its style where the model has some color."""
+    label, dashes, is_own = _CONTROLS.get(control, (control, _OTHER_DASHES, False))
+    return Key(label, color if is_own else GRAY, dashes)
 
 
 def _linestyle(dashes: str) -> Any:
@@ -239,10 +248,12 @@ def _kind_legend(_: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind
     return [_key(kind.name, kind_style(kinds, kind.name)) for kind in shown]
 
 
-def _control_legend(entries: Sequence[Entry], *_: Any) -> list[Key]:
-    present = list(dict.fromkeys(entry["control"] for entry in entries))
-    ordered = sorted(present, key=lambda name: list(_CONTROLS).index(name) if name in _CONTROLS else len(_CONTROLS))
-    return [_key(_CONTROLS.get(control, control), _control_style(control)) for control in ordered]
+def _control_legend(entries: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind]) -> list[Key]:
+    """Own dimensions are drawn in the color of their model, and without one where there are several."""
+    color = kind_style(kinds, shown[0].name)[0] if len(shown) == 1 else "currentColor"
+    present = {entry["control"] for entry in entries}
+    ordered = [name for name in _CONTROLS if name in present] + sorted(present - set(_CONTROLS))
+    return [_control(control, color) for control in ordered]
 
 
 def _no_legend(*_: Any) -> list[Key]:
@@ -258,7 +269,7 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: st
     for kind, own in _by_kind(entries, kinds):
         summaries.append(_draw_curves(axis, kind, own, kind_style(kinds, kind)))
     _logarithmic(axis, [k for entry in entries for k in entry["ks"]])
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     chances = sorted({entry["chance"] for entry in entries if entry.get("chance") is not None})
     for chance in chances:
@@ -270,19 +281,24 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: st
 def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     ceiling = max([1.0, *(value for entry in entries for value in entry["values"] if value is not None)])
     for kind, own in _by_kind(entries, kinds):
-        figure, axis = _axes("dimensions replaced", "error left")
+        figure, axis = _axes("dimensions replaced", "error left", _SQUARE)
         summaries, areas = [], []
         for control in dict.fromkeys(entry["control"] for entry in own):
             curves = [entry for entry in own if entry["control"] == control]
-            name = _CONTROLS.get(control, control)
-            summaries.append(_draw_curves(axis, name, curves, _control_style(control)))
+            name, *style = _control(control, kind_style(kinds, kind)[0])
+            summaries.append(_draw_curves(axis, name, curves, (style[0], style[1])))
             measured = [entry["area"] for entry in curves if entry.get("area") is not None]
-            areas += [f"{name} {decimal(sum(measured) / len(measured))}"] if measured else []
+            if measured and control in _AREAS:
+                areas.append(f"{name} {decimal(sum(measured) / len(measured))}")
         _logarithmic(axis, [k for entry in own for k in entry["ks"]])
         axis.set_ylim(0, 1.05 * ceiling)
         note = f" Area, lower is faster: {', '.join(areas)}." if areas else ""
         text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(summaries)}"
         yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
+
+
+# Curves whose area the caption names.
+_AREAS = ("dimensions", "rotation", "pca", "temporal")
 
 
 def _kl_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
@@ -386,21 +402,28 @@ def _is_of_log_mel(kind: str) -> bool:
 
 
 def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
+    """A small picture for each dimension, on common axes."""
     ceiling = 1.05 * max([0.4, *(value for entry in entries for row in entry["densities"] for value in row if value)])
     for kind, entry in _first_models(entries, kinds):
-        figure, axis = _axes("value", "density")
-        for row in entry["densities"]:
-            axis.stairs(
-                np.array(row, dtype=float), entry["edges"], color=kind_style(kinds, kind)[0], linewidth=0.8, alpha=0.7
-            )
+        columns = min(4, len(entry["densities"]))
+        rows = -(-len(entry["densities"]) // columns)
+        figure = Figure(figsize=(_GRID[0], _GRID[1] * rows), layout=ConstrainedLayoutEngine(h_pad=0.08))
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        color = kind_style(kinds, kind)[0]
         grid = np.linspace(entry["edges"][0], entry["edges"][-1], 200)
-        axis.plot(grid, norm.pdf(grid), color=_INK, linestyle=":", linewidth=1.4)
-        axis.set_ylim(0, ceiling)
-        numbers = ", ".join(str(number) for number in entry["dimensions"])
+        for axis, row, dimension in zip(axes.flat, entry["densities"], entry["dimensions"], strict=False):
+            values = np.nan_to_num(np.array(row, dtype=float))
+            axis.stairs(values, entry["edges"], color=color, fill=True, alpha=0.35)
+            axis.stairs(values, entry["edges"], color=color, linewidth=0.9)
+            axis.plot(grid, norm.pdf(grid), color=_INK, linestyle=":", linewidth=1.2)
+            axis.set_title(f"dimension {dimension}", fontsize=8)
+            axis.set(xlim=(grid[0], grid[-1]), ylim=(0, ceiling), yticks=[])
+            axis.spines["left"].set_visible(False)
+        for axis in axes.flat[len(entry["densities"]) :]:
+            axis.set_axis_off()
         dimensions = f"{len(entry['densities'])} latent dimensions of {entry['representation']}"
         text = f"Histograms of {dimensions} in {module} over N(0, 1)."
-        caption = f"{kind}, {entry['representation']}. Dimensions {numbers}."
-        yield Panel(caption, figure, f"histograms-{kind}-{module}", text)
+        yield Panel(f"{kind}, {entry['representation']}.", figure, f"histograms-{kind}-{module}", text)
 
 
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
@@ -413,7 +436,7 @@ def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str)
         _class_ticks(axis, entry["classes"])
         _scale(figure, axis, picture)
         text = (
-            f"Heat map of standardised probe weights of {entry['representation']} in {module}, classes by dimensions."
+            f"Heat map of standardized probe weights of {entry['representation']} in {module}, classes by dimensions."
         )
         yield Panel(f"{kind}, {entry['representation']}.", figure, f"weights-{kind}-{module}", text)
 
@@ -470,6 +493,19 @@ def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> tuple[
     return figure, axis
 
 
+# A color in a tag of an SVG, but not the start of a reference.
+_HEX = re.compile(r"#[0-9a-f]{6}\b")
+
+
+def _css_color(color: str) -> str:
+    """A color of a figure as the page's style sheet has it, for light and for dark pages."""
+    if color == _INK:
+        return "currentColor"
+    if color == GRAY:
+        return "var(--gray)"
+    return f"var(--c{PALETTE.index(color.upper())})" if color.upper() in PALETTE else color
+
+
 def _inline(figure: Figure, name: str, text: str) -> Markup:
     """A figure as an `svg` element that names itself to screen readers and shares no id with another.
 
@@ -489,8 +525,9 @@ def _inline(figure: Figure, name: str, text: str) -> Markup:
     # Inside tags alone: what is between them may be the name of a class.
     svg = re.sub(
         r"<[^>]*>",
-        lambda tag: re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag[0]).replace(
-            _INK, "currentColor"
+        lambda tag: _HEX.sub(
+            lambda color: _css_color(color[0]),
+            re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag[0]),
         ),
         svg,
     )
@@ -532,13 +569,13 @@ _SUBJECTS = {
     ),
     "probe_weights": _Subject(
         "Probe weights",
-        "Size of each dimension's weight for each class, on standardised features. Blocks along the diagonal mean that "
+        "Size of each dimension's weight for each class, on standardized features. Blocks along the diagonal mean that "
         f"a dimension serves one class. {_ONE_MODEL}",
         _weight_panels,
     ),
     "histograms": _Subject(
         "Distribution of single dimensions",
-        f"Histograms of some latent dimensions over all frames. Dotted: N(0, 1). {_ONE_MODEL}",
+        f"A histogram of each of some latent dimensions over all frames. Dotted: N(0, 1). {_ONE_MODEL}",
         _histogram_panels,
     ),
     "kl_spectrum": _Subject(
@@ -555,7 +592,8 @@ _SUBJECTS = {
     "reconstruction": _Subject(
         "Reconstruction by number of dimensions",
         "The first k dimensions of one utterance are replaced by those of another and decoded. The curve is what is "
-        "left of the distance to the other: 1 for none replaced, 0 for all. Dashed lines are controls.",
+        "left of the distance to the other: 1 for none replaced, 0 for all. Own dimensions have the model's color; "
+        "other axes are gray.",
         _reconstruction_panels,
         _control_legend,
     ),

@@ -27,6 +27,16 @@ _SILENCE = 0.01
 _WINDOW = 400
 
 
+# Change of level, in dB, that is just heard in speech and noise, at any loudness of speech (Moore, An Introduction to
+# the Psychology of Hearing, chapter 4: 0.5 to 1 dB). A change counts where it is largest, in this share of the moments
+# and bands; what is this many dB below the loudest is masked by it.
+_AUDIBLE_DB, _WHERE_LARGEST, _MASKED_DB = 1.0, 0.05, 50
+
+
+# Groups whose clips are changes of one of them: the place of that one, as a share of the row.
+_CHANGES_OF = {"traversal": 0.5, "interpolation": 0.0, "interpolation_k": 0.0}
+
+
 # Range of colors below the loudest cell, which counts as at least as loud as a tone at the edge of silence, so that
 # silence is dark.
 _RANGE_DB, _QUIETEST_TOP_DB = 65, -26
@@ -41,17 +51,21 @@ _MARK = (64, 224, 255, 255)
 
 
 class Clip(NamedTuple):
-    """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip."""
+    """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip.
+
+    `note` says where nothing is heard: of silence, or of a change.
+    """
 
     label: str
     seconds: float
     audio: str
     spectrogram: str
     share: float
+    note: str = ""
 
 
 class Item(NamedTuple):
-    """Clips to compare; `gain` says in a phrase how they were scaled."""
+    """Clips to compare; `gain` says in a phrase how they were scaled, and `note` where none of them differs audibly."""
 
     title: str
     kind: str
@@ -59,6 +73,7 @@ class Item(NamedTuple):
     module: str
     gain: str
     clips: list[Clip]
+    note: str = ""
 
 
 class Sounds(NamedTuple):
@@ -87,11 +102,56 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
     gain = common_gain(waveforms)
     longest = max((len(samples) for samples in waveforms), default=1)
     spectrograms = _spectrograms(waveforms, rate, [clip.get("mark") for clip in item["clips"]])
+    notes = _notes(item["group"], waveforms, rate, gain)
     clips = [
-        Clip(clip["label"], len(samples) / rate, _wav(gain * samples, rate), picture, len(samples) / longest)
-        for clip, samples, picture in zip(item["clips"], waveforms, spectrograms, strict=True)
+        Clip(clip["label"], len(samples) / rate, _wav(gain * samples, rate), picture, len(samples) / longest, note)
+        for clip, samples, picture, note in zip(item["clips"], waveforms, spectrograms, notes, strict=True)
     ]
-    return Item(item["title"], item["kind"], item["representation"], item["module"], _describe(gain, waveforms), clips)
+    unchanged = len(clips) > 1 and notes.count(_NO_CHANGE) == len(clips) - 1
+    note = _NOTHING if unchanged else ""
+    return Item(
+        item["title"], item["kind"], item["representation"], item["module"], _describe(gain, waveforms), clips, note
+    )
+
+
+_NO_CHANGE, _SILENT = "no audible change", "silent"
+_NOTHING = (
+    "Nothing audible happens: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
+)
+
+
+def _notes(group: str, waveforms: Sequence[np.ndarray], rate: int, gain: float) -> list[str]:
+    """Of each clip, whether it is silent as it is played, or not audibly different from the one that is changed."""
+    notes = [_SILENT if gain * float(np.abs(samples).max()) < _SILENCE else "" for samples in waveforms]
+    if group in _CHANGES_OF:
+        reference = int(_CHANGES_OF[group] * len(waveforms))
+        for number, samples in enumerate(waveforms):
+            if number != reference and level_change(waveforms[reference], samples, rate) < _AUDIBLE_DB:
+                notes[number] = _NO_CHANGE
+    return notes
+
+
+def level_change(first: np.ndarray, second: np.ndarray, sampling_rate: int) -> float:
+    """Change of level between two sounds in dB, where it is largest: mean over a twentieth of the moments and bands.
+
+    Moments and bands in which both are 50 dB below the loudest are skipped, as they are masked. The time that both
+    last is compared. Bands are those of `log_mel`; a change of a harmonic's frequency that moves no band by 1 dB,
+    such as one of the pitch by less than a tenth of a semitone, does not count.
+
+    Args:
+        first: Waveform, `(samples,)`.
+        second: Waveform, `(samples,)`.
+        sampling_rate: Of both.
+    """
+    shorter = min(len(first), len(second))
+    levels = np.stack([_levels(samples[:shorter], sampling_rate) for samples in (first, second)])
+    heard = levels.max(axis=0) > levels.max() - _MASKED_DB
+    changes = np.sort(np.abs(np.diff(levels, axis=0)[0][heard]))
+    return float(changes[-max(1, round(_WHERE_LARGEST * len(changes))) :].mean())
+
+
+def _levels(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+    return log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=sampling_rate, window=_WINDOW)
 
 
 def common_gain(waveforms: Sequence[np.ndarray]) -> float:
@@ -126,10 +186,7 @@ def _wav(samples: np.ndarray, rate: int) -> str:
 
 def _spectrograms(waveforms: Sequence[np.ndarray], rate: int, marks: Sequence[float | None]) -> list[str]:
     """Log-mel spectrograms, low bands at the bottom, on one color scale, with a line at the marked second."""
-    mels = [
-        log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=rate, window=_WINDOW)
-        for samples in waveforms
-    ]
+    mels = [_levels(samples, rate) for samples in waveforms]
     top = max([_QUIETEST_TOP_DB, *(float(np.percentile(each, 99.8)) for each in mels)])
     pictures = []
     for each, samples, mark in zip(mels, waveforms, marks, strict=True):

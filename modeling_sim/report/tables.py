@@ -126,6 +126,7 @@ class EffectTable(NamedTuple):
     spread: list[str]
     conveyed: list[str]
     selectivity: str
+    deviations: str
     rows: list[tuple[str, list[EffectCell]]]
 
 
@@ -405,6 +406,7 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
                 [write_value(value, "number", number) for value, number in zip(entry["spread"], digits, strict=True)],
                 [write_value(value, "number", 2) for value in entry["conveyed"]],
                 _selectivity(entry),
+                f"{entry.get('deviations', 3.0):g}",
                 _effect_rows(entry, digits),
             )
         )

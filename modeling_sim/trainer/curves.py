@@ -60,10 +60,11 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     """
     logged = {quantity for line in log for module in line["modules"] for quantity in module}
     panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
-    rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(11, 3.5 * rows), layout="constrained", dpi=120)
+    columns = {1: 1, 3: 3}.get(len(panels), 2)  # as many as leave no place empty
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3 + 4 * columns, 3.5 * rows), layout="constrained", dpi=120)
     figure.suptitle(plot_text(title), fontsize=12)
-    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
+    axes = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     names = [plot_text(module["name"]) for module in log[0]["modules"]] if log else []
@@ -89,7 +90,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     losses = [value for line in log for module in line["modules"] if (value := module["loss"]) and value > 0]
     if losses and max(losses) / min(losses) > 10:
         axes[0, 0].set_yscale("log")
-    for axis in axes.flat[: len(panels)][-2:]:
+    for axis in axes.flat[: len(panels)][-columns:]:
         axis.set_xlabel("step")
         axis.tick_params(labelbottom=True)
     held_out = Line2D([], [], color=GRAY, marker="o", linestyle="none", label="held-out speech")

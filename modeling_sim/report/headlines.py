@@ -1,0 +1,216 @@
+"""The five numbers at the top of the report: each next to its control, with what the difference says at 95 %."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from modeling_sim.analysis.scorecard import LOG_MEL, Measure, Row
+from modeling_sim.evaluation.results import Difference, Results
+from modeling_sim.report.tables import digits_for, write_value
+from modeling_sim.text import decimal
+
+NUM_HEADLINES = 5
+
+
+Light = Literal["better", "undecided", "worse"]
+
+
+class Headline(NamedTuple):
+    """A number next to its control, as text.
+
+    Args:
+        question: What the number answers.
+        measure: Its name.
+        sentence: What it means.
+        value: The number.
+        control: What the control is.
+        control_value: The number of the control.
+        difference: Of both, with its interval.
+        light: What the interval says: "better" than the control, "worse", or "undecided" where it holds 0.
+        basis: Of how many models this is.
+        share: The number as a share of the larger of both, for a bar.
+        control_share: That of the control.
+        lower_is_better: Which way the number points.
+    """
+
+    question: str
+    measure: str
+    sentence: str
+    value: str
+    control: str
+    control_value: str
+    difference: str
+    light: Light
+    basis: str
+    share: float
+    control_share: float
+    lower_is_better: bool
+
+
+class _Found(NamedTuple):
+    """A number of one model and its control; `low` and `high` bound the number less its control."""
+
+    value: float
+    control: float
+    low: float
+    high: float
+
+
+_Find = Callable[[Results, str, str], _Found | None]
+
+
+class _Subject(NamedTuple):
+    """A headline: its question, the measure that answers it, the control in words, and how both are found."""
+
+    question: str
+    measure: str
+    control: str
+    find: _Find
+
+
+def headlines(results: Results) -> tuple[str, list[Headline]]:
+    """The first numbers of a fixed list that were measured, at most five, of one module of the first kind.
+
+    The module is chosen without looking at any number: the one with a decoder, or the last one but the context. Where
+    the kind has several models, the numbers are the first one's, and a difference counts only if all of them agree.
+
+    Returns:
+        The module, and the headlines; none of both where nothing was measured.
+    """
+    first = next((kind for kind in results.kinds if not kind.is_control), None)
+    if first is None or not (module := headline_module(results, first.representations)):
+        return "", []
+    measures = {measure.key: measure for measure in results.measures}
+    found = []
+    for subject in _subjects(results):
+        if subject.measure not in measures:
+            continue
+        of_models = [subject.find(results, name, module) for name in first.representations]
+        known = [each for each in of_models if each is not None]
+        if known and of_models[0] is not None:
+            found.append(_written(subject, measures[subject.measure], known))
+    return module, found[:NUM_HEADLINES]
+
+
+def headline_module(results: Results, models: Sequence[str]) -> str:
+    """The first of the models' modules with a decoder, else the last one but the context; empty if there is none."""
+    decoded = [entry["module"] for entry in results.reconstruction_quality if entry["representation"] in models]
+    measured = list(dict.fromkeys(row.module for row in results.rows if row.representation in models))
+    latent = [module for module in measured if module != "context"] or measured
+    return next(iter([*decoded, *latent[-1:]]), "")
+
+
+def _subjects(results: Results) -> Iterator[_Subject]:
+    label, probe = results.label or "the label", results.probe_measure
+    best, selectivity, dci = "best_dimension", "traversal_selectivity", "dci_disentanglement"
+    yield _Subject(
+        f"Has it learned the label, {label}?", probe, "the same network, untrained", _against("{} untrained")
+    )
+    yield _Subject(f"More about {label} than the spectrum?", probe, "log-mel spectrum", _against(LOG_MEL))
+    yield _Subject("Do single dimensions mean something?", best, "random axes", _gap(best, f"{best}_gap"))
+    yield _Subject("Can its latents be turned back into sound?", "log_mel", "silence", _null("log_mel"))
+    yield _Subject("Does moving a dimension change one property alone?", selectivity, "random axes", _null(selectivity))
+    yield _Subject("Does each dimension serve one factor?", dci, "random axes", _gap(dci, f"{dci}_gap"))
+    yield _Subject("Does it keep what it knows in few dimensions?", "gini", "random axes", _gap("gini", "rotation_gap"))
+    yield _Subject(
+        f"Do frames lie near others of their {label}?", "knn_accuracy", "most frequent class", _null("knn_accuracy")
+    )
+    yield _Subject(f"Can {label} be read from it?", probe, "most frequent class", _null(probe))
+
+
+def _against(other: str) -> _Find:
+    """Finds a paired difference to another representation on the same items."""
+
+    def find(results: Results, name: str, module: str) -> _Found | None:
+        measure, against = results.probe_measure, other.format(name)
+        own = _row(results, name, module, measure)
+        difference: Difference | None = next(
+            (
+                each
+                for each in results.differences
+                if (each.representation, each.against, each.module) == (name, against, module)
+            ),
+            None,
+        )
+        if own is None or own.value is None or difference is None:
+            return None
+        return _Found(own.value, own.value - difference.value, difference.low, difference.high)
+
+    return find
+
+
+def _gap(measure: str, gap: str) -> _Find:
+    """Finds a measure on a model's own axes and the interval of its gap to random ones."""
+
+    def find(results: Results, name: str, module: str) -> _Found | None:
+        own, of_gap = _row(results, name, module, measure), _row(results, name, module, gap)
+        if own is None or own.value is None or of_gap is None or of_gap.value is None:
+            return None
+        if of_gap.low is None or of_gap.high is None:
+            return None
+        return _Found(own.value, own.value - of_gap.value, of_gap.low, of_gap.high)
+
+    return find
+
+
+def _null(measure: str) -> _Find:
+    """Finds a measure with an interval of its own, and its null, which is taken as it is."""
+
+    def find(results: Results, name: str, module: str) -> _Found | None:
+        own = _row(results, name, module, measure)
+        if own is None or own.value is None or own.null is None or own.low is None or own.high is None:
+            return None
+        return _Found(own.value, own.null, own.low - own.null, own.high - own.null)
+
+    return find
+
+
+def _row(results: Results, name: str, module: str, measure: str) -> Row | None:
+    place = (name, module, measure)
+    return next((row for row in results.rows if (row.representation, row.module, row.measure) == place), None)
+
+
+# ---------------------------------------------------------------------- text
+
+
+def light_of(found: Sequence[tuple[float, float]], *, lower_is_better: bool) -> Light:
+    """What intervals of differences say together, `(low, high)` each: "undecided" unless all of them say the same."""
+    lights = {_light(*bounds, lower_is_better=lower_is_better) for bounds in found}
+    return lights.pop() if len(lights) == 1 else "undecided"
+
+
+def _light(low: float, high: float, *, lower_is_better: bool) -> Light:
+    if low <= 0 <= high:
+        return "undecided"
+    return "better" if (low > 0) != lower_is_better else "worse"
+
+
+def _written(subject: _Subject, measure: Measure, found: Sequence[_Found]) -> Headline:
+    lower_is_better = measure.direction == "lower"
+    first = found[0]
+    largest = max(first.value, first.control, 0.0)
+    digits = min(2, digits_for([first.value, first.control]))
+    basis = ""
+    if len(found) > 1:
+        lights = [_light(each.low, each.high, lower_is_better=lower_is_better) for each in found]
+        basis = f"first of {len(found)} models, {lights.count('better')} of them better than the control"
+    return Headline(
+        subject.question,
+        measure.title,
+        measure.sentence,
+        write_value(first.value, measure.format, digits),
+        subject.control,
+        write_value(first.control, measure.format, digits),
+        _difference(first, measure, digits),
+        light_of([(each.low, each.high) for each in found], lower_is_better=lower_is_better),
+        basis,
+        max(0.0, first.value) / largest if largest else 0.0,
+        max(0.0, first.control) / largest if largest else 0.0,
+        lower_is_better,
+    )
+
+
+def _difference(found: _Found, measure: Measure, digits: int) -> str:
+    scale, unit, digits = (100, " points", 1) if measure.format == "percent" else (1, "", digits)
+    difference, low, high = (scale * value for value in (found.value - found.control, found.low, found.high))
+    value, *bounds = (decimal(each, digits, signed=True) for each in (difference, low, high))
+    return f"{value}{unit} (95 %: {' to '.join(bounds)})"
