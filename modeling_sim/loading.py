@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import torch
@@ -10,10 +11,11 @@ from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    SequenceFeatureExtractor,
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
@@ -25,14 +27,15 @@ _CODECS = ("dac", "encodec", "mimi")
 _HUB_TIMEOUT_SECONDS = 5
 
 
-def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
-    """The feature extractor of a checkpoint.
+def feature_extractor_of(path: str) -> Any:
+    """The feature extractor of a checkpoint; the image processor or the tokenizer, for a model of images or text.
 
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    _check_place(path)
-    return AutoFeatureExtractor.from_pretrained(path)
+    kind = getattr(_config_of(path), "input_kind", "waveform")
+    auto = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
+    return auto.from_pretrained(path)
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

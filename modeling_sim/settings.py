@@ -23,7 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
+from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.files import nearest
 from modeling_sim.text import in_one_line
@@ -134,10 +134,13 @@ def read_settings(
     if "extends" in settings:
         extended = path.parent / str(settings.pop("extends"))
         base = read_settings(extended, as_text=as_text, extended_by=[*extended_by, path])
-    for name in _MAPPINGS:
-        if name in settings:
-            settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
-    return {**base, **settings}
+    return merged(base, settings)
+
+
+def merged(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others; mappings are merged."""
+    mappings = {name: {**base.get(name, {}), **mapping_of(name, settings[name])} for name in _MAPPINGS if name in settings}
+    return {**base, **settings, **mappings}
 
 
 def _included() -> list[Path]:
@@ -223,7 +226,8 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    first.add_argument("--corpus")
+    for flag in ("--corpus", "--model", "--init_from"):
+        first.add_argument(flag)
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         classes,
@@ -237,8 +241,15 @@ def parse_arguments(
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
-    from_file = read_settings(given.config, as_text=True)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
+    from_file = read_settings(given.config, as_text=True)
+    corpus = given.corpus or from_file.get("corpus")
+    if corpus in corpus_names():
+        # A checkpoint has settings of its own.
+        trained = given.model or given.init_from or from_file.get("model") or from_file.get("init_from")
+        unused = {"model_settings", "preset"} if trained else set()
+        of_corpus = {name: value for name, value in corpus_info(corpus).defaults.items() if name in defaults}
+        from_file = merged({name: of_corpus[name] for name in of_corpus.keys() - unused}, from_file)
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
