@@ -1,4 +1,4 @@
-"""Smooth InfoMax: interpretable representations of speech, images and text, with one local loss per module, on the Hugging Face stack.
+"""Smooth InfoMax: interpretable representations of speech, images and text, with one local loss per module.
 
 Importing this package registers its models with `AutoModel` and the other Auto classes of transformers.
 """

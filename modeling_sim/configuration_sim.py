@@ -197,7 +197,7 @@ class SimConfig(PreTrainedConfig):
                     f"`{name}` {getattr(self, name)} does not describe the same layers as `conv_kernel` "
                     f"{self.conv_kernel}; give one list per module with {shape} entries."
                 )
-        for kernel, stride, padding in self._layers():
+        for kernel, stride, padding in self._layers()[-sum(shape) :]:  # without the patches
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel:
                 raise ValueError(
                     f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride} and "

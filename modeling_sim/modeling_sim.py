@@ -396,7 +396,9 @@ class SimModel(SimPreTrainedModel):
                 f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
                 "`SimFeatureExtractor` returns, or integers for `input_kind` 'tokens'."
             )
-        if len(shape) != (4 if kind == "patches" else 2) or (kind == "patches" and shape[1] != self.config.image_channels):
+        if len(shape) != (4 if kind == "patches" else 2) or (
+            kind == "patches" and shape[1] != self.config.image_channels
+        ):
             raise ValueError(
                 f"`input_values` has shape {shape}; it must be (batch, samples), or for `input_kind` 'patches' (batch, "
                 "`image_channels`, height, width)."

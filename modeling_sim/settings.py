@@ -10,9 +10,10 @@ from argparse import (
     ArgumentError,
     ArgumentParser,
     ArgumentTypeError,
+    Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -139,7 +140,9 @@ def read_settings(
 
 def merged(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings on top of others; mappings are merged."""
-    mappings = {name: {**base.get(name, {}), **mapping_of(name, settings[name])} for name in _MAPPINGS if name in settings}
+    mappings = {
+        name: {**base.get(name, {}), **mapping_of(name, settings[name])} for name in _MAPPINGS if name in settings
+    }
     return {**base, **settings, **mappings}
 
 
@@ -226,8 +229,9 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    for flag in ("--corpus", "--model", "--init_from"):
-        first.add_argument(flag)
+    first.add_argument("--corpus")
+    first.add_argument("--model")
+    first.add_argument("--init_from")
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         classes,
@@ -242,14 +246,7 @@ def parse_arguments(
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
-    from_file = read_settings(given.config, as_text=True)
-    corpus = given.corpus or from_file.get("corpus")
-    if corpus in corpus_names():
-        # A checkpoint has settings of its own.
-        trained = given.model or given.init_from or from_file.get("model") or from_file.get("init_from")
-        unused = {"model_settings", "preset"} if trained else set()
-        of_corpus = {name: value for name, value in corpus_info(corpus).defaults.items() if name in defaults}
-        from_file = merged({name: of_corpus[name] for name in of_corpus.keys() - unused}, from_file)
+    from_file = _on_defaults_of_corpus(read_settings(given.config, as_text=True), given, defaults)
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
@@ -274,6 +271,17 @@ def parse_arguments(
             )
             check_corpus_settings(group.corpus, group.corpus_settings)
     return groups
+
+
+def _on_defaults_of_corpus(from_file: dict[str, Any], given: Namespace, known: Collection[str]) -> dict[str, Any]:
+    """Settings of a file on top of those that the corpus suggests; a checkpoint to start from has its own model."""
+    corpus = given.corpus or from_file.get("corpus")
+    if corpus not in corpus_names():
+        return from_file
+    starts_from = given.model or given.init_from or from_file.get("model") or from_file.get("init_from")
+    usable = set(known) - ({"preset", "model_settings"} if starts_from else set())
+    suggested = {name: value for name, value in corpus_info(corpus).defaults.items() if name in usable}
+    return merged(suggested, from_file)
 
 
 class _Parser(HfArgumentParser):

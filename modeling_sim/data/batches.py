@@ -402,7 +402,9 @@ _COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 def _rows(dataset: Dataset | IterableDataset, columns: Sequence[str] = ()) -> Dataset | IterableDataset:
     """The columns of a batch; an image or a text takes the place of `audio`."""
     signal = signal_column(dataset)
-    rows = dataset.with_format(None).select_columns([signal if name == "audio" else name for name in _COLUMNS] + [*columns])
+    rows = dataset.with_format(None).select_columns(
+        [signal if name == "audio" else name for name in _COLUMNS] + [*columns]
+    )
     return rows if signal == "audio" else rows.rename_column(signal, "audio")
 
 

@@ -46,7 +46,9 @@ def padded(
     rows = np.stack([_extended(signal, length) for signal in signals])
     if rows.ndim > 2:
         images = list(np.moveaxis(rows, -1, 1))
-        rows = processor(images, input_data_format="channels_first", do_resize=False, return_tensors="np")["pixel_values"]
+        rows = processor(images, input_data_format="channels_first", do_resize=False, return_tensors="np")[
+            "pixel_values"
+        ]
     return {"input_values": rows, "attention_mask": mask}
 
 

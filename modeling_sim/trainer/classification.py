@@ -97,9 +97,7 @@ class ClassificationTask(CropTask):
         centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
         starts = batch.get("start", torch.zeros(len(values))).tolist()
         placed = [
-            labels_at_frames(
-                np.asarray(row), centers + start, sampling_rate=config.sampling_rate, label_offset=offset
-            )
+            labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate, label_offset=offset)
             for row, start in zip(values, starts, strict=True)
         ]
         return send(torch.from_numpy(np.stack(placed)), self.accelerator.device)

@@ -1,4 +1,4 @@
-"""Corpora of speech, images and text, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
+"""Corpora, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
 
 A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are
 the settings of the corpus.

@@ -10,8 +10,8 @@ Columns of every corpus:
 | `sampling_rate` | int | the file's sampling rate in Hz |
 | `speaker_id` | `ClassLabel` | one class "unknown" if the corpus does not name speakers |
 
-A corpus of images has `image`, an `Image(decode=False)`, in place of `audio`, and one of texts has `text`, a string. Their
-`num_samples` is the height in pixels or the number of symbols, and `sampling_rate` is `POSITION_RATE`.
+A corpus of images has `image`, an `Image(decode=False)`, in place of `audio`, and one of texts has `text`, a string.
+Their `num_samples` is the height in pixels or the number of symbols, and `sampling_rate` is `POSITION_RATE`.
 
 Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class per 10 ms frame, as
 defined in `modeling_sim.data.corpora.alignments`, and null for an utterance without an alignment.
@@ -31,7 +31,6 @@ import pyarrow as pa
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 
 from modeling_sim.text import printable, say_once
-
 
 SIGNALS = ("audio", "image", "text")
 

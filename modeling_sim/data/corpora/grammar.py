@@ -7,7 +7,7 @@
 | tense | past, present, future |
 | polarity | affirmative, negative |
 
-A sentence is the subject with an adjective, its verb in that tense, and an adverb: "the small dogs will not sleep again".
+A sentence is the subject with an adjective, the verb and an adverb: "the small dogs will not jump again".
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Films of one sprite drawn on the fly, with the exact value of every generating factor in every frame.
 
-Six factors move independently of each other, each as a stationary Gaussian process with a time scale of its own, mapped to
-a range:
+Six factors move independently of each other, each as a stationary Gaussian process with a time scale of its own,
+mapped to a range:
 
 | factor | range | correlation of neighboring frames |
 | --- | --- | --- |
@@ -65,7 +65,9 @@ FACTORS = {
 _ELONGATION = 1.7  # width over height of a sprite that is not turned
 
 
-def load(*, split: str = "train", num_train: int = 512, num_test: int = 128, num_frames: int = 32, seed: int = 0) -> Dataset:
+def load(
+    *, split: str = "train", num_train: int = 512, num_test: int = 128, num_frames: int = 32, seed: int = 0
+) -> Dataset:
     """Draws a split.
 
     Args:

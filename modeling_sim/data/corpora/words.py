@@ -8,8 +8,8 @@ from datasets import Dataset
 from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_dataset, signal_columns
 
 PHONES = (
-    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH", "K", "L",
-    "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
+    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH", "K",
+    "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
 )  # fmt: skip
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
@@ -53,7 +53,7 @@ def load(
 ) -> Dataset:
     """Draws words of 4 to 16 letters and phones, each with its first pronunciation.
 
-    The label `syllables` is the number of vowels, and `initial_stress` says whether the first one has the primary stress.
+    The label `syllables` is the number of vowels; `initial_stress` says whether the first has the primary stress.
     Words as phones also have `stress`, one class per phone; `text` itself has no stress marks.
 
     Args:
