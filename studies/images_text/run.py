@@ -199,7 +199,7 @@ def run_sprites(seed: int, steps: int, batch_size: int, picture: Path | None) ->
     values["shape"] = values["shape"].astype(np.float64)  # diamond, ellipse, rectangle: in order of fullness
     films = np.repeat(np.arange(len(splits[1])), len(values["x"]) // len(splits[1]))
     result: dict[str, Any] = {"task": "sprites", "seed": seed, "steps": steps, "batch_size": batch_size, "methods": {}}
-    methods = {**SPRITE_METHODS, "untrained": SPRITE_METHODS["GIM"]}
+    methods: dict[str, Any] = {**SPRITE_METHODS, "untrained": SPRITE_METHODS["GIM"]}
     for name, (preset, more) in methods.items():
         torch.manual_seed(seed)
         start = time.process_time()
@@ -208,7 +208,7 @@ def run_sprites(seed: int, steps: int, batch_size: int, picture: Path | None) ->
         seconds = time.process_time() - start
         codes = [_frames(model.sim, part) for part in data]
         found = best_dimensions(codes[1], values)
-        gaps = axis_gaps(codes[1][::4], {key: value[::4] for key, value in values.items()}, films[::4], num_rotations=3)
+        gaps = axis_gaps(codes[1][::8], {key: value[::8] for key, value in values.items()}, films[::8], num_rotations=3)
         result["methods"][name] = {
             "seconds": round(seconds, 1),
             "best": found.correlation,
