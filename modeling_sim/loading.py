@@ -62,14 +62,20 @@ def check_device(name: str) -> None:
 
 
 def load_encoder(path: str) -> SimModel:
-    """The encoder of a checkpoint, in float32 and in evaluation mode.
+    """The encoder of waveforms of a checkpoint, in float32 and in evaluation mode.
 
     Raises:
-        ValueError: The checkpoint has a different model type, for example that of a decoder.
+        ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     check_encoder(path)
-    return AutoModel.from_pretrained(path).float().eval()
+    model = AutoModel.from_pretrained(path).float().eval()
+    if model.config.input_kind != "waveform":
+        raise ValueError(
+            f"{path} has `input_kind` {model.config.input_kind!r}, but this command reads audio; load the model with "
+            "`AutoModel.from_pretrained`."
+        )
+    return model
 
 
 def load_audio_encoder(path: str) -> PreTrainedModel:

@@ -30,7 +30,7 @@ from modeling_sim.configuration_sim import POSITION_RATE
 from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.data.corpora import contract, load_corpus, sprites
 from modeling_sim.layers_sim import front
-from modeling_sim.loading import feature_extractor_of
+from modeling_sim.loading import feature_extractor_of, load_encoder
 
 LAYERS = {"conv_kernel": ((1, 3), (1,)), "conv_stride": ((1, 1), (1,)), "conv_padding": ((0, 1), (0,))}
 SMALL = {**LAYERS, "hidden_size": 8, "context_size": 4, "kl_weight": 1e-3, "sampling_rate": POSITION_RATE}
@@ -152,6 +152,12 @@ def test_images_by_the_auto_classes(tmp_path):
     assert model(**inputs).logits.shape == (2, 3)
     resized = SimImageProcessor(num_channels=3, do_resize=True, size={"height": 8, "width": 8})
     assert resized(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
+
+
+def test_commands_for_audio_refuse_a_model_of_images(tmp_path):
+    SimModel(image_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="input_kind"):
+        load_encoder(str(tmp_path))
 
 
 def test_text_by_the_auto_classes(tmp_path):

@@ -54,6 +54,7 @@ SPRITE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIM, Gaussian critic": ("sim-readable-small", {}),
     "SIM, bilinear critic": ("sim-small", {"kl_weight": 1.0e-3}),
     "GIM": ("gim-small", {}),
+    "untrained": ("gim-small", {}),
 }
 _RATE = 1.0e-3
 
@@ -190,8 +191,8 @@ def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, A
 # ---------------------------------------------------------------------- sprites
 
 
-def run_sprites(seed: int, steps: int, batch_size: int, picture: Path | None) -> dict[str, Any]:
-    """How far single dimensions follow the factors, on test films."""
+def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size: int, picture: Path | None) -> None:
+    """How far single dimensions follow the factors, on test films; writes a file after each method that it lacks."""
     splits = [load_corpus("sprites", split) for split in ("train", "test")]
     base = config_of("sprites", "gim-small", {})
     data = [Data(split, base) for split in splits]
@@ -199,8 +200,9 @@ def run_sprites(seed: int, steps: int, batch_size: int, picture: Path | None) ->
     values["shape"] = values["shape"].astype(np.float64)  # diamond, ellipse, rectangle: in order of fullness
     films = np.repeat(np.arange(len(splits[1])), len(values["x"]) // len(splits[1]))
     result: dict[str, Any] = {"task": "sprites", "seed": seed, "steps": steps, "batch_size": batch_size, "methods": {}}
-    methods: dict[str, Any] = {**SPRITE_METHODS, "untrained": SPRITE_METHODS["GIM"]}
-    for name, (preset, more) in methods.items():
+    result = read_json(path) if path.exists() else result
+    for name in [name for name in chosen if name not in result["methods"]]:
+        preset, more = SPRITE_METHODS[name]
         torch.manual_seed(seed)
         start = time.process_time()
         model = SimForPreTraining(config_of("sprites", preset, more))
@@ -208,20 +210,19 @@ def run_sprites(seed: int, steps: int, batch_size: int, picture: Path | None) ->
         seconds = time.process_time() - start
         codes = [_frames(model.sim, part) for part in data]
         found = best_dimensions(codes[1], values)
+        told = ", ".join(f"{key} {value:.2f} ({found.dimension[key]})" for key, value in found.correlation.items())
+        print(f"sprites seed {seed}: {name}: {told}", flush=True)
         gaps = axis_gaps(codes[1][::8], {key: value[::8] for key, value in values.items()}, films[::8], num_rotations=3)
         result["methods"][name] = {
             "seconds": round(seconds, 1),
             "best": found.correlation,
             "dimension": found.dimension,
-            "own_and_rotated": {key: [gap.own, gap.rotated] for key, gap in gaps.items()},
+            "own_and_rotated": {key: [gap.aligned, float(gap.rotated.mean())] for key, gap in gaps.items()},
         }
-        told = ", ".join(f"{key} {value:.2f} ({found.dimension[key]})" for key, value in found.correlation.items())
-        print(f"sprites seed {seed}: {name}: {told}", flush=True)
         if picture is not None and name == next(iter(SPRITE_METHODS)):
             frames = [part.inputs.unflatten(2, (-1, base.patch_size)).flatten(0, 2) for part in data]
-            error = draw_traversals(codes, frames, found.dimension, picture, seed)
-            result["decoder_error"] = error
-    return result
+            result["decoder_error"] = draw_traversals(codes, frames, found.dimension, picture, seed)
+        write_json(path, result)
 
 
 @torch.no_grad()
@@ -325,6 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["sprites", *TASKS], choices=["sprites", *TASKS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--sprite_methods", nargs="+", default=list(SPRITE_METHODS), choices=list(SPRITE_METHODS))
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--output", type=Path, default=Path("studies/images_text/results"))
@@ -333,14 +335,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for task, seed in itertools.product(arguments.tasks, arguments.seeds):
         path = arguments.output / f"{task}_seed{seed}.json"
-        if path.exists():
-            continue
         if task == "sprites":
             picture = arguments.pictures / "sprites_traversals.png" if arguments.pictures and seed == 0 else None
-            result = run_sprites(seed, 2 * arguments.steps, arguments.batch_size, picture)
-        else:
-            result = run_probes(task, seed, arguments.steps, arguments.batch_size)
-        write_json(path, result)
+            run_sprites(path, arguments.sprite_methods, seed, 2 * arguments.steps, arguments.batch_size, picture)
+        elif not path.exists():
+            write_json(path, run_probes(task, seed, arguments.steps, arguments.batch_size))
     print(table(arguments.output))
     if arguments.pictures and list(arguments.output.glob("sprites_seed*.json")):
         draw_sprites(arguments.output, arguments.pictures / "sprites_factors.png")

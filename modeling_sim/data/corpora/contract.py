@@ -193,8 +193,8 @@ def make_dataset(
     features = Features()
     for name, values in columns.items():
         if name in files:
-            rows = [{key: file.get(key) for key in AUDIO_STORAGE} for file in values]
-            arrays[name] = pa.array(rows, type=files[name].pa_type)
+            stored = [{key: file.get(key) for key in AUDIO_STORAGE} for file in values]
+            arrays[name] = pa.array(stored, type=files[name].pa_type)
             features[name] = AUDIO_STORAGE
         elif name in labels:
             arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())
