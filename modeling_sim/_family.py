@@ -16,7 +16,7 @@ from transformers import (
 
 from modeling_sim.configuration_sim import SimConfig
 from modeling_sim.configuration_sim_decoder import SimDecoderConfig
-from modeling_sim.feature_extraction_sim import SimFeatureExtractor, SimImageProcessor, SimTokenizer
+from modeling_sim.feature_extraction_sim import SimFeatureExtractor
 from modeling_sim.modeling_sim import (
     SimForAudioFrameClassification,
     SimForPreTraining,
@@ -26,6 +26,7 @@ from modeling_sim.modeling_sim import (
 )
 from modeling_sim.modeling_sim_decoder import SimDecoder
 from modeling_sim.objectives_sim import info_nce, kl_to_standard_normal
+from modeling_sim.processing_sim import SimImageProcessor, SimTokenizer
 
 _AUTO_CLASSES = {
     AutoModel: SimModel,

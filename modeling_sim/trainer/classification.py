@@ -18,8 +18,8 @@ from modeling_sim.analysis.intervals import accuracy, macro_f1
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
-from modeling_sim.feature_extraction_sim import new_processor
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
+from modeling_sim.processing_sim import new_processor
 from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part

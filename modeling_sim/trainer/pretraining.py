@@ -13,9 +13,9 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.batches import crop_batches, utterance_batches
-from modeling_sim.feature_extraction_sim import new_processor
 from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
+from modeling_sim.processing_sim import new_processor
 from modeling_sim.settings import mapping_of, with_dataset_name
 from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.greedy import (

@@ -31,9 +31,9 @@ from modeling_sim.analysis.probes import choose_l2, fit_linear_probe
 from modeling_sim.data.corpora import corpus_info, load_corpus
 from modeling_sim.data.corpora.sprites import FACTORS
 from modeling_sim.data.signals import padded, positions
-from modeling_sim.feature_extraction_sim import new_processor
 from modeling_sim.files import read_json, write_json
 from modeling_sim.plots import PALETTE, save_figure
+from modeling_sim.processing_sim import new_processor
 
 # Corpus, its settings, the label, and fields that differ from the corpus' own.
 _PATCHES = {"patch_size": 8, "patch_stride": 4, "prediction_offsets": (2, 3, 4, 5)}
@@ -333,6 +333,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="Folder of the pictures; unset for none.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for task, seed in itertools.product(arguments.tasks, arguments.seeds):
         path = arguments.output / f"{task}_seed{seed}.json"
         if task == "sprites":
