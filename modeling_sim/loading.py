@@ -34,7 +34,7 @@ def feature_extractor_of(path: str) -> Any:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     kind = getattr(_config_of(path), "input_kind", "waveform")
-    auto = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
+    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
     return auto.from_pretrained(path)
 
 

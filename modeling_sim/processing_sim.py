@@ -28,7 +28,7 @@ class SimImageProcessor(PilBackend):
     do_rescale = do_normalize = True
     image_mean = image_std = 0.5
 
-    def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:
+    def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
         """An image as an array `(channels, height, width)`."""
         if hasattr(image, "convert"):
             image = image.convert("L" if self.num_channels == 1 else "RGB")
@@ -94,7 +94,7 @@ class SimTokenizer(PreTrainedTokenizer):
 def new_processor(config: SimConfig) -> "SimFeatureExtractor | SimImageProcessor | SimTokenizer":
     """The processor of a new model: what converts its inputs."""
     if config.input_kind == "patches":
-        return SimImageProcessor(num_channels=config.image_channels)
+        return SimImageProcessor(num_channels=config.image_channels)  # type: ignore[call-arg]
     if config.input_kind == "tokens":
         return SimTokenizer(vocabulary=config.vocabulary)
     return SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())

@@ -7,7 +7,7 @@ Each task and seed is one JSON file, written when it is complete; existing files
 
 - digits, mnist, words: linear probes of every module, fitted on training items with the penalty chosen on a fifth of
   them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
-  ("pooled"), or their positions are kept ("grid").
+  ("pooled"), or over each quarter of an image ("quarters").
 - sprites: how far one dimension follows each factor, next to the same latents turned at random, and what a decoder
   draws when one dimension moves.
 """
@@ -77,7 +77,7 @@ def train(
     """Trains a model by Adam with a cosine schedule on random batches."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=max(1, steps), pct_start=0.1)
     model.train()
     for _ in range(steps):
         rows = torch.randint(len(data.inputs), (batch_size,), generator=generator)
@@ -93,7 +93,7 @@ def train(
 
 @torch.no_grad()
 def encode(model: SimModel, data: Data) -> list[dict[str, np.ndarray]]:
-    """Features of every item by name, for each module: "pooled" `(items, channels)`, and "grid" for images."""
+    """Features of every item by name, for each module: "pooled" `(items, channels)`, "quarters" for images."""
     modules: list[dict[str, list[np.ndarray]]] = [{} for _ in range(model.config.num_modules)]
     for rows in torch.arange(len(data.inputs)).split(100):
         mask = None if data.mask.all() else data.mask[rows]
@@ -102,7 +102,8 @@ def encode(model: SimModel, data: Data) -> list[dict[str, np.ndarray]]:
             lengths = frames.shape[1] if module.lengths is None else module.lengths[:, None]
             found.setdefault("pooled", []).append((frames.sum(dim=1) / lengths).numpy())
             if model.config.input_kind == "patches":
-                found.setdefault("grid", []).append(frames.flatten(1).numpy())
+                grid = module.mean.unflatten(0, (len(rows), -1)).permute(0, 3, 1, 2)  # (items, channels, columns, rows)
+                found.setdefault("quarters", []).append(F.adaptive_avg_pool2d(grid, 2).flatten(1).numpy())
     return [{name: np.concatenate(parts) for name, parts in found.items()} for found in modules]
 
 
@@ -297,11 +298,11 @@ def table(folder: Path) -> str:
         runs = list(group)
         for name in runs[0]["methods"]:
             cells = []
-            for kind in ("pooled", "grid"):
+            for kind in ("pooled", "quarters"):
                 values = [score(run["methods"][name], kind) for run in runs]
                 cells.append("" if None in values else f"{100 * np.mean(values):.1f}")
             lines.append(f"| {task} | {name} | {cells[0]} | {cells[1]} | {len(runs)} |")
-    return "\n".join(["| task | method | pooled | grid | seeds |", "| --- | --- | --- | --- | --- |", *lines])
+    return "\n".join(["| task | method | pooled | quarters | seeds |", "| --- | --- | --- | --- | --- |", *lines])
 
 
 def draw_sprites(folder: Path, path: Path) -> None:

@@ -6,10 +6,10 @@ mapped to a range:
 | factor | range | correlation of neighboring frames |
 | --- | --- | --- |
 | shape | diamond, ellipse, rectangle, of equal area | .98 |
-| brightness | .35 to 1 of the largest value | .95 |
-| scale | root of the area, .2 to .4 of the frame | .9 |
-| turn | -60 to 60 degrees | .8 |
-| x, y | center, .3 to .7 of the frame | .65, .5 |
+| x, y | center, .35 to .65 of the frame | .96, .92 |
+| turn | -60 to 60 degrees | .85 |
+| scale | root of the area, .25 to .42 of the frame | .75 |
+| brightness | .35 to 1 of the largest value | .6 |
 
 A film is an image of frames below each other, so a model whose patch is a frame reads a film from top to bottom. With
 `num_frames` 1 each image is a single sprite. Film i of a split only depends on the seed, the split and i.
@@ -55,11 +55,11 @@ _EXPONENTS, _AREAS = np.array([1.0, 2.0, 8.0]), np.array([2.0, 3.1416, 3.8997])
 # Correlation of neighboring frames, lowest and highest value; x, y and scale relative to the frame.
 FACTORS = {
     "shape": (0.98, 0, 3),
-    "brightness": (0.95, 0.35, 1.0),
-    "scale": (0.9, 0.2, 0.4),
-    "turn": (0.8, -60, 60),
-    "x": (0.65, 0.3, 0.7),
-    "y": (0.5, 0.3, 0.7),
+    "x": (0.96, 0.35, 0.65),
+    "y": (0.92, 0.35, 0.65),
+    "turn": (0.85, -60, 60),
+    "scale": (0.75, 0.25, 0.42),
+    "brightness": (0.6, 0.35, 1.0),
 }
 
 _ELONGATION = 1.7  # width over height of a sprite that is not turned
@@ -110,7 +110,7 @@ def _factors(generator: np.random.Generator, num_frames: int) -> dict[str, np.nd
 
 def draw(factors: dict[str, np.ndarray]) -> np.ndarray:
     """Draws a film, `(num_frames * 20, 20)` uint8, from values of `FACTORS`, each `(num_frames,)`."""
-    shape, brightness, scale, turn, x, y = (np.asarray(factors[name])[:, None, None] for name in FACTORS)
+    shape, x, y, turn, scale, brightness = (np.asarray(factors[name])[:, None, None] for name in FACTORS)
     down, right = np.mgrid[:_FRAME, :_FRAME] / _FRAME + 0.5 / _FRAME
     cosine, sine = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     along = (right - x) * cosine + (down - y) * sine
