@@ -1,4 +1,4 @@
-"""Smooth InfoMax: interpretable speech representations, with one local loss per module, on the Hugging Face stack.
+"""Smooth InfoMax: interpretable representations of speech, images and text, with one local loss per module.
 
 Importing this package registers its models with `AutoModel` and the other Auto classes of transformers.
 """
@@ -35,7 +35,9 @@ if TYPE_CHECKING or not _IS_COMMAND:
         SimForAudioFrameClassification,
         SimForPreTraining,
         SimForSequenceClassification,
+        SimImageProcessor,
         SimModel,
+        SimTokenizer,
         info_nce,
         kl_to_standard_normal,
     )
@@ -56,8 +58,10 @@ __all__ = [
     "SimForAudioFrameClassification",
     "SimForPreTraining",
     "SimForSequenceClassification",
+    "SimImageProcessor",
     "SimModel",
     "SimStream",
+    "SimTokenizer",
     "embed",
     "info_nce",
     "kl_to_standard_normal",

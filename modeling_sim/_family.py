@@ -3,10 +3,15 @@
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForAudioFrameClassification,
+    AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from modeling_sim.configuration_sim import SimConfig
@@ -21,10 +26,14 @@ from modeling_sim.modeling_sim import (
 )
 from modeling_sim.modeling_sim_decoder import SimDecoder
 from modeling_sim.objectives_sim import info_nce, kl_to_standard_normal
+from modeling_sim.processing_sim import SimImageProcessor, SimTokenizer
 
 _AUTO_CLASSES = {
     AutoModel: SimModel,
     AutoModelForPreTraining: SimForPreTraining,
+    AutoModelForImageClassification: SimForSequenceClassification,
+    AutoModelForSequenceClassification: SimForSequenceClassification,
+    AutoModelForTokenClassification: SimForAudioFrameClassification,
     AutoModelForAudioClassification: SimForSequenceClassification,
     AutoModelForAudioFrameClassification: SimForAudioFrameClassification,
 }
@@ -34,6 +43,10 @@ def _register() -> None:
     """Registers all classes with the Auto classes, and for saving their code with a checkpoint."""
     AutoConfig.register(SimConfig.model_type, SimConfig, exist_ok=True)
     AutoFeatureExtractor.register(SimConfig, SimFeatureExtractor, exist_ok=True)
+    AutoImageProcessor.register(SimConfig, image_processor_classes={"pil": SimImageProcessor}, exist_ok=True)
+    AutoTokenizer.register(SimConfig, SimTokenizer, exist_ok=True)
+    SimImageProcessor.register_for_auto_class("AutoImageProcessor")
+    SimTokenizer.register_for_auto_class("AutoTokenizer")
     SimConfig.register_for_auto_class("AutoConfig")
     SimFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
     SimPreTrainedModel.auto_map = {"AutoConfig": "configuration_sim.SimConfig"}
@@ -58,7 +71,9 @@ __all__ = [
     "SimForAudioFrameClassification",
     "SimForPreTraining",
     "SimForSequenceClassification",
+    "SimImageProcessor",
     "SimModel",
+    "SimTokenizer",
     "info_nce",
     "kl_to_standard_normal",
 ]

@@ -9,6 +9,10 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# Positions per second of images (rows of pixels) and text (symbols), which have no time: one per label frame of 10 ms,
+# and limits in seconds, such as those of `utterance_batches`, are thousands of positions.
+POSITION_RATE = 100
+
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
@@ -47,7 +51,16 @@ class SimConfig(PreTrainedConfig):
     A *frame* is one output position of a module.
 
     Args:
-        sampling_rate: Sampling rate of the waveform in Hz.
+        sampling_rate: Sampling rate of the waveform in Hz; 100 for images and text, see `POSITION_RATE`.
+        input_kind: "waveform"; "patches": images, whose columns of patches are separate utterances, predicted from top
+            to bottom (Löwe et al. 2019); "tokens": text, one symbol per position. The first convolution embeds patches
+            and tokens. For images, a "sample" below is a row of pixels, for text it is a symbol.
+        image_channels: Channels of an image, 1 for gray and 3 for color.
+        patch_size: Height and width of a patch in pixels.
+        patch_stride: Pixels from one patch to the next, down and to the right; patches overlap if it is smaller than
+            `patch_size`, and `prediction_offsets` should then begin beyond the overlap.
+        vocabulary: Symbols of a text, with ids from 1; 0 is padding and every other symbol. Symbols of several
+            characters, such as phones, are separated by spaces. Empty for the 256 bytes.
         hidden_size: Channels of every convolution.
         latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 for no GRU.
@@ -101,6 +114,11 @@ class SimConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["module_losses", "contrastive_losses", "contrastive_accuracies", "kl_losses"]
 
     sampling_rate: int = 16_000
+    input_kind: Literal["waveform", "patches", "tokens"] = "waveform"
+    image_channels: int = 1
+    patch_size: int = 16
+    patch_stride: int = 8
+    vocabulary: list[str] | tuple[str, ...] = ()
     hidden_size: int = 512
     latent_size: int | None = None
     context_size: int = 256
@@ -148,9 +166,15 @@ class SimConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Counts are positive, rates are in range."""
-        for name in ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives"):
+        sizes = ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives")
+        for name in (*sizes, "image_channels", "patch_size", "patch_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give an integer of at least 1.")
+        if self.input_kind != "waveform" and self.sampling_rate != POSITION_RATE:
+            raise ValueError(
+                f"`sampling_rate` is {self.sampling_rate}; set it to {POSITION_RATE} for `input_kind` "
+                f"{self.input_kind!r}, which has no rate of its own."
+            )
         if self.context_size < 0:
             raise ValueError(
                 f"`context_size` is {self.context_size}; give the channels of the context module, or 0 for none."
@@ -173,7 +197,7 @@ class SimConfig(PreTrainedConfig):
                     f"`{name}` {getattr(self, name)} does not describe the same layers as `conv_kernel` "
                     f"{self.conv_kernel}; give one list per module with {shape} entries."
                 )
-        for kernel, stride, padding in self._layers():
+        for kernel, stride, padding in self._layers()[-sum(shape) :]:  # without the patches
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel:
                 raise ValueError(
                     f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride} and "
@@ -320,6 +344,18 @@ class SimConfig(PreTrainedConfig):
         return names + ["context"] * (self.context_size > 0)
 
     @property
+    def input_channels(self) -> int:
+        """Channels of the first module's input: 1 for a waveform, the values of a patch, or one per token id."""
+        if self.input_kind == "patches":
+            return self.image_channels * self.patch_size**2
+        return self.vocab_size if self.input_kind == "tokens" else 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return 1 + (len(self.vocabulary) or 256)
+
+    @property
     def num_latents(self) -> int:
         """Channels of every latent: `latent_size`, or `hidden_size`."""
         return self.latent_size or self.hidden_size
@@ -373,11 +409,12 @@ class SimConfig(PreTrainedConfig):
         return frames
 
     def _layers(self, module: int = -1) -> list[tuple[int, int, int]]:
-        """Kernel, stride and padding of every convolution up to and including a module."""
+        """Kernel, stride and padding of every convolution up to and including a module, patches as the first one."""
         if not -self.num_modules <= module < self.num_modules:
             raise ValueError(f"`module` is {module}; the model has modules 0 to {self.num_modules - 1}.")
         last = min(module % self.num_modules, self.num_conv_modules - 1) + 1
-        return [
+        patches = [(self.patch_size, self.patch_stride, 0)] if self.input_kind == "patches" else []
+        return patches + [
             layer
             for kernels, strides, paddings in zip(
                 self.conv_kernel[:last], self.conv_stride[:last], self.conv_padding[:last], strict=True
@@ -455,4 +492,4 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "gim-small": {**_GIM, **_SMALL},
 }
 
-__all__ = ["SimConfig", "num_output_frames", "takes_numpy_numbers"]
+__all__ = ["POSITION_RATE", "SimConfig", "num_output_frames", "takes_numpy_numbers"]

@@ -73,6 +73,32 @@ def waveform_rows(
     return torch.cat([patches * real, real], dim=-1)
 
 
+def front(
+    config: SimConfig, values: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The first module's input `(utterances, positions, input_channels)`, and the mask `(utterances, positions)`.
+
+    It has no parameters: the first convolution embeds patches and tokens, so that the first module's loss trains them.
+
+    Args:
+        config: Says what the input is.
+        values: Waveforms `(batch, samples)`, token ids `(batch, tokens)`, or images `(batch, channels, height, width)`,
+            each column of whose patches becomes an utterance: row `image * columns + column`.
+        mask: `(batch, samples)`, `(batch, tokens)` or `(batch, height)`, nonzero where real. A patch is real if all of
+            its rows are.
+        dtype: Of the one-hot tokens.
+    """
+    if config.input_kind == "tokens":
+        return F.one_hot(values, config.vocab_size).to(dtype), mask
+    if config.input_kind == "waveform":
+        return values[..., None], mask
+    size, stride = config.patch_size, config.patch_stride
+    patches = values.unfold(2, size, stride).unfold(3, size, stride)  # (batch, channels, rows, columns, size, size)
+    if mask is not None:
+        mask = mask.unfold(1, size, stride).amin(-1).repeat_interleave(patches.shape[3], dim=0)
+    return patches.permute(0, 3, 2, 1, 4, 5).flatten(3).flatten(0, 1), mask
+
+
 class _RowConvolution(torch.autograd.Function):
     """A convolution along frames as matrix products on rows of one stride each.
 
@@ -413,6 +439,7 @@ __all__ = [
     "SimConv1d",
     "SimConvLayer",
     "SimLatentHead",
+    "front",
     "in_graph",
     "is_own",
     "row_products",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import torch
@@ -10,10 +11,11 @@ from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    SequenceFeatureExtractor,
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
@@ -25,14 +27,15 @@ _CODECS = ("dac", "encodec", "mimi")
 _HUB_TIMEOUT_SECONDS = 5
 
 
-def feature_extractor_of(path: str) -> SequenceFeatureExtractor:
-    """The feature extractor of a checkpoint.
+def feature_extractor_of(path: str) -> Any:
+    """The feature extractor of a checkpoint; the image processor or the tokenizer, for a model of images or text.
 
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    _check_place(path)
-    return AutoFeatureExtractor.from_pretrained(path)
+    kind = getattr(_config_of(path), "input_kind", "waveform")
+    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
+    return auto.from_pretrained(path)
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
@@ -59,14 +62,20 @@ def check_device(name: str) -> None:
 
 
 def load_encoder(path: str) -> SimModel:
-    """The encoder of a checkpoint, in float32 and in evaluation mode.
+    """The encoder of waveforms of a checkpoint, in float32 and in evaluation mode.
 
     Raises:
-        ValueError: The checkpoint has a different model type, for example that of a decoder.
+        ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     check_encoder(path)
-    return AutoModel.from_pretrained(path).float().eval()
+    model = AutoModel.from_pretrained(path).float().eval()
+    if model.config.input_kind != "waveform":
+        raise ValueError(
+            f"{path} has `input_kind` {model.config.input_kind!r}, but this command reads audio; load the model with "
+            "`AutoModel.from_pretrained`."
+        )
+    return model
 
 
 def load_audio_encoder(path: str) -> PreTrainedModel:

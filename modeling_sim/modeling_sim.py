@@ -1,9 +1,11 @@
-"""Smooth InfoMax (SIM): Gaussian speech representations, one local loss per module.
+"""Smooth InfoMax (SIM): Gaussian representations of speech, images and text, one local loss per module.
 
 Tensors are `(batch, frames, channels)` throughout, including the convolutions of `layers_sim.py`.
 """
 
+import functools
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,7 +34,7 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig
-from .layers_sim import SimConvLayer, SimLatentHead, in_graph
+from .layers_sim import SimConvLayer, SimLatentHead, front, in_graph
 from .objectives_sim import (
     autocorrelations,
     covariance_penalty,
@@ -162,7 +164,7 @@ class SimConvModule(nn.Module):
         channels = config.hidden_size
         layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
         self.layers = nn.ModuleList(
-            SimConvLayer(config, channels if layer else config.num_latents if module else 1, *sizes)
+            SimConvLayer(config, channels if layer else config.num_latents if module else config.input_channels, *sizes)
             for layer, sizes in enumerate(layers)
         )
         self.latent_head = (
@@ -278,6 +280,25 @@ def draw_latents(
 # ---------------------------------------------------------------------- models
 
 
+def _takes_any_input(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Accepts `input_values` also as `pixel_values` and `input_ids`, transformers' names for images and tokens."""
+    names = ("pixel_values", "input_ids")
+
+    @functools.wraps(forward)
+    def call(self: Any, input_values: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        for name in names:
+            given = kwargs.pop(name, None)
+            input_values = given if input_values is None else input_values
+        return forward(self, input_values, *args, **kwargs)
+
+    # `Trainer` drops columns of the data that the signature does not name.
+    signature = inspect.signature(forward)
+    *parameters, rest = signature.parameters.values()
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    call.__signature__ = signature.replace(parameters=[*parameters, *extra, rest])  # type: ignore[attr-defined]
+    return call
+
+
 class SimPreTrainedModel(PreTrainedModel):
     """Base class of the models: initialization, loading and saving."""
 
@@ -355,38 +376,48 @@ class SimModel(SimPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the first module's input `(batch, samples, 1)`, 0 in padding, and lengths `(batch,)` in samples.
 
+        For images and text see `front` in `layers_sim.py`.
+
         Raises:
             TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` has a dtype that cannot be
                 multiplied with the weights.
-            ValueError: `input_values` is not `(batch, samples)` or is too short for one frame of the last module, or
+            ValueError: `input_values` has another shape or is too short for one frame of the last module, or
                 `attention_mask` has padding before or within the audio (see `require` for accelerators).
         """
         for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
             if not (isinstance(given, torch.Tensor) or (given is None and name == "attention_mask")):
                 raise TypeError(
-                    f"`{name}` is a {type(given).__name__}; give a tensor (batch, samples), as `SimFeatureExtractor` "
-                    "returns with `return_tensors='pt'`."
+                    f"`{name}` is a {type(given).__name__}; give a tensor, as `SimFeatureExtractor` and the other "
+                    "processors return with `return_tensors='pt'`."
                 )
-        if not input_values.is_floating_point() or (input_values.dtype == torch.float64 != self.dtype):
+        kind, shape, is_float = self.config.input_kind, tuple(input_values.shape), input_values.is_floating_point()
+        if is_float == (kind == "tokens") or (input_values.dtype == torch.float64 != self.dtype):
             raise TypeError(
                 f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
-                "`SimFeatureExtractor` returns."
+                "`SimFeatureExtractor` returns, or integers for `input_kind` 'tokens'."
             )
-        if input_values.ndim != 2:
-            raise ValueError(f"`input_values` has shape {tuple(input_values.shape)}; it must be (batch, samples).")
-        if self.config.num_frames(input_values.shape[1]) < 1:
+        if len(shape) != (4 if kind == "patches" else 2) or (
+            kind == "patches" and shape[1] != self.config.image_channels
+        ):
             raise ValueError(
-                f"`input_values` has {input_values.shape[1]} samples, too few for one frame of the last module; "
+                f"`input_values` has shape {shape}; it must be (batch, samples), or for `input_kind` 'patches' (batch, "
+                "`image_channels`, height, width)."
+            )
+        length = shape[2 if kind == "patches" else 1]
+        if self.config.num_frames(length) < 1 or (kind == "patches" and shape[3] < self.config.patch_size):
+            raise ValueError(
+                f"`input_values` has {min(length, shape[-1])} samples, too few for one frame of the last module; "
                 f"give at least {self.config.receptive_field()}."
             )
-        if attention_mask is None:
-            return input_values[..., None], None
-        if attention_mask.shape != input_values.shape:
+        if attention_mask is not None and attention_mask.shape != (shape[0], length):
             raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
-                f"{tuple(input_values.shape)}; both must be (batch, samples)."
+                f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` {shape}; give one value "
+                "per sample, or per row of an image."
             )
-        return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], _audio_lengths(attention_mask)
+        hidden_states, mask = front(self.config, input_values, attention_mask, self.dtype)
+        if mask is None:
+            return hidden_states, None
+        return hidden_states.masked_fill((mask == 0)[..., None], 0.0), _audio_lengths(mask)
 
     def encode_module(
         self,
@@ -459,7 +490,7 @@ class SimModel(SimPreTrainedModel):
             What each module makes, the context last, `(batch, frames, channels)` with 0 frames where none is complete;
             means are handed on. And the new state; the tensors of the old one are not changed.
         """
-        hidden_states, modules = input_values[..., None], []
+        hidden_states, modules = front(self.config, input_values, None, self.dtype)[0], []
         old, new = list(state), list[torch.Tensor]()
         for module, kernels in enumerate([*self.config.conv_kernel, [1]][: self.config.num_modules]):
             held = [old.pop(0) for _ in kernels]
@@ -514,7 +545,7 @@ class SimModel(SimPreTrainedModel):
 
     def takes_chunks(self, input_values: torch.Tensor) -> bool:
         """Whether `forward` goes through `latents_in_chunks`: for long audio, at inference and outside of graphs."""
-        if self.training or torch.is_grad_enabled() or in_graph():
+        if self.config.input_kind != "waveform" or self.training or torch.is_grad_enabled() or in_graph():
             return False
         return input_values.shape[-1] > LONG_SECONDS * self.config.sampling_rate
 
@@ -533,6 +564,7 @@ class SimModel(SimPreTrainedModel):
             hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
             yield SimModuleLatents(hidden_states, mean, log_variance, lengths)
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -776,6 +808,7 @@ class SimForPreTraining(SimPreTrainedModel):
             generator=generator,
         )
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -924,7 +957,10 @@ class SimClassifier(SimPreTrainedModel):
         output_hidden_states: bool | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
-        """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request."""
+        """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request.
+
+        The frames of an image are those of all of its columns.
+        """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         frame_mask = None
@@ -937,12 +973,17 @@ class SimClassifier(SimPreTrainedModel):
             input_values, attention_mask, generator=generator, output_hidden_states=True, return_dict=True
         )
         hidden_states = outputs.hidden_states if output_hidden_states else None
-        return outputs.hidden_states[self.probe_module], frame_mask, hidden_states
+        frames = outputs.hidden_states[self.probe_module]
+        frames = frames.reshape(len(input_values), -1, frames.shape[-1])
+        if frame_mask is not None:
+            frame_mask = frame_mask.repeat(1, frames.shape[1] // frame_mask.shape[1])
+        return frames, frame_mask, hidden_states
 
 
 class SimForSequenceClassification(SimClassifier):
     """Utterance classification: a linear layer on the mean of the real frames of one module."""
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -979,6 +1020,7 @@ class SimForSequenceClassification(SimClassifier):
 class SimForAudioFrameClassification(SimClassifier):
     """Frame classification: a linear layer on the frames of one module."""
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,

@@ -10,9 +10,10 @@ from argparse import (
     ArgumentError,
     ArgumentParser,
     ArgumentTypeError,
+    Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from modeling_sim.data.corpora import check_corpus_settings, corpus_names, explain_settings
+from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.files import nearest
 from modeling_sim.text import in_one_line
@@ -134,10 +135,15 @@ def read_settings(
     if "extends" in settings:
         extended = path.parent / str(settings.pop("extends"))
         base = read_settings(extended, as_text=as_text, extended_by=[*extended_by, path])
-    for name in _MAPPINGS:
-        if name in settings:
-            settings[name] = {**base.get(name, {}), **mapping_of(name, settings[name])}
-    return {**base, **settings}
+    return merged(base, settings)
+
+
+def merged(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others; mappings are merged."""
+    mappings = {
+        name: {**base.get(name, {}), **mapping_of(name, settings[name])} for name in _MAPPINGS if name in settings
+    }
+    return {**base, **settings, **mappings}
 
 
 def _included() -> list[Path]:
@@ -224,6 +230,8 @@ def parse_arguments(
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--corpus")
+    first.add_argument("--model")
+    first.add_argument("--init_from")
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         classes,
@@ -237,8 +245,8 @@ def parse_arguments(
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
-    from_file = read_settings(given.config, as_text=True)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
+    from_file = _on_defaults_of_corpus(read_settings(given.config, as_text=True), given, defaults)
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
@@ -263,6 +271,17 @@ def parse_arguments(
             )
             check_corpus_settings(group.corpus, group.corpus_settings)
     return groups
+
+
+def _on_defaults_of_corpus(from_file: dict[str, Any], given: Namespace, known: Collection[str]) -> dict[str, Any]:
+    """Settings of a file on top of those that the corpus suggests; a checkpoint to start from has its own model."""
+    corpus = given.corpus or from_file.get("corpus")
+    if corpus not in corpus_names():
+        return from_file
+    starts_from = given.model or given.init_from or from_file.get("model") or from_file.get("init_from")
+    usable = set(known) - ({"preset", "model_settings"} if starts_from else set())
+    suggested = {name: value for name, value in corpus_info(corpus).defaults.items() if name in usable}
+    return merged(suggested, from_file)
 
 
 class _Parser(HfArgumentParser):

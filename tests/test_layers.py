@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "modeling_sim"
 LAYERS = (
-    {"objectives_sim", "layers_sim", "configuration_sim", "configuration_sim_decoder", "interpolation"},
-    {"modeling_sim", "feature_extraction_sim", "modeling_sim_decoder"},
+    {"objectives_sim", "layers_sim", "configuration_sim", "configuration_sim_decoder"},
+    {"modeling_sim", "feature_extraction_sim", "modeling_sim_decoder", "processing_sim"},
     {"__init__", "_family", "latents", "files", "text", "plots"},
     {"analysis", "convert"},
     {"data"},

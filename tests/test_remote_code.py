@@ -25,6 +25,9 @@ AUTO = {
     "AutoModelForPreTraining": "SimForPreTraining",
     "AutoModelForAudioClassification": "SimForSequenceClassification",
     "AutoModelForAudioFrameClassification": "SimForAudioFrameClassification",
+    "AutoModelForImageClassification": "SimForSequenceClassification",
+    "AutoModelForSequenceClassification": "SimForSequenceClassification",
+    "AutoModelForTokenClassification": "SimForAudioFrameClassification",
 }
 CODE = ["configuration_sim.py", "layers_sim.py", "modeling_sim.py", "objectives_sim.py"]
 

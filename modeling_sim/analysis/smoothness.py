@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_sim.interpolation import Path, points_between
+from modeling_sim.latents import Path, points_between
 
 from ._arrays import scale_of
 from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs

@@ -26,12 +26,11 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import SequenceFeatureExtractor
 
 from modeling_sim.data.audio import AudioError, read_audio, resampled_length
+from modeling_sim.data.corpora.contract import signal_column
+from modeling_sim.data.signals import is_audio, padded, positions
 
 # Last entries of the seeds, which make the draws below independent of each other.
 _PERMUTATION, _START, _REPLACEMENT = 1, 2, 3
-
-
-_COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
 
 
 # Recordings to try in place of an unreadable one before raising an error.
@@ -268,7 +267,7 @@ def crop_batches(
     if streamed and num_workers > 1:
         raise ValueError(f"`num_workers` is {num_workers}; give 0 or 1 for a stream, which workers cannot share.")
     crops = _Crops(
-        dataset.with_format(None).select_columns([*_COLUMNS, *columns]),
+        _rows(dataset, columns),
         crop_samples=crop_samples,
         feature_extractor=feature_extractor,
         seed=seed,
@@ -309,7 +308,7 @@ def first_crops(
     """
     _check_process(process_index, num_processes)
     crops = _Crops(
-        dataset.with_format(None).select_columns(list(_COLUMNS)),
+        _rows(dataset),
         crop_samples=crop_samples,
         feature_extractor=feature_extractor,
         seed=seed,
@@ -388,13 +387,25 @@ def utterance_batches(
     if len(batches) > 1 and len(batches[-1]) < min_utterances:
         batches[-2:] = [batches[-2] + batches[-1]]
     loader: DataLoader[Any] = DataLoader(
-        _Utterances(dataset.with_format(None).select_columns([*_COLUMNS, *columns]), feature_extractor),
+        _Utterances(_rows(dataset, columns), feature_extractor),
         batch_sampler=batches[process_index::num_processes],
         collate_fn=_Collate(feature_extractor, padding="longest"),
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(0),
     )
     return Batches(loader, timeout=reader_timeout)
+
+
+_COLUMNS = ("id", "audio", "num_samples", "sampling_rate")
+
+
+def _rows(dataset: Dataset | IterableDataset, columns: Sequence[str] = ()) -> Dataset | IterableDataset:
+    """The columns of a batch; an image or a text takes the place of `audio`."""
+    signal = signal_column(dataset)
+    rows = dataset.with_format(None).select_columns(
+        [signal if name == "audio" else name for name in _COLUMNS] + [*columns]
+    )
+    return rows if signal == "audio" else rows.rename_column(signal, "audio")
 
 
 def _lengths(dataset: Dataset, rate: int) -> list[int]:
@@ -560,6 +571,8 @@ def _samples(
     """The samples of a row, cut from those in memory, or decoded."""
     if isinstance(row["audio"], np.ndarray):
         return row["audio"][start:][:num_samples]
+    if not is_audio(feature_extractor):
+        return positions(row["audio"], feature_extractor)[start:][:num_samples]
     return read_audio(
         row["audio"],
         start=start,
@@ -580,15 +593,17 @@ class _Collate:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        batch: dict[str, Any] = dict(
-            self.feature_extractor(  # type: ignore[operator]
-                columns.pop("samples"),
+        samples, batch = columns.pop("samples"), dict[str, Any]()
+        if is_audio(self.feature_extractor):
+            batch |= self.feature_extractor(  # type: ignore[operator]
+                samples,
                 sampling_rate=self.feature_extractor.sampling_rate,
                 return_attention_mask=True,
                 return_tensors="np",
                 **self.padding,
             )
-        )
+        else:
+            batch |= padded(samples, self.feature_extractor, **self.padding)
         if "num_replaced" in columns:
             batch["num_replaced"] = sum(columns.pop("num_replaced"))
         for name, values in columns.items():

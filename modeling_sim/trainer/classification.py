@@ -12,19 +12,22 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
-from modeling_sim import SimConfig, SimFeatureExtractor, SimForAudioFrameClassification, SimForSequenceClassification
+from modeling_sim import SimConfig, SimForAudioFrameClassification, SimForSequenceClassification
 from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
 from modeling_sim.data.batches import utterance_batches
-from modeling_sim.data.corpora.alignments import IGNORED, labels_at_frames
+from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
+from modeling_sim.processing_sim import new_processor
 from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.run import load_data
 from modeling_sim.trainer.settings import ClassifierArguments, DataArguments, FinetuningArguments, RunArguments
 from modeling_sim.trainer.task import CropTask
+
+_TOKEN_OFFSET = (LABEL_WINDOW - LABEL_HOP) / 2 / LABEL_RATE
 
 Classifier = SimForSequenceClassification | SimForAudioFrameClassification
 
@@ -89,10 +92,12 @@ class ClassificationTask(CropTask):
         if not isinstance(values[0], list):
             return send(torch.tensor(values), self.accelerator.device)
         config, module = self.model.config, self.model.probe_module
+        # A token's label frame starts with it; an audio frame's is the window of 25 ms with the nearest center.
+        offset = 0.0 if config.input_kind == "waveform" else _TOKEN_OFFSET
         centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
         starts = batch.get("start", torch.zeros(len(values))).tolist()
         placed = [
-            labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate)
+            labels_at_frames(np.asarray(row), centers + start, sampling_rate=config.sampling_rate, label_offset=offset)
             for row, start in zip(values, starts, strict=True)
         ]
         return send(torch.from_numpy(np.stack(placed)), self.accelerator.device)
@@ -222,12 +227,12 @@ def build(
     )
 
 
-def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, SequenceFeatureExtractor]:
-    """Configuration of the pretrained or new encoder, and its feature extractor."""
+def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, Any]:
+    """Configuration of the pretrained or new encoder, and its feature extractor or other processor."""
     settings = arguments.model_settings
     if arguments.model is None:
         config = SimConfig.preset(arguments.preset, **settings)
-        return config, SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
+        return config, new_processor(config)
     extractor = feature_extractor_of(arguments.model)
     check_encoder(arguments.model)
     return SimConfig.from_pretrained(arguments.model, **settings), extractor
@@ -256,7 +261,7 @@ def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
         raise ValueError(
             f"`label` {label!r} has {len(present)} class(es) in the training split; a classifier needs at least 2."
         )
-    if isinstance(values[0], list) and label != "phones" and len(values[0]) < 20:
+    if isinstance(values[0], list) and label != "phones" and "audio" in dataset.column_names and len(values[0]) < 20:
         raise ValueError(
             f"`label` {label!r} has {len(values[0])} classes per utterance instead of one per 10 ms frame; choose "
             "corpus settings with one per utterance, for example `units: syllables` or `num_syllables: 1`."

@@ -13,8 +13,9 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.batches import crop_batches, utterance_batches
-from modeling_sim.loading import check_encoder
+from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
+from modeling_sim.processing_sim import new_processor
 from modeling_sim.settings import mapping_of, with_dataset_name
 from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.greedy import (
@@ -381,6 +382,8 @@ def check_execution(
             "`execution` 'pipeline' needs several processes: `accelerate launch --num_processes 4` on GPUs, "
             "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 4 training/pretrain.py` on CPUs."
         )
+    if config.input_kind != "waveform" and (settings.cache_latents or execution == "pipeline"):
+        raise ValueError(f"`input_kind` {config.input_kind!r} supports neither `cache_latents` nor 'pipeline'.")
     if settings.gather_negatives and accelerator.num_processes == 1:
         raise ValueError("`gather_negatives` needs several processes, but there is one; launch several.")
 
@@ -403,14 +406,13 @@ def build_model_config(arguments: ModelArguments) -> SimConfig:
     return SimConfig.preset(arguments.preset, **arguments.model_settings)
 
 
-def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, SimFeatureExtractor]:
-    """A new model of a preset, or a pretrained one, and its feature extractor."""
+def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
+    """A new model of a preset, or a pretrained one, and its feature extractor or other processor."""
     if arguments.init_from is not None:
         check_encoder(arguments.init_from)
         model = SimForPreTraining.from_pretrained(
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()
-        return model, SimFeatureExtractor.from_pretrained(arguments.init_from)
+        return model, feature_extractor_of(arguments.init_from)
     config = build_model_config(arguments)
-    extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
-    return SimForPreTraining(config), extractor
+    return SimForPreTraining(config), new_processor(config)

@@ -1,4 +1,4 @@
-"""Speech corpora, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
+"""Corpora, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
 
 A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are
 the settings of the corpus.
@@ -19,7 +19,9 @@ from modeling_sim.data.corpora.contract import CorpusInfo
 from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
 from modeling_sim.files import nearest
 
-_NAMES = ("artificial_speech", "folder", "hub", "librispeech", "synthetic_syllables")
+_NAMES = (
+    "artificial_speech", "digits", "folder", "grammar", "hub", "librispeech", "sprites", "synthetic_syllables", "words",
+)  # fmt: skip
 
 
 _TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real}

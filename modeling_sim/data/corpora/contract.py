@@ -10,22 +10,61 @@ Columns of every corpus:
 | `sampling_rate` | int | the file's sampling rate in Hz |
 | `speaker_id` | `ClassLabel` | one class "unknown" if the corpus does not name speakers |
 
+A corpus of images has `image`, an `Image(decode=False)`, in place of `audio`, and one of texts has `text`, a string.
+Their `num_samples` is the height in pixels or the number of symbols, and `sampling_rate` is `POSITION_RATE`.
+
 Label columns are `ClassLabel`, or sequences of them. `phones` is the same in all corpora: one class per 10 ms frame, as
 defined in `modeling_sim.data.corpora.alignments`, and null for an utterance without an alignment.
 The splits of a corpus share the class names of every label column.
 """
 
+import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
-from datasets import Audio, ClassLabel, Dataset, Features, List, Value
+from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 
 from modeling_sim.text import printable, say_once
+
+SIGNALS = ("audio", "image", "text")
+
+POSITION_RATE = 100  # that of `configuration_sim`, repeated here because importing it imports torch
+
+
+def signal_columns(kind: str, values: Sequence[Any], lengths: Sequence[int], split: str) -> dict[str, Any]:
+    """The columns of images or texts other than labels.
+
+    Args:
+        kind: "image" or "text".
+        values: The files of `png`, or the texts.
+        lengths: Heights in pixels, or numbers of symbols.
+        split: Begins the ids.
+    """
+    return {
+        "id": [f"{split}-{number:06d}" for number in range(len(values))],
+        kind: values,
+        "num_samples": lengths,
+        "sampling_rate": [POSITION_RATE] * len(values),
+        "speaker_id": [UNKNOWN_SPEAKER] * len(values),
+    }
+
+
+def png(image: Any) -> dict[str, Any]:
+    """An `image`: pixels `(height, width[, channels])` uint8, or an image of PIL, as a file in memory."""
+    file = io.BytesIO()
+    (PIL.Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, format="PNG")
+    return {"path": None, "bytes": file.getvalue()}
+
+
+def signal_column(dataset: Dataset | IterableDataset) -> str:
+    """The column that a model reads: `audio`, `image` or `text`, the first that the data set has."""
+    return next((name for name in SIGNALS if name in dataset.column_names), "audio")
 
 
 def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
@@ -102,6 +141,8 @@ class CorpusInfo:
         redistributable: Whether its audio may be redistributed with a project or a checkpoint.
         language: Language code of the Hub, if there is one language.
         generated: Whether the audio is synthesized rather than read.
+        defaults: Settings of training commands to use unless others are given, for corpora that the defaults, which are
+            those of speech, do not fit.
         path_settings: Settings whose value can only be a file or a folder. Before publication their values are
             shortened to the last part of the path. Excludes `dataset_id`, which may be a Hub id.
     """
@@ -114,6 +155,7 @@ class CorpusInfo:
     language: str | None = None
     generated: bool = False
     path_settings: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_speaker_column(columns: Collection[str], source: str) -> str | None:
@@ -138,20 +180,21 @@ def make_dataset(
     labels: Mapping[str, Sequence[str]],
     sequence_labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Dataset:
-    """Builds a data set in memory, without decoding or encoding any audio.
+    """Builds a data set in memory, without decoding or encoding any file.
 
     Args:
-        columns: One sequence per column, all of the same length. `audio` holds `{"path", "bytes"}` mappings. Label
-            columns hold class numbers or class names, `None` for no label.
+        columns: One sequence per column, all of the same length. `audio` and `image` hold `{"path", "bytes"}` mappings.
+            Label columns hold class numbers or class names, `None` for no label.
         labels: Class names of each `ClassLabel` column.
         sequence_labels: Class names of each column that is a sequence of `ClassLabel`; its values are arrays.
     """
+    files = {"audio": Audio(decode=False), "image": Image(decode=False)}
     arrays: dict[str, pa.Array] = {}
     features = Features()
     for name, values in columns.items():
-        if name == "audio":
-            files = [{key: audio.get(key) for key in AUDIO_STORAGE} for audio in values]
-            arrays[name] = pa.array(files, type=Audio(decode=False).pa_type)
+        if name in files:
+            stored = [{key: file.get(key) for key in AUDIO_STORAGE} for file in values]
+            arrays[name] = pa.array(stored, type=files[name].pa_type)
             features[name] = AUDIO_STORAGE
         elif name in labels:
             arrays[name] = pa.array(_numbers(values, labels[name]), type=pa.int64())
@@ -165,7 +208,9 @@ def make_dataset(
             features[name] = Features.from_arrow_schema(pa.schema({name: arrays[name].type}))[name]
     dataset = Dataset.from_dict(arrays, features=features)
     # Only changes the type; giving it to `from_dict` would encode the audio, which needs torchcodec.
-    return dataset.cast_column("audio", Audio(decode=False))
+    for name in files.keys() & columns.keys():
+        dataset = dataset.cast_column(name, files[name])
+    return dataset
 
 
 def plain_array(name: str, values: Any) -> pa.Array:

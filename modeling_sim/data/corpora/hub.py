@@ -1,4 +1,4 @@
-"""Any audio data set on the Hub, or saved to disk by `datasets`, by id and column names."""
+"""Any data set of audio, images or texts on the Hub, or saved to disk by `datasets`, by id and column names."""
 
 import sys
 from collections import Counter
@@ -15,6 +15,7 @@ from datasets import (
     Dataset,
     Features,
     GeneratorBasedBuilder,
+    Image,
     IterableDataset,
     ReadInstruction,
     Value,
@@ -29,16 +30,19 @@ from modeling_sim.data.corpora.alignments import with_phones
 from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
 from modeling_sim.data.corpora.contract import (
     AUDIO_STORAGE,
+    POSITION_RATE,
     UNKNOWN_SPEAKER,
     CorpusInfo,
     as_class_label,
     as_text,
     find_speaker_column,
+    png,
+    signal_column,
 )
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
 
 INFO = CorpusInfo(
-    description="An audio data set of the Hub or saved to disk; its own card states the license.",
+    description="A data set of audio, images or texts of the Hub or saved to disk; its own card states the license.",
     license="other",
     path_settings=("lists", "alignments"),
 )
@@ -52,6 +56,9 @@ def load(
     revision: str | None = None,
     streaming: bool = False,
     audio_column: str = "audio",
+    image_column: str | None = None,
+    image_size: int = 32,
+    text_column: str | None = None,
     id_column: str | None = None,
     speaker_column: str | None = None,
     label_columns: Mapping[str, str] | Sequence[str] | str = (),
@@ -74,6 +81,9 @@ def load(
         revision: Commit, branch or tag on the Hub.
         streaming: Return an `IterableDataset`, which is read as it is used.
         audio_column: Column of the audio, in any form that `AudioFile` accepts: files, paths, bytes or samples.
+        image_column: Column of images to read instead of audio.
+        image_size: Height and width in pixels to which images are resized, once.
+        text_column: Column of texts to read instead of audio. Their length is counted in bytes.
         id_column: Column of unique ids; `None` uses the name of the audio file if it has one, else the row number.
             In a stream, files with equal names are numbered, for example "0001 (2)".
         speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
@@ -101,9 +111,12 @@ def load(
     if speaker_column is None and "speaker_id" not in labels.values():
         others = [name for name in source.column_names if name not in (audio_column, id_column, *labels)]
         speaker_column = find_speaker_column(others, str(dataset_id))
-    own = {"audio": audio_column, "id": id_column, "speaker_id": speaker_column}
+    own = {"id": id_column, "speaker_id": speaker_column, "image": image_column, "text": text_column}
+    own |= {} if image_column or text_column else {"audio": audio_column}
     wanted = {old: new for new, old in own.items() if old is not None} | labels
     source = choose_columns(source, wanted, str(dataset_id))
+    if "audio" not in own:
+        source = measured(source, image_size)
     if isinstance(source, IterableDataset):
         source = complete_stream(source)
         if split_by is not None:
@@ -119,6 +132,35 @@ def load(
     if split_by is not None:
         source = divide(source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
     return with_phones(source, alignments)
+
+
+def measured(source: Dataset | IterableDataset, image_size: int) -> Dataset:
+    """Adds the lengths of images, after resizing them, or of texts.
+
+    Args:
+        source: Rows with `image` or `text`.
+        image_size: Height and width in pixels.
+
+    Raises:
+        ValueError: The rows are a stream, or the column holds neither images nor texts.
+    """
+    kind = signal_column(source)
+    feature = source.features[kind]
+    if isinstance(source, IterableDataset):
+        raise ValueError(f"`{kind}_column` needs the complete data set; remove `streaming`.")
+    if not isinstance(feature, Image if kind == "image" else Value):
+        raise ValueError(f"`{kind}_column` is a column of {feature}; give a column of {kind}s.")
+    if kind == "image":
+        features = Features({**source.features, "image": Image(decode=False)})
+        resize = partial(_resized, size=(image_size, image_size))
+        source = source.cast_column("image", Image(decode=False)).map(resize, features=features)
+    lengths = [image_size] * len(source) if kind == "image" else [len(text.encode()) for text in source["text"][:]]
+    source = source.add_column("num_samples", lengths)
+    return source.add_column("sampling_rate", [POSITION_RATE] * len(source))
+
+
+def _resized(row: dict[str, Any], *, size: tuple[int, int]) -> dict[str, Any]:
+    return {"image": png(Image().decode_example(row["image"]).resize(size))}
 
 
 def open_source(
@@ -216,7 +258,7 @@ def choose_columns(
 
     Args:
         source: The data set.
-        names: New name by old name; one of the new names is `audio`.
+        names: New name by old name; one of the new names is `audio`, `image` or `text`.
         source_name: Name of the data set in messages.
 
     Raises:
@@ -228,7 +270,9 @@ def choose_columns(
             f"{source_name} has no column {' and no '.join(missing)}; available: {', '.join(source.column_names)}"
         )
     source = source.select_columns(list(names))
-    audio_column = next(old for old, new in names.items() if new == "audio")
+    audio_column = next((old for old, new in names.items() if new == "audio"), None)
+    if audio_column is None:
+        return source.rename_columns({old: new for old, new in names.items() if old != new})
     feature = source.features[audio_column]
     if not holds_audio(feature):
         raise ValueError(f"`audio_column` {audio_column} of {source_name} is {feature}; give a column of audio")
@@ -328,6 +372,8 @@ def _is_listed(row: Mapping[str, Any], *, wanted: Collection[str]) -> bool:
 
 def file_or_row_names(source: Dataset) -> list[str]:
     """File names without suffix if they are unique, else row numbers."""
+    if "audio" not in source.column_names:
+        return [f"{row:08d}" for row in range(len(source))]
     paths = [
         path
         for batch in source.with_format("arrow").select_columns("audio").iter(1000)

@@ -1,0 +1,103 @@
+"""Image processor and tokenizer of the Smooth InfoMax models, and the choice of a model's processor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import AddedToken, PreTrainedTokenizer
+from transformers.image_processing_backends import PilBackend
+
+from .configuration_sim import POSITION_RATE, SimConfig
+from .feature_extraction_sim import SimFeatureExtractor
+
+
+class SimImageProcessor(PilBackend):
+    """Converts images to `pixel_values` `(batch, channels, height, width)` in [-1, 1].
+
+    The settings are those of transformers' image processors, for example `do_resize` and `size` for images of several
+    sizes, and one more:
+
+    Args:
+        num_channels: 1 converts images to gray, 3 to color; PIL images only.
+    """
+
+    model_input_names = ["pixel_values", "attention_mask"]
+    sampling_rate = POSITION_RATE
+    num_channels = 3
+    resample = 2  # bilinear
+    do_rescale = do_normalize = True
+    image_mean = image_std = 0.5
+
+    def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
+        """An image as an array `(channels, height, width)`."""
+        if hasattr(image, "convert"):
+            image = image.convert("L" if self.num_channels == 1 else "RGB")
+        return super().process_image(image, **kwargs)
+
+
+class SimTokenizer(PreTrainedTokenizer):
+    """One token per symbol of a text: characters, bytes, or phones separated by spaces; see `SimConfig.vocabulary`.
+
+    Args:
+        vocabulary: The symbols, with ids from 1; empty for bytes. Other symbols get the id 0, like padding.
+        pad_token: Text of the id 0.
+        kwargs: Further arguments of `PreTrainedTokenizer`.
+
+    Example:
+        >>> from modeling_sim import SimTokenizer
+        >>> SimTokenizer(vocabulary=["HH", "AH", "L", "OW"])("HH AH L OW")["input_ids"]
+        [1, 2, 3, 4]
+    """
+
+    vocab_files_names: dict[str, str] = {}
+    model_input_names = ["input_ids", "attention_mask"]
+    sampling_rate = POSITION_RATE
+
+    def __init__(self, vocabulary: Sequence[str] = (), pad_token: str = "<pad>", **kwargs: Any) -> None:  # noqa: S107
+        self.is_bytes, self.has_spaces = not vocabulary, any(len(symbol) > 1 for symbol in vocabulary)
+        self.symbols = [str(pad_token), *(vocabulary or map(chr, range(256)))]
+        self.ids = {symbol: number for number, symbol in enumerate(self.symbols)}
+        self._added_tokens_decoder = {0: AddedToken(str(pad_token), special=True)}
+        super().__init__(vocabulary=list(vocabulary), pad_token=pad_token, special_tokens_pattern="none", **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(self.symbols)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by symbol; bytes are the characters with their number."""
+        return dict(self.ids)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        if self.is_bytes:
+            return list(text.encode().decode("latin-1"))
+        return text.split() if self.has_spaces else list(text)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.ids.get(token, 0)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.symbols[index]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of symbols."""
+        if self.is_bytes:
+            return "".join(tokens).encode("latin-1").decode(errors="replace")
+        return (" " if self.has_spaces else "").join(tokens)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Writes nothing: `tokenizer_config.json` holds the symbols."""
+        return ()
+
+
+def new_processor(config: SimConfig) -> "SimFeatureExtractor | SimImageProcessor | SimTokenizer":
+    """The processor of a new model: what converts its inputs."""
+    if config.input_kind == "patches":
+        return SimImageProcessor(num_channels=config.image_channels)  # type: ignore[call-arg]
+    if config.input_kind == "tokens":
+        return SimTokenizer(vocabulary=config.vocabulary)
+    return SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
+
+
+__all__ = ["SimImageProcessor", "SimTokenizer", "new_processor"]

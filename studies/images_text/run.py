@@ -1,0 +1,351 @@
+"""Smooth InfoMax on images and text, next to Greedy InfoMax, CPC, supervised and untrained models, and raw inputs.
+
+    python studies/images_text/run.py --tasks sprites digits mnist words --seeds 0 --output studies/images_text/results
+
+Each task and seed is one JSON file, written when it is complete; existing files are kept. The page
+`docs/images_text.md` shows them.
+
+- digits, mnist, words: linear probes of every module, fitted on training items with the penalty chosen on a fifth of
+  them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
+  ("pooled"), or over each quarter of an image ("quarters").
+- sprites: how far one dimension follows each factor, next to the same latents turned at random, and what a decoder
+  draws when one dimension moves.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from matplotlib.figure import Figure
+from torch import nn
+
+from modeling_sim import SimConfig, SimForPreTraining, SimForSequenceClassification, SimModel
+from modeling_sim.analysis.axes.best_dimensions import axis_gaps, best_dimensions
+from modeling_sim.analysis.probes import choose_l2, fit_linear_probe
+from modeling_sim.data.corpora import corpus_info, load_corpus
+from modeling_sim.data.corpora.sprites import FACTORS
+from modeling_sim.data.signals import padded, positions
+from modeling_sim.files import read_json, write_json
+from modeling_sim.plots import PALETTE, save_figure
+from modeling_sim.processing_sim import new_processor
+
+# Corpus, its settings, the label, and fields that differ from the corpus' own.
+_PATCHES = {"patch_size": 8, "patch_stride": 4, "prediction_offsets": (2, 3, 4, 5)}
+TASKS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "digits": ("digits", {}, "digit", {}),
+    "mnist": ("digits", {"source": "mnist5k"}, "digit", _PATCHES),
+    "words": ("words", {}, "syllables", {}),
+    "stress": ("words", {}, "initial_stress", {}),
+    "grammar": ("grammar", {}, "tense", {}),
+}
+# Presets, with end-to-end CPC on the same layers.
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SIM": ("sim-small", {}),
+    "GIM": ("gim-small", {}),
+    "CPC": ("gim-small", {"gradient_isolation": False, "contrastive_modules": "context"}),
+}
+SPRITE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SIM, Gaussian critic": ("sim-readable-small", {}),
+    "SIM, bilinear critic": ("sim-small", {"kl_weight": 1.0e-3}),
+    "GIM": ("gim-small", {}),
+    "untrained": ("gim-small", {}),
+}
+_RATE = 1.0e-3
+
+
+class Data:
+    """A split in memory: inputs, mask, and the data set."""
+
+    def __init__(self, dataset: Dataset, config: SimConfig) -> None:
+        processor, self.dataset = new_processor(config), dataset
+        signals = [
+            positions(signal, processor) for signal in dataset["image" if "image" in dataset.features else "text"]
+        ]
+        batch = padded(signals, processor, padding="longest")
+        self.inputs, self.mask = torch.from_numpy(batch["input_values"]), torch.from_numpy(batch["attention_mask"])
+
+
+def train(
+    model: nn.Module, data: Data, steps: int, batch_size: int, seed: int, labels: torch.Tensor | None = None
+) -> Any:
+    """Trains a model by Adam with a cosine schedule on random batches."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=max(1, steps), pct_start=0.1)
+    model.train()
+    for _ in range(steps):
+        rows = torch.randint(len(data.inputs), (batch_size,), generator=generator)
+        given = {} if labels is None else {"labels": labels[rows]}
+        mask = None if data.mask.all() else data.mask[rows]
+        loss = model(data.inputs[rows], mask, **given).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def encode(model: SimModel, data: Data) -> list[dict[str, np.ndarray]]:
+    """Features of every item by name, for each module: "pooled" `(items, channels)`, "quarters" for images."""
+    modules: list[dict[str, list[np.ndarray]]] = [{} for _ in range(model.config.num_modules)]
+    for rows in torch.arange(len(data.inputs)).split(100):
+        mask = None if data.mask.all() else data.mask[rows]
+        for found, module in zip(modules, model.module_latents(data.inputs[rows], mask), strict=True):
+            frames = module.mean.reshape(len(rows), -1, module.mean.shape[-1])
+            lengths = frames.shape[1] if module.lengths is None else module.lengths[:, None]
+            found.setdefault("pooled", []).append((frames.sum(dim=1) / lengths).numpy())
+            if model.config.input_kind == "patches":
+                grid = module.mean.unflatten(0, (len(rows), -1)).permute(0, 3, 1, 2)  # (items, channels, columns, rows)
+                found.setdefault("quarters", []).append(F.adaptive_avg_pool2d(grid, 2).flatten(1).numpy())
+    return [{name: np.concatenate(parts) for name, parts in found.items()} for found in modules]
+
+
+def probe(
+    train_features: np.ndarray, test_features: np.ndarray, labels: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """Accuracy on the test set, and on a fifth of the training set that did not enter another fit."""
+    classes, items = int(labels[0].max()) + 1, len(labels[0])
+    l2 = choose_l2(train_features, labels[0], np.arange(items), classes, grid=(1e-4, 1e-3, 1e-2, 1e-1))
+    held_out = np.random.default_rng(1).permutation(items) < items // 5
+    fit = fit_linear_probe(train_features[~held_out], labels[0][~held_out], classes, l2=l2)
+    validation = float((fit.predict(train_features[held_out]) == labels[0][held_out]).mean())
+    fit = fit_linear_probe(train_features, labels[0], classes, l2=l2)
+    return {"test": float((fit.predict(test_features) == labels[1]).mean()), "validation": validation, "l2": l2}
+
+
+def config_of(corpus: str, preset: str, fields: dict[str, Any]) -> SimConfig:
+    """A configuration of a preset with the fields of a corpus and further ones."""
+    return SimConfig.preset(preset, **{**corpus_info(corpus).defaults["model_settings"], **fields})
+
+
+def n_grams(data: Data, size: int) -> np.ndarray:
+    """Counts of the runs of up to `size` symbols that occur at least 5 times, `(items, runs)`, by a hash."""
+    counts = np.zeros((len(data.inputs), 4096), dtype=np.float32)
+    for row, (symbols, mask) in enumerate(zip(data.inputs.numpy(), data.mask.numpy(), strict=True)):
+        word = symbols[: mask.sum()].tolist()
+        for length in range(1, size + 1):
+            for start in range(len(word) - length + 1):
+                run = word[start : start + length]
+                number = sum(symbol * 101**place for place, symbol in enumerate(run))
+                counts[row, number % 4096] += 1
+    return counts
+
+
+def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, Any]:
+    """Accuracies of all methods on a task."""
+    corpus, settings, label, fields = TASKS[task]
+    splits = [load_corpus(corpus, split, **settings) for split in ("train", "test")]
+    labels = tuple(np.array(split[label]) for split in splits)
+    base = config_of(corpus, "gim-small", fields)
+    data = [Data(split, base) for split in splits]
+    result: dict[str, Any] = {"task": task, "label": label, "seed": seed, "steps": steps, "batch_size": batch_size}
+    result |= {"train_items": len(splits[0]), "test_items": len(splits[1]), "methods": {}}
+    result["chance"] = float((labels[1] == np.bincount(labels[0]).argmax()).mean())
+
+    def add(name: str, model: SimModel, seconds: float) -> None:
+        sets = [encode(model, part) for part in data]
+        rows = {
+            f"{module} {kind}": probe(sets[0][number][kind], sets[1][number][kind], labels)
+            for number, module in enumerate(model.config.module_names)
+            for kind in sets[0][number]
+        }
+        result["methods"][name] = {"seconds": round(seconds, 1), "rows": rows}
+        for kind in sets[0][0]:
+            best = max((row for row in rows if row.endswith(kind)), key=lambda row: rows[row]["validation"])
+            print(f"{task} seed {seed}: {name} {best} {rows[best]['test']:.3f}", flush=True)
+
+    for name, (preset, more) in METHODS.items():
+        torch.manual_seed(seed)
+        start = time.process_time()
+        model = SimForPreTraining(config_of(corpus, preset, {**fields, **more}))
+        add(name, train(model, data[0], steps, batch_size, seed).sim, time.process_time() - start)
+    torch.manual_seed(seed)
+    add("untrained", SimForPreTraining(base).eval().sim, 0.0)
+    torch.manual_seed(seed)
+    start = time.process_time()
+    base.num_labels = int(labels[0].max()) + 1
+    classifier = SimForSequenceClassification(base)
+    train(classifier, data[0], steps, batch_size, seed, torch.from_numpy(labels[0]))
+    with torch.no_grad():
+        logits = classifier(data[1].inputs, None if data[1].mask.all() else data[1].mask).logits
+    accuracy = float((logits.argmax(-1).numpy() == labels[1]).mean())
+    result["methods"]["supervised"] = {"seconds": round(time.process_time() - start, 1), "test": accuracy}
+    if base.input_kind == "patches":
+        raw = [part.inputs.flatten(1).numpy() for part in data]
+        result["methods"]["raw pixels"] = probe(raw[0], raw[1], labels)
+    else:
+        for size in (1, 2):
+            raw = [n_grams(part, size) for part in data]
+            result["methods"][f"bag of 1 to {size}-grams"] = probe(raw[0], raw[1], labels)
+    for name in ("supervised", *list(result["methods"])[len(METHODS) + 2 :]):
+        print(f"{task} seed {seed}: {name} {result['methods'][name]['test']:.3f}", flush=True)
+    return result
+
+
+# ---------------------------------------------------------------------- sprites
+
+
+def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size: int, picture: Path | None) -> None:
+    """How far single dimensions follow the factors, on test films; writes a file after each method that it lacks."""
+    splits = [load_corpus("sprites", split) for split in ("train", "test")]
+    base = config_of("sprites", "gim-small", {})
+    data = [Data(split, base) for split in splits]
+    values = {name: np.concatenate([np.asarray(film) for film in splits[1][name]]) for name in FACTORS}
+    values["shape"] = values["shape"].astype(np.float64)  # diamond, ellipse, rectangle: in order of fullness
+    films = np.repeat(np.arange(len(splits[1])), len(values["x"]) // len(splits[1]))
+    result: dict[str, Any] = {"task": "sprites", "seed": seed, "steps": steps, "batch_size": batch_size, "methods": {}}
+    result = read_json(path) if path.exists() else result
+    for name in [name for name in chosen if name not in result["methods"]]:
+        preset, more = SPRITE_METHODS[name]
+        torch.manual_seed(seed)
+        start = time.process_time()
+        model = SimForPreTraining(config_of("sprites", preset, more))
+        train(model, data[0], 0 if name == "untrained" else steps, batch_size, seed)
+        seconds = time.process_time() - start
+        codes = [_frames(model.sim, part) for part in data]
+        found = best_dimensions(codes[1], values)
+        told = ", ".join(f"{key} {value:.2f} ({found.dimension[key]})" for key, value in found.correlation.items())
+        print(f"sprites seed {seed}: {name}: {told}", flush=True)
+        gaps = axis_gaps(codes[1][::8], {key: value[::8] for key, value in values.items()}, films[::8], num_rotations=3)
+        result["methods"][name] = {
+            "seconds": round(seconds, 1),
+            "best": found.correlation,
+            "dimension": found.dimension,
+            "own_and_rotated": {key: [gap.aligned, float(gap.rotated.mean())] for key, gap in gaps.items()},
+        }
+        if picture is not None and name == next(iter(SPRITE_METHODS)):
+            frames = [part.inputs.unflatten(2, (-1, base.patch_size)).flatten(0, 2) for part in data]
+            result["decoder_error"] = draw_traversals(codes, frames, found.dimension, picture, seed)
+        write_json(path, result)
+
+
+@torch.no_grad()
+def _frames(model: SimModel, data: Data) -> np.ndarray:
+    """Means of the last module, `(frames of all films, channels)`."""
+    parts = [list(model.module_latents(rows))[-1].mean.flatten(0, 1) for rows in data.inputs.split(64)]
+    return torch.cat(parts).numpy()
+
+
+def draw_traversals(
+    codes: list[np.ndarray], frames: list[torch.Tensor], dimensions: dict[str, int], path: Path, seed: int
+) -> float:
+    """Trains a decoder of frames, draws what moving one dimension does, and returns its unexplained variance."""
+    torch.manual_seed(seed)
+    size = frames[0].shape[-1]
+    decoder = nn.Sequential(
+        nn.Linear(codes[0].shape[1], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, size**2)
+    )
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-3)
+    latents, targets = torch.from_numpy(codes[0]), frames[0].flatten(1)
+    for step in range(1500):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / 1500)
+        rows = torch.randint(len(latents), (256,))
+        loss = F.mse_loss(decoder(latents[rows]), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    mean, spread = latents.mean(0), latents.std(0)
+    figure = Figure(figsize=(8.4, 1.0 * (len(dimensions) + 1)), layout="constrained")
+    axes = figure.subplots(len(dimensions) + 1, 9)
+    with torch.no_grad():
+        test = torch.from_numpy(codes[1])
+        decoded = decoder(test)
+        error = float((decoded - frames[1].flatten(1)).square().mean() / frames[1].flatten(1).var(dim=0).mean())
+        for column in range(8):
+            _show(axes[0, column + 1], frames[1][37 * column + 5])
+        for line, dimension in enumerate(dimensions.values(), start=1):
+            moved = mean.repeat(8, 1)
+            moved[:, dimension] += torch.linspace(-2, 2, 8) * spread[dimension]
+            for column, frame in enumerate(decoder(moved).view(-1, size, size)):
+                _show(axes[line, column + 1], frame)
+    for line, title in enumerate(["test frames", *(f"{name}: {dimension}" for name, dimension in dimensions.items())]):
+        axes[line, 0].text(1.0, 0.5, title, ha="right", va="center", fontsize=9)
+        axes[line, 0].axis("off")
+    save_figure(figure, path)
+    return error
+
+
+def _show(axis: Any, frame: torch.Tensor) -> None:
+    axis.imshow(frame.numpy(), cmap="gray", vmin=-1, vmax=1)
+    axis.axis("off")
+
+
+# ---------------------------------------------------------------------- the page's table and picture
+
+
+def score(method: dict[str, Any], kind: str) -> float | None:
+    """Test accuracy of the module that is best in validation; that of a control as it is."""
+    if "rows" not in method:
+        return method["test"]
+    rows = [row for name, row in method["rows"].items() if name.endswith(kind)]
+    return max(rows, key=lambda row: row["validation"])["test"] if rows else None
+
+
+def table(folder: Path) -> str:
+    """Markdown of all results in a folder: means over seeds, in percent."""
+    results = [read_json(path) for path in sorted(folder.glob("*_seed*.json"))]
+    lines = []
+    for task, group in itertools.groupby(
+        [row for row in results if row["task"] != "sprites"], key=lambda row: row["task"]
+    ):
+        runs = list(group)
+        for name in runs[0]["methods"]:
+            cells = []
+            for kind in ("pooled", "quarters"):
+                values = [score(run["methods"][name], kind) for run in runs]
+                cells.append("" if None in values else f"{100 * np.mean(values):.1f}")
+            lines.append(f"| {task} | {name} | {cells[0]} | {cells[1]} | {len(runs)} |")
+    return "\n".join(["| task | method | pooled | quarters | seeds |", "| --- | --- | --- | --- | --- |", *lines])
+
+
+def draw_sprites(folder: Path, path: Path) -> None:
+    """Bars of the best dimension of each factor, by method."""
+    runs = [read_json(file) for file in sorted(folder.glob("sprites_seed*.json"))]
+    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+    axis, names = figure.subplots(), list(runs[0]["methods"])
+    for number, name in enumerate(names):
+        heights = [float(np.mean([run["methods"][name]["best"][factor] for run in runs])) for factor in FACTORS]
+        places = np.arange(len(FACTORS)) + (number - (len(names) - 1) / 2) / (len(names) + 1)
+        axis.bar(places, heights, 1 / (len(names) + 1.5), label=name, color=PALETTE[number])
+    axis.axhline(0.7, color="gray", lw=0.8, ls="--")
+    axis.set_xticks(np.arange(len(FACTORS)), list(FACTORS))
+    axis.set_ylabel("best |rank correlation|")
+    axis.set_ylim(0, 1)
+    axis.legend(fontsize=8, ncols=2)
+    save_figure(figure, path)
+
+
+def main() -> None:
+    """Runs the tasks and seeds that have no result yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=["sprites", *TASKS], choices=["sprites", *TASKS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--sprite_methods", nargs="+", default=list(SPRITE_METHODS), choices=list(SPRITE_METHODS))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--output", type=Path, default=Path("studies/images_text/results"))
+    parser.add_argument("--pictures", type=Path, help="Folder of the pictures; unset for none.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for task, seed in itertools.product(arguments.tasks, arguments.seeds):
+        path = arguments.output / f"{task}_seed{seed}.json"
+        if task == "sprites":
+            picture = arguments.pictures / "sprites_traversals.png" if arguments.pictures and seed == 0 else None
+            run_sprites(path, arguments.sprite_methods, seed, 2 * arguments.steps, arguments.batch_size, picture)
+        elif not path.exists():
+            write_json(path, run_probes(task, seed, arguments.steps, arguments.batch_size))
+    print(table(arguments.output))
+    if arguments.pictures and list(arguments.output.glob("sprites_seed*.json")):
+        draw_sprites(arguments.output, arguments.pictures / "sprites_factors.png")
+
+
+if __name__ == "__main__":
+    main()

