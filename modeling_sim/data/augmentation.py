@@ -7,7 +7,7 @@ with another batch size, gives a crop the same views.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,9 @@ def augmentation_names(text: str) -> tuple[str, ...]:
         return AUGMENTATIONS if text == "all" else ()
     names = {name.strip() for name in text.split(",")}
     if unknown := sorted(names - {*AUGMENTATIONS}):
-        raise ValueError(f"`augmentation` names {unknown[0]!r}; give 'all', 'none' or some of {','.join(AUGMENTATIONS)}.")
+        raise ValueError(
+            f"`augmentation` names {unknown[0]!r}; give 'all', 'none' or some of {','.join(AUGMENTATIONS)}."
+        )
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
@@ -100,7 +102,9 @@ def augmented(
 
 def _draw(random: np.random.Generator, names: Sequence[str], num_samples: int) -> tuple[np.ndarray, ...]:
     """One crop's entries of `_Draws`. Everything is drawn, so that no draw depends on which changes are made."""
-    made = {name: name in names and happens for name, happens in zip(AUGMENTATIONS, random.random(5) < _SHARE, strict=True)}
+    made = {
+        name: name in names and happens for name, happens in zip(AUGMENTATIONS, random.random(5) < _SHARE, strict=True)
+    }
     semitones = random.uniform(-_PITCH_SEMITONES, _PITCH_SEMITONES)
     response = random.uniform(-_FILTER_DECIBELS, _FILTER_DECIBELS, _FILTER_POINTS)
     decay, reverberation = random.uniform(*_ROOM_SECONDS), random.uniform(*_ROOM_RATIO)
@@ -124,7 +128,7 @@ def _draw(random: np.random.Generator, names: Sequence[str], num_samples: int) -
 # ---------------------------------------------------------------------- changes
 
 
-def _with_gain(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int) -> torch.Tensor:
+def _with_gain(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int) -> torch.Tensor:  # noqa: ARG001 - as all
     return waveforms * draws.gain[:, None]
 
 
@@ -172,7 +176,7 @@ def _with_pitch(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int) -> t
     if num_samples <= size:
         return waveforms
     hop, window = size // _OVERLAP, torch.hann_window(size, device=waveforms.device)
-    stft = {"n_fft": size, "hop_length": hop, "window": window}
+    stft: dict[str, Any] = {"n_fft": size, "hop_length": hop, "window": window}
     frames = torch.stft(waveforms[shifted], **stft, return_complex=True)  # (rows, bins, frames)
     magnitude, phase = frames.abs(), frames.angle()
     bins = torch.arange(frames.shape[1], device=waveforms.device, dtype=phase.dtype)

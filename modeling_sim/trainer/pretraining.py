@@ -317,6 +317,7 @@ def build(
     """
     model, extractor = build_model(model_arguments)
     check_execution(model.config, data, settings, accelerator)
+    check_objective(model.config, settings)
     model.to(accelerator.device)
     train_data, test_data = load_data(accelerator, data, settings)
     if settings.objective == INFONCE:
@@ -382,12 +383,6 @@ def check_execution(
     execution = settings.execution
     if execution not in EXECUTIONS:
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
-    if settings.objective != INFONCE:
-        check_views(config, settings)
-    elif settings.objective_settings:
-        raise ValueError("`objective_settings` needs another `objective`; those of 'infonce' are in `model_settings`.")
-    if settings.cache_latents and augmentation_names(settings.augmentation or "none"):
-        raise ValueError("`cache_latents` keeps one version of each crop; set `augmentation` to 'none'.")
     if execution in ("sequential", "pipeline") and not config.gradient_isolation:
         raise ValueError(
             f"`execution` {execution!r} trains modules separately, but without `gradient_isolation` (CPC) they share "
@@ -404,6 +399,16 @@ def check_execution(
         )
     if settings.gather_negatives and accelerator.num_processes == 1:
         raise ValueError("`gather_negatives` needs several processes, but there is one; launch several.")
+
+
+def check_objective(config: SimConfig, settings: PretrainingArguments) -> None:
+    """Checks that the model and the execution support the objective."""
+    if settings.objective != INFONCE:
+        check_views(config, settings)
+    elif settings.objective_settings:
+        raise ValueError("`objective_settings` needs another `objective`; those of 'infonce' are in `model_settings`.")
+    if settings.cache_latents and augmentation_names(settings.augmentation or "none"):
+        raise ValueError("`cache_latents` keeps one version of each crop; set `augmentation` to 'none'.")
 
 
 def check_negatives(config: SimConfig, data: DataArguments, settings: PretrainingArguments, num_test: int) -> None:

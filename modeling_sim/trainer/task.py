@@ -160,6 +160,7 @@ class Task(ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step, with the share of the stage's steps that are done."""
+        del progress
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers, besides the model's, that a resumed run needs."""
@@ -167,6 +168,7 @@ class Task(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict`."""
+        del state
 
     def snapshot(self) -> list[Scores]:
         """Further scores of the latest step, which are too expensive to compute in every step."""

@@ -1,8 +1,8 @@
 """What an objective is: a loss of one or more views of the same crops, with parameters of its own.
 
 An objective trains a `SimModel`, which does not know it. Heads, queues and momentum networks belong to the objective:
-they are saved in the checkpoints of a run, but not with the model. The setting `objective` names one of `OBJECTIVES`, or
-any subclass of `Objective` by its import path, `my_package.my_module:MyObjective`.
+they are saved in the checkpoints of a run, but not with the model. The setting `objective` names one of `OBJECTIVES`,
+or any subclass of `Objective` by its import path, `my_package.my_module:MyObjective`.
 """
 
 import copy
@@ -108,9 +108,9 @@ class Objective(nn.Module):
         kept = last - (last - first) * (math.cos(math.pi * progress) + 1) / 2
         pairs = [(self.target_network, model), (self.target_heads, self.heads)]
         for target, source in pairs:
-            averages, weights = list(target.parameters()), list(source.parameters())
+            averages, weights = list[torch.Tensor](target.parameters()), list[torch.Tensor](source.parameters())
             if averages:
-                torch._foreach_lerp_(averages, weights, 1 - kept)  # noqa: SLF001 - as torch's own optimizers
+                torch._foreach_lerp_(averages, weights, 1 - kept)
 
     def module_buffers(self, module: int) -> list[torch.Tensor]:
         """Buffers that the loss of a module changes."""
@@ -192,7 +192,7 @@ class Projector(nn.Sequential):
 
 
 def projectors(channels: Mapping[int, int], size: int | None = None) -> nn.ModuleDict:
-    """A projector for each module, with a hidden layer of 4 times the channels, to `size` or as many as the channels."""
+    """A projector for each module, with a hidden layer of 4 times the channels, to `size`, by default the channels."""
     return nn.ModuleDict({str(module): Projector(own, 4 * own, size or own) for module, own in channels.items()})
 
 

@@ -10,7 +10,7 @@ from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOu
 
 
 def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean cross-entropy of scores `(frames, prototypes)` with distributions `(frames, prototypes)` of the other view."""
+    """Mean cross-entropy of scores with the distributions of the other view, both `(frames, prototypes)`."""
     return -(targets * F.log_softmax(outputs / temperature, dim=1)).sum(dim=1).mean()
 
 
@@ -60,12 +60,14 @@ class DINO(FrameObjective):
         super().__init__(channels, num_frames=num_frames)
         self.momentum = (momentum, 1.0)
         self.target_temperature, self.temperature, self.centering = target_temperature, temperature, centering
-        self.heads = nn.ModuleDict({str(module): _PrototypeHead(own, num_prototypes) for module, own in channels.items()})
+        self.heads = nn.ModuleDict(
+            {str(module): _PrototypeHead(own, num_prototypes) for module, own in channels.items()}
+        )
 
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The cross-entropy, the mean entropy of targets in nats, and the share of prototypes that are any's largest."""
+        """The cross-entropy, the mean entropy of targets in nats, and the share of prototypes that some frame has."""
         assert targets is not None  # noqa: S101 - of the momentum network, which DINO has
         head: _PrototypeHead = self.heads[str(module)]  # type: ignore[assignment]
         wanted = F.softmax((targets - head.center) / self.target_temperature, dim=2)

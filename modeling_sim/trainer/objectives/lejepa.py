@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
 
 
-def sigreg(embeddings: torch.Tensor, directions: torch.Tensor, *, knots: int = 17, largest: float = 3.0) -> torch.Tensor:
+def sigreg(
+    embeddings: torch.Tensor, directions: torch.Tensor, *, knots: int = 17, largest: float = 3.0
+) -> torch.Tensor:
     """Mean over directions of the Epps-Pulley statistic of normality, 0-dim.
 
-    For projections x_n it is `N * integral |mean_n exp(i t x_n) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt`, by the trapezoidal
-    rule over `[-largest, largest]`, of whose integrand, which is even in t, one half is computed.
+    For projections x_n it is `N * integral |mean_n exp(i t x_n) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt`, by the
+    trapezoidal rule over `[-largest, largest]`, of whose integrand, which is even in t, one half is computed.
 
     Args:
         embeddings: `(frames, size)`.
