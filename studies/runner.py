@@ -11,6 +11,7 @@ gives its settings to the final rows of its method.
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,10 +19,10 @@ import sys
 import threading
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -197,9 +198,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="small", help="sizes of models and runs")
     parser.add_argument("--corpus", choices=LABELS, default="synthetic_syllables", help="data")
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
-    parser.add_argument(
-        "--budget", type=seconds_of, default=0.0, help="as '8h' or '30m': start no row after it; 0: all"
-    )
+    parser.add_argument("--budget", type=seconds_of, default=0.0, help="as '8h' or '30m'; 0 for no limit")
     parser.add_argument("--processes", type=int, default=1, help="rows that run at the same time, one GPU each if any")
     parser.add_argument("--device", default="cpu", help="device of the measures; trainings use a GPU if there is one")
     parser.add_argument("--results", type=Path, help="folder of results; by default in the study's folder")
@@ -250,40 +249,66 @@ def _duration(seconds: float) -> str:
 
 def _run_all(place: Place, given: Namespace) -> None:
     """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
-    started, running = time.monotonic(), dict[str, tuple[StudyRow, subprocess.Popen[bytes], float]]()
-    free = list(range(given.processes))
-    slots: dict[str, int] = {}
+    started, running = time.monotonic(), dict[str, _Running]()
     if given.retry:
         for row in place.rows:
             if "error" in (place.result(row) or {}):
                 (place.results / f"{row.name}.json").unlink()
     with _passing_signals(running):
         while True:
-            waiting = [row for row in place.rows if row.name not in running and place.result(row) is None]
-            over = given.budget and time.monotonic() - started > given.budget
-            for row in [] if over else waiting:
-                if free and all((place.results / f"{name}.json").is_file() for name in row.tuned_by):
-                    slots[row.name] = free.pop(0)
-                    running[row.name] = row, _start(row, place, given, slots[row.name]), time.monotonic()
-                    print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
+            for row in _ready(place, given, running, started)[: given.processes - len(running)]:
+                slot = min({*range(given.processes)} - {each.slot for each in running.values()})
+                running[row.name] = _Running(row, _start(row, place, given, slot), slot)
+                print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
             if not running:
                 break
             time.sleep(0.2)
-            for name, (row, process, since) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[name]
-                free.append(slots.pop(name))
-                _finish(row, process.returncode, time.monotonic() - since, place)
-                print(_progress(row, place, running, given, started), flush=True)
+            for each in [each for each in running.values() if each.process.poll() is not None]:
+                del running[each.row.name]
+                _finish(each.row, each.process.returncode, place)
+                print(_progress(each.row, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
         print(f"{len(left)} rows are left, {left[0]} first; give the same command again to run them")
 
 
+class _Running(NamedTuple):
+    """A row that runs."""
+
+    row: StudyRow
+    process: "subprocess.Popen[bytes]"
+    slot: int
+
+
+def _ready(place: Place, given: Namespace, running: Mapping[str, _Running], started: float) -> list[StudyRow]:
+    """Rows that are neither done nor running, whose tuning rows are done, and for which there is time."""
+    left = given.budget - (time.monotonic() - started) if given.budget else math.inf
+    rate = _rate(place)
+    return [
+        row
+        for row in place.rows
+        if row.name not in running
+        and place.result(row) is None
+        and all((place.results / f"{name}.json").is_file() for name in row.tuned_by)
+        and left > rate * _work(row, place.scale)
+    ]
+
+
+def _work(row: StudyRow, scale: Scale) -> float:
+    """What the duration of a row is estimated by: its steps, and as many as a tuning row's for measuring."""
+    return _steps(row, scale) * row.views + scale.tuning_steps
+
+
+def _rate(place: Place) -> float:
+    """Seconds per unit of `_work` in the rows that are done."""
+    found = [(row, result) for row in place.rows if (result := place.result(row)) and "error" not in result]
+    work = sum(_work(row, place.scale) for row, _ in found)
+    return sum(result["seconds"] for _, result in found) / work if work else 0.0
+
+
 def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subprocess.Popen[bytes]":
     """Starts the process of a row."""
-    environment = {**os.environ}
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.processes)))
     if given.processes > 1 and (gpus := _num_gpus()):
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
@@ -303,7 +328,7 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _finish(row: StudyRow, code: int, seconds: float, place: Place) -> None:
+def _finish(row: StudyRow, code: int, place: Place) -> None:
     """Records the error of a row that has failed.
 
     Raises:
@@ -313,9 +338,9 @@ def _finish(row: StudyRow, code: int, seconds: float, place: Place) -> None:
         return
     if code < 0 or code > 128:
         raise SystemExit(f"{row.name} was interrupted; give the same command again to resume it")
-    lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
     error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    _write(row, place, seconds=seconds, error=in_one_line(ValueError(error)))
+    _write(row, place, error=in_one_line(ValueError(error)))
 
 
 def _write(row: StudyRow, place: Place, **more: Any) -> None:
@@ -323,25 +348,24 @@ def _write(row: StudyRow, place: Place, **more: Any) -> None:
     write_json(place.results / f"{row.name}.json", {**common, "row": asdict(row), **more})
 
 
-def _progress(row: StudyRow, place: Place, running: dict[str, Any], given: Namespace, started: float) -> str:
+def _progress(row: StudyRow, place: Place, running: Mapping[str, _Running], given: Namespace, started: float) -> str:
     """One line after a row: its duration, and the estimate for the rest."""
-    rows = place.rows
-    found = {each.name: result for each in rows if (result := place.result(each)) is not None}
-    work = {each.name: _steps(each, place.scale) * each.views + place.scale.tuning_steps for each in rows}
-    known = sum(work[name] for name in found)
-    rate = sum(result["seconds"] for result in found.values()) / known if known else 0.0
-    left = [each.name for each in rows if each.name not in found]
-    remaining = rate * sum(work[name] for name in left) / given.processes
-    own = found.get(row.name)
-    state = "interrupted" if own is None else f"failed: {own['error']}" if "error" in own else _duration(own["seconds"])
-    budget = f", {_duration(max(0.0, given.budget + started - time.monotonic()))} of the budget" if given.budget else ""
-    return f"[{len(found)} of {len(rows)}] {row.name}: {state}; about {_duration(remaining)} left{budget}" + (
-        f"; running: {', '.join(running)}" if running else ""
-    )
+    own, left = place.result(row) or {}, [each for each in place.rows if place.result(each) is None]
+    remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
+    parts = [
+        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: "
+        + (f"failed: {own['error']}" if "error" in own else _duration(own["seconds"])),
+        f"about {_duration(remaining)} left",
+    ]
+    if given.budget:
+        parts.append(f"{_duration(max(0.0, given.budget + started - time.monotonic()))} of the budget")
+    if running:
+        parts.append(f"running: {', '.join(running)}")
+    return "; ".join(parts)
 
 
 @contextlib.contextmanager
-def _passing_signals(running: "dict[str, tuple[StudyRow, subprocess.Popen[bytes], float]]") -> Any:
+def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
     """Ends all rows with this process, whatever ends it; their trainings save first."""
 
     def stop(number: int, _frame: Any) -> None:
@@ -351,10 +375,10 @@ def _passing_signals(running: "dict[str, tuple[StudyRow, subprocess.Popen[bytes]
     try:
         yield
     finally:
-        for _, process, _ in running.values():
-            process.terminate()
-        for _, process, _ in running.values():
-            process.wait()
+        for each in running.values():
+            each.process.terminate()
+        for each in running.values():
+            each.process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -384,7 +408,7 @@ def run_row(row: StudyRow, place: Place) -> None:
     with FileLock(place.runs / f".{row.name}.lock", timeout=_LOCK_SECONDS):
         if place.result(row) is not None:
             return
-        corpus_settings, data_dir = {**place.scale.corpus_settings.get(place.corpus, {})}, place.data_dir
+        corpus_settings = {**place.scale.corpus_settings.get(place.corpus, {})}
         if row.tuning:
             corpus_settings |= development_split(place)
         settings = _with_best(row, place)
@@ -411,7 +435,6 @@ def run_row(row: StudyRow, place: Place) -> None:
             hardware=trained["hardware"],
             labels=rows,
         )  # fmt: skip
-        del data_dir
 
 
 def development_split(place: Place) -> dict[str, Any]:
@@ -451,10 +474,8 @@ def score_of(result: dict[str, Any]) -> float:
     if "error" in result:
         return -1.0
     rows = next(iter(result["labels"].values()))
-    own = [
-        each["value"] for each in rows if each["measure"] == "linear_accuracy" and each["kind"] == result["row"]["kind"]
-    ]
-    return max((value for value in own if value is not None), default=-1.0)
+    own = [each for each in rows if each["measure"] == "linear_accuracy" and each["kind"] == result["row"]["kind"]]
+    return max((each["value"] for each in own if each["value"] is not None), default=-1.0)
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python studies/kl_weight/run.py --budget 8h
 
-The weight is that of all modules, or of one module while the others keep theirs. Further rows start the posterior at the
-prior, as the paper does, or leave some nats of each dimension without a penalty (`free_bits`), as a target for the KL.
+The weight is that of all modules, or of one module while the others keep theirs. Further rows start the posterior at
+the prior, as the paper does, or leave some nats of each dimension without a penalty (`free_bits`), a target for the KL.
 Give the same command again after any interruption; `--plan` lists the rows.
 """
 
@@ -124,7 +124,7 @@ def page(place: Place) -> None:
         place,
         "The KL weight across depths",
         "Made by `python studies/kl_weight/run.py` from the results next to it. Means over seeds; **+** and "
-        f"**\N{{MINUS SIGN}}** say that the weight 0.001 on all modules ({_FIRST}) is better or worse than the column.",
+        "**\N{MINUS SIGN}** say that a weight of 0.001 on all modules is better or worse than that of the column.",
         controls=("untrained", "log-mel"),
         drawn={"phones": ("linear_accuracy", "kl", "active_units", "best_dimension_gap", "jump_ratio", "curve_area")},
         extra=extra,

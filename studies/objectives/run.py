@@ -1,12 +1,13 @@
-"""Other self-supervised objectives on the same encoder: SimCLR, MoCo, BYOL, VICReg, LeJEPA and DINO next to SIM and CPC.
+"""Other self-supervised objectives on the same encoder, next to SIM and CPC: SimCLR, MoCo, BYOL, VICReg, LeJEPA, DINO.
 
     python studies/objectives/run.py --budget 8h
-    python studies/objectives/run.py --corpus librispeech --data_dir LibriSpeech --scale paper --processes 8 --device cuda
+    python studies/objectives/run.py --corpus librispeech --data_dir LibriSpeech --scale paper --processes 8
 
-All methods train the same layers at equal seconds of audio through the encoder: methods that read two views of each crop
-take half of the steps. For each, the best of 8 short runs of one seed on a development split gives the settings of its
-final runs, of three seeds. The changes of crops that make two views are crossed with the method in SIM + augmentation and
-CPC + augmentation. Controls are the log-mel spectrum, the untrained encoder, and the same encoder trained on phones.
+All methods train the same layers at equal seconds of audio through the encoder: methods that read two views of each
+crop take half of the steps. For each, the best of 8 short runs of one seed on a development split gives the settings of
+its final runs, of three seeds. The changes of crops that make two views are crossed with the method in SIM +
+augmentation and CPC + augmentation. Controls are the log-mel spectrum, the untrained encoder, and the same encoder
+trained on phones.
 
 Positives are frames. Objectives whose positives are utterances would lose phones by construction, and are not here.
 
