@@ -140,16 +140,21 @@ class Study:
     """A study.
 
     Args:
-        name: Name of its folder in `studies`.
+        script: The file that calls `main` with it.
         description: What the command does, for `--help`.
         rows: The rows of a scale, in their order.
         write_page: Writes tables and pictures of whatever results there are into a folder.
     """
 
-    name: str
+    script: Path
     description: str
     rows: Callable[[Scale], list[StudyRow]]
     write_page: "Callable[[Place], None]"
+
+    @property
+    def name(self) -> str:
+        """Name of the study, that of its folder."""
+        return self.script.parent.name
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     key = f"{given.scale}_{given.corpus}"
     place = Place(
         study, given.scale, SCALES[given.scale], given.corpus, given.data_dir, given.device,
-        given.results or ROOT / "studies" / study.name / "results" / key,
+        given.results or study.script.parent / "results" / key,
         given.runs or Path("runs") / "studies" / study.name / key,
     )  # fmt: skip
     place.results.mkdir(parents=True, exist_ok=True)
@@ -317,9 +322,10 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     flags = ["--scale", place.scale_name, "--corpus", place.corpus, "--device", place.device, "--only", row.name]
     flags += ["--results", str(place.results), "--runs", str(place.runs)]
     flags += ["--data_dir", place.data_dir] if place.data_dir else []
-    script = ROOT / "studies" / place.study.name / "run.py"
     with (place.runs / f"{row.name}.log").open("ab") as log:
-        return subprocess.Popen([sys.executable, str(script), *flags], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, str(place.study.script), *flags], env=environment, stdout=log, stderr=log
+        )
 
 
 def _num_gpus() -> int:

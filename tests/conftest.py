@@ -23,7 +23,7 @@ os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 _TRAIN = {
     "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "docs", "examples",
     "executions", "finetune", "gpu", "hub", "hub_roundtrip", "layers", "loading", "log", "pretrain", "probe", "publish",
-    "remote_code", "report", "representations", "resume", "train_decoder", "wheel",
+    "objectives_two_views", "remote_code", "report", "representations", "resume", "studies", "train_decoder", "wheel",
 }  # fmt: skip
 
 

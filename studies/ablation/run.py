@@ -6,6 +6,7 @@ All rows are settings of the same model, from GIM, which has none of the parts, 
 all rows comes first. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
+from pathlib import Path
 from typing import Any
 
 from studies.pages import write_page
@@ -65,7 +66,7 @@ def page(place: Place) -> None:
     )  # fmt: skip
 
 
-STUDY = Study("ablation", __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
 
 if __name__ == "__main__":
     main(STUDY)

@@ -8,6 +8,7 @@ Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -131,7 +132,7 @@ def page(place: Place) -> None:
     )
 
 
-STUDY = Study("kl_weight", __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
 
 if __name__ == "__main__":
     main(STUDY)

@@ -14,6 +14,7 @@ Positives are frames. Objectives whose positives are utterances would lose phone
 Give the same command again after any interruption. `--plan` lists the rows.
 """
 
+from pathlib import Path
 from typing import Any
 
 from studies.pages import write_page
@@ -134,7 +135,7 @@ def page(place: Place) -> None:
     )
 
 
-STUDY = Study("objectives", __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
 
 if __name__ == "__main__":
     main(STUDY)
