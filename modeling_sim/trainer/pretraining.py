@@ -31,12 +31,12 @@ from modeling_sim.trainer.held_out import evaluate
 from modeling_sim.trainer.latent_cache import Sequential, cache_bytes, drawn, require_space, write_cache
 from modeling_sim.trainer.log import Scores, or_dash
 from modeling_sim.trainer.loop import Callback
+from modeling_sim.trainer.objectives.views import ViewTask, check_views
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 from modeling_sim.trainer.run import load_data, run_command
 from modeling_sim.trainer.settings import INFONCE, DataArguments, ModelArguments, PretrainingArguments
 from modeling_sim.trainer.task import Schedule, Task
-from modeling_sim.trainer.views import ViewTask, check_views
 
 
 class PretrainingTask(Task):
