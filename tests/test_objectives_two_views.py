@@ -1,5 +1,6 @@
 """Objectives of two views: losses against naive versions, runs that resume, models that are the same as SIM's."""
 
+import json
 import math
 import os
 import subprocess
@@ -16,6 +17,7 @@ from transformers import AutoModel
 from modeling_sim import SimConfig, SimModel
 from modeling_sim.commands import pretrain
 from modeling_sim.data.augmentation import AUGMENTATIONS, augmentation_names, augmented
+from modeling_sim.hub.card import render_card
 from modeling_sim.trainer.objectives.byol import cosine_distance
 from modeling_sim.trainer.objectives.contract import (
     OBJECTIVES,
@@ -321,6 +323,10 @@ def test_an_objective_of_ones_own_is_given_by_its_path(tmp_path, capsys):
     assert state["scale"] != 1
     with pytest.raises(SystemExit, match="objective_settings"):
         train(tmp_path / "own", **flags, objective_settings="{wanted: 4.0}")
+    results = json.loads((tmp_path / "own" / "results.json").read_text())
+    config = SimConfig.from_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="objective"):  # a card would call it SIM
+        render_card(config, {}, {"results.json": results}, title="t", model_id="m", config_link="c")
 
 
 @pytest.mark.parametrize(
