@@ -169,6 +169,7 @@ class Place:
     device: str
     results: Path
     runs: Path
+    _known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[StudyRow]:
@@ -181,13 +182,26 @@ class Place:
         Raises:
             ValueError: They are of other settings.
         """
+        if row.name in self._known:
+            return self._known[row.name]
         path = self.results / f"{row.name}.json"
         if not path.is_file():
             return None
         found = read_json(path)
         if found["row"] != json.loads(json.dumps(asdict(row))) or found["corpus"] != self.corpus:
             raise ValueError(f"{path} has results of other settings; remove it, or choose another `--results`.")
+        self._known[row.name] = found
         return found
+
+    def forget(self, row: StudyRow) -> None:
+        """Removes the results of a row."""
+        (self.results / f"{row.name}.json").unlink()
+        self._known.pop(row.name, None)
+
+    @property
+    def finished(self) -> set[str]:
+        """Names of the rows that are done or have failed."""
+        return {row.name for row in self.rows if self.result(row) is not None}
 
     def done(self) -> list[dict[str, Any]]:
         """The results of all rows that are done without an error, in order."""
@@ -258,7 +272,7 @@ def _run_all(place: Place, given: Namespace) -> None:
     if given.retry:
         for row in place.rows:
             if "error" in (place.result(row) or {}):
-                (place.results / f"{row.name}.json").unlink()
+                place.forget(row)
     with _passing_signals(running):
         while True:
             for row in _ready(place, given, running, started)[: given.processes - len(running)]:
@@ -267,7 +281,7 @@ def _run_all(place: Place, given: Namespace) -> None:
                 print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
             if not running:
                 break
-            time.sleep(0.2)
+            time.sleep(0.5)
             for each in [each for each in running.values() if each.process.poll() is not None]:
                 del running[each.row.name]
                 _finish(each.row, each.process.returncode, place)
@@ -288,13 +302,12 @@ class _Running(NamedTuple):
 def _ready(place: Place, given: Namespace, running: Mapping[str, _Running], started: float) -> list[StudyRow]:
     """Rows that are neither done nor running, whose tuning rows are done, and for which there is time."""
     left = given.budget - (time.monotonic() - started) if given.budget else math.inf
-    rate = _rate(place)
+    rate, finished = _rate(place), place.finished
     return [
         row
         for row in place.rows
-        if row.name not in running
-        and place.result(row) is None
-        and all((place.results / f"{name}.json").is_file() for name in row.tuned_by)
+        if row.name not in {*running, *finished}
+        and {*row.tuned_by} <= finished
         and left > rate * _work(row, place.scale)
     ]
 
