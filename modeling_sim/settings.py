@@ -57,7 +57,7 @@ DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a settin
 
 
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
-_MAPPINGS = ("model_settings", "corpus_settings")
+_MAPPINGS = ("model_settings", "corpus_settings", "objective_settings")
 
 
 class _Loader(yaml.SafeLoader):

@@ -22,8 +22,9 @@ os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 # Files of tests that train, start processes or use a Hub; `make test-fast` runs all others.
 _TRAIN = {
     "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "docs", "examples",
-    "executions", "explore", "finetune", "gpu", "hub", "hub_roundtrip", "layers", "loading", "log", "pretrain", "probe",
-    "publish", "remote_code", "report", "representations", "resume", "train_decoder", "wheel",
+    "executions", "explore", "finetune", "gpu", "hub", "hub_roundtrip", "layers", "loading", "log",
+    "objectives_two_views", "pretrain", "probe", "publish", "remote_code", "report", "representations", "resume",
+    "studies", "train_decoder", "wheel",
 }  # fmt: skip
 
 

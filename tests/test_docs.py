@@ -184,6 +184,7 @@ def test_the_walk_throughs_of_extend_work(tmp_path):
         "runs/tones-probe/probe.json",
         "runs/tones-report/report.html",
         "runs/sparse/config.json",
+        "runs/pulled/config.json",
     ):
         assert (tmp_path / result).is_file()
 

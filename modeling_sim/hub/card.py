@@ -120,6 +120,11 @@ def render_card(
     training: Any = measures[runs[0]]
     if "modules" not in training:
         raise ValueError(f"{runs[0]} has no results of pretraining.")
+    if "objective" in training:
+        raise ValueError(
+            f"{runs[0]} is of a run with `objective` {training['objective']!r}, but cards only describe SIM, GIM and "
+            "CPC; write a card by hand and upload the folder with `hf upload`."
+        )
     pictures = pictures or {}
     evaluations = {target: measure for target, measure in measures.items() if isinstance(measure, Results)}
     own_names = {

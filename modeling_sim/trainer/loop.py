@@ -32,7 +32,7 @@ from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, s
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
-from modeling_sim.trainer.settings import RunArguments
+from modeling_sim.trainer.settings import INFONCE, RunArguments
 from modeling_sim.trainer.task import Task
 
 # Job schedulers can announce the end of a job's time with a signal: `#SBATCH --signal=USR1@120`.
@@ -218,7 +218,8 @@ def resume(run: Run) -> None:
             f"{settings.max_steps}; increase it, or choose another `output_dir`."
         )
     # A checkpoint of an earlier version lacks newer fields, whose defaults change nothing.
-    then = own_settings(type(run.task.model.config)()) | numbers["comparable_config"]
+    newer = {**own_settings(type(run.task.model.config)()), "objective": INFONCE}
+    then = newer | numbers["comparable_config"]
     different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
     if different:
         raise ValueError(
@@ -230,6 +231,7 @@ def resume(run: Run) -> None:
     tensors = checkpoint.load_tensors()
     run.optimization.load_state_dict(tensors["optimization"])
     run.means.load_state_dict(tensors["means"], run.accelerator.device)
+    run.task.load_state_dict(tensors.get("task", {}))  # missing in checkpoints of earlier versions
     run.counts = Counts(**numbers["counts"])
     if settings.resume == "auto":
         run.saved_step = run.counts.step
@@ -274,7 +276,7 @@ def save(run: Run) -> None:
                 "settings": run.all_settings,
                 "comparable_config": run.task.comparable_config(),
             },
-            tensors={"optimization": optimization, "means": means},
+            tensors={"optimization": optimization, "means": means, "task": run.task.state_dict()},
             limit=run.settings.save_total_limit,
         )
     except SAVING_ERRORS as error:
@@ -399,6 +401,7 @@ def training_step(
         counts.crops += crops
         counts.replaced += batch["num_replaced"]
     run.optimization.finish_step()
+    run.task.after_step(stage_step / settings.max_steps)
 
 
 def score(run: Run) -> list[Scores]:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
+from modeling_sim.data.augmentation import augmentation_names, augmented
 from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
@@ -31,10 +32,11 @@ from modeling_sim.trainer.held_out import evaluate
 from modeling_sim.trainer.latent_cache import Sequential, cache_bytes, drawn, require_space, write_cache
 from modeling_sim.trainer.log import Scores, or_dash
 from modeling_sim.trainer.loop import Callback
+from modeling_sim.trainer.objectives.views import ViewTask, check_views
 from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 from modeling_sim.trainer.run import load_data, run_command
-from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
+from modeling_sim.trainer.settings import INFONCE, DataArguments, ModelArguments, PretrainingArguments
 from modeling_sim.trainer.task import Schedule, Task
 
 
@@ -72,11 +74,16 @@ class PretrainingTask(Task):
         self.schedule = make_schedule(model, extractor, accelerator, data, settings, train_data)
         self.placement = self.schedule.placement
         self.trained = range(self.num_rows)
+        self.augmentation = augmentation_names(settings.augmentation or "none")
         self.collapse = CollapseWatch(model.config)
         self.active_units: dict[int, torch.Tensor] = {}
         if settings.torch_compile:
             for module in model.sim.conv_modules:
                 module.compile()
+
+    def comparable_config(self) -> dict[str, Any]:
+        """Adds the objective to the fields that must match on resume."""
+        return {**super().comparable_config(), "objective": INFONCE}
 
     def parts(self) -> list[Part]:
         """One part per module, or one for a model with a single gradient."""
@@ -121,6 +128,11 @@ class PretrainingTask(Task):
         """Runs this process' modules on a batch; see `greedy.py`."""
         device, placement = self.accelerator.device, self.placement
         if "input_values" in batch:
+            if self.augmentation:
+                values, positions = batch["input_values"], batch["position"].tolist()
+                chosen: dict[str, Any] = {"names": self.augmentation, "seed": self.settings.seed, "view": 0}
+                rate = self.extractor.sampling_rate
+                batch = {**batch, "input_values": augmented(values, positions, sampling_rate=rate, **chosen)}
             hidden_states, lengths = self.model.sim.prepare_inputs(*to_device(batch, device))
         elif "mean" in batch:
             module = self.trained.start
@@ -291,13 +303,14 @@ def pretrain(
     data.corpus_settings = with_dataset_name(
         data.corpus, mapping_of("corpus_settings", data.corpus_settings), data.dataset_name, data_dir=data.data_dir
     )
+    settings.objective_settings = mapping_of("objective_settings", settings.objective_settings)
     run_command("pretrain", lambda: ((model, data, settings), list(callbacks)), build)
     return Path(settings.output_dir)
 
 
 def build(
     accelerator: Accelerator, model_arguments: ModelArguments, data: DataArguments, settings: PretrainingArguments
-) -> PretrainingTask:
+) -> Task:
     """Builds the task of pretraining from its settings.
 
     Raises:
@@ -305,10 +318,13 @@ def build(
     """
     model, extractor = build_model(model_arguments)
     check_execution(model.config, data, settings, accelerator)
+    check_objective(model.config, settings)
     model.to(accelerator.device)
     train_data, test_data = load_data(accelerator, data, settings)
-    check_negatives(model.config, data, settings, len(test_data))
-    task = PretrainingTask(model, extractor, accelerator, data, settings, train_data, test_data)
+    if settings.objective == INFONCE:
+        check_negatives(model.config, data, settings, len(test_data))
+    build_task = PretrainingTask if settings.objective == INFONCE else ViewTask
+    task: Task = build_task(model, extractor, accelerator, data, settings, train_data, test_data)
     # Only the name of a folder, as the title appears in published figures.
     task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
     return task
@@ -386,6 +402,16 @@ def check_execution(
         raise ValueError(f"`input_kind` {config.input_kind!r} supports neither `cache_latents` nor 'pipeline'.")
     if settings.gather_negatives and accelerator.num_processes == 1:
         raise ValueError("`gather_negatives` needs several processes, but there is one; launch several.")
+
+
+def check_objective(config: SimConfig, settings: PretrainingArguments) -> None:
+    """Checks that the model and the execution support the objective."""
+    if settings.objective != INFONCE:
+        check_views(config, settings)
+    elif settings.objective_settings:
+        raise ValueError("`objective_settings` needs another `objective`; those of 'infonce' are in `model_settings`.")
+    if settings.cache_latents and augmentation_names(settings.augmentation or "none"):
+        raise ValueError("`cache_latents` keeps one version of each crop; set `augmentation` to 'none'.")
 
 
 def check_negatives(config: SimConfig, data: DataArguments, settings: PretrainingArguments, num_test: int) -> None:

@@ -11,6 +11,9 @@ CORPUS_SETTINGS_HELP = (
     + settings_overview()
 )
 
+INFONCE = "infonce"
+"""Name of the model's own objective: SIM, GIM or CPC."""
+
 # A setting that HfArgumentParser reads as text, and `parse_arguments` converts to a mapping.
 if TYPE_CHECKING:
     YamlMapping = dict[str, Any]
@@ -112,6 +115,21 @@ class RunArguments:
 class PretrainingArguments(RunArguments):
     """The pretraining run."""
 
+    objective: str = setting(
+        INFONCE,
+        "What is learned. 'infonce': the model's own objective (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', "
+        "'lejepa', 'dino': the same encoder is trained to see the same in two views of a crop, at every module or only "
+        "at the last one, as `contrastive_modules` and `gradient_isolation` of the model say. Or the import path of a "
+        "subclass of `modeling_sim.trainer.objectives.contract.Objective`: 'my_package.my_module:MyObjective'.",
+    )
+    objective_settings: YamlMapping = setting(  # noqa: RUF009 - a field
+        "{}", "Arguments of the objective, as YAML: '{temperature: 0.2}'; 'infonce' has none, see `model_settings`."
+    )
+    augmentation: str | None = setting(
+        None,
+        "Random changes of crops that keep their time: 'all', 'none', or some of pitch,filter,room,noise,gain. Unset: "
+        "'all' for objectives of several views, else 'none'.",
+    )
     execution: Literal["per_module", "joint", "sequential", "pipeline"] = setting(
         "per_module",
         "'per_module': each module's backward pass right after its forward pass, so that memory holds activations of "

@@ -158,6 +158,18 @@ class Task(ABC):
         del stage, finished
         return list(range(len(self.parts())))
 
+    def after_step(self, progress: float) -> None:
+        """Called after every optimizer step, with the share of the stage's steps that are done."""
+        del progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, besides the model's, that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a `state_dict`."""
+        del state
+
     def snapshot(self) -> list[Scores]:
         """Further scores of the latest step, which are too expensive to compute in every step."""
         return [{} for _ in range(self.num_rows)]

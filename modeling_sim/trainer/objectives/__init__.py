@@ -1,0 +1,1 @@
+"""Objectives other than the model's own InfoNCE: one file per idea, see `contract.py`."""

@@ -1,0 +1,61 @@
+"""BYOL (Grill et al. 2020): predict the momentum network's projection of a frame's other view, without negatives."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector
+
+
+def cosine_distance(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of normalized rows, `2 - 2 cos`; arguments are `(..., size)`."""
+    return 2 - 2 * F.cosine_similarity(predictions, targets, dim=-1).mean()
+
+
+class _Head(nn.Module):
+    """A projector, and a predictor that only the trained network uses."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.projector = Projector(channels, 4 * channels, channels)
+        self.predictor = Projector(channels, 4 * channels, channels)
+
+
+class BYOL(FrameObjective):
+    """Distance between the prediction from one view and the momentum network's projection of the other.
+
+    Args:
+        channels: As in `Objective`.
+        momentum: Share of its weights that the momentum network keeps in the first step; it rises to 1.
+        num_frames: As in `FrameObjective`.
+    """
+
+    metrics = ("target_spread",)
+
+    def __init__(self, channels: Mapping[int, int], *, momentum: float = 0.99, num_frames: int = 1024) -> None:
+        super().__init__(channels, num_frames=num_frames)
+        self.momentum = (momentum, 1.0)
+        self.heads = nn.ModuleDict({str(module): _Head(own) for module, own in channels.items()})
+
+    def project(self, module: int, latents: torch.Tensor) -> torch.Tensor:
+        """Projects and predicts."""
+        head: _Head = self.heads[str(module)]  # type: ignore[assignment]
+        predictions: torch.Tensor = head.predictor(head.projector(latents))
+        return predictions
+
+    def project_targets(self, module: int, latents: torch.Tensor) -> torch.Tensor:
+        """Projects."""
+        head: _Head = self.target_heads[str(module)]  # type: ignore[assignment]
+        projections: torch.Tensor = head.projector(latents)
+        return projections
+
+    def frame_loss(
+        self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
+    ) -> ObjectiveOutput:
+        """Mean distance in both directions, and the targets' spread over frames: 0 if collapsed, 1 if isotropic."""
+        assert targets is not None  # noqa: S101 - of the momentum network, which BYOL has
+        directions = F.normalize(targets[0], dim=1)
+        spread = (directions.var(dim=0, unbiased=False).sum()).sqrt()
+        return ObjectiveOutput(cosine_distance(outputs, targets.flip(0)), {"target_spread": spread})

@@ -1,0 +1,80 @@
+"""DINO (Caron et al. 2021): give a frame the momentum network's distribution over prototypes of its other view."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, averaged
+
+
+def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean cross-entropy of scores with the distributions of the other view, both `(frames, prototypes)`."""
+    return -(targets * F.log_softmax(outputs / temperature, dim=1)).sum(dim=1).mean()
+
+
+class _PrototypeHead(nn.Module):
+    """A projector, the cosine similarities of its output with prototypes, and the center of the targets' scores."""
+
+    center: torch.Tensor
+
+    def __init__(self, channels: int, prototypes: int) -> None:
+        super().__init__()
+        self.projector = Projector(channels, 4 * channels, channels)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, channels))
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Returns `(..., prototypes)`."""
+        return F.normalize(self.projector(latents), dim=-1) @ F.normalize(self.prototypes, dim=1).T
+
+
+class DINO(FrameObjective):
+    """Cross-entropy between the two networks' distributions over prototypes for different views, in both directions.
+
+    Args:
+        channels: As in `Objective`.
+        num_prototypes: Prototypes of each module.
+        target_temperature: Of the momentum network's softmax; lower than `temperature`, which sharpens its targets.
+        temperature: Of the trained network's softmax.
+        centering: Share of its value that the center keeps in a step; it is subtracted from the momentum network's
+            scores, so that no prototype takes all frames.
+        momentum: Share of its weights that the momentum network keeps in the first step; it rises to 1.
+        num_frames: As in `FrameObjective`.
+    """
+
+    metrics = ("target_entropy", "prototypes_used")
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        *,
+        num_prototypes: int = 256,
+        target_temperature: float = 0.04,
+        temperature: float = 0.1,
+        centering: float = 0.9,
+        momentum: float = 0.996,
+        num_frames: int = 1024,
+    ) -> None:
+        super().__init__(channels, num_frames=num_frames)
+        self.momentum = (momentum, 1.0)
+        self.target_temperature, self.temperature, self.centering = target_temperature, temperature, centering
+        self.heads = nn.ModuleDict(
+            {str(module): _PrototypeHead(own, num_prototypes) for module, own in channels.items()}
+        )
+
+    def frame_loss(
+        self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
+    ) -> ObjectiveOutput:
+        """The cross-entropy, the mean entropy of targets in nats, and the share of prototypes that some frame has."""
+        assert targets is not None  # noqa: S101 - of the momentum network, which DINO has
+        head: _PrototypeHead = self.heads[str(module)]  # type: ignore[assignment]
+        wanted = F.softmax((targets - head.center) / self.target_temperature, dim=2)
+        loss = torch.stack([distillation(outputs[view], wanted[1 - view], self.temperature) for view in (0, 1)]).mean()
+        if self.training:
+            with torch.no_grad():
+                head.center.lerp_(averaged(targets.mean(dim=(0, 1))), 1 - self.centering)
+        entropy = torch.special.entr(wanted).sum(dim=2).mean()
+        used = F.one_hot(wanted.argmax(dim=2), wanted.shape[2]).amax(dim=(0, 1)).float().mean()
+        return ObjectiveOutput(loss, {"target_entropy": entropy, "prototypes_used": used})

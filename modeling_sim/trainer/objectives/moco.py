@@ -1,0 +1,88 @@
+"""MoCo (He et al. 2020): recognize a frame's other view among a queue of frames of earlier batches."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, gathered
+
+
+def queue_info_nce(
+    queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of picking each query's key among it and the queue, and how often it is the most similar.
+
+    Args:
+        queries: `(frames, size)`.
+        keys: `(frames, size)`, normalized.
+        queue: `(entries, size)`, normalized.
+        temperature: Divides the cosine similarities.
+    """
+    queries = F.normalize(queries, dim=1)
+    logits = torch.cat([(queries * keys).sum(dim=1, keepdim=True), queries @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long)), (
+        logits.argmax(dim=1) == 0
+    ).float().mean()
+
+
+class _QueuedProjector(Projector):
+    """A projector with the queue of its module; entries are random directions until frames replace them."""
+
+    queue: torch.Tensor
+    place: torch.Tensor
+
+    def __init__(self, channels: int, entries: int) -> None:
+        super().__init__(channels, 4 * channels, channels)
+        self.register_buffer("queue", F.normalize(torch.randn(entries, channels), dim=1))
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push(self, keys: torch.Tensor) -> None:
+        """Replaces the oldest entries."""
+        keys = keys[: len(self.queue)]
+        places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[places] = keys
+        self.place.copy_((self.place + len(keys)) % len(self.queue))
+
+
+class MoCo(FrameObjective):
+    """InfoNCE between a frame and the momentum network's projection of its other view, in both directions.
+
+    Args:
+        channels: As in `Objective`.
+        queue_size: Negatives: the latest frames that the momentum network has projected. With several processes, those
+            of all of them.
+        momentum: Share of its weights that the momentum network keeps in a step.
+        temperature: Of the softmax.
+        num_frames: As in `FrameObjective`.
+    """
+
+    metrics = ("accuracy",)
+
+    def __init__(
+        self,
+        channels: Mapping[int, int],
+        *,
+        queue_size: int = 4096,
+        momentum: float = 0.99,
+        temperature: float = 0.1,
+        num_frames: int = 1024,
+    ) -> None:
+        super().__init__(channels, num_frames=num_frames)
+        self.momentum, self.temperature = (momentum, momentum), temperature
+        self.heads = nn.ModuleDict({str(module): _QueuedProjector(own, queue_size) for module, own in channels.items()})
+
+    def frame_loss(
+        self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
+    ) -> ObjectiveOutput:
+        """Mean of both directions; in training the keys of the first view then enter the queue."""
+        assert targets is not None  # noqa: S101 - of the momentum network, which MoCo has
+        head: _QueuedProjector = self.heads[str(module)]  # type: ignore[assignment]
+        keys, queue = F.normalize(targets, dim=2), head.queue.clone()
+        pairs = [queue_info_nce(outputs[view], keys[1 - view], queue, self.temperature) for view in (0, 1)]
+        if self.training:
+            head.push(gathered(keys[0]))
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*pairs, strict=True))
+        return ObjectiveOutput(loss, {"accuracy": accuracy})

@@ -1,0 +1,138 @@
+"""The KL weight across depths: accuracy against readability of each module, from no KL term to one that is too strong.
+
+    python studies/kl_weight/run.py --budget 8h
+
+The weight is that of all modules, or of one module while the others keep theirs. Further rows start the posterior at
+the prior, as the paper does, or leave some nats of each dimension without a penalty (`free_bits`), a target for the KL.
+Give the same command again after any interruption; `--plan` lists the rows.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from modeling_sim import SimConfig
+from modeling_sim.plots import save_figure, style_of
+from studies.pages import results_of, write_page
+from studies.runner import Place, Scale, Study, StudyRow, main
+from studies.tables import modules_of, values_of
+
+WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+SEEDS = (0, 1, 2)
+_PRESET = "sim-small"
+_FIRST = "all modules, 0.001"
+# A module has lost what a weight costs it when its accuracy is this far below its best.
+_TOLERANCE = 0.02
+
+
+def rows(scale: Scale) -> list[StudyRow]:
+    """One seed of all weights on all modules, then on one module, then second lines, then the other seeds."""
+    del scale
+    config = SimConfig.preset(_PRESET)
+    found = [_row(f"all modules, {weight:g}", {"kl_weight": weight}) for weight in WEIGHTS]
+    found.sort(key=lambda row: row.kind != _FIRST)  # the first row has controls, and is compared with the others
+    for module in range(config.num_conv_modules):
+        for weight in WEIGHTS:
+            weights = list(config.kl_weights)
+            weights[module] = weight
+            found.append(_row(f"module {module} alone, {weight:g}", {"kl_weight": weights}))
+    for weight in WEIGHTS[2:]:
+        wide = {"kl_weight": weight, "initial_log_variance": 0.0}
+        found.append(_row(f"posterior from the prior, {weight:g}", wide))
+    found += [_row(f"free bits, {bits:g}", {"kl_weight": 1e-2, "free_bits": bits}) for bits in (0.01, 0.1, 1.0)]
+    for seed in SEEDS[1:]:
+        found += [_row(f"all modules, {weight:g}", {"kl_weight": weight}, seed) for weight in WEIGHTS]
+    return found
+
+
+def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
+    name = f"{kind.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    own = {"preset": _PRESET, "model_settings": settings}
+    decoders = (0, 1, 2) if seed == 0 and kind.startswith("all") else ()
+    return StudyRow(name, kind, own, seed, has_controls=kind == _FIRST, decoders=decoders)
+
+
+# ---------------------------------------------------------------------- picture and sentences
+
+_LINE = re.compile(r"(.+), ([\d.e-]+)")
+
+
+def curves(place: Place) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """Weight, accuracy of phones and gap of the best dimension, by line ("all modules", ...) and module."""
+    kinds = list(dict.fromkeys(row.kind for row in place.rows))
+    results = results_of(place, "phones", kinds)
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for module in modules_of(results):
+        for kind in kinds:
+            line, weight = _LINE.fullmatch(kind).groups()  # type: ignore[union-attr]
+            points = [values_of(results, key, module, kind) for key in ("linear_accuracy", "best_dimension_gap")]
+            if all(points):
+                accuracy, gap = (float(np.mean(values)) for values in points)
+                found.setdefault((line, module), []).append((float(weight), accuracy, gap))
+    return {key: sorted(points) for key, points in found.items()}
+
+
+def draw(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> Figure:
+    """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line."""
+    names = list(dict.fromkeys(name for name, _ in lines))
+    modules = list(dict.fromkeys(module for _, module in lines))
+    figure = Figure(figsize=(4.5 * max(1, len(names)), 4.2), layout="constrained", dpi=120)
+    axes = figure.subplots(1, max(1, len(names)), sharex=True, sharey=True, squeeze=False)[0]
+    for name, axis in zip(names, axes, strict=False):
+        for number, module in enumerate(modules):
+            points = lines.get((name, module), [])
+            if points:
+                weights, accuracies, gaps = zip(*points, strict=True)
+                axis.plot(accuracies, gaps, "o-", color=style_of(number).color, markersize=4, label=module)
+                for weight, accuracy, gap in zip(weights, accuracies, gaps, strict=True):
+                    axis.annotate(f"{weight:g}", (accuracy, gap), (3, 3), textcoords="offset points", fontsize=7)
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_xlabel("accuracy of phones")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("gap of the best dimension over random axes")
+    if names:
+        axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def sentences(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> list[str]:
+    """Where accuracy and readability part: for each module, which weights keep accuracy, and which read best."""
+    found = []
+    for (name, module), points in lines.items():
+        if name == "all modules" and len(points) > 1:
+            best = max(accuracy for _, accuracy, _ in points)
+            largest = max(weight for weight, accuracy, _ in points if accuracy >= best - _TOLERANCE)
+            readable, _, gap = max(points, key=lambda point: point[2])
+            found.append(
+                f"- {module}: accuracy stays within {_TOLERANCE:g} of its best, {best:.3f}, up to a weight of "
+                f"{largest:g}; the gap of the best dimension is largest, {gap:.3f}, at {readable:g}."
+            )
+    return found
+
+
+def page(place: Place) -> None:
+    """Tables, pictures and sentences of whatever rows are done."""
+    lines = curves(place)
+    extra = []
+    if lines:
+        save_figure(draw(lines), place.results / "accuracy_and_readability.png")
+        picture = "![Accuracy and readability of each module](accuracy_and_readability.png)"
+        extra = ["## Where accuracy and readability part", "", picture, "", *sentences(lines)]
+    write_page(
+        place,
+        "The KL weight across depths",
+        "Made by `python studies/kl_weight/run.py` from the results next to it. Means over seeds; **+** and "
+        "**\N{MINUS SIGN}** say that a weight of 0.001 on all modules is better or worse than that of the column.",
+        controls=("untrained", "log-mel"),
+        drawn={"phones": ("linear_accuracy", "kl", "active_units", "best_dimension_gap", "jump_ratio", "curve_area")},
+        extra=extra,
+    )
+
+
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
+
+if __name__ == "__main__":
+    main(STUDY)

@@ -1,0 +1,141 @@
+"""Other self-supervised objectives on the same encoder, next to SIM and CPC: SimCLR, MoCo, BYOL, VICReg, LeJEPA, DINO.
+
+    python studies/objectives/run.py --budget 8h
+    python studies/objectives/run.py --corpus librispeech --data_dir LibriSpeech --scale paper --processes 8
+
+All methods train the same layers at equal seconds of audio through the encoder: methods that read two views of each
+crop take half of the steps. For each, the best of 8 short runs of one seed on a development split gives the settings of
+its final runs, of three seeds. The changes of crops that make two views are crossed with the method in SIM +
+augmentation and CPC + augmentation. Controls are the log-mel spectrum, the untrained encoder, and the same encoder
+trained on phones.
+
+Positives are frames. Objectives whose positives are utterances would lose phones by construction, and are not here.
+
+Give the same command again after any interruption. `--plan` lists the rows.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from studies.pages import write_page
+from studies.runner import Place, Scale, Study, StudyRow, main
+
+SEEDS = (0, 1, 2)
+
+# One gradient and one loss, at the last module; without this, each module has a loss of its own.
+_END_TO_END = {"gradient_isolation": False, "contrastive_modules": "context"}
+_RATES = (1e-3, 3e-4, 3e-3, 1e-4)
+
+# Settings of each method, and what is tuned next to the learning rate, its start value first. In the order of rows:
+# controls and methods that answer most come first.
+_METHODS: tuple[tuple[str, dict[str, Any], list[dict[str, Any]]], ...] = (
+    (
+        "SIM",
+        {"preset": "sim-small"},
+        [{}, {"model_settings": {"kl_weight": [1e-2, 2.5e-3, 1.25e-3]}}],
+    ),
+    (
+        "CPC",
+        {"preset": "gim-small", "model_settings": _END_TO_END},
+        [{}, {"model_settings": {"num_negatives": 127}}],
+    ),
+    (
+        "supervised",
+        {"preset": "gim-small", "label": "phones"},
+        [{}, {"weight_decay": 0.05}],
+    ),
+    ("SimCLR", {"objective": "simclr"}, [{}, {"objective_settings": {"temperature": 0.3}}]),
+    ("VICReg", {"objective": "vicreg"}, [{}, {"objective_settings": {"covariance_weight": 1.0}}]),
+    ("DINO", {"objective": "dino"}, [{}, {"objective_settings": {"num_prototypes": 1024}}]),
+    ("BYOL", {"objective": "byol"}, [{}, {"objective_settings": {"momentum": 0.96}}]),
+    ("MoCo", {"objective": "moco"}, [{}, {"objective_settings": {"temperature": 0.3}}]),
+    ("LeJEPA", {"objective": "lejepa"}, [{}, {"objective_settings": {"weight": 0.2}}]),
+    ("GIM", {"preset": "gim-small"}, [{}, {"model_settings": {"num_negatives": 127}}]),
+)
+
+# The same settings of the objective, but a loss at every module and no gradient between modules.
+_GREEDY = ("SimCLR", "VICReg", "DINO", "BYOL", "MoCo", "LeJEPA")
+_AUGMENTED = ("SIM", "CPC")
+
+
+def rows(scale: Scale) -> list[StudyRow]:
+    """The rows: method by method its tuning and its seeds; then augmentation; then a loss per module."""
+    del scale
+    found: list[StudyRow] = []
+    for kind, settings, choices in _METHODS:
+        found += _of_method(kind, _full(settings), choices)
+    final = {row.kind: row for row in found if not row.tuning}
+    for kind in _AUGMENTED:
+        found += _seeds(f"{kind} + augmentation", {**final[kind].settings, "augmentation": "all"}, final[kind].tuned_by)
+    for kind, settings, choices in _METHODS:
+        if kind in _GREEDY:
+            found += _of_method(f"{kind}, greedy", _full(settings, end_to_end=False), choices)
+    return found
+
+
+def _full(settings: dict[str, Any], *, end_to_end: bool = True) -> dict[str, Any]:
+    """Settings of a method with the encoder of all objectives, GIM's."""
+    if "objective" not in settings:
+        return settings
+    return {"preset": "gim-small", **settings, **({"model_settings": _END_TO_END} if end_to_end else {})}
+
+
+def _of_method(kind: str, settings: dict[str, Any], choices: list[dict[str, Any]]) -> list[StudyRow]:
+    """Eight tuning rows, and a final row of each seed."""
+    views = _views(settings)
+    tuning = []
+    for choice in choices:
+        for rate in _RATES:
+            tried = {**settings, "learning_rate": rate, **choice}
+            for name in settings.keys() & choice.keys():
+                if isinstance(settings[name], dict):
+                    tried[name] = {**settings[name], **choice[name]}
+            tuning.append(StudyRow(f"{_name(kind)}-tune{len(tuning)}", kind, tried, views=views, tuning=True))
+    return tuning + _seeds(kind, settings, tuple(row.name for row in tuning))
+
+
+def _seeds(kind: str, settings: dict[str, Any], tuned_by: tuple[str, ...]) -> list[StudyRow]:
+    return [
+        StudyRow(
+            f"{_name(kind)}-{seed}",
+            kind,
+            settings,
+            seed,
+            views=_views(settings),
+            tuned_by=tuned_by,
+            has_controls=kind == "SIM",
+        )
+        for seed in SEEDS
+    ]
+
+
+def _views(settings: dict[str, Any]) -> int:
+    return 2 if "objective" in settings else 1
+
+
+def _name(kind: str) -> str:
+    return kind.lower().replace(" + ", "-").replace(", ", "-")
+
+
+def page(place: Place) -> None:
+    """Tables and pictures of whatever rows are done."""
+    write_page(
+        place,
+        "Objectives on the same encoder",
+        "Made by `python studies/objectives/run.py` from the results next to it. Means over seeds; **+** and "
+        "**\N{MINUS SIGN}** say that SIM is better or worse than the method of that column with 95 % over seeds. "
+        "All methods at equal seconds of audio through the encoder, after 8 tuning runs each.",
+        controls=("untrained", "log-mel"),
+        drawn={
+            "phones": ("linear_accuracy", "abx_within", "abx_across", "best_dimension_gap", "rotation_gap"),
+            "speaker_id": ("linear_accuracy",),
+            "syllable": ("linear_accuracy",),
+            "vowel": ("linear_accuracy",),
+        },
+    )
+
+
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
+
+if __name__ == "__main__":
+    main(STUDY)

@@ -1,0 +1,122 @@
+"""The page of a study: which rows are done, what they cost, tables of each label and module, and pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modeling_sim.analysis.scorecard import MEASURES, Row, compare
+from modeling_sim.data.corpora import corpus_info
+from modeling_sim.evaluation.results import Results
+from modeling_sim.files import replacing
+from modeling_sim.plots import save_figure, style_of
+from studies import tables
+from studies.runner import Place
+
+PAGE_NAME = "results.md"
+
+SHOWN = (
+    "linear_accuracy", "abx_within", "abx_across", "kl", "active_units", "wasserstein_standardised", "mmd_whitened",
+    "total_correlation", "gini", "rotation_gap", "dci_informativeness", "dci_disentanglement_gap",
+    "dci_completeness_gap", "best_dimension", "best_dimension_gap", "path_ratio", "jump_ratio", "lipschitz_95",
+    "curve_area", "curve_area_pca", "log_mel",
+)  # fmt: skip
+"""Measures in tables, if they were measured."""
+
+_NULLS = {"best_dimension": "The same, random axes"}
+
+
+def results_of(place: Place, label: str, kinds: Sequence[str]) -> Results:
+    """The rows of a label of all final rows that are done, in one; comparisons are with the first kind."""
+    found: dict[tuple[str, str, str, str], Row] = {}
+    for result in place.done():
+        if not result["row"]["tuning"]:
+            for each in result["labels"].get(label, []):
+                row = Row(**each)
+                found[row.kind, row.representation, row.module, row.measure] = row
+    rows = list(found.values())
+    present = {row.measure for row in rows}
+    return Results(
+        corpus=place.corpus,
+        corpus_license=corpus_info(place.corpus).license,
+        kinds=[],
+        measures=[measure for measure in MEASURES if measure.key in present],
+        rows=rows,
+        comparisons=compare(rows, [(kinds[0], kind) for kind in kinds[1:]]),
+        label=label,
+    )
+
+
+def write_page(
+    place: Place,
+    title: str,
+    text: str,
+    *,
+    controls: Sequence[str] = (),
+    drawn: Mapping[str, Sequence[str]],
+    extra: Sequence[str] = (),
+) -> None:
+    """Writes `results.md` and pictures into the folder of results.
+
+    Args:
+        place: The study.
+        title: Heading.
+        text: What the study asks, and how to read the page.
+        controls: Kinds that are not those of rows.
+        drawn: Measures in the picture of each label.
+        extra: Further lines, after the costs.
+    """
+    final = [row for row in place.rows if not row.tuning]
+    kinds = [*dict.fromkeys(row.kind for row in final), *controls]
+    colors = {kind: style_of(number).color for number, kind in enumerate(kinds)}
+    lines = [f"# {title}", "", text, "", f"Corpus `{place.corpus}`, scale `{place.scale_name}`.", ""]
+    lines += [*_state(place), "", *_costs(place), "", *extra]
+    labels = dict.fromkeys(label for result in place.done() for label in result["labels"])
+    for label in labels:
+        results = results_of(place, label, kinds)
+        if not results.rows:
+            continue
+        modules = tables.modules_of(results)
+        present = {row.measure for row in results.rows}
+        lines += ["", f"## {label}"]
+        if measures := [key for key in drawn.get(label, ()) if key in present]:
+            figure = tables.draw(
+                results, f"{title}, {label}: a point per model", colors=colors, measures=measures, modules=modules
+            )
+            save_figure(figure, place.results / f"{label}.png")
+            lines += ["", f"![{title}, {label}]({label}.png)"]
+        for module in modules:
+            shown = tables.table(results, module, kinds=kinds, measures=SHOWN, nulls=_NULLS)
+            lines += ["", f"### {label}, {module}", "", *shown]
+    with replacing(place.results / PAGE_NAME) as temporary:
+        temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _state(place: Place) -> list[str]:
+    """Which rows are missing or have failed."""
+    found = {row.name: place.result(row) for row in place.rows}
+    done = [name for name, result in found.items() if result and "error" not in result]
+    lines = [f"{len(done)} of {len(found)} rows are done."]
+    if missing := [name for name, result in found.items() if result is None]:
+        lines.append(f"Missing: {', '.join(missing)}.")
+    lines += [f"Failed: {name} ({result['error']})." for name, result in found.items() if result and "error" in result]
+    return lines
+
+
+def _costs(place: Place) -> list[str]:
+    """A table of what each kind has cost, and its settings if they were tuned."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for result in place.done():
+        if not result["row"]["tuning"]:
+            by_kind.setdefault(result["row"]["kind"], []).append(result)
+    if not by_kind:
+        return []
+    lines = ["| | seeds | steps | hours of audio | training, min | settings |", "| --- | --- | --- | --- | --- | --- |"]
+    for kind, results in by_kind.items():
+        minutes = np.mean([result["training_seconds"] for result in results]) / 60
+        hours = np.mean([result["seconds_of_audio"] for result in results]) / 3600
+        settings = ", ".join(f"{name} {value}" for name, value in results[0]["settings"].items())
+        lines.append(
+            f"| {kind} | {len(results)} | {results[0]['steps']} | {hours:.2f} | {minutes:.1f} | `{settings}` |"
+        )
+    return lines

@@ -1,0 +1,624 @@
+"""Runs the rows of a study: each trains one model, measures it, and writes one file of results.
+
+A study is a list of rows, in an order that makes a partial result readable, and a page with tables and pictures that
+can be made from any part of the results. Each row runs in a process of its own. A row whose results are there is not
+run again, and an interrupted row resumes from its last checkpoint, so the same command can be given after any kill.
+
+Methods are compared at equal seconds of audio through the encoder: a row that reads two views of each crop gets half of
+the steps. Rows may be preceded by tuning rows, which train for a short time on a development split; the best of them
+gives its settings to the final rows of its method.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from modeling_sim.files import read_json, write_json
+from modeling_sim.settings import HelpFormatter
+from modeling_sim.text import in_one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Seconds to wait for the lock of a row whose process was told to end, and between looks at the parent of a process.
+_LOCK_SECONDS, _LOOK_SECONDS = 120, 2.0
+
+# Results that other rows or steps leave open are of this version.
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of a study.
+
+    Args:
+        hidden_size: Channels of the convolutions.
+        context_size: Channels of the context.
+        crop_samples: Samples per crop.
+        batch_size: Crops per step.
+        steps: Steps of a final row that reads one view of each crop.
+        tuning_steps: The same of a tuning row.
+        decoder_steps: Steps of a decoder.
+        max_items: Items per split for probes.
+        corpus_settings: Settings of the corpus by its name.
+    """
+
+    hidden_size: int
+    context_size: int
+    crop_samples: int
+    batch_size: int
+    steps: int
+    tuning_steps: int
+    decoder_steps: int
+    max_items: int
+    corpus_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+SCALES = {
+    "small": Scale(128, 64, 10_240, 32, 1500, 300, 300, 20_000),
+    "paper": Scale(512, 256, 20_480, 32, 100_000, 5_000, 5_000, 200_000),
+    # For tests: seconds per row.
+    "tiny": Scale(
+        8, 4, 3_000, 3, 4, 2, 2, 400,
+        {"synthetic_syllables": {"num_train": 16, "num_test": 12, "num_speakers": 2}},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """A column of classes, and what is measured with it.
+
+    Args:
+        name: The column.
+        measures: Groups of measures, as in the setting `measures`.
+        settings: Further settings of the evaluation.
+        corpus_settings: Further settings of the corpus.
+    """
+
+    name: str
+    measures: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    corpus_settings: dict[str, Any] = field(default_factory=dict)
+
+
+_SPEAKERS = Label("speaker_id", "probes", {"pooling": "chunk"})
+LABELS = {
+    "synthetic_syllables": (
+        Label("phones", "probes,concentration,disentanglement,abx,distribution"),
+        _SPEAKERS,
+        Label("syllable", "probes", corpus_settings={"num_syllables": 1}),
+        Label("vowel", "probes", corpus_settings={"num_syllables": 1}),
+    ),
+    "librispeech": (Label("phones", "probes,concentration,disentanglement,abx,distribution"), _SPEAKERS),
+}
+"""What is measured on each corpus; the first label decides between tuning rows, by its linear probe."""
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One model of a study.
+
+    Args:
+        name: Name of its files.
+        kind: Method or setting, which it is a seed of.
+        settings: Settings of `modeling-sim pretrain`, or of `modeling-sim finetune` if they have a `label`; those of
+            the scale and the corpus are added.
+        seed: Seed of the run.
+        views: Views of each crop that pass through the encoder.
+        tuning: This is a tuning row: it trains for a short time, and only the first label's probe is measured.
+        tuned_by: Names of the tuning rows, the best of which gives `learning_rate` and whatever else they set.
+        has_controls: Also measure the spectrum and the untrained network.
+        decoders: Modules for which decoders are trained, for smoothness and reconstruction.
+    """
+
+    name: str
+    kind: str
+    settings: dict[str, Any]
+    seed: int = 0
+    views: int = 1
+    tuning: bool = False
+    tuned_by: tuple[str, ...] = ()
+    has_controls: bool = False
+    decoders: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Args:
+        script: The file that calls `main` with it.
+        description: What the command does, for `--help`.
+        rows: The rows of a scale, in their order.
+        write_page: Writes tables and pictures of whatever results there are into a folder.
+    """
+
+    script: Path
+    description: str
+    rows: Callable[[Scale], list[StudyRow]]
+    write_page: "Callable[[Place], None]"
+
+    @property
+    def name(self) -> str:
+        """Name of the study, that of its folder."""
+        return self.script.parent.name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study of one scale and corpus keeps its files, and what its rows share."""
+
+    study: Study
+    scale_name: str
+    scale: Scale
+    corpus: str
+    data_dir: str | None
+    device: str
+    results: Path
+    runs: Path
+    _known: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[StudyRow]:
+        """The rows, in order."""
+        return self.study.rows(self.scale)
+
+    def result(self, row: StudyRow) -> dict[str, Any] | None:
+        """The results of a row, if it is done.
+
+        Raises:
+            ValueError: They are of other settings.
+        """
+        if row.name in self._known:
+            return self._known[row.name]
+        path = self.results / f"{row.name}.json"
+        if not path.is_file():
+            return None
+        found = read_json(path)
+        if found["row"] != json.loads(json.dumps(asdict(row))) or found["corpus"] != self.corpus:
+            raise ValueError(f"{path} has results of other settings; remove it, or choose another `--results`.")
+        self._known[row.name] = found
+        return found
+
+    def forget(self, row: StudyRow) -> None:
+        """Removes the results of a row."""
+        (self.results / f"{row.name}.json").unlink()
+        self._known.pop(row.name, None)
+
+    @property
+    def finished(self) -> set[str]:
+        """Names of the rows that are done or have failed."""
+        return {row.name for row in self.rows if self.result(row) is not None}
+
+    def done(self) -> list[dict[str, Any]]:
+        """The results of all rows that are done without an error, in order."""
+        return [found for row in self.rows if (found := self.result(row)) and "error" not in found]
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def main(study: Study, argv: Sequence[str] | None = None) -> None:
+    """Runs a study's command."""
+    parser = ArgumentParser(description=study.description, formatter_class=HelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="small", help="sizes of models and runs")
+    parser.add_argument("--corpus", choices=LABELS, default="synthetic_syllables", help="data")
+    parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
+    parser.add_argument("--budget", type=seconds_of, default=0.0, help="as '8h' or '30m'; 0 for no limit")
+    parser.add_argument("--processes", type=int, default=1, help="rows that run at the same time, one GPU each if any")
+    parser.add_argument("--device", default="cpu", help="device of the measures; trainings use a GPU if there is one")
+    parser.add_argument("--results", type=Path, help="folder of results; by default in the study's folder")
+    parser.add_argument("--runs", type=Path, help="folder of models and logs; by default runs/studies/...")
+    parser.add_argument("--page", action="store_true", help="only write tables and pictures of the results there are")
+    parser.add_argument("--plan", action="store_true", help="only list the rows, and which are done")
+    parser.add_argument("--retry", action="store_true", help="run rows again that ended with an error")
+    parser.add_argument("--only", help="run this row in this process")
+    given = parser.parse_args(argv)
+    if given.processes < 1:
+        parser.error(f"`--processes` is {given.processes}; it must be at least 1.")
+    key = f"{given.scale}_{given.corpus}"
+    place = Place(
+        study, given.scale, SCALES[given.scale], given.corpus, given.data_dir, given.device,
+        given.results or study.script.parent / "results" / key,
+        given.runs or Path("runs") / "studies" / study.name / key,
+    )  # fmt: skip
+    place.results.mkdir(parents=True, exist_ok=True)
+    place.runs.mkdir(parents=True, exist_ok=True)
+    if given.only:
+        row = next((row for row in place.rows if row.name == given.only), None)
+        if row is None:
+            parser.error(f"`--only` is {given.only!r}, which is no row; see `--plan`.")
+        end_with_parent()
+        run_row(row, place)
+    elif given.plan:
+        for row in place.rows:
+            found = place.result(row)
+            print(f"{'-' if found is None else 'failed' if 'error' in found else 'done':7} {row.name}")
+    else:
+        if not given.page:
+            _run_all(place, given)
+        study.write_page(place)
+        print(f"tables and pictures in {place.results}")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a duration such as '8h', '30m', '90s' or '90'."""
+    factor = {"h": 3600, "m": 60, "s": 1}.get(text[-1:], 0)
+    return float(text[:-1]) * factor if factor else float(text)
+
+
+def _duration(seconds: float) -> str:
+    """A duration in words."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _run_all(place: Place, given: Namespace) -> None:
+    """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
+    started, running = time.monotonic(), dict[str, _Running]()
+    if given.retry:
+        for row in place.rows:
+            if "error" in (place.result(row) or {}):
+                place.forget(row)
+    with _passing_signals(running):
+        while True:
+            for row in _ready(place, given, running, started)[: given.processes - len(running)]:
+                slot = min({*range(given.processes)} - {each.slot for each in running.values()})
+                running[row.name] = _Running(row, _start(row, place, given, slot), slot)
+                print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
+            if not running:
+                break
+            time.sleep(0.5)
+            for each in [each for each in running.values() if each.process.poll() is not None]:
+                del running[each.row.name]
+                _finish(each.row, each.process.returncode, place)
+                print(_progress(each.row, place, running, given, started), flush=True)
+    left = [row.name for row in place.rows if place.result(row) is None]
+    if left:
+        print(f"{len(left)} rows are left, {left[0]} first; give the same command again to run them")
+
+
+class _Running(NamedTuple):
+    """A row that runs."""
+
+    row: StudyRow
+    process: "subprocess.Popen[bytes]"
+    slot: int
+
+
+def _ready(place: Place, given: Namespace, running: Mapping[str, _Running], started: float) -> list[StudyRow]:
+    """Rows that are neither done nor running, whose tuning rows are done, and for which there is time."""
+    left = given.budget - (time.monotonic() - started) if given.budget else math.inf
+    rate, finished = _rate(place), place.finished
+    return [
+        row
+        for row in place.rows
+        if row.name not in {*running, *finished}
+        and {*row.tuned_by} <= finished
+        and left > rate * _work(row, place.scale)
+    ]
+
+
+def _work(row: StudyRow, scale: Scale) -> float:
+    """What the duration of a row is estimated by: its steps, and as many as a tuning row's for measuring."""
+    return _steps(row, scale) * row.views + scale.tuning_steps
+
+
+def _rate(place: Place) -> float:
+    """Seconds per unit of `_work` in the rows that are done."""
+    found = [(row, result) for row in place.rows if (result := place.result(row)) and "error" not in result]
+    work = sum(_work(row, place.scale) for row, _ in found)
+    return sum(result["seconds"] for _, result in found) / work if work else 0.0
+
+
+def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subprocess.Popen[bytes]":
+    """Starts the process of a row."""
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.processes)))
+    if given.processes > 1 and (gpus := _num_gpus()):
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    flags = ["--scale", place.scale_name, "--corpus", place.corpus, "--device", place.device, "--only", row.name]
+    flags += ["--results", str(place.results), "--runs", str(place.runs)]
+    flags += ["--data_dir", place.data_dir] if place.data_dir else []
+    with (place.runs / f"{row.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(place.study.script), *flags], env=environment, stdout=log, stderr=log
+        )
+
+
+def _num_gpus() -> int:
+    import torch  # noqa: PLC0415 - slow to import
+
+    return torch.cuda.device_count()
+
+
+def _finish(row: StudyRow, code: int, place: Place) -> None:
+    """Records the error of a row that has failed.
+
+    Raises:
+        SystemExit: The row was interrupted.
+    """
+    if code == 0 and place.result(row) is not None:
+        return
+    if code < 0 or code > 128:
+        raise SystemExit(f"{row.name} was interrupted; give the same command again to resume it")
+    lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    _write(row, place, error=in_one_line(ValueError(error)))
+
+
+def _write(row: StudyRow, place: Place, **more: Any) -> None:
+    common = {"schema": _SCHEMA, "study": place.study.name, "scale": place.scale_name, "corpus": place.corpus}
+    write_json(place.results / f"{row.name}.json", {**common, "row": asdict(row), **more})
+
+
+def _progress(row: StudyRow, place: Place, running: Mapping[str, _Running], given: Namespace, started: float) -> str:
+    """One line after a row: its duration, and the estimate for the rest."""
+    own, left = place.result(row) or {}, [each for each in place.rows if place.result(each) is None]
+    remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
+    parts = [
+        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: "
+        + (f"failed: {own['error']}" if "error" in own else _duration(own["seconds"])),
+        f"about {_duration(remaining)} left",
+    ]
+    if given.budget:
+        parts.append(f"{_duration(max(0.0, given.budget + started - time.monotonic()))} of the budget")
+    if running:
+        parts.append(f"running: {', '.join(running)}")
+    return "; ".join(parts)
+
+
+@contextlib.contextmanager
+def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
+    """Ends all rows with this process, whatever ends it; their trainings save first."""
+
+    def stop(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each in running.values():
+            each.process.terminate()
+        for each in running.values():
+            each.process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Ends this process as by SIGTERM when its parent has ended, which may have had no time to do so."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# ---------------------------------------------------------------------- one row
+
+
+def _steps(row: StudyRow, scale: Scale) -> int:
+    """Steps of a row: seconds of audio through the encoder are equal for all rows."""
+    return max(1, (scale.tuning_steps if row.tuning else scale.steps) // row.views)
+
+
+def run_row(row: StudyRow, place: Place) -> None:
+    """Trains and measures a row in this process, and writes its results."""
+    with FileLock(place.runs / f".{row.name}.lock", timeout=_LOCK_SECONDS):
+        if place.result(row) is not None:
+            return
+        corpus_settings = {**place.scale.corpus_settings.get(place.corpus, {})}
+        if row.tuning:
+            corpus_settings |= development_split(place)
+        settings = _with_best(row, place)
+        folder = place.runs / row.name
+        since = time.perf_counter()
+        _train(row, settings, corpus_settings, folder, place)
+        trained = read_json(folder / "results.json")
+        decoders = [_train_decoder(module, row, corpus_settings, folder, place) for module in row.decoders]
+        measured_since = time.perf_counter()
+        labels = LABELS[place.corpus][:1] if row.tuning else LABELS[place.corpus]
+        rows = {}
+        for label in labels:
+            own = {**corpus_settings, **label.corpus_settings}
+            rows[label.name] = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
+        now = time.perf_counter()
+        _write(
+            row, place,
+            settings=settings,
+            steps=trained["steps"],
+            seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
+            training_seconds=trained["seconds"],
+            measuring_seconds=round(now - measured_since, 1),
+            seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
+            hardware=trained["hardware"],
+            labels=rows,
+        )  # fmt: skip
+
+
+def development_split(place: Place) -> dict[str, Any]:
+    """Settings of a corpus whose test split has nothing of the study's test split.
+
+    Synthetic syllables are drawn anew; of other corpora every tenth training utterance is held out.
+    """
+    if place.corpus == "synthetic_syllables":
+        return {"seed": 1000}
+    from modeling_sim.data.corpora import load_corpus  # noqa: PLC0415 - slow to import
+
+    folder = place.runs / "development"
+    with FileLock(place.runs / ".development.lock"):
+        if not (folder / "train.txt").is_file():
+            ids = sorted(load_corpus(place.corpus, "train", data_dir=place.data_dir)["id"][:])
+            folder.mkdir(exist_ok=True)
+            held_out = set(ids[::10])
+            for name, chosen in (("test", held_out), ("train", {*ids} - held_out)):
+                (folder / f"{name}.txt").write_text("".join(f"{each}\n" for each in sorted(chosen)), encoding="utf-8")
+    return {"lists": str(folder.resolve())}
+
+
+def _with_best(row: StudyRow, place: Place) -> dict[str, Any]:
+    """The settings of a row on top of those of the best of its tuning rows."""
+    if not row.tuned_by:
+        return row.settings
+    tuning = {each.name: each for each in place.rows if each.name in row.tuned_by}
+    scores = {name: score_of(result) for name, each in tuning.items() if (result := place.result(each))}
+    best = max(scores, key=lambda name: scores[name])
+    if scores[best] < 0:
+        raise SystemExit(f"{row.name}: all of its tuning rows have failed; see their logs in {place.runs}")
+    return merged(tuning[best].settings, row.settings)
+
+
+def score_of(result: dict[str, Any]) -> float:
+    """What tuning rows are chosen by: the best module's linear probe of the first label; -1 after an error."""
+    if "error" in result:
+        return -1.0
+    rows = next(iter(result["labels"].values()))
+    own = [each for each in rows if each["measure"] == "linear_accuracy" and each["kind"] == result["row"]["kind"]]
+    return max((each["value"] for each in own if each["value"] is not None), default=-1.0)
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of a second dict on top, also within mappings."""
+    both = {**first, **second}
+    for name in first.keys() & second.keys():
+        if isinstance(first[name], dict):
+            both[name] = {**first[name], **second[name]}
+    return both
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as flags of a command."""
+    words = []
+    for name, value in settings.items():
+        if value is not None:
+            text = json.dumps(value) if isinstance(value, (dict, list, bool)) else str(value)
+            words += [f"--{name}", text]
+    return words
+
+
+def _common(row: StudyRow, corpus_settings: dict[str, Any], place: Place) -> dict[str, Any]:
+    """Settings that all trainings share."""
+    return {
+        "corpus": place.corpus,
+        "corpus_settings": corpus_settings,
+        "data_dir": place.data_dir,
+        "crop_samples": place.scale.crop_samples,
+        "batch_size": place.scale.batch_size,
+        "keep_in_memory": place.corpus == "synthetic_syllables",
+        "seed": row.seed,
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+    }
+
+
+def _train(
+    row: StudyRow, settings: dict[str, Any], corpus_settings: dict[str, Any], folder: Path, place: Place
+) -> None:
+    """Trains the row's model, or resumes."""
+    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
+
+    steps = _steps(row, place.scale)
+    sizes = {"hidden_size": place.scale.hidden_size, "context_size": place.scale.context_size}
+    own = {
+        "model_settings": sizes,
+        "max_steps": steps,
+        "warmup_steps": max(1, steps // 30),
+        "output_dir": str(folder),
+        **_common(row, corpus_settings, place),
+    }
+    if place.device == "cpu":
+        own["mixed_precision"] = "no"
+    command = "finetune" if "label" in settings else "pretrain"
+    cli.main([command, *_flags(merged(own, settings))])
+
+
+def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], folder: Path, place: Place) -> str:
+    """Trains a decoder of a module of the row's model, or resumes, and returns its folder."""
+    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
+
+    output_dir = str(folder.with_name(f"{row.name}-decoder{module}"))
+    own = {
+        "model": str(folder),
+        "module": module,
+        "loss": "log_mel",
+        "max_steps": place.scale.decoder_steps,
+        "output_dir": output_dir,
+        **_common(row, corpus_settings, place),
+    }
+    cli.main(["train-decoder", *_flags(own)])
+    return output_dir
+
+
+def measure(
+    row: StudyRow, label: Label, corpus_settings: dict[str, Any], folder: Path, decoders: Sequence[str], place: Place
+) -> list[dict[str, Any]]:
+    """Rows of the scorecard of the row's model, and of its controls if it has them."""
+    from modeling_sim.analysis.scorecard import Row  # noqa: PLC0415 - imports torch
+    from modeling_sim.evaluation.cache import Analysis, AnalysisParts  # noqa: PLC0415
+    from modeling_sim.evaluation.decoder_scores import measure_decoder  # noqa: PLC0415
+    from modeling_sim.evaluation.models import attach_decoders, load_representations  # noqa: PLC0415
+    from modeling_sim.evaluation.module_scores import measure_representation  # noqa: PLC0415
+    from modeling_sim.evaluation.representations import SimModules  # noqa: PLC0415
+    from modeling_sim.evaluation.settings import AnalysisArguments  # noqa: PLC0415
+    from modeling_sim.evaluation.task import LabelTask  # noqa: PLC0415
+
+    arguments = AnalysisArguments(
+        model=[str(folder)],
+        corpus=place.corpus,
+        data_dir=place.data_dir,
+        corpus_settings=corpus_settings,
+        label=label.name,
+        measures="probes" if row.tuning else label.measures,
+        axes="own",
+        max_items=place.scale.max_items,
+        device=place.device,
+        seed=row.seed,
+        decoder=list(decoders),
+        cache_dir=str(place.runs / "cache"),
+        output_dir=str(folder),
+        **label.settings,
+    )
+    task, analysis = LabelTask(arguments), Analysis(arguments)
+    parts = AnalysisParts(analysis, task.fingerprint())
+    representations = load_representations(arguments)
+    for representation in representations:
+        if row.has_controls or not representation.control:
+            measure_representation(parts, task, representation, is_played=False)
+    for model in (each for each in representations if isinstance(each, SimModules) and not each.control):
+        attach_decoders([model], list(decoders), place.device)
+        for module, own in model.decoders.items():
+            for decoder in own:
+                measure_decoder(parts, task, model, module, decoder, is_heard=False)
+    if not analysis.rows:
+        raise SystemExit(f"{row.name}: nothing could be measured: {parts.errors[:1]}")
+    trained = {each.kind for each in representations if not each.control}
+    found = []
+    for each in analysis.rows:
+        if each.kind in trained:
+            renamed = {"kind": row.kind, "representation": row.name}
+        elif each.kind.endswith(" untrained"):
+            renamed = {"kind": "untrained", "representation": f"untrained-{row.seed}"}
+        else:
+            renamed = {"kind": each.kind, "representation": each.representation}
+        found.append(asdict(Row(**{**asdict(each), **renamed})))
+    return found

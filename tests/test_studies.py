@@ -1,0 +1,188 @@
+"""Studies: rows that are killed resume, tuning decides, and pages are made of whatever is done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from studies import runner
+from studies.ablation import run as ablation
+from studies.kl_weight import run as kl_weight
+from studies.objectives import run as objectives
+from studies.pages import PAGE_NAME, write_page
+from studies.runner import SCALES, Label, Place, Study, StudyRow
+
+ROOT = Path(__file__).parents[1]
+SIMCLR = {"preset": "gim-small", "objective": "simclr", "objective_settings": {"num_frames": 32}}
+
+
+def tiny_rows(scale):
+    assert scale.steps == 4
+    tuning = [
+        StudyRow(f"simclr-tune{number}", "SimCLR", {**SIMCLR, "learning_rate": rate}, views=2, tuning=True)
+        for number, rate in enumerate((1e-3, 3e-3))
+    ]
+    names = tuple(row.name for row in tuning)
+    return [
+        StudyRow("sim-0", "SIM", {"preset": "sim-small"}, has_controls=True),
+        *tuning,
+        StudyRow("simclr-0", "SimCLR", SIMCLR, views=2, tuned_by=names),
+    ]
+
+
+def tiny_page(place):
+    write_page(place, "Tiny", "A page.", controls=("untrained", "log-mel"), drawn={"phones": ("linear_accuracy",)})
+
+
+def place_of(study, folder, corpus="synthetic_syllables", scale="tiny"):
+    results, runs = folder / "results", folder / "runs"
+    results.mkdir()
+    runs.mkdir()
+    return Place(study, scale, SCALES[scale], corpus, None, "cpu", results, runs)
+
+
+def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
+    monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (Label("phones", "probes"),))
+    place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows, tiny_page), tmp_path)
+    rows = {row.name: row for row in place.rows}
+    killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
+    assert place.result(rows["sim-0"]) is None
+    tiny_page(place)
+    assert "0 of 4 rows" in (place.results / PAGE_NAME).read_text()
+    for row in place.rows:
+        runner.run_row(row, place)
+    found = {name: place.result(row) for name, row in rows.items()}
+    assert found["sim-0"]["steps"] == 4
+    assert found["simclr-0"]["steps"] == 2
+    assert found["sim-0"]["seconds_of_audio"] == found["simclr-0"]["seconds_of_audio"]
+    scores = {name: runner.score_of(found[name]) for name in rows["simclr-0"].tuned_by}
+    best = max(scores, key=scores.get)
+    assert found["simclr-0"]["settings"]["learning_rate"] == rows[best].settings["learning_rate"]
+    kinds = {row["kind"] for row in found["sim-0"]["labels"]["phones"]}
+    assert {"SIM", "untrained", "log-mel"} <= kinds
+    assert {row["kind"] for row in found["simclr-0"]["labels"]["phones"]} == {"SimCLR"}
+    before = (place.results / "sim-0.json").read_bytes()
+    runner.run_row(rows["sim-0"], place)  # is done
+    assert (place.results / "sim-0.json").read_bytes() == before
+    tiny_page(place)
+    page = (place.results / PAGE_NAME).read_text()
+    assert "4 of 4 rows" in page
+    assert "| | SIM | SimCLR | untrained | log-mel |" in page
+    assert (place.results / "phones.png").stat().st_size > 3000
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+    study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows, tiny_page)
+    place = place_of(study, tmp_path)
+    row = place.rows[0]
+    other = {**asdict(row), "seed": 7}
+    (place.results / "sim-0.json").write_text(json.dumps({"row": other, "corpus": place.corpus}))
+    with pytest.raises(ValueError, match=r"sim-0\.json"):
+        place.result(row)
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
+    script = tmp_path / "tiny" / "run.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from test_studies import tiny_page, tiny_rows\n"
+        "from studies.runner import Study, main\n"
+        "main(Study(Path(__file__), 'Tiny.', tiny_rows, tiny_page))\n"
+    )
+    folders = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(script), "--scale", "tiny", *folders]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not list((tmp_path / "runs").glob("*/log.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=120) != 0
+    done = subprocess.run(
+        [*command, "--processes", "2"], env=environment, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "[4 of 4]" in done.stdout
+    assert (tmp_path / "results" / PAGE_NAME).is_file()
+
+
+# ---------------------------------------------------------------------- plans and pages of the studies
+
+
+@pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
+def test_plans_have_unique_names_and_equal_tuning(study):
+    rows = study.rows(SCALES["small"])
+    assert len({row.name for row in rows}) == len(rows)
+    by_name = {row.name: row for row in rows}
+    for number, row in enumerate(rows):
+        tuning = [by_name[name] for name in row.tuned_by]
+        assert not row.tuned_by or len(tuning) == 8
+        assert all(rows.index(each) < number and each.tuning and each.seed == 0 for each in tuning)
+    final = [row for row in rows if not row.tuning]
+    work = {runner._steps(row, SCALES["small"]) * row.views for row in final}
+    assert work == {1500}
+    if study is objectives.STUDY:
+        assert {sum(row.kind == kind for row in final) for kind in {row.kind for row in final}} == {3}
+
+
+def fill(place, kinds=None):
+    """Results of every row, or of those of some kinds, as if they had been measured: a larger weight, less accuracy."""
+    for number, row in enumerate(place.rows):
+        if kinds is not None and row.kind not in kinds:
+            continue
+        modules = [
+            {"kind": row.kind, "representation": row.name, "module": module, "measure": measure, "value": value}
+            for module, height in (("module 0", 0.5), ("module 2", 0.8))
+            for measure, value in (
+                ("linear_accuracy", height - 0.01 * number),
+                ("best_dimension_gap", 0.01 * number * height),
+            )
+        ]
+        result = {
+            "row": asdict(row), "corpus": place.corpus, "settings": row.settings, "steps": 1500, "seconds": 60.0,
+            "seconds_of_audio": 30_720.0, "training_seconds": 50.0, "labels": {"phones": modules},
+        }  # fmt: skip
+        (place.results / f"{row.name}.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
+def test_pages_are_made_from_a_part_and_say_what_is_missing(study, tmp_path):
+    place = place_of(study, tmp_path, scale="small")
+    final = [row for row in place.rows if not row.tuning]
+    fill(place, kinds={final[0].kind, next(row.kind for row in final if row.kind != final[0].kind)})
+    study.write_page(place)
+    page = (place.results / PAGE_NAME).read_text()
+    assert "Missing: " in page
+    assert final[-1].name in page
+    assert f"| | {final[0].kind} |" in page
+    assert "| hours of audio |" in page
+    assert (place.results / "phones.png").is_file()
+
+
+def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_path):
+    place = place_of(kl_weight.STUDY, tmp_path, scale="small")
+    fill(place)
+    kl_weight.page(place)
+    lines = kl_weight.curves(place)
+    assert [weight for weight, _, _ in lines["all modules", "module 2"]] == sorted(kl_weight.WEIGHTS)
+    assert len({name for name, _ in lines}) == 6
+    figure = kl_weight.draw(lines)
+    assert [len(axis.lines) for axis in figure.axes] == [2] * 6
+    page = (place.results / PAGE_NAME).read_text()
+    assert "- module 2: accuracy stays within" in page
+    assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000
+
+
+def test_durations():
+    assert [runner.seconds_of(text) for text in ("8h", "30m", "90s", "5")] == [28_800, 1800, 90, 5]
