@@ -572,7 +572,7 @@ def test_every_settings_file_is_whole(file):
     model, data, settings = parse_arguments("", ["--config", str(file)], PRETRAINING)
     config = pretrain_module.build_model_config(model)
     assert config.num_frames(data.crop_samples) > 0
-    trainer.check_settings(settings)
+    settings.validate()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)

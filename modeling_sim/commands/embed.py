@@ -21,22 +21,23 @@ from dataclasses import MISSING, dataclass
 from typing import Literal
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import setting
-from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
+from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
+from modeling_sim.settings import check_encoder, setting
+from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
 @dataclass
 class EmbedArguments:
     """What is embedded, how, and where it goes."""
 
-    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.")
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_encoder)
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
     out: str = setting("embeddings", "Folder for the embeddings.")
     module: str = setting("context", "Module: 'context', or a number from 0.")
     pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
     batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
@@ -48,6 +49,12 @@ class EmbedArguments:
         None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
     )
     overwrite: bool = setting(False, "Replace the embeddings that `out` holds.")
+
+    def validate(self) -> None:
+        """Checks the settings and the split of a corpus, if `data` is one; raises as `load_corpus`."""
+        if self.data in corpus_names():
+            check_corpus_settings(self.data, self.corpus_settings)
+            check_split(self.data, self.split)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

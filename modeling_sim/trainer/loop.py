@@ -501,22 +501,6 @@ def check_processes(accelerator: Accelerator) -> None:
         )
 
 
-def check_settings(settings: RunArguments) -> None:
-    """Checks the ranges of the settings."""
-    for name, least in (
-        ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
-        ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
-        ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
-        ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
-    ):  # fmt: skip
-        if getattr(settings, name) < least:
-            raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
-    if settings.learning_rate <= 0:
-        raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
-    if settings.early_stopping_patience and not settings.eval_steps:
-        raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
-
-
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:
     """Number of steps of `num_train_epochs`, or `max_steps` if that is 0.
 

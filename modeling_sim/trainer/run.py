@@ -36,7 +36,6 @@ from modeling_sim.trainer.loop import (
     Callback,
     Run,
     check_processes,
-    check_settings,
     resume,
     steps_of_epochs,
     train,
@@ -190,7 +189,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     """
     settings: RunArguments = groups[-1]
     check_processes(accelerator)
-    check_settings(settings)
+    settings.validate()
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     folder = RunFolder(settings.output_dir)

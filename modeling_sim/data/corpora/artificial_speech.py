@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     license="cc-by-nc-sa-4.0",
     redistributable=False,
     path_settings=("data_dir",),
+    splits=("train", "test", "all"),
 )
 
 
@@ -85,7 +86,7 @@ def load(
         ValueError: The split, the units or the protocol is unknown, or a file name has a different form.
     """
     for name, value, known in (
-        ("split", split, ("train", "test", "all")),
+        ("split", split, INFO.splits),
         ("units", units, tuple(_FOLDERS)),
         ("protocol", protocol, ("published", "unseen", "word_disjoint")),
     ):

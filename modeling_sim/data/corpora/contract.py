@@ -104,6 +104,7 @@ class CorpusInfo:
         generated: Whether the audio is synthesized rather than read.
         path_settings: Settings whose value can only be a file or a folder. Before publication their values are
             shortened to the last part of the path. Excludes `dataset_id`, which may be a Hub id.
+        splits: Names of all splits, if they do not depend on the settings; a wrong name is then reported at once.
     """
 
     description: str
@@ -114,6 +115,7 @@ class CorpusInfo:
     language: str | None = None
     generated: bool = False
     path_settings: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
 
 def find_speaker_column(columns: Collection[str], source: str) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER
 from modeling_sim.data.corpora.tree import read_text
+from modeling_sim.files import nearest
 from modeling_sim.text import say_once
 
 SplitRule = Literal["list", "utterance", "speaker"]
@@ -45,7 +46,9 @@ def split_ids(
     if split == "all":
         return list(speakers)
     if split not in ("train", "test"):
-        raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
+        raise ValueError(
+            f"`split` is {split!r}{nearest(split, ('train', 'test', 'all'))} Choose 'train', 'test' or 'all'."
+        )
     if rule == "list":
         folder = lists or Path()
         path, other = (find_list(folder, name) for name in ((split, "test" if split == "train" else "train")))
