@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.loop import EarlyStopping
 from modeling_sim.trainer.pipeline import share_out
 from modeling_sim.trainer.pretraining import CollapseWatch
+from modeling_sim.trainer.run import check_trackers
 from modeling_sim.trainer.settings import PRETRAINING, RunArguments
 
 ROOT = Path(__file__).parent.parent
@@ -555,6 +557,22 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
     train(tmp_path, "--push_to_hub", "True", "--repo_id", "org/name", "--max_steps", "1")
     assert "no route to host" in capsys.readouterr().out
     assert (tmp_path / "results.json").exists()
+
+
+def test_compiling_is_announced_and_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _: None)
+    train(tmp_path, "--torch_compile", "True", "--max_steps", "2", "--logging_steps", "1")
+    lines = capsys.readouterr().out.splitlines()
+    announced, timed = (number for number, line in enumerate(lines) if "`torch_compile`" in line)
+    assert re.search(r"\b\d+ s\b", lines[timed])
+    steps = [number for number, line in enumerate(lines) if re.match(r"step +[12]\b", line.strip())]
+    assert announced < timed < max(steps)
+
+
+def test_a_tracker_without_its_package_names_it(monkeypatch):
+    monkeypatch.setattr("modeling_sim.trainer.run.get_available_trackers", list)
+    with pytest.raises(ValueError, match=r"`report_to` .*`pip install tensorboard`"):
+        check_trackers(["tensorboard"])
 
 
 @pytest.mark.slow

@@ -179,6 +179,8 @@ class Run:
     """Rows whose loss has been reported as diverged."""
     evaluating: bool = False
     """Whether an evaluation is running, or has failed."""
+    compiling_since: float | None = None
+    """Time at which compiling modules began, until the first step is done."""
 
 
 # Errors of Python, safetensors and torch when the disk is full.
@@ -299,6 +301,9 @@ def train(run: Run) -> list[Scores]:
         AudioError, BadAudioError: A recording is unreadable; the state is saved.
     """
     counts, task = run.counts, run.task
+    if getattr(run.settings, "torch_compile", False):
+        run.compiling_since = time.perf_counter()
+        run.log.say("compiling the modules (`torch_compile`), which takes a minute or more")
     if not run.untrained:
         run.untrained = score(run)
     try:
@@ -342,6 +347,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         is_last = stage_step == settings.max_steps
         training_step(run, batches, stage_step, latest_ids)
         counts.step, counts.stage_step = counts.step + 1, stage_step
+        say_time_of_compiling(run)
         logging = stage_step % settings.logging_steps == 0 or is_last
         if logging:
             report(run, progress)
@@ -365,6 +371,13 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         if run.early_stopping.finished >= rows.stop:
             break
     return True
+
+
+def say_time_of_compiling(run: Run) -> None:
+    """After the first step, says how long compiling took, which happens while modules run for the first time."""
+    if run.compiling_since is not None:
+        seconds, run.compiling_since = time.perf_counter() - run.compiling_since, None
+        run.log.say(f"compiled after {seconds:.0f} s (`torch_compile`), including what ran up to the first step")
 
 
 def training_step(

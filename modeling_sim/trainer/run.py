@@ -297,7 +297,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in known:
             raise ValueError(f"`report_to` names {name!r}{nearest(name, sorted(known))}")
         if name not in available:
-            raise ValueError(f"`report_to` names {name!r}, which is not installed; `pip install {name}`.")
+            raise ValueError(f"`report_to` names {name!r}, whose package is not installed; `pip install {name}`.")
 
 
 def load_data(
