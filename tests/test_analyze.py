@@ -390,11 +390,15 @@ def test_kinds_have_names(preset, fields, name):
     assert method_of(SimConfig.preset(preset, **fields)) == name
 
 
-def test_frames_are_the_models_own_and_silence_is_left_out(models):
+@pytest.mark.parametrize("long_seconds", [60, 0.5], ids=["at once", "in chunks"])
+def test_frames_are_the_models_own_and_silence_is_excluded(models, long_seconds, monkeypatch):
+    monkeypatch.setattr("modeling_sim.modeling_sim.LONG_SECONDS", long_seconds)
     (of,) = load_models(models[:1])
     dataset = load_corpus("synthetic_syllables", "test", **CORPUS).select(range(1))
     frames = frames_of(of, dataset, max_frames=10**6, batch_size=2)[2].means
     waveform = torch.from_numpy(read_audio(dataset[0]["audio"]))[None]
+    with torch.no_grad():
+        assert of.model.takes_chunks(waveform) == (long_seconds < 1)
     expected = encode(of.model, waveform, module=2)[0, ::2].numpy()
     np.testing.assert_allclose(frames, expected, atol=1e-5)
 

@@ -1,6 +1,6 @@
 """Writes embeddings of recordings: the frames of one module, or their mean.
 
-    modeling-sim embed runs/sim-small recordings --module context --pool mean --out embeddings
+    modeling-sim embed runs/sim-small recordings --module context --pool mean --output_dir embeddings
 
 The data may be a folder of audio files, a manifest (.csv, .tsv or .jsonl with a column `file`), one audio file, a data
 set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name of a corpus of this package
@@ -32,7 +32,7 @@ class EmbedArguments:
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_encoder)
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
-    out: str = setting("embeddings", "Folder for the embeddings.")
+    output_dir: str = setting("embeddings", "Folder for the embeddings.")
     module: str = setting("context", "Module: 'context', or a number from 0.")
     pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
     split: str = setting("all", "Split of the data.")
@@ -48,7 +48,7 @@ class EmbedArguments:
     shard_seconds: float | None = setting(
         None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
     )
-    overwrite: bool = setting(False, "Replace the embeddings that `out` holds.")
+    overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
 
     def validate(self) -> None:
         """Checks the settings and the split of a corpus, if `data` is one; raises as `load_corpus`."""
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from datasets import disable_progress_bars  # noqa: PLC0415 - imports seconds of libraries
         from transformers.utils import logging  # noqa: PLC0415
 
-        from modeling_sim.inference.embedding import SimEmbedder, embed, open_data  # noqa: PLC0415
+        from modeling_sim.inference.embedding import SimEmbedder  # noqa: PLC0415
+        from modeling_sim.inference.embedding_files import embed, open_data  # noqa: PLC0415
 
         disable_progress_bars()
         logging.disable_progress_bar()
@@ -85,16 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 streaming=settings.streaming,
                 **bad_audio,
             ),
-            settings.out,
+            settings.output_dir,
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
             on_bad_audio=settings.on_bad_audio,
             shard_seconds=settings.shard_seconds,
-            overwrite=settings.overwrite,
+            overwrite=settings.overwrite_output_dir,
         )
         skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
         resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""
         print(
             f"{manifest['utterances']} recordings, {manifest['seconds'] / 3600:.2f} hours{resampled}{skipped}; "
-            f"embeddings in {settings.out}"
+            f"embeddings in {settings.output_dir}"
         )
