@@ -288,12 +288,12 @@ class Scores:
 
     def means(self, measure: str, kind: str, field: str = "value") -> dict[tuple[str, str], float]:
         """Mean over seeds by corpus and module."""
-        values: dict[tuple[str, str], list[float]] = {}
-        for name, results in self.results.items():
-            for row in results.rows:
-                if (row.measure, row.kind) == (measure, kind) and getattr(row, field) is not None:
-                    values.setdefault((name, row.module), []).append(getattr(row, field))
-        return {place: float(np.mean(found)) for place, found in values.items()}
+        return {
+            (name, module): float(np.mean(found))
+            for name, results in self.results.items()
+            for module in claims.modules_of(results)
+            if (found := claims.values_of(results, measure, module, kind, field))
+        }
 
     def ratios(self, measure: str, rival: str) -> tuple[float, float]:
         """Smallest and largest ratio of a rival's mean to SIM's, over corpora and modules."""

@@ -116,7 +116,7 @@ def render_page() -> str:
     for name, (title, path) in RESULTS.items():
         analysis = Results.read(path)
         lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]
-        for module in _modules(analysis):
+        for module in modules_of(analysis):
             lines += ["", f"### {title}, {module}", "", *table(analysis, module)]
     return "\n".join(lines) + "\n"
 
@@ -129,11 +129,11 @@ def table(analysis: Results, module: str) -> list[str]:
         module: Name of a module.
     """
     titles = {measure.key: measure for measure in analysis.measures}
-    kinds = [kind for kind in KINDS if any(_values(analysis, key, module, kind) for key in MEASURES)]
+    kinds = [kind for kind in KINDS if any(values_of(analysis, key, module, kind) for key in MEASURES)]
     lines = [f"| | {' | '.join(kinds)} |", f"|{' --- |' * (len(kinds) + 1)}"]
     for key in (key for key in MEASURES if key in titles):
         measure = titles[key]
-        columns = [_values(analysis, key, module, kind) for kind in kinds]
+        columns = [values_of(analysis, key, module, kind) for kind in kinds]
         if not columns[0]:
             continue
         factor = 100 if measure.format == "percent" else 1
@@ -146,7 +146,7 @@ def table(analysis: Results, module: str) -> list[str]:
         ]
         lines.append(f"| {measure.title}{', %' if factor == 100 else ''} | {' | '.join(cells)} |")
         if key in NULLS:
-            nulls = [_values(analysis, key, module, kind, field="null") for kind in kinds]
+            nulls = [values_of(analysis, key, module, kind, field="null") for kind in kinds]
             means = [float(np.mean(column)) if column else None for column in nulls]
             lines.append(f"| {NULLS[key]} | {' | '.join(decimal(value, digits) for value in means)} |")
     return lines
@@ -155,10 +155,10 @@ def table(analysis: Results, module: str) -> list[str]:
 def draw(analysis: Results, title: str) -> Figure:
     """Every model as a point: a row per measure, a column per module, a line per kind within."""
     measures = {measure.key: measure for measure in analysis.measures}
-    modules = [module for module in _modules(analysis) if module != "context"]
+    modules = [module for module in modules_of(analysis) if module != "context"]
     # Kinds that the measure is known of, by measure.
     kinds = {
-        key: [kind for kind in _COLORS if any(_values(analysis, key, module, kind) for module in modules)]
+        key: [kind for kind in _COLORS if any(values_of(analysis, key, module, kind) for module in modules)]
         for key in _DRAWN
         if key in measures
     }
@@ -168,7 +168,7 @@ def draw(analysis: Results, title: str) -> Figure:
     for (key, names), row in zip(kinds.items(), axes, strict=True):
         for module, axis in zip(modules, row, strict=True):
             for place, kind in enumerate(names):
-                values = _values(analysis, key, module, kind)
+                values = values_of(analysis, key, module, kind)
                 color = _COLORS[kind]
                 inside = "white" if "+" in kind else color
                 axis.plot(values, [place] * len(values), "o", color=color, markerfacecolor=inside, markersize=5)
@@ -187,12 +187,13 @@ def draw(analysis: Results, title: str) -> Figure:
     return figure
 
 
-def _modules(analysis: Results) -> list[str]:
+def modules_of(analysis: Results) -> list[str]:
+    """Names of the modules, the context last."""
     names = {row.module for row in analysis.rows} - {SPECTRUM_MODULE}
     return sorted(names, key=lambda name: (name == "context", name))
 
 
-def _values(analysis: Results, measure: str, module: str, kind: str, field: str = "value") -> list[float]:
+def values_of(analysis: Results, measure: str, module: str, kind: str, field: str = "value") -> list[float]:
     """Values, or nulls, of the models of a kind; a spectrum, which has no modules, is shown with all."""
     return [
         getattr(row, field)
