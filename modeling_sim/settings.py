@@ -220,7 +220,7 @@ def check_folder(name: str, value: str) -> None:
         raise FileNotFoundError(f"`{name}` is {value}, which is not a folder{_nearest_path(value)}")
 
 
-def check_encoder(name: str, value: str) -> None:
+def check_sim_checkpoint(name: str, value: str) -> None:
     """Checks that a checkpoint holds an encoder of this package, as far as a folder tells; see `check_checkpoint`.
 
     Raises:

@@ -15,7 +15,7 @@ from modeling_sim.commands.corpora import CorporaArguments, main
 from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
 from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
-from modeling_sim.data.corpora.splits import share_of_each, whole_groups
+from modeling_sim.data.corpora.splits import share_of_each, share_of_groups
 from modeling_sim.evaluation import ProbeArguments
 from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING
@@ -117,12 +117,12 @@ def test_a_share_of_each_group_does_not_depend_on_the_others():
 
 
 def test_whole_groups_are_some_and_never_all():
-    assert len(whole_groups("ab", 0.01, 0)) == len(whole_groups("ab", 0.99, 0)) == 1
-    assert whole_groups("abcdef", 0.5, 0) == whole_groups("fedcba", 0.5, 0)
+    assert len(share_of_groups("ab", 0.01, 0)) == len(share_of_groups("ab", 0.99, 0)) == 1
+    assert share_of_groups("abcdef", 0.5, 0) == share_of_groups("fedcba", 0.5, 0)
     with pytest.raises(ValueError, match=r"`groups`.*'a'"):
-        whole_groups("aaa", 0.5, 0)
+        share_of_groups("aaa", 0.5, 0)
     with pytest.raises(ValueError, match="`test_fraction`"):
-        whole_groups("ab", 1, 0)
+        share_of_groups("ab", 1, 0)
 
 
 def test_a_description_counts(corpus):

@@ -1,4 +1,4 @@
-"""Streams, long audio, folded weights and embeddings give what the encoder makes of whole recordings."""
+"""Streams, long audio, folded weights and embeddings give what the encoder makes of complete recordings."""
 
 import json
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import check_encoder, setting
+from modeling_sim.settings import check_sim_checkpoint, setting
 from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
@@ -30,7 +30,7 @@ from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 class EmbedArguments:
     """What is embedded, how, and where it goes."""
 
-    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_encoder)
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_sim_checkpoint)
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
     output_dir: str = setting("embeddings", "Folder for the embeddings.")
     module: str = setting("context", "Module: 'context', or a number from 0.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from modeling_sim.data.corpora import settings_overview
-from modeling_sim.settings import DATASET_NAME_HELP, Preset, check_encoder, check_folder, corpus_help, setting
+from modeling_sim.settings import DATASET_NAME_HELP, Preset, check_folder, check_sim_checkpoint, corpus_help, setting
 
 
 def corpus_settings_help() -> str:
@@ -33,7 +33,7 @@ class ModelArguments:
     init_from: str | None = setting(
         None,
         "Checkpoint (folder or Hub id) whose weights and configuration to start from; replaces `preset`.",
-        check=check_encoder,
+        check=check_sim_checkpoint,
     )
 
 
@@ -169,7 +169,7 @@ class ClassifierArguments:
     """The classifier to train."""
 
     model: str | None = setting(
-        None, "Pretrained checkpoint: folder or Hub id; unset for a new encoder.", check=check_encoder
+        None, "Pretrained checkpoint: folder or Hub id; unset for a new encoder.", check=check_sim_checkpoint
     )
     preset: Preset = setting("sim-small", "Preset of a new encoder, without `model`.")  # noqa: RUF009 - a field
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
@@ -191,7 +191,7 @@ class FinetuningArguments(RunArguments):
 class DecoderArguments:
     """The decoder to train."""
 
-    model: str = setting("", "Pretrained encoder: folder or Hub id.", check=check_encoder)
+    model: str = setting("", "Pretrained encoder: folder or Hub id.", check=check_sim_checkpoint)
     module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
     latents: Literal["mean", "sample"] = setting(
         "mean", "'mean', or 'sample': drawn from the Gaussians anew in each step, as in the paper."

@@ -79,7 +79,7 @@ def split_ids(
             )
         # A stratum with one speaker cannot be divided.
         divisible = [group for group in groups.values() if len(group) > 1] or [set(speakers.values())]
-        chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in divisible))
+        chosen = set().union(*(share_of_groups(group, test_fraction, seed) for group in divisible))
         test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
     else:
         raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")
@@ -149,7 +149,7 @@ def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[
     return share
 
 
-def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
+def share_of_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
     """Draws a fraction of the groups (speakers, words): at least one, never all.
 
     Args:
