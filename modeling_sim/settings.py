@@ -323,7 +323,7 @@ def _config_class() -> Any:
         return SimConfig
     spec: Any = spec_from_file_location("configuration_sim", Path(__file__).with_name("configuration_sim.py"))
     module, transformers = module_from_spec(spec), ModuleType("transformers")
-    transformers.PreTrainedConfig = _BareConfig  # type: ignore[attr-defined]
+    vars(transformers)["PreTrainedConfig"] = _BareConfig
     sys.modules["transformers"] = transformers
     try:
         spec.loader.exec_module(module)

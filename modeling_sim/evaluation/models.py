@@ -18,7 +18,6 @@ from modeling_sim.evaluation.representations import AudioEncoder, Representation
 from modeling_sim.evaluation.settings import MeasuringArguments
 from modeling_sim.loading import (
     check_device,
-    chosen_numbers,
     feature_extractor_of,
     load_audio_encoder,
     load_decoder,
@@ -26,6 +25,7 @@ from modeling_sim.loading import (
     names_of,
 )
 from modeling_sim.provenance import own_settings, weights_fingerprint
+from modeling_sim.settings import chosen_numbers
 
 
 def load_representations(
@@ -226,7 +226,7 @@ def _batches(
             low, high = (
                 np.clip(np.rint(edge), 0, heard.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
             )
-            real = np.arange(count) < each.lengths.cpu().numpy()[:, None]  # type: ignore[union-attr]
+            real = np.arange(count) < each.lengths.cpu().numpy()[:, None]
             audible[module] = real & (heard[:, high] > heard[:, low])
             hidden[module] = (
                 each.mean.float().cpu().numpy(),

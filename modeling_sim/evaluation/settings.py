@@ -198,7 +198,7 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
     settings = corpus_settings_of(arguments)
     if arguments.data_dir:
         settings["data_dir"] = arguments.data_dir
-    return load_corpus(arguments.corpus, split, **settings)  # type: ignore[return-value]
+    return load_corpus(arguments.corpus, split, **settings)
 
 
 def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
