@@ -241,7 +241,8 @@ def check_checkpoint(name: str, value: str) -> None:
             checkpoint.
     """
     folder = Path(value)
-    if (folder / "config.json").is_file():
+    config = folder / "config.json"
+    if config.is_file() or config.is_symlink():  # a link that leads nowhere is an error of its own
         return
     if folder.is_dir():
         saved = {path.parent for path in folder.glob("checkpoint-*/config.json")}
@@ -294,7 +295,10 @@ def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "module
     wanted = [name.strip() for name in chosen.split(",")]
     for name in wanted:
         if name not in names:
-            raise ValueError(f"`{setting}`: {_no_choice(name, names)} Choose some of them, or 'all'.")
+            raise ValueError(
+                f"`{setting}` names {name!r}, which is not one of {', '.join(names)}{nearest(name, names)} Give some of "
+                "them, or 'all'."
+            )
     return [names[name] for name in wanted]
 
 
