@@ -217,7 +217,7 @@ def check_folder(name: str, value: str) -> None:
         FileNotFoundError: It does not; the message names the setting.
     """
     if not Path(value).is_dir():
-        raise FileNotFoundError(f"`{name}` is {value}, which is not a folder{_nearest_path(value)}")
+        raise FileNotFoundError(f"`{name}` is {value}, which is not a folder{nearest_path(value)}")
 
 
 def check_sim_checkpoint(name: str, value: str) -> None:
@@ -255,7 +255,7 @@ def check_checkpoint(name: str, value: str) -> None:
         )
     if value.startswith(("/", ".", "~")):
         raise FileNotFoundError(
-            f"`{name}` is {value}, which is not a folder{_nearest_path(value)} Give the folder of a saved model, or "
+            f"`{name}` is {value}, which is not a folder{nearest_path(value)} Give the folder of a saved model, or "
             "the id of a model on the Hub."
         )
     import httpx2  # noqa: PLC0415 - a folder does not need it
@@ -268,12 +268,12 @@ def check_checkpoint(name: str, value: str) -> None:
     except (httpx2.HTTPError, OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"`{name}` is {value}, which is neither a folder nor a model available on the Hub ({in_one_line(error)})"
-            f"{_nearest_path(value)} Give the folder of a saved model, or the id of a model on the Hub, whose first "
+            f"{nearest_path(value)} Give the folder of a saved model, or the id of a model on the Hub, whose first "
             "use needs network access."
         ) from error
 
 
-def _nearest_path(path: str) -> str:
+def nearest_path(path: str) -> str:
     """The end of an error message, which suggests the most similar path in the same folder."""
     folder = Path(path).parent
     return nearest(path, [str(other) for other in folder.iterdir()] if folder.is_dir() else [], cutoff=0.8)
@@ -296,8 +296,8 @@ def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "module
     for name in wanted:
         if name not in names:
             raise ValueError(
-                f"`{setting}` names {name!r}, which is not one of {', '.join(names)}{nearest(name, names)} Give some of "
-                "them, or 'all'."
+                f"`{setting}` names {name!r}, which is not one of {', '.join(names)}{nearest(name, names)} Give "
+                "some of them, or 'all'."
             )
     return [names[name] for name in wanted]
 

@@ -18,11 +18,12 @@ Recordings with another sampling rate are resampled. Stereo ones are refused unl
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import check_sim_checkpoint, setting
+from modeling_sim.settings import check_sim_checkpoint, nearest_path, setting
 from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
@@ -51,7 +52,14 @@ class EmbedArguments:
     overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
 
     def validate(self) -> None:
-        """Checks the settings and the split of a corpus, if `data` is one; raises as `load_corpus`."""
+        """Checks that `data` exists if it can only be a path, and the settings and the split of a corpus.
+
+        Raises:
+            FileNotFoundError: There is no such path.
+            ValueError: The corpus has no such setting or split.
+        """
+        if self.data.startswith(("/", ".", "~")) and not Path(self.data).exists():
+            raise FileNotFoundError(f"`data` is {self.data}, which does not exist{nearest_path(self.data)}")
         if self.data in corpus_names():
             check_corpus_settings(self.data, self.corpus_settings)
             check_split(self.data, self.split)
