@@ -250,8 +250,8 @@ def check_checkpoint(name: str, value: str) -> None:
             raise FileNotFoundError(f"`{name}` is {value}, which has no config.json; give the folder of a saved model.")
         newest = max(saved, key=lambda path: (len(path.name), path.name))
         raise FileNotFoundError(
-            f"`{name}` is {value}, an unfinished run; give its checkpoint {newest}, or rerun the command of the run to "
-            "finish it."
+            f"`{name}` is {value}, an unfinished run, which has no config.json; give its checkpoint {newest}, or rerun "
+            "the command of the run to finish it."
         )
     if value.startswith(("/", ".", "~")):
         raise FileNotFoundError(
