@@ -26,6 +26,7 @@ from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_results, replacing
 from modeling_sim.plots import GRAY, save_figure, style_of
 from modeling_sim.text import decimal, percent
+from studies import tables
 from studies.paper_claims import make as claims
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -288,12 +289,12 @@ class Scores:
 
     def means(self, measure: str, kind: str, field: str = "value") -> dict[tuple[str, str], float]:
         """Mean over seeds by corpus and module."""
-        values: dict[tuple[str, str], list[float]] = {}
-        for name, results in self.results.items():
-            for row in results.rows:
-                if (row.measure, row.kind) == (measure, kind) and getattr(row, field) is not None:
-                    values.setdefault((name, row.module), []).append(getattr(row, field))
-        return {place: float(np.mean(found)) for place, found in values.items()}
+        return {
+            (name, module): float(np.mean(found))
+            for name, results in self.results.items()
+            for module in tables.modules_of(results)
+            if (found := tables.values_of(results, measure, module, kind, field))
+        }
 
     def ratios(self, measure: str, rival: str) -> tuple[float, float]:
         """Smallest and largest ratio of a rival's mean to SIM's, over corpora and modules."""

@@ -19,11 +19,12 @@ _IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.
 _LAZY = {
     "SimEmbedder": "modeling_sim.inference.embedding",
     "SimStream": "modeling_sim.inference.streaming",
-    "embed": "modeling_sim.inference.embedding",
+    "embed": "modeling_sim.inference.embedding_files",
 }
 
 if TYPE_CHECKING:
-    from modeling_sim.inference.embedding import SimEmbedder, embed
+    from modeling_sim.inference.embedding import SimEmbedder
+    from modeling_sim.inference.embedding_files import embed
     from modeling_sim.inference.streaming import SimStream
 
 if TYPE_CHECKING or not _IS_COMMAND:

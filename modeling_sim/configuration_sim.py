@@ -309,11 +309,20 @@ class SimConfig(PreTrainedConfig):
         """
         if name not in _PRESETS:
             raise ValueError(f"no preset {name!r}{_nearest(name, _PRESETS)} Choose one of {', '.join(_PRESETS)}.")
-        known = {*cls.__dataclass_fields__, "num_labels"}  # a property of transformers
-        for field in overrides:
-            if field not in known:
-                raise ValueError(f"`SimConfig` has no field {field!r}{_nearest(field, known)} See `help(SimConfig)`.")
+        cls.check_names(overrides)
         return cls(**{**_PRESETS[name], **overrides})
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Checks names of fields, which the constructor keeps as attributes if it does not know them.
+
+        Raises:
+            ValueError: There is no such field.
+        """
+        known = {*cls.__dataclass_fields__, "num_labels"}  # a property of transformers
+        for name in names:
+            if name not in known:
+                raise ValueError(f"`SimConfig` has no field {name!r}{_nearest(name, known)} See `help(SimConfig)`.")
 
     @staticmethod
     def preset_names() -> list[str]:

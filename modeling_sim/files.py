@@ -95,15 +95,34 @@ def finite_or_none(value: Any) -> Any:
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The end of an error message, which suggests the closest known word, if any is similar.
+    """The end of an error message, which suggests the closest known word, or up to three that a word abbreviates.
+
+    An abbreviation is initials (`lr` of `learning_rate`), a beginning, or a part between underscores. Case and the
+    dashes of flags do not count.
 
     Args:
         word: The given word.
         known: The valid words.
-        cutoff: Minimum similarity of a suggestion, from 0 to 1.
+        cutoff: Minimum similarity of the closest word, from 0 to 1.
     """
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
-    return f"; did you mean {matches[0]!r}?" if matches else "."
+    plain = _plain(word)
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(_plain(name), name)
+    parts = {name: name.split("_") for name in names}
+    abbreviated = len(plain) > 1
+    matches = (
+        difflib.get_close_matches(plain, names, n=1, cutoff=0.8)
+        or [name for name in names if abbreviated and plain == "".join(part[:1] for part in parts[name])]
+        or [name for name in names if abbreviated and name.startswith(plain)]
+        or [name for name in names if abbreviated and plain in parts[name]]
+        or difflib.get_close_matches(plain, names, n=1, cutoff=cutoff)
+    )
+    return f"; did you mean {' or '.join(repr(names[name]) for name in matches[:3])}?" if matches else "."
+
+
+def _plain(word: str) -> str:
+    return word.lstrip("-").replace("-", "_").lower()
 
 
 # ---------------------------------------------------------------------- results

@@ -1,13 +1,10 @@
 """Loads models, decoders and feature extractors by folder or Hub id, and shortens their names for tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -19,12 +16,11 @@ from transformers import (
 )
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim.settings import check_checkpoint, chosen_numbers
 from modeling_sim.text import in_one_line
 
 # Model types whose encoder gives one latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
-
-_HUB_TIMEOUT_SECONDS = 5
 
 
 def feature_extractor_of(path: str) -> Any:
@@ -122,31 +118,12 @@ def _check_type(path: str, model_type: str, role: str) -> None:
 
 
 def _config_of(path: str) -> PreTrainedConfig:
-    _check_place(path)
+    check_checkpoint("model", path)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path)
     except OSError as error:
         raise FileNotFoundError(f"{path} has no readable config.json: {in_one_line(error)}") from error
     return config
-
-
-def _check_place(path: str) -> None:
-    """Checks that a path is a folder, or a model in the cache or on the Hub.
-
-    Sends one request: without a network, transformers sends six, with pauses.
-    """
-    if Path(path).is_dir():
-        return
-    if path.startswith(("/", ".", "~")):
-        raise FileNotFoundError(f"{path} is not a folder; give a checkpoint's folder, or the id of a model on the Hub.")
-    try:
-        if not isinstance(try_to_load_from_cache(path, "config.json"), str):
-            get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
-    except (httpx2.HTTPError, OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{path} is neither a folder nor a model available on the Hub ({in_one_line(error)}); give a checkpoint's "
-            "folder, or the id of a model on the Hub, whose first use needs network access."
-        ) from error
 
 
 def module_numbers(config: SimConfig, modules: str) -> list[int]:
@@ -159,23 +136,3 @@ def module_numbers(config: SimConfig, modules: str) -> list[int]:
     if config.context_size:
         names["context"] = config.num_modules - 1
     return chosen_numbers(names, modules)
-
-
-def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "modules") -> list[int]:
-    """Parses a selection by names: "all", or names separated by commas.
-
-    Args:
-        names: Numbers by name.
-        chosen: Value of the setting.
-        setting: Name of the setting in the error message.
-
-    Raises:
-        ValueError: A name is unknown.
-    """
-    if chosen == "all":
-        return list(dict.fromkeys(names.values()))
-    wanted = [name.strip() for name in chosen.split(",")]
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"`{setting}` names {name!r}; choose from {', '.join(names)}, or give 'all'.")
-    return [names[name] for name in wanted]

@@ -1,4 +1,7 @@
-"""Settings: dataclasses filled from a YAML file and then from flags, without importing torch, which takes seconds."""
+"""Settings: dataclasses filled from a YAML file and then from flags, and checked.
+
+Nothing here imports torch or transformers, which take seconds, so that a mistake is reported before they are imported.
+"""
 
 import contextlib
 import re
@@ -13,20 +16,20 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
-from modeling_sim.files import nearest
+from modeling_sim.files import nearest, read_json
 from modeling_sim.text import in_one_line
 
 Preset = Literal[
@@ -46,11 +49,26 @@ FigureFormat = Literal["png", "svg", "pdf"]
 FIGURE_FORMAT_HELP = "Format of figures: png, or svg or pdf for papers."
 
 
-def setting(default: Any, help_line: str) -> Any:
-    """A dataclass field with a help line; each instance gets a copy of a dict or list default."""
+def setting(
+    default: Any, help_line: str | Callable[[], str], *, check: Callable[[str, Any], None] | None = None
+) -> Any:
+    """A dataclass field with a help line; each instance gets a copy of a dict or list default.
+
+    Args:
+        default: The default; `dataclasses.MISSING` for a setting that must be given.
+        help_line: For `--help`; a function if the text takes time to make.
+        check: Raises if a value is invalid, given the name of the setting and the value, or each value of a list. A
+            command calls it before it imports torch; values that are `None` or empty are not checked.
+    """
+    metadata = {"help": help_line, "check": check}
     if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help_line})
-    return field(default=default, metadata={"help": help_line})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def corpus_help() -> str:
+    """Help line of a corpus."""
+    return f"Corpus: {', '.join(corpus_names())}."
 
 
 DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
@@ -193,6 +211,150 @@ def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
     return {name: value for group in groups for name, value in asdict(group).items()}
 
 
+# ---------------------------------------------------------------------- checks of values
+
+_HUB_TIMEOUT_SECONDS = 5
+
+
+def check_folder(name: str, value: str) -> None:
+    """Checks that a folder exists.
+
+    Raises:
+        FileNotFoundError: It does not; the message names the setting.
+    """
+    if not Path(value).is_dir():
+        raise FileNotFoundError(f"`{name}` is {value}, which is not a folder{nearest_path(value)}")
+
+
+def check_sim_checkpoint(name: str, value: str) -> None:
+    """Checks that a checkpoint holds an encoder of this package, as far as a folder tells; see `check_checkpoint`.
+
+    Raises:
+        ValueError: The folder holds another model, for example a decoder.
+    """
+    check_checkpoint(name, value)
+    if Path(value).is_dir() and (found := read_json(Path(value) / "config.json").get("model_type")) != "sim":
+        raise ValueError(f"`{name}` is {value}, which has model type {found!r}; give an encoder ('sim').")
+
+
+def check_checkpoint(name: str, value: str) -> None:
+    """Checks that a checkpoint is a folder with a model, or a model in the cache or on the Hub.
+
+    Sends one request for a model on the Hub: without a network, transformers sends six, with pauses.
+
+    Raises:
+        FileNotFoundError: It is neither; or it is the folder of an unfinished run, and the message names its newest
+            checkpoint.
+    """
+    folder = Path(value)
+    config = folder / "config.json"
+    if config.is_file() or config.is_symlink():  # a link that leads nowhere is an error of its own
+        return
+    if folder.is_dir():
+        saved = {path.parent for path in folder.glob("checkpoint-*/config.json")}
+        if not saved:
+            raise FileNotFoundError(f"`{name}` is {value}, which has no config.json; give the folder of a saved model.")
+        newest = max(saved, key=lambda path: (len(path.name), path.name))
+        raise FileNotFoundError(
+            f"`{name}` is {value}, an unfinished run, which has no config.json; give its checkpoint {newest}, or rerun "
+            "the command of the run to finish it."
+        )
+    if value.startswith(("/", ".", "~")):
+        raise FileNotFoundError(
+            f"`{name}` is {value}, which is not a folder{nearest_path(value)} Give the folder of a saved model, or "
+            "the id of a model on the Hub."
+        )
+    import httpx2  # noqa: PLC0415 - a folder does not need it
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        if not isinstance(try_to_load_from_cache(value, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(value, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
+    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"`{name}` is {value}, which is neither a folder nor a model available on the Hub ({in_one_line(error)})"
+            f"{nearest_path(value)} Give the folder of a saved model, or the id of a model on the Hub, whose first "
+            "use needs network access."
+        ) from error
+
+
+def nearest_path(path: str) -> str:
+    """The end of an error message, which suggests the most similar path in the same folder."""
+    folder = Path(path).parent
+    return nearest(path, [str(other) for other in folder.iterdir()] if folder.is_dir() else [], cutoff=0.8)
+
+
+def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "modules") -> list[int]:
+    """Parses a selection by names: "all", or names separated by commas.
+
+    Args:
+        names: Numbers by name.
+        chosen: Value of the setting.
+        setting: Name of the setting in the error message.
+
+    Raises:
+        ValueError: A name is unknown.
+    """
+    if chosen == "all":
+        return list(dict.fromkeys(names.values()))
+    wanted = [name.strip() for name in chosen.split(",")]
+    for name in wanted:
+        if name not in names:
+            raise ValueError(
+                f"`{setting}` names {name!r}, which is not one of {', '.join(names)}{nearest(name, names)} Give "
+                "some of them, or 'all'."
+            )
+    return [names[name] for name in wanted]
+
+
+def check_model_settings(settings: Mapping[str, Any], preset: str | None) -> None:
+    """Checks fields of `SimConfig`.
+
+    Args:
+        settings: The fields to set differently.
+        preset: Preset that they change; `None` if they change a checkpoint, whose values are checked when it is read.
+
+    Raises:
+        ValueError: There is no such field, or a value is invalid.
+    """
+    config_class = _config_class()
+    if preset is None:
+        config_class.check_names(settings)
+    else:
+        config_class.preset(preset, **settings)
+
+
+def _config_class() -> Any:
+    """`SimConfig`; before transformers is imported, the same class on a base without the fields of transformers."""
+    if "transformers" in sys.modules:
+        from modeling_sim import SimConfig  # noqa: PLC0415
+
+        return SimConfig
+    spec: Any = spec_from_file_location("configuration_sim", Path(__file__).with_name("configuration_sim.py"))
+    module, transformers = module_from_spec(spec), ModuleType("transformers")
+    vars(transformers)["PreTrainedConfig"] = _BareConfig
+    sys.modules["transformers"] = transformers
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["transformers"]
+    return module.SimConfig
+
+
+@dataclass
+class _BareConfig:
+    """What `SimConfig` needs of `PreTrainedConfig`."""
+
+    num_labels: int = 2
+
+    def __init_subclass__(cls) -> None:
+        dataclass(cls)
+
+    def __post_init__(self) -> None:
+        pass
+
+
 # ---------------------------------------------------------------------- the command line
 
 
@@ -234,7 +396,6 @@ def parse_arguments(
     first.add_argument("--init_from")
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
-        classes,
         prog=command,
         usage=" ".join(["%(prog)s", *(f"[{name}]" for name in positional), "[--config FILE] [--SETTING VALUE ...]"]),
         description=description,
@@ -242,6 +403,7 @@ def parse_arguments(
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_fields_of(classes, with_help=bool({"-h", "--help"} & {*argv}))
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
@@ -250,8 +412,11 @@ def parse_arguments(
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
-    parsed = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True, look_for_args_file=False)
-    groups, words = parsed[: len(classes)], parsed[-1]
+    values, words = parser.parse_known_args(argv)
+    groups = tuple(
+        arguments(**{field_.name: getattr(values, field_.name) for field_ in fields(arguments)})
+        for arguments in classes
+    )
     unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
     if unknown:
         parser.error(f"unexpected argument {unknown[0]!r}.")
@@ -284,8 +449,38 @@ def _on_defaults_of_corpus(from_file: dict[str, Any], given: Namespace, known: C
     return merged(suggested, from_file)
 
 
-class _Parser(HfArgumentParser):
-    """Makes flags of the fields of dataclasses, and suggests the closest known word for an unknown one."""
+class _Parser(ArgumentParser):
+    """Makes flags of the fields of dataclasses, and suggests the closest known word for an unknown one.
+
+    It does what we need of `transformers.HfArgumentParser`, whose import takes a second.
+    """
+
+    def add_fields_of(self, classes: Iterable[Any], *, with_help: bool) -> None:
+        """Adds a flag for each field of dataclasses, and `--no_name` for a bool that is true by default."""
+        for arguments in classes:
+            hints = get_type_hints(arguments)
+            for field_ in fields(arguments):
+                self._add_flag(field_, hints[field_.name], with_help=with_help)
+
+    def _add_flag(self, field_: Field[Any], hint: Any, *, with_help: bool) -> None:
+        name, help_line = field_.name, field_.metadata["help"]
+        default = field_.default if field_.default_factory is MISSING else field_.default_factory()
+        options: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
+        if get_origin(hint) in (Union, UnionType):
+            hint = str if str in get_args(hint) else get_args(hint)[0]
+        if hint is bool:
+            options |= {"type": _to_bool, "nargs": "?", "const": True}
+        elif get_origin(hint) is Literal:
+            options |= {"choices": get_args(hint)}
+        elif get_origin(hint) is list:
+            options |= {"type": get_args(hint)[0], "nargs": "+"}
+        else:
+            options |= {"type": hint}
+        if with_help:
+            options["help"] = help_line() if callable(help_line) else help_line
+        self.add_argument(*_spellings(name), **options)
+        if default is True:
+            self.add_argument(*_spellings(f"no_{name}"), dest=name, action="store_false", help=options.get("help"))
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
@@ -296,14 +491,15 @@ class _Parser(HfArgumentParser):
                 continue
             if "--corpus_settings" in known and any(name in settings_of(corpus) for corpus in corpus_names()):
                 self.error(f"unknown flag {flag}; use --corpus_settings '{{{name}: ...}}'.")
-            self.error(f"unknown flag {flag}{nearest(flag, known)}")
+            names = [option for option in known if option.startswith("--") and option != "--help"]
+            self.error(f"unknown flag {flag}{nearest(flag, names)}")
 
     def with_values_of_bools(self, argv: Sequence[str]) -> list[str]:
         """Writes a bool flag without a value as `--flag=true`, so that a positional argument may follow it."""
         words = []
         for word, following in pairwise([*argv, ""]):
             action = self._option_string_actions.get(word)
-            is_bool_flag = action is not None and action.type is string_to_bool and action.nargs == "?"
+            is_bool_flag = action is not None and action.type is _to_bool
             words.append(f"{word}=true" if is_bool_flag and not _is_bool(following) else word)
         return words
 
@@ -331,12 +527,25 @@ class _Parser(HfArgumentParser):
             raise ArgumentError(action, _no_choice(value, action.choices))
 
 
+def _spellings(name: str) -> list[str]:
+    """A flag with underscores and with dashes."""
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+_BOOLS = {
+    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+}
+
+
 def _is_bool(word: str) -> bool:
-    try:
-        string_to_bool(word)
-    except ArgumentTypeError:
-        return False
-    return True
+    return word.lower() in _BOOLS
+
+
+def _to_bool(word: str) -> bool:
+    if not _is_bool(word):
+        raise ArgumentTypeError(f"{word!r} is not one of {', '.join(_BOOLS)}")
+    return _BOOLS[word.lower()]
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from argparse import Namespace
 from types import SimpleNamespace
@@ -308,7 +309,7 @@ def test_a_decoder_that_is_no_better_than_silence_has_its_quality_alone(decoded,
     assert [row.measure for row in analysis.rows] == ["log_mel"]
     assert analysis.rows[0].value == pytest.approx(analysis.rows[0].null)
     assert analysis.quality[0]["kind"] == "T"
-    assert "no better than silence" in capsys.readouterr().out
+    assert "silence" in capsys.readouterr().out
 
 
 def test_what_fails_of_a_decoder_takes_nothing_else_with_it(decoded, monkeypatch, capsys):
@@ -320,7 +321,7 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(decoded, monkeypatch
     found = {row.measure for row in analysis.rows}
     assert {"log_mel", "curve_area", "traversal_selectivity", "traversal_selectivity_oracle"} <= found
     assert "path_ratio" not in found
-    assert "smoothness of the decoder of m of tones" in capsys.readouterr().out
+    assert re.search("smoothness .*m of tones", capsys.readouterr().out)
 
 
 def test_samples_are_compared_only_where_a_decoder_was_trained_on_them(decoded):
@@ -390,11 +391,15 @@ def test_kinds_have_names(preset, fields, name):
     assert method_of(SimConfig.preset(preset, **fields)) == name
 
 
-def test_frames_are_the_models_own_and_silence_is_left_out(models):
+@pytest.mark.parametrize("long_seconds", [60, 0.5], ids=["at once", "in chunks"])
+def test_frames_are_the_models_own_and_silence_is_excluded(models, long_seconds, monkeypatch):
+    monkeypatch.setattr("modeling_sim.modeling_sim.LONG_SECONDS", long_seconds)
     (of,) = load_models(models[:1])
     dataset = load_corpus("synthetic_syllables", "test", **CORPUS).select(range(1))
     frames = frames_of(of, dataset, max_frames=10**6, batch_size=2)[2].means
     waveform = torch.from_numpy(read_audio(dataset[0]["audio"]))[None]
+    with torch.no_grad():
+        assert of.model.takes_chunks(waveform) == (long_seconds < 1)
     expected = encode(of.model, waveform, module=2)[0, ::2].numpy()
     np.testing.assert_allclose(frames, expected, atol=1e-5)
 
@@ -625,9 +630,10 @@ def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_know
         items = decoded(_Tones(), is_heard=True).media.items
         return [item["title"] for item in items if item["group"] == "traversal"]
 
-    assert any("dimension 0, which is best for pitch" in title for title in titles())
+    assert any(re.search("dimension 0, .*pitch", title) for title in titles())
     monkeypatch.setattr(decoder_measures, "most_telling", lambda *_: (np.full(5, 1), np.ones(5)))
-    assert [title.split(", ", 1)[1] for title in titles()] == ["dimension 1, which is best for pitch and F1"]
+    (title,) = titles()
+    assert re.search("dimension 1, .*pitch and F1$", title)
     monkeypatch.setattr(decoder_measures, "_properties_of_training", Mock(side_effect=ValueError("no such utterance")))
     assert len(titles()) == 2
     assert all("differs most between utterances" in title for title in titles())
@@ -703,7 +709,7 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
     for path in (tmp_path / "cache" / "analysis").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     results = run(models[:1], [], tmp_path / "cache", tmp_path / "again")
-    assert "cannot be read and is measured again" in capsys.readouterr().out
+    assert str(tmp_path / "cache" / "analysis") in capsys.readouterr().out
     first = json.loads((output_dir / "analysis.json").read_text())
     assert next(row for row in results["rows"] if row["representation"] == "sim-0") in first["rows"]
 

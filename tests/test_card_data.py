@@ -42,15 +42,17 @@ def test_hours_are_those_of_all_recordings():
 
 def test_a_card_says_where_data_was_read_and_how_much_of_it():
     text = data_text(RUN)
-    assert "openslr/librispeech_asr) on the Hub), read from a local folder: a subset of 10 utterances, 8 (0.50" in text
+    for fact in ("openslr/librispeech_asr", "folder", "10 utterances", "8 (0.50"):
+        assert fact in text
     assert data_flag(RUN) == " --data_dir PATH_TO_LIBRISPEECH"
     from_hub = {**RUN, "dataset_id": "org/mini"}
     text = data_text(from_hub)
-    assert "read from [org/mini](https://huggingface.co/datasets/org/mini): a subset" in text
+    assert "[org/mini](https://huggingface.co/datasets/org/mini)" in text
     assert "openslr" not in text
     assert "folder" not in text
     assert data_flag(from_hub) == ""
-    assert "a subset" not in data_text({**RUN, "train_utterances": 292_365})
+    assert "subset" in text
+    assert "subset" not in data_text({**RUN, "train_utterances": 292_365})
 
 
 def test_held_out_speakers_are_known_by_name_however_splits_number_them():
@@ -68,16 +70,21 @@ def test_held_out_speakers_are_known_by_name_however_splits_number_them():
 
 
 @pytest.mark.parametrize(
-    ("speakers", "heard", "text"),
+    ("speakers", "shared", "count", "share"),
     [
-        (1, 1, "from one speaker, who is in the training"), (1, 0, "from one speaker, who is not in the training"),
-        (20, 20, "from 20 speakers, all of whom are in"), (20, 0, "from 20 speakers, none of whom is in"),
-        (20, 1, "from 20 speakers, one of whom is in"), (20, 3, "from 20 speakers, 3 of whom are in"),
+        (1, 1, "one speaker", "is in"),
+        (1, 0, "one speaker", "is not in"),
+        (20, 20, "20 speakers", "all of"),
+        (20, 0, "20 speakers", "none of"),
+        (20, 1, "20 speakers", "one of"),
+        (20, 3, "20 speakers", "3 of"),
     ],
-)  # fmt: skip
-def test_a_card_says_whether_training_heard_the_speakers_that_are_held_out(speakers, heard, text):
-    found = {"speakers": speakers, "heard_in_training": heard}
-    assert f"2 (0.25 hours) held out, {text}" in data_text({**RUN, "held_out_speakers": found})
+)
+def test_a_card_says_how_many_held_out_speakers_are_in_the_training_data(speakers, shared, count, share):
+    found = {"speakers": speakers, "heard_in_training": shared}
+    held_out = data_text({**RUN, "held_out_speakers": found}).partition("2 (0.25 hours)")[2]
+    assert count in held_out
+    assert share in held_out.partition(count)[2]
 
 
 def test_what_was_not_recorded_is_not_claimed():
@@ -95,13 +102,12 @@ def test_generated_speech_needs_no_folder():
 
 
 def test_the_license_says_where_it_comes_from():
-    assert license_line(RUN, None) == "CC BY 4.0, the license of the training data"
+    assert license_line(RUN, None).startswith("CC BY 4.0, ")
     other = {**RUN, "corpus_license": "other", "license": "other"}
     assert license_line(other, None).startswith("not stated")
-    assert license_line({**RUN, "license": "cc-by-nc-sa-4.0", "base_license": "cc-by-nc-sa-4.0"}, None) == (
-        "CC BY-NC-SA 4.0, **not for commercial use**, the stricter license of the training data and the model that "
-        "training started from"
-    )
+    stricter = license_line({**RUN, "license": "cc-by-nc-sa-4.0", "base_license": "cc-by-nc-sa-4.0"}, None)
+    assert stricter.startswith("CC BY-NC-SA 4.0, ")
+    assert "**not for commercial use**" in stricter
     assert known_licenses(other) == []
     assert known_licenses({**other, "base_license": "cc-by-4.0"}) == ["cc-by-4.0"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
@@ -67,11 +68,15 @@ def test_labels_of_utterances_and_of_frames():
     assert several["labels"].tolist() == [[1, 2, 3], [4, -100, -100]]
 
 
-def test_waveforms_come_in_several_forms():
+def test_waveforms_come_in_several_forms(tmp_path):
     collate, (samples,) = SimDataCollator(SimFeatureExtractor(), column="speech"), waveforms(700)
     forms = [samples, torch.from_numpy(samples), {"array": samples, "sampling_rate": 16000, "path": None}]
     batch = collate([{"speech": form} for form in forms])
     assert torch.equal(batch["input_values"], torch.from_numpy(samples).expand(3, -1))
+    file = tmp_path / "speech.wav"
+    soundfile.write(file, samples, 16000, subtype="FLOAT")
+    files = collate([{"speech": form} for form in (file, str(file), file.read_bytes(), {"path": str(file)})])
+    np.testing.assert_allclose(files["input_values"], np.clip(batch["input_values"][:1].expand(4, -1), -1, 1))
     with pytest.raises(ValueError, match="sampling_rate"):
         collate([{"speech": {"array": samples, "sampling_rate": 8000}}])
     with pytest.raises(KeyError, match="column"):

@@ -15,7 +15,7 @@ from modeling_sim.commands.corpora import CorporaArguments, main
 from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
 from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
-from modeling_sim.data.corpora.splits import share_of_each, whole_groups
+from modeling_sim.data.corpora.splits import share_of_each, share_of_groups
 from modeling_sim.evaluation import ProbeArguments
 from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING
@@ -43,6 +43,48 @@ def test_an_unknown_name_or_setting_names_the_nearest():
         load_corpus("zzz")
     with pytest.raises(ValueError, match="`on_bad_audio`"):
         load_corpus("synthetic_syllables", on_bad_audio="ignore")
+
+
+OTHERS_HUMS = '''
+from modeling_sim.data.corpora import synthetic_syllables
+
+INFO = synthetic_syllables.INFO
+
+def load(*, split="train", num_hums: int = 4):
+    """Load.
+
+    Args:
+        split: Split.
+        num_hums: Number of hums.
+    """
+    return synthetic_syllables.load(split=split, num_train=num_hums, num_test=2, cache=False)
+'''
+
+
+def test_other_packages_register_corpora(tmp_path, monkeypatch, capsys):
+    metadata = tmp_path / "others-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1\n")
+    points = "[modeling_sim.corpora]\nhums = others_hums\n"
+    (metadata / "entry_points.txt").write_text(f"{points}empty = others_empty\nfolder = others_empty\n")
+    (tmp_path / "others_empty.py").touch()
+    (tmp_path / "others_hums.py").write_text(OTHERS_HUMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {"hums", "empty"} < set(corpus_names())
+    assert len(load_corpus("hums", num_hums=3)) == 3
+    assert "data_dir" in corpus_settings("folder")  # a name of this package is not replaced
+    with pytest.raises(ValueError, match="'hums'"):
+        load_corpus("hum")
+    with pytest.raises(ValueError, match="'num_hums'"):
+        load_corpus("hums", nom_hums=3)
+    with pytest.raises(ValueError, match=r"`split` .*'test'"):
+        load_corpus("hums", "tset")
+    with pytest.raises(ImportError, match="'empty'"):
+        load_corpus("empty")
+    (metadata / "entry_points.txt").write_text(points)
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["--corpus", "hums", "--help"], PRETRAINING)
+    assert {"hums:", "num_hums"} <= set(capsys.readouterr().out.split())
 
 
 def test_the_contracts_columns(corpus):
@@ -75,12 +117,12 @@ def test_a_share_of_each_group_does_not_depend_on_the_others():
 
 
 def test_whole_groups_are_some_and_never_all():
-    assert len(whole_groups("ab", 0.01, 0)) == len(whole_groups("ab", 0.99, 0)) == 1
-    assert whole_groups("abcdef", 0.5, 0) == whole_groups("fedcba", 0.5, 0)
+    assert len(share_of_groups("ab", 0.01, 0)) == len(share_of_groups("ab", 0.99, 0)) == 1
+    assert share_of_groups("abcdef", 0.5, 0) == share_of_groups("fedcba", 0.5, 0)
     with pytest.raises(ValueError, match=r"`groups`.*'a'"):
-        whole_groups("aaa", 0.5, 0)
+        share_of_groups("aaa", 0.5, 0)
     with pytest.raises(ValueError, match="`test_fraction`"):
-        whole_groups("ab", 1, 0)
+        share_of_groups("ab", 1, 0)
 
 
 def test_a_description_counts(corpus):

@@ -150,6 +150,20 @@ def applied(text, difference):
     return f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
 
 
+def install(folder):
+    """Writes the metadata that pip would, so that Python finds the entry points of a folder's `pyproject.toml`."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = folder / f"{project['name']}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
 def test_the_walk_throughs_of_extend_work(tmp_path):
     package = shutil.copytree(
         ROOT / "modeling_sim", tmp_path / "modeling_sim", ignore=shutil.ignore_patterns("__pycache__")
@@ -164,11 +178,13 @@ def test_the_walk_throughs_of_extend_work(tmp_path):
             place.write_text(place.read_text(encoding="utf-8") + code, encoding="utf-8")
         elif title:
             assert not place.exists()
+            place.parent.mkdir(exist_ok=True)
             place.write_text(code, encoding="utf-8")
         elif language == "python":
             program.append(code)
         elif language == "bash":
             program += [f"cli.main(shlex.split({line!r})[1:])" for line in code.splitlines()]
+    install(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(program)],

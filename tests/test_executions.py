@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.loop import EarlyStopping
 from modeling_sim.trainer.pipeline import share_out
 from modeling_sim.trainer.pretraining import CollapseWatch
+from modeling_sim.trainer.run import check_trackers
 from modeling_sim.trainer.settings import PRETRAINING, RunArguments
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +39,7 @@ TINY = [
     "--eval_batch_size", "4", "--logging_steps", "2", "--save_steps", "3", "--max_steps", "5",
 ]  # fmt: skip
 # Crops as long as the longest utterance: every epoch's crop is the same.
-WHOLE = ["--crop_samples", "40000"]
+COMPLETE = ["--crop_samples", "40000"]
 
 
 def train(output_dir, *flags):
@@ -110,7 +112,7 @@ def test_a_sequential_checkpoint_is_not_resumed_by_another_execution(sequential,
 @pytest.mark.parametrize("preset", ["gim", "sim"])
 def test_cached_latents_train_the_same_modules(tmp_path, preset):
     """Deterministic latents are the same read from disk; those of a Gaussian are drawn again."""
-    settings = ["--execution", "sequential", "--preset", preset, *WHOLE]
+    settings = ["--execution", "sequential", "--preset", preset, *COMPLETE]
     train(tmp_path / "online", *settings)
     train(tmp_path / "cached", *settings, "--cache_latents", "True")
     losses = {}
@@ -131,7 +133,7 @@ def test_cached_latents_train_the_same_modules(tmp_path, preset):
 
 
 def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, monkeypatch, capsys):
-    flags = ["--execution", "sequential", "--cache_latents", "True", *WHOLE]
+    flags = ["--execution", "sequential", "--cache_latents", "True", *COMPLETE]
     train(tmp_path / "fits", *flags)
     config = SimConfig.preset("sim-small", hidden_size=16, context_size=8)
     frames = [config.num_frames(40000, module) for module in range(3)]
@@ -191,7 +193,9 @@ def test_a_pipelines_checkpoint_is_an_ordinary_one(tmp_path):
 
 @pytest.mark.slow
 def test_padded_crops_go_through_a_pipeline(tmp_path):
-    assert_equal(launched(2, tmp_path / "pipeline", "--execution", "pipeline", *WHOLE), train(tmp_path / "one", *WHOLE))
+    assert_equal(
+        launched(2, tmp_path / "pipeline", "--execution", "pipeline", *COMPLETE), train(tmp_path / "one", *COMPLETE)
+    )
 
 
 def test_stages_share_the_cost():
@@ -281,7 +285,7 @@ def test_launches_that_shard_are_refused(monkeypatch, kind):
         (["--gradient_accumulation_steps", "0"], "`gradient_accumulation_steps`"),
     ],
 )
-def test_what_cannot_be_is_refused_in_words(tmp_path, flags, message):
+def test_invalid_settings_are_refused(tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         train(tmp_path, *flags)
 
@@ -462,9 +466,7 @@ def test_a_sequential_run_stops_stages_early(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretraining_task.PretrainingTask, "evaluate", scripted)
     train(tmp_path, "--execution", "sequential", "--eval_steps", "1", "--early_stopping_patience", "1")
     output = capsys.readouterr().out
-    assert "stopped training module 0" not in output
-    for module in ("module 1", "module 2", "context"):
-        assert f"stopped training {module} " in output
+    assert re.findall(r"stopped .*?(module \d|context)", output) == ["module 1", "module 2", "context"]
 
 
 def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
@@ -482,7 +484,7 @@ def test_a_finished_module_stays_as_it_is(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(pretraining_task.PretrainingTask, "evaluate", worse)
     train(tmp_path, "--eval_steps", "1", "--early_stopping_patience", "1", "--logging_steps", "1")
-    assert "stopped training module 0 after step 2" in capsys.readouterr().out
+    assert re.findall(r"stopped .*?(module \d).*?(\d+)", capsys.readouterr().out) == [("module 0", "2")]
     assert_equal(of_module(states[-1], 0), of_module(states[2], 0))
     assert not torch.equal(states[-1]["predictors.1.weight"], states[2]["predictors.1.weight"])
     log = [line for line in read_log(tmp_path / "log.jsonl") if line["split"] == "train"]
@@ -493,7 +495,7 @@ def scores(accuracy, units):
     return {"contrastive_accuracy": accuracy, "active_units": units, "kl": 1.0, "loss": 1.0}
 
 
-def test_a_collapse_is_told_once_in_words():
+def test_a_collapse_is_reported_once():
     config = SimConfig.preset("sim-small")
     watch = CollapseWatch(config)
     good, chance, dead = scores(0.5, 10), scores(0.09, 10), scores(0.5, 0)
@@ -504,11 +506,13 @@ def test_a_collapse_is_told_once_in_words():
     assert sentence.count("0.09") == 2  # its accuracy, and chance
     assert "`kl_weight` (now 0.0005)" in sentence
     assert watch.sentences([good, chance, good, good], step=130) == []
-    assert watch.sentences([good] * 4, step=140) == ["module 1 has recovered."]
+    (sentence,) = watch.sentences([good] * 4, step=140)
+    assert sentence.startswith("module 1")
+    assert "kl_weight" not in sentence
     for step in (150, 160):
         watch.sentences([good, good, good, dead], step=step)
     (sentence,) = watch.sentences([good, good, good, dead], step=170)
-    assert sentence.startswith("context has collapsed")
+    assert sentence.startswith("context")
     assert "kl_weight" not in sentence
 
 
@@ -557,6 +561,22 @@ def test_a_failed_upload_is_reported_and_loses_nothing(tmp_path, monkeypatch, ca
     assert (tmp_path / "results.json").exists()
 
 
+def test_compiling_is_announced_and_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _: None)
+    train(tmp_path, "--torch_compile", "True", "--max_steps", "2", "--logging_steps", "1")
+    lines = capsys.readouterr().out.splitlines()
+    announced, timed = (number for number, line in enumerate(lines) if "`torch_compile`" in line)
+    assert re.search(r"\b\d+ s\b", lines[timed])
+    steps = [number for number, line in enumerate(lines) if re.match(r"step +[12]\b", line.strip())]
+    assert announced < timed < max(steps)
+
+
+def test_a_tracker_without_its_package_names_it(monkeypatch):
+    monkeypatch.setattr("modeling_sim.trainer.run.get_available_trackers", list)
+    with pytest.raises(ValueError, match=r"`report_to` .*`pip install tensorboard`"):
+        check_trackers(["tensorboard"])
+
+
 @pytest.mark.slow
 def test_compiled_modules_learn_the_same(tmp_path):
     plain, compiled = train(tmp_path / "plain"), train(tmp_path / "compiled", "--torch_compile", "True")
@@ -568,11 +588,11 @@ def test_compiled_modules_learn_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
-def test_every_settings_file_is_whole(file):
+def test_every_settings_file_is_complete(file):
     model, data, settings = parse_arguments("", ["--config", str(file)], PRETRAINING)
     config = pretrain_module.build_model_config(model)
     assert config.num_frames(data.crop_samples) > 0
-    trainer.check_settings(settings)
+    settings.validate()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)

@@ -1,4 +1,4 @@
-"""Features on disk are made once, whole or not at all, and never mistaken for others."""
+"""Features on disk are made once, complete or not at all, and never mistaken for others."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Streams, long audio, folded weights and embeddings give what the encoder makes of whole recordings."""
+"""Streams, long audio, folded weights and embeddings give what the encoder makes of complete recordings."""
 
 import json
 
@@ -24,7 +24,7 @@ from modeling_sim import (
 from modeling_sim.commands import embed as command
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.corpora.scan import BadAudioError
-from modeling_sim.inference import embedding
+from modeling_sim.inference import embedding, embedding_files
 from modeling_sim.inference.folding import fold
 
 PRESETS = ("sim", "sim-small", "sim-artificial", "gim", "gim-lowe", "cpc")
@@ -239,9 +239,8 @@ def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, mon
     monkeypatch.setattr(embedding, "LONG_SECONDS", 1.5)  # one recording is long
     monkeypatch.setattr(embedding, "CHUNK_SECONDS", 1)
     out = tmp_path / "out"
-    command.main(
-        [str(checkpoint), str(recordings), "--pool", pool, "--module", "1", "--out", str(out), "--shard_seconds", "1"]
-    )
+    settings = ["--pool", pool, "--module", "1", "--output_dir", str(out), "--shard_seconds", "1"]
+    command.main([str(checkpoint), str(recordings), *settings])
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"]
     assert (manifest["utterances"], manifest["module"], manifest["frame_rate"]) == (5, "module 1", 200)
@@ -263,7 +262,7 @@ def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, mon
 
 def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    full, written = embedding._ShardWriter.write, []
+    full, written = embedding_files._ShardWriter.write, []
 
     def write(self, shard, *args):
         if len(written) == 2:
@@ -271,12 +270,14 @@ def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypa
         written.append(shard.name)
         full(self, shard, *args)
 
-    monkeypatch.setattr(embedding._ShardWriter, "write", write)
+    monkeypatch.setattr(embedding_files._ShardWriter, "write", write)
     with pytest.raises(KeyboardInterrupt):
         embed(checkpoint, str(recordings), out, shard_seconds=0.5)
     assert not json.loads((out / "manifest.json").read_text())["complete"]
     (out / ".embeddings-00002.parquet.123").write_text("of a process that was killed")
-    monkeypatch.setattr(embedding._ShardWriter, "write", lambda *args: written.append(args[1].name) or full(*args))
+    monkeypatch.setattr(
+        embedding_files._ShardWriter, "write", lambda *args: written.append(args[1].name) or full(*args)
+    )
     manifest = embed(checkpoint, str(recordings), out, shard_seconds=0.5)
     assert written == manifest["shards"]  # each once
     assert manifest["complete"]
@@ -349,7 +350,8 @@ def test_data_sets_streams_and_manifests(checkpoint, recordings, tmp_path):
         for row in load(tmp_path / f"out-{number}", tmp_path / "cache"):
             np.testing.assert_allclose(row["embedding"], expected[row["id"]], rtol=0, atol=2e-6)
     out = tmp_path / "streamed"
-    command.main([str(checkpoint), str(tmp_path / "saved"), "--streaming", "--out", str(out), "--shard_seconds", "1"])
+    settings = ["--streaming", "--output_dir", str(out), "--shard_seconds", "1"]
+    command.main([str(checkpoint), str(tmp_path / "saved"), *settings])
     assert len(load(out, tmp_path / "cache")) == 5
 
 

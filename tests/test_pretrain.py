@@ -19,7 +19,6 @@ from modeling_sim.commands import pretrain
 from modeling_sim.settings import as_dict, parse_arguments, read_settings
 from modeling_sim.trainer import pretraining as pretrain_module
 from modeling_sim.trainer.curves import read_log, write_curves
-from modeling_sim.trainer.loop import check_settings
 from modeling_sim.trainer.run import prepare
 from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME
 from modeling_sim.trainer.settings import PRETRAINING, DataArguments, ModelArguments, PretrainingArguments
@@ -250,7 +249,7 @@ def test_numbers_may_be_written_with_an_exponent(tmp_path):
 def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)], PRETRAINING)
     assert set(read_settings(path)) <= set(as_dict(groups))
-    check_settings(groups[2])
+    groups[2].validate()
     pretrain_module.build_model(groups[0])
 
 

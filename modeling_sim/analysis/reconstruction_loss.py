@@ -50,13 +50,11 @@ def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Te
     total = decoded.new_zeros(len(decoded))
     for length in windows:
         window = torch.hann_window(length, device=decoded.device)
-        magnitudes = [
-            torch.stft(
-                waveforms.float(), length, length // 4, window=window, center=True, pad_mode="constant",
-                return_complex=True,
-            ).abs().clamp(min=_FLOOR)
+        spectra = (
+            torch.stft(waveforms.float(), length, length // 4, window=window, pad_mode="constant", return_complex=True)
             for waveforms in (decoded, true)
-        ]  # fmt: skip
+        )
+        magnitudes = [spectrum.abs().clamp(min=_FLOOR) for spectrum in spectra]
         difference = (magnitudes[0] - magnitudes[1]).square().sum(dim=(1, 2)).sqrt()
         # Silence has no spectrum to relate a difference to.
         norm = magnitudes[1].square().sum(dim=(1, 2)).sqrt()

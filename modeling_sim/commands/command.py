@@ -2,15 +2,17 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from modeling_sim.data.corpora import check_split
 from modeling_sim.files import ends_with_its_reader
 from modeling_sim.hub.settings import HubArguments
-from modeling_sim.settings import errors_in_one_line, parse_arguments
+from modeling_sim.settings import check_model_settings, errors_in_one_line, parse_arguments
 
 
 @contextlib.contextmanager
@@ -35,6 +37,7 @@ def command(
     name = f"modeling-sim {name}"
     with errors_in_one_line(name), ends_with_its_reader():
         groups = parse_arguments(description, argv, classes, command=name, positional=positional)
+        check(groups)
         with leaves_no_empty_folder(groups[0]):
             yield groups
 
@@ -52,6 +55,7 @@ def train(name: str, description: str, argv: Sequence[str] | None, classes: Sequ
     name = f"modeling-sim {name}"
     with errors_in_one_line(name):
         *groups, hub = parse_arguments(description, argv, (*classes, HubArguments), command=name)
+        check([*groups, hub])
     with leaves_no_empty_folder(groups[-1]):
         from modeling_sim.hub.callback import PushToHub  # noqa: PLC0415 - imports torch
         from modeling_sim.trainer.curves import DrawCurves  # noqa: PLC0415
@@ -59,6 +63,32 @@ def train(name: str, description: str, argv: Sequence[str] | None, classes: Sequ
 
         build = import_module(module).build
         run_command(name, lambda: (groups, [DrawCurves(), PushToHub(hub, groups[-1])]), build)
+
+
+def check(groups: Sequence[Any]) -> None:
+    """Checks the values of settings without importing torch, as far as that is possible.
+
+    Raises:
+        ValueError: A value is invalid, or there is no such split.
+        FileNotFoundError: A folder or a model does not exist.
+    """
+    for group in groups:
+        for each in fields(group):
+            value, check_value = getattr(group, each.name), each.metadata["check"]
+            for item in value if isinstance(value, list) else [value]:
+                if check_value is not None and item:
+                    check_value(each.name, item)
+                if each.name in _SPLITS and getattr(group, "corpus", None) is not None:
+                    check_split(group.corpus, item)
+        if hasattr(group, "model_settings"):
+            is_new = not (getattr(group, "init_from", None) or getattr(group, "model", None))
+            check_model_settings(group.model_settings, getattr(group, "preset", None) if is_new else None)
+        if hasattr(group, "validate"):
+            group.validate()
+
+
+# Settings that name splits of `corpus`.
+_SPLITS = ("split", "splits", "train_split", "eval_split")
 
 
 @contextlib.contextmanager

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import FIGURE_FORMAT_HELP, FigureFormat, setting
+from modeling_sim.settings import FIGURE_FORMAT_HELP, FigureFormat, check_folder, setting
 
 
 @dataclass
 class CurvesArguments:
     """The run and the format."""
 
-    output_dir: str = setting(MISSING, "Output folder of a training run.")
+    output_dir: str = setting(MISSING, "Output folder of a training run.", check=check_folder)
     figure_format: FigureFormat = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field
 
 

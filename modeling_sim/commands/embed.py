@@ -1,6 +1,6 @@
 """Writes embeddings of recordings: the frames of one module, or their mean.
 
-    modeling-sim embed runs/sim-small recordings --module context --pool mean --out embeddings
+    modeling-sim embed runs/sim-small recordings --module context --pool mean --output_dir embeddings
 
 The data may be a folder of audio files, a manifest (.csv, .tsv or .jsonl with a column `file`), one audio file, a data
 set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name of a corpus of this package
@@ -18,25 +18,27 @@ Recordings with another sampling rate are resampled. Stereo ones are refused unl
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Literal
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import setting
-from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
+from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
+from modeling_sim.settings import check_sim_checkpoint, nearest_path, setting
+from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
 @dataclass
 class EmbedArguments:
     """What is embedded, how, and where it goes."""
 
-    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.")
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_sim_checkpoint)
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
-    out: str = setting("embeddings", "Folder for the embeddings.")
+    output_dir: str = setting("embeddings", "Folder for the embeddings.")
     module: str = setting("context", "Module: 'context', or a number from 0.")
     pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
     batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
@@ -47,7 +49,20 @@ class EmbedArguments:
     shard_seconds: float | None = setting(
         None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
     )
-    overwrite: bool = setting(False, "Replace the embeddings that `out` holds.")
+    overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
+
+    def validate(self) -> None:
+        """Checks that `data` exists if it can only be a path, and the settings and the split of a corpus.
+
+        Raises:
+            FileNotFoundError: There is no such path.
+            ValueError: The corpus has no such setting or split.
+        """
+        if self.data.startswith(("/", ".", "~")) and not Path(self.data).exists():
+            raise FileNotFoundError(f"`data` is {self.data}, which does not exist{nearest_path(self.data)}")
+        if self.data in corpus_names():
+            check_corpus_settings(self.data, self.corpus_settings)
+            check_split(self.data, self.split)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from datasets import disable_progress_bars  # noqa: PLC0415 - imports seconds of libraries
         from transformers.utils import logging  # noqa: PLC0415
 
-        from modeling_sim.inference.embedding import SimEmbedder, embed, open_data  # noqa: PLC0415
+        from modeling_sim.inference.embedding import SimEmbedder  # noqa: PLC0415
+        from modeling_sim.inference.embedding_files import embed, open_data  # noqa: PLC0415
 
         disable_progress_bars()
         logging.disable_progress_bar()
@@ -78,16 +94,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 streaming=settings.streaming,
                 **bad_audio,
             ),
-            settings.out,
+            settings.output_dir,
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
             on_bad_audio=settings.on_bad_audio,
             shard_seconds=settings.shard_seconds,
-            overwrite=settings.overwrite,
+            overwrite=settings.overwrite_output_dir,
         )
         skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
         resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""
         print(
             f"{manifest['utterances']} recordings, {manifest['seconds'] / 3600:.2f} hours{resampled}{skipped}; "
-            f"embeddings in {settings.out}"
+            f"embeddings in {settings.output_dir}"
         )

@@ -17,14 +17,14 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Literal, cast
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import setting
+from modeling_sim.settings import check_sim_checkpoint, setting
 
 
 @dataclass
 class ExportArguments:
     """Which encoder is exported, how, and to where."""
 
-    model: str = setting(MISSING, "Checkpoint, a folder or Hub id.")
+    model: str = setting(MISSING, "Checkpoint, a folder or Hub id.", check=check_sim_checkpoint)
     output_dir: str = setting(MISSING, "Folder for the files; new or empty.")
     # `modeling_sim.export.folder.Format` and `Dtype`, which cannot be asked without torch.
     format: Literal["onnx", "torch-export"] = setting("onnx", "Format of the files.")

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import FigureFormat, setting
+from modeling_sim.settings import FigureFormat, check_folder, setting
 
 
 @dataclass
 class ReportArguments:
     """The evaluation and the format of figures."""
 
-    output_dir: str = setting(MISSING, "Output folder of `modeling-sim evaluate`.")
+    output_dir: str = setting(MISSING, "Output folder of `modeling-sim evaluate`.", check=check_folder)
     figure_format: FigureFormat | None = setting(None, "Also write every figure to a file in this format.")  # noqa: RUF009 - a field
 
 

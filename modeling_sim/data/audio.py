@@ -67,6 +67,29 @@ def audio_name(audio: Mapping[str, Any] | None) -> str:
     return str((audio or {}).get("path") or "audio given as bytes")
 
 
+def as_recording(audio: Any, sampling_rate: int | None = None) -> dict[str, Any]:
+    """A recording in any of the usual forms as a mapping: `path` or `bytes` of a file, or `array` and `sampling_rate`.
+
+    Args:
+        audio: A path; the bytes of a file; a mapping with `path` or `bytes`, or with `array` and `sampling_rate`; a
+            decoder of `datasets`, which is read like that mapping; or samples, `(samples,)`.
+        sampling_rate: Of samples that come without one, in Hz; `None` if it is not known.
+    """
+    if isinstance(audio, (str, os.PathLike)):
+        return {"path": os.fspath(audio)}
+    if isinstance(audio, bytes):
+        return {"bytes": audio}
+    if isinstance(audio, (list, tuple)) or hasattr(audio, "shape"):
+        return {"array": audio, "sampling_rate": sampling_rate}
+    if isinstance(audio, Mapping):
+        if audio.get("array") is None:
+            return dict(audio)
+        sampling_rate = audio.get("sampling_rate", sampling_rate)
+    else:
+        sampling_rate = audio["sampling_rate"]
+    return {"array": audio["array"], "sampling_rate": sampling_rate}
+
+
 def read_header(audio: Mapping[str, Any]) -> AudioHeader:
     """Reads a recording's header, and checks that the file is complete.
 

@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from transformers import SequenceFeatureExtractor
 
-from modeling_sim.data.audio import read_audio
+from modeling_sim.data.audio import as_recording, read_audio
 
 
 class SimDataCollator:
     """Makes a padded batch of rows: `input_values` and `attention_mask`, and `labels` where rows have them.
 
-    A row is a dict with a waveform in `column`: samples `(samples,)`, a row of the `Audio` feature of `datasets`
-    ({"array", "sampling_rate"} or a decoder), or a recording of this package's corpora ({"path", "bytes"}), which is
-    read and resampled. All other columns but `labels` are ignored. Give `Trainer` the setting
+    A row is a dict with a waveform in `column`, in any form of `as_recording`. Files are read and resampled; samples
+    must have the model's rate. All other columns but `labels` are ignored. Give `Trainer` the setting
     `remove_unused_columns=False`: it would remove the waveforms.
 
     Args:
@@ -89,14 +88,13 @@ def _stacked(labels: Sequence[np.ndarray]) -> torch.Tensor:
 
 def _samples(audio: Any, rate: int) -> Any:
     """The waveform of a row."""
-    if isinstance(audio, Mapping) and audio.get("array") is None:
-        return read_audio(audio, sampling_rate=rate)
-    if isinstance(audio, (np.ndarray, torch.Tensor, list)):
-        return audio
-    array, own_rate = audio["array"], audio["sampling_rate"]
-    if own_rate != rate:
+    recording = as_recording(audio)
+    if "array" not in recording:
+        return read_audio(recording, sampling_rate=rate)
+    own_rate = recording["sampling_rate"]
+    if own_rate not in (None, rate):
         raise ValueError(
             f"the audio has `sampling_rate` {own_rate}, but the model reads {rate}: "
             f'`dataset.cast_column("audio", Audio(sampling_rate={rate}))` resamples it.'
         )
-    return array
+    return recording["array"]

@@ -201,7 +201,7 @@ def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Te
     With a stride of s, output n s + p is the product of frame n with tap p of the kernel, plus that of frame n - 1 with
     tap s + p, and so on: one matrix gives all s outputs of a frame.
     """
-    (kernel,), (stride,), (cut,) = layer.kernel_size, layer.stride, layer.padding
+    kernel, stride, cut = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
     batch, count, channels = frames.shape
     reach = -(-kernel // stride)
     outputs = layer.out_channels

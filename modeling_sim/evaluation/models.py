@@ -22,7 +22,6 @@ from modeling_sim.evaluation.settings import MeasuringArguments
 from modeling_sim.files import read_json
 from modeling_sim.loading import (
     check_device,
-    chosen_numbers,
     feature_extractor_of,
     load_audio_encoder,
     load_decoder,
@@ -30,6 +29,7 @@ from modeling_sim.loading import (
     names_of,
 )
 from modeling_sim.provenance import own_settings, weights_fingerprint
+from modeling_sim.settings import chosen_numbers
 from modeling_sim.trainer.checkpoints import STATE_NAME
 from modeling_sim.trainer.run_folder import RESULTS_NAME
 
@@ -235,25 +235,27 @@ def _batches(
     }
     batches = utterance_batches(dataset, of.extractor, batch_size=batch_size, max_samples=batch_size * 20 * LABEL_RATE)
     for batch in tqdm(batches, desc=f"frames of {of.name}", leave=False):
-        mask = batch["attention_mask"].to(model.device)
-        hidden_states, frame_lengths = model.prepare_inputs(batch["input_values"].to(model.device), mask)
+        inputs, mask = (batch[name].to(model.device) for name in ("input_values", "attention_mask"))
+        if model.takes_chunks(inputs):
+            latents = model.latents_in_chunks(inputs, mask, steps)
+        else:
+            latents = {
+                number: each for number, each in enumerate(model.module_latents(inputs, mask)) if number in steps
+            }
         heard = np.cumsum(np.pad(batch["input_values"].numpy() != 0, ((0, 0), (1, 0))), axis=1)
         hidden, audible = {}, {}
-        for module in range(config.num_modules):
-            hidden_states, log_variance, frame_lengths = model.encode_module(module, hidden_states, frame_lengths)
-            if module not in steps:
-                continue
-            count = hidden_states.shape[1]
+        for module, each in latents.items():
+            count = each.mean.shape[1]
             half = config.receptive_field(module) / 2
             centers = config.frame_centers(count, module)
             low, high = (
                 np.clip(np.rint(edge), 0, heard.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
             )
-            real = np.arange(count) < frame_lengths.cpu().numpy()[:, None]
+            real = np.arange(count) < each.lengths.cpu().numpy()[:, None]
             audible[module] = real & (heard[:, high] > heard[:, low])
             hidden[module] = (
-                hidden_states.float().cpu().numpy(),
-                None if log_variance is None else log_variance.float().cpu().numpy(),
+                each.mean.float().cpu().numpy(),
+                None if each.log_variance is None else each.log_variance.float().cpu().numpy(),
             )
         yield hidden, audible, steps
 

@@ -1,25 +1,29 @@
 """Settings and corpora of the measures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 
-from modeling_sim.data.corpora import corpus_names, load_corpus
-from modeling_sim.data.corpora.contract import with_same_classes
-from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers
+from modeling_sim.data.corpora import load_corpus
 from modeling_sim.settings import (
     DATASET_NAME_HELP,
     FIGURE_FORMAT_HELP,
     FigureFormat,
+    check_checkpoint,
+    check_folder,
+    chosen_numbers,
+    corpus_help,
     mapping_of,
     setting,
     with_dataset_name,
 )
-from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP
+from modeling_sim.trainer.settings import corpus_settings_help
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 """Columns that disentanglement is measured of where a corpus has them."""
@@ -38,16 +42,16 @@ AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "S
 class MeasuringArguments:
     """Which models are measured, on what, and where the results go."""
 
-    model: list[str] = field(
-        metadata={
-            "help": "Checkpoints, folders or Hub ids, to compare. SIM, and next to it wav2vec2, HuBERT, WavLM, "
-            "data2vec-audio, DAC, EnCodec and Mimi."
-        }
+    model: list[str] = setting(  # noqa: RUF009 - a field
+        MISSING,
+        "Checkpoints, folders or Hub ids, to compare. SIM, and next to it wav2vec2, HuBERT, WavLM, data2vec-audio, "
+        "DAC, EnCodec and Mimi.",
+        check=check_checkpoint,
     )
-    corpus: str = setting("librispeech", f"Corpus: {', '.join(corpus_names())}.")
-    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    corpus: str = setting("librispeech", corpus_help)
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.", check=check_folder)
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: dict[str, Any] | str | None = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    corpus_settings: dict[str, Any] | str | None = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     label: str = setting("phones", "A column of classes: phones, speaker_id, vowel, ...")
     modules: str = setting(
         "all", "'all', or some: '0,2,context'; of encoders other than SIM, numbers of layers: '0,6,12'."
@@ -119,8 +123,8 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         "Of models of other architectures, measure the modules that see as many samples as often as one of the first "
         "model's, under its name. If not set, all modules under their own names.",
     )
-    decoder: list[str] = field(
-        default_factory=list, metadata={"help": "Decoders of these models, of `modeling-sim train-decoder`."}
+    decoder: list[str] = setting(  # noqa: RUF009 - a field
+        [], "Decoders of these models, of `modeling-sim train-decoder`.", check=check_checkpoint
     )
     factors: str = setting(
         "", f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has."
@@ -139,14 +143,17 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     utterance: str = setting("", "Id of the test utterance to play. By default one is drawn.")
     range: float = setting(3.0, "Standard deviations that a dimension is moved by, up and down.")
 
+    def validate(self) -> None:
+        """Checks the names in `measures` and `axes`; raises as `groups` and `other_axes`."""
+        self.groups()
+        self.other_axes()
+
     def groups(self) -> list[str]:
         """The groups of measures that `measures` names.
 
         Raises:
             ValueError: There is no such group.
         """
-        from modeling_sim.loading import chosen_numbers  # noqa: PLC0415 - imports torch
-
         numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
         return [GROUPS[number] for number in sorted(numbers)]
 
@@ -167,8 +174,6 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         Raises:
             ValueError: There are no such axes.
         """
-        from modeling_sim.loading import chosen_numbers  # noqa: PLC0415 - imports torch
-
         names = ["own", *AXES]
         numbers = chosen_numbers({name: number for number, name in enumerate(names)}, self.axes, "axes")
         return [names[number] for number in sorted(numbers) if number]
@@ -208,13 +213,12 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
     )
 
 
-def load_split(arguments: MeasuringArguments, split: str) -> Dataset:
+def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
     """A split of the corpus that the settings name."""
     settings = corpus_settings_of(arguments)
     if arguments.data_dir:
         settings = {**settings, "data_dir": arguments.data_dir}
-    dataset: Dataset = load_corpus(arguments.corpus, split, **settings)
-    return dataset
+    return load_corpus(arguments.corpus, split, **settings)
 
 
 def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
@@ -223,11 +227,14 @@ def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
     return with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
 
 
-def load_splits(arguments: MeasuringArguments) -> dict[str, Dataset]:
+def load_splits(arguments: MeasuringArguments) -> "dict[str, Dataset]":
     """Both splits of the corpus that the settings name, with the same class numbers.
 
     A warning is printed if they share recordings, or speakers unless the label is the speaker.
     """
+    from modeling_sim.data.corpora.contract import with_same_classes  # noqa: PLC0415 - imports datasets
+    from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers  # noqa: PLC0415
+
     train, test = (load_split(arguments, split) for split in ("train", "test"))
     say_shared_recordings(train, test)
     if arguments.label != "speaker_id":

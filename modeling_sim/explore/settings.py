@@ -7,7 +7,7 @@ from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.data.corpora import corpus_names
 from modeling_sim.settings import DATASET_NAME_HELP, setting
-from modeling_sim.trainer.settings import CORPUS_SETTINGS_HELP, YamlMapping
+from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
 @dataclass
@@ -22,7 +22,7 @@ class ExploreArguments:
     corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split that evidence is collected from.")
     device: str = setting("cpu", "cpu, cuda, ...")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modeling_sim.settings import setting
+from modeling_sim.settings import check_checkpoint, setting
 
 
 @dataclass
@@ -20,7 +20,7 @@ class HubArguments:
 class PublishArguments:
     """The publication of a model."""
 
-    checkpoint: str | None = setting(None, "Output folder of a finished run, or a saved model.")
+    checkpoint: str | None = setting(None, "Output folder of a finished run, or a saved model.", check=check_checkpoint)
     repo_id: str | None = setting(None, "Repository, org/name.")
     all: str | None = setting(
         None,

@@ -12,7 +12,7 @@ from modeling_sim.modeling_sim import SimModel, SimModelOutput, SimModuleLatents
 class SimStream:
     """Streams of audio through an encoder: `feed` samples, get frames, `finish` at the end.
 
-    Concatenated over all calls, the frames of each module are those that `SimModel` makes of the whole audio, up to
+    Concatenated over all calls, the frames of each module are those that `SimModel` makes of the complete audio, up to
     rounding, at whatever samples it is divided. The state is a few frames per convolution and the GRU's hidden state;
     `SimModel.step` is the same with the state as tensors.
 
@@ -62,7 +62,7 @@ class SimStream:
         self._is_finished = False
 
     def copy(self) -> Self:
-        """A second stream that is where this one is, and goes on by itself; the weights are shared."""
+        """A copy of this stream in its current state, which continues independently; both share the weights."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)  # steps make new tensors and leave the old ones as they are
         return other

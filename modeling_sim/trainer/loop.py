@@ -180,6 +180,8 @@ class Run:
     """Rows whose loss has been reported as diverged."""
     evaluating: bool = False
     """Whether an evaluation is running, or has failed."""
+    compiling_since: float | None = None
+    """Time at which compiling modules began, until the first step is done."""
 
 
 # Errors of Python, safetensors and torch when the disk is full.
@@ -303,6 +305,9 @@ def train(run: Run) -> list[Scores]:
         AudioError, BadAudioError: A recording is unreadable; the state is saved.
     """
     counts, task = run.counts, run.task
+    if getattr(run.settings, "torch_compile", False):
+        run.compiling_since = time.perf_counter()
+        run.log.say("compiling the modules (`torch_compile`), which takes a minute or more")
     if not run.untrained:
         run.untrained = score(run)
     try:
@@ -346,6 +351,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         is_last = stage_step == settings.max_steps
         training_step(run, batches, stage_step, latest_ids)
         counts.step, counts.stage_step = counts.step + 1, stage_step
+        say_time_of_compiling(run)
         logging = stage_step % settings.logging_steps == 0 or is_last
         if logging:
             report(run, progress)
@@ -369,6 +375,13 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         if run.early_stopping.finished >= rows.stop:
             break
     return True
+
+
+def say_time_of_compiling(run: Run) -> None:
+    """After the first step, says how long compiling took, which happens while modules run for the first time."""
+    if run.compiling_since is not None:
+        seconds, run.compiling_since = time.perf_counter() - run.compiling_since, None
+        run.log.say(f"compiled after {seconds:.0f} s (`torch_compile`), including what ran up to the first step")
 
 
 def training_step(
@@ -504,22 +517,6 @@ def check_processes(accelerator: Accelerator) -> None:
             f"`distributed_type` {accelerator.distributed_type.value} is not supported: every process needs the "
             "complete model. Launch with MULTI_GPU, as in `training/accelerate/ddp.yaml`."
         )
-
-
-def check_settings(settings: RunArguments) -> None:
-    """Checks the ranges of the settings."""
-    for name, least in (
-        ("max_steps", 1), ("batch_size", 1), ("eval_batch_size", 1), ("logging_steps", 1),
-        ("warmup_steps", 0), ("eval_steps", 0), ("max_grad_norm", 0), ("seed", 0),
-        ("save_steps", 0), ("save_total_limit", 1), ("max_skipped_steps", 1), ("gradient_accumulation_steps", 1),
-        ("num_train_epochs", 0), ("max_train_time", 0), ("early_stopping_patience", 0),
-    ):  # fmt: skip
-        if getattr(settings, name) < least:
-            raise ValueError(f"`{name}` is {getattr(settings, name)}; it must be at least {least}.")
-    if settings.learning_rate <= 0:
-        raise ValueError(f"`learning_rate` is {settings.learning_rate}; it must be above 0.")
-    if settings.early_stopping_patience and not settings.eval_steps:
-        raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
 
 
 def steps_of_epochs(settings: RunArguments, num_utterances: int | None, num_replicas: int) -> int:

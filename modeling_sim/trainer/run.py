@@ -36,7 +36,6 @@ from modeling_sim.trainer.loop import (
     Callback,
     Run,
     check_processes,
-    check_settings,
     resume,
     steps_of_epochs,
     train,
@@ -190,7 +189,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     """
     settings: RunArguments = groups[-1]
     check_processes(accelerator)
-    check_settings(settings)
+    settings.validate()
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     folder = RunFolder(settings.output_dir)
@@ -298,7 +297,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in known:
             raise ValueError(f"`report_to` names {name!r}{nearest(name, sorted(known))}")
         if name not in available:
-            raise ValueError(f"`report_to` names {name!r}, which is not installed; `pip install {name}`.")
+            raise ValueError(f"`report_to` names {name!r}, whose package is not installed; `pip install {name}`.")
 
 
 def load_data(

@@ -139,11 +139,11 @@ def clear_folder(folder: str | Path, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, setting: str) -> Iterator[None]:
+def locked_folder(folder: Path) -> Iterator[None]:
     """Makes a folder and locks it for this process; the operating system releases the lock when the process ends.
 
     Raises:
-        OSError: Another process uses the folder, or it cannot be written; the message names the setting.
+        OSError: Another process uses the folder, or it cannot be written.
     """
     make_folder(folder)
     lock = FileLock(folder / LOCK_NAME)
@@ -151,7 +151,7 @@ def locked_folder(folder: Path, setting: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BlockingIOError(
-            f"`{setting}` {folder} is used by another process; wait for it, or choose another folder."
+            f"`output_dir` {folder} is used by another process; wait for it, or choose another folder."
         ) from error
     with lock:
         yield
@@ -227,7 +227,7 @@ class RunFolder:
         if not accelerator.is_main_process:
             yield
             return
-        with locked_folder(self.path, "output_dir"):
+        with locked_folder(self.path):
             yield
 
     def claim(self, *, resume: str, overwrite: bool) -> None:

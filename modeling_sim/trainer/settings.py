@@ -3,18 +3,22 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from modeling_sim.data.corpora import corpus_names, settings_overview
-from modeling_sim.settings import DATASET_NAME_HELP, Preset, setting
-
-CORPUS_SETTINGS_HELP = (
-    "Settings of the corpus, as YAML: '{num_train: 256}', or '{manifest: words.csv, label_columns: word}'. "
-    + settings_overview()
-)
+from modeling_sim.data.corpora import settings_overview
+from modeling_sim.settings import DATASET_NAME_HELP, Preset, check_folder, check_sim_checkpoint, corpus_help, setting
 
 INFONCE = "infonce"
 """Name of the model's own objective: SIM, GIM or CPC."""
 
-# A setting that HfArgumentParser reads as text, and `parse_arguments` converts to a mapping.
+
+def corpus_settings_help() -> str:
+    """Help line of `corpus_settings`, with the settings of every corpus."""
+    return (
+        "Settings of the corpus, as YAML: '{num_train: 256}', or '{manifest: words.csv, label_columns: word}'. "
+        f"{settings_overview()}"
+    )
+
+
+# A setting that the parser reads as text, and `parse_arguments` converts to a mapping.
 if TYPE_CHECKING:
     YamlMapping = dict[str, Any]
 else:
@@ -30,7 +34,9 @@ class ModelArguments:
         "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
     )
     init_from: str | None = setting(
-        None, "Checkpoint (folder or Hub id) whose weights and configuration to start from; replaces `preset`."
+        None,
+        "Checkpoint (folder or Hub id) whose weights and configuration to start from; replaces `preset`.",
+        check=check_sim_checkpoint,
     )
 
 
@@ -38,10 +44,12 @@ class ModelArguments:
 class DataArguments:
     """The data to train and evaluate on."""
 
-    corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
-    data_dir: str | None = setting(None, "Folder of the corpus, for corpora that are read from disk.")
+    corpus: str = setting("synthetic_syllables", corpus_help)
+    data_dir: str | None = setting(
+        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
+    )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
     on_bad_audio: Literal["raise", "skip"] = setting(
@@ -110,6 +118,29 @@ class RunArguments:
         "'a,b'.",
     )
 
+    def validate(self) -> None:
+        """Checks the ranges of the settings.
+
+        Raises:
+            ValueError: A number is too low, or `early_stopping_patience` is set without `eval_steps`.
+        """
+        positive = (
+            "max_steps batch_size eval_batch_size logging_steps save_total_limit max_skipped_steps "
+            "gradient_accumulation_steps"
+        )
+        not_negative = (
+            "warmup_steps eval_steps max_grad_norm seed save_steps num_train_epochs max_train_time "
+            "early_stopping_patience"
+        )
+        for least, names in ((1, positive), (0, not_negative)):
+            for name in names.split():
+                if getattr(self, name) < least:
+                    raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0.")
+        if self.early_stopping_patience and not self.eval_steps:
+            raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
+
 
 @dataclass
 class PretrainingArguments(RunArguments):
@@ -155,7 +186,9 @@ class PretrainingArguments(RunArguments):
 class ClassifierArguments:
     """The classifier to train."""
 
-    model: str | None = setting(None, "Pretrained checkpoint: folder or Hub id; unset for a new encoder.")
+    model: str | None = setting(
+        None, "Pretrained checkpoint: folder or Hub id; unset for a new encoder.", check=check_sim_checkpoint
+    )
     preset: Preset = setting("sim-small", "Preset of a new encoder, without `model`.")  # noqa: RUF009 - a field
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'."
@@ -176,7 +209,7 @@ class FinetuningArguments(RunArguments):
 class DecoderArguments:
     """The decoder to train."""
 
-    model: str = setting("", "Pretrained encoder: folder or Hub id.")
+    model: str = setting("", "Pretrained encoder: folder or Hub id.", check=check_sim_checkpoint)
     module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
     latents: Literal["mean", "sample"] = setting(
         "mean", "'mean', or 'sample': drawn from the Gaussians anew in each step, as in the paper."

@@ -1,7 +1,13 @@
 """Corpora, each a `datasets.Dataset` with the columns of `modeling_sim.data.corpora.contract`.
 
-A corpus is a module of this package with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are
-the settings of the corpus.
+A corpus is a module with `INFO`, a `CorpusInfo`, and `load(*, split, ...)`, whose keyword arguments are the settings of
+the corpus. Other packages register theirs by an entry point of the group `modeling_sim.corpora`:
+
+    [project.entry-points."modeling_sim.corpora"]
+    my_corpus = "my_package.my_corpus"
+
+The name of a corpus of this package always means that corpus. Modules of corpora are imported when they are used, as
+`datasets` takes a second.
 """
 
 import importlib
@@ -9,15 +15,19 @@ import inspect
 import numbers
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from datasets import Dataset, IterableDataset
-
-from modeling_sim.data.corpora.contract import CorpusInfo
-from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
 from modeling_sim.files import nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    from modeling_sim.data.corpora.contract import CorpusInfo
+
+ENTRY_POINTS = "modeling_sim.corpora"
+"""Group of the entry points of other packages' corpora."""
 
 _NAMES = (
     "artificial_speech", "digits", "folder", "grammar", "hub", "librispeech", "sprites", "synthetic_syllables", "words",
@@ -29,12 +39,17 @@ _TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 def corpus_names() -> list[str]:
     """Names that `load_corpus` accepts."""
-    return list(_NAMES)
+    return sorted({*_NAMES, *_entry_points()})
 
 
-def corpus_info(name: str) -> CorpusInfo:
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def corpus_info(name: str) -> "CorpusInfo":
     """Description, license and Hub id of a corpus."""
-    return _corpus(name).INFO
+    info: CorpusInfo = _corpus(name).INFO
+    return info
 
 
 def corpus_settings(name: str) -> list[str]:
@@ -67,7 +82,7 @@ def load_corpus(
     bad_audio_list: str | Path | None = None,
     decode_all: bool = False,
     **arguments: Any,
-) -> Dataset | IterableDataset:
+) -> "Dataset | IterableDataset":
     """Load a split of a corpus and check the header of every recording.
 
     Args:
@@ -90,6 +105,11 @@ def load_corpus(
             raise ValueError(f"corpus {name!r} needs the setting {parameter.name!r}.")
     if on_bad_audio not in ("raise", "skip"):
         raise ValueError(f"`on_bad_audio` is {on_bad_audio!r}; choose 'raise' or 'skip'.")
+    from datasets import Dataset  # noqa: PLC0415 - takes a second
+
+    from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio  # noqa: PLC0415
+
+    check_split(name, split)
     dataset = _corpus(name).load(split=split, **arguments)
     check: Any = check_streamed_audio
     if isinstance(dataset, Dataset):
@@ -99,10 +119,28 @@ def load_corpus(
     return check(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 
-def _corpus(name: str) -> ModuleType:
-    if name not in _NAMES:
-        raise ValueError(f"unknown corpus {name!r}{_nearest(name, _NAMES)}")
-    return importlib.import_module(f"{__name__}.{name}")
+def _corpus(name: str) -> Any:
+    """The module of a corpus, or any other object with its `INFO` and `load`."""
+    if name in _NAMES:
+        return importlib.import_module(f"{__name__}.{name}")
+    point = _entry_points().get(name)
+    if point is None:
+        raise ValueError(f"unknown corpus {name!r}{_nearest(name, corpus_names())}")
+    module = point.load()
+    if not (hasattr(module, "INFO") and hasattr(module, "load")):
+        raise ImportError(f"the entry point {name!r} of {ENTRY_POINTS} is {point.value}, which lacks `INFO` or `load`.")
+    return module
+
+
+def check_split(name: str, split: str) -> None:
+    """Checks the name of a split, for corpora whose splits do not depend on their settings.
+
+    Raises:
+        ValueError: The corpus has no such split.
+    """
+    splits = corpus_info(name).splits
+    if splits and split not in splits:
+        raise ValueError(f"`split` is {split!r}, which corpus {name!r} does not have{_nearest(split, splits)}")
 
 
 def check_corpus_settings(name: str, settings: Mapping[str, Any]) -> None:
@@ -115,7 +153,7 @@ def check_corpus_settings(name: str, settings: Mapping[str, Any]) -> None:
     types = get_type_hints(_corpus(name).load)
     for setting, value in settings.items():
         if setting not in known:
-            raise ValueError(f"corpus {name!r} has no setting {setting!r}{_nearest(setting, known)}")
+            raise ValueError(f"corpus {name!r} has no setting {setting!r}{_nearest(setting, sorted(known))}")
         expected = types[setting]
         if expected in _TYPES and (
             not isinstance(value, _TYPES[expected]) or isinstance(value, bool) != (expected is bool)
@@ -127,5 +165,4 @@ def check_corpus_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the closest known word, and all known words."""
-    known = sorted(known)
     return f"{nearest(word, known, cutoff=0.4)} Known: {', '.join(known)}."

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from datasets import Dataset
 
 from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
-from modeling_sim.data.corpora.splits import whole_groups
+from modeling_sim.data.corpora.splits import share_of_groups
 from modeling_sim.data.corpora.tree import visible_files
 
 INFO = CorpusInfo(
@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     license="cc-by-nc-sa-4.0",
     redistributable=False,
     path_settings=("data_dir",),
+    splits=("train", "test", "all"),
 )
 
 
@@ -85,7 +86,7 @@ def load(
         ValueError: The split, the units or the protocol is unknown, or a file name has a different form.
     """
     for name, value, known in (
-        ("split", split, ("train", "test", "all")),
+        ("split", split, INFO.splits),
         ("units", units, tuple(_FOLDERS)),
         ("protocol", protocol, ("published", "unseen", "word_disjoint")),
     ):
@@ -104,7 +105,7 @@ def load(
         ]
         test = {recording.id for recording in recordings if recording.published_split == "test"}
     else:
-        test_words = whole_groups([word.word for word in words], test_fraction, seed)
+        test_words = share_of_groups([word.word for word in words], test_fraction, seed)
         test = {recording.id for recording in recordings if recording.word in test_words}
     chosen = [recording for recording in recordings if split == "all" or (recording.id in test) == (split == "test")]
     return _to_dataset(chosen, units)

@@ -145,6 +145,7 @@ class CorpusInfo:
             those of speech, do not fit.
         path_settings: Settings whose value can only be a file or a folder. Before publication their values are
             shortened to the last part of the path. Excludes `dataset_id`, which may be a Hub id.
+        splits: Names of all splits, if they do not depend on the settings; a wrong name is then reported at once.
     """
 
     description: str
@@ -156,6 +157,7 @@ class CorpusInfo:
     generated: bool = False
     path_settings: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
 
 
 def find_speaker_column(columns: Collection[str], source: str) -> str | None:

@@ -27,6 +27,7 @@ from modeling_sim.data.corpora.contract import (
 )
 from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
 from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
+from modeling_sim.files import nearest
 from modeling_sim.text import printable, say_once, utf8_name
 
 INFO = CorpusInfo(
@@ -228,7 +229,7 @@ def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], sp
             known[part].append(speaker)
     nowhere = parts.count(None)
     if split not in known:
-        raise ValueError(f"`split` is {split!r}; the manifest has {sorted(known)}")
+        raise ValueError(f"`split` is {split!r}{nearest(split, sorted(known))} The manifest has {sorted(known)}.")
     if nowhere:
         say_once(f"{source}: skipped {nowhere} of {len(parts)} rows that are in no split")
     say_division(f"the column `split` of {source}", known)

@@ -40,6 +40,7 @@ from modeling_sim.data.corpora.contract import (
     signal_column,
 )
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
+from modeling_sim.files import nearest
 
 INFO = CorpusInfo(
     description="A data set of audio, images or texts of the Hub or saved to disk; its own card states the license.",
@@ -231,9 +232,11 @@ def _rows(splits: Mapping[str, Any], split: str, source_name: str) -> Dataset | 
         return splits[split]
     name, bracket, bounds = split.partition("[")
     if name not in splits:
+        is_stream = any(isinstance(rows, IterableDataset) for rows in splits.values())
+        instead = "`train[1000:]`), or set `split_by` to 'list'" if is_stream else "`train[:80%]`), or set `split_by`"
         raise ValueError(
-            f"{source_name} has no split {name!r}; available: {', '.join(splits)}. Give one of them or a slice "
-            "(`train[:80%]`), or set `split_by` to divide one."
+            f"{source_name} has no split {name!r}{nearest(name, list(splits))} Available: {', '.join(splits)}. Give "
+            f"one of them or a slice ({instead} to divide one."
         )
     rows = splits[name]
     if isinstance(rows, IterableDataset) and ("%" in bounds or "-" in bounds):

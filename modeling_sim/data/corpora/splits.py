@@ -10,6 +10,7 @@ import numpy as np
 
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER
 from modeling_sim.data.corpora.tree import read_text
+from modeling_sim.files import nearest
 from modeling_sim.text import say_once
 
 SplitRule = Literal["list", "utterance", "speaker"]
@@ -47,7 +48,9 @@ def split_ids(
     if rule == "list":
         return _listed(speakers, split, lists or Path())
     if split not in ("train", "test"):
-        raise ValueError(f"`split` is {split!r}; choose 'train', 'test' or 'all'.")
+        raise ValueError(
+            f"`split` is {split!r}{nearest(split, ('train', 'test', 'all'))} Choose 'train', 'test' or 'all'."
+        )
     if rule == "utterance":
         test = share_of_each(speakers, test_fraction, seed)
     elif rule == "speaker":
@@ -61,7 +64,7 @@ def split_ids(
             )
         # A stratum with one speaker cannot be divided.
         divisible = [group for group in groups.values() if len(group) > 1] or [set(speakers.values())]
-        chosen = set().union(*(whole_groups(group, test_fraction, seed) for group in divisible))
+        chosen = set().union(*(share_of_groups(group, test_fraction, seed) for group in divisible))
         test = {utterance for utterance, speaker in speakers.items() if speaker in chosen}
     else:
         raise ValueError(f"`split_by` is {rule!r}; choose 'list', 'utterance' or 'speaker'.")
@@ -150,7 +153,7 @@ def share_of_each(groups: Mapping[str, str], fraction: float, seed: int) -> set[
     return share
 
 
-def whole_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
+def share_of_groups(groups: Iterable[str], fraction: float, seed: int) -> set[str]:
     """Draws a fraction of the groups (speakers, words): at least one, never all.
 
     Args:

@@ -31,8 +31,6 @@ import datasets
 import numpy as np
 import soundfile
 from datasets import Dataset
-from scipy.linalg.blas import dtbsv
-from scipy.signal import butter, lfilter, sosfilt
 
 from modeling_sim.data.corpora.alignments import label_centers, labels_from_segments, num_label_frames
 from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
@@ -42,6 +40,7 @@ INFO = CorpusInfo(
     description="Syllables from a formant synthesizer, with the exact generating factors of every frame.",
     license="apache-2.0",
     generated=True,
+    splits=("train", "test"),
 )
 
 
@@ -50,9 +49,6 @@ _VERSION = 2
 
 
 _SAMPLING_RATE = 16_000
-
-
-_SPLITS = ("train", "test")
 
 
 # F1 to F3 in Hz of vowels of a male speaker (Peterson and Barney 1952, rounded).
@@ -94,6 +90,8 @@ class _Consonant:
     @functools.cached_property
     def noise_filter(self) -> np.ndarray:
         """Second-order sections of the burst's or friction's band."""
+        from scipy.signal import butter  # noqa: PLC0415 - takes a second
+
         band = (self.noise_center - self.noise_width / 2, self.noise_center + self.noise_width / 2)
         return butter(1, band, "bandpass", fs=_SAMPLING_RATE, output="sos")
 
@@ -180,8 +178,8 @@ def load(
     Raises:
         ValueError: A setting is out of range, or the split is unknown.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"`split` is {split!r}; synthetic_syllables has {' and '.join(_SPLITS)}.")
+    if split not in INFO.splits:
+        raise ValueError(f"`split` is {split!r}; synthetic_syllables has {' and '.join(INFO.splits)}.")
     settings = _Settings(num_speakers, num_syllables, tuple(vowels), tuple(consonants), float(noise_level), seed)
     size = num_train if split == "train" else num_test
     if size < 1:
@@ -238,7 +236,7 @@ def _speaker(settings: _Settings, speaker: int) -> tuple[float, tuple[float, flo
 
 def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, Any]:
     """Generates one row: draws the factors, lays the phones out in time, and synthesizes."""
-    generator = np.random.default_rng([settings.seed, _SPLITS.index(split), index])
+    generator = np.random.default_rng([settings.seed, INFO.splits.index(split), index])
     speaker = index % settings.num_speakers
     vocal_tract_length, pitch_range = _speaker(settings, speaker)
     f0 = float(generator.uniform(*pitch_range))
@@ -360,6 +358,8 @@ def _resonate(samples: np.ndarray, frequency: np.ndarray, bandwidth: float) -> n
 
     `y[n] = b[n] x[n] - c1[n] y[n-1] - c2 y[n-2]` is a triangular system with three bands, which BLAS solves in C.
     """
+    from scipy.linalg.blas import dtbsv  # noqa: PLC0415 - takes a second
+
     radius = np.exp(-np.pi * bandwidth / _SAMPLING_RATE)
     bands = np.ones((3, len(samples)), order="F")
     c1 = -2 * radius * np.cos(2 * np.pi * frequency / _SAMPLING_RATE)
@@ -370,6 +370,8 @@ def _resonate(samples: np.ndarray, frequency: np.ndarray, bandwidth: float) -> n
 
 def _synthesize(plan: _Plan, pitch: np.ndarray, formants: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The waveform, `(samples,)`, with vowels at an RMS of 1."""
+    from scipy.signal import lfilter, sosfilt  # noqa: PLC0415 - takes a second
+
     # A band-limited pulse train in closed form: the sum of 2 cos(h phase) over its harmonics h.
     half_phase = np.pi * np.cumsum(pitch) / _SAMPLING_RATE
     order = 2 * int(0.475 * _SAMPLING_RATE / pitch.max()) + 1
