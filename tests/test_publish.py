@@ -570,20 +570,27 @@ def test_the_strictest_license_is_the_models():
     assert strictest(["apache-2.0", "openrail"]) == "openrail"
 
 
-def test_all_models_of_a_folder_are_published_and_listed(hub, run_folder, tmp_path, capsys):
+def test_all_models_of_a_folder_are_published_and_listed(hub, pretrained, tmp_path, capsys):
+    pytest.importorskip("gradio", reason="a Space runs Gradio")
+    models = tmp_path / "models"
     for name in ("one", "two"):
-        shutil.copytree(run_folder, tmp_path / "models" / name)
-    flags = [str(tmp_path / "models"), "--all", "org"]
+        shutil.copytree(pretrained, models / name)
+    train_decoder.main(
+        [*SYLLABLES, "--module", "1", "--model", str(models / "one"), "--output_dir", str(models / "one-decoder")]
+    )
+    flags = [str(models), "--all", "org"]
+    names = ["org/one", "org/one-decoder", "org/two", "org/one-explorer"]
     publish.main([*flags, "--dry_run"])
     assert not hub.repos
     assert not hub.collections
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("org/one", "org/two", "model.safetensors"))
+    assert all(name in shown for name in (*names, "model.safetensors", "app.py"))
     for _ in range(2):  # again: nothing is listed twice
         publish.main(flags)
         assert titles(hub, "org/one") == titles(hub, "org/two") == ["Upload a pretrained model"]
         (collection,) = hub.collections.values()
-        assert [item["id"] for item in collection["items"]] == ["org/one", "org/two"]
+        assert [item["id"] for item in collection["items"]] == names
+        assert [item["type"] for item in collection["items"]] == ["model"] * 3 + ["space"]
 
 
 @pytest.mark.parametrize(("flags", "named"), [(["--repo_id", "org/one"], "repo_id"), ([], "checkpoint")])

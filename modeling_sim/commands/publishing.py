@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -101,28 +102,41 @@ def publish(settings: PublishArguments) -> None:
 
 
 def publish_all(settings: PublishArguments) -> None:
-    """Publishes every model of a folder with the measures next to it, and lists them in a collection.
+    """Publishes every model of a folder with its measures, and lists all in a collection.
+
+    An encoder NAME with a decoder NAME-decoder also gets a Space, NAME-explorer.
 
     Raises:
         ValueError: Settings of a single model are given, or a file must not be published.
         OSError: A file or the Hub cannot be read or written, or the folder has no models.
     """
-    given = [name for name in ("repo_id", "measures", "card", "revision") if getattr(settings, name)]
+    of_one = ("repo_id", "measures", "card", "revision", "space", "decoder")
+    given = [name for name in of_one if getattr(settings, name)]
     if given:
         raise ValueError(f"`{given[0]}` is for one model; remove it, or `all`.")
     root = Path(settings.checkpoint or "checkpoints")
     folders = sorted(path.parent for path in root.glob("*/config.json"))
     if not folders:
         raise FileNotFoundError(f"`checkpoint` {root} has no folders of models.")
-    repo_ids = [f"{settings.all}/{folder.name}" for folder in folders]
-    for folder, repo_id in zip(folders, repo_ids, strict=True):
+    published: dict[str, RepoType] = {}
+
+    def publish_one(folder: Path, ending: str = "", **changes: Any) -> None:
+        repo_id = f"{settings.all}/{folder.name}{ending}"
         print(f"{folder} -> {repo_id}")
+        publish(replace(settings, checkpoint=str(folder), repo_id=repo_id, **changes))
+        published[repo_id] = "space" if changes.get("space") else "model"
+
+    for folder in folders:
         measures = [str(path) for pattern in ("probe_*.json", "abx*.json") for path in sorted(folder.glob(pattern))]
-        publish(replace(settings, checkpoint=str(folder), repo_id=repo_id, measures=measures))
+        publish_one(folder, measures=measures)
+    for folder in folders:
+        decoder = folder.with_name(f"{folder.name}-decoder")
+        if decoder in folders:
+            publish_one(folder, "-explorer", space=True, decoder=[str(decoder)])
     if settings.dry_run:
-        print(f"collection {TITLE!r} of {settings.all}: {', '.join(repo_ids)}")
+        print(f"collection {TITLE!r} of {settings.all}: {', '.join(published)}")
         return
-    print(publish_collection(HfApi(), str(settings.all), repo_ids, private=settings.private).url)
+    print(publish_collection(HfApi(), str(settings.all), published, private=settings.private).url)
 
 
 def show(staged: Path) -> None:

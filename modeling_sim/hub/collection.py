@@ -1,22 +1,24 @@
 """A page of the Hub that lists the published models together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from huggingface_hub import Collection, HfApi
 
-from modeling_sim.hub.upload import hub_errors
+from modeling_sim.hub.upload import RepoType, hub_errors
 
 TITLE = "Smooth InfoMax"
 DESCRIPTION = "Speech representations with one local loss per module, their decoders and a classifier of phones."
 
 
-def publish_collection(api: HfApi, namespace: str, repo_ids: Sequence[str], *, private: bool = False) -> Collection:
+def publish_collection(
+    api: HfApi, namespace: str, repositories: Mapping[str, RepoType], *, private: bool = False
+) -> Collection:
     """Lists repositories in the collection `TITLE`, which is created if it does not exist; others in it stay.
 
     Args:
         api: Client with the Hub's URL and the token.
         namespace: User or organization.
-        repo_ids: Repositories of models, in order.
+        repositories: Types of the repositories by name, in order.
         private: Make a new collection private.
 
     Raises:
@@ -26,6 +28,6 @@ def publish_collection(api: HfApi, namespace: str, repo_ids: Sequence[str], *, p
         collection = api.create_collection(
             TITLE, namespace=namespace, description=DESCRIPTION, private=private, exists_ok=True
         )
-        for repo_id in repo_ids:
-            api.add_collection_item(collection.slug, repo_id, "model", exists_ok=True)
+        for repo_id, repo_type in repositories.items():
+            api.add_collection_item(collection.slug, repo_id, repo_type, exists_ok=True)
         return collection

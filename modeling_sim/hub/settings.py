@@ -20,12 +20,12 @@ class HubArguments:
 class PublishArguments:
     """The publication of a model."""
 
-    checkpoint: str | None = setting(None, "Output folder of a finished run, or a saved model.", check=check_checkpoint)
+    checkpoint: str | None = setting(None, "Output folder of a finished run, or a saved model.")
     repo_id: str | None = setting(None, "Repository, org/name.")
     all: str | None = setting(
         None,
         "User or organization: publish every model in the folder `checkpoint` (`checkpoints` if it is not set) under "
-        "the name of its folder, and list them in a collection.",
+        "the name of its folder, a Space for those with a decoder, and a collection that lists all.",
     )
     private: bool = setting(False, "Make a new repository private.")
     revision: str | None = setting(None, "Branch to upload to, created if necessary; unset for main.")
@@ -41,3 +41,8 @@ class PublishArguments:
     dry_run: bool = setting(False, "Show what would be uploaded without uploading it.")
     yes: bool = setting(False, "Replace a different model, other files, or an edited card.")
     check: str | None = setting(None, "Only check this card.")
+
+    def validate(self) -> None:
+        """Checks that the model exists; raises as `check_checkpoint`."""
+        if self.checkpoint is not None and self.all is None:
+            check_checkpoint("checkpoint", self.checkpoint)
