@@ -61,7 +61,8 @@ def folder_with_a_demo(tmp_path_factory):
     train_decoder.main(["--model", demo, "--module", "0", *few, *step, "--output_dir", decoder])
     pytest.importorskip("onnxruntime", reason="the pages show exported encoders")
     export.main([demo, str(folder / "exported/demo")])
-    (folder / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "checkpoints"):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 
