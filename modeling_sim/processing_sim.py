@@ -1,6 +1,8 @@
 """Image processor and tokenizer of the Smooth InfoMax models, and the choice of a model's processor."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,18 @@ class SimImageProcessor(PilBackend):
     do_rescale = do_normalize = True
     image_mean = image_std = 0.5
 
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """An image processor with saved settings.
+
+        Raises:
+            ValueError: They are those of a feature extractor, whose file has the same name; `AutoProcessor` then looks
+                for it.
+        """
+        if "feature_extractor_type" in image_processor_dict:
+            raise ValueError(f"preprocessor_config.json is of a {image_processor_dict['feature_extractor_type']}.")
+        return super().from_dict(image_processor_dict, **kwargs)
+
     def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
         """An image as an array `(channels, height, width)`."""
         if hasattr(image, "convert"):
@@ -41,6 +55,7 @@ class SimTokenizer(PreTrainedTokenizer):
     Args:
         vocabulary: The symbols, with ids from 1; empty for bytes. Other symbols get the id 0, like padding.
         pad_token: Text of the id 0.
+        vocab_file: File of the symbols, as `save_pretrained` writes it; replaces `vocabulary`.
         kwargs: Further arguments of `PreTrainedTokenizer`.
 
     Example:
@@ -49,16 +64,38 @@ class SimTokenizer(PreTrainedTokenizer):
         [1, 2, 3, 4]
     """
 
-    vocab_files_names: dict[str, str] = {}
+    vocab_files_names = {"vocab_file": "vocabulary.json"}
     model_input_names = ["input_ids", "attention_mask"]
     sampling_rate = POSITION_RATE
 
-    def __init__(self, vocabulary: Sequence[str] = (), pad_token: str = "<pad>", **kwargs: Any) -> None:  # noqa: S107
+    def __init__(
+        self,
+        vocabulary: Sequence[str] = (),
+        pad_token: str = "<pad>",  # noqa: S107
+        vocab_file: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_file = vocab_file
+        if vocab_file is not None:
+            vocabulary = json.loads(Path(vocab_file).read_text(encoding="utf-8"))
         self.is_bytes, self.has_spaces = not vocabulary, any(len(symbol) > 1 for symbol in vocabulary)
         self.symbols = [str(pad_token), *(vocabulary or map(chr, range(256)))]
         self.ids = {symbol: number for number, symbol in enumerate(self.symbols)}
         self._added_tokens_decoder = {0: AddedToken(str(pad_token), special=True)}
-        super().__init__(vocabulary=list(vocabulary), pad_token=pad_token, special_tokens_pattern="none", **kwargs)
+        super().__init__(pad_token=pad_token, special_tokens_pattern="none", **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Loads a saved tokenizer.
+
+        Raises:
+            OSError: There is none, as next to models of speech; `AutoProcessor` then looks for another processor.
+        """
+        found = super().from_pretrained(*args, **kwargs)
+        tokenizer = found[0] if isinstance(found, tuple) else found
+        if tokenizer.vocab_file is None:
+            raise OSError(f"{tokenizer.name_or_path} has no {cls.vocab_files_names['vocab_file']}.")
+        return found
 
     @property
     def vocab_size(self) -> int:
@@ -87,8 +124,11 @@ class SimTokenizer(PreTrainedTokenizer):
         return (" " if self.has_spaces else "").join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Writes nothing: `tokenizer_config.json` holds the symbols."""
-        return ()
+        """Writes the symbols; returns the path of the file."""
+        name = self.vocab_files_names["vocab_file"]
+        path = Path(save_directory) / (f"{filename_prefix}-{name}" if filename_prefix else name)
+        path.write_text(json.dumps([] if self.is_bytes else self.symbols[1:]), encoding="utf-8")
+        return (str(path),)
 
 
 def new_processor(config: SimConfig) -> "SimFeatureExtractor | SimImageProcessor | SimTokenizer":

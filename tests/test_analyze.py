@@ -722,7 +722,7 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
         (["--dims", "3,x"], "`dims` names 'x'"),
         (["--dims", "8"], "`dims` names 8"),
         (["--range", "0"], "`range`"),
-        (["--utterance", "test-00000"], "did you mean 'test-000000'"),
+        (["--utterance", "test-00000"], "`utterance` 'test-00000'"),
         (["--corpus_settings", "hello"], "`corpus_settings`"),
         (["--corpus_settings", "{num_train: "], "`corpus_settings`"),
         (["--model", "runs/sim-9"], "runs/sim-9"),

@@ -50,7 +50,7 @@ RUN_NAMES = (
     RESULTS_NAME, SETTINGS_NAME, LOG_NAME, UPLOAD_NAME, CURVES_NAME, "bad_audio_train.tsv", "bad_audio_eval.tsv",
     "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
     "model.safetensors.index.json", "configuration_sim*.py", "modeling_sim*.py", "layers_sim.py",
-    "objectives_sim.py", "feature_extraction_sim.py", "processing_sim.py", "tokenizer_config.json",
+    "objectives_sim.py", "feature_extraction_sim.py", "processing_sim.py", "tokenizer_config.json", "vocabulary.json",
 )  # fmt: skip
 """Names of the files of a training run, except checkpoints."""
 
