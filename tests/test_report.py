@@ -705,7 +705,7 @@ def test_the_command_renders_the_same_page_again_and_names_what_is_wrong(tmp_pat
     cli.main(["report", str(tmp_path)])
     assert "report.html" in capsys.readouterr().out
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
-    with pytest.raises(SystemExit, match="output_dir.*nowhere"):
+    with pytest.raises(SystemExit, match=r"output_dir.*nowhere"):
         cli.main(["report", str(tmp_path / "nowhere")])
 
 
