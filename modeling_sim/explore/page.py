@@ -89,15 +89,16 @@ class Page:
         return views.labels_view(self.explorer.evidence(model, feature, axes))
 
     def dimension(self, model: str, feature: str, axes: str, dim: int) -> str:
-        """One dimension: label, histogram, lag profile, evidence, other models, and its loudest moments."""
+        """One dimension: label, histogram, lag profile, evidence, other models, and its extreme moments."""
         explorer = self.explorer
         evidence = explorer.evidence(model, feature, axes)
         values = explorer.codes(model, feature, axes, [dim])[:, 0]
         is_gaussian = axes == "own" and explorer.is_gaussian(model, feature)
         counterparts = explorer.counterparts(model, feature, axes, dim)
         view = views.dimension_view(evidence, dim, values, counterparts, is_gaussian=is_gaussian)
-        for title, smallest in (("Loudest moments", False), ("Quietest moments", True)):
-            view += self._moments(f"{title} of dimension {dim}", model, feature, axes, dim, smallest=smallest)
+        for which, smallest in (("largest", False), ("smallest", True)):
+            title = f"Moments where dimension {dim} is {which}"
+            view += self._moments(title, model, feature, axes, dim, smallest=smallest)
         return view
 
     def _moments(self, title: str, model: str, feature: str, axes: str, dim: int, *, smallest: bool) -> str:

@@ -80,11 +80,11 @@ def _player(name: str, seconds: float, audio: str, rows: Markup, *, zoom: bool =
         'aria-label="Zoom of the time axis"></label>'
     )
     return Markup(
-        '<figure class="sim-player" data-seconds="{:.4f}"><figcaption>{}, {:.2f} s</figcaption>'
+        '<figure class="sim-player" data-seconds="{:.4f}"><figcaption>{}</figcaption>'
         '<div class="sim-controls"><audio controls preload="auto" src="{}" aria-label="{}"></audio>{}</div>'
         '<div class="sim-scroll" tabindex="0" role="group" aria-label="Pictures over time; click to play from there">'
         '<div class="sim-strip">{}<div class="sim-cursor" hidden></div></div></div></figure>'
-    ).format(seconds, name, seconds, audio, name, slider if zoom else "", rows)
+    ).format(seconds, f"{name}, {seconds:.2f} s" if zoom else name, audio, name, slider if zoom else "", rows)
 
 
 def _row(name: str, content: Markup, css: str) -> Markup:
@@ -266,7 +266,7 @@ def evidence_table(evidence: Evidence, dim: int) -> Markup:
         for name, values in sorted(evidence.correlations.items(), key=lambda pair: -pair[1][dim])
     ]
     note = (
-        f"At {evidence.num_items:,} moments of utterances held out. Classes by the correlation ratio of ranks. Random "
+        f"At {evidence.num_items:,} moments of held-out utterances. Classes by the correlation ratio of ranks. Random "
         f"axes: {evidence.num_rotations} rotations of the same space."
     )
     return Markup(
