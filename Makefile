@@ -25,8 +25,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# A minute of training, and the measures that take less than one.
-DEMO_DECODER := --loss stft --decoder_hidden_size 64 --batch_size 8 --learning_rate 3e-3 --max_steps 400 --max_train_time 1
+# A minute of training, and the measures that take less than one; on one thread, as two are slow on a busy machine.
+DEMO_DECODER := --corpus_settings '{num_syllables: 1, num_test: 16}' --crop_samples 5000 --loss stft \
+	--decoder_hidden_size 64 --batch_size 8 --learning_rate 3e-3 --max_steps 400 --max_train_time 1
 DEMO_REPORT := --corpus synthetic_syllables --corpus_settings '{num_syllables: 1, num_train: 256, num_test: 96}' \
 	--label vowel --modules 0 --measures probes,disentanglement,distribution,decoders --axes own \
 	--num_utterances 16 --num_pairs 8 --steps 6 --max_frames 4000
@@ -34,8 +35,8 @@ DEMO_REPORT := --corpus synthetic_syllables --corpus_settings '{num_syllables: 1
 demo: $(VENV)/.installed
 	$(RUN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py --output_dir runs/demo --overwrite_output_dir
 	$(RUN)/python examples/01_load_and_encode.py runs/demo
-	$(RUN)/modeling-sim train-decoder --model runs/demo --module 0 $(DEMO_DECODER) --output_dir runs/demo-decoder --overwrite_output_dir
-	$(RUN)/modeling-sim evaluate --model runs/demo --decoder runs/demo-decoder $(DEMO_REPORT) --output_dir runs/demo-report --overwrite_output_dir
+	OMP_NUM_THREADS=1 $(RUN)/modeling-sim train-decoder --model runs/demo --module 0 $(DEMO_DECODER) --output_dir runs/demo-decoder --overwrite_output_dir
+	OMP_NUM_THREADS=1 $(RUN)/modeling-sim evaluate --model runs/demo --decoder runs/demo-decoder $(DEMO_REPORT) --output_dir runs/demo-report --overwrite_output_dir
 	@echo "Open $(CURDIR)/runs/demo-report/report.html in a browser to see and hear what the model has learned."
 
 # Two files of tests at a time, one thread each; ARGS are further arguments of pytest.
