@@ -390,8 +390,10 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
-    for name in ("config", "corpus", "model", "init_from"):
-        first.add_argument(*_spellings(name))
+    first.add_argument("--config")
+    first.add_argument("--corpus")
+    first.add_argument("--model")
+    first.add_argument(*_spellings("init_from"))
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         prog=command,
