@@ -226,6 +226,13 @@ def test_names_of_changes():
         augmentation_names("noise,echo")
 
 
+@pytest.mark.parametrize("flags", [{"objective": "simclr"}, {"augmentation": "noise"}])
+def test_images_and_text_have_no_changes_of_audio(flags, tmp_path):
+    corpus = {"corpus": "grammar", "corpus_settings": "{num_train: 8, num_test: 4}", "crop_samples": 32}
+    with pytest.raises(SystemExit, match="augmentation"):
+        train(tmp_path / "run", **corpus, **flags)
+
+
 # ---------------------------------------------------------------------- runs
 
 
