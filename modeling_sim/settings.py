@@ -393,7 +393,7 @@ def parse_arguments(
     first.add_argument("--config")
     first.add_argument("--corpus")
     first.add_argument("--model")
-    first.add_argument("--init_from")
+    first.add_argument(*_spellings("init_from"))
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         prog=command,

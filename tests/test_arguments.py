@@ -119,3 +119,10 @@ def test_values_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises((ValueError, SystemExit)):
         parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING)
+
+
+@pytest.mark.parametrize("flag", ["--init_from", "--init-from"])
+def test_a_checkpoint_to_start_from_keeps_its_model(flag):
+    settings = as_dict(parse_arguments("", ["--corpus", "sprites", flag, "runs/films"], PRETRAINING))
+    assert settings["model_settings"] == {}
+    assert settings["crop_samples"] == 640

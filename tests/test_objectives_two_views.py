@@ -226,6 +226,13 @@ def test_names_of_changes():
         augmentation_names("noise,echo")
 
 
+@pytest.mark.parametrize("flags", [{"objective": "simclr"}, {"augmentation": "noise"}])
+def test_images_and_text_have_no_changes_of_audio(flags, tmp_path):
+    corpus = {"corpus": "grammar", "corpus_settings": "{num_train: 8, num_test: 4}", "crop_samples": 32}
+    with pytest.raises(SystemExit, match="augmentation"):
+        train(tmp_path / "run", **corpus, **flags)
+
+
 # ---------------------------------------------------------------------- runs
 
 
@@ -403,7 +410,7 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from modeling_sim.commands import pretrain\n"
-        "from modeling_sim.trainer.objectives.contract import averaged\n"
+        "from modeling_sim.trainer.objectives.contract import averaged, gathered\n"
         "from modeling_sim.trainer.objectives.views import ViewTask\n"
         "after = ViewTask.after_step\n"
         "def check(self, progress):\n"
@@ -412,6 +419,9 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
         "    names = [n for n in state if n.endswith(('queue', '0.weight'))]\n"
         "    mean = averaged(torch.tensor([float(torch.distributed.get_rank())]))\n"
         "    assert mean == 0.5\n"
+        "    rank = torch.distributed.get_rank()\n"
+        "    rows = gathered(torch.full((2 + rank, 3), float(rank)))\n"
+        "    assert rows.tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2\n"
         "    mine = torch.cat([state[n].flatten() for n in names])\n"
         "    other = mine.clone(); torch.distributed.broadcast(other, src=0)\n"
         "    assert names and torch.equal(mine, other), names\n"

@@ -578,13 +578,13 @@ def test_all_models_of_a_folder_are_published_and_listed(hub, pretrained, tmp_pa
     train_decoder.main(
         [*SYLLABLES, "--module", "1", "--model", str(models / "one"), "--output_dir", str(models / "one-decoder")]
     )
-    flags = [str(models), "--all", "org"]
+    flags = [str(models), "--all", "org", "--space_dataset", "org/speech", "--with_training_state"]
     names = ["org/one", "org/one-decoder", "org/two", "org/one-explorer"]
     publish.main([*flags, "--dry_run"])
     assert not hub.repos
     assert not hub.collections
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*names, "model.safetensors", "app.py"))
+    assert all(name in shown for name in (*names, "model.safetensors", "trainer.pt", "app.py", "org/speech"))
     for _ in range(2):  # again: nothing is listed twice
         publish.main(flags)
         assert titles(hub, "org/one") == titles(hub, "org/two") == ["Upload a pretrained model"]

@@ -126,13 +126,15 @@ def publish_all(settings: PublishArguments) -> None:
         publish(replace(settings, checkpoint=str(folder), repo_id=repo_id, **changes))
         published[repo_id] = "space" if changes.get("space") else "model"
 
+    of_model: dict[str, Any] = {"space_dataset": None}
+    of_space: dict[str, Any] = {"space": True, "with_training_state": False}
     for folder in folders:
         measures = [str(path) for pattern in ("probe_*.json", "abx*.json") for path in sorted(folder.glob(pattern))]
-        publish_one(folder, measures=measures)
+        publish_one(folder, measures=measures, **of_model)
     for folder in folders:
         decoder = folder.with_name(f"{folder.name}-decoder")
         if decoder in folders:
-            publish_one(folder, "-explorer", space=True, decoder=[str(decoder)])
+            publish_one(folder, "-explorer", decoder=[str(decoder)], **of_space)
     if settings.dry_run:
         print(f"collection {TITLE!r} of {settings.all}: {', '.join(published)}")
         return

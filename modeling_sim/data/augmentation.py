@@ -54,14 +54,22 @@ class _Draws(NamedTuple):
     """`(batch,)`, factor on the amplitude."""
 
 
-def augmentation_names(text: str) -> tuple[str, ...]:
-    """The changes that a setting names: "all", "none", or some of `AUGMENTATIONS` separated by commas.
+def augmentation_names(text: str, input_kind: str = "waveform") -> tuple[str, ...]:
+    """The changes that a setting names.
+
+    Args:
+        text: "all", "none", or some of `AUGMENTATIONS` separated by commas.
+        input_kind: What the model reads, as in `SimConfig`.
 
     Raises:
-        ValueError: There is no such change.
+        ValueError: There is no such change, or the model does not read waveforms.
     """
-    if text in ("all", "none"):
-        return AUGMENTATIONS if text == "all" else ()
+    if text == "none":
+        return ()
+    if input_kind != "waveform":
+        raise ValueError(f"`augmentation` changes audio, but `input_kind` is {input_kind!r}; set it to 'none'.")
+    if text == "all":
+        return AUGMENTATIONS
     names = {name.strip() for name in text.split(",")}
     if unknown := sorted(names - {*AUGMENTATIONS}):
         raise ValueError(

@@ -74,7 +74,7 @@ class PretrainingTask(Task):
         self.schedule = make_schedule(model, extractor, accelerator, data, settings, train_data)
         self.placement = self.schedule.placement
         self.trained = range(self.num_rows)
-        self.augmentation = augmentation_names(settings.augmentation or "none")
+        self.augmentation = augmentation_names(settings.augmentation or "none", model.config.input_kind)
         self.collapse = CollapseWatch(model.config)
         self.active_units: dict[int, torch.Tensor] = {}
         if settings.torch_compile:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
@@ -143,7 +144,8 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     check_trackers(trackers)
     prepare_cuda()
-    on_cpu = PartialState().device.type == "cpu"
+    # `Accelerator` takes over this state, whose processes on CPUs are only found if it is asked for CPUs.
+    on_cpu = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
         # Gradients of unlikely candidates are denormal, and products of denormals are 20 times as slow.

@@ -212,9 +212,15 @@ def chosen_frames(
 
 
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, in their order, so that a queue is the same in all of them; without gradient."""
+    """The rows of all processes, in their order, so that a queue is the same in all of them; without gradient.
+
+    Crops with padding have different numbers of frames: as many rows are taken of each process as the fewest have.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return tensor
+    fewest = torch.tensor(len(tensor), device=tensor.device)
+    torch.distributed.all_reduce(fewest, torch.distributed.ReduceOp.MIN)
+    tensor = tensor[: int(fewest)]
     parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)

@@ -85,7 +85,7 @@ class ViewTask(CropTask):
         self.objective.attach(self.model)
         self.metrics = ("loss", *self.objective.metrics, "kl")
         default = "all" if self.objective.num_views > 1 else "none"
-        self.augmentation = augmentation_names(settings.augmentation or default)
+        self.augmentation = augmentation_names(settings.augmentation or default, config.input_kind)
         self.active_units: dict[int, torch.Tensor] = {}
         self.collapsed: set[int] = set()
         if settings.torch_compile:
