@@ -183,15 +183,15 @@ def _with_chosen(
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Waveforms, latents and names of utterances after those of the one that the settings choose, cut as they are.
 
-    Raises:
-        ValueError: It is shorter than they are.
+    One that is shorter than they are is skipped with a message, so that what was measured is kept.
     """
     data, name = task.splits["test"], task.arguments.utterance
     chosen = data.select([data["id"][:].index(name)])
     try:
         _, waveform = heard_waveforms(chosen, of.extractor, waveforms.shape[1])
     except ValueError as error:
-        raise ValueError(f"`utterance` {name!r} is too short: {error}") from error
+        tqdm.write(f"`utterance` {name!r} is not played, as it is too short: {error}")
+        return waveforms, latents, list(names)
     waveform = waveform.to(waveforms)
     latent = _latents(of, module, waveform)
     return torch.cat([waveform, waveforms]), torch.cat([latent, latents]), [name, *names]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
 
-from modeling_sim.data.corpora import corpus_names
-from modeling_sim.settings import DATASET_NAME_HELP, setting
+from modeling_sim.settings import DATASET_NAME_HELP, check_checkpoint, check_folder, corpus_help, setting
 from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
@@ -14,13 +13,17 @@ from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 class ExploreArguments:
     """What is explored, and where the page is."""
 
-    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.")
-    decoder: list[str] = setting([], "Decoders of these models, of `modeling-sim train-decoder`.")  # noqa: RUF009
-    compare: list[str] = setting(  # noqa: RUF009 - a field
-        [], "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts."
+    model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)
+    decoder: list[str] = setting(  # noqa: RUF009 - a field
+        [], "Decoders of these models, of `modeling-sim train-decoder`.", check=check_checkpoint
     )
-    corpus: str = setting("synthetic_syllables", f"Corpus: {', '.join(corpus_names())}.")
-    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.")
+    compare: list[str] = setting(  # noqa: RUF009 - a field
+        [],
+        "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts.",
+        check=check_checkpoint,
+    )
+    corpus: str = setting("synthetic_syllables", corpus_help)
+    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.", check=check_folder)
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     split: str = setting("test", "Split to explore; one that the models were not trained on.")

@@ -7,7 +7,7 @@ from huggingface_hub import Collection, HfApi
 from modeling_sim.hub.upload import RepoType, hub_errors
 
 TITLE = "Smooth InfoMax"
-DESCRIPTION = "Speech representations with one local loss per module, their decoders and a classifier of phones."
+DESCRIPTION = "Representations with one local loss per module, their decoders and classifiers."
 
 
 def publish_collection(

@@ -10,6 +10,7 @@ from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_d
 INFO = CorpusInfo(
     description="Handwritten digits: those of scikit-learn (UCI, CC BY 4.0), or 5000 of MNIST (CC BY-SA 3.0).",
     license="cc-by-sa-3.0",
+    splits=("train", "test"),
     defaults={
         "preset": "sim-small",
         "crop_samples": 8,

@@ -20,6 +20,7 @@ INFO = CorpusInfo(
     license="apache-2.0",
     language="en",
     generated=True,
+    splits=("train", "test"),
     defaults={
         "preset": "sim-small",
         "crop_samples": 48,

@@ -27,6 +27,7 @@ INFO = CorpusInfo(
     description="Films of a sprite with six exact factors: shape, x, y, scale, turn, brightness.",
     license="apache-2.0",
     generated=True,
+    splits=("train", "test"),
     defaults={
         "preset": "sim-readable-small",
         "crop_samples": 32 * _FRAME,

@@ -17,6 +17,7 @@ INFO = CorpusInfo(
     description="Words of the CMU pronouncing dictionary (BSD-2-Clause), as phones or letters.",
     license="bsd-2-clause",
     language="en",
+    splits=("train", "test"),
     defaults={
         "preset": "sim-small",
         "crop_samples": 16,
