@@ -290,11 +290,9 @@ class Explorer:
         """Values `(items, dims)` at the moments of the corpus, of all dimensions or of some."""
         values = np.asarray(self.items(model).features[feature])
         transform = self.transform(model, feature, axes)
-        if transform is None:
-            return values if dims is None else values[:, list(dims)]
-        if dims is not None:
-            transform = LinearTransform(transform.matrix[:, list(dims)], transform.inverse, transform.center)
-        return transform.apply(values)
+        if transform is not None:
+            values = transform.apply(values)
+        return values if dims is None else values[:, list(dims)]
 
     def transform(self, model: str, feature: str, axes: str) -> LinearTransform | None:
         """The transform to other axes; `None` for the feature's own."""

@@ -97,11 +97,11 @@ def mix(
     frames = min(map(len, latents))
     transform = explorer.transform(model, feature, axes)
     coded = [each[:frames] if transform is None else transform.apply(each[:frames]) for each in latents]
-    coded = [interpolate(*coded, steps=2, dims=dims)[0], interpolate(*coded, steps=2, dims=dims)[1]]
-    moved = (1 - share) * coded[0] + share * coded[1]
+    start, end = interpolate(*coded, steps=2, dims=dims)
+    moved = (1 - share) * start + share * end
     before = latents[0][:frames]
     # The part of the latents that other axes with fewer components do not have stays as it is.
-    after = moved if transform is None else before + (moved - coded[0]) @ transform.inverse.float()
+    after = moved if transform is None else before + (moved - start) @ transform.inverse.float()
     return _decoded(explorer, model, feature, before, after, min(first.seconds, second.seconds))
 
 
