@@ -160,6 +160,20 @@ class CorpusInfo:
     splits: tuple[str, ...] = ()
 
 
+def size_of_split(corpus: str, split: str, *, num_train: int, num_test: int) -> int:
+    """Number of rows of a split of a generated corpus.
+
+    Raises:
+        ValueError: The split is neither "train" nor "test", or its number is below 1.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"`split` is {split!r}; {corpus} has train and test.")
+    size = num_train if split == "train" else num_test
+    if size < 1:
+        raise ValueError(f"`num_{split}` is {size}; give at least 1.")
+    return size
+
+
 def find_speaker_column(columns: Collection[str], source: str) -> str | None:
     """The column that names the speakers by one of the usual names, `speaker_id` first; a line says which it is.
 

@@ -13,7 +13,7 @@ A sentence is the subject with an adjective, the verb and an adverb: "the small 
 import numpy as np
 from datasets import Dataset
 
-from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_dataset, signal_columns
+from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_dataset, signal_columns, size_of_split
 
 INFO = CorpusInfo(
     description="Sentences of a grammar with four exact factors: topic, number, tense, polarity.",
@@ -74,11 +74,7 @@ def load(*, split: str = "train", num_train: int = 2000, num_test: int = 500, se
     Raises:
         ValueError: A count is below 1, or the split is unknown.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"`split` is {split!r}; grammar has train and test.")
-    count = num_train if split == "train" else num_test
-    if count < 1:
-        raise ValueError(f"`num_{split}` is {count}; give at least 1.")
+    count = size_of_split("grammar", split, num_train=num_train, num_test=num_test)
     rows = [_sentence(np.random.default_rng([seed, split == "test", row])) for row in range(count)]
     texts = [row.pop("text") for row in rows]
     columns = signal_columns("text", texts, [len(text) for text in texts], split)

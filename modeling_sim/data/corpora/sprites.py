@@ -19,7 +19,14 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import ndtr
 
-from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_dataset, png, signal_columns
+from modeling_sim.data.corpora.contract import (
+    POSITION_RATE,
+    CorpusInfo,
+    make_dataset,
+    png,
+    signal_columns,
+    size_of_split,
+)
 
 _FRAME = 20
 
@@ -81,11 +88,9 @@ def load(
     Raises:
         ValueError: A count is below 1, or the split is unknown.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"`split` is {split!r}; sprites has train and test.")
-    count = num_train if split == "train" else num_test
-    if min(count, num_frames) < 1:
-        raise ValueError(f"`num_{split}` is {count} and `num_frames` {num_frames}; give at least 1.")
+    count = size_of_split("sprites", split, num_train=num_train, num_test=num_test)
+    if num_frames < 1:
+        raise ValueError(f"`num_frames` is {num_frames}; give at least 1.")
     films = [_factors(np.random.default_rng([seed, split == "test", film]), num_frames) for film in range(count)]
     columns = signal_columns("image", [png(draw(film)) for film in films], [num_frames * _FRAME] * count, split)
     columns |= {name: [film[name] for film in films] for name in FACTORS}

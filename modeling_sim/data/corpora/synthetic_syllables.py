@@ -33,7 +33,7 @@ import soundfile
 from datasets import Dataset
 
 from modeling_sim.data.corpora.alignments import label_centers, labels_from_segments, num_label_frames
-from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset
+from modeling_sim.data.corpora.contract import CorpusInfo, make_dataset, size_of_split
 from modeling_sim.files import follow_umask, temporary_folder
 
 INFO = CorpusInfo(
@@ -178,12 +178,8 @@ def load(
     Raises:
         ValueError: A setting is out of range, or the split is unknown.
     """
-    if split not in INFO.splits:
-        raise ValueError(f"`split` is {split!r}; synthetic_syllables has {' and '.join(INFO.splits)}.")
+    size = size_of_split("synthetic_syllables", split, num_train=num_train, num_test=num_test)
     settings = _Settings(num_speakers, num_syllables, tuple(vowels), tuple(consonants), float(noise_level), seed)
-    size = num_train if split == "train" else num_test
-    if size < 1:
-        raise ValueError(f"`num_{split}` is {size}; give at least 1.")
     if not cache:
         return _make_split(settings, split, size)
     key = json.dumps([_VERSION, asdict(settings), split, size], sort_keys=True)
