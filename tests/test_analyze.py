@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from argparse import Namespace
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -672,6 +673,14 @@ def test_matrix_products_decode_as_transposed_convolutions_do_and_have_their_gra
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
             gradients = [torch.autograd.grad(each.square().sum(), latents)[0] for each in (found, expected)]
             torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+            direction = torch.randn_like(latents)
+            decode = partial(decoded_in_parts, decoder, num_samples=num_samples)
+            with torch.no_grad():
+                derivative = torch.func.linearize(decode, latents)[1](direction)
+            forward = partial(decoder, num_samples=num_samples, return_dict=False)
+            expected = torch.func.jvp(forward, (latents,), (direction,))[1][0]
+            torch.testing.assert_close(derivative, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_long_utterances_need_fewer_pairs():

@@ -36,8 +36,8 @@ from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.latents import encode
 from modeling_sim.provenance import model_fingerprint
 
-# Items encoded at a time.
-_ENCODED_TOGETHER = 32
+# Utterances encoded at a time on a CPU, whose cache holds few, and elsewhere.
+_ENCODED_ON_CPU, _ENCODED_TOGETHER = 4, 32
 
 
 # Training utterances from which the best dimension for each property of the sound is chosen: with fewer, the best of
@@ -51,7 +51,7 @@ _TRAVERSED = 16
 
 # Most seconds of speech of the pairs that are measured, and of the utterances whose dimensions are moved: long
 # utterances average over more frames each, so fewer of them are as good. At least `_CORRELATED` are taken.
-_PAIRED_SECONDS, _TRAVERSED_SECONDS = 120, 40
+_PAIRED_SECONDS, _TRAVERSED_SECONDS = 60, 40
 
 
 # Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
@@ -237,8 +237,8 @@ def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
 
 def _latents(of: SimModules, module: int, waveforms: torch.Tensor) -> torch.Tensor:
     """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
-    parts = waveforms.split(_ENCODED_TOGETHER)
-    return torch.cat([encode(of.model, part, module=module) for part in parts])
+    together = _ENCODED_ON_CPU if waveforms.device.type == "cpu" else _ENCODED_TOGETHER
+    return torch.cat([encode(of.model, part, module=module) for part in waveforms.split(together)])
 
 
 def _classifier(
