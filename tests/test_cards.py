@@ -156,6 +156,15 @@ def test_a_data_set_of_the_hub_is_named_and_an_unknown_license_is_other(sources)
     assert "`hub`, read from a local folder: " in text
 
 
+def test_metrics_name_the_split_that_they_are_of(sources):
+    def splits(settings):
+        (entry,) = yaml.safe_load(render_card(**{**sources, "settings": settings}).split("---")[1])["model-index"]
+        return {result["dataset"]["split"] for result in entry["results"]}
+
+    assert splits(sources["settings"]) == {"test"}
+    assert splits({**sources["settings"], "eval_split": "development"}) == {"development"}
+
+
 def test_a_measure_of_other_models_is_refused_and_one_of_several_gives_the_own_rows(sources):
     probe = Results.read(CARDS / "results" / f"{RUN}_phone_probe.json")
     kinds = probe.kinds

@@ -144,7 +144,7 @@ def render_card(
             tag="feature-extraction",
             method=method,
             results=[
-                *_training_metrics(training),
+                *_training_metrics(training, settings.get("eval_split", "test")),
                 *_probe_metrics((measure, own_names[target]) for target, measure in probes.items()),
             ],
         ),
@@ -234,7 +234,14 @@ def render_task_card(
             tag=parts["tag"],
             method=METHODS["sim"],
             results=[
-                _metric(training, task_type=parts["tag"], metric_type=name, metric_name=metric, value=value)
+                _metric(
+                    training,
+                    split=settings.get("eval_split", "test"),
+                    task_type=parts["tag"],
+                    metric_type=name,
+                    metric_name=metric,
+                    value=value,
+                )
                 for name, metric, value in parts["metrics"]
             ],
         ),
@@ -353,12 +360,13 @@ def _metadata(
     )
 
 
-def _training_metrics(training: Mapping[str, Any]) -> Iterator[EvalResult]:
+def _training_metrics(training: Mapping[str, Any], split: str) -> Iterator[EvalResult]:
     for module in training["modules"]:
         value = module["trained"]["contrastive_accuracy"]
         if value is not None:
             yield _metric(
                 training,
+                split=split,
                 task_type="feature-extraction",
                 task_name="Contrastive prediction on held-out speech",
                 metric_name=f"contrastive accuracy, {module['name']}",
@@ -372,6 +380,7 @@ def _probe_metrics(probes: Iterable[tuple[Results, str]]) -> Iterator[EvalResult
             if row.representation == name and row.measure == probe.probe_measure and row.value is not None:
                 yield _metric(
                     {"corpus": probe.corpus, "dataset_id": probe.dataset_id},
+                    split="test",
                     task_type="audio-classification",
                     # The Hub groups all metrics of a task and data set under the names of the first one.
                     task_name="Probes of the frozen model",
@@ -383,6 +392,7 @@ def _probe_metrics(probes: Iterable[tuple[Results, str]]) -> Iterator[EvalResult
 def _metric(
     results: Mapping[str, Any],
     *,
+    split: str,
     task_type: str,
     task_name: str | None = None,
     metric_type: str = "accuracy",
@@ -395,7 +405,7 @@ def _metric(
         task_name=task_name,
         dataset_type=dataset_of(results) or results["corpus"],
         dataset_name=results["corpus"],
-        dataset_split="test",
+        dataset_split=split,
         metric_type=metric_type,
         metric_name=metric_name,
         metric_value=round(value, 4),
