@@ -2,8 +2,9 @@
 
     python studies/ablation/run.py --budget 8h
 
-All rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The first seed of
-all rows comes first. Give the same command again after any interruption; `--plan` lists the rows.
+All rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of the
+head, sampling and KL come first, with all seeds, so that a part of the study already compares them; then shared noise
+and batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 from pathlib import Path
@@ -30,9 +31,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "KL, no sampling, no batch norm": ("sim-small", {"sample_latents": False, "use_batch_norm": False}),
 }
 
+_FIRST = ("SIM", "GIM", "Gaussian head", "sampling, no KL", "KL, no sampling")
+
 
 def rows(scale: Scale) -> list[StudyRow]:
-    """All variants with the first seed, then with the others."""
+    """All seeds of the variants of head, sampling and KL, then all seeds of the others."""
     del scale
     return [
         StudyRow(
@@ -43,8 +46,10 @@ def rows(scale: Scale) -> list[StudyRow]:
             has_controls=kind == "SIM",
             decoders=(2,) if seed == 0 else (),
         )
+        for kinds in (_FIRST, [kind for kind in VARIANTS if kind not in _FIRST])
         for seed in SEEDS
-        for kind, (preset, settings) in VARIANTS.items()
+        for kind in kinds
+        for preset, settings in [VARIANTS[kind]]
     ]
 
 
