@@ -4,8 +4,9 @@
 
 "encoder" is `SimModel` as it is, "folded" what `modeling-sim embed` uses for the context (see `inference/folding.py`),
 "call" a `SimEmbedder` on one file, and "embed" the command's own function on a folder of 16 files of the same length,
-from the search for files to the written result. wav2vec2-base has fresh weights: time does not depend on them. All are timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts
-slows them alike; quote the ratios, which are medians over rounds. `--threads` sets torch's threads.
+from the search for files to the written result. wav2vec2-base has fresh weights: time does not depend on them. All are
+timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts slows them alike; quote the ratios,
+which are medians over rounds. `--threads` sets torch's threads.
 
 The stream gets chunks of 20 ms of one microphone. The tail says how long the slowest chunks take.
 """
