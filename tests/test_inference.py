@@ -163,10 +163,15 @@ def test_folded_weights_give_the_same_frames(name, padded_batch):
                 torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=2e-6)
 
 
-def test_a_watched_model_is_not_folded():
-    model = model_of()
-    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: None)
+def test_a_watched_model_is_not_folded(noise):
+    model, seen = model_of(), []
+    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: seen.append(1))
     assert fold(model) is model
+    stream, waveform = SimStream(model), noise(1, 2000) / 5
+    parts = [stream.feed(waveform), stream.finish()]
+    assert seen
+    with torch.no_grad():
+        assert_same(parts, list(model.module_latents(waveform)))
     handle.remove()
     assert fold(model) is not model
 
