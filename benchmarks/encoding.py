@@ -6,7 +6,8 @@
 "call" a `SimEmbedder` on one file, and "embed" the command's own function on a folder of 16 files of the same length,
 from the search for files to the written result. wav2vec2-base has fresh weights: time does not depend on them. All are
 timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts slows them alike; quote the ratios,
-which are medians over rounds. `--threads` sets torch's threads.
+which are medians over rounds. `--threads` sets torch's threads; with one of them the processor's time is measured, with
+more that of the clock, for which the machine should do nothing else.
 
 The stream gets chunks of 20 ms of one microphone. The tail says how long the slowest chunks take.
 """
@@ -36,14 +37,18 @@ _RATE, _CHUNK_MS, _FILES = 16_000, 20, 16
 
 
 def in_turn(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step, round by round; the first round warms up."""
+    """Seconds of every step, round by round; the first round warms up.
+
+    With one thread they are those of the processor, to which other programs add little.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = clock()
             step()
             if round_:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
     return times
 
 
