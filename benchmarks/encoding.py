@@ -3,9 +3,11 @@
     python benchmarks/encoding.py --output benchmarks/results/encoding.json
 
 "encoder" is `SimModel` as it is, "folded" what `modeling-sim embed` uses for the context (see `inference/folding.py`),
-"embed" the command's own function on files of the same lengths, reading included. wav2vec2-base has fresh weights: time
-does not depend on them. All are timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts
-slows them alike; quote the ratios, which are medians over rounds. `--threads` sets torch's threads.
+"call" a `SimEmbedder` on one file, and "embed" the command's own function on a folder of 16 files of the same length,
+from the search for files to the written result. wav2vec2-base has fresh weights: time does not depend on them. All are
+timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts slows them alike; quote the ratios,
+which are medians over rounds. `--threads` sets torch's threads; with one of them the processor's time is measured, with
+more that of the clock, for which the machine should do nothing else.
 
 The stream gets chunks of 20 ms of one microphone. The tail says how long the slowest chunks take.
 """
@@ -31,18 +33,22 @@ from modeling_sim.provenance import versions
 from modeling_sim.settings import HelpFormatter
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_RATE, _CHUNK_MS = 16_000, 20
+_RATE, _CHUNK_MS, _FILES = 16_000, 20, 16
 
 
 def in_turn(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step, round by round; the first round warms up."""
+    """Seconds of every step, round by round; the first round warms up.
+
+    With one thread they are those of the processor, to which other programs add little.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(rounds + 1):
         for name, step in steps.items():
-            begin = time.perf_counter()
+            begin = clock()
             step()
             if round_:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(clock() - begin)
     return times
 
 
@@ -50,7 +56,8 @@ def in_turn(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[
 def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: int) -> dict[str, Any]:
     """Seconds of audio per second of each encoder, and ratios to wav2vec2-base."""
     torch.manual_seed(0)
-    waveforms = torch.randn(batch_size, int(seconds * _RATE)) / 10
+    recordings = torch.randn(_FILES, int(seconds * _RATE)) / 10
+    waveforms = recordings[:batch_size]
     cast = waveforms.to(_DTYPES[dtype])
     plain = SimModel(SimConfig.preset(preset)).eval()
     folded = fold(plain, plain.config.num_modules - 1, dtype=_DTYPES[dtype])
@@ -58,7 +65,7 @@ def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: i
     other = Wav2Vec2Model(Wav2Vec2Config()).eval().to(_DTYPES[dtype])
     plain = plain.to(_DTYPES[dtype])
     with tempfile.TemporaryDirectory() as folder:
-        for number, waveform in enumerate(waveforms):
+        for number, waveform in enumerate(recordings):
             soundfile.write(f"{folder}/{number}.flac", waveform.clamp(-1, 1).numpy(), _RATE)
 
         def embedded() -> None:
@@ -69,9 +76,11 @@ def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: i
             "wav2vec2-base": lambda: other(cast),
             "encoder": lambda: plain(cast),
             "folded": lambda: folded(waveforms),
+            "call": lambda: embedder(f"{folder}/0.flac"),
             "embed": embedded,
         }
-        times = in_turn(steps, rounds)
+        amounts = dict.fromkeys(steps, batch_size * seconds) | {"call": seconds, "embed": _FILES * seconds}
+        times = {name: [time_ / amounts[name] for time_ in own] for name, own in in_turn(steps, rounds).items()}
     ratios = {
         name: statistics.median(a / b for a, b in zip(times["wav2vec2-base"], own, strict=True))
         for name, own in times.items()
@@ -83,9 +92,7 @@ def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: i
         "threads": torch.get_num_threads(),
         "batch_size": batch_size,
         "seconds": seconds,
-        "audio_seconds_per_second": {
-            name: batch_size * seconds / statistics.median(own) for name, own in times.items()
-        },
+        "audio_seconds_per_second": {name: 1 / statistics.median(own) for name, own in times.items()},
         "times_wav2vec2_base": ratios,
         "embed_to_folded": to_folded,
     }

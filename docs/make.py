@@ -117,6 +117,7 @@ def results_page() -> str:
     run = read_results(CARD_RESULTS / "librispeech_small.json", schema=1)
     phones = Results.read(CARD_RESULTS / "librispeech_small_phone_probe.json")
     speed = json.loads((CARD_RESULTS / "benchmark_cpu.json").read_text(encoding="utf-8"))
+    encoding = json.loads((ROOT / "benchmarks" / "results" / "encoding.json").read_text(encoding="utf-8"))
     paper_probe = {label: read_probe(f"paper's probe, published {label}") for label in ("syllable", "vowel")}
     return render(
         "results.md",
@@ -139,6 +140,9 @@ def results_page() -> str:
         untrained={label: percent(found["untrained, context"][0]) for label, found in paper_probe.items()},
         speed=speed,
         speed_table=_speed_table(speed),
+        stream=encoding["streaming"],
+        encoding=encoding["encoding"],
+        encoding_table=_encoding_table(encoding["encoding"]),
         depth=json.loads((ROOT / "benchmarks" / "results" / "memory_depth.json").read_text(encoding="utf-8")),
     )
 
@@ -232,6 +236,25 @@ def _spread(values: list[float]) -> str:
 
 def _published(name: str) -> str:
     return f"{_PAPER[name][0]}, {_PAPER[name][1]}" if name in _PAPER else "-"
+
+
+def _encoding_table(measured: list[dict[str, Any]]) -> str:
+    """Encoders by precision, threads and batch size, as ratios to wav2vec2-base."""
+    names = ("encoder", "folded", "embed")
+    rows = [
+        [
+            run["dtype"],
+            str(run["threads"]),
+            str(run["batch_size"]),
+            f"{run['audio_seconds_per_second']['wav2vec2-base']:.0f}",
+            *(f"{run['times_wav2vec2_base'][name]:.1f} x" for name in names),
+            f"{100 * run['embed_to_folded']:.0f} %",
+        ]
+        for run in measured
+    ]
+    return _table(
+        ["", "threads", "batch", "wav2vec2-base", "`SimModel`", "folded", "`embed`", "`embed` of folded"], rows
+    )
 
 
 def _speed_table(speed: dict[str, Any]) -> str:

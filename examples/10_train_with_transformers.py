@@ -41,6 +41,7 @@ def main(output_dir: str, steps: int, num_train: int) -> None:
     trainer.train()
     print(f"sum of the modules' losses on held-out syllables: {trainer.evaluate()['eval_loss']:.2f}")
     trainer.save_model()
+    trainer.accelerator.wait_for_everyone()  # of several processes, the first one writes what all load
 
     labeled = {split: dataset.rename_column("vowel", "labels") for split, dataset in splits.items()}
     vowels = splits["train"].features["vowel"].num_classes

@@ -9,7 +9,6 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -34,12 +33,11 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig
-from .layers_sim import SimConvLayer, SimLatentHead, front, in_graph
+from .layers_sim import SimConvLayer, SimLatentHead, front, in_graph, run_gru
 from .objectives_sim import (
     autocorrelations,
     covariance_penalty,
     draw_window_start,
-    full_precision,
     independence_penalty,
     info_nce,
     kl_to_standard_normal,
@@ -437,22 +435,12 @@ class SimModel(SimPreTrainedModel):
             held: Of a stream, the module's part of the state, which is updated; see `step`.
             last: Of a stream, whether no further frames follow.
         """
-        if self.context is None or module < self.config.num_conv_modules:
+        if self.context is None or module < len(self.conv_modules):
             return self.conv_modules[module](hidden_states, lengths, held, last=last)
-        state = None if held is None else held[0]
         if held is not None and not hidden_states.shape[1]:
             return hidden_states.new_zeros(len(hidden_states), 0, self.config.context_size), None, None
         # Padding follows the audio and the GRU runs forward, so padding does not affect real frames.
-        on_cpu, was_training = hidden_states.device.type == "cpu", self.context.training
-        if on_cpu:  # the matrix products of one frame are too small to gain from half precision
-            hidden_states = hidden_states.to(next(self.context.parameters()).dtype)
-        # cuDNN only supports the backward pass in training mode; without dropout the mode changes nothing else.
-        self.context.training = was_training or torch.is_grad_enabled()
-        try:
-            with full_precision(hidden_states.device) if on_cpu else nullcontext():
-                context, state = self.context(hidden_states, state)
-        finally:
-            self.context.training = was_training
+        context, state = run_gru(self.context, hidden_states, None if held is None else held[0])
         if held is not None:
             held[0] = state
         if lengths is not None:
@@ -490,10 +478,11 @@ class SimModel(SimPreTrainedModel):
             What each module makes, the context last, `(batch, frames, channels)` with 0 frames where none is complete;
             means are handed on. And the new state; the tensors of the old one are not changed.
         """
-        hidden_states, modules = front(self.config, input_values, None, self.dtype)[0], []
+        hidden_states, modules = front(self.config, input_values, None, state[0].dtype)[0], []
         old, new = list(state), list[torch.Tensor]()
-        for module, kernels in enumerate([*self.config.conv_kernel, [1]][: self.config.num_modules]):
-            held = [old.pop(0) for _ in kernels]
+        counts = [len(cast("SimConvModule", module).layers) for module in self.conv_modules]
+        for module, count in enumerate(counts if self.context is None else [*counts, 1]):
+            held, old = old[:count], old[count:]
             hidden_states, log_variance, _ = self.encode_module(module, hidden_states, None, held, last=last)
             modules.append(SimModuleLatents(hidden_states, hidden_states, log_variance, None))
             new += held

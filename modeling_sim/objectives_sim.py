@@ -583,8 +583,8 @@ def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Disables autocast on a device, if the device supports it at all (meta does not)."""
-    if not torch.amp.is_autocast_available(device.type):
+    """Disables autocast on a device where it is enabled."""
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

@@ -118,7 +118,7 @@ def test_the_trainer_of_transformers_trains_every_module_and_the_heads(tiny_conf
 def test_two_processes_train_one_model(tmp_path):
     subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
             str(EXAMPLE), "--output_dir", str(tmp_path), "--steps", "2", "--num_train", "16",
         ],
         check=True, capture_output=True, text=True,

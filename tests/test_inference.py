@@ -26,6 +26,7 @@ from modeling_sim.data.audio import AudioError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.inference import embedding, embedding_files
 from modeling_sim.inference.folding import fold
+from modeling_sim.inference.steps import MAX_SAMPLES
 
 PRESETS = ("sim", "sim-small", "sim-artificial", "gim", "gim-lowe", "cpc")
 WIDE_STRIDES = {
@@ -71,7 +72,7 @@ def assert_same(parts, whole):
 @given(
     name=st.sampled_from(sorted(MODELS)),
     num_samples=st.integers(500, 3000),
-    pieces=st.lists(st.integers(0, 700), min_size=1, max_size=12),
+    pieces=st.lists(st.integers(0, 700) | st.just(MAX_SAMPLES + 1), min_size=1, max_size=12),
     batch_size=st.integers(1, 3),
 )
 def test_a_stream_gives_the_frames_of_the_whole_at_any_division(name, num_samples, pieces, batch_size):
@@ -162,10 +163,15 @@ def test_folded_weights_give_the_same_frames(name, padded_batch):
                 torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=2e-6)
 
 
-def test_a_watched_model_is_not_folded():
-    model = model_of()
-    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: None)
+def test_a_watched_model_is_not_folded(noise):
+    model, seen = model_of(), []
+    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: seen.append(1))
     assert fold(model) is model
+    stream, waveform = SimStream(model), noise(1, 2000) / 5
+    parts = [stream.feed(waveform), stream.finish()]
+    assert seen
+    with torch.no_grad():
+        assert_same(parts, list(model.module_latents(waveform)))
     handle.remove()
     assert fold(model) is not model
 
@@ -371,10 +377,18 @@ def test_one_recording_and_map(checkpoint, recordings):
     np.testing.assert_allclose(mapped["embedding"][0], expected.mean(axis=0), rtol=0, atol=2e-6)
 
 
-def test_half_precision_is_near(checkpoint, recordings):
+def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
     full, half = (SimEmbedder(checkpoint, precision=precision, device="cpu") for precision in ("fp32", "bf16"))
-    expected = full(recordings / "2.wav")
-    assert 0 < np.abs(half(recordings / "2.wav") - expected).max() < 0.05
+    expected, samples = full(recordings / "2.wav"), soundfile.read(recordings / "2.wav", dtype="float32")[0]
+    stream = SimStream(SimModel.from_pretrained(checkpoint, dtype=torch.bfloat16))
+    parts = [stream.feed(samples[start : start + 320]) for start in range(0, len(samples), 320)]
+    streamed = torch.cat([part.last_hidden_state for part in [*parts, stream.finish()]], dim=1)
+    assert streamed.dtype == torch.bfloat16
+    found = [half(recordings / "2.wav"), streamed[0].float().numpy()]
+    monkeypatch.setattr(embedding, "LONG_SECONDS", 1)
+    for frames in (*found, half(recordings / "2.wav")):
+        assert frames.shape == expected.shape
+        assert 0 < np.abs(frames - expected).max() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -730,6 +730,16 @@ def test_a_half_precision_model_runs_with_float32_losses(variant, dtype, make, p
         assert all(state.dtype == dtype and state.isfinite().all() for state in output.hidden_states)
 
 
+def test_the_gru_of_a_half_precision_model_computes_in_float32_on_a_cpu(make, noise):
+    model = make(SimModel).bfloat16()
+    output = model(noise(1, 8000).clamp(-1, 1).bfloat16(), output_hidden_states=True)
+    gru = torch.nn.GRU(model.config.num_latents, model.config.context_size, batch_first=True)
+    gru.load_state_dict(model.context.state_dict())
+    assert torch.equal(output.last_hidden_state, gru(output.hidden_states[-2].float())[0].bfloat16())
+    output.last_hidden_state.sum().backward()
+    assert all(weight.grad.dtype == torch.bfloat16 and weight.grad.any() for weight in model.context.parameters())
+
+
 def test_a_float64_model_is_float64_throughout(make, noise):
     model = make(SimModel, "gim").double()
     states = model(noise(1, 4000, dtype=torch.float64), output_hidden_states=True).hidden_states

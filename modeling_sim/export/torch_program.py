@@ -1,5 +1,6 @@
 """The convolutional modules as a program of `torch.export`, for any batch and length."""
 
+import copy
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ class _Convolutions(nn.Module):
 
     def __init__(self, model: SimModel) -> None:
         super().__init__()
-        self.sim = model
+        self.sim = copy.deepcopy(model).requires_grad_(False)  # a program has gradients where its parameters have
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Means and log-variances of every module, and which frames are real."""

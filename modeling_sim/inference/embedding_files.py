@@ -405,9 +405,10 @@ def embed(
         then = _read_manifest(folder)
         _refuse_others(folder, then, manifest)
         if not then.get("complete"):
-            write_json(folder / MANIFEST_NAME, {**manifest, "versions": versions()})
+            manifest["versions"] = versions()
+            write_json(folder / MANIFEST_NAME, manifest)
             _write_shards(model, dataset, folder, shard_seconds, batch_size, num_workers, skip=on_bad_audio == "skip")
-            write_json(folder / MANIFEST_NAME, {**manifest, "versions": versions(), **_totals(folder)})
+            write_json(folder / MANIFEST_NAME, {**manifest, **_totals(folder)})
         return _read_manifest(folder)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 
 from modeling_sim.inference.folding import fold
+from modeling_sim.inference.steps import MAX_SAMPLES, ShortSteps
 from modeling_sim.modeling_sim import SimModel, SimModelOutput, SimModuleLatents
 
 
@@ -59,6 +60,7 @@ class SimStream:
     def reset(self) -> None:
         """Begins all streams anew."""
         self._state: list[torch.Tensor] = self.model.initial_state(self.batch_size)
+        self._short_steps = ShortSteps.of(self.model)
         self._is_finished = False
 
     def copy(self) -> Self:
@@ -102,10 +104,13 @@ class SimStream:
     def _step(self, samples: torch.Tensor, *, last: bool) -> SimModelOutput:
         if self._is_finished:
             raise ValueError("`finish` was called; call `reset` to begin anew.")
-        samples = samples.to(self.model.device, self.model.dtype)
-        modules, self._state = self.model.step(samples, self._state, last=last)
+        samples = samples.to(self._state[0])
+        if self._short_steps is None or last or samples.shape[1] > MAX_SAMPLES:
+            modules, self._state = self.model.step(samples, self._state, last=last)
+        else:
+            modules, self._state = self._short_steps(samples, self._state)
         self._is_finished = last
-        return _output(modules, self.model.config.num_conv_modules)
+        return _output(modules, len(self.model.conv_modules))
 
 
 def _output(modules: Sequence[SimModuleLatents], num_conv_modules: int) -> SimModelOutput:
