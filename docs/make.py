@@ -3,8 +3,8 @@
     python docs/make.py           # writes docs/results.md, docs/paper_claims.md and docs/images/*.png
     python docs/make.py --check   # fails if a page does not match the results
 
-All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. If
-`[project.urls]` in `pyproject.toml` has the address of the repository, the command also writes it into the README's links.
+All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. The command
+also writes the address of the repository, if `pyproject.toml` has one, into the README's links.
 """
 
 import json
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def with_address(text: str, repository: str | None) -> str:
-    """A text whose links to files of the repository are absolute, as PyPI needs, or relative where it has no address."""
+    """A text whose links to files of the repository are absolute, as PyPI needs, or relative if it has no address."""
 
     def link(match: re.Match[str]) -> str:
         view = "raw" if match[1].endswith((".png", ".svg")) else "blob"

@@ -889,9 +889,9 @@ class SimClassifier(SimPreTrainedModel):
             ValueError: `labels` has a different shape or dtype.
         """
         logits, rows = logits.float(), logits.shape[:-1]
-        are_whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        are_integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
         if self.config.problem_type is None:
-            is_single = are_whole and labels.shape != logits.shape
+            is_single = are_integers and labels.shape != logits.shape
             self.config.problem_type = (
                 "regression"
                 if logits.shape[-1] == 1
@@ -903,7 +903,7 @@ class SimClassifier(SimPreTrainedModel):
         is_single = problem_type == "single_label_classification"
         if problem_type == "regression" and labels.shape == rows and logits.shape[-1] == 1:
             labels = labels[..., None]
-        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_whole):
+        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_integers):
             raise ValueError(
                 f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not match `config.problem_type` "
                 f"{problem_type!r} and `config.num_labels` {logits.shape[-1]}: 'single_label_classification' takes "

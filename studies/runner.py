@@ -603,12 +603,12 @@ def measure(
     representations = load_representations(arguments)
     for representation in representations:
         if row.has_controls or not representation.control:
-            measure_representation(parts, task, representation, is_played=False)
+            measure_representation(parts, task, representation, with_clips=False)
     for model in (each for each in representations if isinstance(each, SimModules) and not each.control):
         attach_decoders([model], list(decoders), place.device)
         for module, own in model.decoders.items():
             for decoder in own:
-                measure_decoder(parts, task, model, module, decoder, is_heard=False)
+                measure_decoder(parts, task, model, module, decoder, with_clips=False)
     if not analysis.rows:
         raise SystemExit(f"{row.name}: nothing could be measured: {parts.errors[:1]}")
     trained = {each.kind for each in representations if not each.control}

@@ -42,7 +42,7 @@ def test_a_recording_comes_as_float32_mono_in_range(write):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("start", [0, 1, 8_191, 20_000, 31_000])
-def test_a_crop_equals_the_same_span_of_the_whole_recording(write, rate, start):
+def test_a_crop_equals_the_same_span_of_the_complete_recording(write, rate, start):
     audio = write(speech_like(2.0, rate), rate)
     whole = read_audio(audio)
     assert len(whole) == 32_000
@@ -52,7 +52,7 @@ def test_a_crop_equals_the_same_span_of_the_whole_recording(write, rate, start):
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_the_whole_recording_is_what_the_resampler_makes_of_it(write, rate):
+def test_the_complete_recording_is_what_the_resampler_makes_of_it(write, rate):
     samples = speech_like(1.0, rate).astype(np.float32)
     audio = write(samples, rate, "speech.wav", subtype="FLOAT")
     np.testing.assert_allclose(read_audio(audio), soxr.resample(samples, rate, 16_000), atol=1e-6)

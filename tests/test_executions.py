@@ -88,7 +88,7 @@ def test_a_sequential_run_trains_every_module_for_all_steps(sequential):
 
 
 @pytest.mark.parametrize("step", [4, 8, 13])
-def test_a_sequential_run_goes_on_in_the_middle(sequential, tmp_path, monkeypatch, step):
+def test_a_sequential_run_resumes_in_the_middle(sequential, tmp_path, monkeypatch, step):
     training_step = trainer.training_step
 
     def until(run, *arguments):
@@ -392,7 +392,7 @@ def test_accumulated_gradients_are_the_mean(noise):
 
     accelerator = Accelerator(cpu=True)
     model = SimForPreTraining(SimConfig.preset("gim", hidden_size=8, context_size=8, use_batch_norm=False)).train()
-    placement, batches = Placement.whole(model, accelerator), noise(2, 2, 6000)
+    placement, batches = Placement.data_parallel(model, accelerator), noise(2, 2, 6000)
 
     def gradients(numbers, scale):
         model.zero_grad()
@@ -516,7 +516,7 @@ def test_a_collapse_is_reported_once():
     assert "kl_weight" not in sentence
 
 
-def test_chance_among_many_negatives_is_told_from_zero():
+def test_chance_among_many_negatives_differs_from_zero():
     watch = CollapseWatch(SimConfig.preset("sim-small", num_negatives=255))
     assert watch.trouble(0, scores(0.0052, 10)) == ""
     assert "0.004" in watch.trouble(0, scores(0.0040, 10))

@@ -69,7 +69,7 @@ def test_the_models_of_a_kind_have_to_agree():
     rows = [row("log_mel", 2.0, model, low=1.9, high=high, null=4.0) for model, high in (("a", 2.1), ("b", 4.1))]
     (number,) = headlines(results(rows, models=("a", "b")))[1]
     assert number.light == "undecided"
-    assert number.basis == "first of 2 models, 1 of them better than the control"
+    assert number.basis == "first of 2 models; better than the control in 1"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_the_spectrum_of_a_tone_is_where_it_sounds():
     assert frames["MFCC"].at(0, np.array([0.5])).shape == (1, 13)
 
 
-def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, capsys):
+def test_the_table_has_every_control_next_to_the_model(checkpoint, tmp_path, capsys):
     results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "0,context", "--frame_step", "8")
     rows, name = results.by_features(), checkpoint.name
     names = list(rows)
@@ -196,7 +196,7 @@ def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_probed_is_told(checkpoint, tmp_path, flags, message):
+def test_what_cannot_be_probed_is_reported(checkpoint, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         run(checkpoint, tmp_path, *flags)
 
@@ -216,7 +216,7 @@ def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_pat
     assert all(sum(map(sum, each["confusion"])) == 64 for each in results.details)
 
 
-def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_class_that_training_lacks_counts_as_an_error_and_is_reported(checkpoint, tmp_path, monkeypatch, capsys):
     def without_a_vowel(arguments):
         splits = load_splits(arguments)
         return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
@@ -228,7 +228,7 @@ def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, 
     assert all(each["confusion"][2][2] == 0 for each in results.details)
 
 
-def test_too_few_groups_for_an_interval_are_told(checkpoint, tmp_path):
+def test_too_few_groups_for_an_interval_are_reported(checkpoint, tmp_path):
     flags = ["--label", "phones", "--modules", "2", "--corpus_settings", "{num_train: 1, num_test: 1}"]
     with pytest.raises(SystemExit, match="groups"):
         run(checkpoint, tmp_path, *flags)

@@ -62,7 +62,7 @@ def measures(folder):
     return [str(folder / "probe"), str(folder / "abx")]
 
 
-def test_a_run_is_published_whole_in_one_commit_and_nothing_else_is(hub, run_folder, tmp_path):
+def test_a_run_is_published_completely_in_one_commit_and_nothing_else_is(hub, run_folder, tmp_path):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", *measures(tmp_path)])
     files = hub.files("org/tiny")
     measured = {"probe_phones_frame.json", "probe_phones_frame.png", "abx.json", "abx.png"}
@@ -127,7 +127,7 @@ def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
     assert (settings["output_dir"], settings["init_from"]) == ("tiny", "first")
 
 
-def test_an_uploaded_training_state_is_a_whole_checkpoint(hub, run_folder, tmp_path):
+def test_an_uploaded_training_state_is_a_complete_checkpoint(hub, run_folder, tmp_path):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state"])
     for path, content in hub.files("org/tiny").items():
         (tmp_path / path).parent.mkdir(exist_ok=True)

@@ -546,7 +546,7 @@ def test_a_clip_that_cannot_be_played_is_named(array, message):
         load_item(item, {} if array is None else {"clip": array})
 
 
-def test_silence_is_dark_beside_speech():
+def test_silence_is_dark_next_to_speech():
     def brightness(amplitude):
         item = {**ITEM, "clips": [{"label": "a", "array": "clip"}]}
         uri = load_item(item, {"clip": tone(0.4, amplitude=amplitude)}).clips[0].spectrogram

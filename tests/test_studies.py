@@ -88,7 +88,7 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
+def test_a_killed_command_leaves_no_process_and_resumes(tmp_path):
     script = tmp_path / "tiny" / "run.py"
     script.parent.mkdir()
     script.write_text(

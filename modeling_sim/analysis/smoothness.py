@@ -282,7 +282,7 @@ def _largest_singular_values(
     value, reach = torch.zeros(2, len(latents), dtype=torch.float64, device=latents.device)
     # Entries of the tridiagonal matrix that the Jacobian's square is in the directions so far, `(batch,)` each.
     diagonal: list[torch.Tensor] = []
-    beside: list[torch.Tensor] = []
+    off_diagonal: list[torch.Tensor] = []
     # Derivatives with respect to latents alone: those of the decoder's weights would be kept from step to step.
     with torch.no_grad():
         pull_back = torch.func.vjp(of_latents, latents)[1]
@@ -290,7 +290,7 @@ def _largest_singular_values(
         for _ in range(max_iterations):
             pulled = pull_back(push_forward(direction))[0]
             diagonal.append((direction.double() * pulled).flatten(1).sum(dim=1))
-            before, value = value, _largest_eigenvalue(diagonal, beside).clamp(min=0).sqrt()
+            before, value = value, _largest_eigenvalue(diagonal, off_diagonal).clamp(min=0).sqrt()
             if ((value - before).abs() <= tolerance * value).all():
                 break
             shares = torch.stack([diagonal[-1], reach]).to(latents)[..., None, None]
@@ -298,16 +298,16 @@ def _largest_singular_values(
             reach = following.flatten(1).double().norm(dim=1)
             # An item whose directions are used up goes on from 0, which adds nothing to its matrix.
             reach = torch.where(reach > torch.finfo(latents.dtype).eps * value.square(), reach, 0.0)
-            beside.append(reach)
+            off_diagonal.append(reach)
             previous, direction = direction, _unit(following) * (reach > 0)[:, None, None]
     return value.to(latents)
 
 
-def _largest_eigenvalue(diagonal: list[torch.Tensor], beside: list[torch.Tensor]) -> torch.Tensor:
+def _largest_eigenvalue(diagonal: list[torch.Tensor], off_diagonal: list[torch.Tensor]) -> torch.Tensor:
     """Of symmetric tridiagonal matrices, `(batch,)`, from their entries, `(batch,)` each."""
     matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if beside:
-        lower = torch.diag_embed(torch.stack(beside, dim=1), offset=-1)
+    if off_diagonal:
+        lower = torch.diag_embed(torch.stack(off_diagonal, dim=1), offset=-1)
         matrix = matrix + lower + lower.mT
     return torch.linalg.eigvalsh(matrix)[:, -1]
 

@@ -145,8 +145,8 @@ def level_change(first: np.ndarray, second: np.ndarray, sampling_rate: int) -> f
     """
     shorter = min(len(first), len(second))
     levels = np.stack([_levels(samples[:shorter], sampling_rate) for samples in (first, second)])
-    heard = levels.max(axis=0) > levels.max() - _MASKED_DB
-    changes = np.sort(np.abs(np.diff(levels, axis=0)[0][heard]))
+    audible = levels.max(axis=0) > levels.max() - _MASKED_DB
+    changes = np.sort(np.abs(np.diff(levels, axis=0)[0][audible]))
     return float(changes[-max(1, round(_WHERE_LARGEST * len(changes))) :].mean())
 
 

@@ -50,7 +50,7 @@ class Placement:
     group: torch.distributed.ProcessGroup | None = None
 
     @classmethod
-    def whole(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
+    def data_parallel(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
         """Every process runs the complete model."""
         return cls(range(model.config.num_modules), accelerator.process_index, accelerator.num_processes)
 
@@ -174,7 +174,7 @@ def backward_step(
     if execution not in EXECUTIONS:
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     hidden_states, lengths = model.sim.prepare_inputs(input_values, attention_mask)
-    placement = Placement.whole(model, accelerator)
+    placement = Placement.data_parallel(model, accelerator)
     averages = GradientAverages(placement)
     outputs = backward_modules(
         model,
