@@ -180,7 +180,7 @@ class Place:
         """The results of a row, if it is done.
 
         Raises:
-            ValueError: They are of other settings.
+            ValueError: They belong to other settings.
         """
         if row.name in self._known:
             return self._known[row.name]
@@ -189,7 +189,7 @@ class Place:
             return None
         found = read_json(path)
         if found["row"] != json.loads(json.dumps(asdict(row))) or found["corpus"] != self.corpus:
-            raise ValueError(f"{path} has results of other settings; remove it, or choose another `--results`.")
+            raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found
 
@@ -457,7 +457,7 @@ def run_row(row: StudyRow, place: Place) -> None:
 
 
 def development_split(place: Place) -> dict[str, Any]:
-    """Settings of a corpus whose test split has nothing of the study's test split.
+    """Settings of a corpus whose test split shares nothing with the study's test split.
 
     Synthetic syllables are drawn anew; of other corpora every tenth training utterance is held out.
     """

@@ -1,4 +1,4 @@
-"""Changes of a crop that keep its time: what is said at a sample is still said there.
+"""Changes of a crop that keep its timing: each sound stays at its samples.
 
 They make the two views of objectives such as SimCLR, see `modeling_sim.trainer.objectives`. What is drawn for a crop
 depends only on the seed, the position of the crop in the stream, and the number of the view. So a resumed run, or one
@@ -32,7 +32,7 @@ _WINDOW_SECONDS, _OVERLAP = 0.032, 4
 
 
 class _Draws(NamedTuple):
-    """What was drawn for every crop of a batch; entries that do nothing stand for a change that is not made."""
+    """Random draws for every crop of a batch; a change that is not made has a value without effect."""
 
     ratio: torch.Tensor
     """`(batch,)`, factor on all frequencies."""
