@@ -318,9 +318,11 @@ def table(figures: dict[str, Any]) -> str:
         memory = "".join(
             f"{format(row[name], form) if name in row else '-':>{width}}"
             for name, form, width in (
-                ("saved_megabytes", ".0f", 10), ("saved_against_plain", ".2f", 9), ("peak_megabytes", ".0f", 9),
+                ("saved_megabytes", ".0f", 10),
+                ("saved_against_plain", ".2f", 9),
+                ("peak_megabytes", ".0f", 9),
             )
-        )  # fmt: skip
+        )
         lines.append(
             f"{way:<12}{row['seconds_per_step']:>8.2f}{row['samples_per_second']:>11.2f}"
             f"{row['throughput_against_plain']:>9.2f}{memory}{row['share_of_bound']:>10.0%}"

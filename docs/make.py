@@ -376,9 +376,14 @@ def _dots(axis: Any, rows: Sequence[tuple[str, list[float], tuple[float, float] 
             low, high = (100 * bound for bound in interval)
             axis.plot([low, high], [place, place], "|-", color=color, markersize=11, linewidth=1)
         axis.annotate(
-            f"{np.mean(shares):.0f}", (max(shares), place), (8, 0), textcoords="offset points", va="center",
-            color=color, fontsize=9,
-        )  # fmt: skip
+            f"{np.mean(shares):.0f}",
+            (max(shares), place),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=9,
+        )
     axis.set_yticks(range(len(rows)), [row[0] for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(0, 100)
@@ -431,9 +436,11 @@ def draw_verdicts(results: Results, title: str) -> Figure:
     handles = [
         axis.plot([], [], "s", color=color, markersize=9, label=label)[0]
         for color, label in (
-            (style_of(0).color, "SIM is better"), ("#e4e4e4", "undecided"), (style_of(1).color, "SIM is worse"),
+            (style_of(0).color, "SIM is better"),
+            ("#e4e4e4", "undecided"),
+            (style_of(1).color, "SIM is worse"),
         )
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(f"{title}: Smooth InfoMax against other methods and controls", fontsize=11, x=0.01, ha="left")
     return figure

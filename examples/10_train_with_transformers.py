@@ -26,9 +26,14 @@ def main(output_dir: str, steps: int, num_train: int) -> None:
         for split in ("train", "test")
     }
     settings = {
-        "max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "use_cpu": True,
-        "remove_unused_columns": False, "save_strategy": "no", "report_to": "none",
-    }  # fmt: skip
+        "max_steps": steps,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
 
     trainer = Trainer(
         SimForPreTraining(config),

@@ -231,10 +231,15 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         parser.error(f"`--processes` is {given.processes}; it must be at least 1.")
     key = f"{given.scale}_{given.corpus}"
     place = Place(
-        study, given.scale, SCALES[given.scale], given.corpus, given.data_dir, given.device,
+        study,
+        given.scale,
+        SCALES[given.scale],
+        given.corpus,
+        given.data_dir,
+        given.device,
         given.results or study.script.parent / "results" / key,
         given.runs or Path("runs") / "studies" / study.name / key,
-    )  # fmt: skip
+    )
     place.results.mkdir(parents=True, exist_ok=True)
     place.runs.mkdir(parents=True, exist_ok=True)
     if given.only:
@@ -444,7 +449,8 @@ def run_row(row: StudyRow, place: Place) -> None:
             rows[label.name] = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
         now = time.perf_counter()
         _write(
-            row, place,
+            row,
+            place,
             settings=settings,
             steps=trained["steps"],
             seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
@@ -453,7 +459,7 @@ def run_row(row: StudyRow, place: Place) -> None:
             seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
             hardware=trained["hardware"],
             labels=rows,
-        )  # fmt: skip
+        )
 
 
 def development_split(place: Place) -> dict[str, Any]:

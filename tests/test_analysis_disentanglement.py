@@ -132,8 +132,9 @@ def test_separated_predictability_is_that_of_a_plain_loop(perfect, factors):
     bins = np.digitize(code[:, dim], np.histogram_bin_edges(code[:, dim], 10)[1:-1])
     hits = [[] for _ in range(4)]
     for item in test:
-        density = [((bins[train] == bins[item]) & (labels[train] == of)).sum() / (labels[train] == of).sum()
-                   for of in range(4)]  # fmt: skip
+        density = [
+            ((bins[train] == bins[item]) & (labels[train] == of)).sum() / (labels[train] == of).sum() for of in range(4)
+        ]
         hits[labels[item]].append(np.argmax(density) == labels[item])
     accuracy = np.mean([np.mean(of) for of in hits])
     assert score.scores[dim, 1] == pytest.approx((accuracy - 0.25) / 0.75)

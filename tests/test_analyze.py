@@ -384,10 +384,14 @@ def test_modules_are_chosen_by_those_of_the_first_model(models):
 @pytest.mark.parametrize(
     ("preset", "fields", "name"),
     [
-        ("sim", {}, "SIM"), ("sim", {"kl_weight": 0.0}, "SIM, beta 0"), ("sim", {"sample_latents": False}, "SIM, mean"),
-        ("gim", {}, "GIM"), ("gim-lowe", {}, "GIM (Löwe)"), ("cpc", {}, "CPC"),
+        ("sim", {}, "SIM"),
+        ("sim", {"kl_weight": 0.0}, "SIM, beta 0"),
+        ("sim", {"sample_latents": False}, "SIM, mean"),
+        ("gim", {}, "GIM"),
+        ("gim-lowe", {}, "GIM (Löwe)"),
+        ("cpc", {}, "CPC"),
     ],
-)  # fmt: skip
+)
 def test_kinds_have_names(preset, fields, name):
     assert method_of(SimConfig.preset(preset, **fields)) == name
 
@@ -430,17 +434,27 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
         return [Row(kind, f"{kind}-{seed}", "m", measure, value) for seed, value in enumerate(values)]
 
     values = [
-        *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]), *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
-        *rows("mmd", "A", [0.8, 0.81, 0.79]), *rows("mmd", "B", [0.5, 0.51, 0.49]),
-        *rows("path_ratio", "A", [1.1, 1.11, 1.09]), *rows("path_ratio", "B", [1.5, 1.51, 1.49]),
-        *rows("kl", "A", [8.0, 8.1, 7.9]), *rows("kl", "B", [5.0, 5.1, 4.9]),
-        *rows("gini", "A", [0.5, 0.6, 0.4]), *rows("gini", "B", [0.5, 0.58, 0.4]),
-        *rows("k95", "A", [1.0]), *rows("k95", "B", [5.0]),
-    ]  # fmt: skip
+        *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]),
+        *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
+        *rows("mmd", "A", [0.8, 0.81, 0.79]),
+        *rows("mmd", "B", [0.5, 0.51, 0.49]),
+        *rows("path_ratio", "A", [1.1, 1.11, 1.09]),
+        *rows("path_ratio", "B", [1.5, 1.51, 1.49]),
+        *rows("kl", "A", [8.0, 8.1, 7.9]),
+        *rows("kl", "B", [5.0, 5.1, 4.9]),
+        *rows("gini", "A", [0.5, 0.6, 0.4]),
+        *rows("gini", "B", [0.5, 0.58, 0.4]),
+        *rows("k95", "A", [1.0]),
+        *rows("k95", "B", [5.0]),
+    ]
     verdicts = {row.measure: row.verdict for row in compare(values, [("A", "B")])}
     assert verdicts == {
-        "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "gini": "undecided", "k95": "undecided"
-    }  # fmt: skip
+        "linear_accuracy": "win",
+        "mmd": "loss",
+        "path_ratio": "win",
+        "gini": "undecided",
+        "k95": "undecided",
+    }
 
 
 def test_ties_of_a_coarse_measure_decide_nothing():
@@ -514,9 +528,12 @@ def test_a_louder_sound_is_louder_and_nothing_else():
 @pytest.mark.parametrize("kind", ["click", "ramp", "constant", "noise", "short"])
 def test_any_sound_has_properties(kind):
     sounds = {
-        "click": np.eye(1, 8000)[0], "ramp": np.linspace(-1, 1, 8000), "constant": np.full(8000, 0.5),
-        "noise": np.random.default_rng(0).normal(size=8000), "short": np.sin(np.arange(200)),
-    }  # fmt: skip
+        "click": np.eye(1, 8000)[0],
+        "ramp": np.linspace(-1, 1, 8000),
+        "constant": np.full(8000, 0.5),
+        "noise": np.random.default_rng(0).normal(size=8000),
+        "short": np.sin(np.arange(200)),
+    }
     assert sound_properties(sounds[kind], 16000).shape == (len(PROPERTIES),)
 
 

@@ -360,9 +360,14 @@ def test_tags_of_every_kind_are_no_part_of_an_mp3():
     lyrics = b"LYRICSBEGIN" + b"y" * 30
     for front in (b"", ID3, ID3 + ID3, ID3 + bytes(700), footed, ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000)):
         for back in (
-            b"", b"TAG" + bytes(125), bytes(3_000), ID3, b"x" * 40 + ape(0),
-            ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000) + b"TAG" + bytes(125), lyrics + b"000041LYRICS200",
-        ):  # fmt: skip
+            b"",
+            b"TAG" + bytes(125),
+            bytes(3_000),
+            ID3,
+            b"x" * 40 + ape(0),
+            ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000) + b"TAG" + bytes(125),
+            lyrics + b"000041LYRICS200",
+        ):
             assert read_header(as_audio(front + content + back)).num_samples == 16_000
 
 

@@ -152,9 +152,15 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
 
 def launch(processes, script, *flags):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), str(script),
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+        str(script),
         *flags,
-    ]  # fmt: skip
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=ROOT)
 
@@ -382,8 +388,11 @@ def test_gradients_accumulate_to_those_of_a_larger_step(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining_task.PretrainingTask, "backward", record)
     train(tmp_path, "--gradient_accumulation_steps", "2", "--max_steps", "2", "--preset", "gim")
     assert keys == [
-        (1, 0.5, True, (0, 1, 2)), (2, 0.5, False, (3, 4, 5)), (3, 0.5, True, (6, 7, 8)), (4, 0.5, False, (9, 10, 11))
-    ]  # fmt: skip
+        (1, 0.5, True, (0, 1, 2)),
+        (2, 0.5, False, (3, 4, 5)),
+        (3, 0.5, True, (6, 7, 8)),
+        (4, 0.5, False, (9, 10, 11)),
+    ]
     assert json.loads((tmp_path / "results.json").read_text())["crops"] == 12
 
 

@@ -16,8 +16,11 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.trainer.classification import ClassificationTask
 
 DATA = [
-    "--corpus_settings", "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",
-]  # fmt: skip
+    "--corpus_settings",
+    "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}",
+    "--crop_samples",
+    "4000",
+]
 TINY = [*DATA, "--batch_size", "4", "--eval_batch_size", "4", "--max_steps", "3", "--logging_steps", "2"]
 SMALL = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
 

@@ -1190,8 +1190,10 @@ def test_reparametrized_weights_are_the_ones_that_compute(change, make, noise):
     model = make(SimForPreTraining, "mean", kl_weight=0.0)
     hidden = noise(2, 400, 16)
     layer, head, predictor = (
-        model.sim.conv_modules[1].layers[0], model.sim.conv_modules[1].latent_head, model.predictors["1"],
-    )  # fmt: skip
+        model.sim.conv_modules[1].layers[0],
+        model.sim.conv_modules[1].latent_head,
+        model.predictors["1"],
+    )
     for module in (layer.conv, head, predictor):
         change(module)
     model.eval()

@@ -65,8 +65,12 @@ def test_it_is_plain_transposed_convolutions_of_standardized_latents():
     for number, layer in enumerate(model.layers):
         hidden = torch.nn.functional.conv_transpose1d(
             hidden if number == 0 else hidden.clamp(min=0),
-            layer.weight, layer.bias, layer.stride, layer.padding, layer.output_padding,
-        )  # fmt: skip
+            layer.weight,
+            layer.bias,
+            layer.stride,
+            layer.padding,
+            layer.output_padding,
+        )
     torch.testing.assert_close(model(latents).waveforms, hidden[:, 0])
 
 

@@ -52,8 +52,12 @@ def test_the_checkpoint_loads_with_the_auto_classes(finished_run):
 def test_the_log_has_every_module_next_to_chance(finished_run):
     log = read_log(finished_run / "log.jsonl")
     assert [(line["step"], line["split"]) for line in log] == [
-        (0, "test"), (2, "train"), (4, "train"), (6, "train"), (6, "test")
-    ]  # fmt: skip
+        (0, "test"),
+        (2, "train"),
+        (4, "train"),
+        (6, "train"),
+        (6, "test"),
+    ]
     for line in log:
         assert line["chance"] == pytest.approx(1 / 11)
         assert [module["name"] for module in line["modules"]] == ["module 0", "module 1", "module 2", "context"]

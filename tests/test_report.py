@@ -803,9 +803,13 @@ def test_axe_finds_nothing_serious(text, tmp_path, chromium, axe, scheme):
     page.write_text(text.replace("</body>", f"<script>{axe}</script>{_AUDIT}"), encoding="utf-8")
     number = ["dark", "light"].index(scheme)
     run = run_chromium(
-        chromium, tmp_path, f"--blink-settings=preferredColorScheme={number}", "--virtual-time-budget=60000",
-        "--dump-dom", page.as_uri(),
-    )  # fmt: skip
+        chromium,
+        tmp_path,
+        f"--blink-settings=preferredColorScheme={number}",
+        "--virtual-time-budget=60000",
+        "--dump-dom",
+        page.as_uri(),
+    )
     found = json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', run.stdout, re.DOTALL)[1]))
     assert found["dark"] == (scheme == "dark")
     assert [each for each in found["found"] if each[0] in ("serious", "critical")] == []

@@ -178,8 +178,10 @@ def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monk
     train_until(monkeypatch, 2, tmp_path)
     train(tmp_path, "--resume", "never", "--max_steps", "4")
     assert [(line["step"], line["split"]) for line in read_log(tmp_path / "log.jsonl")] == [
-        (0, "test"), (4, "train"), (4, "test")
-    ]  # fmt: skip
+        (0, "test"),
+        (4, "train"),
+        (4, "test"),
+    ]
 
 
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
@@ -469,9 +471,14 @@ def start(output_dir, *flags, processes=1):
     command = [*launcher, "training/pretrain.py", *TINY, "--output_dir", str(output_dir), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def wait_for(path, process, seconds=120):

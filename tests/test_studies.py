@@ -150,9 +150,15 @@ def fill(place, kinds=None):
             )
         ]
         result = {
-            "row": asdict(row), "corpus": place.corpus, "settings": row.settings, "steps": 1500, "seconds": 60.0,
-            "seconds_of_audio": 30_720.0, "training_seconds": 50.0, "labels": {"phones": modules},
-        }  # fmt: skip
+            "row": asdict(row),
+            "corpus": place.corpus,
+            "settings": row.settings,
+            "steps": 1500,
+            "seconds": 60.0,
+            "seconds_of_audio": 30_720.0,
+            "training_seconds": 50.0,
+            "labels": {"phones": modules},
+        }
         (place.results / f"{row.name}.json").write_text(json.dumps(result))
 
 

@@ -101,8 +101,12 @@ def augmented(
     rows = [_draw(np.random.default_rng([seed, position, view, _VIEW]), names, num_samples) for position in positions]
     draws = _Draws(*(torch.from_numpy(np.stack(values)).to(waveforms) for values in zip(*rows, strict=True)))
     changes: dict[str, Callable[[torch.Tensor, _Draws, int], torch.Tensor]] = {
-        "pitch": _with_pitch, "filter": _filtered, "room": _in_room, "noise": _with_noise, "gain": _with_gain,
-    }  # fmt: skip
+        "pitch": _with_pitch,
+        "filter": _filtered,
+        "room": _in_room,
+        "noise": _with_noise,
+        "gain": _with_gain,
+    }
     for name in (name for name in AUGMENTATIONS if name in names):
         waveforms = changes[name](waveforms, draws, sampling_rate)
     return waveforms

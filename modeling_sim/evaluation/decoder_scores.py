@@ -212,10 +212,11 @@ def _quality(
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
     silence = torch.zeros_like(waveforms)
     found = {
-        "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
+        "log_mel": log_mel(decoded, waveforms),
+        "spectral": multi_resolution_stft(decoded, waveforms),
         "log_mel_of_silence": log_mel(silence, waveforms),
         "spectral_of_silence": multi_resolution_stft(silence, waveforms),
-    }  # fmt: skip
+    }
     means = {name: float(values.mean()) for name, values in found.items()}
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
@@ -267,9 +268,11 @@ def _smoothness(
     """Measures paths between utterances, and whether a classifier of the label changes its answer once on them."""
     arguments = analysis.arguments
     settings: dict[str, Any] = {
-        "sampling_rate": sampling_rate, "num_pairs": min(num_pairs, len(latents) - 1),
-        "steps": arguments.steps, "seed": arguments.seed,
-    }  # fmt: skip
+        "sampling_rate": sampling_rate,
+        "num_pairs": min(num_pairs, len(latents) - 1),
+        "steps": arguments.steps,
+        "seed": arguments.seed,
+    }
     derived = min(24, max(4, num_pairs // 2))
     outcome = smoothness(decode, latents, lipschitz_pairs=derived, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
@@ -299,9 +302,7 @@ def _curves(
     """Measures the reconstruction error by the number of replaced dimensions: as defined here, and as in the paper."""
     settings: dict[str, Any] = {"num_pairs": num_pairs, "seed": analysis.arguments.seed}
     curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
-    for name, transform in (
-        ("paper", None), ("paper_pca", principal_components(latents, standardize=False))
-    ):  # fmt: skip
+    for name, transform in (("paper", None), ("paper_pca", principal_components(latents, standardize=False))):
         curves[name] = reconstruction_curve(
             latents,
             decode,
