@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.colors import Colormap
 from matplotlib.image import imsave
 
@@ -37,11 +37,6 @@ _NAMED_ROWS = 48
 _ENVELOPE = 600
 
 _BINS = 41
-
-
-def text_of(value: object) -> str:
-    """A name as HTML text."""
-    return str(escape(str(value)))
 
 
 # ---------------------------------------------------------------------- an utterance
