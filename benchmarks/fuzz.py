@@ -1,6 +1,6 @@
 """Damages sound files in many ways, and counts what the package makes of them: `python benchmarks/fuzz.py`.
 
-Every damaged file lies in a folder next to two complete neighbors. The folder is loaded under `on_bad_audio` "skip" and
+Every damaged file is in a folder with two intact neighbors. The folder is loaded under `on_bad_audio` "skip" and
 "raise", and crops of it are read. What is counted:
 
 - crash: a process that dies, or any exception but `AudioError` and `BadAudioError`, or one that does not name the file;

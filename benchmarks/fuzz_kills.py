@@ -135,9 +135,9 @@ class Fuzzed:
     """One run and its troubles.
 
     Args:
-        output_dir: Of the run.
+        output_dir: Folder of the run.
         right: Weights that it should end with.
-        draw: Of instants, signals and damage.
+        draw: Generator of instants, signals and damage.
     """
 
     def __init__(self, output_dir: Path, right: dict[str, torch.Tensor], draw: random.Random) -> None:

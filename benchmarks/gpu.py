@@ -32,7 +32,7 @@ SHARES = {"tests": 0.13, "benchmark": 0.22, "runs": 0.47, "probes": 0.18}
 
 
 GRACE = {"tests": 2.0, "benchmark": 5.0, "runs": 30.0, "probes": 5.0}
-"""Seconds, of a part's share, in which it may save what it has; then it is killed."""
+"""Seconds of a part's share for saving after SIGTERM; then it is killed."""
 
 
 FILE_LIMIT = 16 * 2**20
@@ -156,7 +156,7 @@ def _run(
                 on_change()
                 if time.monotonic() >= deadline:
                     stopped = True
-                    process.terminate()  # it alone: it tells what it has started, and a second signal would end that
+                    process.terminate()  # it alone: it signals its own processes, and a second signal would end those
                     _wait(process, grace)
                     break
         finally:

@@ -38,7 +38,7 @@ class PaperRun:
     """A training.
 
     Args:
-        name: Of its folder and weights.
+        name: Name of its folder and weights.
         config: Settings file of the package.
         corpus: "artificial_speech" or "librispeech".
         flags: Settings that differ from the file's.

@@ -124,7 +124,7 @@ def print_resident(execution: Execution, depth: int, sizes: dict[str, int]) -> N
 
 
 def by_depth(depths: tuple[int, ...] = DEPTHS, *, resident: bool = False, **sizes: int) -> dict[str, Any]:
-    """The figures of every execution, a row a depth."""
+    """The figures of every execution, one row per depth."""
     rows: dict[str, Any] = {}
     for execution in EXECUTIONS:
         rows[execution] = {}
@@ -169,8 +169,8 @@ def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--hidden_size", type=int, default=128, help="Channels.")
-    parser.add_argument("--batch_size", type=int, default=8, help="Crops a step.")
-    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples a crop.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
+    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
     parser.add_argument("--resident", action="store_true", help="Take the kernel's figures too.")
     parser.add_argument("--output", help="Write the figures to this JSON file.")
     parser.add_argument("--table", help="Write the table to this Markdown file.")

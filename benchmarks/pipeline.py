@@ -18,7 +18,7 @@ from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 
 
 def main() -> None:
-    """Writes seconds a step and the modules of each stage."""
+    """Writes seconds per step and the modules of each stage."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("output")
     parser.add_argument("--preset", required=True)

@@ -20,7 +20,7 @@ def crop_against_file(
     Args:
         audio: The recording, as in the column `audio`.
         crop_samples: Length of a crop, in samples at `sampling_rate`.
-        sampling_rate: Samples a second of what is read.
+        sampling_rate: Samples per second of the result.
         repeats: Readings; the medians are given, which another program on the machine disturbs little.
         seed: Seed of the crops' places.
 
@@ -64,13 +64,13 @@ def crops_per_second(
 
     Args:
         dataset: A corpus.
-        feature_extractor: As for `crop_batches`.
-        crop_samples: As for `crop_batches`.
-        batch_size: As for `crop_batches`.
-        num_workers: As for `crop_batches`.
+        feature_extractor: See `crop_batches`.
+        crop_samples: See `crop_batches`.
+        batch_size: See `crop_batches`.
+        num_workers: See `crop_batches`.
         num_batches: Batches to time.
-        keep_in_memory: As for `crop_batches`.
-        seed: As for `crop_batches`.
+        keep_in_memory: See `crop_batches`.
+        seed: See `crop_batches`.
     """
     batches = iter(
         crop_batches(

@@ -62,12 +62,12 @@ def pair_by_pair(latents: torch.Tensor, decode: Decode, ks: Sequence[int]) -> np
 
 
 def small_decoder(dims: int, hidden_size: int, seed: int) -> Decode:
-    """A decoder of transposed convolutions with random weights, 160 samples a latent frame.
+    """A decoder of transposed convolutions with random weights, 160 samples per latent frame.
 
     Args:
-        dims: Of the latents.
+        dims: Number of dimensions of the latents.
         hidden_size: Channels between.
-        seed: Of the weights.
+        seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,10 +91,10 @@ def compare(*, items: int, dims: int, hidden_size: int, batch_size: int, seed: i
 
     Args:
         items: Items there are; all ordered pairs are taken.
-        dims: Of the latents.
+        dims: Number of dimensions of the latents.
         hidden_size: Channels of the decoder.
         batch_size: Latents that are decoded at a time.
-        seed: Of latents and decoder.
+        seed: Seed of latents and decoder.
     """
     generator = torch.Generator().manual_seed(seed)
     latents = torch.randn(items, 1, dims, generator=generator) + torch.randn(items, 64, dims, generator=generator)

@@ -163,7 +163,7 @@ def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def matrix_product_rate(device: torch.device, size: int = 3072, repeats: int = 5) -> float:
-    """Floating-point operations a second of a large float32 matrix product, the best of some."""
+    """Floating-point operations per second of a large float32 matrix product, the best of some."""
     left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     left @ right
     return max(2 * size**3 / seconds_of(lambda: left @ right, device) for _ in range(repeats))
@@ -178,7 +178,7 @@ def benchmark(
     steps: int,
     device: str,
 ) -> dict[str, Any]:
-    """Runs all steps and returns their figures, one dict a way to run the step, the plain formulation first."""
+    """Runs all steps and returns their figures, one dict per way to run the step, the plain formulation first."""
     torch.manual_seed(0)
     inputs = 0.1 * torch.randn(batch_size, crop_samples, device=device)
     ways: dict[str, tuple[torch.nn.Module, Callable[[], Any]]] = {"plain": plain_step(config, inputs)}
@@ -305,7 +305,7 @@ def reading_table(figures: dict[str, Any]) -> str:
 def table(figures: dict[str, Any]) -> str:
     """The figures as text."""
     run = f"{figures['device']}, {figures['threads']} threads, batch {figures['batch_size']} of"
-    arithmetic = f"{figures['gigaflop_per_sample']:.1f} GFLOP a sample"
+    arithmetic = f"{figures['gigaflop_per_sample']:.1f} GFLOP per sample"
     rate = f"{figures['matrix_product_gigaflops']:.0f} GFLOP/s"
     memory_header = f"{'saved MB':>10}{'x plain':>9}{'peak MB':>9}"
     lines = [
@@ -318,16 +318,18 @@ def table(figures: dict[str, Any]) -> str:
         memory = "".join(
             f"{format(row[name], form) if name in row else '-':>{width}}"
             for name, form, width in (
-                ("saved_megabytes", ".0f", 10), ("saved_against_plain", ".2f", 9), ("peak_megabytes", ".0f", 9),
+                ("saved_megabytes", ".0f", 10),
+                ("saved_against_plain", ".2f", 9),
+                ("peak_megabytes", ".0f", 9),
             )
-        )  # fmt: skip
+        )
         lines.append(
             f"{way:<12}{row['seconds_per_step']:>8.2f}{row['samples_per_second']:>11.2f}"
             f"{row['throughput_against_plain']:>9.2f}{memory}{row['share_of_bound']:>10.0%}"
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["module_share"].items())
     fastest = 1 / max(figures["module_share"].values())
-    lines += ["", f"time by module: {shares}; a pipeline with a process a module is at most {fastest:.1f} x as fast"]
+    lines += ["", f"time by module: {shares}; one process per module is at most {fastest:.1f} x as fast"]
     for way, row in figures["ways"].items():
         if "stages" in row:
             stages = " | ".join(", ".join(stage) for stage in row["stages"])
@@ -343,8 +345,8 @@ def main() -> None:
         "--execution", default="all", help=f"Executions to time: {', '.join(EXECUTIONS)}, several as 'a,b', or all."
     )
     parser.add_argument("--processes", type=int, default=2, help="Processes of the pipeline.")
-    parser.add_argument("--batch_size", type=int, default=8, help="Crops a step.")
-    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples a crop.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
+    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
     parser.add_argument("--rounds", type=int, default=5, help="Timed steps of each way, after one untimed.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")

@@ -4,7 +4,7 @@
     python docs/make.py --check   # fails if a page does not match the results
 
 All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. The command
-also writes the address of the repository, which is set once, in `pyproject.toml`, into every link to a file of it.
+also writes the address of the repository, if `pyproject.toml` has one, into the README's links.
 """
 
 import json
@@ -32,7 +32,8 @@ from studies.paper_claims import make as claims
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 CARD_RESULTS = ROOT / "model_cards" / "results"
-REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+README = ROOT / "README.md"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 _PAPER = {  # Denoodt et al. 2025: accuracies of syllables and vowels, in %
     "untrained": (9.9, 32.4),
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="Write nothing; fail if a page is not up to date.")
     arguments = parser.parse_args(argv)
     pages = {DOCS / "results.md": results_page(), DOCS / "paper_claims.md": claims_page()}
-    pages |= {path: with_address(path.read_text(encoding="utf-8")) for path in linked_files() if path not in pages}
+    pages[README] = with_address(README.read_text(encoding="utf-8"), PROJECT.get("urls", {}).get("Repository"))
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if arguments.check:
         if stale:
@@ -91,15 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 # ---------------------------------------------------------------------- the address of the repository
 
 
-def linked_files() -> list[Path]:
-    """Files that link to others of the repository by its address."""
-    return [ROOT / "README.md", ROOT / "mkdocs.yml", *sorted(DOCS.rglob("*.md"))]
+def with_address(text: str, repository: str | None) -> str:
+    """A text whose links to files of the repository are absolute, as PyPI needs, or relative if it has no address."""
 
+    def link(match: re.Match[str]) -> str:
+        view = "raw" if match[1].endswith((".png", ".svg")) else "blob"
+        return f"]({repository}/{view}/main/{match[1]})" if repository else f"]({match[1]})"
 
-def with_address(text: str) -> str:
-    """A text whose links to files of the repository begin with its address."""
-    text = re.sub(r"https://[^\s()]+?/(blob|raw|actions)/(main|workflows)/", rf"{REPOSITORY}/\1/\2/", text)
-    return re.sub(r"^repo_url: .*$", f"repo_url: {REPOSITORY}", text, flags=re.MULTILINE)
+    return re.sub(r"\]\((?:https://[^\s()]+?/(?:blob|raw)/main/)?(?!https?:|#)([^\s()]+)\)", link, text)
 
 
 # ---------------------------------------------------------------------- pages
@@ -109,7 +109,7 @@ def render(name: str, **values: Any) -> str:
     """The page of a template; a value that it names and does not get is an error."""
     loader = FileSystemLoader(DOCS / "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - Markdown
-    return environment.get_template(name).render(repository=REPOSITORY, **values)
+    return environment.get_template(name).render(**values)
 
 
 def results_page() -> str:
@@ -396,18 +396,17 @@ def _dots(axis: Any, rows: Sequence[tuple[str, list[float], tuple[float, float] 
         shares = [100 * value for value in values]
         axis.plot(shares, [place] * len(shares), "o", color=color, markersize=5)
         if interval:
-            axis.plot(
-                [100 * bound for bound in interval],
-                [place, place],
-                color=color,
-                linewidth=7,
-                alpha=0.35,
-                solid_capstyle="butt",
-            )
+            low, high = (100 * bound for bound in interval)
+            axis.plot([low, high], [place, place], "|-", color=color, markersize=11, linewidth=1)
         axis.annotate(
-            f"{np.mean(shares):.0f}", (max(shares), place), (8, 0), textcoords="offset points", va="center",
-            color=color, fontsize=9,
-        )  # fmt: skip
+            f"{np.mean(shares):.0f}",
+            (max(shares), place),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            fontsize=9,
+        )
     axis.set_yticks(range(len(rows)), [row[0] for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlim(0, 100)
@@ -460,9 +459,11 @@ def draw_verdicts(results: Results, title: str) -> Figure:
     handles = [
         axis.plot([], [], "s", color=color, markersize=9, label=label)[0]
         for color, label in (
-            (style_of(0).color, "SIM is better"), ("#e4e4e4", "undecided"), (style_of(1).color, "SIM is worse"),
+            (style_of(0).color, "SIM is better"),
+            ("#e4e4e4", "undecided"),
+            (style_of(1).color, "SIM is worse"),
         )
-    ]  # fmt: skip
+    ]
     figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(f"{title}: Smooth InfoMax against other methods and controls", fontsize=11, x=0.01, ha="left")
     return figure

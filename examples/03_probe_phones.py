@@ -1,4 +1,4 @@
-"""Read phones from the frames of every module with a linear probe, beside the spectrum and an untrained network.
+"""Read phones from the frames of every module with a linear probe, next to the spectrum and an untrained network.
 
     python examples/03_probe_phones.py runs/demo
 

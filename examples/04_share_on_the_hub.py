@@ -1,6 +1,6 @@
 """Share a finished run on the Hub, and load it from there.
 
-    python examples/04_share_on_the_hub.py runs/demo --repo_id org/sim-demo             # shows what would go up
+    python examples/04_share_on_the_hub.py runs/demo --repo_id org/sim-demo             # shows what would be uploaded
     python examples/04_share_on_the_hub.py runs/demo --repo_id org/sim-demo --upload    # needs `hf auth login`
 
 Anyone can then load the model, with this package or without it.

@@ -2,9 +2,9 @@
 
     python examples/05_use_in_a_pipeline.py runs/demo
 
-The classifier tells the vowel of a synthetic syllable; any column of classes of any corpus will do. `read_audio` reads
-files too, at any rate: `read_audio({"path": "speech.wav"}, sampling_rate=16000)`. Given a path instead of an array, the
-pipeline needs FFmpeg.
+The classifier recognizes the vowel of a synthetic syllable; any column of classes of any corpus will do. `read_audio`
+also reads files, at any rate: `read_audio({"path": "speech.wav"}, sampling_rate=16000)`. Given a path instead of an
+array, the pipeline needs FFmpeg.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main(checkpoint: str, output_dir: str, steps: int) -> None:
     for row in syllables.select(range(3)):
         answers = classify(read_audio(row["audio"], sampling_rate=16000), top_k=2)
         guesses = ", ".join(f"{answer['label']} {answer['score']:.0%}" for answer in answers)
-        print(f"spoken {names[row['vowel']]}, heard {guesses}")
+        print(f"spoken {names[row['vowel']]}, recognized {guesses}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from modeling_sim.analysis.sound_properties import PROPERTIES
 from modeling_sim.commands import train_decoder
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.clips import traversal_changes
-from modeling_sim.evaluation.models import heard_waveforms
+from modeling_sim.evaluation.models import trimmed_waveforms
 from modeling_sim.latents import decode, encode, interpolate, traverse
 
 
@@ -35,7 +35,7 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
     model, decoder = (AutoModel.from_pretrained(path).eval() for path in (checkpoint, output_dir / "decoder"))
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     syllables = load_corpus("synthetic_syllables", "test", num_syllables=1, num_train=128, num_test=16)
-    _, waveforms = heard_waveforms(syllables, extractor)
+    _, waveforms = trimmed_waveforms(syllables, extractor)
     num_samples = waveforms.shape[1]
     latents = encode(model, waveforms, module=module)
 

@@ -39,9 +39,13 @@ def write_some_speech(folder: Path) -> Path:
 def main(folder: Path, table: Path, label: str, output_dir: Path, steps: int) -> None:
     """Trains both models, probes their modules, and writes the report."""
     corpus = [
-        "--corpus", "folder", "--data_dir", str(folder),
-        "--corpus_settings", json.dumps({"manifest": str(table), "label_columns": label}),
-    ]  # fmt: skip
+        "--corpus",
+        "folder",
+        "--data_dir",
+        str(folder),
+        "--corpus_settings",
+        json.dumps({"manifest": str(table), "label_columns": label}),
+    ]
     models = [output_dir / "sim", output_dir / "gim"]
     for model in models:
         pretrain.main(

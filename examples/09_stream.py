@@ -1,4 +1,4 @@
-"""Encode audio while it arrives, and print what a frame classifier says.
+"""Encode audio while it arrives, and print the classes of a frame classifier.
 
     python examples/09_stream.py runs/phones speech.wav
 

@@ -3,7 +3,7 @@
     python examples/10_train_with_transformers.py --output_dir runs/trainer
     torchrun --nproc_per_node 2 examples/10_train_with_transformers.py --output_dir runs/trainer
 
-`modeling-sim pretrain` and `finetune` do more, exact resuming and training one module at a time among it; this is for
+`modeling-sim pretrain` and `finetune` do more, such as exact resuming and training one module at a time; this is for
 those who have their own code around `Trainer`. Any data set whose rows hold a waveform can replace the syllables.
 """
 
@@ -18,7 +18,7 @@ from modeling_sim.data.corpora import load_corpus
 
 
 def main(output_dir: str, steps: int, num_train: int) -> None:
-    """Pretrains on synthetic syllables, then tells their speakers, and prints the held-out losses."""
+    """Pretrains on synthetic syllables, then trains a classifier, and prints the held-out losses."""
     config = SimConfig.preset("sim-small")
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
     splits = {
@@ -26,9 +26,14 @@ def main(output_dir: str, steps: int, num_train: int) -> None:
         for split in ("train", "test")
     }
     settings = {
-        "max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "use_cpu": True,
-        "remove_unused_columns": False, "save_strategy": "no", "report_to": "none",
-    }  # fmt: skip
+        "max_steps": steps,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
 
     trainer = Trainer(
         SimForPreTraining(config),

@@ -82,12 +82,12 @@ def front(
     It has no parameters: the first convolution embeds patches and tokens, so that the first module's loss trains them.
 
     Args:
-        config: Says what the input is.
+        config: Configuration, which defines the input.
         values: Waveforms `(batch, samples)`, token ids `(batch, tokens)`, or images `(batch, channels, height, width)`,
             each column of whose patches becomes an utterance: row `image * columns + column`.
         mask: `(batch, samples)`, `(batch, tokens)` or `(batch, height)`, nonzero where real. A patch is real if all of
             its rows are.
-        dtype: Of the one-hot tokens.
+        dtype: Data type of one-hot tokens.
     """
     if config.input_kind == "tokens":
         return F.one_hot(values, config.vocab_size).to(dtype), mask

@@ -88,8 +88,8 @@ class SimForPreTrainingOutput(ModelOutput):
         contrastive_accuracies: Fraction of targets that score above all negatives; chance is
             `1 / (num_negatives + 1)`. NaN for a module without a contrastive loss.
         kl_losses: KL divergence to N(0, I) in nats per frame of each convolutional module; 0 if deterministic.
-        last_hidden_state: As in `SimModelOutput`.
-        hidden_states: As in `SimModelOutput`.
+        last_hidden_state: See `SimModelOutput`.
+        hidden_states: See `SimModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -140,7 +140,7 @@ class SimClassifierOutput(ModelOutput):
     Args:
         loss: `SimClassifier.classification_loss`, 0-dim, if labels were given.
         logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before a softmax or sigmoid.
-        hidden_states: As in `SimModelOutput`.
+        hidden_states: See `SimModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -186,8 +186,8 @@ class SimConvModule(nn.Module):
         Args:
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            held: Of a stream, the frames that each layer keeps from one call to the next; updated, see `SimModel.step`.
-            last: Of a stream, whether no further frames follow.
+            held: The frames that each layer keeps from one call of a stream to the next; updated, see `SimModel.step`.
+            last: Whether no further frames of a stream follow.
         """
         frame_mask = None
         if held is None:
@@ -432,8 +432,8 @@ class SimModel(SimPreTrainedModel):
             module: From 0; the context comes last.
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            held: Of a stream, the module's part of the state, which is updated; see `step`.
-            last: Of a stream, whether no further frames follow.
+            held: The module's part of a stream's state, which is updated; see `step`.
+            last: Whether no further frames of a stream follow.
         """
         if self.context is None or module < len(self.conv_modules):
             return self.conv_modules[module](hidden_states, lengths, held, last=last)
@@ -451,8 +451,8 @@ class SimModel(SimPreTrainedModel):
         """State of streams before their first sample, for `step`.
 
         Returns:
-            A tensor per convolution, zeros `(batch, padding, in_channels)` that stand for its padding at the start, and
-            for a context module its hidden state `(1, batch, context_size)`.
+            A tensor per convolution, zeros `(batch, padding, in_channels)` as its padding at the start, and for a
+            context module its hidden state `(1, batch, context_size)`.
         """
         layers = [layer for module in self.conv_modules for layer in cast("SimConvModule", module).layers]
         shapes = [(batch_size, layer.sizes[2], layer.in_channels) for layer in cast("list[SimConvLayer]", layers)]
@@ -463,20 +463,20 @@ class SimModel(SimPreTrainedModel):
     def step(
         self, input_values: torch.Tensor, state: Sequence[torch.Tensor], *, last: bool = False
     ) -> tuple[list[SimModuleLatents], list[torch.Tensor]]:
-        """The frames that the next samples of streams complete, and the state with which to go on.
+        """Encodes the next samples of streams: returns the frames that they complete, and the state for the next call.
 
-        Concatenated over calls, they are those of the whole audio, at whatever samples it is divided. The model must be
-        in evaluation mode, since the statistics of a batch in training mode are those of whole utterances.
+        Concatenated over calls, the frames are those of the complete audio, wherever it is divided. The model must be
+        in evaluation mode, since batch statistics in training mode are those of complete utterances.
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
-            state: What the last call returned, or `initial_state`. Of a convolution it holds fewer input frames than
-                its kernel has, after samples that are a multiple of `config.hop_length()` always as many.
+            state: State from the last call, or `initial_state`. For a convolution it holds fewer input frames than the
+                kernel has; always the same number after a multiple of `config.hop_length()` samples.
             last: Whether the audio ends here, which completes the frames that see the padding at its end.
 
         Returns:
-            What each module makes, the context last, `(batch, frames, channels)` with 0 frames where none is complete;
-            means are handed on. And the new state; the tensors of the old one are not changed.
+            Output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete; the
+            next module reads means. And the new state; the tensors of the old one are not changed.
         """
         hidden_states, modules = front(self.config, input_values, None, state[0].dtype)[0], []
         old, new = list(state), list[torch.Tensor]()
@@ -497,8 +497,8 @@ class SimModel(SimPreTrainedModel):
         """Latents of long audio: chunk by chunk with `step`, so that memory hardly exceeds the input and the result.
 
         Args:
-            input_values: As in `forward`.
-            attention_mask: As in `forward`.
+            input_values: See `forward`.
+            attention_mask: See `forward`.
             modules: The modules to keep, counted from 0; `None` for all. An hour of the preset "sim" has 12 GB of means
                 and log-variances in module 0, and 0.4 GB in the context.
 
@@ -669,7 +669,7 @@ class SimForPreTraining(SimPreTrainedModel):
             module: From 0; the context comes last.
             hidden_states: `(batch, frames, channels)`; for module 0 the result of `SimModel.prepare_inputs`.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            sample: As in `SimModel.forward`.
+            sample: See `SimModel.forward`.
             generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
                 with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             kl_weight_scale: Factor on the module's KL weight, for a warm-up.
@@ -814,7 +814,7 @@ class SimForPreTraining(SimPreTrainedModel):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            sample: As in `SimModel.forward`.
+            sample: See `SimModel.forward`.
             generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
                 with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             output_hidden_states: Return `hidden_states`.
@@ -878,9 +878,9 @@ class SimClassifier(SimPreTrainedModel):
             ValueError: `labels` has a different shape or dtype.
         """
         logits, rows = logits.float(), logits.shape[:-1]
-        are_whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        are_integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
         if self.config.problem_type is None:
-            is_single = are_whole and labels.shape != logits.shape
+            is_single = are_integers and labels.shape != logits.shape
             self.config.problem_type = (
                 "regression"
                 if logits.shape[-1] == 1
@@ -892,7 +892,7 @@ class SimClassifier(SimPreTrainedModel):
         is_single = problem_type == "single_label_classification"
         if problem_type == "regression" and labels.shape == rows and logits.shape[-1] == 1:
             labels = labels[..., None]
-        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_whole):
+        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_integers):
             raise ValueError(
                 f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not match `config.problem_type` "
                 f"{problem_type!r} and `config.num_labels` {logits.shape[-1]}: 'single_label_classification' takes "

@@ -232,10 +232,10 @@ def _gaussian_scores(
     Args:
         context: `(batch, anchors, channels)`.
         correlations: `(steps, channels)`.
-        latents: As in `_bilinear_scores`.
-        offsets: As in `_bilinear_scores`.
-        bank: As in `_bilinear_scores`.
-        nested_sizes: As in `info_nce`.
+        latents: See `_bilinear_scores`.
+        offsets: See `_bilinear_scores`.
+        bank: See `_bilinear_scores`.
+        nested_sizes: See `info_nce`.
     """
     anchors, window = context.shape[1], latents.shape[1]
     factors = correlations / (1 - correlations.square())  # of c z
@@ -495,7 +495,7 @@ def lagged_covariance_penalty(
     Args:
         latents: `(batch, frames, channels)`.
         offsets: The lags k in frames; lags without a pair of frames are skipped.
-        frame_mask: As in `covariance_penalty`.
+        frame_mask: See `covariance_penalty`.
 
     Returns:
         A 0-dim float32 tensor.
@@ -521,7 +521,7 @@ def independence_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None 
 
     Args:
         latents: `(batch, frames, channels)`, about white.
-        frame_mask: As in `covariance_penalty`.
+        frame_mask: See `covariance_penalty`.
 
     Returns:
         A 0-dim float32 tensor.

@@ -65,8 +65,8 @@ def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[s
     """Number of held-out speakers, and of those also in the training split; `None` if speakers are unknown."""
     if isinstance(train, IterableDataset) or not all("speaker_id" in data.column_names for data in (train, test)):
         return None
-    heard, held_out = _speakers(train), _speakers(test)
-    return {"speakers": len(held_out), "heard_in_training": len(held_out & heard)} if held_out else None
+    trained_on, held_out = _speakers(train), _speakers(test)
+    return {"speakers": len(held_out), "heard_in_training": len(held_out & trained_on)} if held_out else None
 
 
 def _speakers(dataset: Dataset) -> set[str]:

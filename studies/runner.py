@@ -180,7 +180,7 @@ class Place:
         """The results of a row, if it is done.
 
         Raises:
-            ValueError: They are of other settings.
+            ValueError: They belong to other settings.
         """
         if row.name in self._known:
             return self._known[row.name]
@@ -189,7 +189,7 @@ class Place:
             return None
         found = read_json(path)
         if found["row"] != json.loads(json.dumps(asdict(row))) or found["corpus"] != self.corpus:
-            raise ValueError(f"{path} has results of other settings; remove it, or choose another `--results`.")
+            raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found
 
@@ -231,10 +231,15 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         parser.error(f"`--processes` is {given.processes}; it must be at least 1.")
     key = f"{given.scale}_{given.corpus}"
     place = Place(
-        study, given.scale, SCALES[given.scale], given.corpus, given.data_dir, given.device,
+        study,
+        given.scale,
+        SCALES[given.scale],
+        given.corpus,
+        given.data_dir,
+        given.device,
         given.results or study.script.parent / "results" / key,
         given.runs or Path("runs") / "studies" / study.name / key,
-    )  # fmt: skip
+    )
     place.results.mkdir(parents=True, exist_ok=True)
     place.runs.mkdir(parents=True, exist_ok=True)
     if given.only:
@@ -444,7 +449,8 @@ def run_row(row: StudyRow, place: Place) -> None:
             rows[label.name] = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
         now = time.perf_counter()
         _write(
-            row, place,
+            row,
+            place,
             settings=settings,
             steps=trained["steps"],
             seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
@@ -453,11 +459,11 @@ def run_row(row: StudyRow, place: Place) -> None:
             seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
             hardware=trained["hardware"],
             labels=rows,
-        )  # fmt: skip
+        )
 
 
 def development_split(place: Place) -> dict[str, Any]:
-    """Settings of a corpus whose test split has nothing of the study's test split.
+    """Settings of a corpus whose test split shares nothing with the study's test split.
 
     Synthetic syllables are drawn anew; of other corpora every tenth training utterance is held out.
     """
@@ -603,12 +609,12 @@ def measure(
     representations = load_representations(arguments)
     for representation in representations:
         if row.has_controls or not representation.control:
-            measure_representation(parts, task, representation, is_played=False)
+            measure_representation(parts, task, representation, with_clips=False)
     for model in (each for each in representations if isinstance(each, SimModules) and not each.control):
         attach_decoders([model], list(decoders), place.device)
         for module, own in model.decoders.items():
             for decoder in own:
-                measure_decoder(parts, task, model, module, decoder, is_heard=False)
+                measure_decoder(parts, task, model, module, decoder, with_clips=False)
     if not analysis.rows:
         raise SystemExit(f"{row.name}: nothing could be measured: {parts.errors[:1]}")
     trained = {each.kind for each in representations if not each.control}

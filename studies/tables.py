@@ -10,7 +10,7 @@ from modeling_sim.evaluation.results import Results
 from modeling_sim.text import decimal
 
 SIGNS = {"win": " +", "loss": " \N{MINUS SIGN}", "undecided": ""}
-"""What stands for a verdict on the first kind."""
+"""Signs of verdicts on the first kind."""
 
 
 def table(
@@ -55,7 +55,7 @@ def draw(
 ) -> Figure:
     """Every model as a point: a row per measure, a column per module, a line per kind within; controls are hollow."""
     known = {measure.key: measure for measure in analysis.measures}
-    # Kinds that the measure is known of, by measure.
+    # Kinds with a value, by measure.
     kinds = {
         key: [kind for kind in colors if any(values_of(analysis, key, module, kind) for module in modules)]
         for key in measures

@@ -75,7 +75,7 @@ def test_warping_is_the_naive_one(corpus):
     assert same == 0
 
 
-def test_phones_apart_are_told_apart_and_noise_is_chance():
+def test_phones_apart_differ_and_noise_is_chance():
     generator = np.random.default_rng(1)
     phones = [0, 1] * 40
     apart = [np.eye(2)[[phone] * 3] + 0.01 * generator.normal(size=(3, 2)) for phone in phones]
@@ -86,7 +86,7 @@ def test_phones_apart_are_told_apart_and_noise_is_chance():
     assert abx(equal, phones, [0] * 80).error == 0.5
 
 
-def test_frames_that_point_almost_one_way_are_told_apart():
+def test_frames_that_point_almost_one_way_differ():
     """Cosine distances of 1e-9, as between the frames of an untrained network."""
     generator = np.random.default_rng(3)
     phones = [0, 1] * 20
@@ -113,7 +113,7 @@ def test_speaking_twice_as_slowly_is_no_difference():
         (([np.ones((1, 2))], ["a", "b"], ["s"]), "segment"),
     ],
 )
-def test_what_cannot_be_compared_is_told(arguments, message):
+def test_what_cannot_be_compared_is_reported(arguments, message):
     with pytest.raises(ValueError, match=message):
         abx(*arguments)
 
@@ -158,7 +158,7 @@ def test_it_is_fastabxs(corpus, mode, in_context):
     assert found.error == pytest.approx(expected, abs=1e-6)
 
 
-def test_frames_that_are_no_numbers_are_told_and_not_perfect():
+def test_frames_that_are_no_numbers_are_reported_and_not_perfect():
     generator = np.random.default_rng(0)
     segments = [generator.normal(size=(3, 4)) for _ in range(8)]
     segments[2][1, 0] = np.nan

@@ -95,7 +95,7 @@ def test_moments_of_utterances_one_by_one_are_those_of_a_loop_and_give_the_same_
         temporal_components(moments, lags=[3])
 
 
-def test_directions_without_variance_are_left_out_or_kept_as_they_are(sources):
+def test_directions_without_variance_are_skipped_or_kept_as_they_are(sources):
     mixed = sources @ mixing(orthogonal=True)
     wide = np.column_stack([mixed, mixed @ np.ones((8, 2)), np.full(len(mixed), 7.0)])
     for find in (temporal_components, slow_features):

@@ -132,8 +132,9 @@ def test_separated_predictability_is_that_of_a_plain_loop(perfect, factors):
     bins = np.digitize(code[:, dim], np.histogram_bin_edges(code[:, dim], 10)[1:-1])
     hits = [[] for _ in range(4)]
     for item in test:
-        density = [((bins[train] == bins[item]) & (labels[train] == of)).sum() / (labels[train] == of).sum()
-                   for of in range(4)]  # fmt: skip
+        density = [
+            ((bins[train] == bins[item]) & (labels[train] == of)).sum() / (labels[train] == of).sum() for of in range(4)
+        ]
         hits[labels[item]].append(np.argmax(density) == labels[item])
     accuracy = np.mean([np.mean(of) for of in hits])
     assert score.scores[dim, 1] == pytest.approx((accuracy - 0.25) / 0.75)
@@ -180,7 +181,7 @@ def test_explicitness_of_an_amount_is_the_share_of_pairs_in_order(noise):
     assert score.explicitness == pytest.approx(0.5 + np.arcsin(0.5**0.5) / np.pi, abs=0.03)
 
 
-def test_permuted_items_keep_groups_whole_and_leave_none_in_place():
+def test_permuted_items_keep_groups_together_and_leave_none_in_place():
     groups = np.repeat([3, 1, 2, 0], [5, 5, 5, 5])
     order = permuted_items(groups, 0)
     assert sorted(order) == list(range(20))
@@ -253,7 +254,7 @@ def test_slow_factors_need_groups_for_their_null():
         ({"model": "boosting"}, "`model`"),
     ],
 )
-def test_bad_input_is_told_by_name(change, words, perfect, factors):
+def test_bad_input_is_reported_by_name(change, words, perfect, factors):
     with pytest.raises(ValueError, match=words):
         dci(**{"codes": perfect, "factors": factors, **change})
 
@@ -271,7 +272,7 @@ def test_an_array_of_factors_is_a_dictionary_of_its_columns(perfect, factors):
     assert array.names == ("factor 0", "factor 1")
 
 
-def test_amounts_of_two_levels_that_are_told_perfectly_are_wholly_explicit(noise):
+def test_amounts_of_two_levels_that_are_read_perfectly_are_fully_explicit(noise):
     level = np.repeat([0.0, 1.0], ITEMS // 2)
     code = np.concatenate([level[:, None], noise[:, :2]], axis=1)
     score = modularity_explicitness(code, {"level": level, "other": noise[:, 3]})

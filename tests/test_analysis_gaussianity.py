@@ -180,7 +180,7 @@ def test_whitening_is_scikit_learns_and_makes_any_gaussian_normal():
     assert maximum_mean_discrepancy(result) < 0.01 * maximum_mean_discrepancy(points)
 
 
-def test_whitening_leaves_out_directions_without_variance():
+def test_whitening_skips_directions_without_variance():
     """5 directions in 20 dims, one dim constant, all in float32: nothing is scaled up from rounding."""
     points = (normal_points(500, 5) @ normal_points(5, 20, seed=1) + 100).astype(np.float32)
     points[:, 7] = 1.0

@@ -216,8 +216,10 @@ def test_a_pair_comes_as_often_as_both_of_its_ends():
     drawn = []
     interval = bootstrap_pairs(
         lambda pairs: drawn.append(np.bincount(pairs, minlength=3).tolist()) or 0.0,
-        np.array(["a", "a", "b"]), np.array(["b", "c", "c"]), resamples=50,
-    )  # fmt: skip
+        np.array(["a", "a", "b"]),
+        np.array(["b", "c", "c"]),
+        resamples=50,
+    )
     assert interval.value == 0.0
     draws = drawn[:50]  # the last call is of the pairs as they are
     assert drawn[50] == [1, 1, 1]

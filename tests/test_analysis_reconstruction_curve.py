@@ -204,12 +204,12 @@ def test_pairs_are_ordered_different_and_drawn_by_seed():
         ({"decode": lambda values: values}, "`decode`"),
     ],
 )
-def test_bad_input_is_told(change, words, latents):
+def test_bad_input_is_reported(change, words, latents):
     settings = {"latents": latents, "decode": identity, "ks": KS, "distance": "mse", **change}
     with pytest.raises(ValueError, match=words):
         reconstruction_curve(**settings)
 
 
-def test_a_transform_of_another_size_is_told(latents, noise):
+def test_a_transform_of_another_size_is_reported(latents, noise):
     with pytest.raises(ValueError, match="`transform`"):
         reconstruction_curve(latents, identity, transform=random_axes(noise(2, 2, 3), 0), distance="mse")

@@ -275,12 +275,12 @@ def test_log_mel_bands_hold_frequencies_and_a_tone_lies_in_its_band():
         (torch.zeros(4, 3, 2), "decode"),
     ],
 )
-def test_bad_latents_are_told(latents, words):
+def test_bad_latents_are_reported(latents, words):
     with pytest.raises(ValueError, match=words):
         smoothness(lambda values: values.flatten(1), latents, features=waveform)
 
 
-def test_a_wrong_path_or_decoder_is_told(latents):
+def test_a_wrong_path_or_decoder_is_reported(latents):
     with pytest.raises(ValueError, match="`path`"):
         interpolation_path(latents, latents, 3, "cubic")
     with pytest.raises(ValueError, match="`steps`"):

@@ -32,8 +32,8 @@ from modeling_sim.evaluation.models import (
     aligned_modules,
     attach_decoders,
     frames_of,
-    heard_waveforms,
     load_representations,
+    trimmed_waveforms,
 )
 from modeling_sim.evaluation.module_scores import measure_abx
 from modeling_sim.evaluation.probe_scores import Subject
@@ -103,7 +103,7 @@ def output_dir(models, decoders, tmp_path_factory):
     return folder
 
 
-def test_every_trained_kind_stands_beside_its_controls(output_dir):
+def test_every_trained_kind_is_next_to_its_controls(output_dir):
     results = json.loads((output_dir / "analysis.json").read_text())
     kinds = {kind["name"]: kind for kind in results["kinds"]}
     assert kinds["SIM"]["representations"] == ["sim-0", "sim-1"]
@@ -213,7 +213,7 @@ def test_an_earlier_analysis_is_not_replaced_unless_asked(models, output_dir):
     assert (output_dir / "report.html").read_bytes() == before
 
 
-def test_an_analysis_that_was_killed_goes_on(models, output_dir, tmp_path, monkeypatch, capsys):
+def test_an_analysis_that_was_killed_resumes(models, output_dir, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as killed:
         killed.setitem(module_measures.SCORES, "distribution", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -277,12 +277,12 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
 def decoded(monkeypatch):
     """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
 
-    def measure(decoder, config=None, is_heard=False, turn=None, **settings):
+    def measure(decoder, config=None, with_clips=False, turn=None, **settings):
         latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
         spoken = _Tones()(latents, 8000).waveforms
         latents = latents if turn is None else latents @ turn
         clips = Dataset.from_dict({"id": [str(number) for number in range(12)], "label": [0, 1] * 6})
-        monkeypatch.setattr(decoder_measures, "heard_waveforms", lambda *_: (clips, spoken))
+        monkeypatch.setattr(decoder_measures, "trimmed_waveforms", lambda *_: (clips, spoken))
         monkeypatch.setattr(decoder_measures, "_latents", lambda *_: latents)
         monkeypatch.setattr(decoder_measures, "_classifier", lambda *_: lambda values: (values[:, 0, 0] > 0).long())
         decoder.config = SimpleNamespace(
@@ -295,7 +295,7 @@ def decoded(monkeypatch):
         )
         of = SimpleNamespace(name="tones", modules={"m": 0}, extractor=SimFeatureExtractor(), model=Mock(device="cpu"))
         row = {"kind": "T", "representation": "tones", "module": "m"}
-        decoder_measures._measure_decoder(analysis, task, of, row, decoder, is_heard)
+        decoder_measures._measure_decoder(analysis, task, of, row, decoder, with_clips)
         return analysis
 
     return measure
@@ -352,7 +352,7 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
         (["--label", "phones", "--factors", "vowel"], "`factors`"),
     ],
 )
-def test_what_cannot_be_analysed_is_told(flags, message, models, tmp_path):
+def test_what_cannot_be_analysed_is_reported(flags, message, models, tmp_path):
     with pytest.raises(SystemExit, match=message):
         analyze.main(
             [
@@ -365,7 +365,7 @@ def test_what_cannot_be_analysed_is_told(flags, message, models, tmp_path):
 # ---------------------------------------------------------------------- parts
 
 
-def test_modules_of_other_architectures_stand_beside_those_that_see_the_same():
+def test_modules_of_other_architectures_are_next_to_those_that_see_the_same():
     sim = SimConfig.preset("sim")
     assert aligned_modules(SimConfig.preset("cpc"), sim) == {"module 2": 0, "context": 1}
     lowe = {"module 0": 1, "module 1": 3, "module 2": 4, "context": 5}
@@ -384,10 +384,14 @@ def test_modules_are_chosen_by_those_of_the_first_model(models):
 @pytest.mark.parametrize(
     ("preset", "fields", "name"),
     [
-        ("sim", {}, "SIM"), ("sim", {"kl_weight": 0.0}, "SIM, beta 0"), ("sim", {"sample_latents": False}, "SIM, mean"),
-        ("gim", {}, "GIM"), ("gim-lowe", {}, "GIM (Löwe)"), ("cpc", {}, "CPC"),
+        ("sim", {}, "SIM"),
+        ("sim", {"kl_weight": 0.0}, "SIM, beta 0"),
+        ("sim", {"sample_latents": False}, "SIM, mean"),
+        ("gim", {}, "GIM"),
+        ("gim-lowe", {}, "GIM (Löwe)"),
+        ("cpc", {}, "CPC"),
     ],
-)  # fmt: skip
+)
 def test_kinds_have_names(preset, fields, name):
     assert method_of(SimConfig.preset(preset, **fields)) == name
 
@@ -405,7 +409,7 @@ def test_frames_are_the_models_own_and_silence_is_excluded(models, long_seconds,
     np.testing.assert_allclose(frames, expected, atol=1e-5)
 
 
-def test_a_label_that_abx_cannot_ask_for_is_left_out_of_abx_alone(capsys):
+def test_a_label_that_abx_cannot_ask_for_is_skipped_by_abx_alone(capsys):
     names = np.array([f"u{number}" for number in range(6)])
 
     def rows(labels, speakers, features):
@@ -430,17 +434,27 @@ def test_a_comparison_says_win_or_loss_by_the_direction_fixed_beforehand():
         return [Row(kind, f"{kind}-{seed}", "m", measure, value) for seed, value in enumerate(values)]
 
     values = [
-        *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]), *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
-        *rows("mmd", "A", [0.8, 0.81, 0.79]), *rows("mmd", "B", [0.5, 0.51, 0.49]),
-        *rows("path_ratio", "A", [1.1, 1.11, 1.09]), *rows("path_ratio", "B", [1.5, 1.51, 1.49]),
-        *rows("kl", "A", [8.0, 8.1, 7.9]), *rows("kl", "B", [5.0, 5.1, 4.9]),
-        *rows("gini", "A", [0.5, 0.6, 0.4]), *rows("gini", "B", [0.5, 0.58, 0.4]),
-        *rows("k95", "A", [1.0]), *rows("k95", "B", [5.0]),
-    ]  # fmt: skip
+        *rows("linear_accuracy", "A", [0.8, 0.81, 0.79]),
+        *rows("linear_accuracy", "B", [0.5, 0.51, 0.49]),
+        *rows("mmd", "A", [0.8, 0.81, 0.79]),
+        *rows("mmd", "B", [0.5, 0.51, 0.49]),
+        *rows("path_ratio", "A", [1.1, 1.11, 1.09]),
+        *rows("path_ratio", "B", [1.5, 1.51, 1.49]),
+        *rows("kl", "A", [8.0, 8.1, 7.9]),
+        *rows("kl", "B", [5.0, 5.1, 4.9]),
+        *rows("gini", "A", [0.5, 0.6, 0.4]),
+        *rows("gini", "B", [0.5, 0.58, 0.4]),
+        *rows("k95", "A", [1.0]),
+        *rows("k95", "B", [5.0]),
+    ]
     verdicts = {row.measure: row.verdict for row in compare(values, [("A", "B")])}
     assert verdicts == {
-        "linear_accuracy": "win", "mmd": "loss", "path_ratio": "win", "gini": "undecided", "k95": "undecided"
-    }  # fmt: skip
+        "linear_accuracy": "win",
+        "mmd": "loss",
+        "path_ratio": "win",
+        "gini": "undecided",
+        "k95": "undecided",
+    }
 
 
 def test_ties_of_a_coarse_measure_decide_nothing():
@@ -476,7 +490,7 @@ def test_a_model_counts_once_however_often_it_was_measured():
     assert row.difference == pytest.approx(0.3)
 
 
-def test_a_spectrum_stands_beside_every_module():
+def test_a_spectrum_is_next_to_every_module():
     values = [
         Row("A", f"A{value}", module, "gini", value)
         for module in ("module 0", "context")
@@ -514,9 +528,12 @@ def test_a_louder_sound_is_louder_and_nothing_else():
 @pytest.mark.parametrize("kind", ["click", "ramp", "constant", "noise", "short"])
 def test_any_sound_has_properties(kind):
     sounds = {
-        "click": np.eye(1, 8000)[0], "ramp": np.linspace(-1, 1, 8000), "constant": np.full(8000, 0.5),
-        "noise": np.random.default_rng(0).normal(size=8000), "short": np.sin(np.arange(200)),
-    }  # fmt: skip
+        "click": np.eye(1, 8000)[0],
+        "ramp": np.linspace(-1, 1, 8000),
+        "constant": np.full(8000, 0.5),
+        "noise": np.random.default_rng(0).normal(size=8000),
+        "short": np.sin(np.arange(200)),
+    }
     assert sound_properties(sounds[kind], 16000).shape == (len(PROPERTIES),)
 
 
@@ -534,15 +551,15 @@ def padded_clips(spans, length=2000):
 
 def test_decoders_are_measured_on_what_is_heard_and_not_on_the_silence_of_padding():
     clips = padded_clips([(100, 700), (0, 650), (1400, 2000), (0, 0)])
-    kept, waveforms = heard_waveforms(clips, SimFeatureExtractor())
+    kept, waveforms = trimmed_waveforms(clips, SimFeatureExtractor())
     assert kept["id"][:] == ["clip-0", "clip-1", "clip-2"]  # the last is silence alone
     assert waveforms.shape == (3, 600)
     np.testing.assert_allclose(waveforms, np.tile(0.5 - 0.001 * np.arange(600), (3, 1)), atol=1e-6)
-    assert heard_waveforms(clips, SimFeatureExtractor(), 640)[0]["id"][:] == ["clip-1"]
+    assert trimmed_waveforms(clips, SimFeatureExtractor(), 640)[0]["id"][:] == ["clip-1"]
 
 
 def test_one_short_clip_does_not_cut_all_others_to_its_length():
-    kept, waveforms = heard_waveforms(
+    kept, waveforms = trimmed_waveforms(
         padded_clips([(0, 40), *[(0, 900 + 10 * n) for n in range(30)]]), SimFeatureExtractor()
     )
     assert waveforms.shape == (30, 900)
@@ -551,16 +568,16 @@ def test_one_short_clip_does_not_cut_all_others_to_its_length():
 
 def test_clips_are_prepared_as_the_model_reads_them():
     clips = padded_clips([(100, 1500), (0, 1400)])
-    _, plain = heard_waveforms(clips, SimFeatureExtractor())
-    _, normalised = heard_waveforms(clips, SimFeatureExtractor(do_normalize=True))
+    _, plain = trimmed_waveforms(clips, SimFeatureExtractor())
+    _, normalised = trimmed_waveforms(clips, SimFeatureExtractor(do_normalize=True))
     expected = (plain - plain.mean(dim=1, keepdim=True)) / plain.std(dim=1, correction=0, keepdim=True)
     torch.testing.assert_close(normalised, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_samples", [None, 1000])
-def test_clips_without_sound_are_told(num_samples):
+def test_clips_without_sound_are_reported(num_samples):
     with pytest.raises(ValueError, match="no utterance has"):
-        heard_waveforms(padded_clips([(0, 0), (5, 5)]), SimFeatureExtractor(), num_samples)
+        trimmed_waveforms(padded_clips([(0, 0), (5, 5)]), SimFeatureExtractor(), num_samples)
 
 
 class _Tones(torch.nn.Module):
@@ -602,7 +619,7 @@ def selectivity_of(analysis):
     return row, analysis.curves["traversal_effects"][0]
 
 
-def test_a_decoder_whose_dimensions_have_a_meaning_each_is_told_from_turned_axes(decoded):
+def test_a_decoder_whose_dimensions_have_a_meaning_each_differs_from_turned_axes(decoded):
     """Pitch, level and nothing by channel; a tone's brightness and formants come and go with its pitch."""
     row, effects = selectivity_of(decoded(_Tones()))
     dimension_of, share_of = (
@@ -628,7 +645,7 @@ def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axe
 
 def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(decoded, monkeypatch):
     def titles():
-        items = decoded(_Tones(), is_heard=True).media.items
+        items = decoded(_Tones(), with_clips=True).media.items
         return [item["title"] for item in items if item["group"] == "traversal"]
 
     assert any(re.search("dimension 0, .*pitch", title) for title in titles())
@@ -641,7 +658,7 @@ def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_know
 
 
 def test_chosen_dimensions_are_moved_and_played_as_far_as_asked_on_the_chosen_utterance(decoded):
-    analysis = decoded(_Tones(), is_heard=True, dims="2, 1,99", range=1.5, utterance="7")
+    analysis = decoded(_Tones(), with_clips=True, dims="2, 1,99", range=1.5, utterance="7")
     effects, without = (selectivity_of(each)[1] for each in (analysis, decoded(_Tones(), range=1.5)))
     added = len(effects["dimensions"]) - len(without["dimensions"])
     assert effects["dimensions"] == [*without["dimensions"], 2, 1]
@@ -737,7 +754,7 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
         (["--model", "runs/sim-9"], "runs/sim-9"),
     ],
 )
-def test_flags_that_mean_nothing_are_told_in_a_line(models, tmp_path, monkeypatch, flags, message):
+def test_flags_that_mean_nothing_are_reported_in_a_line(models, tmp_path, monkeypatch, flags, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit, match=message) as raised:

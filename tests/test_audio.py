@@ -42,7 +42,7 @@ def test_a_recording_comes_as_float32_mono_in_range(write):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("start", [0, 1, 8_191, 20_000, 31_000])
-def test_a_crop_equals_the_same_span_of_the_whole_recording(write, rate, start):
+def test_a_crop_equals_the_same_span_of_the_complete_recording(write, rate, start):
     audio = write(speech_like(2.0, rate), rate)
     whole = read_audio(audio)
     assert len(whole) == 32_000
@@ -52,7 +52,7 @@ def test_a_crop_equals_the_same_span_of_the_whole_recording(write, rate, start):
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100])
-def test_the_whole_recording_is_what_the_resampler_makes_of_it(write, rate):
+def test_the_complete_recording_is_what_the_resampler_makes_of_it(write, rate):
     samples = speech_like(1.0, rate).astype(np.float32)
     audio = write(samples, rate, "speech.wav", subtype="FLOAT")
     np.testing.assert_allclose(read_audio(audio), soxr.resample(samples, rate, 16_000), atol=1e-6)
@@ -360,9 +360,14 @@ def test_tags_of_every_kind_are_no_part_of_an_mp3():
     lyrics = b"LYRICSBEGIN" + b"y" * 30
     for front in (b"", ID3, ID3 + ID3, ID3 + bytes(700), footed, ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000)):
         for back in (
-            b"", b"TAG" + bytes(125), bytes(3_000), ID3, b"x" * 40 + ape(0),
-            ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000) + b"TAG" + bytes(125), lyrics + b"000041LYRICS200",
-        ):  # fmt: skip
+            b"",
+            b"TAG" + bytes(125),
+            bytes(3_000),
+            ID3,
+            b"x" * 40 + ape(0),
+            ape(0xA000_0000) + b"x" * 40 + ape(0x8000_0000) + b"TAG" + bytes(125),
+            lyrics + b"000041LYRICS200",
+        ):
             assert read_header(as_audio(front + content + back)).num_samples == 16_000
 
 

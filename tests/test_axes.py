@@ -104,7 +104,7 @@ def test_silence_around_speech_is_not_part_of_the_axes():
 def test_components_are_measured_next_to_own_axes(task):
     analysis = Analysis(task.arguments)
     parts = AnalysisParts(analysis, {"test": "components"})
-    measure_representation(parts, task, Planted(TURN), is_played=True)
+    measure_representation(parts, task, Planted(TURN), with_clips=True)
     kinds = [f"planted{ending}" for ending in ("", " + PCA", " + ICA", " + SOBI", " + SFA")]
     assert list(dict.fromkeys(row.kind for row in analysis.rows)) == kinds
     rows = {(row.kind, row.measure): row for row in analysis.rows}
@@ -117,7 +117,7 @@ def test_components_are_measured_next_to_own_axes(task):
     assert pca["rotated"] == [None] * len(pca["properties"])
     assert {item["group"] for item in analysis.media.items} == {"moments"}
     again = AnalysisParts(Analysis(task.arguments), {"test": "components"})
-    measure_representation(again, task, Planted(TURN), is_played=True)
+    measure_representation(again, task, Planted(TURN), with_clips=True)
     assert again.found == len(list(again.folder.iterdir()))
     assert again.analysis.rows == analysis.rows
     for name, transform in again.analysis.transforms.items():
@@ -191,7 +191,7 @@ def test_a_dimension_that_holds_the_pitch_is_the_best_for_it_and_a_turned_one_is
     for name, mix in (("own", np.eye(4)), ("turned", TURN)):
         analysis = Analysis(task.arguments)
         parts = AnalysisParts(analysis, {"test": name})
-        measure_representation(parts, task, Pitch(mix, name), is_played=False)
+        measure_representation(parts, task, Pitch(mix, name), with_clips=False)
         found |= {(row.kind, row.measure): row for row in analysis.rows}
     assert found["own", "best_pitch"].value > 0.9
     assert found["own", "best_pitch"].value > found["own", "best_pitch"].null + 0.1

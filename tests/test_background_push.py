@@ -169,7 +169,7 @@ def test_a_run_whose_uploads_fail_is_uploaded_at_the_end(hub, tmp_path, capsys):
     assert "uploaded to" in output.out + output.err
 
 
-def test_a_run_is_uploaded_while_it_goes_on_and_at_its_end(hub, tmp_path):
+def test_a_run_is_uploaded_while_it_trains_and_at_its_end(hub, tmp_path):
     flags = ["--output_dir", str(tmp_path / "run"), "--max_steps", "3", "--save_steps", "1", "--push_to_hub"]
     pretrain.main([*TINY, *flags, "--repo_id", "org/run", "--push_every_saves", "1"])
     assert "running run" in commits(hub)[0]

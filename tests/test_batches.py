@@ -200,7 +200,7 @@ def test_launched_processes_workers_and_a_resumed_run_read_one_stream(tmp_path):
     assert crops(2, 0, 1, 2) | crops(1, 12, 2, 4) == alone
 
 
-def test_a_resumed_run_goes_on_in_the_stream(corpus, extractor):
+def test_a_resumed_run_continues_in_the_stream(corpus, extractor):
     settings = {"crop_samples": CROP, "seed": 1}
     whole = flat(take(crop_batches(corpus, extractor, batch_size=4, **settings), 8))
     before = flat(take(crop_batches(corpus, extractor, batch_size=4, **settings), 3))
@@ -366,7 +366,7 @@ def test_settings_out_of_range_are_named(corpus, extractor, settings, message):
         crop_batches(corpus, extractor, **{"crop_samples": CROP, "batch_size": 2, "seed": 0, **settings})
 
 
-def test_evaluation_has_every_utterance_once_and_whole(corpus, extractor):
+def test_evaluation_has_every_complete_utterance_once(corpus, extractor):
     batches = list(utterance_batches(corpus, extractor, batch_size=3, columns=["text"]))
     assert [len(batch["id"]) for batch in batches] == [3, 3, 1]
     assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(7))

@@ -87,9 +87,15 @@ def test_waveforms_come_in_several_forms(tmp_path):
 
 def train(model, rows, output_dir):
     arguments = TrainingArguments(
-        output_dir=str(output_dir), report_to="none", use_cpu=True, max_steps=2, per_device_train_batch_size=2,
-        save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
+        output_dir=str(output_dir),
+        report_to="none",
+        use_cpu=True,
+        max_steps=2,
+        per_device_train_batch_size=2,
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
     collate = SimDataCollator(SimFeatureExtractor())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate)

@@ -234,7 +234,7 @@ def load_text(tree, tmp_path, name, text, split="all", **settings):
             + json.dumps({" mood ": "angry ", "file": "bob/five.wav", "speaker_id": "bob"}),
         ),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_reads_the_same_whatever_program_wrote_it(tree, tmp_path, name, text):
     corpus = load_text(tree, tmp_path, name, text, label_columns="mood")
     assert corpus["id"][:] == ["alice/one", "bob/five"]

@@ -319,7 +319,7 @@ def test_classes_of_folders_are_labels(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_samples_and_paths_that_cannot_be_read_are_left_out(tmp_path, streaming):
+def test_samples_and_paths_that_cannot_be_read_are_skipped(tmp_path, streaming):
     rows = [{"array": [0.1] * 800, "sampling_rate": 8_000}, {"array": [0.1], "sampling_rate": None}, None]
     paths = ["0.wav", None, "gone.wav"]
     (tmp_path / "0.wav").write_bytes(wav(0))

@@ -125,7 +125,7 @@ def test_a_stream_is_checked_as_it_passes(corpus, capsys):
         list(check_streamed_audio(stream))
 
 
-def test_a_stream_lists_what_it_leaves_out_once(corpus, tmp_path):
+def test_a_stream_lists_what_it_skips_once(corpus, tmp_path):
     """Decoding every recording finds the one that is corrupt in the middle; a second epoch adds nothing to the list."""
     listed = tmp_path / "run" / "bad_audio.tsv"
     stream = corpus.to_iterable_dataset()

@@ -81,9 +81,12 @@ def test_kinds_that_are_not_read_are_counted(tmp_path, capsys):
 def test_text_of_any_editor_is_read(tmp_path):
     path = tmp_path / "list.txt"
     for content in (
-        b"a\xc3\xa9\nb\n", b"\xef\xbb\xbfa\xc3\xa9\r\nb\r\n", b"a\xc3\xa9\r\xef\xbb\xbfb\r",
-        "a\xe9\nb\n".encode("utf-16"), b"\xfe\xff" + "a\xe9\r\nb\n".encode("utf-16-be"),
-    ):  # fmt: skip
+        b"a\xc3\xa9\nb\n",
+        b"\xef\xbb\xbfa\xc3\xa9\r\nb\r\n",
+        b"a\xc3\xa9\r\xef\xbb\xbfb\r",
+        "a\xe9\nb\n".encode("utf-16"),
+        b"\xfe\xff" + "a\xe9\r\nb\n".encode("utf-16-be"),
+    ):
         path.write_bytes(content)
         assert read_text(path) == "a\xe9\nb\n"
     for content in (b"caf\xe9", "a\n".encode("utf-16-le"), "a\n".encode("utf-32")):

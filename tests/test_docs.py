@@ -216,19 +216,13 @@ def test_the_readme_is_read_in_two_minutes():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAME.get)
-def test_links_and_pictures_are_there(path):
+def test_links_pictures_and_named_files_are_there(path):
     prose = re.sub(r"```.*?```", "", TEXT[path], flags=re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
-        place = re.sub(r"^https://.*/(blob|raw)/main/", "", link)
-        if place != link:
-            assert link.startswith(make.REPOSITORY), f"{link} is not of the address in pyproject.toml"
-            target = ROOT / place.partition("#")[0]
-        elif link.startswith(("http", "#")):
-            continue
-        else:
-            assert path != ROOT / "README.md", f"{link} is relative, which PyPI does not show"
-            target = path.parent / link.partition("#")[0]
-        assert target.exists(), f"{NAME[path]}: {link}"
+    for link in re.findall(r"\]\(([^)\s]+)\)", make.with_address(prose, None)):
+        if not link.startswith(("http", "#")):
+            assert (path.parent / link.partition("#")[0]).exists(), f"{NAME[path]}: {link}"
+    for name in re.findall(r"`((?:benchmarks|docs|examples|model_cards|studies|tests|training)/[\w./-]+)`", prose):
+        assert (ROOT / name).exists() or name.isupper() or "NAME" in name, f"{NAME[path]}: {name}"
 
 
 def test_pages_of_results_are_what_the_results_give():
@@ -281,14 +275,25 @@ def test_what_the_pages_say_of_claims_is_what_the_counts_say():
     assert mean["log-mel"] > mean["CPC"] > max(mean["SIM"], mean["GIM"])
 
 
-def test_one_version_and_one_address():
+def test_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" not in project  # it is that of the package
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == modeling_sim.__version__
-    assert make.with_address(TEXT[ROOT / "README.md"]) == TEXT[ROOT / "README.md"]
-    moved = "see https://example.org/a/b/blob/main/docs/x.md and https://doi.org/10.1007/1"
-    assert make.with_address(moved) == f"see {make.REPOSITORY}/blob/main/docs/x.md and https://doi.org/10.1007/1"
+
+
+def test_links_of_the_readme_are_absolute_once_the_repository_has_an_address():
+    text = "[![License](https://img.shields.io/x)](LICENSE) ![a](docs/a.png) [b](docs/b.md#c) [d](https://doi.org/1)"
+    moved = make.with_address(text, "https://example.org/me/sim")
+    assert re.findall(r"\]\(([^)]+)\)", moved) == [
+        "https://img.shields.io/x",
+        "https://example.org/me/sim/blob/main/LICENSE",
+        "https://example.org/me/sim/raw/main/docs/a.png",
+        "https://example.org/me/sim/blob/main/docs/b.md#c",
+        "https://doi.org/1",
+    ]
+    assert make.with_address(moved, "https://example.org/me/sim") == moved
+    assert make.with_address(moved, None) == text
 
 
 def test_the_lock_agrees_with_the_constraints_and_names_no_address():

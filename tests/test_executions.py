@@ -88,7 +88,7 @@ def test_a_sequential_run_trains_every_module_for_all_steps(sequential):
 
 
 @pytest.mark.parametrize("step", [4, 8, 13])
-def test_a_sequential_run_goes_on_in_the_middle(sequential, tmp_path, monkeypatch, step):
+def test_a_sequential_run_resumes_in_the_middle(sequential, tmp_path, monkeypatch, step):
     training_step = trainer.training_step
 
     def until(run, *arguments):
@@ -152,9 +152,15 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
 
 def launch(processes, script, *flags):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), str(script),
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+        str(script),
         *flags,
-    ]  # fmt: skip
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=ROOT)
 
@@ -382,8 +388,11 @@ def test_gradients_accumulate_to_those_of_a_larger_step(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining_task.PretrainingTask, "backward", record)
     train(tmp_path, "--gradient_accumulation_steps", "2", "--max_steps", "2", "--preset", "gim")
     assert keys == [
-        (1, 0.5, True, (0, 1, 2)), (2, 0.5, False, (3, 4, 5)), (3, 0.5, True, (6, 7, 8)), (4, 0.5, False, (9, 10, 11))
-    ]  # fmt: skip
+        (1, 0.5, True, (0, 1, 2)),
+        (2, 0.5, False, (3, 4, 5)),
+        (3, 0.5, True, (6, 7, 8)),
+        (4, 0.5, False, (9, 10, 11)),
+    ]
     assert json.loads((tmp_path / "results.json").read_text())["crops"] == 12
 
 
@@ -392,7 +401,7 @@ def test_accumulated_gradients_are_the_mean(noise):
 
     accelerator = Accelerator(cpu=True)
     model = SimForPreTraining(SimConfig.preset("gim", hidden_size=8, context_size=8, use_batch_norm=False)).train()
-    placement, batches = Placement.whole(model, accelerator), noise(2, 2, 6000)
+    placement, batches = Placement.data_parallel(model, accelerator), noise(2, 2, 6000)
 
     def gradients(numbers, scale):
         model.zero_grad()
@@ -516,7 +525,7 @@ def test_a_collapse_is_reported_once():
     assert "kl_weight" not in sentence
 
 
-def test_chance_among_many_negatives_is_told_from_zero():
+def test_chance_among_many_negatives_differs_from_zero():
     watch = CollapseWatch(SimConfig.preset("sim-small", num_negatives=255))
     assert watch.trouble(0, scores(0.0052, 10)) == ""
     assert "0.004" in watch.trouble(0, scores(0.0040, 10))

@@ -473,9 +473,15 @@ def test_a_space_is_published_with_all_it_needs(hub, folders, capsys):
     publish.main(flags)
     files = hub.files("org/tiny", kind="space")
     for name in (
-        "app.py", "requirements.txt", "README.md", "models/tiny/model.safetensors", "decoders/0/model.safetensors",
-        "modeling_sim/explore/page.py", "modeling_sim/explore/page.js", "modeling_sim/explore/page.css",
-    ):  # fmt: skip
+        "app.py",
+        "requirements.txt",
+        "README.md",
+        "models/tiny/model.safetensors",
+        "decoders/0/model.safetensors",
+        "modeling_sim/explore/page.py",
+        "modeling_sim/explore/page.js",
+        "modeling_sim/explore/page.css",
+    ):
         assert name in files
     card = files["README.md"].decode()
     assert "sdk: gradio" in card
@@ -509,9 +515,14 @@ def test_settings_of_a_space_and_of_a_model_are_not_mixed(hub, folders, flags, m
 # ---------------------------------------------------------------------- in a browser
 
 CHROMIUM = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run", "--autoplay-policy=no-user-gesture-required",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--autoplay-policy=no-user-gesture-required",
+]
 
 
 @pytest.fixture(scope="module")

@@ -107,8 +107,10 @@ def test_an_encoder_gives_what_the_model_gives_for_any_batch_and_length(variant,
 def test_an_utterance_too_short_for_a_frame_has_none(make, noise):
     model, mask = make(), torch.ones(3, 4000, dtype=torch.long)
     mask[0], mask[1, 4:] = 0, 0
-    assert_same(run(session_of(encoder_graph(model)), inputs_of(noise(3, 4000), mask)),
-                expected_outputs(model, noise(3, 4000), mask))  # fmt: skip
+    assert_same(
+        run(session_of(encoder_graph(model)), inputs_of(noise(3, 4000), mask)),
+        expected_outputs(model, noise(3, 4000), mask),
+    )
 
 
 def test_normalization_in_the_file_is_the_extractors(make, padded_batch):

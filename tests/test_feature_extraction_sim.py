@@ -110,7 +110,7 @@ def test_without_padding_each_waveform_keeps_its_length(extractor, waveform):
     assert [len(values) for values in batch["input_values"]] == [1000, 600]
 
 
-def test_the_mask_can_be_left_out(extractor, waveform):
+def test_the_mask_is_optional(extractor, waveform):
     assert "attention_mask" not in extractor(waveform, sampling_rate=RATE, return_attention_mask=False)
     assert "attention_mask" not in SimFeatureExtractor(return_attention_mask=False)(waveform, sampling_rate=RATE)
 

@@ -16,8 +16,11 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.trainer.classification import ClassificationTask
 
 DATA = [
-    "--corpus_settings", "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",
-]  # fmt: skip
+    "--corpus_settings",
+    "{num_train: 16, num_test: 8, num_speakers: 2, num_syllables: 1}",
+    "--crop_samples",
+    "4000",
+]
 TINY = [*DATA, "--batch_size", "4", "--eval_batch_size", "4", "--max_steps", "3", "--logging_steps", "2"]
 SMALL = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
 
@@ -92,7 +95,7 @@ def test_labels_of_frames_stand_at_the_crops_frames(pretrained, tmp_path):
                 assert labels[row, frame] == (expected if expected is not None else -100)
 
 
-def test_results_hold_the_scores_with_intervals_beside_chance(pretrained, tmp_path):
+def test_results_hold_the_scores_with_intervals_next_to_chance(pretrained, tmp_path):
     results = run(tmp_path, "--model", str(pretrained), "--label", "vowel", "--eval_steps", "1")
     assert results["classes"] == ["a", "i", "u"]
     total = np.array(results["confusion"])
@@ -119,7 +122,7 @@ def test_training_on_clean_factors_reaches_the_factor(tmp_path):
     assert results["accuracy"]["low"] > 0.6 > 1.5 * results["chance"]
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(pretrained, tmp_path, killed_at):
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not(pretrained, tmp_path, killed_at):
     flags = ["--model", str(pretrained), "--label", "vowel", "--save_steps", "1"]
     run(tmp_path / "whole", *flags)
     killed_at(3, lambda: run(tmp_path / "killed", *flags))
@@ -158,6 +161,6 @@ def test_a_wrong_label_costs_no_finished_run(pretrained, tmp_path):
         (["--execution", "joint"], "2"),
     ],
 )
-def test_what_cannot_be_trained_is_told(flags, message, tmp_path):
+def test_what_cannot_be_trained_is_reported(flags, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         run(tmp_path, *SMALL, *flags)

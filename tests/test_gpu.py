@@ -347,9 +347,12 @@ def test_two_processes_end_with_one_model(device, tmp_path, backend):
     for rank in range(2):
         places = {"RANK": rank, "LOCAL_RANK": rank if backend == "nccl" else 0, "WORLD_SIZE": 2, "MASTER_PORT": port}
         environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(ROOT),
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "PYTHONPATH": str(ROOT),
             **{name: str(value) for name, value in places.items()},
-        }  # fmt: skip
+        }
         with (tmp_path / f"{rank}.txt").open("w") as output:
             command = [sys.executable, str(tmp_path / "process.py"), backend, *flags]
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))

@@ -160,8 +160,9 @@ def test_packed_weights_make_a_folder_of_the_same_encoder(tiny_config, tmp_path)
     model.save_pretrained(tmp_path / "model")
     pack(tmp_path / "model", tmp_path / "model.safetensors", run="a run")
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} <= {
-        torch.bfloat16, torch.int64
-    }  # fmt: skip
+        torch.bfloat16,
+        torch.int64,
+    }
     unpack(tmp_path / "model.safetensors", tmp_path / "unpacked")
     encoder = SimModel.from_pretrained(tmp_path / "unpacked")
     for name, tensor in model.sim.state_dict().items():

@@ -140,10 +140,11 @@ def test_every_class_gives_its_outputs_by_branch_tag_and_commit(loaded, pushed, 
     results, jobs = loaded
     second = ("second", hub.repo("org/SimForPreTraining").branches["second"])
     classes = {
-        "AutoModel": "SimModel", "AutoModelForPreTraining": "SimForPreTraining",
+        "AutoModel": "SimModel",
+        "AutoModelForPreTraining": "SimForPreTraining",
         "AutoModelForAudioClassification": "SimForSequenceClassification",
         "AutoModelForAudioFrameClassification": "SimForAudioFrameClassification",
-    }  # fmt: skip
+    }
     for auto, repo, revision in jobs:
         name, output = results[f"{auto} {repo} {revision}"]
         assert name == classes[auto]
@@ -235,8 +236,11 @@ def librispeech(hub):
     rows = made.select_columns(["audio", "id"])
     speakers = [number % 3 + 1 for number in range(12)]
     for name, values in (
-        ("file", made["id"][:]), ("text", ["BA"] * 12), ("speaker_id", speakers), ("chapter_id", speakers)
-    ):  # fmt: skip
+        ("file", made["id"][:]),
+        ("text", ["BA"] * 12),
+        ("speaker_id", speakers),
+        ("chapter_id", speakers),
+    ):
         rows = rows.add_column(name, values)
     configs = "".join(
         f"  - split: {split}\n    path: clean/{split}/*.parquet\n" for split in ("train.100", "validation", "test")

@@ -41,8 +41,9 @@ def test_without_a_terminal_a_logging_step_is_a_plain_line(tmp_path):
     assert b"\r" not in done.stdout + done.stderr
     assert b"it/s" not in done.stderr
     assert [line.split(b":")[0] for line in done.stdout.splitlines() if line.startswith(b"step ")] == [
-        b"step 2 of 4", b"step 4 of 4"
-    ]  # fmt: skip
+        b"step 2 of 4",
+        b"step 4 of 4",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -905,7 +905,7 @@ def test_the_trainer_of_transformers_scales_accumulated_gradients(make, tmp_path
 
 
 @pytest.mark.parametrize("probe_module", [0, 1, 2, 3, -1, -2])
-def test_heads_read_the_module_they_are_told_to(probe_module, make, padded_batch):
+def test_heads_read_the_module_that_is_chosen(probe_module, make, padded_batch):
     waveforms, mask = padded_batch
     heads = [make(head, probe_module=probe_module, num_labels=3).eval() for head in CLASSIFIERS]
     by_utterance, by_frame = (head(waveforms, mask, output_hidden_states=True) for head in heads)
@@ -921,14 +921,14 @@ def test_heads_read_the_module_they_are_told_to(probe_module, make, padded_batch
     torch.testing.assert_close(by_utterance.logits[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_utterances_labelled_minus_100_are_left_out_of_the_loss(make, noise):
+def test_utterances_labelled_minus_100_do_not_enter_the_loss(make, noise):
     head = make(SimForSequenceClassification, num_labels=3).eval()
     output = head(noise(3, 4000), labels=torch.tensor([2, -100, 0]))
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0])))
     assert head(noise(3, 4000)).loss is None
 
 
-def test_frames_labelled_minus_100_and_padding_are_left_out_of_the_loss(make, padded_batch):
+def test_frames_labelled_minus_100_and_padding_do_not_enter_the_loss(make, padded_batch):
     head = make(SimForAudioFrameClassification, num_labels=3, probe_module=1).eval()
     frame_mask = head.sim.get_frame_mask(padded_batch[1], 1)
     labels = torch.randint(3, frame_mask.shape, generator=seeded())
@@ -1200,8 +1200,10 @@ def test_reparametrized_weights_are_the_ones_that_compute(change, make, noise):
     model = make(SimForPreTraining, "mean", kl_weight=0.0)
     hidden = noise(2, 400, 16)
     layer, head, predictor = (
-        model.sim.conv_modules[1].layers[0], model.sim.conv_modules[1].latent_head, model.predictors["1"],
-    )  # fmt: skip
+        model.sim.conv_modules[1].layers[0],
+        model.sim.conv_modules[1].latent_head,
+        model.predictors["1"],
+    )
     for module in (layer.conv, head, predictor):
         change(module)
     model.eval()

@@ -65,8 +65,12 @@ def test_it_is_plain_transposed_convolutions_of_standardized_latents():
     for number, layer in enumerate(model.layers):
         hidden = torch.nn.functional.conv_transpose1d(
             hidden if number == 0 else hidden.clamp(min=0),
-            layer.weight, layer.bias, layer.stride, layer.padding, layer.output_padding,
-        )  # fmt: skip
+            layer.weight,
+            layer.bias,
+            layer.stride,
+            layer.padding,
+            layer.output_padding,
+        )
     torch.testing.assert_close(model(latents).waveforms, hidden[:, 0])
 
 
@@ -96,12 +100,12 @@ def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_
         ({"latent_size": 0}, "`latent_size`"),
     ],
 )
-def test_impossible_shapes_are_told(fields, message):
+def test_impossible_shapes_are_reported(fields, message):
     with pytest.raises(Exception, match=message):
         SimDecoderConfig(**fields)
 
 
-def test_wrong_latents_and_scales_are_told():
+def test_wrong_latents_and_scales_are_reported():
     with pytest.raises(ValueError, match="`latents`"):
         decoder()(torch.randn(2, 5, 7))
     with pytest.raises(ValueError, match="`scale`"):
@@ -126,7 +130,7 @@ def test_encode_gives_the_models_own_hidden_states(tiny_config, padded_batch, mo
 
 
 @pytest.mark.parametrize("module", [4, -5])
-def test_a_module_that_is_not_there_is_told(tiny_config, module):
+def test_a_module_that_is_not_there_is_reported(tiny_config, module):
     with pytest.raises(ValueError, match=f"`module`.*{module}"):
         encode(SimModel(tiny_config()).eval(), torch.zeros(1, 2000), module=module)
 
@@ -197,6 +201,6 @@ def test_latents_become_audio():
         (lambda: traverse(torch.zeros(2, 3, 2), 0, [0.0]), "`latents`"),
     ],
 )
-def test_what_cannot_be_mixed_is_told(call, message):
+def test_what_cannot_be_mixed_is_reported(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -49,18 +49,22 @@ def test_the_checkpoint_loads_with_the_auto_classes(finished_run):
     torch.testing.assert_close(whole(**batch).last_hidden_state, output.last_hidden_state)
 
 
-def test_the_log_has_every_module_beside_chance(finished_run):
+def test_the_log_has_every_module_next_to_chance(finished_run):
     log = read_log(finished_run / "log.jsonl")
     assert [(line["step"], line["split"]) for line in log] == [
-        (0, "test"), (2, "train"), (4, "train"), (6, "train"), (6, "test")
-    ]  # fmt: skip
+        (0, "test"),
+        (2, "train"),
+        (4, "train"),
+        (6, "train"),
+        (6, "test"),
+    ]
     for line in log:
         assert line["chance"] == pytest.approx(1 / 11)
         assert [module["name"] for module in line["modules"]] == ["module 0", "module 1", "module 2", "context"]
         assert all(0 <= module["contrastive_accuracy"] <= 1 for module in line["modules"])
 
 
-def test_results_hold_the_untrained_network_beside_the_trained_one(finished_run):
+def test_results_hold_the_untrained_network_next_to_the_trained_one(finished_run):
     results = json.loads((finished_run / "results.json").read_text())
     log = read_log(finished_run / "log.jsonl")
     assert results["train_utterances"] == 32
@@ -102,7 +106,7 @@ def test_the_same_seed_gives_the_same_weights(finished_run, tmp_path):
     assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 
 
-def test_training_goes_on_from_a_checkpoint(finished_run, tmp_path):
+def test_training_resumes_from_a_checkpoint(finished_run, tmp_path):
     pretrain.main([*TINY[2:], "--init_from", str(finished_run), "--output_dir", str(tmp_path), "--max_steps", "1"])
     log = read_log(tmp_path / "log.jsonl")
     earlier = read_log(finished_run / "log.jsonl")[-1]
@@ -220,7 +224,7 @@ def test_an_unknown_key_of_a_file_names_the_nearest_one(tmp_path):
         ("model_settings: '{hidden_size: '\n", "`model_settings` .*YAML"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_in_one_line(text, message, tmp_path):
+def test_what_is_wrong_with_a_file_is_reported_in_one_line(text, message, tmp_path):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(SystemExit, match=message) as error:
         pretrain.main(["--config", str(tmp_path / "run.yaml")])

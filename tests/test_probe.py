@@ -107,9 +107,7 @@ def test_means_are_over_real_frames_alone(corpus, tmp_path):
 
 def test_the_spectrum_of_a_tone_is_where_it_sounds():
     seconds = torch.arange(16000) / 16000
-    batch = {
-        "input_values": torch.sin(2 * torch.pi * 1000 * seconds)[None], "attention_mask": torch.ones(1, 16000)
-    }  # fmt: skip
+    batch = {"input_values": torch.sin(2 * torch.pi * 1000 * seconds)[None], "attention_mask": torch.ones(1, 16000)}
     frames = Spectra().encode(batch)
     mel = frames["log-mel"].at(0, np.array([0.5]))[0]
     assert frames["log-mel"].lengths == [98]
@@ -120,14 +118,19 @@ def test_the_spectrum_of_a_tone_is_where_it_sounds():
     assert frames["MFCC"].at(0, np.array([0.5])).shape == (1, 13)
 
 
-def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, capsys):
+def test_the_table_has_every_control_next_to_the_model(checkpoint, tmp_path, capsys):
     results = run(checkpoint, tmp_path, "--label", "phones", "--modules", "0,context", "--frame_step", "8")
     rows, name = results.by_features(), checkpoint.name
     names = list(rows)
     assert names == [
-        "chance: most frequent class", "log-mel", "MFCC", f"{name} untrained, module 0", f"{name} untrained, context",
-        f"{name}, module 0", f"{name}, context",
-    ]  # fmt: skip
+        "chance: most frequent class",
+        "log-mel",
+        "MFCC",
+        f"{name} untrained, module 0",
+        f"{name} untrained, context",
+        f"{name}, module 0",
+        f"{name}, context",
+    ]
     for row in rows.values():
         assert row["linear_accuracy"].low <= row["linear_accuracy"].value <= row["linear_accuracy"].high
         assert 0 <= row["macro_f1"].value <= 1
@@ -136,9 +139,11 @@ def test_the_table_has_every_control_beside_the_model(checkpoint, tmp_path, caps
     accuracies = [row["linear_accuracy"].value for row in rows.values()]
     assert accuracies[1] > accuracies[0]  # the spectrum of synthetic syllables tells their phones
     assert [(each.against, each.module) for each in results.differences] == [
-        (f"{name} untrained", "module 0"), (f"{name} untrained", "context"), ("log-mel", "module 0"),
+        (f"{name} untrained", "module 0"),
+        (f"{name} untrained", "context"),
+        ("log-mel", "module 0"),
         ("log-mel", "context"),
-    ]  # fmt: skip
+    ]
     assert results.differences[2].value == pytest.approx(
         rows[f"{name}, module 0"]["linear_accuracy"].value - rows["log-mel"]["linear_accuracy"].value
     )
@@ -196,7 +201,7 @@ def test_a_model_does_not_differ_from_itself(checkpoint, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_probed_is_told(checkpoint, tmp_path, flags, message):
+def test_what_cannot_be_probed_is_reported(checkpoint, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         run(checkpoint, tmp_path, *flags)
 
@@ -216,7 +221,7 @@ def test_the_papers_protocol_tests_whole_batches_and_says_so(checkpoint, tmp_pat
     assert all(sum(map(sum, each["confusion"])) == 64 for each in results.details)
 
 
-def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, tmp_path, monkeypatch, capsys):
+def test_a_class_that_training_lacks_counts_as_an_error_and_is_reported(checkpoint, tmp_path, monkeypatch, capsys):
     def without_a_vowel(arguments):
         splits = load_splits(arguments)
         return {**splits, "train": splits["train"].filter(lambda vowel: vowel != 2, input_columns="vowel")}
@@ -228,7 +233,7 @@ def test_a_class_that_training_lacks_counts_as_an_error_and_is_told(checkpoint, 
     assert all(each["confusion"][2][2] == 0 for each in results.details)
 
 
-def test_too_few_groups_for_an_interval_are_told(checkpoint, tmp_path):
+def test_too_few_groups_for_an_interval_are_reported(checkpoint, tmp_path):
     flags = ["--label", "phones", "--modules", "2", "--corpus_settings", "{num_train: 1, num_test: 1}"]
     with pytest.raises(SystemExit, match="groups"):
         run(checkpoint, tmp_path, *flags)
@@ -238,12 +243,17 @@ def test_splits_that_were_numbered_apart_get_the_same_classes():
     """As the official splits of a data set on the Hub are, whose classes are texts."""
     train, test = (
         make_dataset(
-            {"id": [f"{split}{n}" for n in range(len(words))], "audio": [{"path": "x"}] * len(words), "word": words,
-             "phones": [[word] for word in words]},
-            labels={"word": sorted(set(words))}, sequence_labels={"phones": sorted(set(words))},
+            {
+                "id": [f"{split}{n}" for n in range(len(words))],
+                "audio": [{"path": "x"}] * len(words),
+                "word": words,
+                "phones": [[word] for word in words],
+            },
+            labels={"word": sorted(set(words))},
+            sequence_labels={"phones": sorted(set(words))},
         )
         for split, words in (("a", ["low", "mid", "high"]), ("b", ["mid", "new", "low"]))
-    )  # fmt: skip
+    )
     assert train[1]["word"] != test[0]["word"]
     train, test = with_same_classes(train, test)
     names = train.features["word"].names
@@ -303,16 +313,24 @@ def test_results_of_an_earlier_probe_are_not_replaced_unless_asked(checkpoint, t
 
 def test_evaluating_the_measure_of_a_preset_gives_its_rows(checkpoint, tmp_path):
     settings = {
-        "model": [str(checkpoint)], "corpus": "synthetic_syllables", "corpus_settings": SYLLABLES, "l2": 1e-3,
-        "label": "phones", "modules": "2", "frame_step": 16, "cache_dir": str(tmp_path / "cache"),
-    }  # fmt: skip
+        "model": [str(checkpoint)],
+        "corpus": "synthetic_syllables",
+        "corpus_settings": SYLLABLES,
+        "l2": 1e-3,
+        "label": "phones",
+        "modules": "2",
+        "frame_step": 16,
+        "cache_dir": str(tmp_path / "cache"),
+    }
     separate = [
         *probe_of(ProbeArguments(**settings, output_dir=str(tmp_path / "probe"))).rows,
-        *abx(AbxArguments(
-            **{name: value for name, value in settings.items() if name not in ("l2", "frame_step")},
-            output_dir=str(tmp_path / "abx"),
-        )).rows,
-    ]  # fmt: skip
+        *abx(
+            AbxArguments(
+                **{name: value for name, value in settings.items() if name not in ("l2", "frame_step")},
+                output_dir=str(tmp_path / "abx"),
+            )
+        ).rows,
+    ]
     together = evaluate(AnalysisArguments(**settings, measures="abx, probes", output_dir=str(tmp_path / "both"))).rows
     assert len(separate) == len(set(separate)) == len(together)
     assert set(together) == set(separate)

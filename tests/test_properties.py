@@ -49,18 +49,25 @@ def test_info_nce_equals_its_definition(data, seed):
     anchors = torch.arange(batch)[:, None] * frames + start[:, None] + torch.arange(window - 1)
     negatives = draw_negatives(anchors, frames, steps, num_negatives, source, frame_mask, generator)
     found = info_nce(
-        context, latents, weight, window_start=start, frame_mask=frame_mask, negative_frames=negatives,
+        context,
+        latents,
+        weight,
+        window_start=start,
+        frame_mask=frame_mask,
+        negative_frames=negatives,
         logit_scale=logit_scale,
-    )  # fmt: skip
+    )
     expected = naive_info_nce(context, latents, weight, negatives, start, frame_mask, logit_scale)
     torch.testing.assert_close(found.loss, expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.accuracy, expected[1], rtol=0, atol=1e-6)
 
 
 @given(
-    lengths=st.lists(st.integers(0, 6), min_size=2, max_size=4), steps=st.integers(1, 4), seed=seeds,
+    lengths=st.lists(st.integers(0, 6), min_size=2, max_size=4),
+    steps=st.integers(1, 4),
+    seed=seeds,
     source=st.sampled_from(["any", "not_positive", "same_utterance", "other_utterances"]),
-)  # fmt: skip
+)
 @few
 def test_negatives_are_real_frames_of_their_source_and_all_of_them_are_drawn(lengths, steps, seed, source):
     frames, lengths = 6, torch.tensor(lengths)
@@ -91,10 +98,12 @@ def configs(draw):
     """Configurations of a few small convolutions."""
     shape = draw(st.lists(st.integers(1, 2), min_size=1, max_size=3))
     layers = [
-        [(kernel := draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(0, (kernel - 1) // 2)))
-         for _ in range(count)]
+        [
+            (kernel := draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(0, (kernel - 1) // 2)))
+            for _ in range(count)
+        ]
         for count in shape
-    ]  # fmt: skip
+    ]
     kernel, stride, padding = ([[sizes[part] for sizes in module] for module in layers] for part in range(3))
     convolutions = {"conv_kernel": kernel, "conv_stride": stride, "conv_padding": padding}
     return SimConfig(**convolutions, kl_weight=0.0, hidden_size=4, context_size=0)
@@ -166,9 +175,12 @@ def corpus(tmp_path_factory):
 
 
 @given(
-    processes=st.integers(1, 4), batch_size=st.integers(1, 3), start=st.integers(0, 12), steps=st.integers(1, 2),
+    processes=st.integers(1, 4),
+    batch_size=st.integers(1, 3),
+    start=st.integers(0, 12),
+    steps=st.integers(1, 2),
     seed=seeds,
-)  # fmt: skip
+)
 @settings(few, max_examples=12)
 def test_crops_of_several_processes_are_those_of_one(corpus, processes, batch_size, start, steps, seed):
     def crops(count, **process):

@@ -24,9 +24,15 @@ from modeling_sim.trainer.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODEL_FILES = {
-    "config.json", "preprocessor_config.json", "model.safetensors", "configuration_sim.py", "modeling_sim.py",
-    "layers_sim.py", "objectives_sim.py", "feature_extraction_sim.py",
-}  # fmt: skip
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "configuration_sim.py",
+    "modeling_sim.py",
+    "layers_sim.py",
+    "objectives_sim.py",
+    "feature_extraction_sim.py",
+}
 RUN_FILES = {"README.md", "results.json", "training_settings.json", "log.jsonl", "curves.png"}
 
 
@@ -62,7 +68,7 @@ def measures(folder):
     return [str(folder / "probe"), str(folder / "abx")]
 
 
-def test_a_run_is_published_whole_in_one_commit_and_nothing_else_is(hub, run_folder, tmp_path):
+def test_a_run_is_published_completely_in_one_commit_and_nothing_else_is(hub, run_folder, tmp_path):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--measures", *measures(tmp_path)])
     files = hub.files("org/tiny")
     measured = {"probe_phones_frame.json", "probe_phones_frame.png", "abx.json", "abx.png"}
@@ -127,7 +133,7 @@ def test_no_uploaded_file_tells_where_it_was_trained(hub, run_folder, tmp_path):
     assert (settings["output_dir"], settings["init_from"]) == ("tiny", "first")
 
 
-def test_an_uploaded_training_state_is_a_whole_checkpoint(hub, run_folder, tmp_path):
+def test_an_uploaded_training_state_is_a_complete_checkpoint(hub, run_folder, tmp_path):
     publish.main([str(run_folder), "--repo_id", "org/tiny", "--with_training_state"])
     for path, content in hub.files("org/tiny").items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -172,8 +178,10 @@ def test_what_an_earlier_upload_left_is_named_and_goes_and_what_others_put_there
         assert {"checkpoint-2/trainer.pt", "abx.json", "probe_phones_frame.png"} <= set(deleted)
         assert "checkpoint-2/notes.txt, pytorch_model.bin\n" in shown
     assert set(hub.files("org/tiny")) == MODEL_FILES | RUN_FILES | {
-        ".gitattributes", "pytorch_model.bin", "checkpoint-2/notes.txt"
-    }  # fmt: skip
+        ".gitattributes",
+        "pytorch_model.bin",
+        "checkpoint-2/notes.txt",
+    }
     assert len(titles(hub)) == before + 1
 
 
@@ -492,8 +500,11 @@ def test_the_command_ends_with_one_line_and_a_code(run_folder, tmp_path):
         result = subprocess.run(
             [sys.executable, ROOT / "training" / "publish.py", run_folder, "--repo_id", "org/tiny"],
             env={**server.environment(tmp_path, token=None), "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("modeling-sim publish: ")
     assert "HF_TOKEN" in result.stderr
@@ -509,8 +520,12 @@ def test_a_reader_of_the_output_that_has_gone_is_no_error(run_folder, tmp_path):
         result = subprocess.run(
             [sys.executable, ROOT / "training" / "publish.py", run_folder, "--repo_id", "org/tiny", "--dry_run"],
             env={**server.environment(tmp_path), "PYTHONPATH": str(ROOT)},
-            cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
     os.close(writing)
     assert result.stderr == ""
     assert result.returncode == 128 + signal.SIGPIPE
@@ -528,9 +543,15 @@ def pretrained(tmp_path_factory):
 
 
 SYLLABLES = [
-    "--corpus_settings", "{num_train: 8, num_test: 4, num_syllables: 1}", "--crop_samples", "4000",
-    "--batch_size", "4", "--max_steps", "1",
-]  # fmt: skip
+    "--corpus_settings",
+    "{num_train: 8, num_test: 4, num_syllables: 1}",
+    "--crop_samples",
+    "4000",
+    "--batch_size",
+    "4",
+    "--max_steps",
+    "1",
+]
 
 
 @pytest.mark.parametrize(
@@ -609,6 +630,12 @@ def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
     (tmp_path / "staged").mkdir()
     publish_module.stage_model(folder, tmp_path / "staged", shutil.copyfile)
     assert sorted(path.name for path in (tmp_path / "staged").iterdir()) == [
-        "config.json", "configuration_sim.py", "feature_extraction_sim.py", "layers_sim.py", "model.safetensors",
-        "modeling_sim.py", "objectives_sim.py", "preprocessor_config.json",
-    ]  # fmt: skip
+        "config.json",
+        "configuration_sim.py",
+        "feature_extraction_sim.py",
+        "layers_sim.py",
+        "model.safetensors",
+        "modeling_sim.py",
+        "objectives_sim.py",
+        "preprocessor_config.json",
+    ]

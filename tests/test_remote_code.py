@@ -154,9 +154,13 @@ def test_in_the_folder_of_a_checkpoint_the_package_is_imported_and_not_its_file(
     """Python looks for modules in the current folder first, and the code of a checkpoint has the package's name."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *command], cwd=saved[0] / "SimModel", env=environment, capture_output=True, text=True,
+        [sys.executable, *command],
+        cwd=saved[0] / "SimModel",
+        env=environment,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert (str(ROOT / "modeling_sim") in done.stdout) or "usage" in done.stdout
 

@@ -546,7 +546,7 @@ def test_a_clip_that_cannot_be_played_is_named(array, message):
         load_item(item, {} if array is None else {"clip": array})
 
 
-def test_silence_is_dark_beside_speech():
+def test_silence_is_dark_next_to_speech():
     def brightness(amplitude):
         item = {**ITEM, "clips": [{"label": "a", "array": "clip"}]}
         uri = load_item(item, {"clip": tone(0.4, amplitude=amplitude)}).clips[0].spectrogram
@@ -803,9 +803,13 @@ def test_axe_finds_nothing_serious(text, tmp_path, chromium, axe, scheme):
     page.write_text(text.replace("</body>", f"<script>{axe}</script>{_AUDIT}"), encoding="utf-8")
     number = ["dark", "light"].index(scheme)
     run = run_chromium(
-        chromium, tmp_path, f"--blink-settings=preferredColorScheme={number}", "--virtual-time-budget=60000",
-        "--dump-dom", page.as_uri(),
-    )  # fmt: skip
+        chromium,
+        tmp_path,
+        f"--blink-settings=preferredColorScheme={number}",
+        "--virtual-time-budget=60000",
+        "--dump-dom",
+        page.as_uri(),
+    )
     found = json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', run.stdout, re.DOTALL)[1]))
     assert found["dark"] == (scheme == "dark")
     assert [each for each in found["found"] if each[0] in ("serious", "critical")] == []

@@ -204,7 +204,9 @@ def test_they_stand_in_one_table_with_the_same_controls(folders, tmp_path):
     run(probe, tmp_path, models, "--l2", "1e-3", "--frame_step", "8")
     results = Results.read(tmp_path / "probe.json")
     assert list(results.by_features()) == [
-        "chance: most frequent class", "log-mel", "MFCC",
+        "chance: most frequent class",
+        "log-mel",
+        "MFCC",
         *(
             name
             for state in (" untrained", "")
@@ -214,7 +216,7 @@ def test_they_stand_in_one_table_with_the_same_controls(folders, tmp_path):
                 f"mimi{state}, encoder",
             )
         ),
-    ]  # fmt: skip
+    ]
     assert {sum(map(sum, each["confusion"])) for each in results.details} == {results.test_items}
     assert list(results.fingerprints) == ["wav2vec2", "sim", "mimi"]
     assert [kind.name for kind in results.kinds if not kind.is_control] == ["wav2vec2", "SIM", "mimi"]
@@ -235,11 +237,17 @@ def test_a_probe_finds_what_is_planted_and_nothing_else(folders, tmp_path, name,
         soundfile.write(folder / f"{number}.wav", 0.3 * tone + 0.02 * generator.normal(size=len(tone)), 22_050)
     results = probe_of(
         ProbeArguments(
-            model=[folders[name]], corpus="folder", data_dir=str(root), label="word", l2=1e-3, modules="0",
+            model=[folders[name]],
+            corpus="folder",
+            data_dir=str(root),
+            label="word",
+            l2=1e-3,
+            modules="0",
             corpus_settings={"folder_label": "word", "split_by": "utterance", "test_fraction": 0.5},
-            output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"),
+            output_dir=str(tmp_path / "out"),
+            cache_dir=str(tmp_path / "cache"),
         )
-    )  # fmt: skip
+    )
     score = list(results.by_features().values())[-1]["linear_accuracy"].value
     assert score > 0.85 if is_planted else abs(score - 0.5) < 0.3
 

@@ -95,7 +95,7 @@ def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path
     assert results[0]["modules"] == results[1]["modules"]
 
 
-def test_a_resume_says_where_it_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_resume_says_from_which_step(tmp_path, monkeypatch, capsys):
     train_until(monkeypatch, 8, tmp_path)
     train(tmp_path, "--batch_size", "2")
     output = capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_a_broken_checkpoint_is_noticed_and_the_one_before_used(whole_run, tmp_p
     assert same(weights(tmp_path), weights(whole_run))
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_training_goes_on(whole_run, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_training_continues(whole_run, tmp_path, monkeypatch, capsys):
     saved, save = [], torch.save
 
     def save_once(tensors, path):
@@ -178,8 +178,10 @@ def test_a_run_that_starts_anew_leaves_no_lines_of_the_one_before(tmp_path, monk
     train_until(monkeypatch, 2, tmp_path)
     train(tmp_path, "--resume", "never", "--max_steps", "4")
     assert [(line["step"], line["split"]) for line in read_log(tmp_path / "log.jsonl")] == [
-        (0, "test"), (4, "train"), (4, "test")
-    ]  # fmt: skip
+        (0, "test"),
+        (4, "train"),
+        (4, "test"),
+    ]
 
 
 def test_a_checkpoint_can_be_named(whole_run, tmp_path):
@@ -469,9 +471,14 @@ def start(output_dir, *flags, processes=1):
     command = [*launcher, "training/pretrain.py", *TINY, "--output_dir", str(output_dir), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def wait_for(path, process, seconds=120):
@@ -524,7 +531,7 @@ def test_ten_kills_at_random_instants_leave_the_same_weights(tmp_path, processes
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_from_the_sample_where_two_stopped(tmp_path):
+def test_one_process_resumes_from_the_sample_where_two_stopped(tmp_path):
     flags = ["--max_steps", "100000", "--lr_scheduler_type", "constant_with_warmup"]
     process = start(tmp_path, *flags, processes=2)
     wait_for(tmp_path / "checkpoint-6", process)

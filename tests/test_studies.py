@@ -88,7 +88,7 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
+def test_a_killed_command_leaves_no_process_and_resumes(tmp_path):
     script = tmp_path / "tiny" / "run.py"
     script.parent.mkdir()
     script.write_text(
@@ -150,9 +150,15 @@ def fill(place, kinds=None):
             )
         ]
         result = {
-            "row": asdict(row), "corpus": place.corpus, "settings": row.settings, "steps": 1500, "seconds": 60.0,
-            "seconds_of_audio": 30_720.0, "training_seconds": 50.0, "labels": {"phones": modules},
-        }  # fmt: skip
+            "row": asdict(row),
+            "corpus": place.corpus,
+            "settings": row.settings,
+            "steps": 1500,
+            "seconds": 60.0,
+            "seconds_of_audio": 30_720.0,
+            "training_seconds": 50.0,
+            "labels": {"phones": modules},
+        }
         (place.results / f"{row.name}.json").write_text(json.dumps(result))
 
 

@@ -38,9 +38,14 @@ def fit(encoder, critic, mix, *, steps, batch=8, frames=64, whiteness=0.0):
     for _ in range(steps):
         latents = encoder(mix(sources(batch, frames, generator)))
         loss = info_nce(
-            latents, latents, autocorrelations(latents, latents, OFFSETS) if critic == "gaussian" else weight,
-            offsets=OFFSETS, num_negatives=127, negative_sharing="batch", generator=generator,
-        ).loss  # fmt: skip
+            latents,
+            latents,
+            autocorrelations(latents, latents, OFFSETS) if critic == "gaussian" else weight,
+            offsets=OFFSETS,
+            num_negatives=127,
+            negative_sharing="batch",
+            generator=generator,
+        ).loss
         if whiteness:
             loss = loss + whiteness * covariance_penalty(latents) + lagged_covariance_penalty(latents, OFFSETS)
         optimizer.zero_grad()

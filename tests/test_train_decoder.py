@@ -105,7 +105,7 @@ def test_noise_reaches_the_latents_in_units_of_their_spread(deterministic, tmp_p
     assert results["relative_noise_of_gaussians"] is None
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at):
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at):
     flags = ["--latents", "sample", "--save_steps", "1"]
     run(tmp_path / "whole", gaussian, *flags)
     killed_at(3, lambda: run(tmp_path / "killed", gaussian, *flags))
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(gaussian, tmp_path, k
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
-def test_what_cannot_be_decoded_is_told(deterministic, tmp_path, flags, message):
+def test_what_cannot_be_decoded_is_reported(deterministic, tmp_path, flags, message):
     with pytest.raises(SystemExit, match=message):
         run(tmp_path, deterministic, *flags)
 

@@ -1,4 +1,4 @@
-"""Measures of representations, on plain arrays: nothing here knows of models, corpora or files.
+"""Measures of representations, on plain arrays: nothing here depends on models, corpora or files.
 
 Everything random follows from an integer `seed` rather than from a generator that is passed along: a measure and its
 control, or two models, are to be compared on the same pairs, splits and rotations.

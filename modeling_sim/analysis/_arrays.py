@@ -15,7 +15,7 @@ def deviations(values: np.ndarray) -> np.ndarray:
 
 
 def scale_of(frames: torch.Tensor) -> torch.Tensor:
-    """As `deviations`, of all frames of `(..., dims)`, on their device."""
+    """`deviations` over all frames of a tensor `(..., dims)`, on its device."""
     frames = frames.flatten(0, -2)
     scale = frames.std(dim=0, correction=0)
     return torch.where(scale > ROUNDING * frames.abs().amax(dim=0).clamp(min=1e-30), scale, 1.0)
@@ -29,7 +29,7 @@ def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
 
     Args:
         dims: Its size.
-        generator: Of the Gaussian matrix.
+        generator: Generator for the Gaussian matrix.
     """
     orthogonal, triangular = np.linalg.qr(generator.standard_normal((dims, dims)))
     return orthogonal * np.sign(np.diagonal(triangular))
@@ -44,7 +44,7 @@ def principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def principal_axes_of(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `principal_axes`, of a covariance `(dims, dims)`."""
+    """`principal_axes` from a covariance `(dims, dims)`."""
     variances, axes = torch.linalg.eigh(covariance)
     return axes.flip(1), variances.flip(0).clamp(min=0.0)
 

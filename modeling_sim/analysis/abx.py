@@ -58,7 +58,7 @@ def abx(
         mode: "within" or "across" speakers.
         max_tokens: Most tokens of a phone, speaker and context; more are drawn from at random.
         max_speakers: Most speakers whose X each speaker's A and B are compared with across speakers.
-        seed: Of these draws.
+        seed: Seed of these draws.
 
     Raises:
         ValueError: Lengths disagree, a token has no frames, or no triple exists.

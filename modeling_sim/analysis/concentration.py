@@ -22,7 +22,7 @@ _ITEMS_A_BIN, _MOST_BINS = 20, 256
 
 @dataclass(frozen=True)
 class EffectiveDimensions:
-    """Dimensions that weights spread over, each between 1 and all of them.
+    """Numbers of dimensions that weights spread over, each between 1 and all dimensions.
 
     Args:
         entropy: `exp(H(|w| / sum |w|))` (Roy & Vetterli 2007); Gaussian weights have 385 of 512.
@@ -40,13 +40,12 @@ class AccuracyByDimensions:
     """Outcome of `accuracy_by_dimensions`.
 
     Args:
-        ks: `(steps,)`, numbers of dimensions, rising; the last is all of them.
+        ks: Numbers of dimensions `(steps,)`, ascending; the last is all dimensions.
         accuracies: `(steps,)`, of a probe fitted to the first k dimensions of the ranking, on the test items.
         ranking: `(dims,)`, the dimensions, most important first.
-        chance: Accuracy of always naming the class most frequent in training: that of uninformative features, at
-            all k.
-        k95: Smallest of `ks` with at least 95 % of the accuracy of all dimensions. Where that is near chance, it is 1
-            and says nothing.
+        chance: Accuracy of the class most frequent in training, which uninformative features reach at any k.
+        k95: Smallest of `ks` with at least 95 % of the accuracy of all dimensions; 1, and meaningless, if that is
+            near chance.
         area: Mean accuracy along the logarithm of k.
     """
 
@@ -71,9 +70,9 @@ class SingleBestDimension:
         dimension: The one with the best accuracy in training.
         accuracy: Its accuracy on the test items.
         accuracies: `(dims,)`, of every dimension on the test items.
-        controls: `(permutations,)`, `accuracy` with permuted training labels: what the choice among all dimensions
-            yields where none is informative.
-        chance: As in `AccuracyByDimensions`.
+        controls: `(permutations,)`, `accuracy` with permuted training labels: the result of choosing among
+            dimensions that are all uninformative.
+        chance: See `AccuracyByDimensions`.
     """
 
     dimension: int
@@ -95,8 +94,8 @@ class RotationGap:
     Args:
         aligned: The measure on the axes as they are.
         rotated: `(rotations,)`, on randomly rotated ones.
-        interval: Their difference, the gap, and where it would lie, with 95 %, had another random rotation been
-            subtracted. It excludes 0 if the axes stand out among random ones; where they mean nothing, in 5 % of cases.
+        interval: The gap, `aligned` minus the mean of `rotated`, with a 95 % prediction interval for the difference to
+            one more random rotation. If axes mean nothing, it excludes 0 in 5 % of cases.
     """
 
     aligned: float
@@ -111,15 +110,15 @@ class RotationGap:
 
 @dataclass(frozen=True)
 class Concentration:
-    """Outcome of `concentration`: what the functions of this file say of one module and one label.
+    """Outcome of `concentration`: results of the functions of this file for one module and one label.
 
     Args:
-        gini: Of the probe's weights; Gaussian weights have 0.414.
-        hoyer: Of the probe's weights; Gaussian weights have 0.211 at 512 dimensions.
-        effective_dimensions: Of the probe's weights.
+        gini: Gini coefficient of the probe's weights; Gaussian weights have 0.414.
+        hoyer: Hoyer sparsity of the probe's weights; Gaussian weights have 0.211 at 512 dimensions.
+        effective_dimensions: Effective dimensions of the probe's weights.
         by_dimensions: Accuracy against the number of dimensions.
         single_best: The best single dimension.
-        rotation_gap: Of the Gini.
+        rotation_gap: Rotation gap of the Gini coefficient.
     """
 
     gini: float
@@ -175,15 +174,15 @@ def concentration(
         test_features: `(test items, dims)`, of other utterances than those of training.
         test_labels: `(test items,)`.
         num_classes: Classes there are.
-        probe: Of all dimensions and the training items with this `l2`, if there is one already; it saves a fit.
-        l2: As in `fit_linear_probe`, for all probes; choose it on the training items, `choose_l2` does.
-        ks: As in `accuracy_by_dimensions`.
-        num_rotations: As in `rotation_gap`.
-        seed: Of rotations and permutations.
-        device: Where to fit.
+        probe: Probe of all dimensions and the training items with this `l2`, if there is one already; it saves a fit.
+        l2: See `fit_linear_probe`, for all probes; choose it on the training items, `choose_l2` does.
+        ks: See `accuracy_by_dimensions`.
+        num_rotations: See `rotation_gap`.
+        seed: Seed of rotations and permutations.
+        device: Device to fit on.
 
     Raises:
-        ValueError: As `fit_linear_probe`; lengths or dimensions disagree, or there are fewer than 2 dimensions.
+        ValueError: See `fit_linear_probe`; lengths or dimensions disagree, or there are fewer than 2 dimensions.
     """
     _check_test(train_features, test_features, test_labels)
 
@@ -263,10 +262,10 @@ def hoyer(weights: np.ndarray) -> float:
     0 if all are equal, 1 if one alone is not 0; Gaussian weights have 0.211 at 512 dims, 0.228 at 64.
 
     Args:
-        weights: As in `gini`.
+        weights: See `gini`.
 
     Raises:
-        ValueError: As in `gini`.
+        ValueError: See `gini`.
     """
     magnitudes = _magnitudes(weights)
     root = magnitudes.shape[1] ** 0.5
@@ -277,10 +276,10 @@ def effective_dimensions(weights: np.ndarray) -> EffectiveDimensions:
     """Numbers of dimensions that weights spread over, means over classes.
 
     Args:
-        weights: As in `gini`.
+        weights: See `gini`.
 
     Raises:
-        ValueError: As in `gini`.
+        ValueError: See `gini`.
     """
     from scipy.special import entr  # noqa: PLC0415 - of the extra `analysis`
 
@@ -331,12 +330,12 @@ def accuracy_by_dimensions(
         ks: Numbers of dimensions; `None` for the powers of 2. All of them is always added.
         ranking: `(dims,)`, the dimensions, most important first; `None` for the order of the training probe's weights.
             Copies of a dimension share its weight, so that none of them may come first.
-        probe: Of all dimensions and the training items, if there is one already; it saves a fit.
-        l2: As in `fit_linear_probe`.
-        device: Where to fit.
+        probe: Probe of all dimensions and the training items, if there is one already; it saves a fit.
+        l2: See `fit_linear_probe`.
+        device: Device to fit on.
 
     Raises:
-        ValueError: As `fit_linear_probe`; lengths or dims disagree, a k is out of range, or `ranking` is no
+        ValueError: See `fit_linear_probe`; lengths or dims disagree, a k is out of range, or `ranking` is no
             permutation of the dims.
     """
     _check_test(train_features, test_features, test_labels)
@@ -392,7 +391,7 @@ def single_best_dimension(
         test_labels: `(test items,)`.
         num_classes: Classes there are.
         num_permutations: Controls with permuted training labels.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
 
     Raises:
         ValueError: Lengths or dims disagree, a label is out of range, or a feature is not finite.
@@ -431,22 +430,22 @@ def single_best_dimension(
 def rotation_gap(
     measure: Callable[[np.ndarray], float], points: np.ndarray, *, num_rotations: int = 20, seed: int = 0
 ) -> RotationGap:
-    """What a measure says of the axes of points, beyond what it says of random axes; 0 on average if axes mean nothing.
+    """Difference of a measure between the axes of points and random axes; 0 on average if axes mean nothing.
 
-    The points are standardized, then measured; and rotated at random, standardized again, so that the measure sees one
-    scale on all axes, then measured. Standardizing raises dimensions that hardly vary to the others' size: to ask
-    about the axes of those that vary, leave the inactive ones out. Where dimensions are strongly correlated, a few
-    directions rule, which random axes meet unequally and standardized ones equally: the gap of a Gini then lies a
-    little below 0 even for axes that mean nothing, at -0.02 for 64 dimensions with a spectrum falling as 1 / i^2.
+    The points are standardized and measured. They are also rotated at random, standardized again, so that all axes have
+    one scale, and measured. Standardizing raises dimensions that hardly vary to the scale of the others: remove
+    inactive dimensions to measure the axes of those that vary. If dimensions are strongly correlated, a few directions
+    dominate, which random axes share unequally and standardized ones equally: the gap of a Gini coefficient is then
+    slightly below 0 even for axes that mean nothing, -0.02 for 64 dimensions with a spectrum that falls as 1 / i^2.
 
-    No bootstrap over items is offered: it ignores which rotation the data happen to be in, and calls axes that mean
-    nothing remarkable in most studies.
+    There is no bootstrap over items: it ignores which rotation the data happen to be in, and would find axes that mean
+    nothing significant in most studies.
 
     Args:
-        measure: Of `(items, dims)` standardized points, in their order; it may fit a probe to their labels.
+        measure: Function of `(items, dims)` standardized points, in their order; it may fit a probe to their labels.
         points: `(items, dims)`.
         num_rotations: Random rotations, at least 2; each costs a measure.
-        seed: Of the rotations.
+        seed: Seed of the rotations.
 
     Raises:
         ValueError: A value is not finite, or there are fewer than 2 items or rotations.
@@ -464,13 +463,13 @@ def rotation_gaps(
     """`rotation_gap` of several numbers that are measured together, all on the same rotations.
 
     Args:
-        measure: As there, giving numbers by name.
-        points: As there.
-        num_rotations: As there.
-        seed: As there.
+        measure: Function of `(items, dims)` standardized points, with numbers by name.
+        points: See `rotation_gap`.
+        num_rotations: See `rotation_gap`.
+        seed: See `rotation_gap`.
 
     Raises:
-        ValueError: As there.
+        ValueError: See `rotation_gap`.
     """
     points = standardized(points)
     return _rotation_gaps(
@@ -484,7 +483,7 @@ def rotation_gaps(
 def _rotation_gaps(
     of_rotation: Callable[[np.ndarray | None], Mapping[str, float]], dims: int, num_rotations: int, seed: int
 ) -> dict[str, RotationGap]:
-    """Gaps of measures of rotations; `None` stands for the axes as they are."""
+    """Rotation gaps of measures; `None` means the axes as they are."""
     from scipy.stats import t  # noqa: PLC0415 - of the extra `analysis`
 
     if num_rotations < 2:

@@ -14,10 +14,10 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 class LogMel:
     """Log-mel spectra of waveforms, differentiable: natural logarithm of power summed under triangles on the mel scale.
 
-    Distances of waveforms themselves are large between two sounds that differ in phase alone, which nobody hears.
+    Distances of waveforms are large between sounds that differ only in phase, which is inaudible.
 
     Args:
-        sampling_rate: Samples a second of the waveforms.
+        sampling_rate: Samples per second of the waveforms.
         num_mels: Bands, from 20 Hz to half the sampling rate.
         window: Seconds of a Hann window.
         hop: Seconds from one window to the next.
@@ -79,7 +79,7 @@ def decoded_features(
     Args:
         decode: The decoder, in evaluation mode.
         latents: `(items, frames, channels)`.
-        features: Of waveforms; `None` for the waveforms themselves.
+        features: Features of waveforms; `None` for the waveforms themselves.
         batch_size: Latents that are decoded at a time.
 
     Raises:
@@ -106,7 +106,7 @@ def draw_pairs(num_items: int, num_pairs: int | None, seed: int | np.random.Gene
     Args:
         num_items: Items there are.
         num_pairs: Pairs to draw; all if `None` or more than there are.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: There are fewer than 2 items, or no pair is wanted.

@@ -14,7 +14,7 @@ import torch
 
 from .gaussianity import checked_points, generator_of
 
-# Above, the densities of `stratified_total_correlation` rest on a sample's own Gaussian, not on its neighbours'.
+# With more, the densities of `stratified_total_correlation` depend on a sample's own Gaussian, not on its neighbors'.
 MAX_STRATIFIED_DIMENSIONS = 16
 # Components of the mixture are evaluated for this many samples at a time.
 _CHUNK = 256
@@ -56,7 +56,7 @@ def total_correlation(
         shrinkage: Share of the identity in the correlation matrix, which makes it invertible for points of deficient
             rank; the estimates, null included, are lower for it.
         num_shuffles: Shuffles that the null is averaged over.
-        seed: Of the shuffles.
+        seed: Seed of the shuffles.
 
     Raises:
         ValueError: A dimension is constant or depends linearly on others, so that the result is infinite; a value is
@@ -88,22 +88,22 @@ def stratified_total_correlation(
 ) -> TotalCorrelation:
     """Total correlation of the aggregate posterior, the mixture of the Gaussians of all frames.
 
-    It is the mean over samples z of `log q(z) - sum_j log q(z_j)`, where q is the mixture. Of a mixture of N Gaussians
-    the one that z was drawn from counts 1 / N, and a draw of the others stands for all others: the stratified weights
-    of Chen et al. (2018, appendix C), in their simplest form. With N up to `max_items` there is no draw, and q is
-    exact. It sees any dependence, not linear alone.
+    It is the mean over samples z of `log q(z) - sum_j log q(z_j)`, where q is the mixture of N Gaussians. The Gaussian
+    that z was drawn from has weight 1 / N, and a random draw represents all others: the stratified weights of Chen et
+    al. (2018, appendix C), in their simplest form. With N up to `max_items` there is no draw, and q is exact. It
+    measures any dependence, not only linear dependence.
 
-    Where few Gaussians reach z, its own makes `log q(z)` too high, and a draw that misses its neighbours too low. The
-    null has that bias too, and more of it, since shuffled Gaussians lie further apart: `corrected` understates
-    dependence, by half for 16 correlated dimensions and 2000 items. It grows with the number of dimensions and as
-    variances fall; where the null is of the size of the value, take fewer dimensions or more items.
+    If few Gaussians reach z, its own Gaussian makes `log q(z)` too high, and a draw that misses its neighbors makes it
+    too low. The null has more of this bias, since shuffled Gaussians are further apart: `corrected` understates
+    dependence, by half for 16 correlated dimensions and 2000 items. The bias grows with the number of dimensions and as
+    variances fall; if the null is about as large as the value, take fewer dimensions or more items.
 
     Args:
-        means: `(frames, dims)`, at most 16 dims: those with most KL divergence, for instance.
-        log_variances: As `means`, natural logarithms.
+        means: `(frames, dims)`, at most 16 dims, for example those with the largest KL divergence.
+        log_variances: Natural logarithms, `(frames, dims)`.
         max_items: Gaussians that are drawn if there are more; the cost grows with their square.
         num_shuffles: Shuffles that the null is averaged over; a mean moves with its variance.
-        seed: Of samples, draws and shuffles.
+        seed: Seed of samples, draws and shuffles.
 
     Raises:
         ValueError: There are more than 16 dims, shapes disagree, a value is not finite, or an argument is out of range.

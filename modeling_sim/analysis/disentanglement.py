@@ -1,6 +1,6 @@
 """Disentanglement: does each dimension of a code follow one known factor, and each factor one dimension?
 
-Locatello et al. (2019) found that the measures disagree and that none of them can be raised by an unsupervised loss
+Locatello et al. (2019) found that the measures disagree and that no unsupervised loss can raise one of them
 alone. So there are four here, and `disentanglement` gives each next to the same measure of permuted factors. A factor
 that two dimensions share, or a dimension that has a copy, brings the gaps (MIG, SAP) to 0 however clean the code is.
 """
@@ -37,7 +37,7 @@ class Dci:
         completeness_of_factors: `(factors,)`.
         informativeness_of_factors: `(factors,)` on test items: accuracy if discrete, R^2 if continuous.
         chance: `(factors,)`, what `informativeness_of_factors` is for a constant answer.
-        names: Of the factors.
+        names: Names of the factors.
     """
 
     disentanglement: float
@@ -60,7 +60,7 @@ class MutualInformationGap:
         gap_of_factors: `(factors,)`, information of the best dimension less that of the second, by the entropy.
         mutual_information: `(dims, factors)`, in nats.
         entropy: `(factors,)`, in nats; of the bins if the factor is continuous.
-        names: Of the factors.
+        names: Names of the factors.
     """
 
     gap: float
@@ -78,7 +78,7 @@ class SeparatedAttributePredictability:
         gap: Mean of `gap_of_factors`, from 0 to 1.
         gap_of_factors: `(factors,)`, score of the best dimension less that of the second.
         scores: `(dims, factors)`, how well one dimension alone predicts the factor: 0 is chance, 1 perfect.
-        names: Of the factors.
+        names: Names of the factors.
     """
 
     gap: float
@@ -96,7 +96,7 @@ class ModularityExplicitness:
         explicitness: Mean over factors of what `explicitness_of_factors` holds; 0.5 is chance.
         informative: `(dims,)`, whether a dimension has more information on a factor than any has on permuted factors.
         explicitness_of_factors: `(factors,)`, share of pairs of test items that a linear read-out puts in order.
-        names: Of the factors.
+        names: Names of the factors.
     """
 
     modularity: float
@@ -111,10 +111,10 @@ class Disentanglement:
     """Outcome of `disentanglement`: four measures, the same of permuted factors, and intervals.
 
     Args:
-        dci: Of `dci`.
-        mutual_information_gap: Of `mutual_information_gap`.
-        separated_attribute_predictability: Of `separated_attribute_predictability`.
-        modularity_explicitness: Of `modularity_explicitness`.
+        dci: Outcome of `dci`.
+        mutual_information_gap: Outcome of `mutual_information_gap`.
+        separated_attribute_predictability: Outcome of `separated_attribute_predictability`.
+        modularity_explicitness: Outcome of `modularity_explicitness`.
         permuted: All of this with factors that have nothing to do with the code; `None` in itself.
         intervals: Over groups, of `mutual_information_gap` and `modularity`. The others are scored on a test part: to
             split a draw of groups again would be another measure.
@@ -150,15 +150,15 @@ def disentanglement(
         codes: `(items, dims)`.
         factors: `(items, factors)`, or `(items,)` under each name: integers are classes, floats are amounts.
         groups: `(items,)`, utterances or speakers, whose items are not independent; `None` if all items are.
-        model: As in `dci`.
-        bins: As in `mutual_information_gap`.
+        model: See `dci`.
+        bins: See `mutual_information_gap`.
         test_share: Share of the groups to test on.
         resamples: Draws of groups for intervals; each repeats all but the fits. 0 for no intervals.
-        seed: Of the split, the permutation and the draws.
-        device: Where probes are fitted.
+        seed: Seed of the split, the permutation and the draws.
+        device: Device to fit probes on.
 
     Raises:
-        ValueError: As the measures do.
+        ValueError: See the measures.
     """
     group = _groups(groups, len(codes))
     columns = _factor_columns(factors)
@@ -222,15 +222,15 @@ def dci(
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
         factors: At least 2, as in `disentanglement`.
-        groups: As in `disentanglement`; a group is in the training or in the test part.
+        groups: See `disentanglement`; a group is in the training or in the test part.
         model: "l1_logistic" (Lasso for a continuous factor) or "forest".
         l1: Deviation of class means from the overall mean, in standard deviations and between classes of one size, or
             correlation with a continuous factor, up to which a dimension by itself gets no weight.
-        num_trees: Of the forest.
+        num_trees: Number of trees of the forest.
         items_per_tree: Most training items that are drawn for a tree; more cost time in proportion.
-        test_share: As in `disentanglement`.
-        seed: Of split and forest.
-        device: Where the logistic regression is fitted.
+        test_share: See `disentanglement`.
+        seed: Seed of split and forest.
+        device: Device to fit the logistic regression on.
 
     Raises:
         ValueError: A value is not finite, a factor is constant, lengths disagree, there are too few dimensions, factors
@@ -275,8 +275,8 @@ def mutual_information_gap(
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
-        factors: As in `disentanglement`; continuous ones are cut into `bins` too.
-        bins: Of every dimension.
+        factors: See `disentanglement`; continuous ones are cut into `bins` too.
+        bins: Bins of every dimension.
         binning: Bins of equal "width", as in published figures, or of equal "count", which outliers do not spoil.
 
     Raises:
@@ -309,14 +309,14 @@ def separated_attribute_predictability(
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
-        factors: As in `disentanglement`.
-        groups: As there.
-        bins: Of equal width, of every dimension.
-        test_share: As there.
-        seed: Of the split.
+        factors: See `disentanglement`.
+        groups: See `disentanglement`.
+        bins: Bins of equal width, of every dimension.
+        test_share: See `disentanglement`.
+        seed: Seed of the split.
 
     Raises:
-        ValueError: As `dci` does.
+        ValueError: See `dci`.
     """
     known = _checked(codes, factors, min_factors=1)
     train, test = _split(_groups(groups, len(codes)), test_share, seed)
@@ -361,16 +361,16 @@ def modularity_explicitness(
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
         factors: At least 2, as in `disentanglement`.
-        groups: As there.
-        bins: As in `mutual_information_gap`.
-        test_share: As in `disentanglement`; explicitness is measured on that part.
+        groups: See `disentanglement`.
+        bins: See `mutual_information_gap`.
+        test_share: See `disentanglement`; explicitness is measured on that part.
         l2: Weight of squared weights in both regressions, added to a mean loss.
-        num_permutations: Of the factors, for the largest information by chance.
-        seed: Of split and permutation.
-        device: Where the probe is fitted.
+        num_permutations: Number of permutations of the factors, for the largest information by chance.
+        seed: Seed of split and permutation.
+        device: Device to fit the probe on.
 
     Raises:
-        ValueError: As `dci` does.
+        ValueError: See `dci`.
     """
     known = _checked(codes, factors, min_factors=2)
     group = _groups(groups, len(codes))
@@ -397,7 +397,7 @@ def modularity_explicitness(
 
 
 def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
-    """Items `(items,)` whose factors stand in for each item's own: in that order they have nothing to do with a code.
+    """An order of items, `(items,)`, in which their factors have nothing to do with the codes.
 
     Every group takes the factors of another one, so factors that change slowly within a group still do: a permutation
     of single frames would make the null look better than it is. Where groups differ in length, the other one's are
@@ -406,7 +406,7 @@ def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.nd
 
     Args:
         groups: `(items,)`.
-        seed: Of the order.
+        seed: Seed of the order.
     """
     names, group = np.unique(groups, return_inverse=True)
     cycle = np.random.default_rng(seed).permutation(len(names))
@@ -499,10 +499,10 @@ def measurable_factors(factors: Factors, groups: np.ndarray, *, test_share: floa
     """Names of the factors that vary in both parts of the split of `disentanglement`, and also when permuted.
 
     Args:
-        factors: As in `disentanglement`.
-        groups: As in `disentanglement`.
-        test_share: As in `disentanglement`.
-        seed: As in `disentanglement`.
+        factors: See `disentanglement`.
+        groups: See `disentanglement`.
+        test_share: See `disentanglement`.
+        seed: See `disentanglement`.
 
     Raises:
         ValueError: There is a single group.
@@ -573,7 +573,7 @@ def l1_logistic_regression(
         l1: Strength; the bias is free.
         max_iterations: Most steps.
         tolerance: It ends when no entry of the projected gradient is larger than this share of `l1`.
-        device: Where to compute, in float32.
+        device: Device to compute on, in float32.
     """
     from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
 
@@ -732,7 +732,7 @@ def _informative(
 
 
 def _modularity(information: np.ndarray, informative: np.ndarray) -> float:
-    """Of `(dims, factors)` nats: mean over informative dimensions, weighted by the largest of each."""
+    """Modularity from `(dims, factors)` nats: a mean over informative dimensions, weighted by the largest of each."""
     kept = information[informative]
     most = kept.max(axis=1, initial=0.0)
     if not most.sum():

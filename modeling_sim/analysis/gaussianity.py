@@ -26,9 +26,9 @@ class Gaussianity:
     """Outcome of `gaussianity`; arrays have one entry per dimension.
 
     Args:
-        kl_per_dimension: KL divergence of the frames' Gaussians to N(0, 1), in nats, averaged over frames; 0 says that
-            a dimension says nothing about its frame. `None` for deterministic points.
-        active: Whether the variance of the mean over frames is above 0.01. Of standardized points it says nothing.
+        kl_per_dimension: KL divergence of the frames' Gaussians to N(0, 1), in nats, averaged over frames; 0 means that
+            a dimension carries nothing about its frame. `None` for deterministic points.
+        active: Whether the variance of the mean over frames is above 0.01; meaningless for standardized points.
         wasserstein: Distance W1 of the values to N(0, 1), the mean difference of quantiles. Values drawn from N(0, 1)
             have about `1.29 / sqrt(frames)`.
         kolmogorov_smirnov: Largest difference of their distribution function to the normal one, in [0, 1]. Values drawn
@@ -100,9 +100,9 @@ def gaussianity(
 
     Args:
         means: `(frames, dims)`, posterior means, or deterministic points.
-        log_variances: As `means`, natural logarithms; `None` for deterministic points.
-        samples: As `means`, samples of the Gaussians to compare instead of drawing them; only with `log_variances`.
-        seed: Of the samples, and of the draws of `maximum_mean_discrepancy`.
+        log_variances: Natural logarithms, of the shape of `means`; `None` for deterministic points.
+        samples: Samples of the Gaussians, of the shape of `means`, instead of drawing them; only with `log_variances`.
+        seed: Seed of the samples, and of the draws of `maximum_mean_discrepancy`.
         max_items: Most frames that `maximum_mean_discrepancy` takes; its cost grows with their square.
 
     Raises:
@@ -144,7 +144,7 @@ def maximum_mean_discrepancy(points: np.ndarray, *, max_items: int = 2000, seed:
     Args:
         points: `(items, dims)`.
         max_items: Items that are drawn if there are more; as many are drawn of N(0, I).
-        seed: Of both draws.
+        seed: Seed of both draws.
 
     Raises:
         ValueError: A value is not finite, or there are fewer than 2 items, of points or of `max_items`.

@@ -71,14 +71,14 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of a score over groups (Efron 1979).
 
-    Frames of one utterance are alike, so utterances, or speakers, are what is drawn, with replacement.
+    Frames of one utterance are alike, so utterances, or speakers, are drawn, with replacement.
 
     Args:
         confusion: `(groups, classes, classes)`, of `confusions`.
-        score: Of `(..., classes, classes)` counts.
+        score: Function of `(..., classes, classes)` counts.
         level: Share of repetitions of the complete study whose intervals contain the true value.
         resamples: Draws; 1000 put the bounds within about 0.2 of their own standard deviations.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: There are fewer than 2 groups, so nothing is known of their variation.
@@ -99,11 +99,11 @@ def bootstrap_difference(
 
     Args:
         first: `(groups, classes, classes)`, of `confusions`.
-        second: As `first`, on the same items.
-        score: As in `bootstrap_interval`.
-        level: As there.
-        resamples: As there.
-        seed: As there.
+        second: The same for the second result, on the same items.
+        score: See `bootstrap_interval`.
+        level: See `bootstrap_interval`.
+        resamples: See `bootstrap_interval`.
+        seed: See `bootstrap_interval`.
     """
     if first.shape != second.shape:
         raise ValueError(f"`first` is of {first.shape} groups and classes, `second` of {second.shape}; pair the same.")
@@ -120,15 +120,15 @@ def bootstrap_statistic(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of any statistic over groups of items, for those that counts do not suffice for.
+    """Percentile bootstrap of any statistic over groups of items, if it does not follow from counts.
 
     Args:
-        statistic: Of the indices of items, `(drawn items,)`; an item comes as often as its group was drawn. NaN where a
-            draw has no such statistic; it is skipped.
+        statistic: Function of the indices of items, `(drawn items,)`, in which an item occurs as often as its group
+            was drawn. Draws for which it is NaN are skipped.
         groups: `(items,)` of anything that sorts: utterances, or speakers.
-        level: As in `bootstrap_interval`.
-        resamples: Draws; fewer than there, since each computes the statistic anew.
-        seed: Of the draws.
+        level: See `bootstrap_interval`.
+        resamples: Draws; fewer than in `bootstrap_interval`, since each computes the statistic again.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: There are fewer than 2 groups, or no draws.
@@ -156,15 +156,15 @@ def bootstrap_pairs(
     """Percentile bootstrap of a statistic of pairs over the items that they are pairs of.
 
     Pairs that share an item are not independent: a draw of pairs, or of first items alone, gives intervals that are too
-    narrow. Here items are drawn, and a pair comes as often as its two ends do together.
+    narrow. Here items are drawn, and a pair occurs as often as the counts of its two ends, multiplied.
 
     Args:
-        statistic: Of the indices of pairs, `(drawn pairs,)`.
+        statistic: Function of the indices of pairs, `(drawn pairs,)`.
         first: `(pairs,)`, one end of each pair, anything that sorts.
-        second: As `first`, the other end.
-        level: As in `bootstrap_interval`.
-        resamples: As in `bootstrap_statistic`.
-        seed: Of the draws.
+        second: `(pairs,)`, the other end of each pair.
+        level: See `bootstrap_interval`.
+        resamples: See `bootstrap_statistic`.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: There are fewer than 2 items, or no draws.

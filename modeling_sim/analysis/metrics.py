@@ -24,9 +24,9 @@ Args:
     references: Class numbers, from 0.
     predictions: Class numbers.
     groups: What each item belongs to, as text: utterances or speakers, which the interval is drawn over.
-    level: Of the interval, 0.95 by default.
-    resamples: Of the bootstrap, 1000 by default.
-    seed: Of its draws, 0 by default.
+    level: Level of the interval, 0.95 by default.
+    resamples: Resamples of the bootstrap, 1000 by default.
+    seed: Seed of its draws, 0 by default.
 
 Returns:
     {name}, {name}_low, {name}_high: the score and its interval; both bounds NaN where there is one group alone.

@@ -71,8 +71,8 @@ def paper_predictions(
         num_classes: Classes there are.
         settings: How to train.
         bias: Whether the layer has a bias.
-        seed: Of initialisation and order.
-        device: Where to compute.
+        seed: Seed of initialisation and order.
+        device: Device to compute on.
     """
     generator = torch.Generator().manual_seed(seed)
     layer = torch.nn.Linear(features.shape[1], num_classes, bias=bias)

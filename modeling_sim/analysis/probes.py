@@ -22,7 +22,7 @@ class LinearProbe:
         weight: `(classes, features)`, of standardised features, so that its entries compare between features.
         bias: `(classes,)`.
         mean: `(features,)`, taken from features before they meet `weight`.
-        scale: `(features,)`, what they are then divided by: their standard deviation.
+        scale: `(features,)`, their standard deviation, which they are then divided by.
     """
 
     weight: np.ndarray
@@ -44,7 +44,7 @@ def fit_linear_probe(
     max_iterations: int = 1000,
     device: str | torch.device = "cpu",
 ) -> LinearProbe:
-    """Fits by L-BFGS: the problem is convex, so there is one answer, and the fit comes to it.
+    """Fits by L-BFGS: the problem is convex, so there is one solution, and the fit reaches it.
 
     Features of one network are strongly correlated, so that in their own coordinates L-BFGS is still far from that
     answer after hundreds of steps where `l2` is small, and further the more they are: a comparison of models would be
@@ -56,8 +56,8 @@ def fit_linear_probe(
         labels: `(items,)` integers below `num_classes`.
         num_classes: Classes there are; one that has no item is never predicted.
         l2: Weight of the squared weights, summed; the bias is free.
-        max_iterations: Of L-BFGS; it ends before, once the loss no longer falls.
-        device: Where to compute, in float32.
+        max_iterations: Most iterations of L-BFGS, which stops earlier if the loss no longer falls.
+        device: Device to compute on, in float32.
 
     Raises:
         ValueError: Only one class has items, lengths disagree, or a feature is not finite.
@@ -125,8 +125,8 @@ def choose_l2(
         num_classes: Classes there are.
         grid: Strengths to try.
         validation_share: Share of the groups to validate on.
-        seed: Of their draw.
-        device: As in `fit_linear_probe`.
+        seed: Seed of their draw.
+        device: See `fit_linear_probe`.
 
     Raises:
         ValueError: There are fewer than 2 groups.
@@ -166,11 +166,11 @@ def fit_mlp_probe(
         num_classes: Classes there are.
         hidden_size: Units of the hidden layer.
         epochs: Passes over the items.
-        batch_size: Items a step.
-        learning_rate: Of AdamW; it falls to 0 along a cosine.
-        weight_decay: Of AdamW.
-        seed: Of initialisation and order.
-        device: Where to compute.
+        batch_size: Items per step.
+        learning_rate: Learning rate of AdamW; it falls to 0 along a cosine.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of initialisation and order.
+        device: Device to compute on.
     """
     _check(features, labels, num_classes)
     mean, scale = _standardisation(features)

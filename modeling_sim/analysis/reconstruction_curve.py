@@ -38,9 +38,9 @@ class ReconstructionCurve:
         ks: Numbers of replaced dimensions.
         error: `(ks,)`, mean error by mean largest error, both over pairs: 1 for k = 0, 0 for all dimensions.
         median_ratio: `(ks,)`, median over pairs of a pair's error by its own largest error; a pair of equal sounds has
-            none. The ratio of means is ruled by the pairs that lie furthest apart.
+            none. The ratio of means is dominated by the most distant pairs.
         area: Mean of `error` over log2 k between the smallest and the largest k > 0, by trapezoids; lower is faster.
-        area_interval: Of `area`, over items.
+        area_interval: Bootstrap interval of `area` over items.
         first: `(pairs,)`, items whose dimensions are replaced.
         second: `(pairs,)`, items that these dimensions come from.
         pair_errors: `(pairs, ks)`, distances to the decoded second item.
@@ -90,11 +90,11 @@ def reconstruction_curve(
         standardize: Whether dimensions are first brought to standard deviation 1 over all frames.
         distance: Mean squared error of waveforms ("mse") or of their log-mel spectra ("log_mel").
         transform: Coordinates to rank and replace in, as many as dims; `standardize` then plays no part.
-        sampling_rate: Of the decoded audio, for "log_mel".
+        sampling_rate: Sampling rate of the decoded audio, for "log_mel".
         num_pairs: Ordered pairs of different items to draw; `None` for all.
         batch_size: Latents that are decoded at a time.
         resamples: Draws for the interval.
-        seed: Of pairs, of the random ranking and of the interval.
+        seed: Seed of pairs, of the random ranking and of the interval.
         decoded: `(items, ...)`, what `distance` compares of the decoded latents, if that is known: waveforms for "mse",
             log-mel spectra for "log_mel".
 
@@ -144,16 +144,16 @@ def reconstruction_controls(
     of dimensions.
 
     Args:
-        latents: As in `reconstruction_curve`.
-        decode: As there.
-        ks: As there.
-        distance: As there.
-        sampling_rate: As there.
-        num_pairs: As there.
+        latents: See `reconstruction_curve`.
+        decode: See `reconstruction_curve`.
+        ks: See `reconstruction_curve`.
+        distance: See `reconstruction_curve`.
+        sampling_rate: See `reconstruction_curve`.
+        num_pairs: See `reconstruction_curve`.
         oracle_pairs: Pairs to rank dimensions by; each takes as many decodings as there are dimensions.
-        batch_size: As there.
-        resamples: As there.
-        seed: As there, and of rotation and ICA.
+        batch_size: See `reconstruction_curve`.
+        resamples: See `reconstruction_curve`.
+        seed: See `reconstruction_curve`; also for rotation and ICA.
     """
     check_latents(latents)
     features = _features(distance, sampling_rate)
@@ -194,14 +194,14 @@ def single_replacement_ranking(
     """Dimensions `(dims,)` in ascending order of the mean error that is left when each is replaced alone.
 
     Args:
-        latents: As in `reconstruction_curve`.
-        decode: As there.
-        distance: As there.
-        sampling_rate: As there.
+        latents: See `reconstruction_curve`.
+        decode: See `reconstruction_curve`.
+        distance: See `reconstruction_curve`.
+        sampling_rate: See `reconstruction_curve`.
         num_pairs: Pairs to average over; draw them by another seed than those of the curve.
-        batch_size: As there.
-        seed: Of the pairs.
-        decoded: As there.
+        batch_size: See `reconstruction_curve`.
+        seed: Seed of the pairs.
+        decoded: See `reconstruction_curve`.
     """
     check_latents(latents)
     first, second = draw_pairs(len(latents), num_pairs, seed)
@@ -219,13 +219,13 @@ class _Replacement:
 
     Args:
         latents: `(items, frames, dims)`.
-        decode: As in `reconstruction_curve`.
-        standardize: As there.
-        distance: As there.
-        transform: As there.
-        sampling_rate: As there.
-        batch_size: As there.
-        decoded: As there.
+        decode: See `reconstruction_curve`.
+        standardize: See `reconstruction_curve`.
+        distance: See `reconstruction_curve`.
+        transform: See `reconstruction_curve`.
+        sampling_rate: See `reconstruction_curve`.
+        batch_size: See `reconstruction_curve`.
+        decoded: See `reconstruction_curve`.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class _Replacement:
 
 
 def _features(distance: str, sampling_rate: int) -> LogMel | None:
-    """What a distance compares of waveforms; `None` for the waveforms themselves.
+    """Features of waveforms that a distance compares; `None` for the waveforms themselves.
 
     Raises:
         ValueError: The distance is unknown.

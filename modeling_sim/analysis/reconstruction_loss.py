@@ -1,4 +1,4 @@
-"""How far a decoded waveform is from what was spoken: losses of decoders, and scores of what they learnt."""
+"""Distances between decoded and original waveforms: losses of decoders, and scores of their quality."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor
     Args:
         name: "waveform": mean squared error, the paper's. "stft": `multi_resolution_stft`. "log_mel": mean absolute
             difference of log-mel spectra.
-        sampling_rate: Samples a second.
+        sampling_rate: Samples per second.
 
     Raises:
         ValueError: An unknown name.
@@ -44,7 +44,7 @@ def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Te
 
     Args:
         decoded: `(batch, samples)`.
-        true: As `decoded`.
+        true: Original waveforms, of the shape of `decoded`.
     """
     windows = [window for window in _WINDOWS if window <= true.shape[-1]] or [_WINDOWS[0]]
     total = decoded.new_zeros(len(decoded))

@@ -1,4 +1,4 @@
-"""The scorecard: what is measured of a module, what each number means, and which way is better, fixed beforehand."""
+"""The scorecard: which measures there are, what each means, and which direction is better, fixed beforehand."""
 
 import warnings
 from collections.abc import Iterable
@@ -36,9 +36,9 @@ class Measure:
         group: Heading in tables.
         title: Its name for readers.
         sentence: What it means.
-        direction: Which way speaks for a module; "none" where neither does.
-        null: Its value where there is nothing to find.
-        format: How it is written.
+        direction: Which direction is better; "none" if neither is.
+        null: Its value if there is nothing to find.
+        format: How values are written.
     """
 
     key: str
@@ -59,10 +59,10 @@ class Row:
         representation: Name of the model or of the control.
         module: Module, layer or output of a codec; `SPECTRUM_MODULE` for what has no modules.
         measure: Key of a `Measure`.
-        value: The number; `None` where it is not defined.
-        low: Lower bound of its 95 % interval, where it has one.
+        value: The number; `None` if it is not defined.
+        low: Lower bound of its 95 % interval, if it has one.
         high: Upper bound.
-        null: Its value where there is nothing to find, where that was measured too.
+        null: Its value if there is nothing to find, if that was measured too.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def features(self) -> str:
-        """What was measured, for tables: representation and module."""
+        """Name for tables: representation and module."""
         return features_name(self.representation, self.module)
 
 
@@ -397,16 +397,17 @@ MEASURES = (
 
 
 def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    """Differences of kinds of models, over their models, and what they say; measures without a direction say nothing.
+    """Compares kinds of models by every measure that has a direction.
 
-    With two or more models of each kind the interval is Welch's, over models, which differ by their seeds; it is wide
-    for three of each, as it should be. With fewer nothing is decided, unless the other is a spectrum, which has no
-    seed: then Student's interval, and the spectrum is compared with every module. Nor is anything decided where all
-    models of each kind have one value: a coarse measure ties by chance, and a scatter of 0 is none that is known.
+    With two or more models of each kind, which differ by their seeds, the interval is Welch's over models; for three of
+    each it is wide, as it should be. With fewer models the verdict is "undecided", unless the second kind is a
+    spectrum, which has no seed: then the interval is Student's, and the spectrum is compared with every module. The
+    verdict is also "undecided" if all models of each kind have the same value: a coarse measure ties by chance, and
+    does not show how models vary.
 
     Args:
         rows: Rows of results.
-        pairs: Kinds to compare: the one that "win" and "loss" are said of, and another.
+        pairs: Pairs of kinds to compare; "win" and "loss" refer to the first.
     """
     of_models: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for row in rows:
@@ -431,7 +432,7 @@ def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
 
 
 def _welch(first: list[float], second: list[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the difference of means; `None` where a kind has one model, or neither scatters."""
+    """95 % interval of the difference of means; `None` if a kind has one model, or neither varies."""
     if min(len(first), len(second)) < 2 or (_is_one_value(first) and _is_one_value(second)):
         return None, None
     with warnings.catch_warnings():
@@ -454,7 +455,7 @@ def _is_one_value(values: list[float]) -> bool:
 
 
 def _verdict(direction: Direction, own: list[float], theirs: list[float], low: float | None, high: float | None) -> str:
-    """Says "win", "loss" or "undecided" of the first kind."""
+    """Verdict for the first kind: "win", "loss" or "undecided"."""
     if low is None or high is None or low <= 0 <= high:
         return "undecided"
     if direction == "near 1":

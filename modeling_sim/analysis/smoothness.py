@@ -67,7 +67,7 @@ class Smoothness:
             standardized latents, divided by `mean_distance`; `None` if no pair was to be taken for it.
         lipschitz_95: 95th percentile of the same.
         mean_distance: Mean distance of features between the ends of pairs.
-        transitions: Of a classifier, if one was given.
+        transitions: Transitions of a classifier, if one was given.
     """
 
     path_ratio: Interval
@@ -99,16 +99,16 @@ def smoothness(
         decode: The decoder, in evaluation mode: `(batch, frames, channels)` to `(batch, samples)`, each item by itself,
             with gradients (not under `torch.no_grad`).
         latents: `(items, frames, channels)`.
-        features: Of waveforms, compared by Euclidean distance; log-mel spectra by default.
-        sampling_rate: Of the decoded audio, for log-mel spectra.
+        features: Features of waveforms, compared by Euclidean distance; log-mel spectra by default.
+        sampling_rate: Sampling rate of the decoded audio, for log-mel spectra.
         num_pairs: Pairs to draw; more than there are items add little, since pairs that share an item depend on it.
-        steps: Of a path. More steps raise both ratios of a decoder that is not linear, so compare at one number.
-        path: As in `interpolation_path`, taken in standardized latents.
-        lipschitz_pairs: Of these pairs, how many to take derivatives on; 0 for none.
+        steps: Steps of a path. More steps raise both ratios of a nonlinear decoder, so compare at equal numbers.
+        path: See `interpolation_path`, taken in standardized latents.
+        lipschitz_pairs: Number of these pairs to take derivatives on; 0 for none.
         classifier: For `transitions`.
         batch_size: Latents that are decoded at a time.
         resamples: Draws of items for intervals.
-        seed: Of pairs, places and draws.
+        seed: Seed of pairs, places and draws.
 
     Raises:
         ValueError: Latents are not finite or of another shape, the decoder is constant or has no gradients, labels are
@@ -182,9 +182,9 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
 
     Args:
         start: `(items, frames, channels)`.
-        end: Of the same shape.
+        end: Latents of the same shape.
         steps: Between points, all of the same length in the path's own parameter.
-        path: As in `points_between`.
+        path: See `points_between`.
 
     Raises:
         ValueError: `steps` is below 1, shapes differ or `path` is unknown.
@@ -244,12 +244,12 @@ def local_lipschitz(
     underrates.
 
     Args:
-        decode: As in `smoothness`.
+        decode: See `smoothness`.
         latents: `(batch, frames, channels)`.
-        features: Of waveforms; `None` for the waveforms themselves.
+        features: Features of waveforms; `None` for the waveforms themselves.
         max_iterations: Most iterations.
         tolerance: It ends when no value changes by more than this share of itself.
-        seed: Of the first directions.
+        seed: Seed of the first directions.
 
     Raises:
         ValueError: Nothing changes with any latent to first order.
@@ -271,7 +271,7 @@ def _largest_singular_values(
     tolerance: float = 1e-3,
     seed: int,
 ) -> torch.Tensor:
-    """As `local_lipschitz`, 0 for an item of which nothing changes with its latents, as where all units are off."""
+    """`local_lipschitz` of each item; 0 if its output does not change with its latents, as when all units are off."""
 
     def of_latents(values: torch.Tensor) -> torch.Tensor:
         waveforms = decode(values)
@@ -282,7 +282,7 @@ def _largest_singular_values(
     value, reach = torch.zeros(2, len(latents), dtype=torch.float64, device=latents.device)
     # Entries of the tridiagonal matrix that the Jacobian's square is in the directions so far, `(batch,)` each.
     diagonal: list[torch.Tensor] = []
-    beside: list[torch.Tensor] = []
+    off_diagonal: list[torch.Tensor] = []
     # Derivatives with respect to latents alone: those of the decoder's weights would be kept from step to step.
     with torch.no_grad():
         pull_back = torch.func.vjp(of_latents, latents)[1]
@@ -290,24 +290,24 @@ def _largest_singular_values(
         for _ in range(max_iterations):
             pulled = pull_back(push_forward(direction))[0]
             diagonal.append((direction.double() * pulled).flatten(1).sum(dim=1))
-            before, value = value, _largest_eigenvalue(diagonal, beside).clamp(min=0).sqrt()
+            before, value = value, _largest_eigenvalue(diagonal, off_diagonal).clamp(min=0).sqrt()
             if ((value - before).abs() <= tolerance * value).all():
                 break
             shares = torch.stack([diagonal[-1], reach]).to(latents)[..., None, None]
             following = pulled - shares[0] * direction - shares[1] * previous
             reach = following.flatten(1).double().norm(dim=1)
-            # An item whose directions are used up goes on from 0, which adds nothing to its matrix.
+            # An item without further directions continues from 0, which adds nothing to its matrix.
             reach = torch.where(reach > torch.finfo(latents.dtype).eps * value.square(), reach, 0.0)
-            beside.append(reach)
+            off_diagonal.append(reach)
             previous, direction = direction, _unit(following) * (reach > 0)[:, None, None]
     return value.to(latents)
 
 
-def _largest_eigenvalue(diagonal: list[torch.Tensor], beside: list[torch.Tensor]) -> torch.Tensor:
+def _largest_eigenvalue(diagonal: list[torch.Tensor], off_diagonal: list[torch.Tensor]) -> torch.Tensor:
     """Of symmetric tridiagonal matrices, `(batch,)`, from their entries, `(batch,)` each."""
     matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if beside:
-        lower = torch.diag_embed(torch.stack(beside, dim=1), offset=-1)
+    if off_diagonal:
+        lower = torch.diag_embed(torch.stack(off_diagonal, dim=1), offset=-1)
         matrix = matrix + lower + lower.mT
     return torch.linalg.eigvalsh(matrix)[:, -1]
 
@@ -343,11 +343,11 @@ def clean_transition_rate(
     Args:
         predict: `(batch, frames, channels)` to classes `(batch,)`.
         start: `(paths, frames, channels)`.
-        end: Of the same shape.
+        end: Latents of the same shape.
         start_labels: `(paths,)`, classes of the starts.
         end_labels: `(paths,)`, of the ends, each another than its start's.
-        steps: As in `interpolation_path`.
-        path: As there.
+        steps: See `interpolation_path`.
+        path: See `interpolation_path`.
         batch_size: Latents that are classified at a time, about.
 
     Raises:

@@ -20,7 +20,7 @@ _VOICED = 0.5
 _LOUD = 0.05
 
 
-# Most windows that the medians of a sound are taken over. They overlap in a short sound and lie side by side in one of
+# Most windows that the medians of a sound are taken over. They overlap in a short sound and are adjacent in one of
 # 5 seconds, which takes a fourth of the time: windows 10 ms apart share three quarters of their samples.
 _MOST_WINDOWS = 128
 

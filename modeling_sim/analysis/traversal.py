@@ -40,7 +40,7 @@ def traversal(
             properties of different units. One that does not vary, or is NaN, is skipped.
         targets: `(directions,)`, number of the property that each direction is meant to change.
         resamples: Draws of items for the interval.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: Shapes disagree, a target is no property or does not vary, or nothing changes.

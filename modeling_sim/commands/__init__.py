@@ -1,1 +1,1 @@
-"""What is run from a terminal, a file for each command: its flags, and what it wires together."""
+"""The commands, one file each: their flags, and the functions that they connect."""

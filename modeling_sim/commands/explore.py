@@ -4,10 +4,11 @@
     modeling-sim explore runs/sim-small --decoder runs/decoder --compare runs/sim-small-seed-1 runs/gim-small
     modeling-sim explore runs/sim-small --corpus librispeech --data_dir LibriSpeech
 
-The page shows utterances over the latents of each module, what each dimension follows, with random axes as the null,
-its loudest moments, and what is heard when it is moved, if there is a decoder. Further models are compared on the same
-utterances. What is found is kept in `cache_dir`, so that the page opens at once the next time; uploads are kept there
-for a day. The page is served to this machine alone unless `--host` says otherwise, and loads nothing from other sites.
+The page shows utterances over the latents of each module; for each dimension, what it follows, next to random axes, and
+its largest and smallest moments; and, with a decoder, how the sound changes when it is moved. Further models are
+compared on the same utterances. Results are kept in `cache_dir`, so that the page opens at once the next time; uploads
+are kept there for a day. The page is served to this machine alone unless `--host` says otherwise, and loads nothing
+from other sites.
 """
 
 from collections.abc import Sequence

@@ -73,7 +73,7 @@ def as_recording(audio: Any, sampling_rate: int | None = None) -> dict[str, Any]
     Args:
         audio: A path; the bytes of a file; a mapping with `path` or `bytes`, or with `array` and `sampling_rate`; a
             decoder of `datasets`, which is read like that mapping; or samples, `(samples,)`.
-        sampling_rate: Of samples that come without one, in Hz; `None` if it is not known.
+        sampling_rate: Sampling rate of samples that come without one, in Hz; `None` if it is not known.
     """
     if isinstance(audio, (str, os.PathLike)):
         return {"path": os.fspath(audio)}

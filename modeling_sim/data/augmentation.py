@@ -1,4 +1,4 @@
-"""Changes of a crop that keep its time: what is said at a sample is still said there.
+"""Changes of a crop that keep its timing: each sound stays at its samples.
 
 They make the two views of objectives such as SimCLR, see `modeling_sim.trainer.objectives`. What is drawn for a crop
 depends only on the seed, the position of the crop in the stream, and the number of the view. So a resumed run, or one
@@ -32,7 +32,7 @@ _WINDOW_SECONDS, _OVERLAP = 0.032, 4
 
 
 class _Draws(NamedTuple):
-    """What was drawn for every crop of a batch; entries that do nothing stand for a change that is not made."""
+    """Random draws for every crop of a batch; a change that is not made has a value without effect."""
 
     ratio: torch.Tensor
     """`(batch,)`, factor on all frequencies."""
@@ -101,8 +101,12 @@ def augmented(
     rows = [_draw(np.random.default_rng([seed, position, view, _VIEW]), names, num_samples) for position in positions]
     draws = _Draws(*(torch.from_numpy(np.stack(values)).to(waveforms) for values in zip(*rows, strict=True)))
     changes: dict[str, Callable[[torch.Tensor, _Draws, int], torch.Tensor]] = {
-        "pitch": _with_pitch, "filter": _filtered, "room": _in_room, "noise": _with_noise, "gain": _with_gain,
-    }  # fmt: skip
+        "pitch": _with_pitch,
+        "filter": _filtered,
+        "room": _in_room,
+        "noise": _with_noise,
+        "gain": _with_gain,
+    }
     for name in (name for name in AUGMENTATIONS if name in names):
         waveforms = changes[name](waveforms, draws, sampling_rate)
     return waveforms

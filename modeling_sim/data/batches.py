@@ -362,7 +362,7 @@ def utterance_batches(
         process_index: Index of this process, which reads every `num_processes`-th batch.
         num_processes: Number of processes that share the batches; some may get one batch more than others.
         num_workers: Worker processes that read ahead.
-        reader_timeout: As in `crop_batches`.
+        reader_timeout: See `crop_batches`.
         columns: Further columns of the data set to return.
         cut: Cut long utterances into pieces.
     """

@@ -44,7 +44,7 @@ _NO_VARIATION = 1e-3
 def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation, axes: Sequence[str]) -> None:
     """Adds a transform for each feature and name of `AXES`, found on training utterances, to `analysis.transforms`.
 
-    Axes that cannot be found, as of utterances shorter than a lag, are skipped with a message.
+    Axes that cannot be found, for example because utterances are shorter than a lag, are skipped with a message.
     """
     arguments = task.arguments
     dataset = drawn_utterances(task.splits["train"], arguments.axes_minutes * 60, arguments.seed)
@@ -62,7 +62,7 @@ def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation
 
 
 def turned_place(place: Mapping[str, str], axes: str) -> dict[str, str]:
-    """Place in results of features in other axes, a name of `AXES`."""
+    """Place in results of a feature in other axes; `axes` is a name of `AXES`."""
     return {**place, **{name: f"{place[name]} + {AXES[axes]}" for name in ("kind", "representation")}}
 
 
@@ -71,12 +71,12 @@ def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = ()
 
     Args:
         axes: The name.
-        moments: Of the feature's frames; see `frame_moments`.
+        moments: Moments of the feature's frames; see `frame_moments`.
         drawn: Frames, which "independent" needs.
-        seed: Of independent components.
+        seed: Seed of independent components.
 
     Raises:
-        ValueError: The axes cannot be found, as of utterances shorter than a lag.
+        ValueError: The axes cannot be found, for example because utterances are shorter than a lag.
     """
     if axes == "independent":
         from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
@@ -96,7 +96,7 @@ def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = ()
 
 
 def drawn_utterances(dataset: Dataset, seconds: float, seed: int) -> Dataset:
-    """Utterances drawn until they last as long, at least one, in their order."""
+    """Random utterances, at least one, that last as long in total, in the order of the data set."""
     lengths = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:])
     order = np.random.default_rng(seed).permutation(len(dataset))
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), seconds))
@@ -135,7 +135,7 @@ def frame_moments(
 def _utterances(
     dataset: Dataset, representation: Representation, batch_size: int
 ) -> Iterator[tuple[str, float, list[np.ndarray]]]:
-    """Name and hop of each feature, and its frames of a batch's utterances, without the digital silence around them."""
+    """Name, hop and frames of each feature of a batch, without the digital silence around utterances."""
     extractor = representation.extractor
     most = batch_size * 20 * extractor.sampling_rate
     batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most)
@@ -149,7 +149,7 @@ def _utterances(
 
 
 def _sounding(timed: TimedFrames, row: int, seconds: np.ndarray) -> np.ndarray:
-    """Frames whose centers lie between the first and the last of some moments."""
+    """Frames whose centers are between the first and the last of some moments."""
     frames = timed.values[row, : timed.lengths[row]]
     if not len(seconds):
         return frames[:0]

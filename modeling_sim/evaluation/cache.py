@@ -1,4 +1,4 @@
-"""Parts of an evaluation that are measured already: one that was killed, or gets one more model, measures the rest."""
+"""A cache of the parts of an evaluation, so that an interrupted one, or one with a further model, measures the rest."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
-# Settings of places, of models that a part is not about, and of what a part's key says by itself.
+# Settings that parts do not depend on: paths, the choice of models, and what a part's own key contains.
 _NOT_MEASURED_BY = (
     "model", "decoder", "modules", "measures", "align_modules", "data_dir", "dataset_name", "cache_dir", "output_dir",
     "overwrite_output_dir", "figure_format", "axes", "axes_minutes", "dims", "utterance", "range",
@@ -34,9 +34,9 @@ MEASURES_VERSION = 6
 class Analysis:
     """Results as they come in.
 
-    `weights` and `hits` are of probes, by the name of their features and by representation and module: weights of the
-    classifier, and how many items of each group are classified rightly out of how many, `(groups, 2)`. `transforms` are
-    to other axes, by the name of the features that they give.
+    `weights` and `hits` belong to probes: classifier weights by the name of the features, and by representation and
+    module the numbers of correct items and of all items in each group, `(groups, 2)`. `transforms` lead to other axes,
+    by the name of the resulting features.
     """
 
     arguments: AnalysisArguments
@@ -81,12 +81,12 @@ class AnalysisParts:
     """Measures parts of an evaluation, or reads them from the cache if nothing that they depend on has changed.
 
     A part depends on the settings, the data, its model's weights, `MEASURES_VERSION` and the versions of libraries. A
-    file of the cache that cannot be read is measured again. A part that cannot be measured, as of a module that has
-    collapsed, is skipped, and `errors` says why.
+    file of the cache that cannot be read is measured again. A part that cannot be measured, as when a module has
+    collapsed, is skipped, and `errors` holds the reason.
 
     Args:
-        analysis: Gets the parts.
-        depends_on: What all parts depend on apart from settings and versions, as JSON holds it.
+        analysis: Collects the results of all parts.
+        depends_on: What all parts depend on apart from settings and versions, in types of JSON.
     """
 
     def __init__(self, analysis: Analysis, depends_on: Mapping[str, Any]) -> None:
@@ -106,8 +106,8 @@ class AnalysisParts:
 
         Args:
             name: What the part is, for messages.
-            key: What the part is and what it depends on, as JSON holds it.
-            measure: Measures it and adds it to the analysis that it is given.
+            key: What the part is and what it depends on, in types of JSON.
+            measure: Measures the part and adds the results to the analysis that it gets.
         """
         path = self.folder / f"{key_name({**self.common, **key})}.npz"
         part = Analysis(self.analysis.arguments)

@@ -19,7 +19,7 @@ from modeling_sim.latents import decode, interpolate, traverse
 _STEPS = 5
 
 
-# Places of a moved dimension, as shares of the range.
+# Values of a moved dimension, as shares of the range.
 _PLACES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -27,7 +27,7 @@ _PLACES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 _DECODED_FRAMES = 512
 
 
-# Moments that are played of a dimension, and seconds around each.
+# Moments of a dimension to play, and seconds around each.
 _LARGEST, _SMALLEST, _AROUND = 4, 3, 0.35
 
 
@@ -42,7 +42,7 @@ class Media:
     arrays: dict[str, Any] = field(default_factory=dict)
 
     def add(self, group: str, title: str, clips: Sequence[Recorded], sampling_rate: int, **of: str) -> None:
-        """Adds clips `(label, samples)` that belong together, and as a third the second that its picture marks."""
+        """Adds clips that belong together: `(label, samples)`, or with the second to mark in the picture as a third."""
         rows: list[dict[str, Any]] = []
         for label, samples, *mark in clips:
             name = f"clip_{len(self.arrays)}"
@@ -79,29 +79,29 @@ def record(
     few: int = 16,
     **of: str,
 ) -> None:
-    """Records what the report plays through a decoder.
+    """Adds the clips that the report plays through a decoder.
 
     Args:
-        media: Where to.
-        decoder: In evaluation mode.
+        media: Gets the clips.
+        decoder: The decoder, in evaluation mode.
         waveforms: `(items, samples)`, at least 4 items.
-        latents: `(items, frames, channels)` of them.
-        names: What each item is, for titles.
+        latents: Their latents, `(items, frames, channels)`.
+        names: Name of each item, for titles.
         order: Channels, the most important first.
         moved: Channels to move one at a time, and why each was chosen.
-        deviations: Standard deviations that a channel is moved by at most.
-        seed: Of draws from the prior.
-        few: Number of channels that move where not all do, at most a fourth of them.
+        deviations: Largest move of a channel, in standard deviations.
+        seed: Seed of the draws from the prior.
+        few: Number of channels of interpolations that move only a few, at most a fourth of all.
         of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
     few = max(1, min(few, len(order) // 4))
 
-    def heard(of_latents: torch.Tensor) -> np.ndarray:
+    def decoded(of_latents: torch.Tensor) -> np.ndarray:
         return decode(decoder, of_latents, samples).cpu().numpy()
 
     for item in range(2):
-        pair = [("spoken", waveforms[item].cpu().numpy()), ("decoded", heard(latents[item : item + 1])[0])]
+        pair = [("spoken", waveforms[item].cpu().numpy()), ("decoded", decoded(latents[item : item + 1])[0])]
         media.add("reconstruction", names[item], pair, rate, **of)
     labels = [f"{100 * step / (_STEPS - 1):.0f} %" for step in range(_STEPS)]
     for first, second in ((0, 1), (2, 3)):
@@ -111,32 +111,32 @@ def record(
             ("interpolation_k", list(order[:few]), f"{few} of {len(order)} dimensions"),
         ):
             points = interpolate(latents[first], latents[second], steps=_STEPS, dims=dims)
-            media.add(group, f"{way}, {what}", list(zip(labels, heard(points), strict=True)), rate, **of)
+            media.add(group, f"{way}, {what}", list(zip(labels, decoded(points), strict=True)), rate, **of)
     center, spread = latents.mean(dim=(0, 1)), latents.std(dim=(0, 1))
     for dim, reason in moved.items():
         values = [float(center[dim] + place * deviations * spread[dim]) for place in _PLACES]
         clips = [f"{place * deviations:+g} SD" if place else "mean" for place in _PLACES]
         points = traverse(latents[0], dim, values)
         title = f"{names[0]}, dimension {dim}, which {reason}"
-        media.add("traversal", title, list(zip(clips, heard(points), strict=True)), rate, **of)
+        media.add("traversal", title, list(zip(clips, decoded(points), strict=True)), rate, **of)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(3, *latents.shape[1:], generator=generator).to(latents)
-    prior = [(f"draw {number + 1}", clip) for number, clip in enumerate(heard(draws))]
+    prior = [(f"draw {number + 1}", clip) for number, clip in enumerate(decoded(draws))]
     media.add("prior", "frames drawn from N(0, I), each by itself", prior, rate, **of)
 
 
 def record_moments(
     media: Media, values: np.ndarray, items: Items, dataset: Dataset, title: str, sampling_rate: int, **of: str
 ) -> None:
-    """Records the speech around the moments at which one dimension is largest, and at which it is smallest.
+    """Adds the speech around the moments at which a dimension is largest, and at which it is smallest.
 
     Args:
-        media: Where to.
-        values: `(items,)`, of the dimension.
+        media: Gets the clips.
+        values: Values of the dimension, `(items,)`.
         items: The moments.
         dataset: Their utterances.
-        title: Of the row.
-        sampling_rate: Of the clips.
+        title: Title of the row of clips.
+        sampling_rate: Sampling rate of the clips.
         of: `kind`, `representation` and `module`, for the report.
     """
     row_of = {name: number for number, name in enumerate(dataset["id"][:])}
@@ -155,16 +155,16 @@ def record_moments(
 def traversal_changes(
     decoder: SimDecoder, latents: torch.Tensor, directions: torch.Tensor, num_samples: int
 ) -> np.ndarray:
-    """Change of each of `PROPERTIES` of the decoded sound by each of some moves, `(directions, items, properties)`.
+    """How much each of `PROPERTIES` of the decoded sound changes with each move, `(directions, items, properties)`.
 
-    Latents are moved in all frames, there and as far back; the change is half the difference. NaN where an item lacks
-    the property, as silence has no pitch.
+    Latents are moved in all frames, once by plus and once by minus the direction; the change is half the difference. It
+    is NaN where a sound lacks the property, as silence has no pitch.
 
     Args:
-        decoder: In evaluation mode.
+        decoder: The decoder, in evaluation mode.
         latents: `(items, frames, channels)`.
-        directions: `(directions, channels)`, moves in the latents' own units.
-        num_samples: Samples of a decoded item.
+        directions: Moves `(directions, channels)`, in the units of the latents.
+        num_samples: Samples per decoded item.
     """
     there, back = (
         [decoded_properties(decoder, latents + sign * direction, num_samples) for direction in directions]
@@ -175,7 +175,7 @@ def traversal_changes(
 
 @torch.no_grad()
 def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> np.ndarray:
-    """Each of `PROPERTIES` of each decoded item, `(items, properties)`."""
+    """`PROPERTIES` of each decoded item, `(items, properties)`."""
     waveforms = decoded_in_parts(decoder, latents, num_samples).cpu().numpy()
     return properties_of(waveforms, decoder.config.sampling_rate)
 
@@ -228,5 +228,5 @@ def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Te
 
 
 def properties_of(waveforms: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Each of `PROPERTIES` of each of `(items, samples)`, `(items, properties)`."""
+    """`PROPERTIES` of waveforms `(items, samples)`, `(items, properties)`."""
     return np.array([sound_properties(waveform, sampling_rate) for waveform in waveforms])

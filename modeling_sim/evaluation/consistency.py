@@ -15,12 +15,12 @@ from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.evaluation.task import LabelTask
 
-# Share of the variance of components that are compared: those beyond it are noise, which agrees with nothing.
+# Components that hold this share of the variance are compared; the rest is noise, which never agrees.
 _VARIANCE = 0.99
 
 
 def measure_consistency(parts: AnalysisParts, task: LabelTask, models: Sequence[Representation]) -> None:
-    """Matched correlations and the linear agreement of each pair of models, in each module and axes that both have."""
+    """Measures matched correlations and linear agreement of each pair of models, per module and axes that both have."""
     for first, second in itertools.combinations(models, 2):
         features = [{place["module"]: (name, place) for name, place in of.places().items()} for of in (first, second)]
         for module in features[0].keys() & features[1].keys():

@@ -30,7 +30,7 @@ from modeling_sim.analysis.reconstruction_loss import multi_resolution_stft, rec
 from modeling_sim.analysis.sound_properties import PROPERTIES
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
 from modeling_sim.evaluation.clips import decoded_in_parts, properties_of, record, traversal_changes
-from modeling_sim.evaluation.models import decoder_kind, heard_waveforms
+from modeling_sim.evaluation.models import decoder_kind, trimmed_waveforms
 from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.latents import encode
@@ -40,8 +40,8 @@ from modeling_sim.provenance import model_fingerprint
 _ENCODED_ON_CPU, _ENCODED_TOGETHER = 4, 32
 
 
-# Training utterances from which the best dimension for each property of the sound is chosen: with fewer, the best of
-# hundreds of dimensions is one that fits by chance.
+# Training utterances that choose the best dimension for each property of the sound: with fewer, the best of hundreds
+# of dimensions fits by chance.
 _KNOWN = 256
 
 
@@ -49,25 +49,25 @@ _KNOWN = 256
 _TRAVERSED = 16
 
 
-# Most seconds of speech of the pairs that are measured, and of the utterances whose dimensions are moved: long
-# utterances average over more frames each, so fewer of them are as good. At least `_CORRELATED` are taken.
+# Seconds of speech that are enough for pairs, and for utterances whose dimensions are moved: a long utterance averages
+# over more frames, so fewer are needed. At least `_CORRELATED` are taken.
 _PAIRED_SECONDS, _TRAVERSED_SECONDS = 60, 40
 
 
-# Turned axes that the dimensions are compared with: one choice of five among them scatters by some hundredths.
+# Random rotations to compare with: the mean over five still varies by a few hundredths.
 _ROTATIONS = 5
 
 
-# Utterances below which a correlation over them says nothing.
+# Fewest utterances for a correlation.
 _CORRELATED = 8
 
 
-# Properties whose dimension one hears move.
-_HEARD_PROPERTIES = ("pitch, semitones", "F1, semitones")
+# Properties whose best dimensions are played.
+_PLAYED_PROPERTIES = ("pitch, semitones", "F1, semitones")
 
 
-# Utterances that there must be to hear ways between two pairs of them.
-_HEARD = 4
+# Fewest utterances for clips: interpolations are between two pairs.
+_FEWEST_PLAYED = 4
 
 
 # Parts of the measures of a decoder: quality, smoothness, curve, traversal and sounds.
@@ -79,34 +79,35 @@ _CLASSIFIED = 2000
 
 
 def measure_decoder(
-    parts: AnalysisParts, task: LabelTask, of: SimModules, module: str, decoder: SimDecoder, *, is_heard: bool
+    parts: AnalysisParts, task: LabelTask, of: SimModules, module: str, decoder: SimDecoder, *, with_clips: bool
 ) -> bool:
-    """Quality of the decoder, smoothness between utterances, how few dimensions matter, and what moving one changes.
-
-    Returns whether it could be measured.
+    """Measures a decoder: its quality, its smoothness, how few dimensions matter, and what moving one of them changes.
 
     Args:
-        parts: Gets the results.
-        task: The label.
+        parts: Collects the results.
+        task: The label and its data.
         of: The decoder's model.
         module: Name of its module, one of `of.modules`.
-        decoder: In evaluation mode.
-        is_heard: Whether there is to be something to hear through it.
+        decoder: The decoder, in evaluation mode.
+        with_clips: Also decode clips for the report.
+
+    Returns:
+        Whether the decoder could be measured.
     """
     row = {"kind": decoder_kind(of, decoder), "representation": of.name, "module": module}
     arguments = task.arguments
-    key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": is_heard}
+    key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": with_clips}
     key |= {"dims": arguments.chosen_dims(), "utterance": arguments.utterance, "range": arguments.range}
-    measure = partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, is_heard=is_heard)
+    measure = partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, with_clips=with_clips)
     return parts.add(f"decoder of {module} of {of.name}", key, measure)
 
 
 def _measure_decoder(
-    analysis: Analysis, task: LabelTask, of: SimModules, row: dict[str, Any], decoder: SimDecoder, is_heard: bool
+    analysis: Analysis, task: LabelTask, of: SimModules, row: dict[str, Any], decoder: SimDecoder, with_clips: bool
 ) -> None:
     arguments, module = analysis.arguments, of.modules[row["module"]]
     chosen = _drawn(task, "test", arguments.num_utterances)
-    dataset, waveforms = heard_waveforms(chosen, of.extractor)
+    dataset, waveforms = trimmed_waveforms(chosen, of.extractor)
     waveforms, num_samples = waveforms.to(of.model.device), waveforms.shape[1]
     latents = _latents(of, module, waveforms)
     seconds = num_samples / of.extractor.sampling_rate
@@ -122,9 +123,9 @@ def _measure_decoder(
     with torch.no_grad():
         decoded = decode(latents)
     labels = None if task.of_frames else np.array(dataset[arguments.label][:])
-    heard = dict.fromkeys(order[: len(_HEARD_PROPERTIES)], "differs most between utterances")
+    played = dict.fromkeys(order[: len(_PLAYED_PROPERTIES)], "differs most between utterances")
     chosen_dims = [dim for dim in arguments.chosen_dims() if dim < latents.shape[2]]
-    heard = dict.fromkeys(chosen_dims, "was chosen") or heard
+    played = dict.fromkeys(chosen_dims, "was chosen") or played
     bar.update()
     if _quality(analysis, row, decoder, decoded, waveforms):
 
@@ -150,10 +151,10 @@ def _measure_decoder(
         rate = of.extractor.sampling_rate
         attempt("smoothness", lambda: _smoothness(analysis, row, decode, latents, rate, classifier(), pairs))
         attempt("the curve", lambda: _curves(analysis, row, decode, latents, decoded, rate, pairs))
-        heard = attempt("the traversal", traversals) or heard
+        played = attempt("the traversal", traversals) or played
     else:
         tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
-    if is_heard and len(latents) >= _HEARD:
+    if with_clips and len(latents) >= _FEWEST_PLAYED:
         bar.set_postfix_str("sounds")
         names = dataset["id"][:] if labels is None else [task.classes[label] for label in labels]
         if arguments.utterance:
@@ -165,7 +166,7 @@ def _measure_decoder(
             latents,
             names,
             order,
-            heard,
+            played,
             deviations=arguments.range,
             seed=arguments.seed,
             **row,
@@ -174,21 +175,24 @@ def _measure_decoder(
 
 
 def _as_many(most: int, seconds: float, seconds_of_each: float) -> int:
-    """Items that last so many seconds together, at most `most`, but at least `_CORRELATED` where `most` allows it."""
+    """Number of items that last `seconds` in total: at most `most`, and at least `_CORRELATED` if `most` allows it."""
     return min(most, max(_CORRELATED, round(seconds / seconds_of_each)))
 
 
 def _with_chosen(
     task: LabelTask, of: SimModules, module: int, waveforms: torch.Tensor, latents: torch.Tensor, names: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Waveforms, latents and names of utterances after those of the one that the settings choose, cut as they are.
+    """Puts the utterance of the setting `utterance` before others, cut to their length.
 
-    One that is shorter than they are is skipped with a message, so that what was measured is kept.
+    If it is shorter than they are, it is skipped with a message: the measures of the others are kept.
+
+    Returns:
+        Waveforms, latents and names.
     """
     data, name = task.splits["test"], task.arguments.utterance
     chosen = data.select([data["id"][:].index(name)])
     try:
-        _, waveform = heard_waveforms(chosen, of.extractor, waveforms.shape[1])
+        _, waveform = trimmed_waveforms(chosen, of.extractor, waveforms.shape[1])
     except ValueError as error:
         tqdm.write(f"`utterance` {name!r} is not played, as it is too short: {error}")
         return waveforms, latents, list(names)
@@ -204,28 +208,29 @@ def _quality(
     decoded: torch.Tensor,
     waveforms: torch.Tensor,
 ) -> bool:
-    """Distance of the decoded from the original speech, next to that of silence; returns whether it is nearer."""
+    """Measures the distance from decoded to original speech; returns whether it is smaller than that of silence."""
     log_mel = reconstruction_loss("log_mel", decoder.config.sampling_rate)
     silence = torch.zeros_like(waveforms)
     found = {
-        "log_mel": log_mel(decoded, waveforms), "spectral": multi_resolution_stft(decoded, waveforms),
+        "log_mel": log_mel(decoded, waveforms),
+        "spectral": multi_resolution_stft(decoded, waveforms),
         "log_mel_of_silence": log_mel(silence, waveforms),
         "spectral_of_silence": multi_resolution_stft(silence, waveforms),
-    }  # fmt: skip
+    }
     means = {name: float(values.mean()) for name, values in found.items()}
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
     analysis.add(row, "log_mel", **interval, null=means["log_mel_of_silence"])
-    # A decoder that was trained on spectra is free in its phases: the number would say nothing of it.
-    heard = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
+    # A loss on spectra does not determine phases, so for other decoders this ratio would mean nothing.
+    ratio = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
     noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
     described = f"trained on {decoder.config.trained_on}s{noise}"
-    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": heard})
+    analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": ratio})
     return means["log_mel"] < means["log_mel_of_silence"]
 
 
 def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
-    """Utterances of a split that have the label, drawn if there are more than `most`."""
+    """Utterances of a split that have a label; a random draw if there are more than `most`."""
     data, arguments = task.splits[split], task.arguments
     labelled = [
         number
@@ -236,7 +241,7 @@ def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
 
 
 def _latents(of: SimModules, module: int, waveforms: torch.Tensor) -> torch.Tensor:
-    """Means of a module, `(utterances, frames, channels)`, of waveforms of one length."""
+    """Means `(utterances, frames, channels)` of a module for waveforms of equal length."""
     together = _ENCODED_ON_CPU if waveforms.device.type == "cpu" else _ENCODED_TOGETHER
     return torch.cat([encode(of.model, part, module=module) for part in waveforms.split(together)])
 
@@ -244,8 +249,8 @@ def _latents(of: SimModules, module: int, waveforms: torch.Tensor) -> torch.Tens
 def _classifier(
     task: LabelTask, of: SimModules, module: int, num_samples: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A linear classifier of the label on latents' means over time, of training utterances cut as those it is asked."""
-    utterances, waveforms = heard_waveforms(_drawn(task, "train", _CLASSIFIED), of.extractor, num_samples)
+    """A linear classifier of the label on latents averaged over time, for utterances of `num_samples`."""
+    utterances, waveforms = trimmed_waveforms(_drawn(task, "train", _CLASSIFIED), of.extractor, num_samples)
     features = _latents(of, module, waveforms.to(of.model.device)).mean(dim=1).cpu().numpy()
     probe = fit_linear_probe(features, np.array(utterances[task.arguments.label][:]), len(task.classes), l2=1e-3)
     return lambda values: torch.from_numpy(probe.predict(values.mean(dim=1).cpu().numpy()))
@@ -260,12 +265,14 @@ def _smoothness(
     classifier: LabeledClassifier | None,
     num_pairs: int,
 ) -> None:
-    """Paths between utterances, and whether a classifier of the label changes its mind once."""
+    """Measures paths between utterances, and whether a classifier of the label changes its answer once on them."""
     arguments = analysis.arguments
     settings: dict[str, Any] = {
-        "sampling_rate": sampling_rate, "num_pairs": min(num_pairs, len(latents) - 1),
-        "steps": arguments.steps, "seed": arguments.seed,
-    }  # fmt: skip
+        "sampling_rate": sampling_rate,
+        "num_pairs": min(num_pairs, len(latents) - 1),
+        "steps": arguments.steps,
+        "seed": arguments.seed,
+    }
     derived = min(24, max(4, num_pairs // 2))
     outcome = smoothness(decode, latents, lipschitz_pairs=derived, classifier=classifier, **settings)
     on_the_shell = smoothness(decode, latents, path="norm_corrected", lipschitz_pairs=0, **settings)
@@ -292,12 +299,10 @@ def _curves(
     sampling_rate: int,
     num_pairs: int,
 ) -> None:
-    """Reconstruction error against the number of dimensions that are replaced, fair and as the paper has it."""
+    """Measures the reconstruction error by the number of replaced dimensions: as defined here, and as in the paper."""
     settings: dict[str, Any] = {"num_pairs": num_pairs, "seed": analysis.arguments.seed}
     curves = reconstruction_controls(latents, decode, sampling_rate=sampling_rate, oracle_pairs=2, **settings)
-    for name, transform in (
-        ("paper", None), ("paper_pca", principal_components(latents, standardize=False))
-    ):  # fmt: skip
+    for name, transform in (("paper", None), ("paper_pca", principal_components(latents, standardize=False))):
         curves[name] = reconstruction_curve(
             latents,
             decode,
@@ -326,8 +331,8 @@ class _Known:
 
     Args:
         properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance does not have one.
-        spread: `(properties,)`, standard deviations of them; NaN of one that no utterance has.
-        means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 of a dimension that is constant.
+        spread: `(properties,)`, their standard deviations; NaN for a property that no utterance has.
+        means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 for a constant dimension.
         scale: `(dims,)`, standard deviations of latents over all frames.
     """
 
@@ -338,8 +343,8 @@ class _Known:
 
 
 def _properties_of_training(task: LabelTask, of: SimModules, module: int, num_samples: int) -> _Known:
-    """Training utterances, cut as those that are decoded."""
-    _, waveforms = heard_waveforms(_drawn(task, "train", _KNOWN), of.extractor, num_samples)
+    """Measures the properties of training utterances of the same length as those that are decoded."""
+    _, waveforms = trimmed_waveforms(_drawn(task, "train", _KNOWN), of.extractor, num_samples)
     properties = properties_of(waveforms.numpy(), of.extractor.sampling_rate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no utterance has is NaN
@@ -364,9 +369,9 @@ def _traversals(
     *,
     seconds: float,
 ) -> dict[int, str]:
-    """What moving the best dimension for each property does to the sound, next to the same for turned axes.
+    """Measures what moving the best dimension for each property does to the sound, next to random rotations.
 
-    Chosen dimensions are moved too, each with the property that it follows most.
+    Dimensions of the setting `dims` are moved too, each with the property that it follows most.
 
     Returns:
         Dimensions to play, and why each was chosen.
@@ -376,7 +381,7 @@ def _traversals(
     deviations = analysis.arguments.range
 
     def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The best axis for each property, the properties, their correlations, and the changes by moves."""
+        """The best axis for each property, the properties, their correlations, and the changes when the axes move."""
         best, correlations = most_telling((known.means @ axes).double().cpu().numpy(), known.properties)
         targets = np.flatnonzero((best >= 0) & (known.spread > 0))
         directions = deviations * known.scale * axes.T[torch.from_numpy(best[targets])]
@@ -386,7 +391,7 @@ def _traversals(
     dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
     outcome = traversal(changes, known.spread, targets, seed=seed)
     turned = []
-    for number in tqdm(range(_ROTATIONS), desc="moves of turned axes", leave=False):
+    for number in tqdm(range(_ROTATIONS), desc="moves of random axes", leave=False):
         _, of_targets, _, of_changes = choose_and_move(
             random_axes(latents, seed + number, standardize=False).matrix.to(latents)
         )
@@ -417,11 +422,11 @@ def _traversals(
             dim: f"was chosen and follows {PROPERTIES[target].split(',')[0]} most ({correlation:+.2f})"
             for dim, (target, correlation) in zip(chosen, of_chosen, strict=True)
         }
-    heard: dict[int, list[str]] = {}
+    played: dict[int, list[str]] = {}
     for dimension, target in zip(dimensions.tolist(), targets, strict=True):
-        if PROPERTIES[target] in _HEARD_PROPERTIES:
-            heard.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
-    return {dimension: f"is best for {' and '.join(names)}" for dimension, names in heard.items()}
+        if PROPERTIES[target] in _PLAYED_PROPERTIES:
+            played.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
+    return {dimension: f"is best for {' and '.join(names)}" for dimension, names in played.items()}
 
 
 def _followed(known: _Known, dim: int) -> tuple[int, float]:
@@ -439,7 +444,7 @@ def _oracle(
     num_samples: int,
     known: _Known,
 ) -> dict[str, Any] | None:
-    """What moving along the regression direction of each property does: no choice of axes enters, only the decoder."""
+    """Measures moves along the regression direction of each property, which depend on no axes, only on the decoder."""
     try:
         directions, targets = oracle_directions(known.means.double().cpu().numpy(), known.properties)
     except ValueError as error:
@@ -457,7 +462,7 @@ def _oracle(
 
 
 def _median_changes(changes: np.ndarray) -> list[list[float]]:
-    """Medians over items, `(directions, properties)`; NaN of a property that no item has."""
+    """Medians over items, `(directions, properties)`; NaN for a property that no item has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         medians: list[list[float]] = np.nanmedian(changes, axis=1).tolist()
@@ -465,10 +470,10 @@ def _median_changes(changes: np.ndarray) -> list[list[float]]:
 
 
 def _conveyed(waveforms: torch.Tensor, decoded: torch.Tensor, sampling_rate: int) -> list[float]:
-    """Rank correlation over utterances of each property as spoken and as decoded; NaN where too few have it in both."""
-    spoken, heard = (properties_of(sounds.cpu().numpy(), sampling_rate) for sounds in (waveforms, decoded))
+    """Rank correlation of each property before and after decoding, over utterances; NaN if too few have it in both."""
+    before, after = (properties_of(sounds.cpu().numpy(), sampling_rate) for sounds in (waveforms, decoded))
     correlations = []
-    for of_spoken, of_decoded in zip(spoken.T, heard.T, strict=True):
+    for of_spoken, of_decoded in zip(before.T, after.T, strict=True):
         both = np.isfinite(of_spoken) & np.isfinite(of_decoded)
         enough = both.sum() >= _CORRELATED
         correlations.append(float(rank_correlations(of_decoded[both, None], of_spoken[both])[0]) if enough else np.nan)

@@ -45,7 +45,7 @@ from modeling_sim.loading import names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
-# Standard deviations further than any latent lies, at which a decoder says nothing.
+# Standard deviations beyond any latent, where a decoder means nothing.
 _FURTHEST = 20
 
 WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
@@ -65,8 +65,8 @@ def evaluate(arguments: AnalysisArguments) -> Results:
     """Measures everything that the settings name, writes the results and returns them.
 
     Raises:
-        ValueError: An unknown label, group of measures or module, a decoder of none of the models, or nothing that can
-            be measured.
+        ValueError: A label, group of measures or module is unknown, a decoder belongs to none of the models, or nothing
+            can be measured.
         OSError: A model or the data is not there.
     """
     return _run(arguments, "analysis")
@@ -103,9 +103,9 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
         parts.add("chance", {"measured": "chance"}, lambda part: measure_chance(part, task, train, test))
     played: set[str] = set()  # one model per kind
     for representation in tqdm(representations, desc="models"):
-        is_played = not representation.control and representation.kind not in played
-        measure_representation(parts, task, representation, is_played=is_played)
-        played |= {representation.kind} if is_played else set()
+        with_clips = not representation.control and representation.kind not in played
+        measure_representation(parts, task, representation, with_clips=with_clips)
+        played |= {representation.kind} if with_clips else set()
     if "consistency" in groups:
         measure_consistency(parts, task, models)
     for path, model in zip(arguments.model, models, strict=True):
@@ -116,7 +116,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     for of, module, decoder in tqdm(decoders if "decoders" in groups else [], desc="decoders", disable=not decoders):
         kind = (decoder_kind(of, decoder), module)
         if measure_decoder(
-            parts, task, of, module, decoder, is_heard=kind not in played_decoders
+            parts, task, of, module, decoder, with_clips=kind not in played_decoders
         ):  # one model per kind
             played_decoders.add(kind)
     if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
@@ -129,7 +129,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
 
 
 def _check(arguments: AnalysisArguments) -> None:
-    """Refuses settings that mean nothing, before anything is measured."""
+    """Refuses invalid settings before anything is measured."""
     arguments.groups()
     arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
@@ -157,7 +157,7 @@ def _check_dims(arguments: AnalysisArguments, models: Sequence[SimModules]) -> N
 
 
 def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Representation]) -> Results:
-    """Rows, and what they are of."""
+    """Results: the rows, and everything that describes them."""
     arguments, rows = analysis.arguments, analysis.rows
     models = [each for each in representations if isinstance(each, (SimModules, AudioEncoder)) and not each.control]
     trained, found = (list(dict.fromkeys(each.kind for each in list_)) for list_ in (models, rows))
@@ -223,7 +223,7 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
 
 
 def _differences(analysis: Analysis) -> list[Difference]:
-    """Accuracy of every model's probe less that of the same module untrained, of log-mel, and of the first model's."""
+    """Differences of every probe's accuracy to the same module untrained, to log-mel, and to the first model."""
     measure = f"{analysis.arguments.probe}_accuracy"
     models = names_of(analysis.arguments.model)
     differences = []
@@ -238,14 +238,14 @@ def _differences(analysis: Analysis) -> list[Difference]:
 
 
 def _share(counts: np.ndarray) -> np.ndarray:
-    """Share of right answers, of `(..., 2)` counts of right and of all."""
+    """Accuracy from counts `(..., 2)` of correct items and of all items."""
     return counts[..., 0] / counts[..., 1].clip(min=1)
 
 
 def _write(results: Results, analysis: Analysis, preset: str) -> None:
-    """Writes everything; the file with the rows last, since it says that the others are there."""
+    """Writes all files; the one with the rows last, as its presence means that the others are complete."""
     arguments, output_dir = analysis.arguments, Path(analysis.arguments.output_dir)
-    clear_folder(output_dir, preset)  # a report of earlier numbers must not lie next to new ones
+    clear_folder(output_dir, preset)  # a report of earlier results must not remain next to new ones
     names, pictures = _FILES[preset]
     for name, arrays, save in (
         (WEIGHTS_NAME, analysis.weights, np.savez),
@@ -292,8 +292,8 @@ _CONTROLS = {
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:
-    """One sentence on a kind."""
+    """One sentence about a kind."""
     if kind.startswith("pairs of "):
-        return "Two models at a time: how far they have the same axes."
+        return "Pairs of models: how far their axes agree."
     of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
     return _CONTROLS.get(kind.removeprefix(of), _METHODS.get(of.split(" #")[0], ""))

@@ -13,10 +13,10 @@ from modeling_sim.data.corpora.contract import class_label
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.settings import FACTORS
 
-# Most voiced items that factors are taken of: the fits of DCI on each of six sets of axes take time in proportion.
+# Most voiced items to take factors of: the time of DCI, on each of six sets of axes, grows in proportion.
 _MOST_ITEMS = 5000
 
-# Utterances that a class must occur in, so that it is in both parts of a split of them.
+# Utterances in which a class must occur, so that both halves of a split have it.
 _FEWEST_UTTERANCES = 10
 
 
@@ -26,7 +26,7 @@ class Factors(NamedTuple):
     Args:
         items: `(chosen,)`, positions of the items.
         values: Factors to disentangle, `(chosen,)` each.
-        properties: Further ones, which depend on these, as a formant on the phone: `(chosen,)` each.
+        properties: Further factors, which depend on the others, as formants do on phones: `(chosen,)` each.
     """
 
     items: np.ndarray
@@ -35,7 +35,7 @@ class Factors(NamedTuple):
 
     @property
     def all(self) -> dict[str, np.ndarray]:
-        """All of them."""
+        """All factors."""
         return {**self.values, **self.properties}
 
 
@@ -65,7 +65,7 @@ def utterance_columns(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
 
 
 def of_utterances(columns: dict[str, np.ndarray], dataset: Dataset, items: Items, seed: int) -> Factors:
-    """Columns of the items' utterances that vary enough to be measured."""
+    """Columns of the items' utterances that vary enough to measure."""
     order = rows_of(dataset, items.utterances)
     factors = {name: values[order] for name, values in columns.items()}
     found = measurable_factors(factors, items.utterances, seed=seed) if factors else []
@@ -75,15 +75,15 @@ def of_utterances(columns: dict[str, np.ndarray], dataset: Dataset, items: Items
 def of_voiced_moments(
     columns: dict[str, np.ndarray], dataset: Dataset, items: Items, label: str, ignored: list[int], seed: int
 ) -> Factors:
-    """Pitch, level, formants, label and speaker at voiced moments, and what is known of the vocal tract and the gain.
+    """Pitch, level, formants, label and speaker at voiced moments; also vocal tract and gain, if they are known.
 
     Args:
-        columns: As `utterance_columns` gives them.
+        columns: Result of `utterance_columns`.
         dataset: The utterances, which are read.
         items: Moments in them.
         label: Name of the items' label.
-        ignored: Classes of it that are not speech.
-        seed: Of the draw, if there are many items, and of the split.
+        ignored: Classes that are not speech.
+        seed: Seed of the draw, if there are many items, and of the split.
     """
     rows = rows_of(dataset, items.utterances)
     sound = sound_at(dataset, items)
@@ -112,7 +112,7 @@ def of_voiced_moments(
 
 
 def sound_at(dataset: Dataset, items: Items) -> np.ndarray:
-    """Each of `PROPERTIES` of the sound at some moments, `(items, properties)`; see `frame_properties`.
+    """`PROPERTIES` of the sound at given moments, `(items, properties)`; see `frame_properties`.
 
     Args:
         dataset: The utterances, which are read.

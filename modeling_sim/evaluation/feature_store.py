@@ -1,7 +1,7 @@
-"""Features on disk: written once for a model, a corpus and a way of reading them, and mapped into memory when needed.
+"""Features on disk: computed once per model, corpus and settings, and mapped into memory when needed.
 
-So features need not fit into memory, and are reused for another label or a second model.
-What features depend on is known by its content, never by its name or date: weights, recordings, labels, settings.
+Features need not fit into memory, and are reused when the same label is measured again, also next to further models.
+Weights, recordings, labels and settings are identified by their content, never by names or dates.
 """
 
 import hashlib
@@ -28,29 +28,29 @@ _META = "meta.json"
 _COLUMNS = ("labels", "utterances", "speakers", "seconds")
 
 
-# Part of every key: raise it whenever the same key would mean other features.
+# Part of every key: raise it whenever the same key would mean different features.
 _VERSION = 3
 
 
-# Seconds after a change within which a file may change once more without a new time: some file systems count in whole
-# seconds or pairs of them.
+# Seconds after a change in which a file may change again without a new time stamp: some file systems store times in
+# steps of one or two seconds.
 _SAME_TIME = 2.5
 
 
 _digests: dict[str, tuple[tuple[int, ...], str]] = {}
-"""What files hold, by path, and what the system said of them when they were read: see `file_digest`."""
+"""Digests of files by path, with the system's data about each file when it was read: see `file_digest`."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """What is classified, the same for all features.
+    """Items to classify; labels and positions are the same for all features.
 
     Args:
-        features: By the name of the module or spectrum, `(items, channels)` float32 each, mapped from disk.
+        features: `(items, channels)` float32 by the name of the module or spectrum, mapped from disk.
         labels: `(items,)`.
         utterances: Id of each item's utterance, `(items,)`.
-        speakers: Its speaker, `(items,)`.
-        seconds: Where the item's center lies in its utterance, `(items,)`.
+        speakers: Speaker of each item, `(items,)`.
+        seconds: Center of each item in its utterance, `(items,)`.
     """
 
     features: dict[str, np.ndarray]
@@ -96,13 +96,13 @@ class FeatureWriter:
 
 
 def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[FeatureWriter], None]) -> Items:
-    """Items of a key, from the cache or written there now, complete or not at all.
+    """Reads the items of a key from the cache, or writes them there first, complete or not at all.
 
-    A set of features that is damaged is written again. Files and folders follow the umask, since a cache may be shared.
+    Damaged features are written again. Files and folders follow the umask, since a cache may be shared.
 
     Args:
-        cache_dir: Folder of all sets of features; one that is no longer wanted can be deleted.
-        key: All that the features depend on, as JSON holds it.
+        cache_dir: Folder of all features; anything in it can be deleted.
+        key: All that the features depend on, in types of JSON.
         write: Writes them.
 
     Raises:
@@ -132,7 +132,7 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
 
 
 def key_name(key: Any) -> str:
-    """Name in the cache of what depends on a key, given as JSON holds it."""
+    """Name in the cache for a key in types of JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -182,7 +182,7 @@ def _rows_digest(dataset: Dataset, label: str) -> tuple[str, list[str]]:
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a file's content, which is read anew whenever the system says that the file may have changed.
+    """SHA-256 of a file's content; the file is read again only if its time stamps, size or inode have changed.
 
     Raises:
         AudioError: It cannot be read.

@@ -1,4 +1,4 @@
-"""Features of a corpus: of a representation, at labeled frames, in chunks or of utterances."""
+"""Features of a corpus: one vector per labeled frame, per chunk or per utterance."""
 
 import zlib
 from pathlib import Path
@@ -38,7 +38,7 @@ def extract(
     cache_dir: Path,
     description: str = "features",
 ) -> Items:
-    """Features of every labeled frame, chunk or utterance.
+    """Computes features of every labeled frame, chunk or utterance, or reads them from the cache.
 
     Args:
         dataset: A corpus.
@@ -47,17 +47,17 @@ def extract(
         pooling: "frame": at every `frame_step`-th label frame, the model's frame nearest in time, so that all
             representations are read at the same moments. "chunk": the mean over pieces of `chunk_seconds`.
             "mean": the mean over the utterance.
-        chunk_seconds: Length of a chunk; what is left at the end counts if it is at least half as long.
+        chunk_seconds: Length of a chunk; the remainder at the end counts if it is at least half as long.
         frame_step: Label frames from one item to the next: 4 are 40 ms, as frames 10 ms apart are nearly the same.
-        max_items: About how many items to keep, drawn evenly from all utterances; `None` for all.
-        seed: Of the draw.
+        max_items: Approximate number of items to keep, drawn evenly from all utterances; `None` for all.
+        seed: Seed of the draw.
         batch_size: Utterances per batch.
-        cache_dir: Where features are kept, so that they are made once; see `feature_store.py`.
+        cache_dir: Folder where features are kept, so that they are computed once; see `feature_store.py`.
         description: Word for the progress bar.
 
     Raises:
-        ValueError: A frame label is asked for chunks or utterances, or does not have one class per label frame.
-        AudioError: A recording cannot be read, or changed while it was.
+        ValueError: `pooling` is not "frame" for a frame label, or the label lacks a class for some label frame.
+        AudioError: A recording cannot be read, or changed in the meantime.
     """
     key = {
         "encoder": representation.fingerprint(),
@@ -68,7 +68,7 @@ def extract(
         "batch_size": batch_size,
     }
 
-    # By exact duration, so that items come in one order whatever sampling rate a representation reads.
+    # By exact duration, so that the order of items does not depend on the sampling rate of a representation.
     seconds = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:])
     order = np.argsort(seconds, kind="stable")
     by_duration, seconds = dataset.select(order), seconds[order]
@@ -100,13 +100,13 @@ def extract(
                 seed=seed,
             )
         if corpus_fingerprint(dataset, label) != key["corpus"]:
-            raise AudioError("recordings changed while features were made of them; run the command again.")
+            raise AudioError("recordings changed while their features were computed; run the command again.")
 
     return stored_items(cache_dir, key, write)
 
 
 def _count(dataset: Dataset, label: str, pooling: Pooling, chunk_seconds: float, frame_step: int) -> int:
-    """About how many items a data set has."""
+    """Approximate number of items of a data set."""
     if is_frame_label(dataset, label):
         return sum(-(-len(row) // frame_step) for row in dataset[label][:] if row is not None)
     if pooling == "mean":

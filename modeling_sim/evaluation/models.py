@@ -37,16 +37,16 @@ from modeling_sim.trainer.run_folder import RESULTS_NAME
 def load_representations(
     arguments: MeasuringArguments, *, align: bool = False, sample: bool = False, controls: bool = True
 ) -> list[Representation]:
-    """Spectra, the architecture of every model with fresh weights, then the models, in evaluation mode.
+    """Loads spectra, an untrained network for every model, then the models, all in evaluation mode.
 
-    Models whose configurations are equal are one kind, trained with several seeds; so are their untrained networks.
+    Models with equal configurations count as one kind with several seeds; so do their untrained networks.
 
     Args:
         arguments: Settings of the measures.
-        align: Of SIM models, take the modules that see what those of the first one do, under their names; of the first
-            one, those that the settings name. Otherwise each model's own modules that the settings name.
+        align: For SIM models after the first, take the modules with the receptive field and hop of one of the first
+            model's, under its name. Otherwise take the modules that the settings name.
         sample: Take samples of the latents of SIM models instead of their means.
-        controls: Make spectra and untrained networks, not the models alone.
+        controls: Include spectra and untrained networks.
 
     Raises:
         ValueError: A model is no audio encoder, has no such module or layer, or is given twice.
@@ -61,7 +61,7 @@ def load_representations(
     kinds = _kinds(arguments.model, models)
     reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
     fresh: list[PreTrainedModel] = []
-    for number, model in enumerate(models if controls else []):  # seeds of their own: seeds are compared with seeds
+    for number, model in enumerate(models if controls else []):  # one seed each, since seeds are compared with seeds
         set_seed(arguments.seed + number)
         fresh.append(type(model)(model.config))
     representations: list[Representation] = [Spectra()] if controls else []
@@ -72,7 +72,7 @@ def load_representations(
             if isinstance(network, SimModel):
                 modules = _modules(network.config, arguments.modules, reference)
                 if not modules and not ending:
-                    tqdm.write(f"{name} is skipped: no module of it sees what those of {names[0]} do")
+                    tqdm.write(f"{name} is skipped: no module has the receptive field and hop of one of {names[0]}")
                 common |= {"sample": sample, "seed": arguments.seed}
                 representations.append(SimModules(name + ending, network, extractor, modules, **common))
             else:
@@ -100,7 +100,7 @@ def _kinds(paths: Sequence[str], models: Sequence[PreTrainedModel]) -> list[str]
 
 
 def facts_of(path: str, of: SimModules | AudioEncoder) -> ModelFacts:
-    """What a model is, and how it was trained as far as files in its folder say."""
+    """What a model is, and how it was trained if files in its folder record it."""
     config = of.model.config
     found: dict[str, Any] = {}
     for name, read in (
@@ -126,15 +126,15 @@ def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dic
 
 
 def is_classifier(path: str) -> bool:
-    """Whether a checkpoint is of a classifier, whose encoder a label has formed and which has no contrastive loss."""
+    """Whether a checkpoint is a classifier: its encoder was trained on a label and has no contrastive loss."""
     architectures = AutoConfig.from_pretrained(path).architectures or []
     return any(name.endswith("Classification") for name in architectures)
 
 
 def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
-    """Modules that see as many samples, as often, as one of the reference's, by that one's name.
+    """Modules with the same receptive field and hop as one of the reference model, by the name of that one.
 
-    So the only module of CPC is compared with the third of SIM. A module without a counterpart is skipped.
+    For example, the only module of CPC is compared with the third of SIM. Modules without a counterpart are skipped.
     """
     aligned = {}
     for number, name in enumerate(reference.module_names):
@@ -150,10 +150,11 @@ def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
 
 
 def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: str) -> None:
-    """Gives each decoder to the model it was trained on, by the name of its module; one of another module is skipped.
+    """Finds the model of each decoder, and the name of its module; decoders of modules not measured are skipped.
 
     Raises:
-        ValueError: A decoder is of none of the models, a second one of a module, or unlike another one of its kind.
+        ValueError: A decoder belongs to none of the models, is a second one for a module, or differs from another of
+            its kind.
     """
     by_fingerprint = {weights_fingerprint(of.model): of for of in models}
     alike: dict[tuple[str, str], SimDecoder] = {}
@@ -164,7 +165,7 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
             raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
         name = next((name for name, number in of.modules.items() if number == decoder.config.module), None)
         if name is None:
-            tqdm.write(f"decoder {path} is skipped: its module is not analyzed")
+            tqdm.write(f"decoder {path} is skipped: its module is not measured")
             continue
         others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
@@ -177,24 +178,24 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
 
 
 def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
-    """Refuses a decoder that was trained in another way than the first of its kind and module."""
+    """Refuses a decoder with other training settings than the first of its kind and module."""
     for name in ("trained_on", "loss", "noise", "hidden_size"):
         own, other = getattr(decoder.config, name), getattr(first.config, name)
         if own != other:
             raise ValueError(
-                f"decoder {path} has `{name}` {own!r}, another one of the same kind and module {other!r}; decoders of "
+                f"decoder {path} has `{name}` {own!r}, another of the same kind and module has {other!r}; decoders of "
                 "models that count as seeds of one kind must be trained alike."
             )
 
 
 def decoder_kind(of: SimModules, decoder: SimDecoder) -> str:
-    """Kind of measures through a decoder; a decoder that was trained with noise makes another kind."""
+    """Kind in results of a decoder's measures; decoders trained with noise are a kind by themselves."""
     return f"{of.kind} + noise" if decoder.config.noise else of.kind
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of a module: means and log-variances `(frames, dims)`, log-variances `None` if deterministic."""
+    """Frames of a module: means and log-variances, `(frames, dims)`; log-variances are `None` if deterministic."""
 
     means: np.ndarray
     log_variances: np.ndarray | None
@@ -202,9 +203,9 @@ class Frames:
 
 @torch.no_grad()
 def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
-    """Frames of every module of complete utterances, at regular steps of at least 2 frames.
+    """Frames of every module for complete utterances, at regular steps of at least 2 frames.
 
-    Frames that see only digital silence, as in the padding of cut syllables, are excluded: they are all the same.
+    Frames that see only digital silence, as in padding, are excluded: they are all equal.
     """
     config = of.model.config
     lengths = np.asarray(dataset["num_samples"][:]) * config.sampling_rate / np.asarray(dataset["sampling_rate"][:])
@@ -242,17 +243,17 @@ def _batches(
             latents = {
                 number: each for number, each in enumerate(model.module_latents(inputs, mask)) if number in steps
             }
-        heard = np.cumsum(np.pad(batch["input_values"].numpy() != 0, ((0, 0), (1, 0))), axis=1)
+        nonzero = np.cumsum(np.pad(batch["input_values"].numpy() != 0, ((0, 0), (1, 0))), axis=1)
         hidden, audible = {}, {}
         for module, each in latents.items():
             count = each.mean.shape[1]
             half = config.receptive_field(module) / 2
             centers = config.frame_centers(count, module)
             low, high = (
-                np.clip(np.rint(edge), 0, heard.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
+                np.clip(np.rint(edge), 0, nonzero.shape[1] - 1).astype(int) for edge in (centers - half, centers + half)
             )
             real = np.arange(count) < each.lengths.cpu().numpy()[:, None]
-            audible[module] = real & (heard[:, high] > heard[:, low])
+            audible[module] = real & (nonzero[:, high] > nonzero[:, low])
             hidden[module] = (
                 each.mean.float().cpu().numpy(),
                 None if each.log_variance is None else each.log_variance.float().cpu().numpy(),
@@ -260,25 +261,25 @@ def _batches(
         yield hidden, audible, steps
 
 
-def heard_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
-    """Utterances of one length, and the model's inputs from the first sound of each on, `(utterances, samples)`.
+def trimmed_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
+    """Utterances, and their waveforms cut to one length from the first sound on, `(utterances, samples)`.
 
-    Digital silence at both ends, as of syllables that were padded to one length, is cut: on a logarithmic scale the
-    faintest hiss of a decoder is far from it, and would dominate every distance.
+    Digital silence at both ends, as in padded syllables, is cut: on a logarithmic scale the faintest hiss of a decoder
+    is far from it, and would dominate every distance.
 
     Args:
         dataset: The utterances.
-        extractor: Of the model; gives the sampling rate.
-        num_samples: Samples to take; `None` for as many as 95 % of the utterances have. Those with fewer are excluded.
+        extractor: The model's feature extractor.
+        num_samples: Samples to take; by default as many as 95 % of the utterances have. Shorter ones are excluded.
 
     Raises:
-        ValueError: No utterance has as many samples, or any sound.
+        ValueError: No utterance is long enough, or none has sound.
     """
     sounds = []
     for row in dataset:
         samples = read_audio(row["audio"], sampling_rate=extractor.sampling_rate)
-        heard = np.flatnonzero(samples)
-        sounds.append(samples[heard[0] : heard[-1] + 1] if len(heard) else samples[:0])
+        nonzero = np.flatnonzero(samples)
+        sounds.append(samples[nonzero[0] : nonzero[-1] + 1] if len(nonzero) else samples[:0])
     lengths = np.array([len(samples) for samples in sounds])
     if num_samples is None:
         num_samples = int(np.quantile(lengths[lengths > 0], 0.05, method="lower")) if lengths.any() else 1

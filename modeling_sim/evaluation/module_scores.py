@@ -42,7 +42,7 @@ from modeling_sim.provenance import model_fingerprint
 from modeling_sim.trainer.held_out import evaluate
 
 OF_AXES = ("concentration", "disentanglement", "distribution")
-"""Groups of measures that other axes change, and that features are measured by in these."""
+"""Groups of measures that depend on the axes; features in other axes are measured by these."""
 
 ROTATED = 5
 """Random rotations that a trained model's own axes are compared with."""
@@ -50,26 +50,26 @@ ROTATED = 5
 Score = Callable[[Analysis, Subject], None]
 
 
-# Dimensions whose histograms are shown, those that vary most.
+# Number of dimensions in the report's histograms: those that vary most.
 _SHOWN = 8
 
 
-# Dimensions whose largest and smallest moments are played, those that follow a property most.
+# Number of dimensions to play the largest and smallest moments of: those that follow a property most.
 _PLAYED = 4
 
 
 def measure_representation(
-    parts: AnalysisParts, task: LabelTask, representation: Representation, *, is_played: bool
+    parts: AnalysisParts, task: LabelTask, representation: Representation, *, with_clips: bool
 ) -> None:
-    """Every measure that the settings name of every feature and, where other axes change it, of its components.
+    """Measures every feature of a representation, and, in measures that depend on the axes, its components.
 
-    Each measure of each feature is a part by itself. Components are of all but untrained networks.
+    Each group of measures of each feature is one part. Untrained networks are measured in their own axes only.
 
     Args:
-        parts: Gets the results.
-        task: The label.
-        representation: What is measured.
-        is_played: Whether there is to be something to hear of single dimensions.
+        parts: Collects the results.
+        task: The label and its data.
+        representation: What to measure.
+        with_clips: Also add the moments of single dimensions for the report to play.
     """
     arguments = task.arguments
     groups = [group for group in arguments.groups() if group in SCORES]
@@ -85,7 +85,7 @@ def measure_representation(
         parts.add(f"axes of {representation.name}", {**key, **of_axes}, fit)
     for own in _subjects(task, representation):
         _measure_subject(parts, own, groups, representation.key)
-        if is_played and "disentanglement" in groups:
+        if with_clips and "disentanglement" in groups:
             _measure_subject(parts, own, ["moments"], representation.key)
         for axes in other_axes:
             turned = _turned(own, axes, parts.analysis.transforms)
@@ -152,7 +152,7 @@ def _turned_frames(frames: Callable[[], Frames], transform: LinearTransform) -> 
 
 
 def measure_concentration(analysis: Analysis, subject: Subject) -> None:
-    """How many dimensions the linear probe of the label needs, and whether its axes mean anything."""
+    """Measures how many dimensions the linear probe of the label needs, and whether axes matter for it."""
     arguments, (train, test) = analysis.arguments, subject.items()
     place, probe = subject.place, subject.probe
     outcome = concentration(
@@ -169,11 +169,11 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
     summary = outcome.summary()
     analysis.add(place, "gini", summary["gini"])
     analysis.add(place, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
-    # As shares: spaces of different sizes are compared. What tells nothing needs one dimension for it.
+    # As shares, so that spaces of different sizes compare. At chance, one dimension is enough and means nothing.
     num_dims = subject.train.shape[1]
-    tells = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
+    is_above_chance = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
     analysis.add(place, "effective_dimensions", summary["effective_dimensions"] / num_dims)
-    if tells:
+    if is_above_chance:
         analysis.add(place, "k95", summary["k95"] / num_dims, null=_turned_k95(subject))
     else:
         analysis.add(place, "k95", None)
@@ -193,7 +193,7 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
 
 
 def _turned_k95(subject: Subject) -> float | None:
-    """Share of dimensions for 95 % on random axes, the mean of some; `None` of a control, which is one itself."""
+    """Mean share of dimensions for 95 % on some random axes; `None` for a control."""
     if subject.is_control:
         return None
     arguments, (train, test) = subject.task.arguments, subject.items()
@@ -216,7 +216,7 @@ def _turned_k95(subject: Subject) -> float | None:
 
 
 def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
-    """DCI by two models, MIG, SAP and modularity of the factors, and the best dimension of each property."""
+    """Measures DCI by two models, MIG, SAP and modularity of factors, and the best dimension for each property."""
     _, test = subject.items()
     factors, seed = subject.task.factors(test), analysis.arguments.seed
     if len(factors.values) < 2:
@@ -276,9 +276,9 @@ def _add_best(
 
 
 def play_moments(analysis: Analysis, subject: Subject) -> None:
-    """The largest and smallest moments of the chosen dimensions, or of those that follow a property most.
+    """Adds the largest and smallest moments of the chosen dimensions, or of those that follow a property most.
 
-    Each dimension is named with the properties that it is the best for.
+    Titles name the properties that a dimension is best for.
     """
     task, (_, test) = subject.task, subject.items()
     factors = task.factors(test)
@@ -296,7 +296,7 @@ def play_moments(analysis: Analysis, subject: Subject) -> None:
 
 
 def measure_abx(analysis: Analysis, subject: Subject) -> None:
-    """ABX of the label, within speakers and, where there are several, across them; of phones also within triphones."""
+    """Measures ABX of the label within speakers and, if there are several, across; of phones also within triphones."""
     arguments, place, moments = analysis.arguments, subject.place, subject.moments()
     features, tokens = subject.features(moments), subject.task.tokens(moments)
     segments = [features[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
@@ -323,9 +323,9 @@ def measure_abx(analysis: Analysis, subject: Subject) -> None:
 
 
 def measure_distribution(analysis: Analysis, subject: Subject) -> None:
-    """How near a module's frames are to N(0, I), and how far its dimensions depend on each other.
+    """Measures how near frames are to N(0, I), and how far their dimensions depend on each other.
 
-    The size of components is a convention, so of them only the shape is measured.
+    The scale of components in other axes is a convention, so only the shape of their distribution is measured.
     """
     if subject.frames is None:
         return
@@ -383,7 +383,7 @@ SCORES: dict[str, Score] = {
 
 
 def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimModules) -> None:
-    """Contrastive accuracy on the held-out split, of a model that has a contrastive loss."""
+    """Measures the contrastive accuracy on the held-out split, if the model has a contrastive loss."""
     if "SimForPreTraining" not in (of.model.config.architectures or []):
         return
     model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
@@ -397,6 +397,6 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimM
             null = 1 / (model.config.num_negatives + 1)
             analysis.add(place, "contrastive_accuracy", value if np.isfinite(value) else None, null=null)
 
-    # The predictors of the loss are no part of the encoder that `of` knows itself by.
+    # The fingerprint of `of` covers the encoder without the predictors of the loss.
     key = {"measured": "objective", "kind": of.kind, "representation": of.name, **of.key, "modules": of.modules}
     parts.add(f"objective of {of.name}", {**key, "of": model_fingerprint(model)}, measure)

@@ -12,7 +12,7 @@ from modeling_sim.text import decimal, percent, points, printable
 
 
 def table(results: Results) -> str:
-    """A line for all features and a column for every measure, with its interval, and differences below."""
+    """A table for the terminal: a row per feature, a column per measure with its interval, and differences below."""
     columns = [measure for measure in results.measures if measure.group == "Probes"] or results.measures
     task = f"{printable(results.label)} of {results.corpus}"
     lines = [f"{task}: {results.train_items} items to train on, {results.test_items} to test on"] * bool(
@@ -83,7 +83,7 @@ _ABX = ("abx_within", "abx_within_triphone", "abx_across", "abx_across_triphone"
 
 
 def draw_confusion(results: Results, path: Path) -> None:
-    """Which classes the best module of the first model takes for which."""
+    """Draws which classes the best module of the first model confuses."""
     rows = [
         row for row in results.rows if (row.representation, row.measure) == (results.models[0], results.probe_measure)
     ]

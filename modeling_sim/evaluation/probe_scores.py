@@ -1,4 +1,4 @@
-"""Features of one module on the task, and what classifiers read from them."""
+"""Features of one module on the task, and the scores of classifiers that read them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ CHANCE = {"kind": "chance", "representation": "chance: most frequent class", "mo
 
 @dataclass(frozen=True)
 class Subject:
-    """Features of one module on the task; each part of them is read when a measure first asks for it.
+    """Features of one module on the task, each part read when a measure first needs it.
 
     Args:
         task: The label, the factors and the tokens.
@@ -40,7 +40,7 @@ class Subject:
         moments: Gives the moments of ABX.
         feature: Name of the module's features in items.
         turn: Changes their axes, `(items, channels)` to `(items, components)`; `None` leaves them as they are.
-        frames: Gives the module's frames on the test split, for their distribution; `None` where that is not asked.
+        frames: Gives the module's frames on the test split, for their distribution; `None` if that is not measured.
         is_control: Whether the features are there for comparison.
     """
 
@@ -54,7 +54,7 @@ class Subject:
     is_control: bool = False
 
     def features(self, items: Items) -> np.ndarray:
-        """The features among those of items, `(items, channels)`."""
+        """The features of items, `(items, channels)`."""
         features = np.asarray(items.features[self.feature])
         return np.asarray(features if self.turn is None else self.turn(features), dtype=np.float32)
 
@@ -79,7 +79,7 @@ class Subject:
         return Groups.of(*self.items())
 
     def choose_l2(self, labels: np.ndarray) -> float:
-        """Penalty of a linear probe of some labels of the training items, `(items,)`."""
+        """Penalty of a linear probe for given labels `(items,)` of the training items."""
         arguments = self.task.arguments
         if arguments.l2 is not None:
             return arguments.l2
@@ -88,7 +88,7 @@ class Subject:
         )
 
     def fit(self, labels: np.ndarray, l2: float) -> LinearProbe:
-        """A linear probe of some labels of the training items, `(items,)`."""
+        """A linear probe for given labels `(items,)` of the training items."""
         return fit_linear_probe(self.train, labels, self.num_classes, l2=l2, device=self.task.arguments.device)
 
     @cached_property
@@ -111,7 +111,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Groups:
-    """What items are drawn by: speakers if training has none of the test's, else utterances; `(items,)` of names."""
+    """Names of groups to draw items by, `(items,)`: speakers if the splits share none, else utterances."""
 
     name: str
     train: np.ndarray
@@ -126,7 +126,7 @@ class Groups:
 
 
 def tested_items(task: LabelTask, test: Items) -> np.ndarray:
-    """Positions of the test items that the probe is scored on: all, or full batches in the protocol of the paper."""
+    """Positions of the test items to score: all, or full batches in the protocol of the paper."""
     settings = _paper(task)
     count = len(test.labels)
     return np.arange(count) if settings is None else items_tested(count, settings, task.arguments.seed)
@@ -137,7 +137,7 @@ def _paper(task: LabelTask) -> PaperSettings | None:
 
 
 def measure_chance(analysis: Analysis, task: LabelTask, train: Items, test: Items) -> None:
-    """What the most frequent class scores, and a note on classes that training lacks."""
+    """Adds the score of the most frequent class, and prints a note on classes that training lacks."""
     unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if unseen:
         print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
@@ -147,7 +147,7 @@ def measure_chance(analysis: Analysis, task: LabelTask, train: Items, test: Item
 
 
 def measure_probes(analysis: Analysis, subject: Subject) -> None:
-    """The probe on the label and on the control task."""
+    """Fits the probe to the label and to the control task, and adds their scores."""
     task = subject.task
     arguments, (train, test) = task.arguments, subject.items()
     tested = tested_items(task, test)
@@ -171,7 +171,7 @@ def measure_probes(analysis: Analysis, subject: Subject) -> None:
 def _predictions(
     subject: Subject, labels: np.ndarray, tested: np.ndarray, *, analysis: Analysis | None = None
 ) -> np.ndarray:
-    """Classes of tested items after a fit to training labels; `analysis`, if given, keeps weights of the label's."""
+    """Predicted classes of the test items after a fit to training labels; `analysis`, if given, keeps the weights."""
     arguments, queries = subject.task.arguments, subject.test[tested]
     paper = _paper(subject.task)
     if paper is not None:
@@ -222,7 +222,7 @@ def _score(
 
 
 def measure_neighbors(analysis: Analysis, subject: Subject) -> None:
-    """A vote among the nearest training items."""
+    """Adds the score of a vote among the nearest training items."""
     train, test = subject.items()
     predictions = nearest_neighbors(subject.train, train.labels, subject.test)
     cells = confusions(test.labels, predictions, subject.groups.test, subject.num_classes)

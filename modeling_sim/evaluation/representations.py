@@ -20,7 +20,7 @@ from modeling_sim.loading import is_codec
 from modeling_sim.provenance import model_fingerprint
 
 SPECTRA = ("log-mel", "MFCC")
-"""Names of the spectra, each a kind by itself."""
+"""Names of the spectra; each is a kind by itself."""
 
 
 _NUM_MELS, _NUM_MFCC, _FFT = 80, 13, 512
@@ -72,7 +72,7 @@ class Representation(ABC):
         method: What makes the features: "SIM", "wav2vec2", ...
         extractor: Makes padded batches of waveforms, at the sampling rate that `encode` reads.
         kind: What it is a seed of; the method by default.
-        control: Whether it is there for comparison: spectra, networks without training.
+        control: Whether it is there for comparison: a spectrum or an untrained network.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Representation(ABC):
 
     @abstractmethod
     def fingerprint(self) -> Any:
-        """All that the frames depend on, apart from the audio and the extractor, as JSON holds it."""
+        """All that the frames depend on, apart from the audio and the extractor, in types of JSON."""
 
     @abstractmethod
     def places(self) -> dict[str, dict[str, str]]:
@@ -98,7 +98,7 @@ class Representation(ABC):
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What measures of a feature depend on apart from the audio: the model, and how waveforms are prepared."""
+        """What measures depend on apart from the audio: the model, and how waveforms are prepared."""
         return {"of": self.fingerprint(), "extractor": self.extractor.to_json_string()}
 
 
@@ -117,7 +117,7 @@ class Spectra(Representation):
         return ["spectra", _NUM_MELS, _NUM_MFCC, _FFT, LABEL_WINDOW, LABEL_HOP]
 
     def encode(self, batch: Mapping[str, Any]) -> dict[str, TimedFrames]:
-        """Frames of both."""
+        """Frames of both spectra."""
         window, filters = _spectrum()
         frames: dict[str, list[np.ndarray]] = {name: [] for name in SPECTRA}
         for samples, mask in zip(batch["input_values"], batch["attention_mask"], strict=True):
@@ -157,8 +157,7 @@ class SimModules(Representation):
         name: Name in tables.
         model: The model, in evaluation mode.
         extractor: Its feature extractor.
-        modules: Numbers of the modules, by the names that they have in results if these are not their own; all by
-            default.
+        modules: Numbers of the modules, by their names in results; by default all, under their own names.
         sample: Give samples of the latents instead of their means.
         seed: Seed of the samples.
         kind: What the model is a seed of; the method by default.
@@ -233,7 +232,7 @@ class SimModules(Representation):
 
 
 def method_of(config: SimConfig) -> str:
-    """Short name of the method that a configuration is a setting of."""
+    """Short name of the method that a configuration implements."""
     if config.latent_distribution == "gaussian":
         if not config.sample_latents:
             return "SIM, mean"
@@ -246,19 +245,18 @@ def method_of(config: SimConfig) -> str:
 class AudioEncoder(Representation):
     """Layers of a speech encoder of transformers (wav2vec2, HuBERT, WavLM, ...), or the encoder of a codec.
 
-    A speech encoder has features "layer 0", what enters its transformer, to "layer N". A frame lies at the center of
-    what its convolutions see. Of DAC, EnCodec and Mimi there is one feature, "encoder": the latents before they are
-    quantized. Their frames lie in the middle of the samples that they code, which is the center of what a symmetrically
-    padded frame sees; a causal one sees nothing later than these samples.
+    A speech encoder has features "layer 0", the input of its transformer, to "layer N". The time of a frame is the
+    center of the receptive field of its convolutions. DAC, EnCodec and Mimi have one feature, "encoder": the latents
+    before quantization. The time of their frames is the middle of the samples that they code: the center of the
+    receptive field if padding is symmetric. A causal frame sees nothing later than these samples.
 
-    Utterances of one length are encoded together, and others apart: padding changes what these models make of an
-    utterance, in spite of an attention mask in some, as normalization over time or several convolutions over padded
-    frames let it in.
+    Only utterances of equal length are batched: padding changes the output of these models, even with an attention
+    mask, through normalization over time and through convolutions over padded frames.
 
     Args:
         name: Name in tables.
         model: The model, in evaluation mode.
-        extractor: Its feature extractor, of which the sampling rate and `do_normalize` are read.
+        extractor: Its feature extractor, whose sampling rate and `do_normalize` are used.
         layers: Numbers of the layers; all by default.
         kind: What the model is a seed of; the method by default.
         control: Whether the model is there for comparison.

@@ -8,13 +8,13 @@ from modeling_sim.analysis.scorecard import VERDICTS, Comparison, Measure, Row
 from modeling_sim.files import read_results, save_results
 
 SCHEMA = 2
-"""Version of the fields of `Results`; it is raised when a field changes its meaning."""
+"""Version of the fields of `Results`; raise it when a field changes its meaning."""
 
 ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME = "analysis.json", "curves.json", "media.npz"
-"""Files of `modeling-sim evaluate`: its results, what is drawn, and what is played."""
+"""Files of `modeling-sim evaluate`: results, curves to draw, and clips to play."""
 
 REPORT_NAME, FIGURES = "report.html", "figure_*"
-"""The report that is made of them, and its pictures in files of their own, without their endings."""
+"""The report that is made from them, and its separate pictures, without endings."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model is; `None` where its folder does not say.
+    """What a model is; `None` for what its folder does not record.
 
     Args:
         representation: Its name in rows.
@@ -67,33 +67,33 @@ class Difference:
 
 @dataclass(kw_only=True)
 class Results:
-    """What `evaluate`, `probe` and `abx` found, and what of.
+    """What `evaluate`, `probe` and `abx` measured, and on what.
 
     Args:
         corpus: Name of the corpus.
         corpus_license: Its license, an id of the Hub.
         corpus_settings: Settings of the corpus that were given.
-        dataset_id: Data set of the Hub that was read; `None` for a folder or for generated speech.
+        dataset_id: Data set of the Hub; `None` for a folder or generated speech.
         label: Column of classes.
         classes: Names of the classes.
-        factors: Columns that disentanglement was measured of.
-        skipped_factors: Columns that it could not be measured of, as they do not vary enough.
+        factors: Columns that disentanglement was measured on.
+        skipped_factors: Columns that do not vary enough for that.
         settings: Settings that the measures depend on.
         train_items: Number of items that probes were fitted on; `None` without probes.
         test_items: Number of items that they were tested on.
         tokens: Number of tokens that ABX compared; `None` without ABX.
-        intervals_over: What bootstrap intervals are over.
+        intervals_over: What bootstrap intervals resample.
         facts: What each model is.
-        fingerprints: Digest of the weights by the name of each model; a card knows its own measures by it.
+        fingerprints: Digest of the weights by the name of each model; a card finds its own measures by it.
         kinds: Kinds of representations, trained ones first.
         measures: Meaning of every measure in `rows`.
         rows: The numbers.
         differences: Paired differences of the probe's accuracy.
         comparisons: Differences of kinds over seeds.
-        details: What a row is made of: counts of true and predicted classes, numbers of pairs and triples.
+        details: Counts behind rows: true and predicted classes, numbers of pairs and triples.
         reconstruction_quality: Quality of every decoder.
-        media: What `media.npz` holds.
-        curves: What is drawn, by subject; in a file of its own.
+        media: Content of `media.npz`.
+        curves: Curves to draw, by subject; in a separate file.
         versions: Versions of packages.
         git: Commit of the checkout, if there is one.
     """
@@ -137,7 +137,7 @@ class Results:
 
     @property
     def probe_name(self) -> str:
-        """The probe, for readers."""
+        """Name of the probe in texts."""
         return (
             "the paper's linear" if self.settings.get("protocol") == "paper" else self.settings.get("probe", "linear")
         )
@@ -185,7 +185,7 @@ class Results:
         return results
 
     def _check(self, path: Path) -> None:
-        """Refuses an entry whose kind or measure is not described, which tables would skip silently."""
+        """Refuses an entry with an undescribed kind or measure, which tables would skip silently."""
         kinds, measures = {kind.name for kind in self.kinds}, {measure.key for measure in self.measures}
         lists = {name: getattr(self, name) for name in ("media", "details", "reconstruction_quality")}
         lists |= {f"curves.{name}": entries for name, entries in self.curves.items()}

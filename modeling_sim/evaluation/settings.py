@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
-"""Columns that disentanglement is measured of where a corpus has them."""
+"""Default columns for disentanglement, if a corpus has them."""
 
 GROUPS = (
     "probes", "neighbors", "concentration", "disentanglement", "abx", "consistency", "distribution", "objective",
@@ -35,7 +35,7 @@ GROUPS = (
 """Groups of measures; the last three are for SIM models only, and "consistency" for two models or more."""
 
 AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "SFA"}
-"""Axes other than a representation's own, and what results call them."""
+"""Axes other than a representation's own, and their names in results."""
 
 
 @dataclass
@@ -61,10 +61,10 @@ class MeasuringArguments:
     seed: int = setting(0, "Seed of the untrained network and of every draw.")
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
-        "Folder where features and parts of analyses are kept; what is in it can be deleted.",
+        "Folder where features and parts of evaluations are kept; anything in it can be deleted.",
     )
     output_dir: str = setting("runs/measures", "Folder for results and pictures.")
-    overwrite_output_dir: bool = setting(False, "Replace what this command left in `output_dir` earlier.")
+    overwrite_output_dir: bool = setting(False, "Replace earlier results of this command in `output_dir`.")
     figure_format: FigureFormat | None = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field
 
 
@@ -120,8 +120,8 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     axes_minutes: float = setting(20.0, "Approximate minutes of training utterances that axes are found on.")
     align_modules: bool = setting(
         True,
-        "Of models of other architectures, measure the modules that see as many samples as often as one of the first "
-        "model's, under its name. If not set, all modules under their own names.",
+        "For models of other architectures, measure the modules with the receptive field and hop of one of the first "
+        "model's, under its name. If not set, measure all modules under their own names.",
     )
     decoder: list[str] = setting(  # noqa: RUF009 - a field
         [], "Decoders of these models, of `modeling-sim train-decoder`.", check=check_checkpoint
@@ -152,7 +152,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         """The groups of measures that `measures` names.
 
         Raises:
-            ValueError: There is no such group.
+            ValueError: A group is unknown.
         """
         numbers = chosen_numbers({name: number for number, name in enumerate(GROUPS)}, self.measures, "measures")
         return [GROUPS[number] for number in sorted(numbers)]
@@ -172,21 +172,21 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         """The names of `AXES` that `axes` holds.
 
         Raises:
-            ValueError: There are no such axes.
+            ValueError: Axes are unknown.
         """
         names = ["own", *AXES]
         numbers = chosen_numbers({name: number for number, name in enumerate(names)}, self.axes, "axes")
         return [names[number] for number in sorted(numbers) if number]
 
 
-# Settings that the same command may be given again with.
+# Settings that may differ when a command is repeated.
 _CHANGE_NO_RESULT = ("batch_size", "cache_dir", "device", "figure_format", "output_dir", "overwrite_output_dir")
 
 
 def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
-    """Makes the output folder, or refuses one with results that would be replaced.
+    """Creates the output folder, or refuses one whose results would be replaced.
 
-    Call it before anything is measured. The same command may be given again, and measures again what has changed.
+    Call it before measuring. The same command may be repeated, and measures what has changed.
 
     Args:
         arguments: Settings of the command.

@@ -40,7 +40,7 @@ class LabelTask:
         arguments: Settings of the evaluation.
 
     Raises:
-        ValueError: An unknown label or factor, or factors next to a label of frames.
+        ValueError: The label or a factor is unknown, or factors are given with a label of frames.
     """
 
     def __init__(self, arguments: AnalysisArguments) -> None:
@@ -55,7 +55,7 @@ class LabelTask:
         self.of_frames = is_frame_label(data, arguments.label)
         self.pooling: Pooling = arguments.pooling or ("frame" if self.of_frames else "mean")
         if self.of_frames and arguments.factors:
-            raise ValueError("`factors` are of utterances, and the label is one of frames; leave `factors` out.")
+            raise ValueError("`factors` describe utterances, but the label is one of frames; remove `factors`.")
         has_factors = "disentanglement" in groups
         self.columns = utterance_columns(self.splits["test"], arguments.factors) if has_factors else {}
         self.skipped_factors: list[str] = []
@@ -79,7 +79,7 @@ class LabelTask:
         """Training and test items of the label.
 
         Raises:
-            ValueError: They are not those of the representation before.
+            ValueError: They differ from those of the previous representation.
         """
         arguments = self.arguments
         train, test = (
@@ -100,7 +100,7 @@ class LabelTask:
         )
         labels = [train.labels, test.labels]
         if not all(map(np.array_equal, self._labels or labels, labels)):
-            raise ValueError("the models read different items, so they cannot be compared.")
+            raise ValueError("the models read different items and cannot be compared.")
         self._labels = labels
         return train, test
 
@@ -143,7 +143,7 @@ class LabelTask:
 
 
 def find_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.ndarray, classes: Sequence[str]) -> Tokens:
-    """Runs of one label in an utterance, without silence and noise, and without the first and last of an utterance."""
+    """Runs of one label in an utterance, without silence and noise, and without the first and last run."""
     starts, ends = _runs((labels[1:] != labels[:-1]) | (utterances[1:] != utterances[:-1]))
     phones = labels[starts]
     inner = np.zeros(len(starts), dtype=bool)

@@ -1,12 +1,13 @@
 """What the dimensions of a representation follow: labels with evidence, lag profiles, and frames to show.
 
-Everything is of utterances of one split, which the models were not trained on, and is kept in the cache.
+All of it is measured on one split, which the models were not trained on, and is kept in the cache.
 
-A label is right, in the sense of `right_labels`, where the factors that generated the speech are known. The rule was
-fixed before any label was looked at: on utterances that played no part in giving it, of all planted factors the one
-that the dimension follows furthest ahead of random axes must be one that the label stands for (`COUNTERPARTS`), or be
-within 0.05 of one. Factors are pitch and the first two formants of each voiced frame, whether a frame is voiced, its
-phone, and the gain and the vocal-tract length of the utterance, all as they were set, not as measured from the sound.
+If the factors that generated the speech are known, `right_labels` says which labels are right, by a rule that was fixed
+before any label was looked at. On utterances that were not used for labels, consider how far each factor's correlation
+with the dimension exceeds that of random axes. The factor with the largest lead must be one that the label means
+(`COUNTERPARTS`), or lead by at most 0.05 more than one. Factors are pitch and the first two formants of each voiced
+frame, whether a frame is voiced, its phone, and the gain and the vocal-tract length of the utterance, all as they were
+set, not as measured from the sound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,13 @@ from modeling_sim.data.corpora.contract import class_label, is_frame_label
 from modeling_sim.evaluation.factors import rows_of, sound_at
 from modeling_sim.evaluation.feature_store import Items
 
-# Items that evidence is of: every rotation ranks them in all dimensions.
+# Most items to collect evidence from: every rotation ranks them in all dimensions.
 _MOST_ITEMS = 2000
 
 # Classes that are not speech.
 _NO_PHONES = ("SIL", "SPN", "sil", "spn", "")
 
-# Fewest items that have a property, so that it is tested.
+# Fewest items with a property, for the property to be tested.
 _FEWEST_ITEMS = 100
 
 LAG_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
@@ -45,27 +46,27 @@ COUNTERPARTS = {
     "phone": {"phones"},
     "speaker": {"vocal_tract_length", "f0"},
 }
-"""Planted factors that each label stands for."""
+"""Generating factors that each label means."""
 
 _AS_GOOD = 0.05
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the dimensions of one feature in one set of axes.
+    """Labels and statistics of the dimensions of one feature in one set of axes.
 
     Args:
-        labels: `(dims,)`, the property that a dimension is named after, or `None`.
-        directions: `(dims,)`, what large values mean, for those with a label; else empty.
+        labels: `(dims,)`, the property that each dimension is named after, or `None`.
+        directions: `(dims,)`, what large values mean; empty for dimensions without a label.
         correlations: `(dims,)` by property.
-        turned: By property, what the best dimension of random rotations reaches on average.
-        limits: By property, the most that one of them reaches, which a label must exceed.
-        num_rotations: Random rotations.
-        num_items: Moments that all of this is of.
-        lags: Seconds.
-        profiles: `(dims, lags)`, autocorrelations.
+        turned: Correlation of the best dimension of a random rotation, on average, by property.
+        limits: Correlation that a label must exceed, by property: the largest in any rotation.
+        num_rotations: Number of random rotations.
+        num_items: Number of moments that were measured.
+        lags: Lags of the profiles, in seconds.
+        profiles: Autocorrelations, `(dims, lags)`.
         means: `(dims,)`.
-        deviations: `(dims,)`, standard deviations.
+        deviations: Standard deviations, `(dims,)`.
     """
 
     labels: list[str | None]
@@ -109,7 +110,7 @@ class Evidence:
         return float(start + (before - np.exp(-1)) / (before - profile[last]) * (lags[last] - start))
 
     def as_dict(self) -> dict[str, object]:
-        """As JSON holds it."""
+        """The fields in types of JSON."""
         return asdict(self)
 
 
@@ -122,13 +123,13 @@ def properties_at(dataset: Dataset, items: Items, label: str) -> tuple[np.ndarra
     """Properties of moments with sound: of the sound itself, and phones and speakers where the corpus has them.
 
     Args:
-        dataset: The utterances, which are read.
+        dataset: The utterances; their audio is read.
         items: Moments in them.
-        label: Column that the items' labels are of.
+        label: Column of the items' labels.
 
     Returns:
-        Positions of the items `(chosen,)`, and `(chosen,)` by property: floats are amounts, NaN where the sound has no
-        pitch; integers are classes.
+        Positions of the items, `(chosen,)`, and their properties by name, `(chosen,)` each: floats are amounts, NaN if
+        a sound has no pitch; integers are classes.
     """
     sound = sound_at(dataset, items)
     chosen = np.flatnonzero(np.isfinite(sound[:, 1]))
@@ -155,7 +156,7 @@ def properties_at(dataset: Dataset, items: Items, label: str) -> tuple[np.ndarra
 
 
 def _tested(properties: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Properties that vary, of enough items."""
+    """Properties that vary and that enough items have."""
     kept = {}
     for name, values in properties.items():
         has = values[np.isfinite(values)]
@@ -165,7 +166,7 @@ def _tested(properties: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def drawn_moments(count: int, seed: int) -> np.ndarray:
-    """Positions of the items that evidence is of, `(chosen,)` out of `count`, in their order."""
+    """Positions of the items to collect evidence from, `(chosen,)` out of `count`, in order."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:_MOST_ITEMS])
 
 
@@ -181,13 +182,13 @@ def find_evidence(
     """Labels, lag profiles and scales of the dimensions of a feature.
 
     Args:
-        codes: `(items, dims)`, in the axes in question.
+        codes: Values of the dimensions, `(items, dims)`.
         properties: `(items,)` each; see `properties_at`.
-        classes: Names of the classes of properties that are classes.
-        moments: Of the feature's frames, on its own axes.
+        classes: Names of the classes, for properties that are classes.
+        moments: Moments of the feature's frames, in its own axes.
         hop: Seconds from frame to frame.
-        transform: To the axes in question; `None` for the feature's own.
-        seed: Of draws and rotations.
+        transform: Transform to the axes of `codes`; `None` for the feature's own.
+        seed: Seed of draws and rotations.
 
     Raises:
         ValueError: There are too few moments with sound to test any property.
@@ -244,7 +245,7 @@ def lag_profiles(moments: FrameMoments, transform: LinearTransform | None) -> tu
 
 
 def direction(values: np.ndarray, amounts: np.ndarray, name: str, classes: Sequence[str]) -> str:
-    """Whether an amount rises with a dimension, or the classes at both of its ends; values are `(items,)` each."""
+    """Whether an amount rises with a dimension, or the classes at its two ends; both arguments are `(items,)`."""
     has = np.isfinite(amounts)
     ranks, amounts = rankdata(values[has]), amounts[has]
     if amounts.dtype.kind == "f":
@@ -289,11 +290,11 @@ def planted_factors(dataset: Dataset, items: Items) -> dict[str, np.ndarray]:
 
 
 def right_labels(labels: Sequence[str | None], planted: DimensionLabels) -> list[bool | None]:
-    """Whether each label is right, `(dims,)`, by the rule at the top of this file; `None` where there is no label.
+    """Whether each label is right, `(dims,)`, by the rule at the top of this file; `None` without a label.
 
     Args:
-        labels: `(dims,)`.
-        planted: What the same dimensions follow of the planted factors, on other utterances.
+        labels: Labels of the dimensions, `(dims,)`.
+        planted: How the same dimensions follow the generating factors on other utterances.
     """
     leads = planted.leads
     return [

@@ -1,4 +1,4 @@
-"""The models, the corpus and all that the page shows of them, found once and kept in the cache."""
+"""The models, the corpus and all that the page shows of them, computed once and kept in the cache."""
 
 import functools
 import threading
@@ -30,16 +30,16 @@ from modeling_sim.files import read_json, write_json
 AXES = {"own": None, "temporal (SOBI)": "temporal", "principal (PCA)": "principal"}
 """Axes that dimensions are shown in, and their names for `find_axes`."""
 
-# Part of every key: raise it whenever the same key would give other evidence.
+# Part of every key: raise it whenever the same key would give different evidence.
 _VERSION = 1
 
-# Minutes of utterances that axes and lag profiles are found on.
+# Minutes of utterances for axes and lag profiles.
 _AXES_MINUTES = 2.0
 
 # Label frames of 10 ms from one moment to the next.
 _FRAME_STEP = 2
 
-# Moments that dimensions of two models are matched on.
+# Moments for matching the dimensions of two models.
 _MATCHED_ITEMS = 5000
 
 
@@ -95,7 +95,7 @@ class UtteranceFrames:
 
 
 class Counterpart(NamedTuple):
-    """The dimension of another model that one corresponds to under the best one-to-one match."""
+    """The dimension of another model that matches one of this model best, under a one-to-one assignment."""
 
     model: str
     is_seed: bool
@@ -105,7 +105,7 @@ class Counterpart(NamedTuple):
 
 
 class Explorer:
-    """What the page shows, by the name of a model, the name of a feature (a module) and axes of `AXES`.
+    """Computes what the page shows for a model, a feature (a module) and axes of `AXES`, all given by name.
 
     Args:
         arguments: Settings.
@@ -141,7 +141,7 @@ class Explorer:
         self.utterance = functools.lru_cache(maxsize=64)(self._read_utterance)
         self.recording = functools.lru_cache(maxsize=16)(self._read_recording)
         self._encoded = functools.lru_cache(maxsize=32)(self._encode)
-        self._lock = threading.RLock()  # the page calls from several threads
+        self._lock = threading.RLock()  # the page calls it from several threads
         self._kept: dict[tuple[Any, ...], Any] = {}
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
@@ -175,7 +175,7 @@ class Explorer:
         )
 
     def _read_recording(self, path: str | Path) -> Utterance:
-        """A recording from outside of the corpus.
+        """Reads a recording that is not part of the corpus.
 
         Raises:
             ValueError: The file is larger than `max_megabytes`, longer than `max_seconds`, or not audio.
@@ -197,7 +197,7 @@ class Explorer:
                     "(`max_seconds`)."
                 )
             samples = read_audio(audio, sampling_rate=LABEL_RATE)
-        except AudioError as error:  # its message names the file by its path on this machine
+        except AudioError as error:  # its message contains the path on this machine
             raise ValueError(str(error).replace(str(path), path.name)) from error
         return Utterance(path.name, samples, LABEL_RATE)
 
@@ -208,7 +208,7 @@ class Explorer:
         return list(self.representations[model].places())
 
     def default_feature(self, model: str) -> str:
-        """The feature that is shown first: one with a decoder, else the last module before the context, or layer."""
+        """The feature to show first: one with a decoder, else the last layer or the last module before the context."""
         features, decoders = self.features(model), self.decoders(model)
         if decoders:
             return next(iter(decoders))
@@ -311,7 +311,7 @@ class Explorer:
         return self._once(("axes", model, feature, name), make)
 
     def evidence(self, model: str, feature: str, axes: str = "own") -> Evidence:
-        """Labels with their evidence, lag profiles and scales; from the cache if they were found before.
+        """Labels with their evidence, lag profiles and scales; from the cache if they were computed before.
 
         Raises:
             ValueError: The split has too little speech.
@@ -361,7 +361,7 @@ class Explorer:
         return self._once(("moments", model), make)
 
     def _path(self, kind: str, model: str, feature: str, axes: str, suffix: str) -> Path:
-        """Where a part is kept: by the model's fingerprint, the corpus and the settings."""
+        """Path of a part in the cache, by the model's fingerprint, the corpus and the settings."""
         arguments = self.arguments
         key = [
             _VERSION,
@@ -384,7 +384,7 @@ class Explorer:
         return loudest_moments(values, items.utterances, items.seconds, count=4, smallest=smallest)
 
     def counterparts(self, model: str, feature: str, axes: str, dim: int) -> list[Counterpart]:
-        """What a dimension corresponds to in each other model that has a feature of this name."""
+        """Matches of a dimension in every other model that has a feature of this name."""
         found = []
         for name, other in self.representations.items():
             if name == model or feature not in self.features(name):
@@ -399,7 +399,7 @@ class Explorer:
         return found
 
     def _matched(self, model: str, other: str, feature: str, axes: str) -> tuple[Any, float]:
-        """Matched dimensions of two models, and the mean correlation where the other's axes are random."""
+        """Matched dimensions of two models, and the mean correlation if the other's axes are random."""
 
         def make() -> tuple[Any, float]:
             first, second = (self.codes(name, feature, axes) for name in (model, other))
@@ -414,7 +414,7 @@ class Explorer:
 
 
 def _labeled(dataset: Dataset) -> tuple[Dataset, str]:
-    """A data set with a column of labels: phones, speakers, or one class for all where it has neither."""
+    """A data set with a column of labels: phones, speakers, or a single class if it has neither."""
     if "phones" in dataset.column_names and is_frame_label(dataset, "phones"):
         return dataset, "phones"
     if "speaker_id" in dataset.column_names and not any(each is None for each in dataset["speaker_id"][:]):

@@ -18,10 +18,10 @@ class Moved(NamedTuple):
     """A decoded sound before and after a move, and what changed.
 
     Args:
-        before: Samples `(samples,)` of the latents as they were, decoded.
-        after: Samples `(samples,)` of the moved latents.
+        before: Samples `(samples,)` decoded from the original latents.
+        after: Samples `(samples,)` decoded from the moved latents.
         rate: Sampling rate.
-        changes: Of `PROPERTIES`: name, before and after; `None` where the sound has none.
+        changes: Name of each of `PROPERTIES`, its value before and after; `None` if the sound has none.
     """
 
     before: np.ndarray
@@ -30,7 +30,7 @@ class Moved(NamedTuple):
     changes: list[tuple[str, float | None, float | None]]
 
     def spectrograms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both as `(frames, bands)` in dB."""
+        """Spectrograms of both, `(frames, bands)` in dB."""
         first, second = (
             log_mel(np.pad(samples, (0, max(0, _WINDOW - len(samples)))), sampling_rate=self.rate)
             for samples in (self.before, self.after)
@@ -76,14 +76,14 @@ def mix(
     share: float,
     dims: Sequence[int] | None,
 ) -> Moved:
-    """Moves dimensions of one utterance to their values in another, which are exchanged at a share of 1.
+    """Moves dimensions of one utterance towards their values in another; a share of 1 exchanges them.
 
-    Both are cut to the shorter one.
+    Both utterances are cut to the length of the shorter one.
 
     Args:
         explorer: Has a decoder of the feature.
         first: The utterance that is moved.
-        second: Where its dimensions are moved to.
+        second: The utterance with the target values.
         model: Name of the model.
         feature: Name of the feature.
         axes: A key of `AXES`.
@@ -100,7 +100,7 @@ def mix(
     start, end = interpolate(*coded, steps=2, dims=dims)
     moved = (1 - share) * start + share * end
     before = latents[0][:frames]
-    # The part of the latents that other axes with fewer components do not have stays as it is.
+    # Axes with fewer components do not cover the latents; the part that they leave out stays unchanged.
     after = moved if transform is None else before + (moved - start) @ transform.inverse.float()
     return _decoded(explorer, model, feature, before, after, min(first.seconds, second.seconds))
 

@@ -25,15 +25,15 @@ except ImportError as error:
 
 _FOLDER = Path(__file__).parent
 
-# Sliders: as many as one can keep an eye on.
+# Number of sliders: as many as fit next to each other.
 _NUM_SLIDERS = 6
 
-# Seconds around a moment that is played, before and after.
+# Seconds of a clip before and after its moment.
 _AROUND = 0.35
 
 _ALL = "all dimensions"
 
-# Seconds between two looks for old uploads, and their age in seconds at which they are deleted.
+# Seconds between searches for old uploads, and the age in seconds at which they are deleted.
 _UPLOADS_AGE = (3600, 86_400)
 
 # Fonts of the system: the page loads nothing from other sites.
@@ -42,7 +42,7 @@ _MONO = ["ui-monospace", "monospace"]
 
 
 def _shown(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows an error that the user can fix in the place of a view, as text."""
+    """Shows an error that the user can fix, in place of the view."""
 
     @functools.wraps(view)
     def safe(*arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def _shown(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Page:
-    """What the page shows, by the values of its controls; every view is HTML in which names are escaped.
+    """Views of the page for the values of its controls; every view is HTML in which names are escaped.
 
     Args:
         explorer: The models and the corpus.
@@ -66,7 +66,7 @@ class Page:
         self.models = list(explorer.representations)
 
     def prepare(self) -> None:
-        """Finds what the page shows first, so that it is in the cache."""
+        """Computes what the page shows first, so that it is in the cache."""
         for model in self.models:
             self.explorer.evidence(model, self.explorer.default_feature(model))
 
@@ -117,7 +117,7 @@ class Page:
     # ------------------------------------------------------------------ through a decoder
 
     def decoder_note(self, model: str, feature: str) -> str | None:
-        """How to get a decoder of a feature, if there is none."""
+        """Explains how to train a decoder of a feature, if there is none."""
         decoders = self.explorer.decoders(model)
         if feature in decoders:
             return None
@@ -238,12 +238,12 @@ class _Top(NamedTuple):
 
     @property
     def source(self) -> list[Any]:
-        """What is listened to."""
+        """Controls that choose an utterance."""
         return [self.utterance, self.upload]
 
     @property
     def place(self) -> list[Any]:
-        """What is shown of it."""
+        """Controls that choose what the page shows of it."""
         return [self.model, self.module, self.axes]
 
 
@@ -255,11 +255,11 @@ class _Moving(NamedTuple):
     sliders: list[Any]
     group: Any
     sound: tuple[Any, ...]
-    """Function, inputs and output of what the sliders give."""
+    """Function, inputs and output for the sliders."""
 
 
 def build(explorer: Explorer) -> gr.Blocks:
-    """The page of an explorer, with what it shows first already in place."""
+    """The page of an explorer, with its first views filled in."""
     page = Page(explorer)
     page.prepare()
     model = page.models[0]
@@ -269,7 +269,7 @@ def build(explorer: Explorer) -> gr.Blocks:
         top = _top(page, *start)
         with gr.Tab("Listen"):
             quantity = gr.Radio(list(views.QUANTITIES), value=views.QUANTITIES[0], label="Heat map of")
-            heard = gr.HTML(_shown(page.listen)(0, None, *start, views.QUANTITIES[0]), elem_id="listen")
+            listening = gr.HTML(_shown(page.listen)(0, None, *start, views.QUANTITIES[0]), elem_id="listen")
             labels = gr.HTML(_shown(page.labels)(*start))
         with gr.Tab("A dimension") as dimension_tab:
             chosen = gr.Dropdown(label="Dimension", filterable=True, **_dims(explorer, *start))
@@ -278,12 +278,12 @@ def build(explorer: Explorer) -> gr.Blocks:
         if len(page.models) > 1:
             _compare_tab(page, top)
 
-        heat = (_shown(page.listen), [*top.source, *top.place, quantity], heard)
+        heat = (_shown(page.listen), [*top.source, *top.place, quantity], listening)
         one = (_shown(page.dimension), [*top.place, chosen], about)
         controls = [labels, chosen, moving.dims, *moving.sliders, moving.group]
 
         def refreshed(model: str, feature: str, axes: str) -> list[Any]:
-            """Labels and controls of another feature."""
+            """Labels and controls after a change of the feature."""
             return [
                 page.labels(model, feature, axes),
                 gr.update(**_dims(explorer, model, feature, axes)),
@@ -336,14 +336,14 @@ def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
         for row in (found[:3], found[3:]):
             with gr.Row():
                 sliders += [gr.Slider(-4, 4, 0, step=0.5, min_width=200, **each) for each in row]
-        reset = gr.Button("Back to 0", size="sm")
+        reset = gr.Button("Reset", size="sm")
         decoded = gr.HTML(elem_id="moved")
         with gr.Accordion("Interpolate between two utterances, or exchange a group of dimensions", open=False):
             with gr.Row():
                 numbered = _numbered(explorer)
                 other = gr.Dropdown(numbered, value=min(1, len(numbered) - 1), label="Towards", filterable=True)
                 group = gr.Dropdown(label="What moves", **_groups(explorer, *start))
-                share = gr.Slider(0, 1, 0.5, step=0.05, label="How far: 0 stays, 1 is an exchange")
+                share = gr.Slider(0, 1, 0.5, step=0.05, label="Share: 0 changes nothing, 1 is an exchange")
             go = gr.Button("Play", variant="primary", elem_id="mix")
             blend = gr.HTML(elem_id="mixed")
     sound = (_shown(page.moved), [*top.source, *top.place, dims, *sliders], decoded)
@@ -374,14 +374,14 @@ def _numbered(explorer: Explorer) -> list[tuple[str, int]]:
 
 
 def _dims(explorer: Explorer, model: str, feature: str, axes: str) -> dict[str, Any]:
-    """Choices of dimensions, those with most evidence first."""
+    """Choices of dimensions, those with the most evidence first."""
     evidence = explorer.evidence(model, feature, axes)
     choices = [(f"{dim}: {evidence.words(dim)}", dim) for dim in evidence.order()]
     return {"choices": choices, "value": choices[0][1]}
 
 
 def _slid(explorer: Explorer, model: str, feature: str, axes: str) -> list[int]:
-    """Dimensions of the sliders: those with most evidence."""
+    """Dimensions of the sliders: those with the most evidence."""
     return explorer.evidence(model, feature, axes).order()[:_NUM_SLIDERS]
 
 
@@ -401,12 +401,12 @@ def launch(arguments: ExploreArguments, *, host: str | None = None, block: bool 
 
     Args:
         arguments: Settings.
-        host: Address instead of that of the settings, for hosts that set their own.
-        block: Return only once the server ends.
+        host: Address to use in place of the one in the settings.
+        block: Return only when the server stops.
 
     Raises:
-        ValueError: As `Explorer`.
-        OSError: As `Explorer`, or the port is taken.
+        ValueError: See `Explorer`.
+        OSError: See `Explorer`; or the port is taken.
     """
     uploads = Path(arguments.cache_dir) / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)

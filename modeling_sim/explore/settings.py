@@ -33,7 +33,7 @@ class ExploreArguments:
     seed: int = setting(0, "Seed of draws and rotations.")
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
-        "Folder where features, evidence and uploads are kept; what is in it can be deleted.",
+        "Folder where features, evidence and uploads are kept; anything in it can be deleted.",
     )
     max_seconds: float = setting(30.0, "Longest recording that the page accepts.")
     max_megabytes: float = setting(20.0, "Largest file that the page accepts.")

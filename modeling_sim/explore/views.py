@@ -1,7 +1,7 @@
 """Pictures of one utterance and of one dimension, as HTML in which every name is escaped.
 
-A `figure.sim-player` holds its audio and pictures over the same time axis; `page.js` moves the cursor of every one of
-them while its audio plays, and zooms. Colors of text and lines are those of the page, so that both of its themes work.
+A `figure.sim-player` holds audio, and pictures over the same time axis; `page.js` moves its cursor while the audio
+plays, and zooms. Text and lines have colors of the page, so that they work in both of its themes.
 """
 
 import base64
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.colors import Colormap
 from matplotlib.image import imsave
 
@@ -22,26 +22,21 @@ from modeling_sim.report.plots import SIGNED
 from modeling_sim.report.sounds import Clip, load_item
 
 QUANTITIES = ("mean", "deviation", "distance to the prior")
-"""What a heat map shows of Gaussian frames."""
+"""Quantities of Gaussian frames that a heat map can show."""
 
-# Columns of a heat map: more than a screen has, few enough for a page.
+# Most columns of a heat map: more than a screen has, and few enough for the size of a page.
 _MOST_COLUMNS = 1600
 
-# Deviations from a dimension's mean at which colors end.
+# Standard deviations from a dimension's mean at which colors saturate.
 _MOST_DEVIATIONS = 3.0
 
-# Dimensions up to which every row of a heat map has a name.
+# Most dimensions for which every row of a heat map has a name.
 _NAMED_ROWS = 48
 
 # Points of a drawn waveform.
 _ENVELOPE = 600
 
 _BINS = 41
-
-
-def text_of(value: object) -> str:
-    """A name as HTML text."""
-    return str(escape(str(value)))
 
 
 # ---------------------------------------------------------------------- an utterance
@@ -55,7 +50,7 @@ def utterance_view(
     Args:
         utterance: The recording.
         maps: Title, frames, evidence and quantity (of `QUANTITIES`) of each heat map.
-        most_rows: Dimensions up to which all rows have a name.
+        most_rows: Most dimensions for which all rows have a name.
     """
     (clip,) = clips_of([(utterance.name, utterance.samples)], utterance.rate)
     rows = [
@@ -94,7 +89,7 @@ def _row(name: str, content: Markup, css: str) -> Markup:
 
 
 def waveform_svg(samples: np.ndarray) -> Markup:
-    """The envelope of a waveform, as wide as what it lies in."""
+    """The envelope of a waveform, as wide as its container."""
     parts = np.array_split(samples, min(_ENVELOPE, len(samples)))
     peak = max(float(np.abs(samples).max()), 1e-6)
     tops = [f"{x} {50 - 48 * float(part.max()) / peak:.1f}" for x, part in enumerate(parts)]
@@ -119,7 +114,7 @@ def _phones(utterance: Utterance) -> Markup:
 def _heat_rows(
     utterance: Utterance, title: str, frames: UtteranceFrames, evidence: Evidence, quantity: str, most_rows: int
 ) -> list[Markup]:
-    """A heading, and a heat map with a dimension a row, the first at the top."""
+    """A heading, and a heat map with one row per dimension, the first at the top."""
     values, colors, scale = heat_values(frames, evidence, quantity)
     dims = values.shape[1]
     height = min(max(340 / dims, 3.0), 22.0) if dims <= most_rows else max(1.0, 300 / dims)
@@ -146,20 +141,22 @@ def _heat_rows(
 
 
 def heat_values(frames: UtteranceFrames, evidence: Evidence, quantity: str) -> tuple[np.ndarray, Colormap, str]:
-    """Values `(frames, dims)` from 0 to 1 for a color map, the map, and its scale in words.
+    """The picture of a quantity: `(frames, dims)` in [0, 1], a color map for them, and the scale in words.
 
-    Means are shown in deviations from the dimension's mean over the corpus; what a feature has not is its mean.
+    Means are shown as standardized values: standard deviations from the dimension's mean over the corpus. Features
+    without the quantity, such as frames that are not Gaussian, show their means.
     """
     if quantity == QUANTITIES[1] and frames.deviations is not None:
         top = max(1.0, float(np.quantile(frames.deviations, 0.99)))
-        return frames.deviations.clip(0, top) / top, mpl.colormaps["viridis"], f"deviation, 0 (dark) to {top:.1f}"
+        scale = f"standard deviation, 0 (dark) to {top:.1f}"
+        return frames.deviations.clip(0, top) / top, mpl.colormaps["viridis"], scale
     if quantity == QUANTITIES[2] and frames.divergences is not None:
         top = max(1e-3, float(np.quantile(frames.divergences, 0.99)))
         scale = f"KL divergence to N(0, 1), 0 (dark) to {top:.2g} nats"
         return frames.divergences.clip(0, top) / top, mpl.colormaps["viridis"], scale
     standard = (frames.values - np.array(evidence.means)) / np.array(evidence.deviations)
     limit = _MOST_DEVIATIONS
-    scale = f"mean, {limit:g} deviations below (blue) to above (orange) what is usual"
+    scale = f"mean, {limit:g} standard deviations below (blue) to above (orange) that of the corpus"
     return (standard.clip(-limit, limit) / limit + 1) / 2, SIGNED, scale
 
 
@@ -173,7 +170,7 @@ def heat_png(values: np.ndarray, colors: Colormap) -> str:
 
 
 def clips_of(recorded: Sequence[Recorded], rate: int) -> list[Clip]:
-    """Clips with one gain and one color scale; a third element of a recording is the second to mark."""
+    """Clips that share a gain and a color scale; a recording's third element is the time to mark, in seconds."""
     media = Media()
     media.add(
         "clips", "", [(str(label), *rest) for label, *rest in recorded], rate, kind="", representation="", module=""
@@ -198,7 +195,7 @@ def clips_view(title: str, recorded: Sequence[Recorded], rate: int) -> str:
 
 
 def labels_view(evidence: Evidence, *, most: int = 12) -> str:
-    """The labeled dimensions of a feature with their evidence, those with most first."""
+    """The labeled dimensions of a feature with their evidence, the strongest first."""
     found = [dim for dim in evidence.order() if evidence.labels[dim] is not None]
     if not found:
         return str(
@@ -224,11 +221,11 @@ def dimension_view(
     """Label, histogram, lag profile, evidence and counterparts of a dimension.
 
     Args:
-        evidence: Of its feature.
+        evidence: Evidence of its feature.
         dim: Its number.
-        values: `(items,)`, at the moments of the corpus.
-        counterparts: The same dimension in other models.
-        is_gaussian: Whether values are pulled to N(0, 1); if not, they are standardized for the histogram.
+        values: Values at moments of the corpus, `(items,)`.
+        counterparts: The matching dimensions in other models.
+        is_gaussian: Whether values are pulled to N(0, 1); if not, the histogram standardizes them.
     """
     words = Markup('<p class="sim-label">Dimension {}: <b>{}</b> <small>{}</small></p>').format(
         dim, evidence.words(dim), evidence.directions[dim]
@@ -371,7 +368,7 @@ def note(text: str) -> str:
 
 
 def changes_view(changes: Sequence[tuple[str, float | None, float | None]]) -> str:
-    """What changed in the sound: property, before and after in their units; `None` where the sound has none."""
+    """What changed in the sound: name of the property, and its values before and after; `None` if it has none."""
     rows = []
     for name, before, after in changes:
         quantity, unit = name.rsplit(", ", maxsplit=1)
@@ -402,7 +399,7 @@ def _change(before: float | None, after: float | None, unit: str) -> str:
 
 
 def difference_png(before: np.ndarray, after: np.ndarray) -> str:
-    """Difference of two spectrograms `(frames, bands)` in dB, low bands at the bottom; colors end at 20 dB."""
+    """Difference of two spectrograms `(frames, bands)` in dB, low bands at the bottom; colors saturate at 20 dB."""
     frames = min(len(before), len(after))
     difference = (after[:frames] - before[:frames]).clip(-20, 20) / 40 + 0.5
     return heat_png(difference[:, ::-1], SIGNED)

@@ -34,8 +34,8 @@ def export_folder(
 ) -> dict[str, int]:
     """Writes an encoder for programs without this package.
 
-    "onnx" writes `model.onnx` for complete utterances and `streaming.onnx`, a step of a stream; `encoder_graph` says
-    what they take and give. `model.onnx` normalizes audio where the feature extractor does. "torch-export" writes
+    "onnx" writes `model.onnx` for complete utterances and `streaming.onnx`, a step of a stream; `encoder_graph` lists
+    their inputs and outputs. `model.onnx` normalizes audio where the feature extractor does. "torch-export" writes
     `model.pt2`, the convolutional modules; see `convolutions_program`.
 
     Args:
@@ -43,7 +43,7 @@ def export_folder(
         extractor: Its feature extractor.
         output_dir: Folder to write; new or empty.
         format: Format of the files.
-        dtype: Of weights and products. "float16" and "int8" are for ONNX.
+        dtype: Data type of weights and products. "float16" and "int8" are for ONNX.
         waveforms: Model inputs `(samples,)`, whose activations set the ranges of int8; see `write_int8`.
         overwrite: Replace the folder of a saved model that is there, with everything in it.
 

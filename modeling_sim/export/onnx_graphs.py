@@ -51,7 +51,7 @@ class _Graph:
         self.outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def constant(self, value: Any) -> str:
-        """A constant, kept once; whole numbers are int64, others float32."""
+        """A constant, stored once; integers are int64, others float32."""
         array = np.array(value, order="C")
         array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         key = array.dtype.str, array.shape, array.tobytes()
@@ -87,17 +87,17 @@ class _Graph:
 def encoder_graph(
     model: SimModel, *, normalize: bool = False, streaming: bool = False, metadata: dict[str, str] | None = None
 ) -> onnx.ModelProto:
-    """The ONNX graph of an encoder that hands on means, as `SimModel` does in evaluation mode.
+    """The ONNX graph of an encoder in evaluation mode, in which each module reads the means of the one below.
 
     Inputs are `input_values` `(batch_size, sequence_length)` float32 and `attention_mask` of the same shape, int64.
-    Outputs are `last_hidden_state` and `frame_mask` of `SimModelOutput`, and of each convolutional module m `means.m`,
+    Outputs are `last_hidden_state` and `frame_mask` of `SimModelOutput`, and for each convolutional module m `means.m`,
     `log_variances.m` (if Gaussian) and `frame_masks.m`, `(batch_size, frames)` int64, 1 where a frame is real. All
     other frames are 0.
 
     A step of a stream also takes the state, inputs named `past.*`, and gives the next one, outputs `present.*`. The
     first state is zeros. `sequence_length` must be a multiple of `config.hop_length()`; every step gives
-    `sequence_length / config.hop_length(m)` frames of module m, the first of which, `stream_delays(config)[m]` in
-    number, lie before the audio. Steps whose mask is 0 give the last frames, which see the padding at the end.
+    `sequence_length / config.hop_length(m)` frames of module m. The first `stream_delays(config)[m]` of them are before
+    the audio. Steps whose mask is 0 give the last frames, which see the padding at the end.
 
     Args:
         model: The encoder; its batch normalization is that of evaluation mode.
@@ -147,7 +147,7 @@ def encoder_graph(
 
 
 class _Frames(NamedTuple):
-    """What a layer makes."""
+    """Output of a layer."""
 
     hidden: str
     """`(batch, channels, 1, frames)`."""
@@ -173,7 +173,7 @@ def _continued(graph: _Graph, waveform: str, lengths: str, hop: int) -> tuple[st
 
 
 def _convolved(graph: _Graph, frames: _Frames, layer: SimConvLayer, position: str | None) -> _Frames:
-    """What a layer makes of its input, 0 where it is not real; `position` is that of a stream's step."""
+    """Output of a layer, 0 where frames are not real; `position` is that of a stream's step."""
     hidden, _, _, hop, delay = frames
     _, stride, padding = layer.sizes
     if position is not None:
@@ -236,7 +236,7 @@ def _kept(layer: SimConvLayer, delay: int) -> int:
 
 
 def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> str:
-    """A layer's input with what it keeps of the steps before."""
+    """A layer's input, preceded by the frames that it keeps from earlier steps."""
     kept = _kept(layer, delay)
     if kept > 0:
         number = sum(value.name.startswith("past.conv") for value in graph.inputs)

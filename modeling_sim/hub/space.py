@@ -44,7 +44,7 @@ def stage_space(
 
     Args:
         folder: Output folder of a run, or a saved model.
-        staged: Where to.
+        staged: Folder to fill.
         repo_id: Name of the Space, org/name.
         decoders: Folders of decoders of the model.
         dataset_name: Hub id of the data set whose test split the Space shows; synthetic syllables by default.
@@ -52,8 +52,8 @@ def stage_space(
 
     Raises:
         FileNotFoundError: A file of a model is missing.
-        ValueError: A file is broken, a decoder is of another model, or the stated license is less strict than that of
-            the model or a decoder.
+        ValueError: A file is damaged, a decoder belongs to another model, or the stated license is less strict than
+            that of the model or a decoder.
         ImportError: Gradio is not installed, whose version the Space gets.
     """
     title = repo_id.rsplit("/", maxsplit=1)[-1]
@@ -104,7 +104,7 @@ def stage_space(
 
 
 def _requirements() -> list[str]:
-    """What the package needs with the extras of the explorer."""
+    """Requirements of the package with the extras of the explorer."""
     found: set[str] = set()
     for line in requires("modeling_sim") or []:
         requirement = Requirement(line)

@@ -1,4 +1,4 @@
-"""The five numbers at the top of the report: each next to its control, with what the difference says at 95 %."""
+"""The five numbers at the top of the report: each next to its control, with the 95 % interval of the difference."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -20,16 +20,16 @@ class Headline(NamedTuple):
     Args:
         question: What the number answers.
         measure: Its name.
-        sentence: What it means.
+        sentence: What the measure means.
         value: The number.
-        control: What the control is.
-        control_value: The number of the control.
-        difference: Of both, with its interval.
-        light: What the interval says: "better" than the control, "worse", or "undecided" where it holds 0.
-        basis: Of how many models this is.
-        share: The number as a share of the larger of both, for a bar.
-        control_share: That of the control.
-        lower_is_better: Which way the number points.
+        control: Name of the control.
+        control_value: Value of the control.
+        difference: Value minus control, with its interval.
+        light: "better" or "worse" than the control if the interval excludes 0, else "undecided".
+        basis: How many models agree; empty for one.
+        share: Length of the bar in [0, 1]: the value by the larger one of value and control.
+        control_share: The same for the control.
+        lower_is_better: Whether a lower value is better.
     """
 
     question: str
@@ -47,7 +47,7 @@ class Headline(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A number of one model and its control; `low` and `high` bound the number less its control."""
+    """Value of one model, value of its control, and the 95 % interval of their difference."""
 
     value: float
     control: float
@@ -59,7 +59,7 @@ _Find = Callable[[Results, str, str], _Found | None]
 
 
 class _Subject(NamedTuple):
-    """A headline: its question, the measure that answers it, the control in words, and how both are found."""
+    """A possible headline: its question, the measure that answers it, the control in words, and where to find both."""
 
     question: str
     measure: str
@@ -68,13 +68,13 @@ class _Subject(NamedTuple):
 
 
 def headlines(results: Results) -> tuple[str, list[Headline]]:
-    """The first numbers of a fixed list that were measured, at most five, of one module of the first kind.
+    """The headlines of one module of the first kind: the first five of a fixed list that were measured.
 
-    The module is chosen without looking at any number: the one with a decoder, or the last one but the context. Where
-    the kind has several models, the numbers are the first one's, and a difference counts only if all of them agree.
+    The choice of the module does not depend on results: it is the one with a decoder, or the last one before the
+    context. If the kind has several models, values are those of the first, and a difference counts if all models agree.
 
     Returns:
-        The module, and the headlines; none of both where nothing was measured.
+        Name of the module and its headlines; both empty if nothing was measured.
     """
     first = next((kind for kind in results.kinds if not kind.is_control), None)
     if first is None or not (module := headline_module(results, first.representations)):
@@ -92,7 +92,7 @@ def headlines(results: Results) -> tuple[str, list[Headline]]:
 
 
 def headline_module(results: Results, models: Sequence[str]) -> str:
-    """The first of the models' modules with a decoder, else the last one but the context; empty if there is none."""
+    """The first module with a decoder, else the last one before the context; empty if there is none."""
     decoded = [entry["module"] for entry in results.reconstruction_quality if entry["representation"] in models]
     measured = list(dict.fromkeys(row.module for row in results.rows if row.representation in models))
     latent = [module for module in measured if module != "context"] or measured
@@ -118,7 +118,7 @@ def _subjects(results: Results) -> Iterator[_Subject]:
 
 
 def _against(other: str) -> _Find:
-    """Finds a paired difference to another representation on the same items."""
+    """Reads the paired difference to another representation on the same items."""
 
     def find(results: Results, name: str, module: str) -> _Found | None:
         measure, against = results.probe_measure, other.format(name)
@@ -139,7 +139,7 @@ def _against(other: str) -> _Find:
 
 
 def _gap(measure: str, gap: str) -> _Find:
-    """Finds a measure on a model's own axes and the interval of its gap to random ones."""
+    """Reads a measure on a model's own axes, and its gap to random axes with the interval."""
 
     def find(results: Results, name: str, module: str) -> _Found | None:
         own, of_gap = _row(results, name, module, measure), _row(results, name, module, gap)
@@ -153,7 +153,7 @@ def _gap(measure: str, gap: str) -> _Find:
 
 
 def _null(measure: str) -> _Find:
-    """Finds a measure with an interval of its own, and its null, which is taken as it is."""
+    """Reads a measure with its interval, and its null value, which counts as exact."""
 
     def find(results: Results, name: str, module: str) -> _Found | None:
         own = _row(results, name, module, measure)
@@ -173,7 +173,7 @@ def _row(results: Results, name: str, module: str, measure: str) -> Row | None:
 
 
 def light_of(found: Sequence[tuple[float, float]], *, lower_is_better: bool) -> Light:
-    """What intervals of differences say together, `(low, high)` each: "undecided" unless all of them say the same."""
+    """The verdict that all intervals `(low, high)` of a difference share; "undecided" if they disagree."""
     lights = {_light(*bounds, lower_is_better=lower_is_better) for bounds in found}
     return lights.pop() if len(lights) == 1 else "undecided"
 
@@ -192,7 +192,7 @@ def _written(subject: _Subject, measure: Measure, found: Sequence[_Found]) -> He
     basis = ""
     if len(found) > 1:
         lights = [_light(each.low, each.high, lower_is_better=lower_is_better) for each in found]
-        basis = f"first of {len(found)} models, {lights.count('better')} of them better than the control"
+        basis = f"first of {len(found)} models; better than the control in {lights.count('better')}"
     return Headline(
         subject.question,
         measure.title,

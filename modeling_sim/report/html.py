@@ -46,16 +46,16 @@ _MEDIA_GROUPS = {
             "property most; the number is their rank correlation with it, or correlation ratio."
         ),
     ),
-    "prior": ("Samples from the prior", "Decoded draws from N(0, I): what a latent that meets its prior sounds like."),
+    "prior": ("Samples from the prior", "Decoded draws from N(0, I): how latents sound that match their prior."),
 }
 
 
 def read_analysis(output_dir: str | Path) -> Results:
-    """The analysis of a folder, with what is drawn.
+    """Reads the analysis of a folder, with its curves.
 
     Raises:
         FileNotFoundError: There is no analysis.
-        ValueError: As `Results.read`.
+        ValueError: See `Results.read`.
     """
     path = Path(output_dir) / ANALYSIS_NAME
     if not path.is_file():
@@ -136,7 +136,7 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
 
 
 def facts_text(facts: ModelFacts) -> dict[str, str]:
-    """What a model is, in words by heading; what is not known has none."""
+    """Description of a model by heading, without what is not known."""
     size = f"{facts.parameters:,} parameters in {facts.modules} {'module' if facts.modules == 1 else 'modules'}"
     if facts.dims is not None and facts.frame_rate is not None:
         size += f"; {facts.dims} dimensions, {facts.frame_rate:g} frames per second"

@@ -69,7 +69,7 @@ SIGNED = ListedColormap(
 _POSITIVE = mpl.colormaps["viridis"].resampled(48)
 
 
-# Curves of a decoder: what each is of, its dashes, and whether it has the color of the model or is gray, as a control.
+# Curves of a decoder: what each shows, its dashes, and whether it has the model's color or is gray, as a control.
 _CONTROLS = {
     "dimensions": ("own dimensions", "", True),
     "oracle": ("own dimensions, ranked by decoding each alone", "7 2 1.5 2", True),
@@ -122,7 +122,7 @@ class Key(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A picture with what it shows, and what a reader who does not see it should know."""
+    """A picture, what it shows, and a description for readers who do not see it."""
 
     caption: str
     figure: Figure
@@ -231,7 +231,7 @@ def _root(name: str, trained: Sequence[str]) -> str:
 
 
 def _control(control: str, color: str) -> Key:
-    """What a curve of a decoder is of, and its style where the model has some color."""
+    """What a curve of a decoder shows, and its style if the model has a color."""
     label, dashes, is_own = _CONTROLS.get(control, (control, _OTHER_DASHES, False))
     return Key(label, color if is_own else GRAY, dashes)
 
@@ -542,7 +542,7 @@ def _inline(figure: Figure, name: str, text: str) -> Markup:
 
 
 class _Subject(NamedTuple):
-    """What the report says of a curve, and what draws it."""
+    """A subject of curves: its texts in the report, and the function that draws it."""
 
     title: str
     sentence: str
@@ -575,7 +575,7 @@ _SUBJECTS = {
     ),
     "histograms": _Subject(
         "Distribution of single dimensions",
-        f"A histogram of each of some latent dimensions over all frames. Dotted: N(0, 1). {_ONE_MODEL}",
+        f"Histograms of single latent dimensions over all frames. Dotted: N(0, 1). {_ONE_MODEL}",
         _histogram_panels,
     ),
     "kl_spectrum": _Subject(

@@ -33,7 +33,7 @@ _WINDOW = 400
 _AUDIBLE_DB, _WHERE_LARGEST, _MASKED_DB = 1.0, 0.05, 50
 
 
-# Groups whose clips are changes of one of them: the place of that one, as a share of the row.
+# Groups whose clips are changes of one unchanged clip: its place, as a share of the row.
 _CHANGES_OF = {"traversal": 0.5, "interpolation": 0.0, "interpolation_k": 0.0}
 
 
@@ -46,14 +46,14 @@ _RANGE_DB, _QUIETEST_TOP_DB = 65, -26
 _COLORS = mpl.colormaps["magma"].resampled(64)
 
 
-# Of the line at a marked moment, which no level of `_COLORS` has.
+# Color of the line at a marked moment, which no level of `_COLORS` has.
 _MARK = (64, 224, 255, 255)
 
 
 class Clip(NamedTuple):
     """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip.
 
-    `note` says where nothing is heard: of silence, or of a change.
+    `note` explains why nothing is audible: silence, or no change.
     """
 
     label: str
@@ -121,7 +121,7 @@ _NOTHING = (
 
 
 def _notes(group: str, waveforms: Sequence[np.ndarray], rate: int, gain: float) -> list[str]:
-    """Of each clip, whether it is silent as it is played, or not audibly different from the one that is changed."""
+    """Note of each clip: whether it is silent, or not audibly different from the unchanged clip."""
     notes = [_SILENT if gain * float(np.abs(samples).max()) < _SILENCE else "" for samples in waveforms]
     if group in _CHANGES_OF:
         reference = int(_CHANGES_OF[group] * len(waveforms))
@@ -141,12 +141,12 @@ def level_change(first: np.ndarray, second: np.ndarray, sampling_rate: int) -> f
     Args:
         first: Waveform, `(samples,)`.
         second: Waveform, `(samples,)`.
-        sampling_rate: Of both.
+        sampling_rate: Sampling rate of both.
     """
     shorter = min(len(first), len(second))
     levels = np.stack([_levels(samples[:shorter], sampling_rate) for samples in (first, second)])
-    heard = levels.max(axis=0) > levels.max() - _MASKED_DB
-    changes = np.sort(np.abs(np.diff(levels, axis=0)[0][heard]))
+    audible = levels.max(axis=0) > levels.max() - _MASKED_DB
+    changes = np.sort(np.abs(np.diff(levels, axis=0)[0][audible]))
     return float(changes[-max(1, round(_WHERE_LARGEST * len(changes))) :].mean())
 
 

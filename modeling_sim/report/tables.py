@@ -25,9 +25,9 @@ _OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
 
 
 class Cell(NamedTuple):
-    """A score: the value, what it varies within, its own control if it has one, and whether its kind is the best.
+    """A score: the value, its range, its own control if it has one, and whether its kind is the best.
 
-    The best is the trained kind that comparisons say it of.
+    The best is the trained kind that won its comparisons.
     """
 
     value: str
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """Scores of a kind; `basis` says of how many models they are."""
+    """Scores of a kind; `basis` is the number of models, in words."""
 
     kind: str
     is_control: bool
@@ -109,7 +109,7 @@ class Quality(NamedTuple):
 
 
 class EffectCell(NamedTuple):
-    """A change by a move; `share` is its size by the factor's spread, as part of the table's largest, in [0, 1]."""
+    """The change by a move; `share` in [0, 1] is its size over the factor's spread, relative to the table's largest."""
 
     value: str
     share: float
@@ -117,7 +117,7 @@ class EffectCell(NamedTuple):
 
 
 class EffectTable(NamedTuple):
-    """Effects of moving single dimensions, how utterances differ, and what the decoder conveys of that at all."""
+    """Effects of moving single dimensions, how utterances differ, and how much of that the decoder conveys."""
 
     kind: str
     model: str

@@ -50,7 +50,7 @@ class Placement:
     group: torch.distributed.ProcessGroup | None = None
 
     @classmethod
-    def whole(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
+    def data_parallel(cls, model: SimForPreTraining, accelerator: Accelerator) -> "Placement":
         """Every process runs the complete model."""
         return cls(range(model.config.num_modules), accelerator.process_index, accelerator.num_processes)
 
@@ -174,7 +174,7 @@ def backward_step(
     if execution not in EXECUTIONS:
         raise ValueError(f"`execution` is {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     hidden_states, lengths = model.sim.prepare_inputs(input_values, attention_mask)
-    placement = Placement.whole(model, accelerator)
+    placement = Placement.data_parallel(model, accelerator)
     averages = GradientAverages(placement)
     outputs = backward_modules(
         model,
@@ -213,14 +213,14 @@ def backward_modules(
     Yields each module's detached output as soon as its forward pass is done. Callers must exhaust the iterator.
 
     Args:
-        model: As in `backward_step`.
-        accelerator: As in `backward_step`.
+        model: See `backward_step`.
+        accelerator: See `backward_step`.
         placement: The modules of this process.
         hidden_states: `(batch, frames, channels)`, input of the first of these modules.
         lengths: `(batch,)`, number of real frames; `None` if all are.
         averages: Averages each module's gradients over the processes; `None` while gradients accumulate.
-        execution: As in `backward_step`.
-        trained: As in `backward_step`.
+        execution: See `backward_step`.
+        trained: See `backward_step`.
         loss_scale: Factor on the loss, for gradients that accumulate over several batches.
         arguments: Further arguments of `run_modules`.
     """

@@ -378,7 +378,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
 
 
 def say_time_of_compiling(run: Run) -> None:
-    """After the first step, says how long compiling took, which happens while modules run for the first time."""
+    """Logs after the first step how long compiling took, which happens when modules first run."""
     if run.compiling_since is not None:
         seconds, run.compiling_since = time.perf_counter() - run.compiling_since, None
         run.log.say(f"compiled after {seconds:.0f} s (`torch_compile`), including what ran up to the first step")

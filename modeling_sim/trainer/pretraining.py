@@ -344,7 +344,7 @@ def make_schedule(
         ValueError: The processes cannot be divided among the stages of a pipeline.
         OSError: There is not enough disk space for cached latents.
     """
-    num_modules, placement = model.config.num_modules, Placement.whole(model, accelerator)
+    num_modules, placement = model.config.num_modules, Placement.data_parallel(model, accelerator)
     if settings.execution == "pipeline":
         costs = measure_costs(model, accelerator, batch_size=settings.batch_size, crop_samples=data.crop_samples)
         return Pipeline(

@@ -149,7 +149,7 @@ class PretrainingArguments(RunArguments):
     objective: str = setting(
         INFONCE,
         "What is learned. 'infonce': the model's own objective (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', "
-        "'lejepa', 'dino': the same encoder is trained to see the same in two views of a crop, at every module or only "
+        "'lejepa', 'dino': train the same encoder to represent two views of a crop alike, at every module or only "
         "at the last one, as `contrastive_modules` and `gradient_isolation` of the model say. Or the import path of a "
         "subclass of `modeling_sim.trainer.objectives.contract.Objective`: 'my_package.my_module:MyObjective'.",
     )

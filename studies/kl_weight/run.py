@@ -99,7 +99,7 @@ def draw(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> Figu
 
 
 def sentences(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> list[str]:
-    """Where accuracy and readability part: for each module, which weights keep accuracy, and which read best."""
+    """For each module, the weights that keep accuracy, and the weight that is most readable."""
     found = []
     for (name, module), points in lines.items():
         if name == "all modules" and len(points) > 1:
@@ -120,7 +120,7 @@ def page(place: Place) -> None:
     if lines:
         save_figure(draw(lines), place.results / "accuracy_and_readability.png")
         picture = "![Accuracy and readability of each module](accuracy_and_readability.png)"
-        extra = ["## Where accuracy and readability part", "", picture, "", *sentences(lines)]
+        extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(lines)]
     write_page(
         place,
         "The KL weight across depths",

@@ -31,7 +31,7 @@ RESULTS = {
 PAGE = _FOLDER / "results" / "claims.md"
 
 
-# Measures of what the paper claims or its critics ask.
+# Measures of the paper's claims, and of objections to them.
 MEASURES = (
     "linear_accuracy",
     "abx_within",
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def render_page() -> str:
     """The page with a table for each corpus and module."""
-    lines = ["# What holds of the paper's claims", "", _EXPLANATION]
+    lines = ["# Which of the paper's claims hold", "", _EXPLANATION]
     for name, (title, path) in RESULTS.items():
         analysis = Results.read(path)
         lines += ["", f"## {title}", "", f"![{title}: scores of every model](../images/{name}_small_claims.png)"]

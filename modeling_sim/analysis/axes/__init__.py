@@ -1,1 +1,1 @@
-"""Axes of latents: other axes to compare with, what single dimensions say, and whether two models agree on them."""
+"""Axes of latents: other axes to compare with, properties of single dimensions, and agreement between models."""

@@ -1,4 +1,4 @@
-"""What one dimension alone says of each property, and what that is worth next to random axes."""
+"""How much a single dimension tells about each property, next to random axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
     """For each property the dimension that follows it most, by ranks.
 
     An amount is compared by Spearman's |rank correlation|, classes by the correlation ratio of ranks: the root of the
-    share of a dimension's variance, in ranks, that lies between classes. Of two classes both are the same number.
+    share of a dimension's variance, in ranks, between classes. For two classes both are the same number.
 
     The best of many dimensions follows anything a little: compare with random axes, as `axis_gaps` does.
 
@@ -96,7 +96,7 @@ def axis_scores(
             formant on the vowel.
 
     Raises:
-        ValueError: As `dci`.
+        ValueError: See `dci`.
     """
     outcome = dci(codes, factors, groups=groups)
     best = best_dimensions(codes, {**factors, **(properties or {})}).correlation
@@ -118,21 +118,21 @@ def axis_gaps(
     num_rotations: int = 5,
     seed: int = 0,
 ) -> dict[str, RotationGap]:
-    """`axis_scores` of a code, of random rotations of it, and what its own axes are ahead by.
+    """`axis_scores` of a code and of its random rotations, and the lead of its own axes.
 
     Values do not compare between codes: a redundant one is disentangled on any axes, as each property has many copies.
     The gap does.
 
     Args:
         codes: `(items, dims)`.
-        factors: As in `axis_scores`.
-        groups: As there.
-        properties: As there.
-        num_rotations: As in `rotation_gap`.
-        seed: Of the rotations.
+        factors: See `axis_scores`.
+        groups: See `axis_scores`.
+        properties: See `axis_scores`.
+        num_rotations: See `rotation_gap`.
+        seed: Seed of the rotations.
 
     Raises:
-        ValueError: As `dci`.
+        ValueError: See `dci`.
     """
     return rotation_gaps(
         lambda axes: axis_scores(axes, factors, groups, properties), codes, num_rotations=num_rotations, seed=seed

@@ -18,8 +18,8 @@ class DimensionLabels:
     Args:
         labels: `(dims,)`, the property that each dimension is named after; `None` for no label.
         correlations: `(dims,)` by property, from 0 to 1; see `best_dimensions`.
-        turned: By property, what the best dimension of a random rotation reaches, the mean over rotations.
-        limits: By property, what a correlation must exceed to be counted as more than chance.
+        turned: Correlation of the best dimension of a random rotation, averaged over rotations, by property.
+        limits: Correlation that must be exceeded to count as more than chance, by property.
         num_rotations: Random rotations.
     """
 
@@ -58,10 +58,10 @@ def dimension_labels(
         level: False discovery rate.
         smallest: Least correlation of a label: a weaker one may be real, but names less than a quarter of what a
             dimension does, and something else may lead it.
-        seed: Of the rotations.
+        seed: Seed of the rotations.
 
     Raises:
-        ValueError: As `best_dimensions`, there are no properties, or `level` is not in (0, 1).
+        ValueError: See `best_dimensions`; there are no properties, or `level` is not in (0, 1).
     """
     if not properties or not 0 < level < 1:
         raise ValueError(

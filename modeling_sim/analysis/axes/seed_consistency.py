@@ -34,7 +34,7 @@ class SeedConsistency:
 
     Args:
         matched: Mean |correlation| of matched dimensions.
-        rotated: `(rotations,)`, the same where the second code is on random axes: what the choice among many
+        rotated: `(rotations,)`, the same for random axes of the second code: what the choice among many
             dimensions reaches by chance.
         linear: Mean multiple correlation of these dimensions with all dimensions of the other code, the upper bound of
             `matched`: what both codes hold, on whatever axes.
@@ -86,10 +86,10 @@ def seed_consistency(
         first: `(items, dims)`.
         second: `(items, other dims)`, of the same items.
         num_rotations: Random rotations of the second code.
-        seed: Of the rotations.
+        seed: Seed of the rotations.
 
     Raises:
-        ValueError: As `mean_correlation_coefficient`.
+        ValueError: See `mean_correlation_coefficient`.
     """
     first, second = _checked(first, second)
     pairs = mean_correlation_coefficient(first, second)

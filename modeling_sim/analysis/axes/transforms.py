@@ -190,9 +190,9 @@ def random_axes(frames: Observed, seed: int, *, standardize: bool = True) -> Lin
     """A random rotation, uniform over all of them (and over those with a reflection, which changes no axis).
 
     Args:
-        frames: As in `principal_components`.
-        seed: Of the rotation.
-        standardize: As there.
+        frames: See `principal_components`.
+        seed: Seed of the rotation.
+        standardize: See `principal_components`.
     """
     found = _Standardized(frames, None, (), standardize)
     turned = random_rotation(len(found.scale), np.random.default_rng(seed))
@@ -231,12 +231,12 @@ def independent_components(
 
     Args:
         frames: `(frames, dims)` or `(utterances, frames, dims)`.
-        standardize: As in `principal_components`.
+        standardize: See `principal_components`.
         max_frames: Most frames to fit on, drawn at random.
-        seed: Of this draw and of where FastICA starts.
+        seed: Seed of this draw and of where FastICA starts.
 
     Raises:
-        ValueError: As `principal_components`.
+        ValueError: See `principal_components`.
     """
     from sklearn.decomposition import FastICA  # noqa: PLC0415 - of the extra `analysis`
 
@@ -279,13 +279,13 @@ def temporal_components(
         keep: Share of the variance that the whitened components hold, as few of them as do. Whitening brings noise in
             the directions that hardly vary to the size of what matters.
         complete: Append the principal components that `keep` drops, so that the way back is exact.
-        standardize: As in `principal_components`; it only affects what `keep` drops.
+        standardize: See `principal_components`; it only affects what `keep` drops.
 
     Returns:
         A unit of each component moves the (standardized) frames by a unit, as with principal components.
 
     Raises:
-        ValueError: As `principal_components`; `lengths` do not sum to the frames, a lag is below 1, or no utterance is
+        ValueError: See `principal_components`; `lengths` do not sum to the frames, a lag is below 1, or no utterance is
             longer than the shortest lag.
     """
     if not lags:
@@ -317,17 +317,17 @@ def slow_features(
     consecutive frames, and so on. It looks at one lag where `temporal_components` looks at several.
 
     Args:
-        frames: As in `temporal_components`.
-        lengths: As there.
-        keep: As there.
-        complete: As there.
-        standardize: As there.
+        frames: See `temporal_components`.
+        lengths: See `temporal_components`.
+        keep: See `temporal_components`.
+        complete: See `temporal_components`.
+        standardize: See `temporal_components`.
 
     Returns:
         The slowest component first; size and sign as in `temporal_components`.
 
     Raises:
-        ValueError: As `temporal_components`.
+        ValueError: See `temporal_components`.
     """
     found = _Standardized(frames, lengths, (1,), standardize)
     if not found.moments.pairs[1]:

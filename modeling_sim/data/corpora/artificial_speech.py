@@ -25,7 +25,6 @@ INFO = CorpusInfo(
     description="Words and syllables of the Smooth InfoMax paper, one male speaker (recordings by Bart de Boer); in "
     "the published split, test words are different recordings of training words.",
     license="cc-by-nc-sa-4.0",
-    redistributable=False,
     path_settings=("data_dir",),
     splits=("train", "test", "all"),
 )

@@ -138,7 +138,6 @@ class CorpusInfo:
         license: License identifier of the Hub, or "other" with the reason in `description`.
         hub_id: Hub id of the data set, if it is on the Hub.
         num_utterances: Size of the complete corpus, if it is fixed.
-        redistributable: Whether its audio may be redistributed with a project or a checkpoint.
         language: Language code of the Hub, if there is one language.
         generated: Whether the audio is synthesized rather than read.
         defaults: Settings of training commands to use unless others are given, for corpora that the defaults, which are
@@ -152,7 +151,6 @@ class CorpusInfo:
     license: str
     hub_id: str | None = None
     num_utterances: int | None = None
-    redistributable: bool = True
     language: str | None = None
     generated: bool = False
     path_settings: tuple[str, ...] = ()

@@ -170,11 +170,11 @@ def open_source(
     """Unchanged rows of a data set on the Hub or on disk.
 
     Args:
-        dataset_id: As in `load`.
-        config: As in `load`.
+        dataset_id: See `load`.
+        config: See `load`.
         split: A split, a slice of one, several joined with "+", or "all".
-        revision: As in `load`.
-        streaming: As in `load`.
+        revision: See `load`.
+        streaming: See `load`.
 
     Raises:
         ValueError: The split does not exist, or is a slice of a stream that needs the stream's length.
