@@ -121,7 +121,7 @@ def check_audio(path: str) -> None:
 
 
 def _input_kind(path: str) -> str:
-    return getattr(_config_of(path), "input_kind", "waveform")
+    return str(getattr(_config_of(path), "input_kind", "waveform"))
 
 
 def _check_type(path: str, model_type: str, role: str) -> None:

@@ -13,7 +13,8 @@ frames k apart have the correlation `0.95^k cos(2 pi k / period)`. It is mapped 
 
 The periods follow from the theory (docs/theory.md). A product of factors is a source as well, whose correlation is the
 product of theirs. At the offsets 1, 2, 3, 4, 6, 8 each factor is more predictable than any product of two, and any two
-factors differ. Processes that only decay cannot have both: the square of a slow factor is slower than a fast factor.
+factors differ. Of processes that only decay, either all decay at about the same rate, so that they hardly differ, or
+the square of a slow factor is slower than a fast factor.
 
 A film is an image of frames below each other, so a model whose patch is a frame reads a film from top to bottom. With
 `num_frames` 1 each image is a single sprite. Film i of a split only depends on the seed, the split and i.
