@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Image
 from matplotlib.figure import Figure
 
+from modeling_sim.analysis.axes.best_dimensions import best_dimensions
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.sprites import FACTORS
 from modeling_sim.files import read_json, replacing
@@ -98,6 +99,9 @@ def sprites() -> str:
         best = [run["methods"][name]["best"] for run in runs if name in run["methods"]]
         cells = [f"{np.mean([b[f] for b in best]):.2f} ({min(b[f] for b in best):.2f})" for f in order]
         rows.append([name, *cells, str(len(best))])
+    amount = np.linspace(0, 1, 3000, endpoint=False)  # ranks of a latent, in thirds that are the classes
+    ceiling = best_dimensions(amount[:, None], {"shape": np.floor(3 * amount)}).correlation["shape"]
+    rows.append(["a latent that follows the factor exactly", *["1.00"] * (len(order) - 1), f"{ceiling:.2f}", ""])
     return _lines(["", *order, "seeds"], rows)
 
 
