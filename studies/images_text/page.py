@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE, PICTURES = ROOT / "studies/images_text/results", ROOT / "docs/images_text.md", ROOT / "docs/images"
 BEGIN, END = "<!-- {name}: made by studies/images_text/page.py -->", "<!-- end of {name} -->"
 _TASKS = ("digits", "mnist", "stress", "grammar")
-_PICTURED = "mnist"
+_PICTURED = "digits"
 _PRETRAINED = ("SIM", "GIM", "CPC")
 
 Runs = list[dict[str, Any]]
@@ -130,8 +130,8 @@ def words() -> str:
     train, test = (load_corpus(corpus, split, **settings)["word"][:] for split in ("train", "test"))
     shown = [name for name in run["neighbors"] if name != "bag of 1 to 1-grams"]
     rows = [
-        [test[query], *(", ".join(train[row] for row in run["neighbors"][name][query][:3]) for name in shown)]
-        for query in range(6)
+        [test[query], *(", ".join(train[row] for row in run["neighbors"][name][number][:3]) for name in shown)]
+        for number, query in enumerate(run["queries"][:6])
     ]
     return _lines(["test word", *shown], rows)
 
@@ -206,12 +206,13 @@ def draw_neighbors() -> Figure:
     grid = figure.subplots(queries, 6 * len(names), squeeze=False)
     for row in range(queries):
         for block, name in enumerate(names):
-            shown = [(test, row), *((train, item) for item in run["neighbors"][name][row])]
+            query = run["queries"][row]
+            shown = [(test, query), *((train, item) for item in run["neighbors"][name][row])]
             for axis, (split, item) in zip(grid[row, 6 * block : 6 * block + 6], shown, strict=True):
                 axis.imshow(np.asarray(Image().decode_example(split[item]["image"])), cmap="gray_r")
                 axis.set_xticks([])
                 axis.set_yticks([])
-                same = split is test or split[item][label] == test[row][label]
+                same = split is test or split[item][label] == test[query][label]
                 for spine in axis.spines.values():
                     spine.set(color="white" if same else "#D55E00", linewidth=2)
     for block, name in enumerate(names):
