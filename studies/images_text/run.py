@@ -224,10 +224,13 @@ def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, A
         print(f"{task} seed {seed}: {name} {result['methods'][name]['test']:.3f}", flush=True)
     if seed == 0:
         queries = np.linspace(0, len(labels[1]) - 1, _QUERIES).astype(int)  # the items may be in order of their class
-        result["queries"] = queries.tolist()
-        result["neighbors"] = {name: found[queries].tolist() for name, found in neighbors.items()}
-        shares = {name: (labels[0][found] == labels[1][:, None]).mean() for name, found in neighbors.items()}
-        result["neighbors_of_the_same_class"] = {name: float(share) for name, share in shares.items()}
+        result |= {
+            "queries": queries.tolist(),
+            "neighbors": {name: found[queries].tolist() for name, found in neighbors.items()},
+            "neighbors_of_the_same_class": {
+                name: float((labels[0][found] == labels[1][:, None]).mean()) for name, found in neighbors.items()
+            },
+        }
     return result
 
 
