@@ -29,8 +29,7 @@ def feature_extractor_of(path: str) -> Any:
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    kind = getattr(_config_of(path), "input_kind", "waveform")
-    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
+    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(_input_kind(path), AutoFeatureExtractor)
     return auto.from_pretrained(path)
 
 
@@ -65,13 +64,8 @@ def load_encoder(path: str) -> SimModel:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     check_encoder(path)
-    model = AutoModel.from_pretrained(path).float().eval()
-    if model.config.input_kind != "waveform":
-        raise ValueError(
-            f"{path} has `input_kind` {model.config.input_kind!r}, but this command reads audio; load the model with "
-            "`AutoModel.from_pretrained`."
-        )
-    return model
+    check_audio(path)
+    return AutoModel.from_pretrained(path).float().eval()
 
 
 def load_audio_encoder(path: str) -> PreTrainedModel:
@@ -109,6 +103,25 @@ def load_decoder(path: str) -> SimDecoder:
 def check_encoder(path: str) -> None:
     """Checks that a checkpoint holds an encoder, by its configuration; raises like `load_encoder`."""
     _check_type(path, SimConfig.model_type, "an encoder")
+
+
+def check_audio(path: str) -> None:
+    """Checks by its configuration that a checkpoint reads waveforms.
+
+    Raises:
+        ValueError: It reads images or text.
+        FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
+    """
+    kind = _input_kind(path)
+    if kind != "waveform":
+        raise ValueError(
+            f"{path} has `input_kind` {kind!r}, but this command is for models of audio; in Python, load the model "
+            "with `AutoModel.from_pretrained`, and publish it and its processor with `push_to_hub`."
+        )
+
+
+def _input_kind(path: str) -> str:
+    return str(getattr(_config_of(path), "input_kind", "waveform"))
 
 
 def _check_type(path: str, model_type: str, role: str) -> None:

@@ -21,7 +21,7 @@ def draw(*modules):
 def test_every_module_has_a_curve_and_dots_in_every_panel():
     axes = draw((2.3, 0.2, 5.0, 16), (2.2, 0.3, 6.0, 12))
     assert [len(axis.lines) for axis in axes] == [4, 4 + 1, 4, 4]  # and chance
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["module 0", "module 1", "held-out speech"]
+    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["module 0", "module 1", "held-out data"]
 
 
 def test_a_module_without_an_objective_has_no_loss_and_keeps_its_name():

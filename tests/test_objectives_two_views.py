@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Image
 from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_sim import SimConfig, SimModel
 from modeling_sim.commands import pretrain
 from modeling_sim.data.augmentation import AUGMENTATIONS, augmentation_names, augmented
+from modeling_sim.data.corpora import load_corpus
 from modeling_sim.hub.card import render_card
+from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE
 from modeling_sim.trainer.objectives.byol import cosine_distance
 from modeling_sim.trainer.objectives.contract import (
     OBJECTIVES,
@@ -132,6 +135,18 @@ def test_losses_are_those_of_naive_versions():
         total = sum(math.exp(score) for score in row)
         naive.append(-sum(share * math.log(math.exp(score) / total) for share, score in zip(target, row, strict=True)))
     assert float(distillation(first, wanted, 0.1)) == pytest.approx(np.mean(naive), rel=1e-4)
+
+
+def test_a_single_frame_does_not_vary():
+    first, second = (view[:1] for view in two_views())
+    terms = vicreg_terms(first, second)
+    expected = [float((first - second).square().mean()), 1 - 1e-2, 0]
+    assert [float(term) for term in terms] == pytest.approx(expected, rel=1e-5)
+    objective = load_objective("vicreg", {0: 5}, {})
+    views = [View(view[None], None) for view in (first, second)]
+    with pytest.raises(ValueError, match="batch_size"):
+        objective.loss(0, views, None, torch.Generator())
+    assert objective.eval().loss(0, views, None, torch.Generator()).loss.isfinite()
 
 
 def test_losses_are_those_of_lightly():
@@ -294,6 +309,24 @@ def test_objectives_run_in_bfloat16_and_with_padding(objective, tmp_path):
         save_steps=0,
     )
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_active_units_of_images_are_those_of_all_columns(tmp_path):
+    """Images of two columns of patches: the variance is that of the frames of both."""
+    settings = "{num_train: 4, num_test: 3, num_frames: 4}"
+    layers = "{patch_size: 10, patch_stride: 10, batch_norm_momentum: 1.0}"
+    flags = {"corpus": "sprites", "corpus_settings": settings, "crop_samples": 80, "model_settings": layers}
+    flags |= {"preset": "gim-small", "augmentation": "none", "objective": "vicreg"}
+    train(tmp_path, **flags)
+    images = load_corpus("sprites", "test", num_train=4, num_test=3, num_frames=4)
+    values = [
+        np.asarray(Image().decode_example(image), dtype=np.float32)[None] / 127.5 - 1 for image in images["image"]
+    ]
+    with torch.no_grad():
+        means = SimModel.from_pretrained(tmp_path).eval()(torch.tensor(np.stack(values))).means[0]
+    assert len(means) == 2 * len(images)
+    trained = json.loads((tmp_path / "results.json").read_text())["modules"][0]["trained"]
+    assert trained["active_units"] == (means.flatten(0, 1).var(dim=0, correction=0) > ACTIVE_UNIT_VARIANCE).sum()
 
 
 def test_augmented_infonce_differs_and_the_default_is_as_ever(tmp_path):

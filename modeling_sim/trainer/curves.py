@@ -93,7 +93,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     for axis in axes.flat[: len(panels)][-columns:]:
         axis.set_xlabel("step")
         axis.tick_params(labelbottom=True)
-    held_out = Line2D([], [], color=GRAY, marker="o", linestyle="none", label="held-out speech")
+    held_out = Line2D([], [], color=GRAY, marker="o", linestyle="none", label="held-out data")
     modules = [Line2D([], [], color=style_of(number).color, label=name) for number, name in enumerate(names)]
     axes[0, 0].legend(handles=[*modules, held_out], frameon=False, fontsize=9)
     return figure

@@ -269,7 +269,7 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             ],
         },
     )
-    log.say(f"held-out speech after {counts.step} steps: {task.summary(trained)}")
+    log.say(f"held-out data after {counts.step} steps: {task.summary(trained)}")
     log.say(f"before the first step: {task.summary(run.untrained)}")
     if counts.replaced:
         log.say(f"replaced {counts.replaced} crops from unreadable files")

@@ -1,9 +1,9 @@
 """Smooth InfoMax on images and text, next to Greedy InfoMax, CPC, supervised and untrained models, and raw inputs.
 
-    python studies/images_text/run.py --tasks sprites digits mnist words --seeds 0 --output studies/images_text/results
+    python studies/images_text/run.py --tasks sprites digits mnist stress grammar --seeds 0 1 2
 
-Each task and seed is one JSON file, written when it is complete; existing files are kept. The page
-`docs/images_text.md` shows them.
+Each task and seed is one JSON file, written when it is complete; existing files are kept. `page.py` shows them in
+`docs/images_text.md`.
 
 - digits, mnist, words: linear probes of every module, fitted on training items with the penalty chosen on a fifth of
   them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
@@ -23,16 +23,25 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from matplotlib.figure import Figure
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from modeling_sim import SimConfig, SimForPreTraining, SimForSequenceClassification, SimModel
+from modeling_sim import (
+    SimConfig,
+    SimForAudioFrameClassification,
+    SimForPreTraining,
+    SimForSequenceClassification,
+    SimModel,
+)
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, best_dimensions
-from modeling_sim.analysis.probes import choose_l2, fit_linear_probe
+from modeling_sim.analysis.probes import fit_linear_probe
 from modeling_sim.data.corpora import corpus_info, load_corpus
 from modeling_sim.data.corpora.sprites import FACTORS
 from modeling_sim.data.signals import padded, positions
 from modeling_sim.files import read_json, write_json
-from modeling_sim.plots import PALETTE, save_figure
+from modeling_sim.plots import save_figure
 from modeling_sim.processing_sim import new_processor
 
 # Corpus, its settings, the label, and fields that differ from the corpus' own.
@@ -55,8 +64,13 @@ SPRITE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIM, bilinear critic": ("sim-small", {"kl_weight": 1.0e-3}),
     "GIM": ("gim-small", {}),
     "untrained": ("gim-small", {}),
+    "supervised": ("gim-small", {"num_labels": len(FACTORS), "problem_type": "regression"}),
 }
+# Steps of training and items per step, where they are not 300 and 32.
+TRAINING = {"sprites": (2400, 16), "mnist": (150, 32)}
 _RATE = 1.0e-3
+_QUERIES = 10  # test items whose nearest neighbors are kept
+_PENALTIES = (1.0e-4, 1.0e-3, 1.0e-2, 1.0e-1)  # of the probes
 
 
 class Data:
@@ -73,22 +87,30 @@ class Data:
 
 def train(
     model: nn.Module, data: Data, steps: int, batch_size: int, seed: int, labels: torch.Tensor | None = None
-) -> Any:
-    """Trains a model by Adam with a cosine schedule on random batches."""
+) -> tuple[Any, list[list[float]]]:
+    """Trains a model by Adam with a cosine schedule on random batches.
+
+    Returns:
+        The model, and for pretraining the contrastive accuracy of every module, as means over each tenth of the steps.
+    """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=max(1, steps), pct_start=0.1)
     model.train()
+    accuracies: list[list[float]] = []
     for _ in range(steps):
         rows = torch.randint(len(data.inputs), (batch_size,), generator=generator)
         given = {} if labels is None else {"labels": labels[rows]}
         mask = None if data.mask.all() else data.mask[rows]
-        loss = model(data.inputs[rows], mask, **given).loss
+        output = model(data.inputs[rows], mask, **given)
         optimizer.zero_grad()
-        loss.backward()
+        output.loss.backward()
         optimizer.step()
         schedule.step()
-    return model.eval()
+        if labels is None:
+            accuracies.append([float(accuracy) for accuracy in output.contrastive_accuracies])
+    parts = np.array_split(np.array(accuracies), 10) if len(accuracies) >= 10 else []
+    return model.eval(), [part.mean(axis=0).tolist() for part in parts]
 
 
 @torch.no_grad()
@@ -110,14 +132,18 @@ def encode(model: SimModel, data: Data) -> list[dict[str, np.ndarray]]:
 def probe(
     train_features: np.ndarray, test_features: np.ndarray, labels: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, float]:
-    """Accuracy on the test set, and on a fifth of the training set that did not enter another fit."""
+    """Accuracy on the test set with the penalty that is best on a fifth of the training set, and accuracy on that."""
     classes, items = int(labels[0].max()) + 1, len(labels[0])
-    l2 = choose_l2(train_features, labels[0], np.arange(items), classes, grid=(1e-4, 1e-3, 1e-2, 1e-1))
     held_out = np.random.default_rng(1).permutation(items) < items // 5
-    fit = fit_linear_probe(train_features[~held_out], labels[0][~held_out], classes, l2=l2)
-    validation = float((fit.predict(train_features[held_out]) == labels[0][held_out]).mean())
-    fit = fit_linear_probe(train_features, labels[0], classes, l2=l2)
-    return {"test": float((fit.predict(test_features) == labels[1]).mean()), "validation": validation, "l2": l2}
+
+    def accuracy(rows: np.ndarray, l2: float, features: np.ndarray, wanted: np.ndarray) -> float:
+        fit = fit_linear_probe(train_features[rows], labels[0][rows], classes, l2=l2)
+        return float((fit.predict(features) == wanted).mean())
+
+    found = {l2: accuracy(~held_out, l2, train_features[held_out], labels[0][held_out]) for l2 in _PENALTIES}
+    l2 = max(found, key=lambda each: found[each])
+    test = accuracy(np.ones(items, dtype=bool), l2, test_features, labels[1])
+    return {"test": test, "validation": found[l2], "l2": l2}
 
 
 def config_of(corpus: str, preset: str, fields: dict[str, Any]) -> SimConfig:
@@ -125,17 +151,19 @@ def config_of(corpus: str, preset: str, fields: dict[str, Any]) -> SimConfig:
     return SimConfig.preset(preset, **{**corpus_info(corpus).defaults["model_settings"], **fields})
 
 
-def n_grams(data: Data, size: int) -> np.ndarray:
-    """Counts of the runs of up to `size` symbols that occur at least 5 times, `(items, runs)`, by a hash."""
-    counts = np.zeros((len(data.inputs), 4096), dtype=np.float32)
-    for row, (symbols, mask) in enumerate(zip(data.inputs.numpy(), data.mask.numpy(), strict=True)):
-        word = symbols[: mask.sum()].tolist()
-        for length in range(1, size + 1):
-            for start in range(len(word) - length + 1):
-                run = word[start : start + length]
-                number = sum(symbol * 101**place for place, symbol in enumerate(run))
-                counts[row, number % 4096] += 1
-    return counts
+def n_grams(splits: list[Data], size: int) -> list[np.ndarray]:
+    """Counts of the runs of up to `size` symbols that at least 5 training items have, `(items, runs)` of each split."""
+
+    def runs(word: list[int]) -> list[tuple[int, ...]]:
+        sizes = range(1, size + 1)
+        return [tuple(word[start : start + own]) for own in sizes for start in range(len(word) - own + 1)]
+
+    words = [
+        [row[: mask.sum()].tolist() for row, mask in zip(split.inputs, split.mask, strict=True)] for split in splits
+    ]
+    counter = CountVectorizer(analyzer=runs, min_df=5, dtype=np.float32)
+    counter.fit(words[0])
+    return [counter.transform(rows).toarray() for rows in words]
 
 
 def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, Any]:
@@ -148,26 +176,32 @@ def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, A
     result: dict[str, Any] = {"task": task, "label": label, "seed": seed, "steps": steps, "batch_size": batch_size}
     result |= {"train_items": len(splits[0]), "test_items": len(splits[1]), "methods": {}}
     result["chance"] = float((labels[1] == np.bincount(labels[0]).argmax()).mean())
+    neighbors: dict[str, np.ndarray] = {}
 
-    def add(name: str, model: SimModel, seconds: float) -> None:
+    def add(name: str, model: SimModel, seconds: float, curve: list[list[float]]) -> None:
         sets = [encode(model, part) for part in data]
         rows = {
             f"{module} {kind}": probe(sets[0][number][kind], sets[1][number][kind], labels)
             for number, module in enumerate(model.config.module_names)
             for kind in sets[0][number]
         }
-        result["methods"][name] = {"seconds": round(seconds, 1), "rows": rows}
+        result["methods"][name] = {"seconds": round(seconds, 1), "rows": rows, "curve": curve}
         for kind in sets[0][0]:
             best = max((row for row in rows if row.endswith(kind)), key=lambda row: rows[row]["validation"])
             print(f"{task} seed {seed}: {name} {best} {rows[best]['test']:.3f}", flush=True)
+        if seed == 0 and name in ("SIM", "untrained"):
+            module, kind = best.rsplit(" ", 1)
+            features = [each[model.config.module_names.index(module)][kind] for each in sets]
+            neighbors[name] = nearest(features[0], features[1])
 
     for name, (preset, more) in METHODS.items():
         torch.manual_seed(seed)
         start = time.process_time()
         model = SimForPreTraining(config_of(corpus, preset, {**fields, **more}))
-        add(name, train(model, data[0], steps, batch_size, seed).sim, time.process_time() - start)
+        model, curve = train(model, data[0], steps, batch_size, seed)
+        add(name, model.sim, time.process_time() - start, curve)
     torch.manual_seed(seed)
-    add("untrained", SimForPreTraining(base).eval().sim, 0.0)
+    add("untrained", SimForPreTraining(base).eval().sim, 0.0, [])
     torch.manual_seed(seed)
     start = time.process_time()
     base.num_labels = int(labels[0].max()) + 1
@@ -180,13 +214,31 @@ def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, A
     if base.input_kind == "patches":
         raw = [part.inputs.flatten(1).numpy() for part in data]
         result["methods"]["raw pixels"] = probe(raw[0], raw[1], labels)
+        neighbors["raw pixels"] = nearest(raw[0], raw[1])
     else:
         for size in (1, 2):
-            raw = [n_grams(part, size) for part in data]
-            result["methods"][f"bag of 1 to {size}-grams"] = probe(raw[0], raw[1], labels)
+            name, raw = f"bag of 1 to {size}-grams", n_grams(data, size)
+            result["methods"][name] = probe(raw[0], raw[1], labels)
+            neighbors[name] = nearest(raw[0], raw[1])
     for name in ("supervised", *list(result["methods"])[len(METHODS) + 2 :]):
         print(f"{task} seed {seed}: {name} {result['methods'][name]['test']:.3f}", flush=True)
+    if seed == 0:
+        queries = np.linspace(0, len(labels[1]) - 1, _QUERIES).astype(int)  # the items may be in order of their class
+        result |= {
+            "queries": queries.tolist(),
+            "neighbors": {name: found[queries].tolist() for name, found in neighbors.items()},
+            "neighbors_of_the_same_class": {
+                name: float((labels[0][found] == labels[1][:, None]).mean()) for name, found in neighbors.items()
+            },
+        }
     return result
+
+
+def nearest(train_features: np.ndarray, test_features: np.ndarray) -> np.ndarray:
+    """The 5 training items nearest to each test item, `(test items, 5)`, by distance of standardized features."""
+    scaler = StandardScaler().fit(train_features)
+    search = NearestNeighbors(n_neighbors=5).fit(scaler.transform(train_features))
+    return np.asarray(search.kneighbors(scaler.transform(test_features), return_distance=False))
 
 
 # ---------------------------------------------------------------------- sprites
@@ -202,14 +254,20 @@ def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size
     films = np.repeat(np.arange(len(splits[1])), len(values["x"]) // len(splits[1]))
     result: dict[str, Any] = {"task": "sprites", "seed": seed, "steps": steps, "batch_size": batch_size, "methods": {}}
     result = read_json(path) if path.exists() else result
+    labels = np.stack([np.asarray(splits[0][name], dtype=np.float32) for name in FACTORS], axis=-1)
+    labels = (labels - labels.mean(axis=(0, 1))) / labels.std(axis=(0, 1))
     for name in [name for name in chosen if name not in result["methods"]]:
         preset, more = SPRITE_METHODS[name]
         torch.manual_seed(seed)
         start = time.process_time()
-        model = SimForPreTraining(config_of("sprites", preset, more))
-        train(model, data[0], 0 if name == "untrained" else steps, batch_size, seed)
+        is_supervised = name == "supervised"
+        model = (SimForAudioFrameClassification if is_supervised else SimForPreTraining)(
+            config_of("sprites", preset, more)
+        )
+        targets = torch.from_numpy(labels) if is_supervised else None
+        train(model, data[0], 0 if name == "untrained" else steps, batch_size, seed, targets)
         seconds = time.process_time() - start
-        codes = [_frames(model.sim, part) for part in data]
+        codes = [_frames(model, part) for part in data]
         found = best_dimensions(codes[1], values)
         told = ", ".join(f"{key} {value:.2f} ({found.dimension[key]})" for key, value in found.correlation.items())
         print(f"sprites seed {seed}: {name}: {told}", flush=True)
@@ -227,10 +285,14 @@ def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size
 
 
 @torch.no_grad()
-def _frames(model: SimModel, data: Data) -> np.ndarray:
-    """Means of the last module, `(frames of all films, channels)`."""
-    parts = [list(model.module_latents(rows))[-1].mean.flatten(0, 1) for rows in data.inputs.split(64)]
-    return torch.cat(parts).numpy()
+def _frames(model: Any, data: Data) -> np.ndarray:
+    """Means of the last module, or what a supervised model says, `(frames of all films, channels)`."""
+
+    def outputs(films: torch.Tensor) -> torch.Tensor:
+        is_supervised = isinstance(model, SimForAudioFrameClassification)
+        return model(films).logits if is_supervised else list(model.sim.module_latents(films))[-1].mean
+
+    return torch.cat([outputs(films).flatten(0, 1) for films in data.inputs.split(64)]).numpy()
 
 
 def draw_traversals(
@@ -252,20 +314,23 @@ def draw_traversals(
         loss.backward()
         optimizer.step()
     mean, spread = latents.mean(0), latents.std(0)
-    figure = Figure(figsize=(8.4, 1.0 * (len(dimensions) + 1)), layout="constrained")
-    axes = figure.subplots(len(dimensions) + 1, 9)
+    figure = Figure(figsize=(8.4, 1.0 * (len(dimensions) + 2)), layout="constrained")
+    axes = figure.subplots(len(dimensions) + 2, 9)
     with torch.no_grad():
         test = torch.from_numpy(codes[1])
         decoded = decoder(test)
         error = float((decoded - frames[1].flatten(1)).square().mean() / frames[1].flatten(1).var(dim=0).mean())
         for column in range(8):
             _show(axes[0, column + 1], frames[1][37 * column + 5])
-        for line, dimension in enumerate(dimensions.values(), start=1):
+            _show(axes[1, column + 1], decoded[37 * column + 5].view(size, size))
+        for line, dimension in enumerate(dimensions.values(), start=2):
             moved = mean.repeat(8, 1)
             moved[:, dimension] += torch.linspace(-2, 2, 8) * spread[dimension]
             for column, frame in enumerate(decoder(moved).view(-1, size, size)):
                 _show(axes[line, column + 1], frame)
-    for line, title in enumerate(["test frames", *(f"{name}: {dimension}" for name, dimension in dimensions.items())]):
+    for line, title in enumerate(
+        ["test frames", "decoded", *(f"{name}: {number}" for name, number in dimensions.items())]
+    ):
         axes[line, 0].text(1.0, 0.5, title, ha="right", va="center", fontsize=9)
         axes[line, 0].axis("off")
     save_figure(figure, path)
@@ -277,74 +342,27 @@ def _show(axis: Any, frame: torch.Tensor) -> None:
     axis.axis("off")
 
 
-# ---------------------------------------------------------------------- the page's table and picture
-
-
-def score(method: dict[str, Any], kind: str) -> float | None:
-    """Test accuracy of the module that is best in validation; that of a control as it is."""
-    if "rows" not in method:
-        return method["test"]
-    rows = [row for name, row in method["rows"].items() if name.endswith(kind)]
-    return max(rows, key=lambda row: row["validation"])["test"] if rows else None
-
-
-def table(folder: Path) -> str:
-    """Markdown of all results in a folder: means over seeds, in percent."""
-    results = [read_json(path) for path in sorted(folder.glob("*_seed*.json"))]
-    lines = []
-    for task, group in itertools.groupby(
-        [row for row in results if row["task"] != "sprites"], key=lambda row: row["task"]
-    ):
-        runs = list(group)
-        for name in runs[0]["methods"]:
-            cells = []
-            for kind in ("pooled", "quarters"):
-                values = [score(run["methods"][name], kind) for run in runs]
-                cells.append("" if None in values else f"{100 * np.mean(values):.1f}")
-            lines.append(f"| {task} | {name} | {cells[0]} | {cells[1]} | {len(runs)} |")
-    return "\n".join(["| task | method | pooled | quarters | seeds |", "| --- | --- | --- | --- | --- |", *lines])
-
-
-def draw_sprites(folder: Path, path: Path) -> None:
-    """Bars of the best dimension of each factor, by method."""
-    runs = [read_json(file) for file in sorted(folder.glob("sprites_seed*.json"))]
-    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
-    axis, names = figure.subplots(), list(runs[0]["methods"])
-    for number, name in enumerate(names):
-        heights = [float(np.mean([run["methods"][name]["best"][factor] for run in runs])) for factor in FACTORS]
-        places = np.arange(len(FACTORS)) + (number - (len(names) - 1) / 2) / (len(names) + 1)
-        axis.bar(places, heights, 1 / (len(names) + 1.5), label=name, color=PALETTE[number])
-    axis.axhline(0.7, color="gray", lw=0.8, ls="--")
-    axis.set_xticks(np.arange(len(FACTORS)), list(FACTORS))
-    axis.set_ylabel("best |rank correlation|")
-    axis.set_ylim(0, 1)
-    axis.legend(fontsize=8, ncols=2)
-    save_figure(figure, path)
-
-
 def main() -> None:
     """Runs the tasks and seeds that have no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=["sprites", *TASKS], choices=["sprites", *TASKS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--sprite_methods", nargs="+", default=list(SPRITE_METHODS), choices=list(SPRITE_METHODS))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, help="Steps of training; by default those of TRAINING.")
+    parser.add_argument("--batch_size", type=int, help="Items per step; by default those of TRAINING.")
     parser.add_argument("--output", type=Path, default=Path("studies/images_text/results"))
-    parser.add_argument("--pictures", type=Path, help="Folder of the pictures; unset for none.")
+    parser.add_argument("--pictures", type=Path, help="Folder of the traversals; unset for none.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for task, seed in itertools.product(arguments.tasks, arguments.seeds):
-        path = arguments.output / f"{task}_seed{seed}.json"
+        path, (steps, batch_size) = arguments.output / f"{task}_seed{seed}.json", TRAINING.get(task, (300, 32))
+        steps, batch_size = arguments.steps or steps, arguments.batch_size or batch_size
         if task == "sprites":
             picture = arguments.pictures / "sprites_traversals.png" if arguments.pictures and seed == 0 else None
-            run_sprites(path, arguments.sprite_methods, seed, 2 * arguments.steps, arguments.batch_size, picture)
+            run_sprites(path, arguments.sprite_methods, seed, steps, batch_size, picture)
         elif not path.exists():
-            write_json(path, run_probes(task, seed, arguments.steps, arguments.batch_size))
-    print(table(arguments.output))
-    if arguments.pictures and list(arguments.output.glob("sprites_seed*.json")):
-        draw_sprites(arguments.output, arguments.pictures / "sprites_factors.png")
+            write_json(path, run_probes(task, seed, steps, batch_size))
 
 
 if __name__ == "__main__":

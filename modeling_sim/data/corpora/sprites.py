@@ -1,15 +1,20 @@
 """Films of one sprite drawn on the fly, with the exact value of every generating factor in every frame.
 
-Six factors move independently of each other, each as a stationary Gaussian process with a time scale of its own,
-mapped to a range:
+Six factors move independently of each other. Each is a stationary Gaussian process that swings with its own period:
+frames k apart have the correlation `0.95^k cos(2 pi k / period)`. It is mapped to a range:
 
-| factor | range | correlation of neighboring frames |
+| factor | range | period in frames |
 | --- | --- | --- |
-| shape | diamond, ellipse, rectangle, of equal area | .98 |
-| x, y | center, .35 to .65 of the frame | .96, .92 |
-| turn | -60 to 60 degrees | .85 |
-| scale | root of the area, .25 to .42 of the frame | .75 |
-| brightness | .35 to 1 of the largest value | .6 |
+| shape | diamond, ellipse, rectangle, of equal area | 24 |
+| x, y | center, .35 to .65 of the frame | 12, 8 |
+| turn | -60 to 60 degrees | 6 |
+| scale | root of the area, .25 to .42 of the frame | 4 |
+| brightness | .35 to 1 of the largest value | 3 |
+
+The periods follow from the theory (docs/theory.md). A product of factors is a source as well, whose correlation is the
+product of theirs. At the offsets 1, 2, 3, 4, 6, 8 each factor is more predictable than any product of two, and any two
+factors differ. Of processes that only decay, either all decay at about the same rate, so that they hardly differ, or
+the square of a slow factor is slower than a fast factor.
 
 A film is an image of frames below each other, so a model whose patch is a frame reads a film from top to bottom. With
 `num_frames` 1 each image is a single sprite. Film i of a split only depends on the seed, the split and i.
@@ -39,7 +44,7 @@ INFO = CorpusInfo(
         "preset": "sim-readable-small",
         "crop_samples": 32 * _FRAME,
         "batch_size": 32,
-        "max_steps": 600,
+        "max_steps": 1200,
         "output_dir": "runs/sprites",
         "model_settings": {
             "input_kind": "patches",
@@ -51,7 +56,7 @@ INFO = CorpusInfo(
             "conv_stride": [[1, 1, 1]],
             "conv_padding": [[0, 0, 0]],
             "latent_size": 8,
-            "prediction_offsets": [1, 2, 4, 8, 16],
+            "prediction_offsets": [1, 2, 3, 4, 6, 8],
         },
     },
 )
@@ -60,15 +65,16 @@ SHAPES = ("diamond", "ellipse", "rectangle")
 # Exponents p of |x|^p + |y|^p < 1, and the area of that curve.
 _EXPONENTS, _AREAS = np.array([1.0, 2.0, 8.0]), np.array([2.0, 3.1416, 3.8997])
 
-# Correlation of neighboring frames, lowest and highest value; x, y and scale relative to the frame.
+# Period in frames, lowest and highest value; x, y and scale relative to the frame.
 FACTORS = {
-    "shape": (0.98, 0, 3),
-    "x": (0.96, 0.35, 0.65),
-    "y": (0.92, 0.35, 0.65),
-    "turn": (0.85, -60, 60),
-    "scale": (0.75, 0.25, 0.42),
-    "brightness": (0.6, 0.35, 1.0),
+    "shape": (24, 0, 3),
+    "x": (12, 0.35, 0.65),
+    "y": (8, 0.35, 0.65),
+    "turn": (6, -60, 60),
+    "scale": (4, 0.25, 0.42),
+    "brightness": (3, 0.35, 1.0),
 }
+DAMPING = 0.95  # correlation of neighboring frames, apart from the swing
 
 _ELONGATION = 1.7  # width over height of a sprite that is not turned
 
@@ -104,12 +110,12 @@ def load(
 def _factors(generator: np.random.Generator, num_frames: int) -> dict[str, np.ndarray]:
     """Values of every factor, each `(num_frames,)`."""
     found = {}
-    for name, (correlation, lowest, highest) in FACTORS.items():
-        noise = generator.standard_normal(num_frames)
-        process = noise[:1].repeat(num_frames)
+    for name, (period, lowest, highest) in FACTORS.items():
+        process = generator.standard_normal((num_frames, 2)) @ [1, 1j]  # turns in the complex plane
         for frame in range(1, num_frames):
-            process[frame] = correlation * process[frame - 1] + np.sqrt(1 - correlation**2) * noise[frame]
-        found[name] = lowest + (highest - lowest) * ndtr(process)
+            turned = DAMPING * np.exp(2j * np.pi / period) * process[frame - 1]
+            process[frame] = turned + np.sqrt(1 - DAMPING**2) * process[frame]
+        found[name] = lowest + (highest - lowest) * ndtr(process.real)
     found["shape"] = found["shape"].astype(np.int64)
     return found
 

@@ -140,9 +140,18 @@ class FrameObjective(Objective):
     def loss(
         self, module: int, views: Sequence[View], frame_mask: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """Draws frames, and applies the heads under autocast and `frame_loss` in full precision."""
+        """Draws frames, and applies the heads under autocast and `frame_loss` in full precision.
+
+        Raises:
+            ValueError: The batch of a training step has a single frame, which has no variance.
+        """
         device = views[0].latents.device
         chosen = chosen_frames(views[0].latents, frame_mask, self.num_frames, generator)
+        if self.training and len(chosen) < 2:
+            raise ValueError(
+                f"module {module} has a single frame in a batch, but this objective compares several; raise "
+                "`batch_size` or `crop_samples`."
+            )
         latents = torch.stack([view.latents.flatten(0, 1)[chosen] for view in views])
         found = [view.target.flatten(0, 1)[chosen] for view in views if view.target is not None]
         outputs = self.project(module, latents)

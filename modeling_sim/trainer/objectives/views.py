@@ -36,6 +36,8 @@ class _ModuleResult(NamedTuple):
     metrics: dict[str, torch.Tensor]
     mean: torch.Tensor
     """`(batch, frames, channels)`, detached, of all views."""
+    num_frames: torch.Tensor | int
+    """Number of real frames of `mean`."""
 
 
 class ViewTask(CropTask):
@@ -212,7 +214,8 @@ class ViewTask(CropTask):
                             kl = kl_to_standard_normal(mean, log_variance, frame_mask)
                             loss = loss + kl_weight_scale * model.config.kl_weights[module] * kl
                         metrics = {**metrics, "kl": kl.detach()}
-            yield _ModuleResult(module, loss, metrics, mean.detach())
+            num_frames = len(mean) * mean.shape[1] if lengths is None else lengths.sum()
+            yield _ModuleResult(module, loss, metrics, mean.detach(), num_frames)
 
     def _loss(
         self,
@@ -269,10 +272,9 @@ class ViewTask(CropTask):
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):
             count = len(batch["index"])
             for result in self._run(batch, batch["index"].tolist(), seed=0, step=_EVALUATION):
-                frames = self.model.config.num_frames(batch["attention_mask"].sum(dim=1), result.module).sum()
                 mean = result.mean.double().flatten(0, 1)  # padded frames are 0
-                total = frames.to(mean) * self.objective.num_views
-                moments[result.module] += torch.cat([total[None], mean.sum(dim=0), mean.square().sum(dim=0)])
+                total = mean.new_ones(1) * result.num_frames
+                moments[result.module] += torch.cat([total, mean.sum(dim=0), mean.square().sum(dim=0)])
                 if result.loss is not None:
                     values = {"loss": result.loss, **result.metrics}
                     found = torch.stack([values[name].double() for name in self.metrics] + [mean.new_ones(())])
