@@ -132,7 +132,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     max_frames: int = setting(20_000, "Approximate number of frames per module, for distributions.")
     num_utterances: int = setting(64, "Utterances that are decoded.")
     num_pairs: int = setting(
-        60, "Pairs of them for smoothness and curves; of utterances above 2 s fewer, a minute of speech."
+        60, "Pairs of them for smoothness and curves; of utterances above 1 s fewer, a minute of speech."
     )
     steps: int = setting(12, "Steps of a path between two of them.")
     dims: str = setting(
