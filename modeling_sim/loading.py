@@ -115,8 +115,8 @@ def check_audio(path: str) -> None:
     kind = _input_kind(path)
     if kind != "waveform":
         raise ValueError(
-            f"{path} has `input_kind` {kind!r}, but this command is for models of audio; in Python, load the model "
-            "with `AutoModel.from_pretrained`, and publish it and its processor with `push_to_hub`."
+            f"{path} has `input_kind` {kind!r}, but this command is for models of audio; in Python, "
+            "`AutoModel.from_pretrained` loads the model."
         )
 
 

@@ -89,6 +89,12 @@ def test_a_stream_gives_the_frames_of_the_whole_at_any_division(name, num_sample
         assert_same(parts, list(model.module_latents(waveforms)))
 
 
+def test_only_waveforms_can_be_streamed():
+    config = SimConfig.preset("sim-small", input_kind="tokens", vocabulary=["a", "b"], sampling_rate=100)
+    with pytest.raises(ValueError, match="input_kind"):
+        SimStream(SimModel(config))
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_frame_comes_with_the_last_sample_that_it_sees(name):
     model, stream = MODELS[name], SimStream(MODELS[name])

@@ -33,7 +33,7 @@ class ShortSteps:
     """`SimModel.step` of a folded encoder on a CPU as a list of products, for few samples that are not the last.
 
     Args:
-        model: The encoder; its weights, as they are now, are shared.
+        model: The encoder. Build the steps again if its weights change.
     """
 
     def __init__(self, model: SimModel) -> None:
@@ -53,8 +53,8 @@ class ShortSteps:
 
     @classmethod
     def of(cls, model: SimModel) -> Self | None:
-        """The steps of an encoder; `None` if it is not on a CPU, not of waveforms, or not folded."""
-        if model.device.type != "cpu" or model.config.input_kind != "waveform":
+        """The steps of an encoder; `None` if it is not on a CPU or not folded."""
+        if model.device.type != "cpu":
             return None
         layers = [layer for module in model.conv_modules for layer in cast("SimConvModule", module).layers]
         return cls(model) if all(isinstance(layer, FoldedConvLayer) for layer in layers) else None

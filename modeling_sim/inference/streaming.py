@@ -35,7 +35,10 @@ class SimStream:
     def __init__(self, model: Any, batch_size: int = 1) -> None:
         if batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size}; give at least 1.")
-        self.model: SimModel = fold(getattr(model, "sim", model))
+        sim = getattr(model, "sim", model)
+        if sim.config.input_kind != "waveform":
+            raise ValueError(f"the model has `input_kind` {sim.config.input_kind!r}; only waveforms can be streamed.")
+        self.model: SimModel = fold(sim)
         self.batch_size = batch_size
         self.reset()
 

@@ -216,8 +216,8 @@ def build(
         OSError: The model does not exist.
     """
     check(arguments)
-    extractor = feature_extractor_of(arguments.model)
     encoder = load_encoder(arguments.model).requires_grad_(requires_grad=False)
+    extractor = feature_extractor_of(arguments.model)
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
         raise ValueError("`latents` 'sample' needs Gaussian latents; set `noise` for a deterministic model instead.")
     modules = module_numbers(encoder.config, arguments.module)

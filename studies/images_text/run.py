@@ -5,8 +5,8 @@
 Each task and seed is one JSON file, written when it is complete; existing files are kept. `page.py` shows them in
 `docs/images_text.md`.
 
-- digits, mnist, words: linear probes of every module, fitted on training items with the penalty chosen on a fifth of
-  them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
+- digits, mnist, stress, grammar: linear probes of every module, fitted on training items with the penalty chosen on a
+  fifth of them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
   ("pooled"), or over each quarter of an image ("quarters").
 - sprites: how far one dimension follows each factor, next to the same latents turned at random, and what a decoder
   draws when one dimension moves.
@@ -49,7 +49,6 @@ _PATCHES = {"patch_size": 8, "patch_stride": 4, "prediction_offsets": (2, 3, 4, 
 TASKS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "digits": ("digits", {}, "digit", {}),
     "mnist": ("digits", {"source": "mnist5k"}, "digit", _PATCHES),
-    "words": ("words", {}, "syllables", {}),
     "stress": ("words", {}, "initial_stress", {}),
     "grammar": ("grammar", {}, "tense", {}),
 }
@@ -61,7 +60,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SPRITE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIM, Gaussian critic": ("sim-readable-small", {}),
-    "SIM, bilinear critic": ("sim-small", {"kl_weight": 1.0e-3}),
     "GIM": ("gim-small", {}),
     "untrained": ("gim-small", {}),
     "supervised": ("gim-small", {"num_labels": len(FACTORS), "problem_type": "regression"}),
