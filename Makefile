@@ -9,7 +9,7 @@ RUN    := $(VENV)/bin
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, write a report with sound (about 6 minutes)"
 	@echo "make test       run the whole suite"
-	@echo "make test-fast  run the tests of the parts alone, in a few minutes"
+	@echo "make test-fast  run the tests of the parts alone, in a minute and a half"
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make gpu        all that a GPU is needed for, in 10 minutes: see docs/gpu.md"

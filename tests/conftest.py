@@ -19,12 +19,13 @@ torch.set_num_threads(1)
 os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 
 
-# Files of tests that train, start processes or use a Hub; `make test-fast` runs all others.
+# Files of tests that train, start processes, use a Hub or take seconds; `make test-fast` runs all others.
 _TRAIN = {
-    "analyze", "background_push", "benchmark", "configuration_sim", "corpora", "devices", "docs", "examples",
-    "executions", "explore", "finetune", "gpu", "hub", "hub_roundtrip", "layers", "loading", "log",
-    "objectives_two_views", "pretrain", "probe", "publish", "remote_code", "report", "representations", "resume",
-    "studies", "train_decoder", "wheel",
+    "analyze", "axes", "background_push", "batches", "benchmark", "cli", "configuration_sim", "corpora",
+    "corpora_artificial_speech", "devices", "docs", "examples", "executions", "explore", "finetune", "gpu",
+    "gpu_script", "hub", "hub_roundtrip", "images_text", "layers", "loading", "log", "objectives_two_views",
+    "pretrain", "probe", "publish", "remote_code", "report", "representations", "resume", "studies", "theory",
+    "train_decoder", "wheel",
 }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_sharing_shows_what_would_go_up(run_folder, monkeypatch, capsys):
 
 def test_a_pipeline(run_folder, tmp_path, monkeypatch, capsys):
     run(monkeypatch, "05_use_in_a_pipeline.py", run_folder, "--output_dir", tmp_path, "--steps", "1")
-    assert capsys.readouterr().out.count("heard") == 3
+    assert capsys.readouterr().out.count("recognized") == 3
 
 
 def test_hearing_a_dimension(run_folder, tmp_path, monkeypatch, capsys):
