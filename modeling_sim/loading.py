@@ -64,7 +64,7 @@ def load_encoder(path: str) -> SimModel:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     check_encoder(path)
-    check_audio(path)
+    check_reads_audio(path)
     return AutoModel.from_pretrained(path).float().eval()
 
 
@@ -105,7 +105,7 @@ def check_encoder(path: str) -> None:
     _check_type(path, SimConfig.model_type, "an encoder")
 
 
-def check_audio(path: str) -> None:
+def check_reads_audio(path: str) -> None:
     """Checks by its configuration that a checkpoint reads waveforms.
 
     Raises:

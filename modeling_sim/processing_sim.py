@@ -39,7 +39,8 @@ class SimImageProcessor(PilBackend):
                 for it.
         """
         if "feature_extractor_type" in image_processor_dict:
-            raise ValueError(f"preprocessor_config.json is of a {image_processor_dict['feature_extractor_type']}.")
+            saved = image_processor_dict["feature_extractor_type"]
+            raise ValueError(f"preprocessor_config.json holds settings of {saved}, not of an image processor.")
         return super().from_dict(image_processor_dict, **kwargs)
 
     def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]

@@ -41,7 +41,7 @@ from modeling_sim.evaluation.settings import (
 )
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.files import replacing
-from modeling_sim.loading import check_audio, names_of
+from modeling_sim.loading import check_reads_audio, names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
 from modeling_sim.trainer.run_folder import clear_folder
 
@@ -131,7 +131,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
 def _check(arguments: AnalysisArguments) -> None:
     """Refuses invalid settings before anything is measured."""
     for path in arguments.model:
-        check_audio(path)
+        check_reads_audio(path)
     arguments.groups()
     arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:

@@ -20,7 +20,7 @@ from modeling_sim.hub.card import is_task, own_name, render_card, render_task_ca
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.scrubbing import scrub_file
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
-from modeling_sim.loading import check_audio, load_encoder
+from modeling_sim.loading import check_reads_audio, load_encoder
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
 from modeling_sim.trainer.run_folder import CURVES_NAME, RESULTS_NAME, SETTINGS_NAME
@@ -64,7 +64,7 @@ def stage_run(
         ValueError: A file is broken, links to a file outside of its folder, or names one; or the card has problems.
     """
     if (folder / "config.json").is_file():
-        check_audio(str(folder))  # cards describe speech
+        check_reads_audio(str(folder))  # cards describe speech
     stage_model(folder, staged, os.symlink)
     for name in RUN_FILES:
         if (folder / name).is_file():

@@ -17,6 +17,7 @@ from modeling_sim.analysis.axes.best_dimensions import best_dimensions
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.sprites import FACTORS
 from modeling_sim.files import read_json, replacing
+from modeling_sim.hub.escaping import markdown_table
 from modeling_sim.plots import GRAY, save_figure, style_of
 from studies.images_text.run import TASKS
 
@@ -26,6 +27,7 @@ BEGIN, END = "<!-- {name}: made by studies/images_text/page.py -->", "<!-- end o
 _TASKS = ("digits", "mnist", "stress", "grammar")
 _PICTURED = "digits"
 _PRETRAINED = ("SIM", "GIM", "CPC")
+_ORDER = [*list(FACTORS)[1:], "shape"]  # shape, a class, comes last
 
 Runs = list[dict[str, Any]]
 
@@ -50,10 +52,6 @@ def _cell(values: Sequence[float | None], factor: float = 100, digits: int = 1) 
         return ""
     spread = f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 and np.ptp(known) > 0 else ""
     return f"{np.mean(known):.{digits}f}{spread}"
-
-
-def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def accuracies() -> str:
@@ -82,7 +80,7 @@ def accuracies() -> str:
     rows.append(["test items", *(str(runs[0]["test_items"]) for _, _, runs in columns)])
     rows.append(["steps of 32 items", *(str(runs[0]["steps"]) for _, _, runs in columns)])
     rows.append(["seeds", *(str(len(runs)) for _, _, runs in columns)])
-    return _lines(["", *(f"{task}, {features}" for task, features, _ in columns)], rows)
+    return markdown_table(["", *(f"{task}, {features}" for task, features, _ in columns)], rows)
 
 
 def neighbors() -> str:
@@ -90,21 +88,20 @@ def neighbors() -> str:
     found = {task: runs[0]["neighbors_of_the_same_class"] for task in _TASKS if (runs := runs_of(task))}
     names = dict.fromkeys(name for shares in found.values() for name in shares)
     rows = [[name, *(_cell([shares.get(name)]) for shares in found.values())] for name in names]
-    return _lines(["", *found], rows)
+    return markdown_table(["", *found], rows)
 
 
 def sprites() -> str:
     """The best dimension for each factor: mean over seeds, and the lowest."""
-    runs, order = runs_of("sprites"), [*list(FACTORS)[1:], "shape"]
-    rows = []
+    runs, rows = runs_of("sprites"), []
     for name in runs[0]["methods"]:
         best = [run["methods"][name]["best"] for run in runs if name in run["methods"]]
-        cells = [f"{np.mean([b[f] for b in best]):.2f} ({min(b[f] for b in best):.2f})" for f in order]
+        cells = [f"{np.mean([b[f] for b in best]):.2f} ({min(b[f] for b in best):.2f})" for f in _ORDER]
         rows.append([name, *cells, str(len(best))])
     amount = np.linspace(0, 1, 3000, endpoint=False)  # ranks of a latent, in thirds that are the classes
     ceiling = best_dimensions(amount[:, None], {"shape": np.floor(3 * amount)}).correlation["shape"]
-    rows.append(["a latent that follows the factor exactly", *["1.00"] * (len(order) - 1), f"{ceiling:.2f}", ""])
-    return _lines(["", *order, "seeds"], rows)
+    rows.append(["a latent that follows the factor exactly", *["1.00"] * (len(_ORDER) - 1), f"{ceiling:.2f}", ""])
+    return markdown_table(["", *_ORDER, "seeds"], rows)
 
 
 def axes() -> str:
@@ -120,7 +117,7 @@ def axes() -> str:
         gaps = [run["methods"][name]["own_and_rotated"] for run in runs if name in run["methods"]]
         means = {key: np.mean([gap[key] for gap in gaps], axis=0) for key in titles}
         rows.append([name, *(f"{own:.2f} / {turned:.2f}" for own, turned in means.values())])
-    return _lines(["own axes / turned axes", *titles.values()], rows)
+    return markdown_table(["own axes / turned axes", *titles.values()], rows)
 
 
 def words() -> str:
@@ -133,7 +130,7 @@ def words() -> str:
         [test[query], *(", ".join(train[row] for row in run["neighbors"][name][number][:3]) for name in shown)]
         for number, query in enumerate(run["queries"][:6])
     ]
-    return _lines(["test word", *shown], rows)
+    return markdown_table(["test word", *shown], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -160,16 +157,16 @@ def page(text: str) -> str:
 
 def draw_sprites() -> Figure:
     """Bars of the best dimension of each factor, means over seeds, with a dot per seed."""
-    runs, order = runs_of("sprites"), [*list(FACTORS)[1:], "shape"]
+    runs = runs_of("sprites")
     figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     axis, names = figure.subplots(), list(runs[0]["methods"])
     for number, name in enumerate(names):
-        values = np.array([[run["methods"][name]["best"][f] for f in order] for run in runs if name in run["methods"]])
-        places = np.arange(len(order)) + (number - (len(names) - 1) / 2) / (len(names) + 1)
+        values = np.array([[run["methods"][name]["best"][f] for f in _ORDER] for run in runs if name in run["methods"]])
+        places = np.arange(len(_ORDER)) + (number - (len(names) - 1) / 2) / (len(names) + 1)
         axis.bar(places, values.mean(axis=0), 1 / (len(names) + 1.5), label=name, color=style_of(number).color)
         axis.plot(np.tile(places, len(values)), values.ravel(), ".", color="black", markersize=3)
     axis.axhline(0.7, color=GRAY, lw=0.8, ls="--")
-    axis.set_xticks(np.arange(len(order)), order)
+    axis.set_xticks(np.arange(len(_ORDER)), _ORDER)
     axis.set_ylabel("best |rank correlation|")
     axis.set_ylim(0, 1.02)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), fontsize=8)
