@@ -552,8 +552,6 @@ def _train(
         "output_dir": str(folder),
         **_common(row, corpus_settings, place),
     }
-    if place.device == "cpu":
-        own["mixed_precision"] = "no"
     command = "finetune" if "label" in settings else "pretrain"
     cli.main([command, *_flags(merged(own, settings))])
 
