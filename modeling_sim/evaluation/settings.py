@@ -29,9 +29,16 @@ FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 """Default columns for disentanglement, if a corpus has them."""
 
 GROUPS = (
-    "probes", "neighbors", "concentration", "disentanglement", "abx", "consistency", "distribution", "objective",
+    "probes",
+    "neighbors",
+    "concentration",
+    "disentanglement",
+    "abx",
+    "consistency",
+    "distribution",
+    "objective",
     "decoders",
-)  # fmt: skip
+)
 """Groups of measures; the last three are for SIM models only, and "consistency" for two models or more."""
 
 AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "SFA"}
