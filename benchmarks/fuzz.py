@@ -55,8 +55,18 @@ FORMATS = {
 }
 SUFFIXES = {"WAV": ".wav", "RF64": ".wav", "FLAC": ".flac", "OGG": ".ogg", "MP3": ".mp3"}
 DAMAGES = (
-    "none", "flip", "flip-header", "flip-many", "truncate", "zero", "insert", "remove", "swap-header", "join", "lie",
-)  # fmt: skip
+    "none",
+    "flip",
+    "flip-header",
+    "flip-many",
+    "truncate",
+    "zero",
+    "insert",
+    "remove",
+    "swap-header",
+    "join",
+    "lie",
+)
 SHORTENING, OUTCOMES = ("truncate", "join"), ("crash", "hang", "lost", "silent")
 BLOCK, SECONDS, MEMORY = 50, 60, 4 << 30
 

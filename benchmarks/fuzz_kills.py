@@ -20,6 +20,7 @@ per run; each is otherwise the real command in a process of its own.
 import os
 import random
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -46,11 +47,11 @@ KINDS = ("crashes", "hangs", "lost", "silent", "left")
 TIME_OUT = 60.0
 # Kills of one run, at most.
 KILLS = 4
-RUN = [
-    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32, use_batch_norm: true}",
-    "--crop_samples", "4000", "--corpus_settings", "{num_train: 8, num_test: 2, num_speakers: 2}", "--batch_size", "2",
-    "--eval_batch_size", "2", "--logging_steps", "2", "--save_steps", "2", "--eval_steps", "8", "--max_steps", "30",
-]  # fmt: skip
+RUN = shlex.split(
+    "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 32, use_batch_norm: true}' "
+    "--corpus_settings '{num_train: 8, num_test: 2, num_speakers: 2}' --crop_samples 4000 --batch_size 2 "
+    "--eval_batch_size 2 --logging_steps 2 --save_steps 2 --eval_steps 8 --max_steps 30"
+)
 
 
 class Ended(NamedTuple):

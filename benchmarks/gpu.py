@@ -47,16 +47,14 @@ _FINAL = 3.0  # seconds of the budget for the last summary
 
 def commands(device: str, work: Path, out: Path, bundle: Path) -> dict[str, list[str]]:
     """The command of every part."""
+    options = "-o addopts=--strict-markers -v -p no:cacheprovider"
     settings = ["--device", device, "--work", str(work), "--out", str(out), "--bundle", str(bundle)]
     return {
-        "tests": [
-            sys.executable, "-m", "pytest", "-o", "addopts=--strict-markers", "-v", "-p", "no:cacheprovider",
-            "-m", "gpu", "tests/test_gpu.py",
-        ],
+        "tests": [sys.executable, "-m", "pytest", *options.split(), "-m", "gpu", "tests/test_gpu.py"],
         "benchmark": [sys.executable, "-m", "benchmarks.gpu_benchmark", *settings],
         "runs": [sys.executable, "-m", "benchmarks.gpu_runs", "runs", *settings],
         "probes": [sys.executable, "-m", "benchmarks.gpu_runs", "probes", *settings],
-    }  # fmt: skip
+    }
 
 
 def seconds_of(budget: str) -> float:

@@ -235,11 +235,9 @@ def benchmark_pipeline(
     threads, batch_size = figures["threads"], figures["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "figures.json"
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-            "-m", "benchmarks.pipeline", str(output), "--preset", preset, "--batch_size", str(batch_size),
-            "--crop_samples", str(crop_samples), "--steps", str(steps),
-        ]  # fmt: skip
+        launch = f"-m torch.distributed.run --standalone --nproc_per_node {processes} -m benchmarks.pipeline"
+        flags = f"--preset {preset} --batch_size {batch_size} --crop_samples {crop_samples} --steps {steps}"
+        command = [sys.executable, *launch.split(), str(output), *flags.split()]
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // processes))}
         if figures["device"] == "cpu":
             environment["ACCELERATE_USE_CPU"] = "true"

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import soundfile
 
-from modeling_sim.commands import pretrain
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
+from modeling_sim.trainer.curves import DrawCurves
+from modeling_sim.trainer.pretraining import pretrain
+from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
 
 
 def write_some_speech(folder: Path) -> None:
@@ -27,13 +29,15 @@ def write_some_speech(folder: Path) -> None:
 
 def main(folder: str, output_dir: str, steps: int) -> None:
     """Trains on four fifths of every speaker's recordings and scores the rest."""
-    pretrain.main(
-        [
-            "--corpus", "folder", "--data_dir", folder, "--corpus_settings", "{folder_label: speaker_id}",
-            "--preset", "sim-small", "--crop_samples", "10240", "--batch_size", "8", "--max_steps", str(steps),
-            "--warmup_steps", str(steps // 10), "--output_dir", output_dir, "--overwrite_output_dir",
-        ]
-    )  # fmt: skip
+    settings = {"folder_label": "speaker_id"}
+    pretrain(
+        ModelArguments(preset="sim-small"),
+        DataArguments(corpus="folder", data_dir=folder, corpus_settings=settings, crop_samples=10240),
+        PretrainingArguments(
+            output_dir=output_dir, overwrite_output_dir=True, max_steps=steps, warmup_steps=steps // 10, batch_size=8
+        ),
+        [DrawCurves()],
+    )
 
 
 if __name__ == "__main__":

@@ -19,13 +19,9 @@ from modeling_sim.data.corpora import load_corpus
 
 def main(checkpoint: str, output_dir: str, steps: int) -> None:
     """Trains, and classifies three syllables that were not trained on."""
-    finetune.main(
-        [
-            "--model", checkpoint, "--label", "vowel", "--freeze_encoder",
-            "--corpus", "synthetic_syllables", "--corpus_settings", "{num_syllables: 1}", "--crop_samples", "8000",
-            "--max_steps", str(steps), "--learning_rate", "1e-2", "--output_dir", output_dir, "--overwrite_output_dir",
-        ]
-    )  # fmt: skip
+    data = ["--corpus", "synthetic_syllables", "--corpus_settings", "{num_syllables: 1}", "--crop_samples", "8000"]
+    run = ["--max_steps", str(steps), "--learning_rate", "1e-2", "--output_dir", output_dir, "--overwrite_output_dir"]
+    finetune.main(["--model", checkpoint, "--label", "vowel", "--freeze_encoder", *data, *run])
     classify = pipeline("audio-classification", model=output_dir, device="cpu")
     syllables = load_corpus("synthetic_syllables", "test", num_syllables=1)
     names = syllables.features["vowel"].names

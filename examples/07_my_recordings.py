@@ -38,23 +38,13 @@ def write_some_speech(folder: Path) -> Path:
 
 def main(folder: Path, table: Path, label: str, output_dir: Path, steps: int) -> None:
     """Trains both models, probes their modules, and writes the report."""
-    corpus = [
-        "--corpus",
-        "folder",
-        "--data_dir",
-        str(folder),
-        "--corpus_settings",
-        json.dumps({"manifest": str(table), "label_columns": label}),
-    ]
+    settings = json.dumps({"manifest": str(table), "label_columns": label})
+    corpus = ["--corpus", "folder", "--data_dir", str(folder), "--corpus_settings", settings]
     models = [output_dir / "sim", output_dir / "gim"]
     for model in models:
-        pretrain.main(
-            [
-                *corpus, "--preset", f"{model.name}-small", "--crop_samples", "8000", "--batch_size", "8",
-                "--max_steps", str(steps), "--warmup_steps", str(steps // 10),
-                "--output_dir", str(model), "--overwrite_output_dir",
-            ]
-        )  # fmt: skip
+        batches = ["--crop_samples", "8000", "--batch_size", "8", "--max_steps", str(steps)]
+        run = ["--warmup_steps", str(steps // 10), "--output_dir", str(model), "--overwrite_output_dir"]
+        pretrain.main(["--preset", f"{model.name}-small", *corpus, *batches, *run])
     measured = [*corpus, "--model", *map(str, models), "--label", label, "--cache_dir", str(output_dir / "features")]
     probe.main([*measured, "--pooling", "mean", "--output_dir", str(output_dir / "probe")])
     analyze.main([*measured, "--output_dir", str(output_dir / "report")])

@@ -1,6 +1,6 @@
 """Settings: dataclasses filled from a YAML file and then from flags, and checked.
 
-Nothing here imports torch or transformers, which take seconds, so that a mistake is reported before they are imported.
+Nothing here imports torch, which takes seconds, so that a mistake is reported before it is imported.
 """
 
 import contextlib
@@ -12,20 +12,20 @@ from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
-    ArgumentTypeError,
     Namespace,
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import ModuleType
+from typing import Any, Literal
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
@@ -326,19 +326,19 @@ def check_model_settings(settings: Mapping[str, Any], preset: str | None) -> Non
 
 
 def _config_class() -> Any:
-    """`SimConfig`; before transformers is imported, the same class on a base without the fields of transformers."""
-    if "transformers" in sys.modules:
+    """`SimConfig`; before torch is imported, which `PreTrainedConfig` needs, the same class on a base without it."""
+    if "torch" in sys.modules:
         from modeling_sim import SimConfig  # noqa: PLC0415
 
         return SimConfig
     spec: Any = spec_from_file_location("configuration_sim", Path(__file__).with_name("configuration_sim.py"))
-    module, transformers = module_from_spec(spec), ModuleType("transformers")
-    vars(transformers)["PreTrainedConfig"] = _BareConfig
-    sys.modules["transformers"] = transformers
+    module, bare = module_from_spec(spec), ModuleType("transformers")
+    vars(bare)["PreTrainedConfig"] = _BareConfig
+    sys.modules["transformers"], transformers = bare, sys.modules["transformers"]
     try:
         spec.loader.exec_module(module)
     finally:
-        del sys.modules["transformers"]
+        sys.modules["transformers"] = transformers
     return module.SimConfig
 
 
@@ -358,7 +358,8 @@ class _BareConfig:
 # ---------------------------------------------------------------------- the command line
 
 
-# Booleans of YAML 1.1 that flags do not accept.
+# The values of bool flags, and the booleans of YAML 1.1 that flags do not accept.
+_BOOLS = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
 _YAML_WORDS = {"on": "true", "off": "false"}
 
 
@@ -393,9 +394,11 @@ def parse_arguments(
     first.add_argument("--config")
     first.add_argument("--corpus")
     first.add_argument("--model")
-    first.add_argument(*_spellings("init_from"))
+    first.add_argument("--init_from", "--init-from")
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
+        classes,
+        with_help=bool({"-h", "--help"} & {*argv}),
         prog=command,
         usage=" ".join(["%(prog)s", *(f"[{name}]" for name in positional), "[--config FILE] [--SETTING VALUE ...]"]),
         description=description,
@@ -403,7 +406,6 @@ def parse_arguments(
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_fields_of(classes, with_help=bool({"-h", "--help"} & {*argv}))
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
@@ -412,11 +414,8 @@ def parse_arguments(
     parser.set_defaults_of_file(from_file, defaults)
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
-    values, words = parser.parse_known_args(argv)
-    groups = tuple(
-        arguments(**{field_.name: getattr(values, field_.name) for field_ in fields(arguments)})
-        for arguments in classes
-    )
+    *parsed, words = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    groups = tuple(parsed[: len(classes)])  # what follows holds `config`
     unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
     if unknown:
         parser.error(f"unexpected argument {unknown[0]!r}.")
@@ -449,38 +448,19 @@ def _on_defaults_of_corpus(from_file: dict[str, Any], given: Namespace, known: C
     return merged(suggested, from_file)
 
 
-class _Parser(ArgumentParser):
-    """Makes flags of the fields of dataclasses, and suggests the closest known word for an unknown one.
+class _Parser(HfArgumentParser):
+    """Suggests the closest known word for an unknown one, and takes defaults from settings files."""
 
-    It does what we need of `transformers.HfArgumentParser`, whose import takes a second.
-    """
+    def __init__(self, classes: Iterable[Any], *, with_help: bool, **options: Any) -> None:
+        self.with_help = with_help
+        super().__init__(classes, **options)
 
-    def add_fields_of(self, classes: Iterable[Any], *, with_help: bool) -> None:
-        """Adds a flag for each field of dataclasses, and `--no_name` for a bool that is true by default."""
-        for arguments in classes:
-            hints = get_type_hints(arguments)
-            for field_ in fields(arguments):
-                self._add_flag(field_, hints[field_.name], with_help=with_help)
-
-    def _add_flag(self, field_: Field[Any], hint: Any, *, with_help: bool) -> None:
-        name, help_line = field_.name, field_.metadata["help"]
-        default = field_.default if field_.default_factory is MISSING else field_.default_factory()
-        options: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
-        if get_origin(hint) in (Union, UnionType):
-            hint = str if str in get_args(hint) else get_args(hint)[0]
-        if hint is bool:
-            options |= {"type": _to_bool, "nargs": "?", "const": True}
-        elif get_origin(hint) is Literal:
-            options |= {"choices": get_args(hint)}
-        elif get_origin(hint) is list:
-            options |= {"type": get_args(hint)[0], "nargs": "+"}
-        else:
-            options |= {"type": hint}
-        if with_help:
-            options["help"] = help_line() if callable(help_line) else help_line
-        self.add_argument(*_spellings(name), **options)
-        if default is True:
-            self.add_argument(*_spellings(f"no_{name}"), dest=name, action="store_false", help=options.get("help"))
+    def add_argument(self, *flags: Any, **options: Any) -> Action:
+        """Adds a flag; a help line that takes time to make is made only with `with_help`."""
+        options.pop("check", None)  # from the metadata of a field
+        if callable(options.get("help")):
+            options["help"] = options["help"]() if self.with_help else None
+        return super().add_argument(*flags, **options)
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
@@ -499,8 +479,8 @@ class _Parser(ArgumentParser):
         words = []
         for word, following in pairwise([*argv, ""]):
             action = self._option_string_actions.get(word)
-            is_bool_flag = action is not None and action.type is _to_bool
-            words.append(f"{word}=true" if is_bool_flag and not _is_bool(following) else word)
+            is_bool_flag = action is not None and action.type is string_to_bool
+            words.append(f"{word}=true" if is_bool_flag and following.lower() not in _BOOLS else word)
         return words
 
     def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -512,7 +492,7 @@ class _Parser(ArgumentParser):
                 raise ValueError(f"`{key}` has no value in the settings file; give one or remove the key.")
             action = self._option_string_actions[f"--{key}"]
             action.required = False
-            self.set_defaults(**{key: _as_flag(action, value, is_bool=isinstance(defaults[key], bool))})
+            self.set_defaults(**{key: _as_flag(action, value)})
 
     def make_optional(self, names: Sequence[str]) -> set[str]:
         """Makes the flags of positional arguments optional, and returns the names that still need a value."""
@@ -525,27 +505,6 @@ class _Parser(ArgumentParser):
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise ArgumentError(action, _no_choice(value, action.choices))
-
-
-def _spellings(name: str) -> list[str]:
-    """A flag with underscores and with dashes."""
-    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
-
-
-_BOOLS = {
-    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
-    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
-}
-
-
-def _is_bool(word: str) -> bool:
-    return word.lower() in _BOOLS
-
-
-def _to_bool(word: str) -> bool:
-    if not _is_bool(word):
-        raise ArgumentTypeError(f"{word!r} is not one of {', '.join(_BOOLS)}")
-    return _BOOLS[word.lower()]
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:
@@ -565,13 +524,15 @@ def errors_in_one_line(name: str) -> Iterator[None]:
         raise SystemExit(f"{name}: {error}") from error
 
 
-def _as_flag(action: Action, value: Any, *, is_bool: bool) -> str | list[str] | None:
+def _as_flag(action: Action, value: Any) -> str | list[str] | None:
     """A value of a settings file as text, so that it is converted and checked like a flag's."""
     if value is None:
         return None
     if action.nargs == "+":
         return [str(item) for item in (value if isinstance(value, list) else [value])]
-    word = _YAML_WORDS.get(str(value).lower(), str(value)) if is_bool else str(value)
+    word = str(value)
+    if action.type is string_to_bool:
+        word = _YAML_WORDS.get(word.lower(), word)
     if action.choices is not None and word not in action.choices:
         raise ValueError(f"`{action.dest}` in the settings file: {_no_choice(word, action.choices)}")
     return word

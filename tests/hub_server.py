@@ -410,10 +410,17 @@ class _Handler(BaseHTTPRequestHandler):
             if slug in self.hub.collections:
                 raise Refusal(409, "Collection already exists", slug=slug)
             self.hub.collections[slug] = {
-                "slug": slug, "title": body["title"], "description": body.get("description"), "items": [],
-                "owner": {"name": body["namespace"]}, "lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0,
-                "private": body["private"], "theme": "blue", "upvotes": 0,
-            }  # fmt: skip
+                "slug": slug,
+                "title": body["title"],
+                "description": body.get("description"),
+                "items": [],
+                "owner": {"name": body["namespace"]},
+                "lastUpdated": "2026-01-01T00:00:00.000Z",
+                "position": 0,
+                "private": body["private"],
+                "theme": "blue",
+                "upvotes": 0,
+            }
         elif slug not in self.hub.collections:
             raise Refusal(404, "Collection not found")
         elif path != slug:
@@ -451,10 +458,20 @@ class _Handler(BaseHTTPRequestHandler):
             if entry.is_lfs:
                 siblings[-1]["lfs"] = {"sha256": entry.sha256, "size": entry.size, "pointerSize": 130}
         described = {
-            "_id": "0" * 24, "id": repo.name, "author": repo.name.split("/")[0], "sha": commit.id,
-            "lastModified": commit.date, "createdAt": next(iter(repo.commits.values())).date, "private": repo.private,
-            "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings,
-        }  # fmt: skip
+            "_id": "0" * 24,
+            "id": repo.name,
+            "author": repo.name.split("/")[0],
+            "sha": commit.id,
+            "lastModified": commit.date,
+            "createdAt": next(iter(repo.commits.values())).date,
+            "private": repo.private,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [],
+            "siblings": siblings,
+        }
         readme = commit.files.get("README.md")
         if readme is not None:
             card = _front_matter(self.hub.contents[readme.sha256].decode()) or {}

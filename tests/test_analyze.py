@@ -44,6 +44,8 @@ from modeling_sim.latents import encode
 from modeling_sim.provenance import weights_fingerprint
 
 CORPUS = {"num_train": 60, "num_test": 40, "num_speakers": 4, "num_syllables": 1}
+SYLLABLES = ["--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS)]
+FEW = "--factors vowel,consonant,f0 --modules 2,3 --num_utterances 6 --num_pairs 4 --steps 3 --max_frames 400"
 SMALL = {"hidden_size": 8, "context_size": 4}
 
 
@@ -85,14 +87,9 @@ def load_models(paths, modules="all"):
 
 
 def run(models, decoders, cache_dir, output_dir, *flags):
-    analyze.main(
-        [
-            "--model", *models, *(["--decoder", *decoders] if decoders else []), "--corpus", "synthetic_syllables",
-            "--corpus_settings", json.dumps(CORPUS), "--label", "vowel", "--factors", "vowel,consonant,f0",
-            "--modules", "2,3", "--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400",
-            "--cache_dir", str(cache_dir), "--output_dir", str(output_dir), *flags,
-        ]
-    )  # fmt: skip
+    measured = ["--model", *models, *(["--decoder", *decoders] if decoders else []), *SYLLABLES, "--label", "vowel"]
+    folders = ["--cache_dir", str(cache_dir), "--output_dir", str(output_dir)]
+    analyze.main([*measured, *FEW.split(), *folders, *flags])
     return json.loads((output_dir / "analysis.json").read_text())
 
 
@@ -354,12 +351,7 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
 )
 def test_what_cannot_be_analysed_is_reported(flags, message, models, tmp_path):
     with pytest.raises(SystemExit, match=message):
-        analyze.main(
-            [
-                "--model", models[0], "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS),
-                *flags, "--output_dir", str(tmp_path),
-            ]
-        )  # fmt: skip
+        analyze.main(["--model", models[0], *SYLLABLES, *flags, "--output_dir", str(tmp_path)])
 
 
 # ---------------------------------------------------------------------- parts
@@ -757,9 +749,7 @@ def test_a_part_that_cannot_be_read_is_measured_again(models, output_dir, tmp_pa
 def test_flags_that_mean_nothing_are_reported_in_a_line(models, tmp_path, monkeypatch, flags, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    output = ["--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=message) as raised:
-        analyze.main(
-            ["--model", models[0], "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS),
-             "--label", "vowel", "--output_dir", str(tmp_path / "out"), *flags]
-        )  # fmt: skip
+        analyze.main(["--model", models[0], *SYLLABLES, "--label", "vowel", *output, *flags])
     assert "\n" not in str(raised.value)

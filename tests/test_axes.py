@@ -226,11 +226,10 @@ def test_moments_are_cut_from_the_speech_around_them_and_marked(task, tmp_path):
 
 def test_the_command_measures_pairs_of_models_and_writes_their_axes(tmp_path):
     models = [save(tmp_path / name, "sim-small", seed) for seed, name in enumerate(("one", "two"))]
-    analyze.main(
-        ["--model", *models, "--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS), "--label",
-         "phones", "--measures", "consistency", "--axes", "slow", "--modules", "2",
-         "--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "out")]
-    )  # fmt: skip
+    corpus = ["--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS), "--label", "phones"]
+    measures = ["--measures", "consistency", "--axes", "slow", "--modules", "2"]
+    folders = ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "out")]
+    analyze.main(["--model", *models, *corpus, *measures, *folders])
     results = Results.read(tmp_path / "out" / "analysis.json")
     pairs = {row.representation: row for row in results.rows if row.measure == "matched_correlation"}
     assert set(pairs) == {"one & two", "one & two + SFA"}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import threading
 import time
 
@@ -19,11 +20,11 @@ from modeling_sim.hub.settings import HubArguments
 from modeling_sim.trainer.checkpoints import save_checkpoint
 from modeling_sim.trainer.settings import RunArguments
 
-TINY = [
-    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
-    "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2}", "--batch_size", "4",
-    "--eval_batch_size", "4", "--warmup_steps", "0", "--logging_steps", "1",
-]  # fmt: skip
+TINY = shlex.split(
+    "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 64}' --crop_samples 10240 "
+    "--corpus_settings '{num_train: 8, num_test: 4, num_speakers: 2}' --batch_size 4 --eval_batch_size 4 "
+    "--warmup_steps 0 --logging_steps 1"
+)
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from modeling_sim.data.licenses import known_licenses, refuse_looser
 from modeling_sim.hub.card import data_flag, data_text, license_line, start_of
 from modeling_sim.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
-RUN = {
-    "corpus": "librispeech", "corpus_license": "cc-by-4.0", "license": "cc-by-4.0", "base_license": None,
-    "dataset_id": None, "base_model": None, "train_utterances": 8, "test_utterances": 2, "train_hours": 0.5,
-    "test_hours": 0.25,
-}  # fmt: skip
+LICENSES = {"corpus_license": "cc-by-4.0", "license": "cc-by-4.0", "base_license": None}
+SIZES = {"train_utterances": 8, "test_utterances": 2, "train_hours": 0.5, "test_hours": 0.25}
+RUN = {"corpus": "librispeech", "dataset_id": None, "base_model": None, **LICENSES, **SIZES}
 
 
 def test_a_folder_that_is_named_like_a_hub_id_is_none(tmp_path, monkeypatch):

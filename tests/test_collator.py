@@ -122,12 +122,8 @@ def test_the_trainer_of_transformers_trains_every_module_and_the_heads(tiny_conf
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
-    subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-            str(EXAMPLE), "--output_dir", str(tmp_path), "--steps", "2", "--num_train", "16",
-        ],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(EXAMPLE), "--output_dir", str(tmp_path), "--steps", "2", "--num_train", "16"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     weights = load_file(tmp_path / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -24,11 +24,10 @@ def names_below(root, paths):
 
 
 def test_what_is_hidden_is_skipped(tmp_path):
-    root = files_below(
-        tmp_path / ".cache" / "set",
-        "a.wav", "deep/b.WAV", ".git/c.wav", ".datalad/d.wav", ".ipynb_checkpoints/a-checkpoint.wav", "._a.wav",
-        "__MACOSX/deep/b.wav", "@eaDir/a.wav/e.wav", "notes.txt",
-    )  # fmt: skip
+    visible = ["a.wav", "deep/b.WAV", "notes.txt"]
+    dotted = [".git/c.wav", ".datalad/d.wav", ".ipynb_checkpoints/a-checkpoint.wav", "._a.wav"]
+    hidden = ["__MACOSX/deep/b.wav", "@eaDir/a.wav/e.wav"]
+    root = files_below(tmp_path / ".cache" / "set", *visible, *dotted, *hidden)
     assert names_below(root, visible_files(root)) == ["a.wav", "deep/b.WAV", "notes.txt"]
     assert names_below(root, audio_files(root, {".wav"})) == ["a.wav", "deep/b.WAV"]
 

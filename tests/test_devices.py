@@ -1,6 +1,7 @@
 """No step of training makes the host wait for the device, and unusable devices raise clear errors."""
 
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,10 @@ from modeling_sim.trainer.devices import check_device, what_to_set
 from modeling_sim.trainer.pretraining import PretrainingTask
 from modeling_sim.trainer.settings import PretrainingArguments
 
-TINY = [
-    "--crop_samples", "6000", "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}",
-    "--batch_size", "3", "--eval_batch_size", "4", "--save_steps", "2", "--max_steps", "2",
-]  # fmt: skip
+TINY = shlex.split(
+    "--crop_samples 6000 --corpus_settings '{num_train: 10, num_test: 4, num_speakers: 2}' --batch_size 3 "
+    "--eval_batch_size 4 --save_steps 2 --max_steps 2"
+)
 SMALL = ["--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}"]
 
 

@@ -8,11 +8,9 @@ import pytest
 from modeling_sim.hub.card import card_template
 from modeling_sim.hub.escaping import Markdown, code, markdown, markdown_table, python_text
 
-NAMES = [
-    "<script>alert(1)</script>", "`rm`", "a|b", "a\nb", "$x_1$", "[a](http://b)", "![a](b)", "**a**", "_a_", "~~a~~",
-    "&lt;", "\\", "\\|", "\x1b[31m", "\u202eabc", "</code>", "a`|\\", "{{ 7 * 7 }}", "http://a.org", "\udce9", " a ",
-    "",
-]  # fmt: skip
+HTML = ["<script>alert(1)</script>", "&lt;", "</code>"]
+MARKDOWN = ["`rm`", "a|b", "$x_1$", "[a](http://b)", "![a](b)", "**a**", "_a_", "~~a~~", "\\", "\\|", "a`|\\"]
+NAMES = [*HTML, *MARKDOWN, "{{ 7 * 7 }}", "http://a.org", "a\nb", "\x1b[31m", "\u202eabc", "\udce9", " a ", ""]
 
 
 def plain(text):

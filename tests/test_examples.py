@@ -18,13 +18,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def run_folder(tmp_path_factory):
     """A run of one step, as `make demo` leaves one."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    pretrain.main(
-        [
-            "--model_settings", "{hidden_size: 16, context_size: 8}",
-            "--corpus_settings", "{num_train: 8, num_test: 4}", "--crop_samples", "6000",
-            "--batch_size", "4", "--max_steps", "1", "--output_dir", str(folder),
-        ]
-    )  # fmt: skip
+    model = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
+    data = ["--corpus_settings", "{num_train: 8, num_test: 4}", "--crop_samples", "6000", "--batch_size", "4"]
+    pretrain.main([*model, *data, "--max_steps", "1", "--output_dir", str(folder)])
     return folder
 
 

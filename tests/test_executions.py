@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -33,11 +34,11 @@ from modeling_sim.trainer.run import check_trackers
 from modeling_sim.trainer.settings import PRETRAINING, RunArguments
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
-    "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}", "--batch_size", "3",
-    "--eval_batch_size", "4", "--logging_steps", "2", "--save_steps", "3", "--max_steps", "5",
-]  # fmt: skip
+TINY = shlex.split(
+    "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 32}' --crop_samples 6000 "
+    "--corpus_settings '{num_train: 10, num_test: 4, num_speakers: 2}' --batch_size 3 --eval_batch_size 4 "
+    "--logging_steps 2 --save_steps 3 --max_steps 5"
+)
 # Crops as long as the longest utterance: every epoch's crop is the same.
 COMPLETE = ["--crop_samples", "40000"]
 

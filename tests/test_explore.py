@@ -413,11 +413,10 @@ def test_speech_encoders_of_transformers_are_compared_with_sim(arguments, tmp_pa
     pytest.importorskip("gradio", reason="the extra `explore` is not installed")
     from modeling_sim.explore.page import Page
 
-    config = Wav2Vec2Config(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(8, 8),
-        conv_kernel=(10, 8), conv_stride=(10, 16), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    convolutions = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (10, 16), "num_feat_extract_layers": 2}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    config = Wav2Vec2Config(**sizes, **convolutions, **positions)
     Wav2Vec2Model(config).save_pretrained(tmp_path / "wav2vec2")
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "wav2vec2")
     explorer = Explorer(arguments(compare=[str(tmp_path / "wav2vec2")]))

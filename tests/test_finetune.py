@@ -1,6 +1,7 @@
 """Classifiers trained on encoders: they learn, leave a frozen encoder alone, resume, and end in a pipeline."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -112,13 +113,12 @@ def test_training_on_clean_factors_reaches_the_factor(tmp_path):
     In so few steps the usual momentum leaves batch-norm statistics behind the weights: 1.00 of the training crops are
     right then in training mode, and 0.54 of the held-out syllables in evaluation mode.
     """
-    results = run(
-        tmp_path, "--preset", "gim", "--model_settings",
-        "{hidden_size: 32, context_size: 16, batch_norm_momentum: 0.5}",
-        "--label", "vowel",
-        "--corpus_settings", "{num_train: 192, num_test: 48, num_speakers: 2, num_syllables: 1}", "--batch_size", "16",
-        "--max_steps", "50", "--learning_rate", "5e-3",
-    )  # fmt: skip
+    flags = (
+        "--preset gim --model_settings '{hidden_size: 32, context_size: 16, batch_norm_momentum: 0.5}' --label vowel "
+        "--corpus_settings '{num_train: 192, num_test: 48, num_speakers: 2, num_syllables: 1}' --batch_size 16 "
+        "--max_steps 50 --learning_rate 5e-3"
+    )
+    results = run(tmp_path, *shlex.split(flags))
     assert results["accuracy"]["low"] > 0.6 > 1.5 * results["chance"]
 
 

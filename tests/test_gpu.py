@@ -1,6 +1,7 @@
 """What must hold on a GPU: `pytest -m gpu`. Without one, MODELING_SIM_TEST_DEVICE=cpu rehearses it on the CPU."""
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -24,10 +25,10 @@ from modeling_sim.trainer.greedy import backward_step
 pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--crop_samples", "6000", "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}",
-    "--batch_size", "3", "--eval_batch_size", "4", "--logging_steps", "2", "--save_steps", "3", "--max_steps", "5",
-]  # fmt: skip
+TINY = shlex.split(
+    "--crop_samples 6000 --corpus_settings '{num_train: 10, num_test: 4, num_speakers: 2}' --batch_size 3 "
+    "--eval_batch_size 4 --logging_steps 2 --save_steps 3 --max_steps 5"
+)
 SMALL = ["--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}"]
 # Largest difference from float32 on the CPU, of losses as a share, and least cosine between the gradients of a module.
 # float32: products are summed in another order. TF32 and bfloat16 have 10 and 7 bits of mantissa; errors of single

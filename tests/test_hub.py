@@ -43,26 +43,24 @@ def push(api, folder, **more):
 # ---------------------------------------------------------------------- files of before
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "modeling_sim.py",
-        "configuration_sim_decoder.py", "results.json", "training_settings.json", "log.jsonl", "curves.png",
-        "probe_phones_frame.json", "abx.png", "checkpoint-20/trainer.pt", "checkpoint-20/model.safetensors",
-    ],
-)  # fmt: skip
+OURS = (
+    "model.safetensors model-00001-of-00002.safetensors model.safetensors.index.json modeling_sim.py "
+    "configuration_sim_decoder.py results.json training_settings.json log.jsonl curves.png probe_phones_frame.json "
+    "abx.png checkpoint-20/trainer.pt checkpoint-20/model.safetensors"
+)
+OTHERS = (
+    "pytorch_model.bin optimizer.safetensors my_results.json docs/results.json train_sim.py figures/curves.png "
+    "checkpoint-20/optimizer.bin checkpoint-best/model.safetensors notes.md"
+)
+
+
+@pytest.mark.parametrize("name", OURS.split())
 def test_a_file_of_an_earlier_upload_goes(name):
     assert sort_files([name, "config.json"], ["config.json"]) == (["config.json"], [name], [])
     assert sort_files([name], [name]) == ([name], [], [])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pytorch_model.bin", "optimizer.safetensors", "my_results.json", "docs/results.json", "train_sim.py",
-        "figures/curves.png", "checkpoint-20/optimizer.bin", "checkpoint-best/model.safetensors", "notes.md",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", OTHERS.split())
 def test_a_file_of_somebody_else_stays(name):
     assert sort_files([name], ["config.json"]) == ([], [], [name])
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -271,16 +272,16 @@ def _parquet(rows):
 )
 def test_a_data_set_on_the_hub_becomes_a_model_on_the_hub(streaming, librispeech, tmp_path):
     hub, repo_id = librispeech, f"org/from-{'stream' if streaming else 'table'}"
-    launch = ["accelerate", "launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
-    splits = ["train.100", "validation"] if streaming else ["train", "test"]
-    command = [
-        *launch, "--dynamo_backend", "no", ROOT / "training" / "pretrain.py", "--corpus", "librispeech",
-        "--dataset_name", "org/mini", "--corpus_settings", f"{{streaming: {str(streaming).lower()}}}",
-        "--train_split", splits[0], "--eval_split", splits[1], "--model_settings",
-        "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "5120", "--batch_size", "2",
-        "--eval_batch_size", "2", "--max_steps", "3", "--save_steps", "1", "--warmup_steps", "0", "--push_to_hub",
-        "--repo_id", repo_id, "--push_every_saves", "1", "--output_dir", tmp_path / "run",
-    ]  # fmt: skip
+    launch = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    splits = "--train_split train.100 --eval_split validation" if streaming else "--train_split train --eval_split test"
+    flags = (
+        f"--corpus librispeech --dataset_name org/mini --corpus_settings '{{streaming: {str(streaming).lower()}}}' "
+        f"{splits} --model_settings '{{hidden_size: 16, context_size: 8, loss_window: 32}}' --crop_samples 5120 "
+        "--batch_size 2 --eval_batch_size 2 --max_steps 3 --save_steps 1 --warmup_steps 0 --push_to_hub "
+        f"--repo_id {repo_id} --push_every_saves 1"
+    )
+    script = ROOT / "training" / "pretrain.py"
+    command = [*launch.split(), script, *shlex.split(flags), "--output_dir", tmp_path / "run"]
     environment = hub.environment(tmp_path / "hf", PYTHONPATH=str(ROOT), ACCELERATE_USE_CPU="true")
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)

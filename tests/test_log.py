@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import shlex
 import struct
 import subprocess
 import sys
@@ -22,11 +23,11 @@ from modeling_sim.trainer.run import run_command
 from modeling_sim.trainer.settings import PRETRAINING
 
 ROOT = Path(__file__).parent.parent
-FLAGS = [
-    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
-    "--corpus_settings", "{num_train: 4, num_test: 2, num_speakers: 2}", "--batch_size", "2", "--max_steps", "4",
-    "--logging_steps", "2", "--save_steps", "2",
-]  # fmt: skip
+FLAGS = shlex.split(
+    "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 32}' --crop_samples 6000 "
+    "--corpus_settings '{num_train: 4, num_test: 2, num_speakers: 2}' --batch_size 2 --max_steps 4 --logging_steps 2 "
+    "--save_steps 2"
+)
 
 
 def run(output_dir, *flags, stderr=subprocess.PIPE, **environment):

@@ -1415,10 +1415,9 @@ def test_padding_never_counts_where_there_is_one_label(problem_type, make, padde
 
 
 def test_the_trainer_of_transformers_evaluates_without_labels(make, noise, tmp_path):
-    arguments = TrainingArguments(
-        output_dir=tmp_path, report_to="none", use_cpu=True, max_steps=1, eval_strategy="steps", eval_steps=1,
-        save_strategy="steps", save_steps=1, load_best_model_at_end=True, disable_tqdm=True,
-    )  # fmt: skip
+    every = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    arguments = TrainingArguments(tmp_path, **every, **quiet, max_steps=1, load_best_model_at_end=True)
     rows = [{"input_values": noise(4000, seed=seed)} for seed in range(4)]
     model = make(SimForPreTraining)
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)

@@ -466,9 +466,8 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
     flags = [word for pair in settings.items() for word in pair]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *flags, "--output_dir", str(tmp_path / "run")],
-        env=environment, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    command += [*flags, "--output_dir", str(tmp_path / "run")]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [(tmp_path / f"run-checked-{rank}").read_text() for rank in (0, 1)] == ["xx", "xx"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -24,11 +25,11 @@ from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME
 from modeling_sim.trainer.settings import PRETRAINING, DataArguments, ModelArguments, PretrainingArguments
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--model_settings", "{hidden_size: 24, context_size: 16, loss_window: 64}", "--crop_samples", "10240",
-    "--corpus_settings", "{num_train: 32, num_test: 8, num_speakers: 2}", "--batch_size", "8",
-    "--eval_batch_size", "4", "--warmup_steps", "2",
-]  # fmt: skip
+TINY = shlex.split(
+    "--model_settings '{hidden_size: 24, context_size: 16, loss_window: 64}' --crop_samples 10240 "
+    "--corpus_settings '{num_train: 32, num_test: 8, num_speakers: 2}' --batch_size 8 --eval_batch_size 4 "
+    "--warmup_steps 2"
+)
 
 
 @pytest.fixture(scope="module")
@@ -272,11 +273,9 @@ def test_a_settings_file_that_is_here_comes_before_one_of_the_package(tmp_path, 
 
 
 def test_the_launcher_runs_the_command(tmp_path):
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "training/pretrain.py", *TINY, "--max_steps", "1",
-        "--output_dir", str(tmp_path),
-    ]  # fmt: skip
+    flags = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags.split()]
+    command = [*launch, *TINY, "--max_steps", "1", "--output_dir", str(tmp_path)]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert (tmp_path / "model.safetensors").is_file()
@@ -284,10 +283,8 @@ def test_the_launcher_runs_the_command(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "training/pretrain.py", *TINY, "--max_steps", "3", "--output_dir", str(tmp_path),
-    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "training/pretrain.py", *TINY, "--max_steps", "3", "--output_dir", str(tmp_path)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
@@ -299,12 +296,12 @@ def test_two_processes_train_one_model(tmp_path):
 @pytest.mark.real_data
 def test_it_learns_to_predict_real_speech(data_dir, tmp_path):
     """Eighty steps of a tiny model: the loss falls, and every module predicts held-out speech far above chance."""
-    flags = [
-        "--corpus", "librispeech", "--data_dir", str(data_dir / "librispeech"), "--output_dir", str(tmp_path),
-        "--model_settings", "{hidden_size: 48, context_size: 24}", "--crop_samples", "10240",
-        "--max_steps", "80", "--batch_size", "8", "--learning_rate", "2e-3", "--eval_batch_size", "4",
-    ]  # fmt: skip
-    pretrain.main(flags)
+    flags = (
+        "--corpus librispeech --model_settings '{hidden_size: 48, context_size: 24}' --crop_samples 10240 "
+        "--max_steps 80 --batch_size 8 --learning_rate 2e-3 --eval_batch_size 4"
+    )
+    folders = ["--data_dir", str(data_dir / "librispeech"), "--output_dir", str(tmp_path)]
+    pretrain.main([*shlex.split(flags), *folders])
     results = json.loads((tmp_path / "results.json").read_text())
     log = [line for line in read_log(tmp_path / "log.jsonl") if line["split"] == "train"]
     assert log[-1]["modules"][0]["loss"] < 0.8 * log[0]["modules"][0]["loss"]

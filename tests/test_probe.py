@@ -31,12 +31,9 @@ def checkpoint(tmp_path_factory):
 
 
 def run(checkpoint, output_dir, *flags):
-    probe.main(
-        [
-            "--model", str(checkpoint), "--corpus", "synthetic_syllables", "--corpus_settings", SYLLABLES,
-            "--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache"), "--l2", "1e-3", *flags,
-        ]
-    )  # fmt: skip
+    corpus = ["--corpus", "synthetic_syllables", "--corpus_settings", SYLLABLES]
+    folders = ["--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache")]
+    probe.main(["--model", str(checkpoint), *corpus, *folders, "--l2", "1e-3", *flags])
     return Results.read(output_dir / "probe.json")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,11 +41,11 @@ RUN_FILES = {"README.md", "results.json", "training_settings.json", "log.jsonl",
 def run_folder(tmp_path_factory):
     """A finished run, started from a model in another folder, with a checkpoint, all by absolute paths."""
     root = tmp_path_factory.mktemp("secret-place")
-    flags = [
-        "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 64}", "--crop_samples", "10240",
-        "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2}", "--batch_size", "4",
-        "--eval_batch_size", "4", "--warmup_steps", "0", "--save_steps", "1", "--max_steps", "2",
-    ]  # fmt: skip
+    flags = shlex.split(
+        "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 64}' --crop_samples 10240 "
+        "--corpus_settings '{num_train: 8, num_test: 4, num_speakers: 2}' --batch_size 4 --eval_batch_size 4 "
+        "--warmup_steps 0 --save_steps 1 --max_steps 2"
+    )
     pretrain.main([*flags, "--output_dir", str(root / "first"), "--max_steps", "1"])
     pretrain.main([*flags[2:], "--init_from", str(root / "first"), "--output_dir", str(root / "tiny")])
     (root / "tiny" / "optimizer.bin").write_bytes(b"not for others")

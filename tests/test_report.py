@@ -38,20 +38,16 @@ KINDS = [
     ("GIM + PCA", "Principal components of GIM.", True, ["gim-0"]),
 ]
 MEASURES = [
-    ("accuracy", "Probes", "Linear probe accuracy", "Share of frames whose class a linear probe finds.", "higher",
-     "chance: 11.2 %", "percent"),
-    ("gap", "Probes", "Gap to rotated axes", "Accuracy of 8 dimensions less that of 8 rotated ones.", "higher",
-     "0 for axes that mean nothing", "percent"),
+    ("accuracy", "Probes", "Linear probe accuracy", "Share of frames found.", "higher", "chance: 11.2 %", "percent"),
+    ("gap", "Probes", "Gap to rotated axes", "By 8 dimensions.", "higher", "0 for axes that mean nothing", "percent"),
     ("units", "Probes", "Units for 90 %", "Dimensions that reach 90 % of the accuracy of all.", "lower", "", "integer"),
-    ("mig", "Disentanglement", "Mutual information gap", "How far one dimension leads for a factor.", "higher",
-     "0.01 with permuted factors", "number"),
-    ("kurtosis", "Gaussianity", "Kurtosis <3>", "Fourth moment by that of a normal, at best 1.", "near 1",
-     "1", "number"),
+    ("mig", "Disentanglement", "Mutual information gap", "Lead.", "higher", "0.01 with permuted factors", "number"),
+    ("kurtosis", "Gaussianity", "Kurtosis <3>", "By that of a normal, at best 1.", "near 1", "1", "number"),
     ("width", "Gaussianity", "Width", "Channels.", "none", "", "integer"),
-]  # fmt: skip
+]
 MODULES = ["module 0", "module 2"]
-ITEM = {"id": "i", "group": "prior", "title": "t", "kind": "k", "representation": "m", "module": "0",
-        "sampling_rate": RATE}  # fmt: skip
+PLACE = {"kind": "k", "representation": "m", "module": "0"}
+ITEM = {"id": "i", "group": "prior", "title": "t", **PLACE, "sampling_rate": RATE}
 
 
 def tone(seconds, frequency=220.0, amplitude=0.2):
@@ -68,14 +64,13 @@ def make_values(generator):
     for kind, _, _, models in KINDS:
         for model in models:
             for module in own_modules(kind):
+                place = {"kind": kind, "representation": model, "module": module}
                 for key, *_, form in MEASURES:
                     value = (
                         int(generator.integers(2, 64)) if form == "integer" else round(float(generator.uniform()), 4)
                     )
-                    values.append(
-                        {"kind": kind, "representation": model, "module": module, "measure": key, "value": value,
-                         "low": 0.9 * value, "high": 1.1 * value}
-                    )  # fmt: skip
+                    interval = {"low": 0.9 * value, "high": 1.1 * value}
+                    values.append({**place, "measure": key, "value": value, **interval})
     for value in values:
         if value["representation"] == "sim-1" and value["measure"] == "mig":
             value.update(value=None, low=None, high=None)
@@ -86,14 +81,33 @@ def make_values(generator):
 
 def make_comparisons():
     verdicts = {"accuracy": "win", "gap": "loss", "units": "undecided", "mig": "win", "kurtosis": "loss"}
+    difference = {"difference": 0.12, "low": 0.02, "high": 0.22}
     return [
-        {"measure": measure, "module": module, "first": "SIM", "second": kind, "difference": 0.12, "low": 0.02,
-         "high": 0.22, "verdict": verdict}
+        {"measure": measure, "module": module, "first": "SIM", "second": kind, **difference, "verdict": verdict}
         for module in MODULES
         for kind, *_ in KINDS[1:]
         for measure, verdict in verdicts.items()
         if kind == "log-mel" or module in own_modules(kind)
-    ]  # fmt: skip
+    ]
+
+
+EFFECTS = {
+    "oracle": {"targets": ["F1, Hz"], "values": [[0.11, 77.0]], "selectivity": [0.6]},
+    "dimensions": [3, 7, 11],
+    "factors": ["f0, semitones", "F1, Hz"],
+    "targets": ["f0, semitones", "F1, Hz", "F1, Hz"],
+    "correlations": [0.81, -0.3, 0.2],
+    "conveyed": [0.91, None],
+    "selectivity": [0.9, 0.6, 0.3],
+    "selectivity_of_turned_axes": [0.31, 0.42],
+    "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]],
+    "spread": [2.5, 300.0],
+}
+
+
+def make_densities(generator):
+    drawn = [generator.normal(0, spread, 2000) for spread in (0.9, 1.2)]
+    return [np.histogram(values, 32, (-4, 4), density=True)[0].tolist() for values in drawn]
 
 
 def make_curves(generator):
@@ -110,12 +124,16 @@ def make_curves(generator):
     trained = [entry for entry in each if entry["kind"] in ("SIM", NASTY)]
     return {
         "accuracy_by_dimensions": [
-            {**entry, "ks": ks, "values": [*(rising + generator.normal(0, 0.02, 5)).tolist()[:4], None][:5],
-             "chance": 0.112}
+            {
+                **entry,
+                "ks": ks,
+                "values": [*(rising + generator.normal(0, 0.02, 5)).tolist()[:4], None],
+                "chance": 0.112,
+            }
             for entry in each
         ],
         "reconstruction": [
-            {**entry, "control": control, "ks": [0, *ks[:-1]], "values": (falling ** power).tolist(), "area": 0.4}
+            {**entry, "control": control, "ks": [0, *ks[:-1]], "values": (falling**power).tolist(), "area": 0.4}
             for entry in trained
             for power, control in enumerate(
                 ("dimensions", "random", "rotation", "pca", "ica", "oracle", "paper", "paper_pca"), 1
@@ -127,9 +145,12 @@ def make_curves(generator):
             if entry["kind"] == "SIM"
         ],
         "histograms": [
-            {**entry, "edges": np.linspace(-4, 4, 33).tolist(), "dimensions": [3, 7],
-             "densities": [np.histogram(generator.normal(0, s, 2000), 32, (-4, 4), density=True)[0].tolist()
-                           for s in (0.9, 1.2)]}
+            {
+                **entry,
+                "edges": np.linspace(-4, 4, 33).tolist(),
+                "dimensions": [3, 7],
+                "densities": make_densities(generator),
+            }
             for entry in trained
         ],
         "probe_weights": [
@@ -138,20 +159,17 @@ def make_curves(generator):
         ],
         "correlation": [{**entry, "values": mixing.tolist()} for entry in trained],
         "best_dimensions": [
-            {**entry, "properties": ["pitch", "vocal_tract_length"], "dimensions": [2, 5],
-             "values": generator.uniform(0.5, 0.9, 2).tolist(),
-             "rotated": [[0.3, 0.4, 0.35]] * 2 if entry in trained else [None, None]}
+            {
+                **entry,
+                "properties": ["pitch", "vocal_tract_length"],
+                "dimensions": [2, 5],
+                "values": generator.uniform(0.5, 0.9, 2).tolist(),
+                "rotated": [[0.3, 0.4, 0.35]] * 2 if entry in trained else [None, None],
+            }
             for entry in each
         ],
-        "traversal_effects": [
-            {**entry, "oracle": {"targets": ["F1, Hz"], "values": [[0.11, 77.0]], "selectivity": [0.6]},
-             "dimensions": [3, 7, 11], "factors": ["f0, semitones", "F1, Hz"],
-             "targets": ["f0, semitones", "F1, Hz", "F1, Hz"], "correlations": [0.81, -0.3, 0.2],
-             "conveyed": [0.91, None], "selectivity": [0.9, 0.6, 0.3], "selectivity_of_turned_axes": [0.31, 0.42],
-             "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]], "spread": [2.5, 300.0]}
-            for entry in trained[:1]
-        ],
-    }  # fmt: skip
+        "traversal_effects": [{**trained[0], **EFFECTS}],
+    }
 
 
 def make_media():
@@ -165,10 +183,8 @@ def make_media():
                 amplitude = 1e-4 if (group, module) == ("prior", MODULES[1]) else 0.1 * (step + 1)
                 arrays[name] = tone(0.3 + 0.1 * step, 220 * (step + 1), amplitude)
                 clips.append({"label": f"{50 * step} %", "array": name} | ({"mark": 0.1} if group == "moments" else {}))
-            media.append(
-                {"id": f"{group}-{module}", "group": group, "title": 'ba to <gi> & "du"', "kind": NASTY,
-                 "representation": "gim-0", "module": module, "sampling_rate": RATE, "clips": clips}
-            )  # fmt: skip
+            item = {**ITEM, "id": f"{group}-{module}", "group": group, "title": 'ba to <gi> & "du"', "clips": clips}
+            media.append(item | {"kind": NASTY, "representation": "gim-0", "module": module})
     return media, arrays
 
 
@@ -176,24 +192,50 @@ def make_analysis():
     generator = np.random.default_rng(0)
     media, arrays = make_media()
     quality = [
-        {"kind": "SIM", "representation": "sim-0", "module": "module 2", "decoder": "decoder of sim-0",
-         "log_mel": {"value": 1.234, "low": 1.1, "high": 1.4}, "log_mel_of_silence": 4.56,
-         "spectral": {"value": 0.78, "low": None, "high": None}, "si_sdr": None},
-        {"kind": NASTY, "representation": "gim-0", "module": "module 2", "decoder": "d", "log_mel": 5.01,
-         "log_mel_of_silence": 4.56, "spectral": None, "si_sdr": -3.4},
-    ]  # fmt: skip
+        {
+            "kind": "SIM",
+            "representation": "sim-0",
+            "module": "module 2",
+            "decoder": "decoder of sim-0",
+            "log_mel": {"value": 1.234, "low": 1.1, "high": 1.4},
+            "log_mel_of_silence": 4.56,
+            "spectral": {"value": 0.78, "low": None, "high": None},
+            "si_sdr": None,
+        },
+        {
+            "kind": NASTY,
+            "representation": "gim-0",
+            "module": "module 2",
+            "decoder": "d",
+            "log_mel": 5.01,
+            "log_mel_of_silence": 4.56,
+            "spectral": None,
+            "si_sdr": -3.4,
+        },
+    ]
     analysis = {
-        "schema": SCHEMA, "corpus": "artificial_speech", "corpus_license": "cc-by-nc-sa-4.0", "label": "syllable",
-        "classes": ["ba", "<di>", "gu"], "factors": ["vowel", "f0"], "train_items": 2181, "test_items": 360,
+        "schema": SCHEMA,
+        "corpus": "artificial_speech",
+        "corpus_license": "cc-by-nc-sa-4.0",
+        "label": "syllable",
+        "classes": ["ba", "<di>", "gu"],
+        "factors": ["vowel", "f0"],
+        "train_items": 2181,
+        "test_items": 360,
         "intervals_over": "360 utterances",
         "kinds": [vars(Kind(*kind)) for kind in KINDS],
         "measures": [
             dict(zip(("key", "group", "title", "sentence", "direction", "null", "format"), measure, strict=True))
             for measure in MEASURES
         ],
-        "rows": make_values(generator), "comparisons": make_comparisons(), "curves": make_curves(generator),
-        "reconstruction_quality": quality, "media": media, "versions": {"torch": "2.13"}, "git": "abc123",
-    }  # fmt: skip
+        "rows": make_values(generator),
+        "comparisons": make_comparisons(),
+        "curves": make_curves(generator),
+        "reconstruction_quality": quality,
+        "media": media,
+        "versions": {"torch": "2.13"},
+        "git": "abc123",
+    }
     return analysis, arrays
 
 
@@ -721,11 +763,9 @@ def chromium():
 
 
 def run_chromium(binary, tmp_path, *arguments):
-    return subprocess.run(
-        [binary, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", *arguments],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    flags = "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --enable-logging=stderr --v=0"
+    command = [binary, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 # Opens everything, loads every player, and tells the page around how long each lasts and what sticks out sideways.

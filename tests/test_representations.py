@@ -30,11 +30,10 @@ from modeling_sim.evaluation.models import load_representations
 from modeling_sim.evaluation.representations import AudioEncoder, Spectra
 
 CORPUS = "{num_train: 24, num_test: 12, num_speakers: 2}"
-SPEECH = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-    "conv_dim": (8, 8, 8), "conv_kernel": (10, 3, 3), "conv_stride": (5, 4, 4), "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-}  # fmt: skip
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+CONVOLUTIONS = {"conv_dim": (8, 8, 8), "conv_kernel": (10, 3, 3), "conv_stride": (5, 4, 4)}
+POSITIONS = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+SPEECH = {**SIZES, **CONVOLUTIONS, **POSITIONS, "num_feat_extract_layers": 3}
 CODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 16}
 CONFIGS = {
     "wav2vec2": Wav2Vec2Config(**SPEECH),
@@ -191,12 +190,9 @@ def test_items_are_the_same_at_every_sampling_rate(folders, tmp_path, label, poo
 
 
 def run(command, output_dir, models, *flags):
-    command.main(
-        [
-            "--model", *models, "--corpus", "synthetic_syllables", "--corpus_settings", CORPUS,
-            "--label", "phones", "--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache"), *flags,
-        ]
-    )  # fmt: skip
+    corpus = ["--corpus", "synthetic_syllables", "--corpus_settings", CORPUS, "--label", "phones"]
+    folders = ["--output_dir", str(output_dir), "--cache_dir", str(output_dir / "cache")]
+    command.main(["--model", *models, *corpus, *folders, *flags])
 
 
 def test_they_stand_in_one_table_with_the_same_controls(folders, tmp_path):

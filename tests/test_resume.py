@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,11 +31,11 @@ from modeling_sim.trainer.run_folder import LOCK_NAME, RunFolder
 from modeling_sim.trainer.settings import RunArguments
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--model_settings", "{hidden_size: 16, context_size: 8, loss_window: 32}", "--crop_samples", "6000",
-    "--corpus_settings", "{num_train: 10, num_test: 4, num_speakers: 2}", "--batch_size", "3",
-    "--eval_batch_size", "4", "--logging_steps", "4", "--save_steps", "3", "--max_steps", "14",
-]  # fmt: skip
+TINY = shlex.split(
+    "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 32}' --crop_samples 6000 "
+    "--corpus_settings '{num_train: 10, num_test: 4, num_speakers: 2}' --batch_size 3 --eval_batch_size 4 "
+    "--logging_steps 4 --save_steps 3 --max_steps 14"
+)
 
 
 def train(output_dir, *flags):

@@ -1,6 +1,7 @@
 """Decoder training: it learns, the encoder does not change, and a killed run resumes."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_s
 from modeling_sim.commands import train_decoder
 from modeling_sim.trainer import decoding as decoding_task
 
-TINY = [
-    "--corpus_settings", "{num_train: 12, num_test: 4, num_speakers: 2, num_syllables: 1}", "--crop_samples", "4000",
-    "--batch_size", "4", "--max_steps", "3", "--logging_steps", "2",
-]  # fmt: skip
+TINY = shlex.split(
+    "--corpus_settings '{num_train: 12, num_test: 4, num_speakers: 2, num_syllables: 1}' --crop_samples 4000 "
+    "--batch_size 4 --max_steps 3 --logging_steps 2"
+)
 
 
 def pretrained(folder, preset="sim-small"):

@@ -78,16 +78,12 @@ def test_every_stage_runs_from_the_wheel_alone(wheel, tmp_path):
     work.mkdir()
     assert "pretrain" in run(command, work, "--help")
     run(command, work, "pretrain", *TINY, *SPEECH, "--max_steps", "3", "--output_dir", "run")
-    run(
-        command, work, "evaluate", "--model", "run", *SPEECH, "--label", "vowel", "--max_items", "200",
-        "--max_frames", "400", "--output_dir", "report",
-    )  # fmt: skip
+    measured = "--label vowel --max_items 200 --max_frames 400 --output_dir report"
+    run(command, work, "evaluate", "--model", "run", *SPEECH, *measured.split())
     assert (work / "report" / "report.html").stat().st_size > 10_000
     assert json.loads((work / "run" / "results.json").read_text())["steps"] == 3
     assert "config.json" in run(command, work, "publish", "run", "--repo_id", "org/name", "--dry_run")
-    run(
-        python, work, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "modeling_sim.cli", "pretrain", *TINY, *SPEECH,
-        "--max_steps", "2", "--output_dir", "second",
-    )  # fmt: skip
+    launch = "-m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    pretrain = ["-m", "modeling_sim.cli", "pretrain", *TINY, *SPEECH, "--max_steps", "2", "--output_dir", "second"]
+    run(python, work, *launch.split(), *pretrain)
     assert (work / "second" / "results.json").is_file()

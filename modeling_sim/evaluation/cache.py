@@ -21,9 +21,9 @@ from modeling_sim.provenance import versions
 
 # Settings that parts do not depend on: paths, the choice of models, and what a part's own key contains.
 _NOT_MEASURED_BY = (
-    "model", "decoder", "modules", "measures", "align_modules", "data_dir", "dataset_name", "cache_dir", "output_dir",
-    "overwrite_output_dir", "figure_format", "axes", "axes_minutes", "dims", "utterance", "range",
-)  # fmt: skip
+    "model decoder modules measures align_modules data_dir dataset_name cache_dir output_dir overwrite_output_dir "
+    "figure_format axes axes_minutes dims utterance range"
+)
 
 
 # Part of every key: raise it whenever a measure of the same features would give another number.
@@ -137,7 +137,7 @@ class AnalysisParts:
 
 def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
     """Settings that measures depend on."""
-    return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
+    return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY.split()}
 
 
 _LISTS = ("details", "curves", "quality")

@@ -20,7 +20,7 @@ from modeling_sim.settings import (
     setting,
     with_dataset_name,
 )
-from modeling_sim.trainer.settings import corpus_settings_help
+from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,9 +29,16 @@ FACTORS = ("vowel", "consonant", "f0", "vocal_tract_length", "gain")
 """Default columns for disentanglement, if a corpus has them."""
 
 GROUPS = (
-    "probes", "neighbors", "concentration", "disentanglement", "abx", "consistency", "distribution", "objective",
+    "probes",
+    "neighbors",
+    "concentration",
+    "disentanglement",
+    "abx",
+    "consistency",
+    "distribution",
+    "objective",
     "decoders",
-)  # fmt: skip
+)
 """Groups of measures; the last three are for SIM models only, and "consistency" for two models or more."""
 
 AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "SFA"}
@@ -51,7 +58,7 @@ class MeasuringArguments:
     corpus: str = setting("librispeech", corpus_help)
     data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.", check=check_folder)
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: dict[str, Any] | str | None = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     label: str = setting("phones", "A column of classes: phones, speaker_id, vowel, ...")
     modules: str = setting(
         "all", "'all', or some: '0,2,context'; of encoders other than SIM, numbers of layers: '0,6,12'."

@@ -255,7 +255,7 @@ class Explorer:
         )
         batch = {**inputs, "id": [utterance.name]}
         found = of.encode(batch)
-        log_variances: dict[str, Any] = {}
+        log_variances: dict[str, np.ndarray] = {}
         if isinstance(of, SimModules):
             with torch.no_grad():
                 latents = list(of.model.module_latents(batch["input_values"].to(of.model.device)))

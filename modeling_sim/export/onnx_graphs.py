@@ -295,10 +295,8 @@ def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: 
         weight = np.concatenate([weight, hold], axis=2)
         past = ["", graph.add("Unsqueeze", graph.input("past.context", TensorProto.FLOAT, ["batch_size", size]), [0])]
     biases = np.concatenate([bias.reshape(-1), recurrent_bias.reshape(-1)])
-    outputs, present = graph.add_all(
-        "GRU", 2, frames, weight.reshape(1, 3 * size, -1), recurrent.reshape(1, 3 * size, size), biases[None], *past,
-        hidden_size=size, linear_before_reset=1,
-    )  # fmt: skip
+    parameters = (weight.reshape(1, 3 * size, -1), recurrent.reshape(1, 3 * size, size), biases[None])
+    outputs, present = graph.add_all("GRU", 2, frames, *parameters, *past, hidden_size=size, linear_before_reset=1)
     if streaming:
         graph.output("present.context", graph.add("Squeeze", present, [0]), TensorProto.FLOAT, ["batch_size", size])
     outputs = graph.add("Transpose", graph.add("Squeeze", outputs, [1]), perm=[1, 0, 2])

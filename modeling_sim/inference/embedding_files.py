@@ -146,24 +146,23 @@ class _Shard:
         return _SHARDS.replace("*", f"{self.number:05d}")
 
 
-class _Waveforms(torch.utils.data.Dataset[dict[str, Any]]):
-    """Waveforms of rows, or why they cannot be read."""
+class _Waveforms(torch.utils.data.Dataset[tuple[int, np.ndarray | str]]):
+    """Places of rows, and their waveforms or why they cannot be read."""
 
     def __init__(self, reader: RecordingReader, rows: Sequence[Mapping[str, Any]]) -> None:
         self.reader, self.rows = reader, rows
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
+    def __getitem__(self, place: int) -> tuple[int, np.ndarray | str]:
         try:
-            return {"place": place, "samples": self.reader.samples(self.rows[place])}
+            return place, self.reader.samples(self.rows[place])
         except AudioError as error:
-            return {"place": place, "error": str(error)}
+            return place, str(error)
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, items: list[tuple[int, np.ndarray | str]]) -> dict[str, Any]:
         """Padded inputs of those that can be read, their places, and the errors of the others by place."""
-        read = [item for item in items if "samples" in item]
-        batch: dict[str, Any] = self.reader.batch([item["samples"] for item in read]) if read else {}
-        errors = {item["place"]: item["error"] for item in items if "error" in item}
-        return {**batch, "places": [item["place"] for item in read], "errors": errors}
+        read = {place: samples for place, samples in items if not isinstance(samples, str)}
+        batch: dict[str, Any] = self.reader.batch(list(read.values())) if read else {}
+        return {**batch, "places": list(read), "errors": {place: error for place, error in items if place not in read}}
 
 
 def _shards(rows: Iterable[Mapping[str, Any]], shard_seconds: float) -> Iterator[_Shard]:

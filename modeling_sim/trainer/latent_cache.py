@@ -5,7 +5,7 @@ sampled whenever they are read; latents of the modules further below were sample
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,20 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.latents)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
-        return self.row(place.index)
+    def __getitem__(self, places: Sequence[Place]) -> dict[str, Any]:
+        return self.batch([place.index for place in places])
 
-    def row(self, index: int) -> dict[str, Any]:
-        """Mean, log-variance (if any) and length of the crop of an utterance."""
-        latents = torch.from_numpy(np.array(self.latents[index]))
-        row = {"mean": latents[0], "lengths": int(self.lengths[index]), "index": index}
-        return row if len(latents) == 1 else {**row, "log_variance": latents[1]}
+    def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Means and log-variances of crops, `(batch, frames, channels)`, and lengths, `None` without padding."""
+        latents = torch.from_numpy(self.latents[indices])
+        lengths = torch.from_numpy(self.lengths[indices])
+        return {
+            "mean": latents[:, 0].contiguous(),
+            "log_variance": latents[:, 1].contiguous() if latents.shape[1] == 2 else None,
+            "lengths": None if bool((lengths == latents.shape[2]).all()) else lengths,
+            "id": [str(index) for index in indices],
+            "num_replaced": 0,
+        }
 
     def batches(
         self, *, batch_size: int, seed: int, start_position: int, process_index: int, num_processes: int
@@ -137,7 +143,8 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
         """Endless batches in the order of `crop_batches`."""
         return DataLoader(
             self,
-            batch_sampler=place_batches(
+            batch_size=None,
+            sampler=place_batches(
                 len(self),
                 batch_size=batch_size,
                 seed=seed,
@@ -145,25 +152,11 @@ class LatentCache(torch.utils.data.Dataset[dict[str, Any]]):
                 process_index=process_index,
                 num_processes=num_processes,
             ),
-            collate_fn=_collate,
         )
 
     def remove(self) -> None:
         """Deletes the files."""
         shutil.rmtree(self.folder)
-
-
-def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collates a batch; `lengths` is `None` without padding."""
-    frames = rows[0]["mean"].shape[0]
-    lengths = torch.tensor([row["lengths"] for row in rows])
-    return {
-        "mean": torch.stack([row["mean"] for row in rows]),
-        "log_variance": torch.stack([row["log_variance"] for row in rows]) if "log_variance" in rows[0] else None,
-        "lengths": None if bool((lengths == frames).all()) else lengths,
-        "id": [str(row["index"]) for row in rows],
-        "num_replaced": 0,
-    }
 
 
 def drawn(batch: dict[str, Any], generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, Any]:
@@ -231,9 +224,9 @@ def write_cache(
             )
         else:
             indices = list(batch)
-            rows = _collate([below.row(index) for index in indices])
             # Keyed by the first utterance instead of a step, as these latents are drawn once.
-            hidden_states, lengths = drawn(rows, module_generator(seed, 0, module - 1, indices[0], device), device)
+            generator = module_generator(seed, 0, module - 1, indices[0], device)
+            hidden_states, lengths = drawn(below.batch(indices), generator, device)
         with accelerator.autocast():
             mean, log_variance, lengths = model.sim.encode_module(module, hidden_states, lengths)
         latents[indices, 0] = mean.float().cpu().numpy()

@@ -47,11 +47,27 @@ UPLOAD_NAME = "upload.json"
 
 
 RUN_NAMES = (
-    RESULTS_NAME, SETTINGS_NAME, LOG_NAME, UPLOAD_NAME, CURVES_NAME, "bad_audio_train.tsv", "bad_audio_eval.tsv",
-    "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
-    "model.safetensors.index.json", "configuration_sim*.py", "modeling_sim*.py", "layers_sim.py",
-    "objectives_sim.py", "feature_extraction_sim.py", "processing_sim.py", "tokenizer_config.json", "vocabulary.json",
-)  # fmt: skip
+    RESULTS_NAME,
+    SETTINGS_NAME,
+    LOG_NAME,
+    UPLOAD_NAME,
+    CURVES_NAME,
+    "bad_audio_train.tsv",
+    "bad_audio_eval.tsv",
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "configuration_sim*.py",
+    "modeling_sim*.py",
+    "layers_sim.py",
+    "objectives_sim.py",
+    "feature_extraction_sim.py",
+    "processing_sim.py",
+    "tokenizer_config.json",
+    "vocabulary.json",
+)
 """Names of the files of a training run, except checkpoints."""
 
 
@@ -59,11 +75,11 @@ RUN_NAMES = (
 _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 
 
-_NO_OTHER_RUN = {
-    "output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "report_to", "disable_tqdm",
-    "num_workers", "reader_timeout", "logging_steps", "eval_steps", "eval_batch_size", "max_skipped_steps",
-    "num_processes", "pipeline_stages", "cache_latents",
-}  # fmt: skip
+_NO_OTHER_RUN = (
+    "output_dir overwrite_output_dir resume save_steps save_total_limit report_to disable_tqdm num_workers "
+    "reader_timeout logging_steps eval_steps eval_batch_size max_skipped_steps num_processes pipeline_stages "
+    "cache_latents"
+)
 
 
 # Temporary files and folders left by a killed process, and all names of files in these folders.
@@ -273,7 +289,8 @@ class RunFolder:
             raise FileExistsError(f"{finished}; {otherwise}")
         now = json.loads(json.dumps(settings))
         # Only settings that both versions of this package have: the default of a new one changes nothing.
-        different = {name for name in (then.keys() & now.keys()) - _NO_OTHER_RUN if then[name] != now[name]}
+        compared = (then.keys() & now.keys()).difference(_NO_OTHER_RUN.split())
+        different = {name for name in compared if then[name] != now[name]}
         longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
         if now.get("num_train_epochs") and "max_steps" in longer:
             longer.add("num_train_epochs")

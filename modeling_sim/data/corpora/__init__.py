@@ -30,8 +30,16 @@ ENTRY_POINTS = "modeling_sim.corpora"
 """Group of the entry points of other packages' corpora."""
 
 _NAMES = (
-    "artificial_speech", "digits", "folder", "grammar", "hub", "librispeech", "sprites", "synthetic_syllables", "words",
-)  # fmt: skip
+    "artificial_speech",
+    "digits",
+    "folder",
+    "grammar",
+    "hub",
+    "librispeech",
+    "sprites",
+    "synthetic_syllables",
+    "words",
+)
 
 
 _TYPES = {bool: bool, int: numbers.Integral, float: numbers.Real}

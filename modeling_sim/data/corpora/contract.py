@@ -118,10 +118,10 @@ UNKNOWN_SPEAKER = "unknown"
 
 # Names of a speaker column, ignoring case and all characters but letters, the most specific first.
 _SPEAKER_COLUMNS = (
-    "speakerid", "speaker", "spkid", "spk", "spkrid", "spkr", "speakername", "speakercode", "clientid", "talkerid",
-    "talker", "readerid", "reader", "narratorid", "narrator", "singerid", "singer", "voiceid", "participantid",
-    "participant", "subjectid", "subject", "actorid", "actor", "userid", "user",
-)  # fmt: skip
+    "speakerid speaker spkid spk spkrid spkr speakername speakercode clientid talkerid talker readerid reader "
+    "narratorid narrator singerid singer voiceid participantid participant subjectid subject actorid actor userid "
+    "user"
+)
 
 
 # Arrow storage of an `Audio` column. A stream's `audio` has this type: its values are the same, but the feature `Audio`
@@ -182,7 +182,7 @@ def find_speaker_column(columns: Collection[str], source: str) -> str | None:
     found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed([*columns])}
     if "speaker_id" in columns:
         found["speakerid"] = "speaker_id"
-    column = next((found[name] for name in _SPEAKER_COLUMNS if name in found), None)
+    column = next((found[name] for name in _SPEAKER_COLUMNS.split() if name in found), None)
     if column not in (None, "speaker_id"):
         say_once(f"{source}: the speakers are those of the column {printable(column)}")
     return column

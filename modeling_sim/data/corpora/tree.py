@@ -11,15 +11,21 @@ from modeling_sim.text import printable, say_once
 
 # Hidden folders without a leading dot, in lower case: of macOS archives, network disks, Windows, file system repairs.
 _HIDDEN = {
-    "__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "system volume information", "lost+found",
-}  # fmt: skip
+    "__macosx",
+    "@eadir",
+    "@recycle",
+    "#recycle",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "lost+found",
+}
 
 
-_AUDIO = {
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka",
-    ".mkv", ".mov", ".mp3", ".mp4", ".mpc", ".nist", ".oga", ".ogg", ".opus", ".ra", ".shn", ".snd", ".sph", ".spx",
-    ".voc", ".w64", ".wav", ".wave", ".webm", ".wma", ".wv",
-}  # fmt: skip
+_AUDIO = (
+    ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp3 .mp4 .mpc .nist .oga .ogg "
+    ".opus .ra .shn .snd .sph .spx .voc .w64 .wav .wave .webm .wma .wv"
+)
 
 
 def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
@@ -33,7 +39,7 @@ def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
     """
     files = _visible_files(root)
     found = Counter(names[0].suffix.lower() for names in files)
-    unread = [f"{found[suffix]} {suffix}" for suffix in sorted((found.keys() & _AUDIO) - set(suffixes))]
+    unread = [f"{found[suffix]} {suffix}" for suffix in sorted((found.keys() & _AUDIO.split()) - set(suffixes))]
     if unread:
         say_once(
             f"{printable(root)}: skips files in unsupported formats, {', '.join(unread)}; convert them to "
