@@ -56,6 +56,7 @@ INFO = CorpusInfo(
             "conv_stride": [[1, 1, 1]],
             "conv_padding": [[0, 0, 0]],
             "latent_size": 8,
+            "kl_weight": 1.0e-2,
             "prediction_offsets": [1, 2, 3, 4, 6, 8],
         },
     },
