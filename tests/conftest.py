@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -87,6 +88,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
         monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_owner")
         monkeypatch.setattr("modeling_sim.hub.upload.RETRY_SECONDS", (0.01, 0.01))
+        monkeypatch.setattr("huggingface_hub.utils._http.time", Mock())  # that it sleeps by between its own tries
         yield server
 
 
