@@ -9,7 +9,7 @@ RUN    := $(VENV)/bin
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, write a report with sound (about 6 minutes)"
 	@echo "make test       run the whole suite"
-	@echo "make test-fast  run the tests of the parts alone, in a minute and a half"
+	@echo "make test-fast  run the tests of the parts alone, in a minute"
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make gpu        all that a GPU is needed for, in 10 minutes: see docs/gpu.md"
@@ -48,9 +48,10 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(RUN)/python -m pytest -m slow $(ARGS)
 
-# Tests of the parts: without those that train, start processes or talk to a Hub.
+# Tests of the parts: without those that train, start processes or talk to a Hub. The fixtures are cheap, so that a
+# worker may take tests of any file from the other.
 test-fast: $(VENV)/.installed
-	$(PYTEST) -m "not slow and not trains"
+	$(PYTEST) --dist worksteal -m "not slow and not trains"
 
 fuzz: $(VENV)/.installed
 	$(RUN)/python benchmarks/fuzz.py --count 1000 --seed 0

@@ -233,6 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits 40 ms for the client to acknowledge the headers
 
     def log_message(self, *_: Any) -> None:
         """Logs nothing: the server keeps `requests`."""

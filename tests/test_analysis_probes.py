@@ -197,7 +197,7 @@ def test_an_interval_of_pairs_covers_at_its_rate_and_one_that_takes_pairs_for_in
     """The mean distance of pairs of 40 items, all pairs: each item is in 78 of them."""
     first, second = np.nonzero(~np.eye(40, dtype=bool))
     truth, covered = 2 / np.pi**0.5, {"items": 0, "pairs": 0}
-    for study in range(60):
+    for study in range(30):
         values = np.random.default_rng(study).normal(size=40)
         distance = np.abs(values[first] - values[second])
         intervals = {
@@ -208,8 +208,8 @@ def test_an_interval_of_pairs_covers_at_its_rate_and_one_that_takes_pairs_for_in
         }
         for name, interval in intervals.items():
             covered[name] += not interval.excludes(truth)
-    assert covered["items"] >= 51
-    assert covered["pairs"] <= 30
+    assert covered["items"] >= 26
+    assert covered["pairs"] <= 15
 
 
 def test_a_pair_comes_as_often_as_both_of_its_ends():

@@ -55,6 +55,7 @@ def test_the_classifier_works_in_a_pipeline(noise):
     assert set(found[0]) == {"label", "score"}
 
 
+@pytest.mark.trains
 def test_a_model_loads_without_the_package(tmp_path):
     program = (
         "import sys; sys.modules['modeling_sim'] = None\n"

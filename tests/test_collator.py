@@ -1,13 +1,12 @@
 """The package's collator, and the `Trainer` of transformers with it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from processes import launch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
@@ -122,8 +121,6 @@ def test_the_trainer_of_transformers_trains_every_module_and_the_heads(tiny_conf
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(EXAMPLE), "--output_dir", str(tmp_path), "--steps", "2", "--num_train", "16"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    launch(2, EXAMPLE, "--output_dir", tmp_path, "--steps", "2", "--num_train", "16")
     weights = load_file(tmp_path / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -441,6 +441,7 @@ def test_letters_may_be_composed_in_either_way(tree, tmp_path, form):
         assert corpus["phones"][0] == [1] * 98
 
 
+@pytest.mark.trains
 def test_every_name_is_read_in_an_ascii_locale(tree):
     (tree / "alice" / "one.wav").rename(tree / "alice" / "ü.wav")
     (tree / "m.csv").write_text("file,speaker\nalice/ü.wav,ä\nbob/../alice/two.flac,b\n", encoding="utf-8")

@@ -1,7 +1,9 @@
 """What README and documentation show works: their Python runs, their commands parse, their links and numbers hold."""
 
 import contextlib
+import doctest
 import functools
+import importlib
 import io
 import itertools
 import os
@@ -48,6 +50,11 @@ COMMANDS = [
     for line in code.replace("\\\n", " ").splitlines()
     if re.match(r"([A-Z_]+=\S+ )?(modeling-sim|accelerate|torchrun|python training/)", line)
 ]
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "modeling_sim").rglob("*.py"))
+    if "    >>> " in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +73,16 @@ def folder_with_a_demo(tmp_path_factory):
     return folder
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(("path", "code"), PYTHON)
 def test_python_runs(path, code, folder_with_a_demo, monkeypatch):
     monkeypatch.chdir(folder_with_a_demo)
     exec(compile(code, NAME[path], "exec"), {"__name__": "page"})  # noqa: S102 - our own pages
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_of_docstrings_run(module):
+    assert not doctest.testmod(importlib.import_module(module)).failed
 
 
 def command_of(line):
@@ -120,6 +133,7 @@ SMALLER = {
 }
 
 
+@pytest.mark.trains
 def test_commands_of_the_readme_run_one_after_another(hub, tmp_path, monkeypatch):
     assert hub is not None  # that publish looks at
     monkeypatch.chdir(tmp_path)
@@ -136,6 +150,7 @@ def test_commands_of_the_readme_run_one_after_another(hub, tmp_path, monkeypatch
 
 def test_there_is_something_to_test():
     assert len(PYTHON) >= 8
+    assert len(EXAMPLES) >= 9
     assert len(COMMANDS) >= 40
 
 
@@ -165,6 +180,7 @@ def install(folder):
     (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
+@pytest.mark.trains
 def test_the_walk_throughs_of_extend_work(tmp_path):
     package = shutil.copytree(
         ROOT / "modeling_sim", tmp_path / "modeling_sim", ignore=shutil.ignore_patterns("__pycache__")

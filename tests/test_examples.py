@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,11 @@ def test_hearing_a_dimension(run_folder, tmp_path, monkeypatch, capsys):
 
 
 def test_own_recordings_and_their_labels(tmp_path, monkeypatch, capsys):
-    few = ["--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400"]
-    full = analyze.main
-    monkeypatch.setattr(analyze, "main", lambda flags: full([*flags, *few]))
+    few = ["--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400", "--modules", "2"]
+    tiny = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
+    for command, more in ((analyze, few), (pretrain, tiny)):
+        run_command = partial(lambda full, more, flags: full([*flags, *more]), command.main, more)
+        monkeypatch.setattr(command, "main", run_command)
     run(monkeypatch, "07_my_recordings.py", "--output_dir", tmp_path, "--steps", "1")
     assert (tmp_path / "probe" / "probe.json").is_file()
     assert (tmp_path / "report" / "report.html").is_file()

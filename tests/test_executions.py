@@ -17,21 +17,20 @@ import yaml
 from accelerate import Accelerator, DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from processes import launch
 from safetensors.torch import load_file
 
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.commands import pretrain
-from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer import latent_cache
 from modeling_sim.trainer import loop as trainer
-from modeling_sim.trainer import pretraining as pretrain_module
 from modeling_sim.trainer import pretraining as pretraining_task
 from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.loop import EarlyStopping
 from modeling_sim.trainer.pipeline import share_out
 from modeling_sim.trainer.pretraining import CollapseWatch
 from modeling_sim.trainer.run import check_trackers
-from modeling_sim.trainer.settings import PRETRAINING, RunArguments
+from modeling_sim.trainer.settings import RunArguments
 
 ROOT = Path(__file__).parent.parent
 TINY = shlex.split(
@@ -151,24 +150,8 @@ def test_the_cache_is_estimated_and_a_full_disk_refused_beforehand(tmp_path, mon
 # ---------------------------------------------------------------------- pipeline
 
 
-def launch(processes, script, *flags):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(processes),
-        str(script),
-        *flags,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=ROOT)
-
-
 def launched(processes, output_dir, *flags):
-    finished = launch(processes, "training/pretrain.py", *TINY, "--output_dir", str(output_dir), *flags)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    launch(processes, "training/pretrain.py", *TINY, "--output_dir", output_dir, *flags)
     return load_file(output_dir / "model.safetensors")
 
 
@@ -269,6 +252,7 @@ def test_two_machines_end_with_the_weights_of_two_processes_on_one(two_processes
             process.kill()
     assert codes == [0, 0], "".join(path.read_text()[-3000:] for path in tmp_path.glob("*.txt"))
     assert_equal(load_file(tmp_path / "run" / "model.safetensors"), two_processes)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["crops"] == 5 * 3 * 2
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
@@ -345,8 +329,7 @@ for got, wanted in zip(averaged, [parameter.grad for parameter in model.paramete
 assert any((got != 0).any() for got in averaged)
 """
     )
-    finished = launch(2, script)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    launch(2, script)
 
 
 def test_others_latents_are_negatives_like_the_batchs_own(noise):
@@ -595,14 +578,6 @@ def test_compiled_modules_learn_the_same(tmp_path):
 
 
 # ---------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "training" / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
-def test_every_settings_file_is_complete(file):
-    model, data, settings = parse_arguments("", ["--config", str(file)], PRETRAINING)
-    config = pretrain_module.build_model_config(model)
-    assert config.num_frames(data.crop_samples) > 0
-    settings.validate()
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)

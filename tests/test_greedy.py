@@ -1,12 +1,11 @@
 """The executions of a training step agree, and random draws do not depend on earlier ones."""
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import launch
 
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.trainer.greedy import backward_step, module_generator
@@ -161,6 +160,4 @@ def test_two_processes_average_their_gradients(tmp_path):
             """
         )
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    launch(2, script)

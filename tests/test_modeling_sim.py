@@ -45,9 +45,9 @@ AUTO_CLASSES = {
 }
 CLASSIFIERS = [SimForSequenceClassification, SimForAudioFrameClassification]
 
-# Settings that change which code runs; the presets first.
+# Settings that change which code runs; the presets first, but for those of another width.
 VARIANTS = {
-    **{preset: (preset, {}) for preset in SimConfig.preset_names()},
+    **{preset: (preset, {}) for preset in ("sim", "sim-artificial", "sim-readable", "gim", "gim-lowe", "cpc")},
     "mean": ("sim", {"sample_latents": False}),
     "beta 0": ("sim", {"kl_weight": 0.0}),
     "shared noise": ("sim", {"shared_noise": True}),
@@ -763,18 +763,18 @@ def test_a_loaded_model_gives_the_same_output_in_the_same_dtype(model_class, dty
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("loaded_class", AUTO_CLASSES)
 @pytest.mark.parametrize("saved_class", AUTO_CLASSES)
-def test_every_class_loads_the_encoder_of_every_other(saved_class, loaded_class, make, tmp_path):
+def test_every_class_loads_the_encoder_of_every_other(saved_class, make, tmp_path):
     saved = make(saved_class, initial_log_variance=-2.0)
     saved.save_pretrained(tmp_path)
-    loaded, report = AUTO_CLASSES[loaded_class].from_pretrained(tmp_path, output_loading_info=True)
-    assert type(loaded) is loaded_class
-    encoders = [getattr(model, "sim", model).state_dict() for model in (saved, loaded)]
-    torch.testing.assert_close(*encoders, rtol=0, atol=0)
-    assert all(value.isfinite().all() for value in loaded.state_dict().values())
-    assert not any(name.startswith(("sim.", "conv_modules", "context")) for name in report["missing_keys"])
-    assert not any(parameter.is_meta for parameter in loaded.parameters())
+    for loaded_class, auto_class in AUTO_CLASSES.items():
+        loaded, report = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert type(loaded) is loaded_class
+        encoders = [getattr(model, "sim", model).state_dict() for model in (saved, loaded)]
+        torch.testing.assert_close(*encoders, rtol=0, atol=0)
+        assert all(value.isfinite().all() for value in loaded.state_dict().values())
+        assert not any(name.startswith(("sim.", "conv_modules", "context")) for name in report["missing_keys"])
+        assert not any(parameter.is_meta for parameter in loaded.parameters())
 
 
 @pytest.mark.parametrize("model_class", [SimModel, *CLASSIFIERS])
@@ -861,9 +861,8 @@ def test_a_new_model_has_torchs_own_initialisation(tiny_config):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("variant", ["sim", "sim-artificial", "gim-lowe"])
-@pytest.mark.parametrize("strict", [True, False])
-def test_exported_convolutional_modules_work_for_another_length(strict, variant, make, noise):
+@pytest.mark.parametrize(("variant", "strict"), [("sim", True), ("gim-lowe", False)])
+def test_exported_convolutional_modules_work_for_another_length(variant, strict, make, noise):
     class Convolutions(nn.Module):
         def __init__(self, model):
             super().__init__()
@@ -1015,7 +1014,7 @@ def test_a_file_of_another_rate_reaches_the_pipeline_as_an_array(make, noise, tm
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("variant", ["sim-small", "gim", "cpc"])
+@pytest.mark.parametrize("variant", ["sim", "gim", "cpc"])
 def test_training_lifts_contrastive_accuracy_above_chance(variant, make):
     """Utterances of one tone each: the pitch is in every frame, so other frames of the utterance are predictable."""
     torch.manual_seed(0)
@@ -1046,10 +1045,11 @@ def test_forward_raises_no_warning(make, padded_batch):
 # ---------------------------------------------------------------------- other tools
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
-@pytest.mark.parametrize("place", ["left", "hole", "one sample", "one row"])
-@pytest.mark.parametrize("model_class", AUTO_CLASSES)
-def test_padding_before_or_within_the_audio_is_an_error(model_class, place, dtype, make, noise):
+@pytest.mark.parametrize(
+    ("place", "dtype"),
+    [("left", torch.int64), ("hole", torch.bool), ("one sample", torch.float32), ("one row", torch.int64)],
+)
+def test_padding_before_or_within_the_audio_is_an_error(place, dtype, make, noise):
     mask = torch.ones(3, 4000)
     if place == "left":
         mask[:, :1000] = 0
@@ -1059,26 +1059,19 @@ def test_padding_before_or_within_the_audio_is_an_error(model_class, place, dtyp
         mask[:, 0] = 0
     else:
         mask[2, :1000] = 0
-    with pytest.raises(ValueError, match="`attention_mask`"):
-        make(model_class)(noise(3, 4000), mask.to(dtype))
+    for model_class in AUTO_CLASSES:
+        with pytest.raises(ValueError, match="`attention_mask`"):
+            make(model_class)(noise(3, 4000), mask.to(dtype))
     with pytest.raises(ValueError, match="`attention_mask`"):
         make(SimModel).get_frame_mask(mask.to(dtype))
 
 
-@pytest.mark.parametrize(
-    "as_input",
-    [
-        lambda audio: audio.numpy(),
-        lambda audio: audio.tolist(),
-        lambda audio: audio.double(),
-        lambda audio: audio.to(torch.int16),
-        lambda audio: audio.long(),
-    ],
-)
 @pytest.mark.parametrize("model_class", AUTO_CLASSES)
-def test_an_input_of_another_type_names_the_extractor(as_input, model_class, make, noise):
-    with pytest.raises(TypeError, match="SimFeatureExtractor"):
-        make(model_class)(as_input(noise(1, 4000)))
+def test_an_input_of_another_type_names_the_extractor(model_class, make, noise):
+    audio = noise(1, 4000)
+    for given in (audio.numpy(), audio.tolist(), audio.double(), audio.to(torch.int16), audio.long()):
+        with pytest.raises(TypeError, match="SimFeatureExtractor"):
+            make(model_class)(given)
 
 
 def test_a_mask_that_is_no_tensor_is_named(make, noise):
@@ -1086,26 +1079,27 @@ def test_a_mask_that_is_no_tensor_is_named(make, noise):
         make(SimModel)(noise(2, 4000), [[1] * 4000] * 2)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("variant", ["sim", "gim-lowe"])
-@pytest.mark.parametrize("model_class", AUTO_CLASSES)
-def test_a_model_runs_on_the_meta_device(model_class, variant, training, make, padded_batch):
+@pytest.mark.parametrize(("training", "masked"), [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("model_class", "variant"), [*((each, "sim") for each in AUTO_CLASSES), (SimForPreTraining, "gim-lowe")]
+)
+def test_a_model_runs_on_the_meta_device(model_class, variant, training, masked, make, padded_batch):
     model = make(model_class, variant).train(training)
     on_meta = copy.deepcopy(model).to("meta")
-    for mask in (None, padded_batch[1]):
-        outputs = (
-            model(padded_batch[0], mask),
-            on_meta(padded_batch[0].to("meta"), mask if mask is None else mask.to("meta")),
-        )
-        for one, other in zip(*map(tensors_of, outputs), strict=True):
-            if one is not None:
-                assert (one.shape, one.dtype) == (other.shape, other.dtype)
-                assert other.is_meta
+    mask = padded_batch[1] if masked else None
+    outputs = (
+        model(padded_batch[0], mask),
+        on_meta(padded_batch[0].to("meta"), mask if mask is None else mask.to("meta")),
+    )
+    for one, other in zip(*map(tensors_of, outputs), strict=True):
+        if one is not None:
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+            assert other.is_meta
 
 
 @pytest.mark.parametrize("sound", [0.0, 0.3], ids=["silence", "DC"])
 @pytest.mark.parametrize("training", [True, False])
-@variants
+@pytest.mark.parametrize("variant", ["sim", "gim-lowe", "cpc", "Gaussian critic"])
 def test_audio_without_anything_to_predict_is_at_chance(variant, training, sound, make):
     model = make(SimForPreTraining, variant, hidden_size=32).train(training)
     mask = torch.arange(20_480) < torch.tensor([20_480, 9000, 15_000])[:, None]

@@ -74,6 +74,7 @@ def test_it_is_plain_transposed_convolutions_of_standardized_latents():
     torch.testing.assert_close(model(latents).waveforms, hidden[:, 0])
 
 
+@pytest.mark.trains
 def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_path):
     model = decoder()
     model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)

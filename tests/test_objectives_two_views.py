@@ -2,16 +2,13 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Image
+from processes import launch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -464,10 +461,5 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
     )
     settings = TINY | {"--max_steps": "2", "--objective": "moco", "--objective_settings": "{num_frames: 16}"}
     flags = [word for pair in settings.items() for word in pair]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command += [*flags, "--output_dir", str(tmp_path / "run")]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, script, *flags, "--output_dir", tmp_path / "run")
     assert [(tmp_path / f"run-checked-{rank}").read_text() for rank in (0, 1)] == ["xx", "xx"]

