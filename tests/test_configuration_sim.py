@@ -52,6 +52,7 @@ def test_presets_are_the_settings_of_their_papers():
     assert SimConfig.preset_names() == [*paper, "sim-readable", *others, "gim-small"]
     assert (readable.hidden_size, readable_small.hidden_size) == (sim.hidden_size, small.hidden_size)
     assert all(each.critic == "gaussian" and each.num_latents == 64 for each in (readable, readable_small))
+    assert all(each.kl_weights == [1.0e-3] * 3 for each in (readable, readable_small))
     assert (sim.latent_distribution, sim.use_batch_norm, sim.num_prediction_steps, sim.num_negatives) == (
         "gaussian",
         True,

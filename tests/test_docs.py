@@ -16,11 +16,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import modeling_sim
 from docs import make
-from modeling_sim import cli
+from modeling_sim import SimConfig, SimForPreTraining, cli
 from modeling_sim.commands import export, pretrain, train_decoder
 
 ROOT = Path(__file__).parent.parent
@@ -223,6 +224,20 @@ def test_the_walk_throughs_of_extend_work(tmp_path):
 
 
 # ---------------------------------------------------------------------- the README, links, numbers
+
+
+def test_the_readme_counts_the_parameters_of_the_presets():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \|.*\| ([\d,; ]+) \|$", text, re.MULTILINE)
+    counted = {}
+    for names, numbers in rows:
+        counted |= zip(
+            re.findall(r"`(.+?)`", names), [int(n.replace(",", "")) for n in numbers.split(";")], strict=True
+        )
+    assert set(counted) == set(SimConfig.preset_names())
+    with torch.device("meta"):
+        for name, number in counted.items():
+            assert SimForPreTraining(SimConfig.preset(name)).num_parameters() == number, name
 
 
 def test_the_readme_is_read_in_two_minutes():

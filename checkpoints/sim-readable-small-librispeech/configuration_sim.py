@@ -456,16 +456,16 @@ _SMALL: dict[str, Any] = {"hidden_size": 128, "context_size": 64}
 # receive little but noise until the first one has learned. Log-variances stay far from the clamp in training; it only
 # keeps one loud frame from filling a batch with noise.
 _NARROW: dict[str, Any] = {"initial_log_variance": -4.0, "log_variance_clamp": (-10.0, 2.0)}
-# Few latents with axes of their own, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
+# Latents with axes of their own, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
 # frames of module 2 have 63 as their longest offset.
 _READABLE: dict[str, Any] = {
     **_NARROW,
-    "latent_size": 16,
+    "latent_size": 64,
     "critic": "gaussian",
     "prediction_offsets": (1, 2, 4, 8, 16, 32, 63),
     "num_negatives": 255,
     "negative_sharing": "batch",
-    "kl_weight": 1.0e-2,
+    "kl_weight": 1.0e-3,
     "covariance_weight": 1.0,
     "lagged_covariance_weight": 0.3,
     "independence_weight": 1.0,
