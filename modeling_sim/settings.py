@@ -12,6 +12,7 @@ from argparse import (
     ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
+    ArgumentTypeError,
     Namespace,
     RawDescriptionHelpFormatter,
 )
@@ -358,8 +359,7 @@ class _BareConfig:
 # ---------------------------------------------------------------------- the command line
 
 
-# The values of bool flags, and the booleans of YAML 1.1 that flags do not accept.
-_BOOLS = ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0")
+# Booleans of YAML 1.1 that flags do not accept.
 _YAML_WORDS = {"on": "true", "off": "false"}
 
 
@@ -480,7 +480,7 @@ class _Parser(HfArgumentParser):
         for word, following in pairwise([*argv, ""]):
             action = self._option_string_actions.get(word)
             is_bool_flag = action is not None and action.type is string_to_bool
-            words.append(f"{word}=true" if is_bool_flag and following.lower() not in _BOOLS else word)
+            words.append(f"{word}=true" if is_bool_flag and not _is_bool(following) else word)
         return words
 
     def set_defaults_of_file(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -505,6 +505,14 @@ class _Parser(HfArgumentParser):
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise ArgumentError(action, _no_choice(value, action.choices))
+
+
+def _is_bool(word: str) -> bool:
+    try:
+        string_to_bool(word)
+    except ArgumentTypeError:
+        return False
+    return True
 
 
 def _no_choice(value: Any, choices: Iterable[Any]) -> str:

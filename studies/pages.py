@@ -15,10 +15,12 @@ from studies.runner import Place
 
 PAGE_NAME = "results.md"
 
-SHOWN = (
-    "linear_accuracy abx_within abx_across kl active_units wasserstein_standardised mmd_whitened total_correlation "
-    "gini rotation_gap dci_informativeness dci_disentanglement_gap dci_completeness_gap best_dimension "
-    "best_dimension_gap path_ratio jump_ratio lipschitz_95 curve_area curve_area_pca log_mel"
+SHOWN = tuple(
+    str.split(
+        "linear_accuracy abx_within abx_across kl active_units wasserstein_standardised mmd_whitened total_correlation "
+        "gini rotation_gap dci_informativeness dci_disentanglement_gap dci_completeness_gap best_dimension "
+        "best_dimension_gap path_ratio jump_ratio lipschitz_95 curve_area curve_area_pca log_mel"
+    )
 )
 """Measures in tables, if they were measured."""
 
@@ -85,7 +87,7 @@ def write_page(
             save_figure(figure, place.results / f"{label}.png")
             lines += ["", f"![{title}, {label}]({label}.png)"]
         for module in modules:
-            shown = tables.table(results, module, kinds=kinds, measures=SHOWN.split(), nulls=_NULLS)
+            shown = tables.table(results, module, kinds=kinds, measures=SHOWN, nulls=_NULLS)
             lines += ["", f"### {label}, {module}", "", *shown]
     with replacing(place.results / PAGE_NAME) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

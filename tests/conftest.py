@@ -21,25 +21,28 @@ os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 
 
 # Files of tests that train, start processes, use a Hub or take seconds; `make test-fast` runs all others.
-_TRAIN = (
-    "analyze axes background_push batches benchmark corpora corpora_artificial_speech devices examples executions "
-    "explore finetune gpu gpu_script hub hub_roundtrip images_text log objectives_two_views pretrain probe publish "
-    "remote_code report representations resume studies theory train_decoder wheel"
+_TRAIN = frozenset(
+    str.split(
+        "analyze axes background_push batches benchmark corpora corpora_artificial_speech devices examples executions "
+        "explore finetune gpu gpu_script hub hub_roundtrip images_text log objectives_two_views pretrain probe publish "
+        "remote_code report representations resume studies theory train_decoder wheel"
+    )
 )
+
+
+def _trains(path: Path) -> bool:
+    return path.stem.removeprefix("test_") in _TRAIN
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Saves `make test-fast` the imports of files that it skips."""
-    skips = (
-        "not trains" in config.getoption("markexpr") and collection_path.stem.removeprefix("test_") in _TRAIN.split()
-    )
-    return True if skips else None
+    return True if "not trains" in config.getoption("markexpr") and _trains(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` skips."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in _TRAIN.split():
+        if _trains(item.path):
             item.add_marker("trains")
 
 

@@ -20,9 +20,11 @@ from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
 # Settings that parts do not depend on: paths, the choice of models, and what a part's own key contains.
-_NOT_MEASURED_BY = (
-    "model decoder modules measures align_modules data_dir dataset_name cache_dir output_dir overwrite_output_dir "
-    "figure_format axes axes_minutes dims utterance range"
+_NOT_MEASURED_BY = frozenset(
+    str.split(
+        "model decoder modules measures align_modules data_dir dataset_name cache_dir output_dir overwrite_output_dir "
+        "figure_format axes axes_minutes dims utterance range"
+    )
 )
 
 
@@ -137,7 +139,7 @@ class AnalysisParts:
 
 def measuring_settings(arguments: AnalysisArguments) -> dict[str, Any]:
     """Settings that measures depend on."""
-    return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY.split()}
+    return {name: value for name, value in vars(arguments).items() if name not in _NOT_MEASURED_BY}
 
 
 _LISTS = ("details", "curves", "quality")

@@ -75,10 +75,12 @@ RUN_NAMES = (
 _LENGTHS = ("max_steps", "num_train_epochs", "max_train_time")
 
 
-_NO_OTHER_RUN = (
-    "output_dir overwrite_output_dir resume save_steps save_total_limit report_to disable_tqdm num_workers "
-    "reader_timeout logging_steps eval_steps eval_batch_size max_skipped_steps num_processes pipeline_stages "
-    "cache_latents"
+_NO_OTHER_RUN = frozenset(
+    str.split(
+        "output_dir overwrite_output_dir resume save_steps save_total_limit report_to disable_tqdm num_workers "
+        "reader_timeout logging_steps eval_steps eval_batch_size max_skipped_steps num_processes pipeline_stages "
+        "cache_latents"
+    )
 )
 
 
@@ -289,7 +291,7 @@ class RunFolder:
             raise FileExistsError(f"{finished}; {otherwise}")
         now = json.loads(json.dumps(settings))
         # Only settings that both versions of this package have: the default of a new one changes nothing.
-        compared = (then.keys() & now.keys()).difference(_NO_OTHER_RUN.split())
+        compared = (then.keys() & now.keys()) - _NO_OTHER_RUN
         different = {name for name in compared if then[name] != now[name]}
         longer = {name for name in different & {*_LENGTHS} if _longer(then.get(name), now.get(name))}
         if now.get("num_train_epochs") and "max_steps" in longer:

@@ -117,10 +117,12 @@ UNKNOWN_SPEAKER = "unknown"
 
 
 # Names of a speaker column, ignoring case and all characters but letters, the most specific first.
-_SPEAKER_COLUMNS = (
-    "speakerid speaker spkid spk spkrid spkr speakername speakercode clientid talkerid talker readerid reader "
-    "narratorid narrator singerid singer voiceid participantid participant subjectid subject actorid actor userid "
-    "user"
+_SPEAKER_COLUMNS = tuple(
+    str.split(
+        "speakerid speaker spkid spk spkrid spkr speakername speakercode clientid talkerid talker readerid reader "
+        "narratorid narrator singerid singer voiceid participantid participant subjectid subject actorid actor userid "
+        "user"
+    )
 )
 
 
@@ -182,7 +184,7 @@ def find_speaker_column(columns: Collection[str], source: str) -> str | None:
     found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed([*columns])}
     if "speaker_id" in columns:
         found["speakerid"] = "speaker_id"
-    column = next((found[name] for name in _SPEAKER_COLUMNS.split() if name in found), None)
+    column = next((found[name] for name in _SPEAKER_COLUMNS if name in found), None)
     if column not in (None, "speaker_id"):
         say_once(f"{source}: the speakers are those of the column {printable(column)}")
     return column

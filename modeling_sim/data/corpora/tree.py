@@ -22,9 +22,11 @@ _HIDDEN = {
 }
 
 
-_AUDIO = (
-    ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp3 .mp4 .mpc .nist .oga .ogg "
-    ".opus .ra .shn .snd .sph .spx .voc .w64 .wav .wave .webm .wma .wv"
+_AUDIO = frozenset(
+    str.split(
+        ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .au .caf .flac .m4a .m4b .mka .mkv .mov .mp3 .mp4 .mpc .nist .oga "
+        ".ogg .opus .ra .shn .snd .sph .spx .voc .w64 .wav .wave .webm .wma .wv"
+    )
 )
 
 
@@ -39,7 +41,7 @@ def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
     """
     files = _visible_files(root)
     found = Counter(names[0].suffix.lower() for names in files)
-    unread = [f"{found[suffix]} {suffix}" for suffix in sorted((found.keys() & _AUDIO.split()) - set(suffixes))]
+    unread = [f"{found[suffix]} {suffix}" for suffix in sorted((found.keys() & _AUDIO) - set(suffixes))]
     if unread:
         say_once(
             f"{printable(root)}: skips files in unsupported formats, {', '.join(unread)}; convert them to "

@@ -8,7 +8,9 @@ from datasets import Dataset
 
 from modeling_sim.data.corpora.contract import POSITION_RATE, CorpusInfo, make_dataset, signal_columns
 
-_PHONES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
+_PHONES = str.split(
+    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
+)
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 INFO = CorpusInfo(
@@ -25,7 +27,7 @@ INFO = CorpusInfo(
         "model_settings": {
             "input_kind": "tokens",
             "sampling_rate": POSITION_RATE,
-            "vocabulary": [*_PHONES.split(), *LETTERS],
+            "vocabulary": [*_PHONES, *LETTERS],
             "conv_kernel": [[1, 3], [3]],
             "conv_stride": [[1, 1], [1]],
             "conv_padding": [[0, 1], [1]],
