@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
+from threadpoolctl import threadpool_info
 
 from modeling_sim.analysis import (
     bootstrap_difference,
@@ -16,6 +17,7 @@ from modeling_sim.analysis import (
     fit_mlp_probe,
     knn_predictions,
 )
+from modeling_sim.analysis._arrays import minimized
 from modeling_sim.analysis.intervals import Interval, accuracy, confusions, macro_f1
 from modeling_sim.analysis.probes import control_labels
 
@@ -261,3 +263,14 @@ def test_a_control_task_renames_the_classes_of_each_speaker():
         assert all(len(set(train[own & (labels == label)])) == 1 for label in range(3))
     assert control_labels((labels, labels), (speakers, speakers + 10), 3) is None
     assert control_labels((labels, labels), (0 * speakers, 0 * speakers), 3) is None
+
+
+def test_a_minimum_is_found_within_bounds_without_threads_that_compete_with_those_of_torch():
+    seen = []
+
+    def parabola(place):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return float(np.square(place - 2).sum()), 2 * (place - 2)
+
+    assert minimized(parabola, np.zeros(2), [(None, 1), (None, None)]) == pytest.approx([1, 2])
+    assert set(seen) == {1}

@@ -1,5 +1,8 @@
 """Deviations, rotations and principal axes, as several measures need them."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -19,6 +22,31 @@ def scale_of(frames: torch.Tensor) -> torch.Tensor:
     frames = frames.flatten(0, -2)
     scale = frames.std(dim=0, correction=0)
     return torch.where(scale > ROUNDING * frames.abs().amax(dim=0).clamp(min=1e-30), scale, 1.0)
+
+
+def minimized(
+    loss_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    bounds: Sequence[tuple[float | None, float | None]] | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """The minimum `(size,)` of a function of a vector by L-BFGS-B.
+
+    SciPy's vectors are too short for threads of their own, which keep the cores busy while PyTorch's compute: on two
+    cores a fit then takes ten times as long.
+
+    Args:
+        loss_and_gradient: The function and its gradient `(size,)`, in float64.
+        start: `(size,)`, where to begin.
+        bounds: Smallest and largest value of each entry; `None` for none.
+        **options: Options of SciPy's method.
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - of the extra `analysis`
+
+    with threadpool_limits(1, user_api="blas"):
+        found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return np.asarray(found.x)
 
 
 def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:

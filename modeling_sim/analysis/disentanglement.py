@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from ._arrays import deviations
+from ._arrays import deviations, minimized
 from .intervals import Interval, bootstrap_statistic, majority_accuracy
 from .probes import fit_linear_probe
 
@@ -575,8 +575,6 @@ def l1_logistic_regression(
         tolerance: It ends when no entry of the projected gradient is larger than this share of `l1`.
         device: Device to compute on, in float32.
     """
-    from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
-
     inputs = torch.from_numpy(features.astype(np.float32, copy=False)).to(device)
     targets = torch.from_numpy(labels).to(device)
     shape = (num_classes, features.shape[1])
@@ -597,8 +595,7 @@ def l1_logistic_regression(
 
     start = np.zeros(2 * size + num_classes)
     bounds = [(0, None)] * (2 * size) + [(None, None)] * num_classes
-    options = {"maxiter": max_iterations, "gtol": tolerance * l1, "ftol": 1e-9}
-    return unpacked(minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+    return unpacked(minimized(objective, start, bounds, maxiter=max_iterations, gtol=tolerance * l1, ftol=1e-9))
 
 
 def _forest(

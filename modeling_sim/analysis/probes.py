@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ._arrays import deviations, principal_axes
+from ._arrays import deviations, minimized, principal_axes
 
 # Strengths that `choose_l2` tries.
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -62,8 +62,6 @@ def fit_linear_probe(
     Raises:
         ValueError: Only one class has items, lengths disagree, or a feature is not finite.
     """
-    from scipy.optimize import minimize  # noqa: PLC0415 - of the extra `analysis`
-
     _check(features, labels, num_classes)
     mean, scale = _standardisation(features)
     inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
@@ -84,14 +82,9 @@ def fit_linear_probe(
         gradient = torch.cat([residuals.T @ inputs + 2 * penalty * weight, residuals.sum(dim=0)[:, None]], dim=1)
         return float(loss), gradient.double().flatten().cpu().numpy()
 
-    found = minimize(
-        loss_and_gradient,
-        np.zeros(num_classes * (features.shape[1] + 1)),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iterations, "maxcor": 20, "ftol": 1e-9, "gtol": 1e-7},
-    )
-    parameters = torch.from_numpy(found.x).view(num_classes, -1).to(inputs)
+    start = np.zeros(num_classes * (features.shape[1] + 1))
+    found = minimized(loss_and_gradient, start, maxiter=max_iterations, maxcor=20, ftol=1e-9, gtol=1e-7)
+    parameters = torch.from_numpy(found).view(num_classes, -1).to(inputs)
     weight = (parameters[:, :-1] / curvatures.sqrt()) @ axes.T
     bias = parameters[:, -1].masked_fill(absent, -torch.inf)
     return LinearProbe(weight.cpu().numpy(), bias.cpu().numpy(), mean, scale)
