@@ -2,9 +2,9 @@
 
     python studies/ablation/run.py --budget 8h
 
-All rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of the
-head, sampling and KL come first, with all seeds, so that a part of the study already compares them; then shared noise
-and batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
+All rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of
+sampling and KL come first, with all seeds, so that a part of the study already compares them; then the head alone,
+shared noise and batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 from pathlib import Path
@@ -31,11 +31,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "KL, no sampling, no batch norm": ("sim-small", {"sample_latents": False, "use_batch_norm": False}),
 }
 
-_FIRST = ("SIM", "GIM", "Gaussian head", "sampling, no KL", "KL, no sampling")
+_FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")
 
 
 def rows(scale: Scale) -> list[StudyRow]:
-    """All seeds of the variants of head, sampling and KL, then all seeds of the others."""
+    """All seeds of the variants of sampling and KL, then all seeds of the others."""
     del scale
     return [
         StudyRow(
