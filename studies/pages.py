@@ -1,5 +1,6 @@
 """The page of a study: which rows are done, what they cost, tables of each label and module, and pictures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,9 @@ PAGE_NAME = "results.md"
 
 SHOWN = tuple(
     str.split(
-        "linear_accuracy abx_within abx_across kl active_units wasserstein_standardised mmd_whitened total_correlation "
-        "gini rotation_gap dci_informativeness dci_disentanglement_gap dci_completeness_gap best_dimension "
-        "best_dimension_gap path_ratio jump_ratio lipschitz_95 curve_area curve_area_pca log_mel"
+        "linear_accuracy abx_within abx_across kl active_units wasserstein wasserstein_standardised mmd mmd_whitened "
+        "total_correlation gini rotation_gap dci_informativeness dci_disentanglement_gap dci_completeness_gap "
+        "best_dimension best_dimension_gap path_ratio jump_ratio lipschitz_95 curve_area curve_area_pca log_mel"
     )
 )
 """Measures in tables, if they were measured."""
@@ -71,7 +72,7 @@ def write_page(
     kinds = [*dict.fromkeys(row.kind for row in final), *controls]
     colors = {kind: style_of(number).color for number, kind in enumerate(kinds)}
     lines = [f"# {title}", "", text, "", f"Corpus `{place.corpus}`, scale `{place.scale_name}`.", ""]
-    lines += [*_state(place), "", *_costs(place), "", *extra]
+    lines += [*_state(place), "", *_costs(place), *(["", *extra] if extra else [])]
     labels = dict.fromkeys(label for result in place.done() for label in result["labels"])
     for label in labels:
         results = results_of(place, label, kinds)
@@ -98,8 +99,9 @@ def _state(place: Place) -> list[str]:
     found = {row.name: place.result(row) for row in place.rows}
     done = [name for name, result in found.items() if result and "error" not in result]
     lines = [f"{len(done)} of {len(found)} rows are done."]
-    if missing := [name for name, result in found.items() if result is None]:
-        lines.append(f"Missing: {', '.join(missing)}.")
+    missing = Counter(row.kind + " (tuning)" * row.tuning for row in place.rows if found[row.name] is None)
+    if missing:
+        lines.append(f"Missing: {', '.join(f'{count} of {kind}' for kind, count in missing.items())}.")
     lines += [f"Failed: {name} ({result['error']})." for name, result in found.items() if result and "error" in result]
     return lines
 

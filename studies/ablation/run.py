@@ -44,7 +44,7 @@ def rows(scale: Scale) -> list[StudyRow]:
             {"preset": preset, "model_settings": settings},
             seed,
             has_controls=kind == "SIM",
-            decoders=(2,) if seed == 0 else (),
+            decoders=(2,) if kind in _FIRST or seed == 0 else (),
         )
         for kinds in (_FIRST, [kind for kind in VARIANTS if kind not in _FIRST])
         for seed in SEEDS
@@ -54,8 +54,7 @@ def rows(scale: Scale) -> list[StudyRow]:
 
 
 _DRAWN = str.split(
-    "linear_accuracy abx_within kl active_units wasserstein_standardised mmd_whitened best_dimension_gap rotation_gap "
-    "jump_ratio curve_area"
+    "linear_accuracy abx_within kl wasserstein mmd_whitened best_dimension_gap rotation_gap path_ratio curve_area"
 )
 
 
