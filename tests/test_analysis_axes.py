@@ -253,6 +253,9 @@ def test_seeds_agree_on_axes_only_as_far_as_the_best_linear_map_does():
     back = np.linalg.lstsq(first - first.mean(axis=0), second - second.mean(axis=0), rcond=None)[0]
     naive = [np.corrcoef((second @ read)[:, dim], first[:, dim])[0, 1] for dim in range(6)]
     naive += [np.corrcoef((first @ back)[:, dim], second[:, dim])[0, 1] for dim in range(6)]
+    pairs = same.pairs
+    np.testing.assert_allclose(same.multiple[0], np.array(naive[:6])[pairs.first], atol=1e-6)
+    np.testing.assert_allclose(same.multiple[1], np.array(naive[6:])[::-1][pairs.second], atol=1e-6)
     assert same.linear == pytest.approx(np.mean(naive), abs=1e-6)
     with pytest.raises(ValueError, match="first"):
         seed_consistency(first, second[:-1])

@@ -4,7 +4,8 @@
 
 Models read the test utterances of synthetic syllables, whose factors are known; axes are found and probes fitted on
 training utterances. One row per model, module and axes, one per pair of models and module, is printed and written as
-it is measured.
+it is measured. Pairs also have a row per dimension, the slowest first: the theorem of docs/theory.md fixes the axes of
+dimensions whose autocorrelations differ, which the slow ones do.
 """
 
 import argparse
@@ -20,8 +21,15 @@ from datasets import Dataset
 from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
-from modeling_sim.analysis.axes.seed_consistency import seed_consistency
-from modeling_sim.analysis.axes.transforms import LinearTransform, principal_components, temporal_components
+from modeling_sim.analysis.axes.seed_consistency import mean_correlation_coefficient, seed_consistency
+from modeling_sim.analysis.axes.transforms import (
+    LAGS,
+    FrameMoments,
+    LinearTransform,
+    principal_components,
+    random_axes,
+    temporal_components,
+)
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import label_centers
 from modeling_sim.data.corpora.synthetic_syllables import load
@@ -155,8 +163,18 @@ def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: i
 
 
 def of_pair(names: tuple[str, str], models: tuple[Encoded, Encoded], module: str) -> dict[str, Any]:
-    """Whether two models have the same axes."""
-    outcome = seed_consistency(*(of.codes[module] for of in models))
+    """Whether two models have the same axes: all dimensions, and each one of the first, by falling autocorrelation."""
+    frames = [np.concatenate(of.frames[module]) for of in models]
+    outcome = seed_consistency(frames[0], frames[1])
+    turned = [random_axes(frames[1], seed).apply(frames[1]) for seed in range(len(outcome.rotated))]
+    slowness = autocorrelation(frames[0], [len(part) for part in models[0].frames[module]])[outcome.pairs.first]
+    order = np.argsort(-slowness)
+    columns = {
+        "autocorrelation": slowness,
+        "matched": outcome.pairs.correlations,
+        "rotated": np.mean([mean_correlation_coefficient(frames[0], axes).correlations for axes in turned], axis=0),
+        "linear": outcome.multiple[0],
+    }
     return {
         "model": names[0],
         "other": names[1],
@@ -165,12 +183,20 @@ def of_pair(names: tuple[str, str], models: tuple[Encoded, Encoded], module: str
         "matched_correlation_rotated": float(outcome.rotated.mean()),
         "linear_agreement": outcome.linear,
         "share_of_linear": outcome.share,
+        "dimensions": {name: [round(float(value), 4) for value in values[order]] for name, values in columns.items()},
     }
+
+
+def autocorrelation(frames: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Mean autocorrelation `(dims,)` of each dimension over lags of 1 to 64 frames."""
+    moments = FrameMoments(LAGS).add(frames, lengths)
+    variances = moments.covariance().diagonal()
+    return (sum(moments.covariance(lag).diagonal() for lag in LAGS) / variances / len(LAGS)).numpy()
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as aligned text, a column per number; rows without a number have a dash."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith("_largest")))
+    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith(("_largest", "dimensions"))))
     cells = [columns] + [
         [f"{row[key]:.3f}" if isinstance(row.get(key), float) else str(row.get(key, "-")) for key in columns]
         for row in rows
@@ -206,7 +232,6 @@ def main() -> None:
         of_this = [row for module in test.names for row in of_model(name, train, test, module, arguments.rotations)]
         rows += of_this
         print(table(of_this), f"{name}: {time.perf_counter() - start:.0f} s", sep="\n", end="\n\n", flush=True)
-        test.frames.clear()
         measured[name] = test
         write()
     for names in itertools.combinations(measured, 2):

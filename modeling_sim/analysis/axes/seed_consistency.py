@@ -36,15 +36,20 @@ class SeedConsistency:
         matched: Mean |correlation| of matched dimensions.
         rotated: `(rotations,)`, the same for random axes of the second code: what the choice among many
             dimensions reaches by chance.
-        linear: Mean multiple correlation of these dimensions with all dimensions of the other code, the upper bound of
-            `matched`: what both codes hold, on whatever axes.
         pairs: The match.
+        multiple: `(2, matches)`, multiple correlations of `pairs.first` with all dimensions of the second code, and of
+            `pairs.second` with all of the first.
     """
 
     matched: float
     rotated: np.ndarray
-    linear: float
     pairs: MatchedDimensions
+    multiple: np.ndarray
+
+    @property
+    def linear(self) -> float:
+        """Mean of `multiple`, the upper bound of `matched`: what both codes hold, on whatever axes."""
+        return float(self.multiple.mean())
 
     @property
     def share(self) -> float:
@@ -96,8 +101,8 @@ def seed_consistency(
     gap = rotation_gap(
         lambda axes: mean_correlation_coefficient(first, axes).value, second, num_rotations=num_rotations, seed=seed
     )
-    linear = [_multiple_correlations(first, second)[pairs.first], _multiple_correlations(second, first)[pairs.second]]
-    return SeedConsistency(pairs.value, gap.rotated, float(np.mean(linear)), pairs)
+    multiple = [_multiple_correlations(first, second)[pairs.first], _multiple_correlations(second, first)[pairs.second]]
+    return SeedConsistency(pairs.value, gap.rotated, pairs, np.stack(multiple))
 
 
 def _multiple_correlations(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
