@@ -9,10 +9,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from studies import runner
 from studies.ablation import run as ablation
+from studies.axes import agreement
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
 from studies.pages import PAGE_NAME, write_page
@@ -192,3 +194,32 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
 
 def test_durations():
     assert [runner.seconds_of(text) for text in ("8h", "30m", "90s", "5")] == [28_800, 1800, 90, 5]
+
+
+# ---------------------------------------------------------------------- agreement of seeds
+
+
+def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_ones():
+    generator = np.random.default_rng(0)
+    lengths, persistence = [300, 500, 200], np.array([0.99, 0.97, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])
+    shocks = generator.standard_normal((1000, 8))
+    sources = np.zeros_like(shocks)
+    for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
+        sources[start] = shocks[start]
+        for frame in range(start + 1, start + length):
+            sources[frame] = persistence * sources[frame - 1] + np.sqrt(1 - persistence**2) * shocks[frame]
+    turn = np.linalg.qr(generator.standard_normal((5, 5)))[0]
+    other = np.concatenate([-sources[:, 2:3], sources[:, :2], sources[:, 3:] @ turn], axis=1)
+    pair = agreement.of_pair(sources, other, lengths)
+    dimensions = {name: np.array(values) for name, values in pair["dimensions"].items()}
+    np.testing.assert_allclose(dimensions["matched"][:3], 1, atol=1e-3)
+    np.testing.assert_allclose(dimensions["linear"], 1, atol=1e-3)
+    assert dimensions["matched"][3:].max() < 0.95
+    # Against sums over pairs of frames of one utterance.
+    naive = np.zeros(8)
+    centered = sources - sources.mean(axis=0)
+    for lag in agreement.LAGS:
+        for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
+            part = centered[start : start + length]
+            naive += (part[lag:] * part[:-lag]).sum(axis=0) / np.square(centered).sum(axis=0) / len(agreement.LAGS)
+    np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)

@@ -3,13 +3,10 @@
     python studies/axes/measure.py runs/gim runs/sim-seed0 runs/sim-seed1 --output axes.json
 
 Models read the test utterances of synthetic syllables, whose factors are known; axes are found and probes fitted on
-training utterances. One row per model, module and axes, one per pair of models and module, is printed and written as
-it is measured. Pairs also have a row per dimension, the slowest first: the theorem of docs/theory.md fixes the axes of
-dimensions whose autocorrelations differ, which the slow ones do.
+training utterances. One row per model, module and axes is printed and written as it is measured.
 """
 
 import argparse
-import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,7 @@ from datasets import Dataset
 from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
-from modeling_sim.analysis.axes.seed_consistency import mean_correlation_coefficient, seed_consistency
-from modeling_sim.analysis.axes.transforms import (
-    LAGS,
-    FrameMoments,
-    LinearTransform,
-    principal_components,
-    random_axes,
-    temporal_components,
-)
+from modeling_sim.analysis.axes.transforms import LinearTransform, principal_components, temporal_components
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import label_centers
 from modeling_sim.data.corpora.synthetic_syllables import load
@@ -162,41 +151,9 @@ def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: i
     return [{"model": name, "module": module, **row} for row in rows]
 
 
-def of_pair(names: tuple[str, str], models: tuple[Encoded, Encoded], module: str) -> dict[str, Any]:
-    """Whether two models have the same axes: all dimensions, and each one of the first, by falling autocorrelation."""
-    frames = [np.concatenate(of.frames[module]) for of in models]
-    outcome = seed_consistency(frames[0], frames[1])
-    turned = [random_axes(frames[1], seed).apply(frames[1]) for seed in range(len(outcome.rotated))]
-    slowness = autocorrelation(frames[0], [len(part) for part in models[0].frames[module]])[outcome.pairs.first]
-    order = np.argsort(-slowness)
-    columns = {
-        "autocorrelation": slowness,
-        "matched": outcome.pairs.correlations,
-        "rotated": np.mean([mean_correlation_coefficient(frames[0], axes).correlations for axes in turned], axis=0),
-        "linear": outcome.multiple[0],
-    }
-    return {
-        "model": names[0],
-        "other": names[1],
-        "module": module,
-        "matched_correlation": outcome.matched,
-        "matched_correlation_rotated": float(outcome.rotated.mean()),
-        "linear_agreement": outcome.linear,
-        "share_of_linear": outcome.share,
-        "dimensions": {name: [round(float(value), 4) for value in values[order]] for name, values in columns.items()},
-    }
-
-
-def autocorrelation(frames: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """Mean autocorrelation `(dims,)` of each dimension over lags of 1 to 64 frames."""
-    moments = FrameMoments(LAGS).add(frames, lengths)
-    variances = moments.covariance().diagonal()
-    return (sum(moments.covariance(lag).diagonal() for lag in LAGS) / variances / len(LAGS)).numpy()
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as aligned text, a column per number; rows without a number have a dash."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith(("_largest", "dimensions"))))
+    columns = list(dict.fromkeys(key for row in rows for key in row if not key.endswith("_largest")))
     cells = [columns] + [
         [f"{row[key]:.3f}" if isinstance(row.get(key), float) else str(row.get(key, "-")) for key in columns]
         for row in rows
@@ -219,28 +176,14 @@ def main() -> None:
         for split in ("train", "test")
     }
     rows: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
-    measured: dict[str, Encoded] = {}
-
-    def write() -> None:
-        if arguments.output:
-            write_json(arguments.output, {"schema": 1, "rows": rows, "pairs": pairs})
-
     for path, name in zip(arguments.models, names_of(arguments.models), strict=True):
         start = time.perf_counter()
         train, test = (Encoded(path, data, arguments.modules) for data in splits.values())
         of_this = [row for module in test.names for row in of_model(name, train, test, module, arguments.rotations)]
         rows += of_this
         print(table(of_this), f"{name}: {time.perf_counter() - start:.0f} s", sep="\n", end="\n\n", flush=True)
-        measured[name] = test
-        write()
-    for names in itertools.combinations(measured, 2):
-        models = (measured[names[0]], measured[names[1]])
-        # The order of utterances is that of their lengths: the same for all models.
-        pairs += [of_pair(names, models, module) for module in models[0].names if module in models[1].names]
-    if pairs:
-        print(table(pairs))
-    write()
+        if arguments.output:
+            write_json(arguments.output, {"schema": 1, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""Which dimensions two seeds of a model share: matched correlations of each one, next to random axes and a linear map.
+
+    python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 runs/gim-seed0 runs/gim-seed1 --output agreement.json
+    python studies/axes/agreement.py --draw agreement.json agreement.png
+
+Models whose names differ after `-seed` are seeds of one method, and each pair of them is compared, on all frames of
+test utterances. The theorem of docs/theory.md fixes the axes of dimensions whose autocorrelations differ from those of
+others; so dimensions are listed by falling autocorrelation.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from modeling_sim.analysis.axes.seed_consistency import mean_correlation_coefficient, seed_consistency
+from modeling_sim.analysis.axes.transforms import LAGS, FrameMoments, random_axes
+from modeling_sim.data.batches import utterance_batches
+from modeling_sim.data.corpora import load_corpus
+from modeling_sim.files import read_json, write_json
+from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
+from modeling_sim.plots import GRAY, save_figure, style_of
+
+# Dimensions per group in the printed table, from the slowest one.
+_GROUPS = (8, 8, 16, 32)
+
+
+def frames_of(path: str, dataset: Any, module: str) -> tuple[np.ndarray, list[int]]:
+    """Means of a module, `(frames, channels)`, of all utterances, and the number of frames of each."""
+    model, extractor = load_encoder(path), feature_extractor_of(path)
+    number = model.config.module_names.index(module)
+    found: dict[int, np.ndarray] = {}
+    with torch.no_grad():
+        for batch in utterance_batches(dataset, extractor, batch_size=8):
+            outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
+            lengths = model.config.num_frames(batch["attention_mask"].sum(dim=1), number).tolist()
+            for index, states, length in zip(
+                batch["index"].tolist(), outputs.hidden_states[number], lengths, strict=True
+            ):
+                found[index] = states[:length].float().numpy()
+    parts = [found[index] for index in sorted(found)]
+    return np.concatenate(parts), [len(part) for part in parts]
+
+
+def of_pair(first: np.ndarray, second: np.ndarray, lengths: list[int]) -> dict[str, Any]:
+    """Agreement of all dimensions, and of each one of the first model, by falling autocorrelation.
+
+    Args:
+        first: `(frames, channels)`.
+        second: The same frames by the other model.
+        lengths: Frames of each utterance.
+    """
+    outcome = seed_consistency(first, second)
+    turned = [random_axes(second, seed).apply(second) for seed in range(len(outcome.rotated))]
+    slowness = autocorrelation(first, lengths)[outcome.pairs.first]
+    order = np.argsort(-slowness)
+    columns = {
+        "autocorrelation": slowness,
+        "matched": outcome.pairs.correlations,
+        "rotated": np.mean([mean_correlation_coefficient(first, axes).correlations for axes in turned], axis=0),
+        "linear": outcome.multiple[0],
+    }
+    return {
+        "matched_correlation": outcome.matched,
+        "matched_correlation_rotated": float(outcome.rotated.mean()),
+        "linear_agreement": outcome.linear,
+        "share_of_linear": outcome.share,
+        "dimensions": {name: [round(float(value), 4) for value in values[order]] for name, values in columns.items()},
+    }
+
+
+def autocorrelation(frames: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Mean autocorrelation `(channels,)` of each dimension over lags of 1 to 64 frames."""
+    moments = FrameMoments(LAGS).add(frames, lengths)
+    variances = moments.covariance().diagonal()
+    return (sum(moments.covariance(lag).diagonal() for lag in LAGS) / variances / len(LAGS)).numpy()
+
+
+def lines(pair: dict[str, Any]) -> list[str]:
+    """Means of each column over the slowest dimensions, the next ones, and so on; incomplete groups are skipped."""
+    columns = {name: np.array(values) for name, values in pair["dimensions"].items()}
+    found = [f"{pair['model']} {pair['other']}: {pair['share_of_linear']:.2f} of the linear agreement"]
+    for start, stop in itertools.pairwise(np.cumsum((0, *_GROUPS))):
+        if stop <= len(columns["matched"]):
+            means = {name: float(values[start:stop].mean()) for name, values in columns.items()}
+            text = ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+            found.append(f"  dimensions {start + 1} to {stop}: {text}, share {means['matched'] / means['linear']:.2f}")
+    return found
+
+
+def method_of(name: str) -> str:
+    """The method that a model is a seed of."""
+    return name.rsplit("-seed", 1)[0]
+
+
+def draw(pairs: list[dict[str, Any]]) -> Figure:
+    """A panel per method: a point per dimension and pair, next to random axes and what a linear map reaches."""
+    methods = list(dict.fromkeys(method_of(pair["model"]) for pair in pairs))
+    figure = Figure(figsize=(4.6 * len(methods), 4), layout="constrained", dpi=120)
+    for method, axis in zip(methods, figure.subplots(1, len(methods), sharey=True, squeeze=False)[0], strict=True):
+        own = [pair["dimensions"] for pair in pairs if method_of(pair["model"]) == method]
+        columns = {name: np.concatenate([pair[name] for pair in own]) for name in own[0]}
+        slowness = columns["autocorrelation"]
+        axis.plot(slowness, columns["linear"], ".", color=style_of(1).color, label="best linear map")
+        axis.plot(slowness, columns["matched"], "o", color=style_of(0).color, label="one dimension", markersize=4)
+        axis.plot(slowness, columns["rotated"], ".", color=GRAY, label="one random axis")
+        axis.set_title(f"{method}, {len(own)} pair{'s' * (len(own) > 1)} of seeds", loc="left", fontsize=10)
+        axis.set_xlabel("mean autocorrelation over 10 to 640 ms")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_ylim(0, 1)
+    figure.axes[0].set_ylabel("correlation with the other seed")
+    figure.axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def main() -> None:
+    """Measures the models that the command line names, or draws results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="folders of saved models, as 'sim-seed0'")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--corpus", default="synthetic_syllables", help="test utterances come from it")
+    parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
+    parser.add_argument("--lists", help="folder with train.txt and test.txt, as in `--corpus_settings`")
+    parser.add_argument("--module", default="module 2")
+    parser.add_argument("--utterances", type=int, default=256)
+    parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "PICTURE"), help="only draw these results")
+    arguments = parser.parse_args()
+    if arguments.draw:
+        save_figure(draw(read_json(arguments.draw[0])["pairs"]), arguments.draw[1])
+        return
+    settings = {"split_by": "list", "lists": arguments.lists} if arguments.lists else {}
+    dataset = load_corpus(arguments.corpus, "test", data_dir=arguments.data_dir, **settings)
+    dataset = dataset.select(range(min(len(dataset), arguments.utterances)))
+    names = names_of(arguments.models)
+    frames = {
+        name: frames_of(path, dataset, arguments.module) for path, name in zip(arguments.models, names, strict=True)
+    }
+    pairs = []
+    for first, second in itertools.combinations(names, 2):
+        if method_of(first) == method_of(second):
+            found = of_pair(frames[first][0], frames[second][0], frames[first][1])
+            pairs.append({"model": first, "other": second, "module": arguments.module, **found})
+            print("\n".join(lines(pairs[-1])), flush=True)
+    if not pairs:
+        parser.error("no two models are seeds of one method; name their folders NAME-seed0, NAME-seed1, ...")
+    if arguments.output:
+        write_json(arguments.output, {"schema": 1, "corpus": arguments.corpus, "pairs": pairs})
+
+
+if __name__ == "__main__":
+    main()
