@@ -133,8 +133,9 @@ def main() -> None:
     if arguments.draw:
         save_figure(draw(read_json(arguments.draw[0])["pairs"]), arguments.draw[1])
         return
-    settings = {"split_by": "list", "lists": arguments.lists} if arguments.lists else {}
-    dataset = load_corpus(arguments.corpus, "test", data_dir=arguments.data_dir, **settings)
+    settings = {"data_dir": arguments.data_dir} if arguments.data_dir else {}
+    settings |= {"split_by": "list", "lists": arguments.lists} if arguments.lists else {}
+    dataset = load_corpus(arguments.corpus, "test", **settings)
     dataset = dataset.select(range(min(len(dataset), arguments.utterances)))
     names = names_of(arguments.models)
     frames = {
