@@ -1,6 +1,6 @@
 """Writes what the documentation shows of results: tables, text with numbers, and pictures.
 
-    python docs/make.py           # writes docs/results.md, docs/paper_claims.md and docs/images/*.png
+    python docs/make.py           # writes docs/results.md, paper_claims.md, explorer.md and docs/images/*.png
     python docs/make.py --check   # fails if a page does not match the results
 
 All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. The command
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
@@ -43,7 +43,20 @@ _PAPER = {  # Denoodt et al. 2025: accuracies of syllables and vowels, in %
     "supervised": (83.3, 91.2),
 }
 _METHODS = ("SIM", "GIM", "CPC")
+# Networks of `studies/explorer/results/labels.json`, in order.
+_LABELED = (
+    *(f"`sim-readable-small`, trained on syllables, seed {seed}" for seed in range(3)),
+    "`sim-readable-small-librispeech`, trained on LibriSpeech",
+)
 _TASKS = ("published syllable", "word_disjoint syllable", "published vowel", "word_disjoint vowel")
+
+# Vowels from front to back, other sonorants, fricatives, stops, silence: the order in pictures.
+_PHONES = (
+    "IY", "IH", "EY", "EH", "AE", "AY", "AW", "AA", "AH", "AO", "OY", "OW", "UH", "UW", "ER",
+    "Y", "W", "R", "L", "M", "N", "NG", "DH", "V", "Z", "ZH", "TH", "F", "S", "SH",
+    "HH", "JH", "CH", "B", "D", "G", "P", "T", "K", "SPN", "SIL",
+)  # fmt: skip
+_VISIBLE = 0.1  # share from which a class is shown in a picture of loudest moments
 
 # Measures of each claim, in the order of the heat maps.
 CLAIMS = {
@@ -73,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Write the pages and pictures of results.")
     parser.add_argument("--check", action="store_true", help="Write nothing; fail if a page is not up to date.")
     arguments = parser.parse_args(argv)
-    pages = {DOCS / "results.md": results_page(), DOCS / "paper_claims.md": claims_page()}
+    pages = {
+        DOCS / "results.md": results_page(),
+        DOCS / "paper_claims.md": claims_page(),
+        DOCS / "explorer.md": explorer_page(),
+    }
     pages[README] = with_address(README.read_text(encoding="utf-8"), PROJECT.get("urls", {}).get("Repository"))
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if arguments.check:
@@ -85,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with replacing(path) as temporary:
             temporary.write_text(pages[path], encoding="utf-8")
     save_figure(draw_results(), DOCS / "images" / "results.png")
+    save_figure(draw_moments(_read_explorer("moments")), DOCS / "images" / "loudest_moments.png")
     for name, (title, path) in claims.RESULTS.items():
         save_figure(draw_verdicts(Results.read(path), title), DOCS / "images" / f"claims_{name}.png")
 
@@ -284,6 +302,90 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+# ---------------------------------------------------------------------- explorer.md
+
+
+def explorer_page() -> str:
+    """The page of the explorer: how many labels are right, and what the loudest moments have in common."""
+    labels, moments = _read_explorer("labels"), _read_explorer("moments")
+    with_words = {end["dimension"] for end in moments["ends"] if end["words"]}
+    wordless = [str(dim) for dim in sorted({end["dimension"] for end in moments["ends"]} - with_words)]
+    return render(
+        "explorer.md",
+        labels=labels,
+        labels_table=_labels_table(labels),
+        moments=moments,
+        moments_table=_moments_table(moments["ends"]),
+        worded=sum(bool(end["words"]) for end in moments["ends"]),
+        wordless=", ".join(wordless),
+        one_speaker=float(np.median([end["properties"]["speaker"]["largest"] for end in moments["ends"]])),
+    )
+
+
+def _read_explorer(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "studies" / "explorer" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _labels_table(results: dict[str, Any]) -> str:
+    """Labels and right ones of each network, over its modules, and of networks without training."""
+    rows = []
+    for number, network in enumerate(_LABELED):
+        modules = [row for row in results["trained"]["modules"] if row["model"] == number]
+        labels = [label for row in modules for label in row["labels"]]
+        dims = sum(row["dimensions"] for row in modules)
+        rows.append([network, str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
+    floor = results["untrained"]
+    rows.append(
+        [f"the same without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""]
+    )
+    return _table(["network", "dimensions", "labels", "right"], rows)
+
+
+def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
+    """What the largest and the smallest moments of each dimension have in common, in words."""
+    rows = []
+    for dim in dict.fromkeys(end["dimension"] for end in ends):
+        both = {end["end"]: end for end in ends if end["dimension"] == dim}
+        found = both["largest"]
+        follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
+        words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
+        rows.append([str(dim), f"**{follows}**" if found["label"] else follows, *words])
+    return _table(["dimension", "follows most", "20 largest moments", "20 smallest moments"], rows)
+
+
+def draw_moments(moments: dict[str, Any]) -> Figure:
+    """Shares of phones in the loudest moments of each dimension, next to those in all moments and of random axes."""
+    rows = [("all moments", moments["all"]), ("random axes", moments["control"]["properties"])]
+    rows += [(f"{end['dimension']}, {end['end']}", end["properties"]) for end in moments["ends"]]
+    phones = [name for name in _PHONES if max(row["phone"]["shares"].get(name, 0) for _, row in rows[2:]) >= _VISIBLE]
+    sides = {
+        "one speaker": lambda row: row["speaker"]["largest"],
+        "women": lambda row: row["sex"]["shares"].get("women", 0),
+        "voiced": lambda row: row["voicing"]["shares"].get("voiced", 0),
+    }
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(len(phones), 2 * len(sides)), sharey=True)
+    shares = np.array([[row["phone"]["shares"].get(name, 0) for name in phones] for _, row in rows])
+    others = np.array([[share(row) for share in sides.values()] for _, row in rows])
+    colors = LinearSegmentedColormap.from_list("shares", ["white", style_of(0).color])
+    for axis, values, names in ((left, shares, phones), (right, others, list(sides))):
+        axis.pcolormesh(100 * values, cmap=colors, vmin=0, vmax=100, edgecolors="#eeeeee", linewidth=0.5)
+        for row, column in zip(*np.nonzero(values >= _VISIBLE), strict=True):
+            value = values[row, column]
+            color = "white" if value > 0.6 else "black"
+            axis.text(column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color)
+        axis.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=8)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        for row in range(2, len(rows), 2):
+            axis.axhline(row, color="#aaaaaa", linewidth=0.8)
+    left.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows], fontsize=8)
+    left.set_ylim(len(rows), 0)
+    figure.suptitle("Phones of the 20 loudest moments at either end of a dimension, %", fontsize=11, x=0.01, ha="left")
+    return figure
 
 
 # ---------------------------------------------------------------------- paper_claims.md
