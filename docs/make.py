@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
@@ -49,14 +49,6 @@ _LABELED = (
     "`sim-readable-small-librispeech`, trained on LibriSpeech",
 )
 _TASKS = ("published syllable", "word_disjoint syllable", "published vowel", "word_disjoint vowel")
-
-# Vowels from front to back, other sonorants, fricatives, stops, silence: the order in pictures.
-_PHONES = (
-    "IY", "IH", "EY", "EH", "AE", "AY", "AW", "AA", "AH", "AO", "OY", "OW", "UH", "UW", "ER",
-    "Y", "W", "R", "L", "M", "N", "NG", "DH", "V", "Z", "ZH", "TH", "F", "S", "SH",
-    "HH", "JH", "CH", "B", "D", "G", "P", "T", "K", "SPN", "SIL",
-)  # fmt: skip
-_VISIBLE = 0.1  # share from which a class is shown in a picture of loudest moments
 
 # Measures of each claim, in the order of the heat maps.
 CLAIMS = {
@@ -102,7 +94,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         with replacing(path) as temporary:
             temporary.write_text(pages[path], encoding="utf-8")
     save_figure(draw_results(), DOCS / "images" / "results.png")
-    save_figure(draw_moments(_read_explorer("moments")), DOCS / "images" / "loudest_moments.png")
     for name, (title, path) in claims.RESULTS.items():
         save_figure(draw_verdicts(Results.read(path), title), DOCS / "images" / f"claims_{name}.png")
 
@@ -309,7 +300,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def explorer_page() -> str:
     """The page of the explorer: how many labels are right, and what the loudest moments have in common."""
-    labels, moments = _read_explorer("labels"), _read_explorer("moments")
+    labels, moments = read_explorer("labels"), read_explorer("moments")
     with_words = {end["dimension"] for end in moments["ends"] if end["words"]}
     wordless = [str(dim) for dim in sorted({end["dimension"] for end in moments["ends"]} - with_words)]
     return render(
@@ -320,11 +311,15 @@ def explorer_page() -> str:
         moments_table=_moments_table(moments["ends"]),
         worded=sum(bool(end["words"]) for end in moments["ends"]),
         wordless=", ".join(wordless),
-        one_speaker=float(np.median([end["properties"]["speaker"]["largest"] for end in moments["ends"]])),
+        common={
+            name: float(np.median([end["properties"][name]["share"] for end in moments["ends"]]))
+            for name in ("phone", "speaker")
+        },
     )
 
 
-def _read_explorer(name: str) -> dict[str, Any]:
+def read_explorer(name: str) -> dict[str, Any]:
+    """Results of `studies/explorer/measure.py`, by their name."""
     return json.loads((ROOT / "studies" / "explorer" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -338,7 +333,7 @@ def _labels_table(results: dict[str, Any]) -> str:
         rows.append([network, str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
     floor = results["untrained"]
     rows.append(
-        [f"the same without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""]
+        [f"without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""]
     )
     return _table(["network", "dimensions", "labels", "right"], rows)
 
@@ -353,39 +348,6 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), f"**{follows}**" if found["label"] else follows, *words])
     return _table(["dimension", "follows most", "20 largest moments", "20 smallest moments"], rows)
-
-
-def draw_moments(moments: dict[str, Any]) -> Figure:
-    """Shares of phones in the loudest moments of each dimension, next to those in all moments and of random axes."""
-    rows = [("all moments", moments["all"]), ("random axes", moments["control"]["properties"])]
-    rows += [(f"{end['dimension']}, {end['end']}", end["properties"]) for end in moments["ends"]]
-    phones = [name for name in _PHONES if max(row["phone"]["shares"].get(name, 0) for _, row in rows[2:]) >= _VISIBLE]
-    sides = {
-        "one speaker": lambda row: row["speaker"]["largest"],
-        "women": lambda row: row["sex"]["shares"].get("women", 0),
-        "voiced": lambda row: row["voicing"]["shares"].get("voiced", 0),
-    }
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(len(phones), 2 * len(sides)), sharey=True)
-    shares = np.array([[row["phone"]["shares"].get(name, 0) for name in phones] for _, row in rows])
-    others = np.array([[share(row) for share in sides.values()] for _, row in rows])
-    colors = LinearSegmentedColormap.from_list("shares", ["white", style_of(0).color])
-    for axis, values, names in ((left, shares, phones), (right, others, list(sides))):
-        axis.pcolormesh(100 * values, cmap=colors, vmin=0, vmax=100, edgecolors="#eeeeee", linewidth=0.5)
-        for row, column in zip(*np.nonzero(values >= _VISIBLE), strict=True):
-            value = values[row, column]
-            color = "white" if value > 0.6 else "black"
-            axis.text(column + 0.5, row + 0.5, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color)
-        axis.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=8)
-        axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-        for row in range(2, len(rows), 2):
-            axis.axhline(row, color="#aaaaaa", linewidth=0.8)
-    left.set_yticks(np.arange(len(rows)) + 0.5, [name for name, _ in rows], fontsize=8)
-    left.set_ylim(len(rows), 0)
-    figure.suptitle("Phones of the 20 loudest moments at either end of a dimension, %", fontsize=11, x=0.01, ha="left")
-    return figure
 
 
 # ---------------------------------------------------------------------- paper_claims.md

@@ -157,15 +157,12 @@ class Property:
         return float(abs(places.sum() - 0.5 * len(places)) * math.sqrt(12 / max(1, len(places))))
 
     def summary(self, chosen: np.ndarray) -> dict[str, Any]:
-        """Shares of classes in some moments and the classes that are frequent, or the median; next to all moments."""
+        """Classes that are more frequent in some moments and their share, or the median; next to all moments."""
         if self.is_class:
             counts = np.bincount(self.values[chosen], minlength=len(self.names))
             frequent = (counts >= _FEWEST) & (counts >= _TIMES * len(chosen) * self.shares)
             order = [number for number in np.argsort(-counts, kind="stable").tolist() if frequent[number]]
-            shares = counts / len(chosen)
             return {
-                "shares": {self.names[number]: float(shares[number]) for number in np.flatnonzero(counts)},
-                "largest": float(shares.max()),
                 "classes": [self.names[number] for number in order],
                 "share": float(counts[order].sum() / len(chosen)),
                 "of_all": float(self.shares[order].sum()),
@@ -224,7 +221,7 @@ def compare(
         seed: Seed of the rotations.
 
     Returns:
-        "ends", the largest and smallest moments of each dimension, the "control", and "all" moments.
+        "ends", the largest and smallest moments of each dimension, and the "control".
     """
     generator, points = generator_of(seed, "moments"), standardized(codes)
     tests = 2 * len(dims) * len(properties)
@@ -279,7 +276,6 @@ def compare(
         for row, (end, dim) in enumerate((end, dim) for end in ("largest", "smallest") for dim in dims)
     ]
     return {
-        "all": {name: each.summary(np.arange(len(points))) for name, each in properties.items()},
         "ends": sorted(ends, key=lambda end: list(dims).index(end["dimension"])),
         "control": {
             "axes": num_rotations * points.shape[1],
@@ -292,18 +288,10 @@ def compare(
     }
 
 
-def _usual(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians of the numbers of several summaries, and means of the shares of classes."""
-    numbers = [name for name, value in summaries[0].items() if not isinstance(value, (list, dict))]
-    usual: dict[str, Any] = {
-        name: float(np.median([each[name] for each in summaries if each[name] is not None])) for name in numbers
-    }
-    if "shares" in summaries[0]:
-        names = dict.fromkeys(name for each in summaries for name in each["shares"])
-        usual["shares"] = {
-            name: float(np.mean([each["shares"].get(name, 0) for each in summaries])) for name in sorted(names)
-        }
-    return usual
+def _usual(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Medians of the numbers of several summaries."""
+    numbers = [name for name in summaries[0] if name != "classes"]
+    return {name: float(np.median([each[name] for each in summaries if each[name] is not None])) for name in numbers}
 
 
 def properties_of(explorer: Explorer, items: Items) -> dict[str, Property]:
