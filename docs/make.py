@@ -1,6 +1,6 @@
 """Writes what the documentation shows of results: tables, text with numbers, and pictures.
 
-    python docs/make.py           # writes docs/results.md, docs/paper_claims.md and docs/images/*.png
+    python docs/make.py           # writes docs/results.md, paper_claims.md, explorer.md and docs/images/*.png
     python docs/make.py --check   # fails if a page does not match the results
 
 All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. The command
@@ -43,6 +43,11 @@ _PAPER = {  # Denoodt et al. 2025: accuracies of syllables and vowels, in %
     "supervised": (83.3, 91.2),
 }
 _METHODS = ("SIM", "GIM", "CPC")
+# Networks of `studies/explorer/results/labels.json`, in order.
+_LABELED = (
+    *(f"`sim-readable-small`, trained on syllables, seed {seed}" for seed in range(3)),
+    "`sim-readable-small-librispeech`, trained on LibriSpeech",
+)
 _TASKS = ("published syllable", "word_disjoint syllable", "published vowel", "word_disjoint vowel")
 
 # Measures of each claim, in the order of the heat maps.
@@ -73,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Write the pages and pictures of results.")
     parser.add_argument("--check", action="store_true", help="Write nothing; fail if a page is not up to date.")
     arguments = parser.parse_args(argv)
-    pages = {DOCS / "results.md": results_page(), DOCS / "paper_claims.md": claims_page()}
+    pages = {
+        DOCS / "results.md": results_page(),
+        DOCS / "paper_claims.md": claims_page(),
+        DOCS / "explorer.md": explorer_page(),
+    }
     pages[README] = with_address(README.read_text(encoding="utf-8"), PROJECT.get("urls", {}).get("Repository"))
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if arguments.check:
@@ -284,6 +293,61 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+# ---------------------------------------------------------------------- explorer.md
+
+
+def explorer_page() -> str:
+    """The page of the explorer: how many labels are right, and what the loudest moments have in common."""
+    labels, moments = read_explorer("labels"), read_explorer("moments")
+    with_words = {end["dimension"] for end in moments["ends"] if end["words"]}
+    wordless = [str(dim) for dim in sorted({end["dimension"] for end in moments["ends"]} - with_words)]
+    return render(
+        "explorer.md",
+        labels=labels,
+        labels_table=_labels_table(labels),
+        moments=moments,
+        moments_table=_moments_table(moments["ends"]),
+        worded=sum(bool(end["words"]) for end in moments["ends"]),
+        wordless=", ".join(wordless),
+        common={
+            name: float(np.median([end["properties"][name]["share"] for end in moments["ends"]]))
+            for name in ("phone", "speaker")
+        },
+    )
+
+
+def read_explorer(name: str) -> dict[str, Any]:
+    """Results of `studies/explorer/measure.py`, by their name."""
+    return json.loads((ROOT / "studies" / "explorer" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _labels_table(results: dict[str, Any]) -> str:
+    """Labels and right ones of each network, over its modules, and of networks without training."""
+    rows = []
+    for number, network in enumerate(_LABELED):
+        modules = [row for row in results["trained"]["modules"] if row["model"] == number]
+        labels = [label for row in modules for label in row["labels"]]
+        dims = sum(row["dimensions"] for row in modules)
+        rows.append([network, str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
+    floor = results["untrained"]
+    rows.append(
+        [f"without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""]
+    )
+    return _table(["network", "dimensions", "labels", "right"], rows)
+
+
+def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
+    """What the largest and the smallest moments of each dimension have in common, in words."""
+    rows = []
+    for dim in dict.fromkeys(end["dimension"] for end in ends):
+        both = {end["end"]: end for end in ends if end["dimension"] == dim}
+        found = both["largest"]
+        follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
+        words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
+        rows.append([str(dim), f"**{follows}**" if found["label"] else follows, *words])
+    return _table(["dimension", "follows most", "20 largest moments", "20 smallest moments"], rows)
 
 
 # ---------------------------------------------------------------------- paper_claims.md

@@ -282,6 +282,22 @@ def test_pictures_hold_what_the_results_hold():
     assert drawn == {verdict: sum(c.verdict == verdict for c in known) for verdict in drawn}
 
 
+def test_what_the_page_of_the_explorer_says_is_what_the_results_say():
+    """The words of docs/templates/explorer.md that no template fills in."""
+    modules = make.read_explorer("labels")["trained"]["modules"]
+    assert {len(row["labels"]) for row in modules if row["module"] == "module 2" and row["model"] < 3} == {4, 5}
+    wrong = [each["label"] for row in modules for each in row["labels"] if not each["right"]]
+    assert sorted(each for each in wrong if "loudness" in each) == [
+        "loudness, |rho| = .50; turned axes .34",
+        "loudness, |rho| = .52; turned axes .36",
+    ]
+    silent = [end for end in make.read_explorer("moments")["ends"] if end["dimension"] == 34]
+    assert {end["best"] for end in silent} == {"pitch"}
+    for end in silent:
+        phone = end["properties"]["phone"]
+        assert (phone["classes"], phone["share"] > 0.9) == (["SIL"], True)
+
+
 def test_what_the_pages_say_of_claims_is_what_the_counts_say():
     """The words of docs/templates/paper_claims.md and of the README, which no template can fill in."""
     scores = make.Scores()

@@ -21,6 +21,7 @@ from modeling_sim.explore.evidence import Evidence, right_labels
 from modeling_sim.explore.explorer import AXES, Explorer
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.provenance import weights_fingerprint
+from studies.explorer.measure import Property, compare, moments_of
 
 STUDY = Path(__file__).parents[1] / "studies" / "explorer" / "results" / "labels.json"
 EVIL = "<img src=x onerror=alert(1)>${alert(2)}{{x}}"
@@ -149,6 +150,61 @@ def test_the_measured_claim_holds():
     assert trained["labels"] >= 5
     assert trained["right"] >= 0.8 * trained["labels"]
     assert untrained["labels"] <= 0.05 * untrained["dimensions"]
+
+
+# ---------------------------------------------------------------------- loudest moments
+
+
+def planted_moments(dims=48, seed=0):
+    """Moments of 60 utterances: dimension 0 is large in "s", and dimension 1 falls with the pitch of voiced moments."""
+    generator = np.random.default_rng(seed)
+    count = 60 * 50
+    utterances = np.repeat([f"u{number}" for number in range(60)], 50)
+    seconds = np.tile(np.arange(50) / 2, 60)
+    phones = generator.integers(10, size=count)
+    pitch = generator.uniform(80, 250, count)
+    codes = generator.standard_normal((count, dims))
+    codes[:, 0] += 5 * (phones == 3)
+    codes[:, 1] -= (pitch - 165) / 10
+    properties = {
+        "phone": Property(phones, list("abcsefghij")),
+        "speaker": Property(np.repeat(generator.integers(4, size=60), 50), ["A", "B", "C", "D"]),
+        "pitch": Property(np.where(phones == 3, np.nan, pitch)),
+    }
+    return codes, utterances, seconds, properties
+
+
+def test_loudest_moments_are_described_where_something_is_planted():
+    codes, utterances, seconds, properties = planted_moments()
+    found = compare(codes, [1, 0, 4, 5], utterances, seconds, properties)
+    ends = {(end["dimension"], end["end"]): end for end in found["ends"]}
+    assert list(ends) == [(dim, end) for dim in (1, 0, 4, 5) for end in ("largest", "smallest")]
+    assert ends[0, "largest"]["words"] == ["s (100 %; 10 %)"]
+    assert ends[0, "largest"]["properties"]["phone"]["classes"] == ["s"]
+    assert ends[0, "largest"]["properties"]["pitch"]["measured"] == 0
+    (low,), (high,) = ends[1, "largest"]["words"], ends[1, "smallest"]["words"]
+    assert low.startswith("low pitch")
+    assert high.startswith("high pitch")
+    assert sum(bool(ends[dim, end]["words"]) for dim in (4, 5) for end in ("largest", "smallest")) == 0
+    control = found["control"]
+    assert control["ends"] == 80
+    assert control["with_words"] <= 8
+    assert control["properties"]["phone"]["share"] < ends[0, "largest"]["properties"]["phone"]["share"]
+
+
+def test_what_moments_have_in_common_is_that_of_a_plain_count():
+    codes, utterances, seconds, properties = planted_moments()
+    (chosen,) = moments_of(codes[:, :1], utterances, seconds)
+    assert sorted(codes[chosen, 0]) == sorted(codes[:, 0])[-20:]  # all moments are half a second apart
+    phones, pitch = properties["phone"], properties["pitch"]
+    some = np.arange(20) * 7
+    counts = {phone: (phones.values[some] == phone).sum() for phone in set(phones.values[some])}
+    expected = sum(k * np.log(k / (20 * (phones.values == phone).mean())) for phone, k in counts.items())
+    assert phones.distance(some) == pytest.approx(expected)
+    voiced = [each for each in some if np.isfinite(pitch.values[each])]
+    places = [(pitch.values < pitch.values[each]).sum() for each in voiced]
+    z = (np.mean(places) + 0.5) / np.isfinite(pitch.values).sum() - 0.5
+    assert pitch.distance(some) == pytest.approx(abs(z) * np.sqrt(12 * len(voiced)))
 
 
 # ---------------------------------------------------------------------- what is found, and the cache

@@ -1,21 +1,34 @@
-"""How many of the explorer's labels are right, where the factors that generated the speech are known.
+"""What the explorer says of a model: how many of its labels are right, and what the loudest moments have in common.
 
-    python studies/explorer/measure.py studies/explorer/results/labels.json CHECKPOINT [CHECKPOINT ...]
+    python studies/explorer/measure.py labels studies/explorer/results/labels.json CHECKPOINT [CHECKPOINT ...]
+    python studies/explorer/measure.py moments studies/explorer/results/moments.json CHECKPOINT --data_dir LibriSpeech
 
-Labels are given on the test split of `synthetic_syllables`, as the page gives them, to every dimension of every module
-on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks of the shape
-of the first checkpoint without training get theirs in the same way.
+`labels`: labels are given on the test split of `synthetic_syllables`, as the page gives them, to every dimension of
+every module on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks
+of the shape of the first checkpoint without training get theirs in the same way.
+
+`moments`: of the ten dimensions of module 2 that the page shows first, the 20 largest and the 20 smallest moments on
+speakers of LibriSpeech that were not trained on, by their phones, speakers and acoustics. See `compare`.
 """
 
-import sys
+import math
 import tempfile
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.stats import false_discovery_control, rankdata
+from tqdm.auto import trange
 from transformers import set_seed
 
 from modeling_sim import SimModel
-from modeling_sim.analysis import dimension_labels
+from modeling_sim.analysis import dimension_labels, loudest_moments, random_rotation
+from modeling_sim.analysis.gaussianity import generator_of, standardized
+from modeling_sim.data.corpora.contract import class_label
+from modeling_sim.evaluation.factors import rows_of, sound_at
+from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.explore.evidence import drawn_moments, planted_factors, properties_at, right_labels
 from modeling_sim.explore.explorer import Explorer
 from modeling_sim.explore.settings import ExploreArguments
@@ -23,6 +36,8 @@ from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder
 
 _UNTRAINED, _FRESH_SEED = 2, 1
+
+# ---------------------------------------------------------------------- labels
 
 
 def judged(model: str, cache_dir: str) -> list[dict[str, Any]]:
@@ -58,9 +73,8 @@ def judged(model: str, cache_dir: str) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measures and writes the result."""
-    path, *checkpoints = sys.argv[1:]
+def write_labels(path: str, checkpoints: Sequence[str]) -> None:
+    """Measures labels and writes the result."""
     with tempfile.TemporaryDirectory() as temporary:
         trained = [
             {**row, "model": number} for number, each in enumerate(checkpoints) for row in judged(each, temporary)
@@ -92,6 +106,272 @@ def main() -> None:
             },
         },
     )
+
+
+# ---------------------------------------------------------------------- loudest moments
+
+NUM_DIMENSIONS, NUM_MOMENTS = 10, 20
+
+# Words need as much: of a class, three moments and 1.5 times its share of all moments, with half of the moments in such
+# classes; of an amount, a median in the outer quarter of all moments.
+_FEWEST, _TIMES, _MOST_OF_THEM, _OUTER = 3, 1.5, 0.5, 0.25
+
+_LEVEL = 0.05  # false discovery rate
+
+_CONTROLS = 10
+
+UNITS = {"pitch": "Hz", "level": "dB", "F1": "Hz", "F2": "Hz"}
+"""Amounts and their units."""
+
+
+class Property:
+    """A property of all moments, and what some of them have in common in it.
+
+    Args:
+        values: `(moments,)`: integers are classes, floats amounts with NaN where there is none.
+        names: Names of the classes.
+    """
+
+    def __init__(self, values: np.ndarray, names: Sequence[str] = ()) -> None:
+        self.values, self.names = values, names
+        self.is_class = values.dtype.kind != "f"
+        if self.is_class:
+            self.shares = np.bincount(values, minlength=len(names)) / len(values)
+        else:
+            has = np.isfinite(values)
+            self.places = np.full(len(values), np.nan)
+            self.places[has] = (rankdata(values[has]) - 0.5) / has.sum()
+
+    def distance(self, chosen: np.ndarray) -> float:
+        """How far some moments are from a random draw of all.
+
+        For classes this is the log-likelihood ratio `sum k ln(k / n p)` of their counts, for amounts the mean of their
+        places among all from 0 to 1, as a z-score without its sign.
+        """
+        if self.is_class:
+            counts = np.bincount(self.values[chosen], minlength=len(self.names))
+            seen = counts > 0
+            return float((counts[seen] * np.log(counts[seen] / (len(chosen) * self.shares[seen]))).sum())
+        places = self.places[chosen]
+        places = places[np.isfinite(places)]
+        return float(abs(places.sum() - 0.5 * len(places)) * math.sqrt(12 / max(1, len(places))))
+
+    def summary(self, chosen: np.ndarray) -> dict[str, Any]:
+        """Classes that are more frequent in some moments and their share, or the median; next to all moments."""
+        if self.is_class:
+            counts = np.bincount(self.values[chosen], minlength=len(self.names))
+            frequent = (counts >= _FEWEST) & (counts >= _TIMES * len(chosen) * self.shares)
+            order = [number for number in np.argsort(-counts, kind="stable").tolist() if frequent[number]]
+            return {
+                "classes": [self.names[number] for number in order],
+                "share": float(counts[order].sum() / len(chosen)),
+                "of_all": float(self.shares[order].sum()),
+            }
+        values = self.values[chosen][np.isfinite(self.values[chosen])]
+        return {
+            "median": float(np.median(values)) if len(values) else None,
+            "of_all": float(np.nanmedian(self.values)),
+            "measured": len(values),
+        }
+
+    def words(self, name: str, chosen: np.ndarray) -> str | None:
+        """What some moments have in common, with the share or median in them and in all; `None` if too little."""
+        found = self.summary(chosen)
+        if self.is_class:
+            numbers = f"{100 * found['share']:.0f} %; {100 * found['of_all']:.0f} %"
+            return f"{', '.join(found['classes'])} ({numbers})" if found["share"] >= _MOST_OF_THEM else None
+        if found["measured"] < _MOST_OF_THEM * len(chosen):
+            return None
+        low, high = np.nanquantile(self.values, [_OUTER, 1 - _OUTER])
+        if low < found["median"] < high:
+            return None
+        side = "low" if found["median"] <= low else "high"
+        return f"{side} {name} ({found['median']:.0f} {UNITS[name]}; {found['of_all']:.0f})"
+
+
+def moments_of(codes: np.ndarray, utterances: np.ndarray, seconds: np.ndarray) -> Iterable[np.ndarray]:
+    """Positions of the loudest moments of each column of codes `(moments, dims)`, `(20,)` each."""
+    position = {place: number for number, place in enumerate(zip(utterances.tolist(), seconds.tolist(), strict=True))}
+    for column in codes.T:
+        loudest = loudest_moments(column, utterances, seconds, count=NUM_MOMENTS)
+        yield np.array([position[moment.utterance, moment.seconds] for moment in loudest])
+
+
+def compare(
+    codes: np.ndarray,
+    dims: Sequence[int],
+    utterances: np.ndarray,
+    seconds: np.ndarray,
+    properties: Mapping[str, Property],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What the loudest moments of some dimensions, and of their negatives, have in common.
+
+    The p-value of a property is the share of the axes of random rotations whose loudest moments are at least as far
+    from a random draw of all (`Property.distance`). A property is put into words if it passes at a false discovery rate
+    of 5 % over all dimensions, signs and properties (Benjamini-Hochberg), and is common enough (`Property.words`). Ten
+    times as many random axes go through the same as a control.
+
+    Args:
+        codes: `(moments, dims)`.
+        dims: Dimensions to describe.
+        utterances: `(moments,)`, names.
+        seconds: `(moments,)`, places in the utterances.
+        properties: By name.
+        seed: Seed of the rotations.
+
+    Returns:
+        "ends", the largest and smallest moments of each dimension, and the "control".
+    """
+    generator, points = generator_of(seed, "moments"), standardized(codes)
+    tests = 2 * len(dims) * len(properties)
+    num_rotations = math.ceil(tests / _LEVEL / points.shape[1])  # so many that the smallest p-value passes
+
+    def distances(chosen: Iterable[np.ndarray]) -> np.ndarray:
+        return np.array([[each.distance(moments) for each in properties.values()] for moments in chosen])
+
+    def turned() -> np.ndarray:
+        return points @ random_rotation(points.shape[1], generator)
+
+    def found_at(ends: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, list[list[str]]]:
+        chosen = list(moments_of(ends, utterances, seconds))
+        reached = (null[None] >= distances(chosen)[:, None]).sum(axis=1)
+        ps = (reached + 1) / (len(null) + 1)
+        beyond = false_discovery_control(ps.ravel()).reshape(ps.shape) <= _LEVEL
+        words = [
+            [
+                text
+                for (name, each), is_beyond in zip(properties.items(), row, strict=True)
+                if is_beyond and (text := each.words(name, moments))
+            ]
+            for moments, row in zip(chosen, beyond, strict=True)
+        ]
+        return chosen, ps, beyond, words
+
+    null = np.concatenate(
+        [distances(moments_of(turned(), utterances, seconds)) for _ in trange(num_rotations, desc="random axes")]
+    )
+    columns = points[:, list(dims)]
+    chosen, ps, beyond, words = found_at(np.concatenate([columns, -columns], axis=1))
+    controls = []
+    for _ in range(_CONTROLS):
+        axes = turned()[:, : len(dims)]
+        controls.append(found_at(np.concatenate([axes, -axes], axis=1)))
+    random = [moments for control in controls for moments in control[0]]
+    ends = [
+        {
+            "dimension": dim,
+            "end": end,
+            "utterances": len(np.unique(utterances[chosen[row]])),
+            "words": words[row],
+            "properties": {
+                name: {
+                    **each.summary(chosen[row]),
+                    "p": float(ps[row, place]),
+                    "beyond_random": bool(beyond[row, place]),
+                }
+                for place, (name, each) in enumerate(properties.items())
+            },
+        }
+        for row, (end, dim) in enumerate((end, dim) for end in ("largest", "smallest") for dim in dims)
+    ]
+    return {
+        "ends": sorted(ends, key=lambda end: list(dims).index(end["dimension"])),
+        "control": {
+            "axes": num_rotations * points.shape[1],
+            "ends": len(random),
+            "with_words": sum(bool(each) for control in controls for each in control[3]),
+            "properties": {
+                name: _usual([each.summary(moments) for moments in random]) for name, each in properties.items()
+            },
+        },
+    }
+
+
+def _usual(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Medians of the numbers of several summaries."""
+    numbers = [name for name in summaries[0] if name != "classes"]
+    return {name: float(np.median([each[name] for each in summaries if each[name] is not None])) for name in numbers}
+
+
+def properties_of(explorer: Explorer, items: Items) -> dict[str, Property]:
+    """What is known of the moments: phone, speaker and sex by the corpus, the others by the sound."""
+    dataset = explorer.dataset
+    names = {column: class_label(dataset, column).names for column in (explorer.label, "speaker_id")}
+    pitch, level, _, first, second = sound_at(dataset, items).T
+    voiced, loud = (np.isfinite(each).astype(np.int64) for each in (pitch, level))
+    hertz = [np.where(voiced, 2 ** (each / 12), np.nan) for each in (pitch, first, second)]
+    sexes = np.array(dataset["sex"][:], dtype=np.int64)[rows_of(dataset, items.utterances)]
+    return {
+        "phone": Property(items.labels, names[explorer.label]),
+        "speaker": Property(items.speakers, [f"speaker {name}" for name in names["speaker_id"]]),
+        "sex": Property(sexes, ["women", "men"]),
+        "voicing": Property(voiced, ["unvoiced", "voiced"]),
+        "loudness": Property(loud, ["quiet", "loud"]),
+        **dict(zip(UNITS, (Property(each) for each in (hertz[0], level, *hertz[1:])), strict=True)),
+    }
+
+
+def write_moments(path: str, checkpoint: str, data_dir: str, feature: str = "module 2") -> None:
+    """Describes loudest moments and writes the result."""
+    with tempfile.TemporaryDirectory() as temporary:
+        settings = {"split_by": "speaker", "test_fraction": 0.33}
+        explorer = Explorer(
+            ExploreArguments(
+                model=checkpoint,
+                corpus="librispeech",
+                data_dir=data_dir,
+                corpus_settings=settings,
+                minutes=60.0,
+                cache_dir=temporary,
+            )
+        )
+        (name,) = explorer.representations
+        items, evidence = explorer.items(name), explorer.evidence(name, feature)
+        dims = evidence.order()[:NUM_DIMENSIONS]
+        found = compare(
+            explorer.codes(name, feature), dims, items.utterances, items.seconds, properties_of(explorer, items)
+        )
+        for end in found["ends"]:
+            dim = end["dimension"]
+            best = evidence.labels[dim] or max(evidence.correlations, key=lambda each: evidence.correlations[each][dim])
+            end |= {
+                "label": evidence.labels[dim],
+                "best": best,
+                "correlation": evidence.correlations[best][dim],
+                "random_axes": evidence.turned[best],
+            }
+    write_json(
+        path,
+        {
+            "corpus": "librispeech",
+            "module": feature,
+            "speakers": len(np.unique(items.speakers)),
+            "utterances": len(np.unique(items.utterances)),
+            "moments": len(items.labels),
+            "labels": sum(label is not None for label in evidence.labels),
+            "dimensions": evidence.num_dims,
+            **found,
+        },
+    )
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    labels = commands.add_parser("labels", help="how many labels are right")
+    moments = commands.add_parser("moments", help="what the loudest moments have in common")
+    for command in (labels, moments):
+        command.add_argument("output", help="file of the result")
+    labels.add_argument("checkpoints", nargs="+", help="folders of models")
+    moments.add_argument("checkpoint", help="folder of a model")
+    moments.add_argument("--data_dir", required=True, help="folder of LibriSpeech")
+    arguments = parser.parse_args()
+    if arguments.command == "labels":
+        write_labels(arguments.output, arguments.checkpoints)
+    else:
+        write_moments(arguments.output, arguments.checkpoint, arguments.data_dir)
 
 
 if __name__ == "__main__":
