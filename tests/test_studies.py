@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modeling_sim.files import read_json
 from studies import runner
 from studies.ablation import run as ablation
 from studies.axes import agreement
@@ -21,6 +23,8 @@ from studies.pages import PAGE_NAME, write_page
 from studies.runner import SCALES, Label, Place, Study, StudyRow
 
 ROOT = Path(__file__).parents[1]
+AGREEMENT = ROOT / "studies" / "axes" / "results" / "agreement_syllables.json"
+THEORY = ROOT / "docs" / "theory.md"
 SIMCLR = {"preset": "gim-small", "objective": "simclr", "objective_settings": {"num_frames": 32}}
 
 
@@ -223,3 +227,16 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
             part = centered[start : start + length]
             naive += (part[lag:] * part[:-lag]).sum(axis=0) / np.square(centered).sum(axis=0) / len(agreement.LAGS)
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
+
+
+def test_the_table_of_fixed_dimensions_is_that_of_the_results():
+    pairs = [pair for pair in read_json(AGREEMENT)["pairs"] if pair["model"].startswith("sim-readable-small")]
+    table = re.findall(r"^\| (\d+) to (\d+) \| (.+) \|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [(first, last) for first, last, _ in table] == [("1", "8"), ("9", "16"), ("17", "32"), ("33", "64")]
+    for first, last, cells in table:
+        means = [
+            np.mean([pair["dimensions"][name][int(first) - 1 : int(last)] for pair in pairs], axis=1)
+            for name in ("autocorrelation", "matched", "rotated", "linear")
+        ]
+        expected = [*(mean.mean() for mean in means), (means[1] / means[3]).mean()]
+        np.testing.assert_allclose([float(cell) for cell in cells.split(" | ")], expected, atol=0.0051)

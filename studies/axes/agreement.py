@@ -101,7 +101,8 @@ def draw(pairs: list[dict[str, Any]]) -> Figure:
     """A panel per method: a point per dimension and pair, next to random axes and what a linear map reaches."""
     methods = list(dict.fromkeys(method_of(pair["model"]) for pair in pairs))
     figure = Figure(figsize=(4.6 * len(methods), 4), layout="constrained", dpi=120)
-    for method, axis in zip(methods, figure.subplots(1, len(methods), sharey=True, squeeze=False)[0], strict=True):
+    axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    for method, axis in zip(methods, axes, strict=True):
         own = [pair["dimensions"] for pair in pairs if method_of(pair["model"]) == method]
         columns = {name: np.concatenate([pair[name] for pair in own]) for name in own[0]}
         slowness = columns["autocorrelation"]
