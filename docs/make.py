@@ -332,9 +332,7 @@ def _labels_table(results: dict[str, Any]) -> str:
         dims = sum(row["dimensions"] for row in modules)
         rows.append([network, str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
     floor = results["untrained"]
-    rows.append(
-        [f"without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""]
-    )
+    rows.append([f"without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""])
     return _table(["network", "dimensions", "labels", "right"], rows)
 
 
