@@ -101,7 +101,7 @@ def _state(place: Place) -> list[str]:
     lines = [f"{len(done)} of {len(found)} rows are done."]
     missing = Counter(row.kind + " (tuning)" * row.tuning for row in place.rows if found[row.name] is None)
     if missing:
-        lines.append(f"Missing: {', '.join(f'{count} of {kind}' for kind, count in missing.items())}.")
+        lines.append(f"Missing: {'; '.join(f'{kind} ({count})' for kind, count in missing.items())}.")
     lines += [f"Failed: {name} ({result['error']})." for name, result in found.items() if result and "error" in result]
     return lines
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS, SPECTRUM_MODULE
 from modeling_sim.evaluation.results import Results
@@ -75,6 +76,7 @@ def draw(
             if not any(len(line.get_xdata()) for line in axis.lines):
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)
             axis.set_yticks(range(len(names)), names)
+            axis.xaxis.set_major_locator(MaxNLocator(4))  # of long numbers, more would run into each other
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.tick_params(length=0, labelsize=8)
             axis.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
