@@ -326,6 +326,8 @@ def read_explorer(name: str) -> dict[str, Any]:
 def _labels_table(results: dict[str, Any]) -> str:
     """Labels and right ones of each network, over its modules, and of networks without training."""
     rows = []
+    if len(_LABELED) != results["trained"]["networks"]:
+        raise ValueError(f"labels.json has {results['trained']['networks']} trained networks; name each in `_LABELED`.")
     for number, network in enumerate(_LABELED):
         modules = [row for row in results["trained"]["modules"] if row["model"] == number]
         labels = [label for row in modules for label in row["labels"]]
@@ -344,7 +346,7 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         found = both["largest"]
         follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
-        rows.append([str(dim), f"**{follows}**" if found["label"] else follows, *words])
+        rows.append([str(dim), follows, *words])
     return _table(["dimension", "follows most", "20 largest moments", "20 smallest moments"], rows)
 
 

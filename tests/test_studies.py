@@ -219,13 +219,11 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
     np.testing.assert_allclose(dimensions["matched"][:3], 1, atol=1e-3)
     np.testing.assert_allclose(dimensions["linear"], 1, atol=1e-3)
     assert dimensions["matched"][3:].max() < 0.95
-    # Against sums over pairs of frames of one utterance.
-    naive = np.zeros(8)
-    centered = sources - sources.mean(axis=0)
-    for lag in agreement.LAGS:
-        for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True):
-            part = centered[start : start + length]
-            naive += (part[lag:] * part[:-lag]).sum(axis=0) / np.square(centered).sum(axis=0) / len(agreement.LAGS)
+    # Against means over pairs of frames of one utterance.
+    centered, lags = sources - sources.mean(axis=0), (1, 2, 4, 8, 16, 32, 64)
+    parts = np.split(centered, np.cumsum(lengths)[:-1])
+    products = [np.concatenate([part[lag:] * part[:-lag] for part in parts]).mean(axis=0) for lag in lags]
+    naive = np.mean(products, axis=0) / np.square(centered).mean(axis=0)
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
 
 
@@ -240,3 +238,27 @@ def test_the_table_of_fixed_dimensions_is_that_of_the_results():
         ]
         expected = [*(mean.mean() for mean in means), (means[1] / means[3]).mean()]
         np.testing.assert_allclose([float(cell) for cell in cells.split(" | ")], expected, atol=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("line", "model", "axes"),
+    [
+        (r"SIM as published, two seeds", "sim-small", "own"),
+        (r"the same \+ SOBI", "sim-small", "SOBI"),
+        (r"GIM, two seeds", "gim-small", "own"),
+        (r"the three \+ SOBI", "sim-readable-small", "SOBI"),
+        (r"`sim-readable-small`, seed 0", "sim-readable-small-seed0", "own"),
+        (r"seed 1", "sim-readable-small-seed1", "own"),
+        (r"seed 2", "sim-readable-small-seed2", "own"),
+    ],
+)
+def test_the_table_of_best_dimensions_is_that_of_the_results(line, model, axes):
+    rows = [row for row in read_json(AGREEMENT.with_name("syllables.json"))["rows"] if row["model"].startswith(model)]
+    cells = re.search(rf"^\| {line} \|[ \d,]*\|(.+)\|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+    shown = [cell.strip(" *").split(" / ") for cell in cells.split("|")[:5]]
+    for cell, key in zip(
+        shown, ("best_pitch", "best_tract", "best_gain", "best_vowel", "dci_completeness"), strict=True
+    ):
+        for value, kind in zip(cell, (axes, "rotated"), strict=False):
+            expected = np.mean([row[key] for row in rows if row["axes"] == kind])
+            assert float(value) == pytest.approx(expected, abs=0.0051), (key, kind)

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from modeling_sim.analysis import FrameMoments, LinearTransform
 from modeling_sim.analysis.axes.dimension_labels import DimensionLabels, dimension_labels
+from modeling_sim.analysis.axes.transforms import lag_profiles
 from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from modeling_sim.data.corpora.contract import class_label, is_frame_label
 from modeling_sim.evaluation.factors import rows_of, sound_at
@@ -226,22 +227,6 @@ def find_evidence(
         means=means.tolist(),
         deviations=variances.clamp(min=1e-12).sqrt().tolist(),
     )
-
-
-def lag_profiles(moments: FrameMoments, transform: LinearTransform | None) -> tuple[list[int], np.ndarray]:
-    """Autocorrelations of each dimension `(dims, lags)` at the lags in frames that utterances are long enough for."""
-    lags = [lag for lag in moments.lags if moments.pairs[lag]]
-
-    def diagonal(lag: int) -> np.ndarray:
-        covariance = moments.covariance(lag)
-        if transform is not None:
-            matrix = transform.matrix.double()
-            return np.asarray((matrix * (covariance @ matrix)).sum(dim=0))
-        return np.asarray(covariance.diagonal())
-
-    variances = diagonal(0).clip(min=1e-12)
-    columns = [diagonal(lag) * moments.count / moments.pairs[lag] / variances for lag in lags]
-    return lags, np.stack(columns, axis=1).clip(-1, 1) if lags else np.zeros((len(variances), 0))
 
 
 def direction(values: np.ndarray, amounts: np.ndarray, name: str, classes: Sequence[str]) -> str:

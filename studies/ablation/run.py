@@ -2,10 +2,10 @@
 
     python studies/ablation/run.py --budget 8h
 
-All rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of
+The rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of
 sampling and KL come first, with all seeds, so that a part of the study already compares them; then the head alone,
-shared noise, batch normalization, and the critic that fixes the axes. Give the same command again after any
-interruption; `--plan` lists the rows.
+shared noise and batch normalization. The preset with readable axes, which differs in several settings, is there for
+comparison. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "GIM, no batch norm": ("gim-small", {"use_batch_norm": False}),
     "sampling, no KL, no batch norm": ("sim-small", {"kl_weight": 0.0, "use_batch_norm": False}),
     "KL, no sampling, no batch norm": ("sim-small", {"sample_latents": False, "use_batch_norm": False}),
-    "Gaussian critic": ("sim-readable-small", {}),
+    "readable preset": ("sim-readable-small", {}),
 }
 
 _FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")

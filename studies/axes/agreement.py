@@ -2,6 +2,7 @@
 
     python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 runs/gim-seed0 runs/gim-seed1 --output agreement.json
     python studies/axes/agreement.py --draw agreement.json agreement.png
+    python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 --corpus librispeech --data_dir LibriSpeech
 
 Models whose names differ after `-seed` are seeds of one method, and each pair of them is compared, on all frames of
 test utterances. The theorem of docs/theory.md fixes the axes of dimensions whose autocorrelations differ from those of
@@ -18,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.axes.seed_consistency import mean_correlation_coefficient, seed_consistency
-from modeling_sim.analysis.axes.transforms import LAGS, FrameMoments, random_axes
+from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles, random_axes
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.files import read_json, write_json
@@ -56,7 +57,8 @@ def of_pair(first: np.ndarray, second: np.ndarray, lengths: list[int]) -> dict[s
     """
     outcome = seed_consistency(first, second)
     turned = [random_axes(second, seed).apply(second) for seed in range(len(outcome.rotated))]
-    slowness = autocorrelation(first, lengths)[outcome.pairs.first]
+    profiles = lag_profiles(FrameMoments().add(first, lengths))[1]
+    slowness = profiles.mean(axis=1)[outcome.pairs.first]
     order = np.argsort(-slowness)
     columns = {
         "autocorrelation": slowness,
@@ -66,18 +68,11 @@ def of_pair(first: np.ndarray, second: np.ndarray, lengths: list[int]) -> dict[s
     }
     return {
         "matched_correlation": outcome.matched,
-        "matched_correlation_rotated": float(outcome.rotated.mean()),
+        "matched_correlation_rotated": float(columns["rotated"].mean()),
         "linear_agreement": outcome.linear,
         "share_of_linear": outcome.share,
         "dimensions": {name: [round(float(value), 4) for value in values[order]] for name, values in columns.items()},
     }
-
-
-def autocorrelation(frames: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """Mean autocorrelation `(channels,)` of each dimension over lags of 1 to 64 frames."""
-    moments = FrameMoments(LAGS).add(frames, lengths)
-    variances = moments.covariance().diagonal()
-    return (sum(moments.covariance(lag).diagonal() for lag in LAGS) / variances / len(LAGS)).numpy()
 
 
 def lines(pair: dict[str, Any]) -> list[str]:
@@ -108,9 +103,9 @@ def draw(pairs: list[dict[str, Any]]) -> Figure:
         slowness = columns["autocorrelation"]
         axis.plot(slowness, columns["linear"], ".", color=style_of(1).color, label="best linear map")
         axis.plot(slowness, columns["matched"], "o", color=style_of(0).color, label="one dimension", markersize=4)
-        axis.plot(slowness, columns["rotated"], ".", color=GRAY, label="one random axis")
+        axis.plot(slowness, columns["rotated"], ".", color=GRAY, label="one random axis, matched")
         axis.set_title(f"{method}, {len(own)} pair{'s' * (len(own) > 1)} of seeds", loc="left", fontsize=10)
-        axis.set_xlabel("mean autocorrelation over 10 to 640 ms")
+        axis.set_xlabel("mean autocorrelation over lags of 1, 2, 4, ..., 64 frames")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_ylim(0, 1)
@@ -134,22 +129,23 @@ def main() -> None:
     if arguments.draw:
         save_figure(draw(read_json(arguments.draw[0])["pairs"]), arguments.draw[1])
         return
+    names = names_of(arguments.models)
+    chosen = [pair for pair in itertools.combinations(names, 2) if method_of(pair[0]) == method_of(pair[1])]
+    if not chosen:
+        parser.error("no two models are seeds of one method; name their folders NAME-seed0, NAME-seed1, ...")
     settings = {"data_dir": arguments.data_dir} if arguments.data_dir else {}
     settings |= {"split_by": "list", "lists": arguments.lists} if arguments.lists else {}
     dataset = load_corpus(arguments.corpus, "test", **settings)
     dataset = dataset.select(range(min(len(dataset), arguments.utterances)))
-    names = names_of(arguments.models)
-    frames = {
-        name: frames_of(path, dataset, arguments.module) for path, name in zip(arguments.models, names, strict=True)
-    }
+    paths = dict(zip(names, arguments.models, strict=True))
+    frames = {name: frames_of(path, dataset, arguments.module) for name, path in paths.items()}
     pairs = []
-    for first, second in itertools.combinations(names, 2):
-        if method_of(first) == method_of(second):
-            found = of_pair(frames[first][0], frames[second][0], frames[first][1])
-            pairs.append({"model": first, "other": second, "module": arguments.module, **found})
-            print("\n".join(lines(pairs[-1])), flush=True)
-    if not pairs:
-        parser.error("no two models are seeds of one method; name their folders NAME-seed0, NAME-seed1, ...")
+    for first, second in chosen:
+        codes, lengths = frames[first]
+        found = of_pair(codes, frames[second][0], lengths)
+        size = {"utterances": len(lengths), "frames": sum(lengths)}
+        pairs.append({"model": first, "other": second, "module": arguments.module, **size, **found})
+        print("\n".join(lines(pairs[-1])), flush=True)
     if arguments.output:
         write_json(arguments.output, {"schema": 1, "corpus": arguments.corpus, "pairs": pairs})
 

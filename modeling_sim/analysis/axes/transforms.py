@@ -154,6 +154,27 @@ class FrameMoments:
         return self._steps / max(1, self.pairs.get(1, 0))
 
 
+def lag_profiles(moments: FrameMoments, transform: LinearTransform | None = None) -> tuple[list[int], np.ndarray]:
+    """Lags in frames that utterances are long enough for, and autocorrelations of each dimension, `(dims, lags)`.
+
+    Args:
+        moments: Sums over frames.
+        transform: Axes of the dimensions; `None` for those of the frames.
+    """
+    lags = [lag for lag in moments.lags if moments.pairs[lag]]
+
+    def diagonal(lag: int) -> np.ndarray:
+        covariance = moments.covariance(lag)
+        if transform is not None:
+            matrix = transform.matrix.double()
+            return np.asarray((matrix * (covariance @ matrix)).sum(dim=0))
+        return np.asarray(covariance.diagonal())
+
+    variances = diagonal(0).clip(min=1e-12)
+    columns = [diagonal(lag) * moments.count / moments.pairs[lag] / variances for lag in lags]
+    return lags, np.stack(columns, axis=1).clip(-1, 1) if lags else np.zeros((len(variances), 0))
+
+
 def _checked(frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None) -> tuple[torch.Tensor, np.ndarray]:
     """Frames `(frames, dims)` of at least float32, and the length of each utterance."""
     values = torch.as_tensor(frames)
