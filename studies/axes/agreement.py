@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from modeling_sim.analysis.axes.seed_consistency import mean_correlation_coefficient, seed_consistency
-from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles, random_axes
+from modeling_sim.analysis.axes.seed_consistency import seed_consistency
+from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
+from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.files import read_json, write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 from modeling_sim.plots import GRAY, save_figure, style_of
@@ -32,17 +32,12 @@ _GROUPS = (8, 8, 16, 32)
 
 def frames_of(path: str, dataset: Any, module: str) -> tuple[np.ndarray, list[int]]:
     """Means of a module, `(frames, channels)`, of all utterances, and the number of frames of each."""
-    model, extractor = load_encoder(path), feature_extractor_of(path)
-    number = model.config.module_names.index(module)
-    found: dict[int, np.ndarray] = {}
-    with torch.no_grad():
-        for batch in utterance_batches(dataset, extractor, batch_size=8):
-            outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
-            lengths = model.config.num_frames(batch["attention_mask"].sum(dim=1), number).tolist()
-            for index, states, length in zip(
-                batch["index"].tolist(), outputs.hidden_states[number], lengths, strict=True
-            ):
-                found[index] = states[:length].float().numpy()
+    extractor = feature_extractor_of(path)
+    modules, found = SimModules(path, load_encoder(path), extractor), dict[int, np.ndarray]()
+    for batch in utterance_batches(dataset, extractor, batch_size=8):
+        encoded = modules.encode(batch)[module]
+        for index, frames, length in zip(batch["index"].tolist(), encoded.values, encoded.lengths, strict=True):
+            found[index] = frames[:length]
     parts = [found[index] for index in sorted(found)]
     return np.concatenate(parts), [len(part) for part in parts]
 
@@ -56,19 +51,18 @@ def of_pair(first: np.ndarray, second: np.ndarray, lengths: list[int]) -> dict[s
         lengths: Frames of each utterance.
     """
     outcome = seed_consistency(first, second)
-    turned = [random_axes(second, seed).apply(second) for seed in range(len(outcome.rotated))]
     profiles = lag_profiles(FrameMoments().add(first, lengths))[1]
     slowness = profiles.mean(axis=1)[outcome.pairs.first]
     order = np.argsort(-slowness)
     columns = {
         "autocorrelation": slowness,
         "matched": outcome.pairs.correlations,
-        "rotated": np.mean([mean_correlation_coefficient(first, axes).correlations for axes in turned], axis=0),
+        "rotated": outcome.rotated.mean(axis=0),
         "linear": outcome.multiple[0],
     }
     return {
         "matched_correlation": outcome.matched,
-        "matched_correlation_rotated": float(columns["rotated"].mean()),
+        "matched_correlation_rotated": float(outcome.rotated.mean()),
         "linear_agreement": outcome.linear,
         "share_of_linear": outcome.share,
         "dimensions": {name: [round(float(value), 4) for value in values[order]] for name, values in columns.items()},

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from modeling_sim.analysis._arrays import principal_axes
-from modeling_sim.analysis.concentration import rotation_gap
+from modeling_sim.analysis.concentration import rotation_gaps
 from modeling_sim.analysis.gaussianity import checked_points, standardized
 
 
@@ -34,8 +34,8 @@ class SeedConsistency:
 
     Args:
         matched: Mean |correlation| of matched dimensions.
-        rotated: `(rotations,)`, the same for random axes of the second code: what the choice among many
-            dimensions reaches by chance.
+        rotated: `(rotations, matches)`, |correlations| with matched random axes of the second code: what the choice
+            among many dimensions reaches by chance.
         pairs: The match.
         multiple: `(2, matches)`, multiple correlations of `pairs.first` with all dimensions of the second code, and of
             `pairs.second` with all of the first.
@@ -98,11 +98,15 @@ def seed_consistency(
     """
     first, second = _checked(first, second)
     pairs = mean_correlation_coefficient(first, second)
-    gap = rotation_gap(
-        lambda axes: mean_correlation_coefficient(first, axes).value, second, num_rotations=num_rotations, seed=seed
+    gaps = rotation_gaps(
+        lambda axes: {str(n): value for n, value in enumerate(mean_correlation_coefficient(first, axes).correlations)},
+        second,
+        num_rotations=num_rotations,
+        seed=seed,
     )
+    rotated = np.stack([gap.rotated for gap in gaps.values()], axis=1)
     multiple = [_multiple_correlations(first, second)[pairs.first], _multiple_correlations(second, first)[pairs.second]]
-    return SeedConsistency(pairs.value, gap.rotated, pairs, np.stack(multiple))
+    return SeedConsistency(pairs.value, rotated, pairs, np.stack(multiple))
 
 
 def _multiple_correlations(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
