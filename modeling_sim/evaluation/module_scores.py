@@ -141,7 +141,7 @@ def _turned(own: Subject, axes: str, transforms: Mapping[str, LinearTransform]) 
     if transform is None:
         return None
     frames = None if own.frames is None else partial(_turned_frames, own.frames, transform)
-    return replace(own, place=place, turn=transform.apply, frames=frames, is_control=True)
+    return replace(own, place=place, axes=axes, turn=transform.apply, frames=frames, is_control=True)
 
 
 def _turned_frames(frames: Callable[[], Frames], transform: LinearTransform) -> Frames:
@@ -241,7 +241,8 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
         analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
     best = best_dimensions(codes, factors.all)
     gaps = None
-    if not subject.is_control:
+    # Components of all axes are white, so random axes of temporal ones are the same control for the others.
+    if not subject.is_control or subject.axes == "temporal":
         gaps = axis_gaps(codes, factors.values, groups, factors.properties, num_rotations=ROTATED, seed=seed)
         for measure in (*_GAPS, "best_dimension"):
             analysis.add(subject.place, f"{measure}_gap", **vars(gaps[measure].interval))

@@ -39,7 +39,8 @@ class Subject:
         items: Gives training and test items.
         moments: Gives the moments of ABX.
         feature: Name of the module's features in items.
-        turn: Changes their axes, `(items, channels)` to `(items, components)`; `None` leaves them as they are.
+        axes: "own", or a name of `AXES`.
+        turn: Changes to these axes, `(items, channels)` to `(items, components)`; `None` for their own.
         frames: Gives the module's frames on the test split, for their distribution; `None` if that is not measured.
         is_control: Whether the features are there for comparison.
     """
@@ -49,6 +50,7 @@ class Subject:
     items: Callable[[], tuple[Items, Items]]
     moments: Callable[[], Items]
     feature: str
+    axes: str = "own"
     turn: Callable[[np.ndarray], np.ndarray] | None = None
     frames: Callable[[], Frames] | None = None
     is_control: bool = False
