@@ -3,10 +3,12 @@
     python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 runs/gim-seed0 runs/gim-seed1 --output agreement.json
     python studies/axes/agreement.py --draw agreement.json agreement.png
     python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 --corpus librispeech --data_dir LibriSpeech
+    python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 --temporal --output agreement_temporal.json
 
 Models whose names differ after `-seed` are seeds of one method, and each pair of them is compared, on all frames of
 test utterances. The theorem of docs/theory.md fixes the axes of dimensions whose autocorrelations differ from those of
-others; so dimensions are listed by falling autocorrelation.
+others; so dimensions are listed by falling autocorrelation. With `--temporal`, temporal components (SOBI) are compared
+in place of dimensions; each model's are found on training utterances, and hold 99 % of the variance.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modeling_sim.analysis.axes.seed_consistency import seed_consistency
-from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles
+from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles, temporal_components
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.representations import SimModules
@@ -117,7 +119,8 @@ def main() -> None:
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
     parser.add_argument("--lists", help="folder with train.txt and test.txt, as in `--corpus_settings`")
     parser.add_argument("--module", default="module 2")
-    parser.add_argument("--utterances", type=int, default=256)
+    parser.add_argument("--utterances", type=int, default=256, help="of each split")
+    parser.add_argument("--temporal", action="store_true", help="compare temporal components")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "PICTURE"), help="only draw these results")
     arguments = parser.parse_args()
     if arguments.draw:
@@ -129,10 +132,18 @@ def main() -> None:
         parser.error("no two models are seeds of one method; name their folders NAME-seed0, NAME-seed1, ...")
     settings = {"data_dir": arguments.data_dir} if arguments.data_dir else {}
     settings |= {"split_by": "list", "lists": arguments.lists} if arguments.lists else {}
-    dataset = load_corpus(arguments.corpus, "test", **settings)
-    dataset = dataset.select(range(min(len(dataset), arguments.utterances)))
     paths = dict(zip(names, arguments.models, strict=True))
-    frames = {name: frames_of(path, dataset, arguments.module) for name, path in paths.items()}
+
+    def frames_of_models(split: str) -> dict[str, tuple[np.ndarray, list[int]]]:
+        dataset = load_corpus(arguments.corpus, split, **settings)
+        dataset = dataset.select(range(min(len(dataset), arguments.utterances)))
+        return {name: frames_of(path, dataset, arguments.module) for name, path in paths.items()}
+
+    frames = frames_of_models("test")
+    if arguments.temporal:
+        for name, (values, lengths) in frames_of_models("train").items():
+            test, of_test = frames[name]
+            frames[name] = temporal_components(values, lengths).apply(test), of_test
     pairs = []
     for first, second in chosen:
         codes, lengths = frames[first]
@@ -141,7 +152,8 @@ def main() -> None:
         pairs.append({"model": first, "other": second, "module": arguments.module, **size, **found})
         print("\n".join(lines(pairs[-1])), flush=True)
     if arguments.output:
-        write_json(arguments.output, {"schema": 1, "corpus": arguments.corpus, "pairs": pairs})
+        axes = "temporal" if arguments.temporal else "own"
+        write_json(arguments.output, {"schema": 1, "corpus": arguments.corpus, "axes": axes, "pairs": pairs})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from datasets import Dataset
 from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
-from modeling_sim.analysis.axes.transforms import LinearTransform, principal_components, temporal_components
+from modeling_sim.analysis.axes.transforms import principal_components, temporal_components
+from modeling_sim.analysis.gaussianity import standardized
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import label_centers
 from modeling_sim.data.corpora.synthetic_syllables import load
@@ -102,52 +103,60 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
     }
 
 
-def of_space(train: Encoded, test: Encoded, name: str) -> dict[str, float | None]:
-    """Numbers that do not depend on axes: linear read-outs, and how many directions are used."""
-    codes, scale = train.codes[name], deviations(train.codes[name])
-    center = codes.mean(axis=0, dtype=np.float64)
-    inputs, asked = (codes - center) / scale, (test.codes[name] - center) / scale
+def of_space(
+    codes: np.ndarray, asked: np.ndarray, factors: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """What linear read-outs of training codes find in test codes: R² of amounts, accuracies of classes."""
+    center, scale = codes.mean(axis=0, dtype=np.float64), deviations(codes)
+    inputs, questions = (codes - center) / scale, (asked - center) / scale
     gram = inputs.T @ inputs / len(inputs)
-    row: dict[str, float | None] = {}
+    row = {}
     for amount in AMOUNTS:
-        mean = train.factors[amount].mean()
-        weights = np.linalg.solve(
-            gram + 1e-3 * np.eye(len(gram)), inputs.T @ (train.factors[amount] - mean) / len(inputs)
-        )
-        rest = test.factors[amount] - mean - asked @ weights
-        row[f"{amount}_r2"] = float(1 - np.square(rest).mean() / test.factors[amount].var())
+        mean = factors[amount].mean()
+        weights = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.T @ (factors[amount] - mean) / len(inputs))
+        rest = wanted[amount] - mean - questions @ weights
+        row[f"{amount}_r2"] = float(1 - np.square(rest).mean() / wanted[amount].var())
     for label in CLASSES:
-        labels = train.factors[label]
-        probe = fit_linear_probe(codes, labels, int(labels.max()) + 1, l2=1e-3)
-        row[f"{label}_accuracy"] = float((probe.predict(test.codes[name]) == test.factors[label]).mean())
-    frames = np.concatenate(test.frames[name])
-    standardized = (frames - frames.mean(axis=0)) / deviations(frames)
-    correlation = standardized.T @ standardized / len(frames)
-    row["participation_ratio"] = float(np.trace(correlation) ** 2 / np.square(correlation).sum())
-    row["kl"] = test.kl[name]
+        probe = fit_linear_probe(codes, factors[label], int(factors[label].max()) + 1, l2=1e-3)
+        row[f"{label}_accuracy"] = float((probe.predict(asked) == wanted[label]).mean())
     return row
 
 
 def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: int) -> list[dict[str, Any]]:
-    """Rows of one module: own axes, principal and temporal components, and the mean of random rotations."""
+    """Rows of one module: own axes, principal and temporal components, and random rotations of own and temporal ones.
+
+    Components are white, so random axes of temporal ones are the control of principal ones too.
+    """
     frames, lengths = np.concatenate(train.frames[module]), [len(part) for part in train.frames[module]]
-    codes, factors = test.codes[module], test.factors
-    found: dict[str, LinearTransform] = {
-        "PCA": principal_components(frames, keep=0.99),
-        "SOBI": temporal_components(frames, lengths),
+    factors = test.factors
+    codes = {
+        "own": (train.codes[module], test.codes[module]),
+        **{
+            axes: (transform.apply(train.codes[module]), transform.apply(test.codes[module]))
+            for axes, transform in (
+                ("PCA", principal_components(frames, keep=0.99)),
+                ("SOBI", temporal_components(frames, lengths)),
+            )
+        },
     }
     wanted, groups = {key: factors[key] for key in (*AMOUNTS, "vowel")}, factors["utterance"]
-    gaps = axis_gaps(codes, wanted, groups, num_rotations=rotations)
-    rows: list[dict[str, Any]] = [
-        {"axes": "own", "dims": codes.shape[1]} | {key: gap.aligned for key, gap in gaps.items()},
-        {"axes": "rotated", "dims": codes.shape[1]}
-        | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
-        | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
-    ]
-    for axes, transform in found.items():
-        coordinates = transform.apply(codes)
-        rows.append({"axes": axes, "dims": coordinates.shape[1], **axis_scores(coordinates, wanted, groups)})
-    rows[0] |= of_space(train, test, module)
+    rows: list[dict[str, Any]] = []
+    for axes, (of_train, of_test) in codes.items():
+        row = {"axes": axes, "dims": of_test.shape[1], **of_space(of_train, of_test, train.factors, factors)}
+        if axes == "PCA":
+            rows.append(row | axis_scores(of_test, wanted, groups))
+            continue
+        gaps = axis_gaps(of_test, wanted, groups, num_rotations=rotations)
+        rows += [
+            row | {key: gap.aligned for key, gap in gaps.items()},
+            {"axes": "rotated" if axes == "own" else f"{axes}, rotated", "dims": of_test.shape[1]}
+            | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
+            | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
+        ]
+    frames = standardized(np.concatenate(test.frames[module]))
+    correlation = frames.T @ frames / len(frames)
+    rows[0]["participation_ratio"] = float(np.trace(correlation) ** 2 / np.square(correlation).sum())
+    rows[0]["kl"] = test.kl[module]
     return [{"model": name, "module": module, **row} for row in rows]
 
 
