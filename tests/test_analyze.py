@@ -271,9 +271,10 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
         attach_decoders(load_models(models[:2]), [decoders[0], str(tmp_path)], "cpu")
 
 
-def decoded(decoder, config=None, with_clips=False, turn=None, num_samples=8000, **settings):
+def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num_samples=8000, **settings):
     """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
-    latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
+    if latents is None:
+        latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
     spoken = _Tones()(latents, num_samples).waveforms
     latents = latents if turn is None else latents @ turn
     clips = Dataset.from_dict({"id": [str(number) for number in range(12)], "label": [0, 1] * 6})
@@ -637,6 +638,17 @@ def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axe
     assert known["oracle"]["targets"] == effects["oracle"]["targets"]
     np.testing.assert_allclose(effects["oracle"]["values"], known["oracle"]["values"], rtol=0.1, atol=0.05)
     assert row.value < plain.value
+
+
+def test_temporal_components_find_the_axes_of_turned_channels_that_change_at_different_rates():
+    noise = 0.1 * torch.randn(12, 60, 3, generator=torch.Generator().manual_seed(0))
+    latents = torch.stack([noise[..., 0].cumsum(1) / 2, noise[..., 1] + noise[..., 1].roll(1, 1), noise[..., 2]], 2)
+    found = decoded(_TurnedTones(), turn=_TurnedTones.turn, latents=latents)
+    rows = {row.measure: row for row in found.rows}
+    own, _ = selectivity_of(decoded(_Tones(), latents=latents, axes="own"))
+    assert rows["traversal_selectivity_temporal"].value == pytest.approx(own.value, abs=0.02)
+    assert rows["traversal_selectivity_temporal"].value > rows["traversal_selectivity_temporal"].null + 0.05
+    assert rows["traversal_selectivity"].value < own.value - 0.05
 
 
 def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(monkeypatch):

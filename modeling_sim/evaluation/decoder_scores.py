@@ -24,6 +24,7 @@ from modeling_sim.analysis import (
     reconstruction_controls,
     reconstruction_curve,
     smoothness,
+    temporal_components,
     traversal,
 )
 from modeling_sim.analysis.reconstruction_loss import multi_resolution_stft, reconstruction_loss, si_sdr
@@ -380,22 +381,34 @@ def _traversals(
     moved = latents[: _as_many(_TRAVERSED, _TRAVERSED_SECONDS, seconds)]
     deviations = analysis.arguments.range
 
-    def choose_and_move(axes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The best axis for each property, the properties, their correlations, and the changes when the axes move."""
-        best, correlations = most_telling((known.means @ axes).double().cpu().numpy(), known.properties)
+    def choose_and_move(
+        coordinates: torch.Tensor, moves: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The best axis for each property, the properties, their correlations, and the changes when the axes move.
+
+        Args:
+            coordinates: `(utterances, axes)`, of training utterances.
+            moves: `(axes, channels)`, a standard deviation of each axis.
+        """
+        best, correlations = most_telling(coordinates.double().cpu().numpy(), known.properties)
         targets = np.flatnonzero((best >= 0) & (known.spread > 0))
-        directions = deviations * known.scale * axes.T[torch.from_numpy(best[targets])]
+        directions = deviations * moves[torch.from_numpy(best[targets])]
         changes = traversal_changes(decoder, moved, directions, num_samples)
         return best[targets], targets, correlations[targets], changes
 
-    dimensions, targets, correlations, changes = choose_and_move(torch.eye(latents.shape[2]).to(latents))
+    def of_random_axes(coordinates: torch.Tensor, moves: torch.Tensor) -> list[float]:
+        """Selectivity of random rotations of the axes."""
+        found = []
+        for number in tqdm(range(_ROTATIONS), desc="moves of random axes", leave=False):
+            axes = random_axes(coordinates, seed + number, standardize=False).matrix.to(moves)
+            _, targets, _, changes = choose_and_move(coordinates @ axes, axes.T @ moves)
+            found.append(traversal(changes, known.spread, targets, resamples=1).selectivity.value)
+        return found
+
+    own = known.means, torch.diag(known.scale)
+    dimensions, targets, correlations, changes = choose_and_move(*own)
     outcome = traversal(changes, known.spread, targets, seed=seed)
-    turned = []
-    for number in tqdm(range(_ROTATIONS), desc="moves of random axes", leave=False):
-        _, of_targets, _, of_changes = choose_and_move(
-            random_axes(latents, seed + number, standardize=False).matrix.to(latents)
-        )
-        turned.append(traversal(of_changes, known.spread, of_targets, resamples=1).selectivity.value)
+    turned = of_random_axes(*own)
     analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
     of_chosen = [_followed(known, dim) for dim in chosen]
     if chosen:
@@ -417,6 +430,14 @@ def _traversals(
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
         oracle=_oracle(analysis, row, decoder, moved, num_samples, known),
     )
+    if "temporal" in analysis.arguments.other_axes():
+        components = temporal_components(latents.flatten(0, 1), [latents.shape[1]] * len(latents))
+        scale = components.apply(latents).std(dim=(0, 1))
+        temporal = components.apply(known.means * known.scale) / scale, components.inverse.to(latents) * scale[:, None]
+        _, of_targets, _, of_changes = choose_and_move(*temporal)
+        selectivity = traversal(of_changes, known.spread, of_targets, seed=seed).selectivity
+        null = float(np.mean(of_random_axes(*temporal)))
+        analysis.add(row, "traversal_selectivity_temporal", **vars(selectivity), null=null)
     if chosen:
         return {
             dim: f"was chosen and follows {PROPERTIES[target].split(',')[0]} most ({correlation:+.2f})"
