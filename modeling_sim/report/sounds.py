@@ -116,7 +116,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
 
 _NO_CHANGE, _SILENT = "no audible change", "silent"
 _NOTHING = (
-    "Nothing audible happens: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
+    "Nothing audible changes: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
 )
 
 
