@@ -146,9 +146,9 @@ def table(figures: dict[str, Any]) -> str:
         "# Memory by depth",
         "",
         (
-            f"Megabytes of a training step on {figures['batch_size']} crops of {figures['crop_samples']} samples by "
-            f"the number of modules of {figures['hidden_size']} channels, all with the same frames. Made by "
-            "`python benchmarks/memory.py`."
+            f"Memory in MB of a training step on {figures['batch_size']} crops of {figures['crop_samples']} samples, "
+            f"for models with more and more modules of {figures['hidden_size']} channels at the same frame rate. The "
+            "last column divides the last depth by the first. Made by `python benchmarks/memory.py`."
         ),
         "",
         f"| MB | {' | '.join(f'{depth} modules' for depth in depths)} | x |",

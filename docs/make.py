@@ -347,7 +347,7 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), follows, *words])
-    return _table(["dimension", "follows most", "20 largest moments", "20 smallest moments"], rows)
+    return _table(["dimension", "follows most", "20 largest frames", "20 smallest frames"], rows)
 
 
 # ---------------------------------------------------------------------- paper_claims.md

@@ -59,8 +59,8 @@ class SimConfig(PreTrainedConfig):
         patch_size: Height and width of a patch in pixels.
         patch_stride: Pixels from one patch to the next, down and to the right; patches overlap if it is smaller than
             `patch_size`, and `prediction_offsets` should then begin beyond the overlap.
-        vocabulary: Symbols of a text, with ids from 1; 0 is padding and every other symbol. Symbols of several
-            characters, such as phones, are separated by spaces. Empty for the 256 bytes.
+        vocabulary: Symbols of a text, with ids from 1. Id 0 is for padding and for symbols that are not listed. Symbols
+            of several characters, such as phones, are separated by spaces. Empty for the 256 bytes.
         hidden_size: Channels of every convolution.
         latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 for no GRU.
@@ -74,17 +74,18 @@ class SimConfig(PreTrainedConfig):
         latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU's output.
         sample_latents: Sample Gaussian latents in training; `False` uses their means ("SIM, mean").
         shared_noise: Use one sample as both context and target of a module, instead of two independent samples.
-        initial_log_variance: Initial bias of the log-variance head; `None` initializes it like any other layer (the
+        initial_log_variance: Initial bias of the log-variance head; `None` for the initialization of other layers (the
             paper).
         log_variance_clamp: Lowest and highest log-variance; `None` for no limits (the paper).
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
-            number, or one per convolutional module. The default is 1e-3 as the authors' code weights it.
+            number, or one per convolutional module. The default corresponds to 1e-3 in the authors' code, which sums
+            over time.
         free_bits: Nats per dimension that the KL term does not penalize (Kingma et al. 2016); 0 for none.
-        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", by the
-            batch's autocorrelation of each channel at each offset, which fixes the axes of the latents (see
-            `info_nce`). The context module always uses the bilinear critic.
+        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", which scores by
+            the autocorrelation of each channel at each offset, measured on the batch, and determines the axes of the
+            latents (see `info_nce`). The context module always uses the bilinear critic.
         num_prediction_steps: Frames ahead that the context predicts (K).
-        prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
+        prediction_offsets: Frames from a context to each of its targets, increasing; `None` for 1, ..., K.
         num_negatives: Negatives per pair of context and target (N).
         negatives: Frames of the batch that negatives are drawn from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
@@ -96,11 +97,11 @@ class SimConfig(PreTrainedConfig):
             the first `loss_window` frames.
         independence_weight: Weight of `independence_penalty` of the means, which keeps channels from being functions of
             each other.
-        loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
+        loss_window: Frames per utterance that the contrastive loss uses: one random window per step.
         logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: Stop gradients between modules (GIM, SIM).
         contrastive_modules: "all": a contrastive loss at every module. "context": only at the GRU (CPC).
-        probe_module: Module that the classification heads read, counted from 0; negative numbers count from the last.
+        probe_module: Index of the module that the classification heads read; negative indices count from the last.
         freeze_encoder: Train only the classification head; the encoder stays in evaluation mode.
 
     Example:
@@ -173,7 +174,7 @@ class SimConfig(PreTrainedConfig):
         if self.input_kind != "waveform" and self.sampling_rate != POSITION_RATE:
             raise ValueError(
                 f"`sampling_rate` is {self.sampling_rate}; set it to {POSITION_RATE} for `input_kind` "
-                f"{self.input_kind!r}, which has no rate of its own."
+                f"{self.input_kind!r}, which does not have a sampling rate."
             )
         if self.context_size < 0:
             raise ValueError(

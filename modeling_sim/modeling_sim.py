@@ -82,7 +82,8 @@ class SimForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted penalties on moments.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted penalties on its
+            means.
         contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 for a module without a
             contrastive loss.
         contrastive_accuracies: Fraction of targets that score above all negatives; chance is
@@ -118,7 +119,7 @@ class SimModuleOutput(NamedTuple):
     """Output and losses of one module of `SimForPreTraining`; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted penalties on moments."""
+    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted penalties on the means."""
     contrastive_loss: torch.Tensor
     """InfoNCE in nats; 0 for a module without a contrastive loss."""
     contrastive_accuracy: torch.Tensor
@@ -429,7 +430,7 @@ class SimModel(SimPreTrainedModel):
         """Returns the mean, log-variance (`None` if deterministic) and lengths of one module's frames.
 
         Args:
-            module: From 0; the context comes last.
+            module: Index from 0; the context is the last.
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
             held: The module's part of a stream's state, which is updated; see `step`.
@@ -470,13 +471,13 @@ class SimModel(SimPreTrainedModel):
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
-            state: State from the last call, or `initial_state`. For a convolution it holds fewer input frames than the
-                kernel has; always the same number after a multiple of `config.hop_length()` samples.
+            state: State from the last call, or `initial_state`. For a convolution it contains the last input frames,
+                fewer than the kernel size; always the same number after a multiple of `config.hop_length()` samples.
             last: Whether the audio ends here, which completes the frames that see the padding at its end.
 
         Returns:
-            Output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete; the
-            next module reads means. And the new state; the tensors of the old one are not changed.
+            The output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete
+            (each module reads the means of the one below); and the new state. The old state is not changed.
         """
         hidden_states, modules = front(self.config, input_values, None, state[0].dtype)[0], []
         old, new = list(state), list[torch.Tensor]()
@@ -494,7 +495,7 @@ class SimModel(SimPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         modules: Collection[int] | None = None,
     ) -> dict[int, SimModuleLatents]:
-        """Latents of long audio: chunk by chunk with `step`, so that memory hardly exceeds the input and the result.
+        """Encodes long audio chunk by chunk with `step`, with little more memory than the input and the result need.
 
         Args:
             input_values: See `forward`.
@@ -503,7 +504,7 @@ class SimModel(SimPreTrainedModel):
                 and log-variances in module 0, and 0.4 GB in the context.
 
         Returns:
-            What `module_latents` yields, by the module's number, with means as `hidden_state`.
+            The output of each module as from `module_latents`, by module index, with means as `hidden_state`.
         """
         waveforms, lengths = self.prepare_inputs(input_values, attention_mask)
         batch, total = input_values.shape
@@ -564,7 +565,7 @@ class SimModel(SimPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SimModelOutput:
-        """Encodes waveforms; at inference those of more than a minute in chunks, see `latents_in_chunks`.
+        """Encodes waveforms; at inference, audio of more than a minute in chunks (see `latents_in_chunks`).
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
@@ -666,7 +667,7 @@ class SimForPreTraining(SimPreTrainedModel):
         With `gradient_isolation` the input is detached: the backward pass of this loss only reaches this module.
 
         Args:
-            module: From 0; the context comes last.
+            module: Index from 0; the context is the last.
             hidden_states: `(batch, frames, channels)`; for module 0 the result of `SimModel.prepare_inputs`.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
             sample: See `SimModel.forward`.

@@ -60,7 +60,8 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     - bilinear: `logit_scale * context_t^T W_k^T z`, which is invariant to rotations of the latents;
     - Gaussian: `logit_scale * sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
       `ln p(z | context_t) / p(z)` of a stationary Gaussian process whose dimensions are independent and have the
-      autocorrelations rho_kj, up to terms that all candidates share. Its maximum fixes the axes; see `docs/theory.md`.
+      autocorrelations rho_kj, up to terms that all candidates share. Its optimum determines the axes of the latents;
+      see `docs/theory.md`.
 
     Anchors and targets lie in a window of each utterance; negatives are drawn from the complete batch, with
     replacement.

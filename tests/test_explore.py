@@ -454,7 +454,7 @@ def page(explorer):
 def test_every_view_of_the_page_shows_what_it_should(page, explorer):
     name = next(iter(explorer.representations))
     assert "sim-player" in page.listen(0, None, name, "context", "own", "deviation")
-    assert "Moments where dimension 3 is largest" in (shown := page.dimension(name, "module 2", "own", 3))
+    assert "Frames where dimension 3 is largest" in (shown := page.dimension(name, "module 2", "own", 3))
     assert shown.count("<audio") >= 5
     assert "Same dimension in another seed" in shown
     assert page.moved(0, None, name, "module 2", "own", [0, 1], 0, 0).count("<audio") == 2

@@ -95,7 +95,7 @@ def _check(segments: Sequence[np.ndarray], phones: Sequence[Hashable], speakers:
     if any(len(segment) == 0 for segment in segments):
         raise ValueError("a segment has no frames.")
     if not all(np.isfinite(segment).all() for segment in segments):
-        raise ValueError("a segment holds NaN or infinity.")
+        raise ValueError("a segment contains NaN or infinity.")
     if mode not in ("within", "across"):
         raise ValueError(f"`mode` is {mode!r}; choose 'within' or 'across'.")
 

@@ -519,7 +519,7 @@ def _magnitudes(weights: np.ndarray) -> np.ndarray:
     if magnitudes.ndim != 2 or magnitudes.shape[1] < 2:
         raise ValueError(f"`weights` has shape {np.shape(weights)}; expected (classes, dims) or (dims,), dims >= 2.")
     if not np.isfinite(magnitudes).all():
-        raise ValueError("`weights` holds NaN or infinity.")
+        raise ValueError("`weights` contains NaN or infinity.")
     magnitudes = magnitudes[magnitudes.any(axis=1)]
     if not len(magnitudes):
         raise ValueError("`weights` are all 0: a probe that reads nothing; lower its `l2`.")

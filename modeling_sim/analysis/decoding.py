@@ -96,7 +96,7 @@ def decoded_features(
             parts.append(waveforms if features is None else features(waveforms))
     decoded = torch.cat(parts)
     if not decoded.isfinite().all():
-        raise ValueError("decoded audio holds NaN or infinity.")
+        raise ValueError("decoded audio contains NaN or infinity.")
     return decoded
 
 
@@ -128,6 +128,6 @@ def draw_pairs(num_items: int, num_pairs: int | None, seed: int | np.random.Gene
 def check_latents(latents: torch.Tensor) -> None:
     """Raises a ValueError unless latents are finite numbers of shape (items, frames, channels)."""
     if latents.ndim != 3 or not latents.numel():
-        raise ValueError(f"`latents` is of shape {tuple(latents.shape)}; give (items, frames, channels).")
+        raise ValueError(f"`latents` has shape {tuple(latents.shape)}; give (items, frames, channels).")
     if latents.dtype not in (torch.float32, torch.float64) or not latents.isfinite().all():
         raise ValueError("`latents` must be float32 or float64, without NaN or infinity; convert them with `.float()`.")

@@ -162,7 +162,7 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     constant = np.flatnonzero(norm[:, 0] <= 1e-12 * rows.shape[1] ** 0.5 * largest)
     if len(constant):
-        raise ValueError(f"`points` has constant dims, {_some(constant)}; leave them out, they depend on nothing.")
+        raise ValueError(f"`points` has constant dims, {_some(constant)}; remove them, they depend on nothing.")
     rows /= norm
     return rows
 
@@ -174,7 +174,7 @@ def _gaussian_total_correlation(rows: np.ndarray, shrinkage: float) -> float:
     if eigenvalues[0] <= len(rows) * np.finfo(np.float64).eps * eigenvalues[-1]:
         raise ValueError(
             "`points` has dims that are linear combinations of others, so that their total correlation is infinite; "
-            "leave copies out, project on principal components, or give a `shrinkage` above 0."
+            "remove copies, project on principal components, or give a `shrinkage` above 0."
         )
     return float(-0.5 * np.log(eigenvalues).sum())
 

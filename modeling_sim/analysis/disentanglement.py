@@ -436,16 +436,16 @@ def _factor_columns(factors: Factors) -> dict[str, np.ndarray]:
     if isinstance(factors, Mapping):
         return {name: np.asarray(column) for name, column in factors.items()}
     if factors.ndim != 2:
-        raise ValueError(f"`factors` is of shape {factors.shape}; give (items, factors), or a dictionary of columns.")
+        raise ValueError(f"`factors` has shape {factors.shape}; give (items, factors), or a dictionary of columns.")
     return {f"factor {number}": column for number, column in enumerate(factors.T)}
 
 
 def _checked(codes: np.ndarray, factors: Factors, *, min_factors: int) -> list[_Factor]:
     """The factors, once all is as it should be."""
     if codes.ndim != 2 or codes.shape[1] < 2 or len(codes) < 2:
-        raise ValueError(f"`codes` is of shape {codes.shape}; give (items, dims), at least 2 of each.")
+        raise ValueError(f"`codes` has shape {codes.shape}; give (items, dims), at least 2 of each.")
     if not np.isfinite(codes).all():
-        raise ValueError("`codes` holds NaN or infinity.")
+        raise ValueError("`codes` contains NaN or infinity.")
     columns = _factor_columns(factors)
     if len(columns) < min_factors:
         raise ValueError(f"`factors` has {len(columns)} columns; give at least {min_factors}.")
@@ -454,13 +454,13 @@ def _checked(codes: np.ndarray, factors: Factors, *, min_factors: int) -> list[_
 
 def _factor(name: str, column: np.ndarray, num_items: int) -> _Factor:
     if column.shape != (num_items,):
-        raise ValueError(f"factor {name!r} is of shape {column.shape}; give one value for each of {num_items} items.")
+        raise ValueError(f"factor {name!r} has shape {column.shape}; give one value for each of {num_items} items.")
     discrete = column.dtype.kind != "f"
     if not discrete and not np.isfinite(column).all():
-        raise ValueError(f"factor {name!r} holds NaN or infinity; leave these items out.")
+        raise ValueError(f"factor {name!r} contains NaN or infinity; remove these items.")
     classes, values = np.unique(column, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"factor {name!r} is {classes[0]!r} everywhere; leave it out.")
+        raise ValueError(f"factor {name!r} is {classes[0]!r} everywhere; remove it.")
     return _Factor(name, values if discrete else column.astype(np.float64), discrete, len(classes))
 
 

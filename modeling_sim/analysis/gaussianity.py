@@ -205,7 +205,7 @@ def checked_points(points: np.ndarray, name: str) -> np.ndarray:
     if len(points) < 2:
         raise ValueError(f"`{name}` holds {len(points)} item(s); give at least 2.")
     if not np.isfinite(points).all():
-        raise ValueError(f"`{name}` holds NaN or infinity.")
+        raise ValueError(f"`{name}` contains NaN or infinity.")
     return points
 
 

@@ -106,7 +106,7 @@ def bootstrap_difference(
         seed: See `bootstrap_interval`.
     """
     if first.shape != second.shape:
-        raise ValueError(f"`first` is of {first.shape} groups and classes, `second` of {second.shape}; pair the same.")
+        raise ValueError(f"`first` has shape {first.shape} but `second` {second.shape}; give the same.")
     difference = score(first.sum(axis=0)) - score(second.sum(axis=0))
     draws = _resampled(first, score, resamples, seed) - _resampled(second, score, resamples, seed)
     return _percentiles(difference, draws, level)

@@ -64,7 +64,7 @@ class _Grouped(evaluate.Metric):
     ) -> dict[str, float]:
         labels, guesses = np.asarray(references), np.asarray(predictions)
         if min(labels.min(), guesses.min()) < 0:
-            raise ValueError("`references` and `predictions` must be class numbers from 0; leave ignored items out.")
+            raise ValueError("`references` and `predictions` must be class numbers from 0; remove ignored items.")
         cells = confusions(labels, guesses, np.asarray(groups), int(max(labels.max(), guesses.max())) + 1)
         score: Score = type(self).score
         if len(cells) < 2:

@@ -237,7 +237,7 @@ def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     if len(features) != len(labels):
         raise ValueError(f"`features` has {len(features)} items but `labels` {len(labels)}; give one label per item.")
     if not np.isfinite(features).all():
-        raise ValueError("`features` holds NaN or infinity.")
+        raise ValueError("`features` contains NaN or infinity.")
     if len(np.unique(labels)) < 2:
         raise ValueError("`labels` holds a single class; a probe needs at least 2.")
     if labels.min() < 0 or labels.max() >= num_classes:

@@ -248,7 +248,7 @@ class _Replacement:
         if transform is not None:
             if transform.matrix.shape != (latents.shape[2],) * 2:
                 raise ValueError(
-                    f"`transform` is of shape {tuple(transform.matrix.shape)} but latents have {latents.shape[2]} dims."
+                    f"`transform` has shape {tuple(transform.matrix.shape)} but latents have {latents.shape[2]} dims."
                 )
             self.coordinates = transform.apply(latents)
             self.means = self.coordinates.mean(dim=1)

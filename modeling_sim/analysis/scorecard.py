@@ -124,12 +124,12 @@ PROPERTY_OF_COLUMN = {"f0": "pitch"}
 MEASURES = (
     Measure(
         "contrastive_accuracy", "Objective", "Contrastive accuracy",
-        "Share of true next frames that score above the negatives. Each method predicts latents of its own, so this "
-        "does not compare methods.", "none", "1 / (negatives + 1)", "percent",
+        "Share of predictions in which the true future frame scores above all negatives. Each method predicts its own "
+        "latents, so this does not compare methods.", "none", "1 / (negatives + 1)", "percent",
     ),
     Measure(
         "linear_accuracy", "Probes", "Linear probe",
-        "Accuracy of a linear classifier of the label on standardized frozen features.", "higher",
+        "Accuracy of a linear classifier on standardized features of the frozen model.", "higher",
         "share of the most frequent class", "percent",
     ),
     Measure(
@@ -143,7 +143,7 @@ MEASURES = (
     ),
     Measure(
         "macro_f1", "Probes", "Macro F1",
-        "Mean F1 of the classes, of the probe.", "higher", "that of the most frequent class", "percent",
+        "F1 of the probe, averaged over classes.", "higher", "that of the most frequent class", "percent",
     ),
     Measure(
         "control_accuracy", "Probes", "Control task",
@@ -151,29 +151,30 @@ MEASURES = (
     ),
     Measure(
         "selectivity", "Probes", "Selectivity",
-        "Accuracy of the probe less that on labels renamed at random for each speaker: what is read rather "
-        "than memorized.", "higher", "0", "percent",
+        "Accuracy of the probe minus that on labels renamed at random for each speaker: what the features contain, "
+        "rather than what the probe memorizes.", "higher", "0", "percent",
     ),
     Measure(
         "abx_within", "Probes", "ABX error, within speakers",
-        "Share of triples in which a token lies nearer to one of another class than to one of its own, by one speaker.",
+        "Share of triples, of one speaker, in which a token is closer to one of another class than to one of its own.",
         "lower", "50 %", "percent",
     ),
     Measure(
         "abx_across", "Probes", "ABX error, across speakers",
-        "The same where the token to be placed is of another speaker.", "lower", "50 %", "percent",
+        "The same, with the token to classify from another speaker.", "lower", "50 %", "percent",
     ),
     Measure(
         "abx_within_triphone", "Probes", "ABX error, within speakers and triphones",
-        "ABX within speakers, of tokens between the same two neighbors.", "lower", "50 %", "percent",
+        "ABX within speakers, on tokens between the same two neighboring phones.", "lower", "50 %", "percent",
     ),
     Measure(
         "abx_across_triphone", "Probes", "ABX error, across speakers within triphones",
-        "ABX across speakers, of tokens between the same two neighbors.", "lower", "50 %", "percent",
+        "ABX across speakers, on tokens between the same two neighboring phones.", "lower", "50 %", "percent",
     ),
     Measure(
         "kl", "Gaussianity", "KL to N(0, I)",
-        "Nats per frame between posteriors and prior: an upper bound of the information per frame.", "none", "0",
+        "KL divergence of the posteriors to the prior in nats per frame: an upper bound of the information per frame.",
+        "none", "0",
     ),
     Measure(
         "active_units", "Gaussianity", "Active units",
@@ -181,73 +182,77 @@ MEASURES = (
     ),
     Measure(
         "wasserstein", "Gaussianity", "W1 to N(0, 1)",
-        "Mean difference of quantiles between a dimension and N(0, 1), as it is, drawn from the Gaussians where there "
-        "are any; median of active dimensions.", "lower", "1.29 / sqrt(frames)",
+        "Mean difference of quantiles between a dimension and N(0, 1), without scaling, on samples of the Gaussians if "
+        "there are any; median over active dimensions.", "lower", "1.29 / sqrt(frames)",
     ),
     Measure(
         "wasserstein_means", "Gaussianity", "W1 of means",
-        "The same of the means alone, which are what one reads.", "lower", "1.29 / sqrt(frames)",
+        "The same on the means, which are what other measures use.", "lower", "1.29 / sqrt(frames)",
     ),
     Measure(
         "wasserstein_standardised", "Gaussianity", "W1, z-scored",
-        "W1 of the means once every dimension has mean 0 and deviation 1: its shape alone.", "lower",
+        "W1 of the means, with each dimension scaled to mean 0 and deviation 1, so that only its shape counts.",
+        "lower",
         "1.29 / sqrt(frames)",
     ),
     Measure(
         "kolmogorov_smirnov", "Gaussianity", "KS to N(0, 1)",
-        "Largest difference of distribution functions, of what W1 is taken of.", "lower", "0.87 / sqrt(frames)",
+        "Largest difference of distribution functions, on the same samples as W1.", "lower", "0.87 / sqrt(frames)",
     ),
     Measure(
         "mmd", "Gaussianity", "MMD² to N(0, I)",
-        "Distance of the distribution of frames from N(0, I), drawn as for W1.", "lower", "0",
+        "Distance of the distribution of frames to N(0, I), on the same samples as W1.", "lower", "0",
     ),
     Measure(
-        "mmd_means", "Gaussianity", "MMD² of means", "The same of the means alone.", "lower", "0",
+        "mmd_means", "Gaussianity", "MMD² of means", "The same on the means.", "lower", "0",
     ),
     Measure(
         "mmd_whitened", "Gaussianity", "MMD², whitened",
-        "Of the means after whitening. If whitening alone brings a model there, the KL term was not needed for it.",
+        "The same on whitened means. If it is low for a model without a KL term, whitening replaces that term.",
         "lower", "0",
     ),
     Measure(
         "total_correlation", "Dependence", "Total correlation",
-        "Linear dependence between dimensions, nats per dimension, less that of shuffled dimensions.", "lower", "0",
+        "Linear dependence between dimensions, in nats per dimension, minus that of shuffled dimensions.", "lower", "0",
     ),
     Measure(
         "total_correlation_copula", "Dependence", "Total correlation of ranks",
-        "The same on ranks, so that shapes of dimensions do not enter.", "lower", "0",
+        "The same on ranks, so that the shapes of dimensions do not matter.", "lower", "0",
     ),
     Measure(
         "gini", "Concentration", "Gini of probe weights",
-        "How unequal the standardised weights of the probe are: 1 if all weight is on one dimension.", "higher",
+        "How unequal the standardized weights of the probe are: 1 if all weight is on one dimension.", "higher",
         "0.414 for Gaussian weights",
     ),
     Measure(
         "effective_dimensions", "Concentration", "Effective dimensions",
-        "Share of the dimensions that the probe's weights spread over.", "lower",
+        "Share of the dimensions over which the probe's weights are spread.", "lower",
         "75 % for Gaussian weights", "percent",
     ),
     Measure(
         "k95", "Concentration", "Dimensions for 95 %",
-        "Share of the dimensions, best first and refitted, that keeps 95 % of the full probe's accuracy; none where "
-        "that is not above chance.", "lower", "that of random axes, for a trained model's own", "percent",
+        "Share of the dimensions, best first, with which a refitted probe keeps 95 % of its accuracy; undefined if the "
+        "full probe is not above chance.", "lower", "that of random axes, for a trained model's own", "percent",
     ),
     Measure(
         "single_best_accuracy", "Concentration", "Best single dimension",
-        "Accuracy of the most informative dimension.", "higher", "share of the most frequent class", "percent",
+        "Accuracy of a probe on the most informative dimension alone.",
+        "higher", "share of the most frequent class", "percent",
     ),
     Measure(
         "rotation_gap", "Concentration", "Rotation gap",
-        "Gini on the model's own axes less that on random ones: near 0 if the axes mean nothing.", "higher",
+        "Gini on the model's own axes minus that on random axes: near 0 if the axes mean nothing.", "higher",
         "0; about -0.02 where dimensions are strongly correlated",
     ),
     Measure(
         "dci_disentanglement", "Disentanglement", "DCI disentanglement",
-        "1 if every dimension serves one factor (L1 logistic importance).", "higher", "that of permuted factors",
+        "1 if every dimension is important for one factor only (L1 logistic importance).",
+        "higher", "that of permuted factors",
     ),
     Measure(
         "dci_completeness", "Disentanglement", "DCI completeness",
-        "1 if one dimension predicts each factor (L1 logistic importance).", "higher", "that of permuted factors",
+        "1 if a single dimension is important for each factor (L1 logistic importance).",
+        "higher", "that of permuted factors",
     ),
     Measure(
         "dci_informativeness", "Disentanglement", "DCI informativeness",
@@ -255,11 +260,11 @@ MEASURES = (
     ),
     Measure(
         "dci_forest_disentanglement", "Disentanglement", "DCI disentanglement, forest",
-        "A second opinion: importance by a forest.", "higher", "that of permuted factors",
+        "The same, with the importance from a forest of trees.", "higher", "that of permuted factors",
     ),
     Measure(
         "mutual_information_gap", "Disentanglement", "MIG",
-        "Gap between the two most informative dimensions for a factor; 0 where a perfect dimension has a copy.",
+        "Gap between the two most informative dimensions for a factor; 0 if the best dimension has a copy.",
         "higher", "that of permuted factors",
     ),
     Measure(
@@ -268,33 +273,34 @@ MEASURES = (
     ),
     Measure(
         "modularity", "Disentanglement", "Modularity",
-        "1 if every informative dimension depends on one factor alone.", "higher", "that of permuted factors",
+        "1 if every informative dimension depends on one factor only.", "higher", "that of permuted factors",
     ),
     Measure(
         "dci_disentanglement_gap", "Disentanglement", "DCI disentanglement, gap",
-        "On the model's own axes less the mean of five random rotations of its standardized latents: near 0 if the "
-        "axes mean nothing. Unlike the value itself, it does not grow with copies of dimensions.", "higher", "0",
+        "DCI disentanglement on the model's own axes minus its mean over five random rotations of the standardized "
+        "latents: near 0 if the axes mean nothing. Unlike the value itself, it does not grow with copies of "
+        "dimensions.", "higher", "0",
     ),
     Measure(
         "dci_completeness_gap", "Disentanglement", "DCI completeness, gap",
-        "The same of DCI completeness.", "higher", "0",
+        "The same for DCI completeness.", "higher", "0",
     ),
     Measure(
         "mutual_information_gap_gap", "Disentanglement", "MIG, gap",
-        "MIG on the model's own axes less that on random ones.", "higher", "0",
+        "MIG on the model's own axes minus that on random axes.", "higher", "0",
     ),
     Measure(
         "separated_attribute_predictability_gap", "Disentanglement", "SAP, gap",
-        "SAP on the model's own axes less that on random ones.", "higher", "0",
+        "SAP on the model's own axes minus that on random axes.", "higher", "0",
     ),
     Measure(
         "best_dimension", "Disentanglement", "Best dimension",
-        "Mean over factors of the largest rank correlation of one dimension with the factor (of classes, the "
-        "correlation ratio of ranks).", "higher", "that of random axes",
+        "Largest rank correlation of one dimension with a factor (for classes, the correlation ratio of ranks), "
+        "averaged over factors.", "higher", "that of random axes",
     ),
     Measure(
         "best_dimension_gap", "Disentanglement", "Best dimension, gap",
-        "That on the model's own axes less that on random ones.", "higher", "0",
+        "The same on the model's own axes minus that on random axes.", "higher", "0",
     ),
     *(
         Measure(
@@ -306,13 +312,13 @@ MEASURES = (
     ),
     Measure(
         "matched_correlation", "Consistency", "Matched correlation",
-        "Mean correlation of the dimensions of two models under the best one-to-one match, whatever their signs.",
+        "Mean absolute correlation between the dimensions of two models under the best one-to-one match.",
         "higher", "that of random axes of one of them",
     ),
     Measure(
         "linear_agreement", "Consistency", "Linear agreement",
-        "Mean multiple correlation of these dimensions with all dimensions of the other model: the most that any axes "
-        "could reach.", "none", "0",
+        "Mean multiple correlation of these dimensions with all dimensions of the other model: an upper bound for any "
+        "axes.", "none", "0",
     ),
     Measure(
         "axis_consistency", "Consistency", "Matched by linear",
@@ -321,77 +327,81 @@ MEASURES = (
     ),
     Measure(
         "traversal_selectivity", "Disentanglement", "Traversal selectivity",
-        "For each property of the sound (pitch, level, brightness, formants), the best dimension is "
-        "moved; the share of all changes that is of this property: 1 if each moves its own alone.", "higher",
-        "that of turned axes",
+        "The best dimension for each property of the sound (pitch, level, brightness, formants) is changed. The value "
+        "is the share of all changes of the sound that are changes of this property: 1 if nothing else changes.",
+        "higher", "that of random axes",
     ),
     Measure(
         "traversal_selectivity_oracle", "Disentanglement", "Traversal selectivity, oracle",
-        "The same along the directions in which the latents follow one property and not the others, by regression: "
-        "where it is low, too, the decoder is the limit and not the axes.", "none", "",
+        "The same along directions, found by regression, in which the latents follow one property and not the others. "
+        "If it is low too, the decoder is the limit and not the axes.", "none", "",
     ),
     Measure(
         "path_ratio", "Smoothness", "Path ratio",
-        "Length of the sound's path between two utterances over the direct distance; 1 is straight.", "near 1", "1",
+        "Length of the decoded path between two utterances, divided by their distance; 1 for a straight path.",
+        "near 1", "1",
     ),
     Measure(
         "jump_ratio", "Smoothness", "Jump ratio",
-        "Largest step of that path over the mean step; 1 is even.", "near 1", "1",
+        "Largest step of that path, divided by the mean step; 1 if all steps are equal.", "near 1", "1",
     ),
     Measure(
         "path_ratio_norm_corrected", "Smoothness", "Path ratio, norms kept",
-        "Path ratio where frames keep a norm between those of the two ends: a straight line passes nearer to the "
-        "center than the data lie.", "near 1", "1",
+        "Path ratio with the norm of frames interpolated too. A straight line comes closer to the center than the "
+        "data.", "near 1", "1",
     ),
     Measure(
         "jump_ratio_norm_corrected", "Smoothness", "Jump ratio, norms kept",
-        "Jump ratio on the path of the path ratio with norms kept.", "near 1", "1",
+        "Jump ratio of the same path.", "near 1", "1",
     ),
     Measure(
         "lipschitz_median", "Smoothness", "Local Lipschitz, median",
-        "How much the sound changes at most by a unit step of the latents, against the mean distance of sounds; the "
-        "middle one of random places on the paths.", "lower", "",
+        "Largest change of the sound for a unit step of the latents, divided by the mean distance of sounds; median "
+        "over random points of the paths.", "lower", "",
     ),
     Measure(
         "lipschitz_95", "Smoothness", "Local Lipschitz, 95 %",
-        "The change by a unit step, as in the median, at the steepest of these places: 95 % of them are less steep.",
+        "The 95th percentile of the same over these points: how steep the steepest places are.",
         "lower", "",
     ),
     Measure(
         "clean_transitions", "Smoothness", "Clean transitions",
-        "Share of interpolations between latents on which a classifier of latents changes its answer once, from the "
-        "one label to the other; no decoder has a part in it.",
+        "Share of interpolations on which a classifier of latents changes its answer exactly once, from the first "
+        "label to the second; it does not depend on a decoder.",
         "higher", "", "percent",
     ),
     Measure(
         "log_mel", "Reconstruction", "Log-mel distance",
-        "Mean difference between spectra of decoded and true speech, nats; the measures through a "
-        "decoder cannot show what it does not reproduce.", "lower", "that of silence",
+        "Mean difference between log-mel spectra of decoded and original speech in nats. Measures through a decoder "
+        "cannot show what it does not reproduce.", "lower", "that of silence",
     ),
     Measure(
         "curve_area", "Reconstruction", "Error against k",
-        "Area under the fair curve: standardised dimensions, one ranking, log-mel distance.", "lower",
+        "Area under the curve of error against the number k of dimensions that are replaced, with standardized "
+        "dimensions, one ranking for all pairs, and log-mel distance.", "lower",
         "that of a random rotation",
     ),
     Measure(
         "curve_area_rotation", "Reconstruction", "Error against k, rotated",
-        "The same after a random rotation: its control.", "none", "",
+        "The same after a random rotation, as a control.", "none", "",
     ),
     Measure(
         "curve_area_pca", "Reconstruction", "Error against k, PCA",
-        "The same in principal components: what any model gets by rotating its axes.", "none", "",
+        "The same in principal components, which are a rotation of the axes.", "none", "",
     ),
     Measure(
         "curve_area_temporal", "Reconstruction", "Error against k, SOBI",
-        "The same in temporal components: what any model gets by axes that follow from time alone.", "none", "",
+        "The same in temporal components, which are axes found from time alone.", "none", "",
     ),
     Measure(
         "curve_area_paper", "Reconstruction", "Error against k, as the paper",
-        "Area under the paper's curve: raw dimensions ranked for every pair, waveform error.", "lower", "",
+        "Area under the paper's curve: dimensions without scaling, ranked for each pair, and waveform error.",
+        "lower", "",
     ),
     Measure(
         "curve_area_paper_pca", "Reconstruction", "As the paper, PCA",
-        "The paper's curve in principal components of the same latents: the control it lacks.", "lower", "",
+        "The paper's curve in principal components of the same latents, a control that the paper does not have.",
+        "lower", "",
     ),
 )  # fmt: skip
 

@@ -190,7 +190,7 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
         ValueError: `steps` is below 1, shapes differ or `path` is unknown.
     """
     if start.shape != end.shape:
-        raise ValueError(f"`start` is of shape {tuple(start.shape)}, `end` of {tuple(end.shape)}; give the same.")
+        raise ValueError(f"`start` has shape {tuple(start.shape)}, `end` {tuple(end.shape)}; give the same.")
     if steps < 1:
         raise ValueError(f"`steps` is {steps}; give at least 1.")
     places = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)[:, None, None]
@@ -394,7 +394,7 @@ def _is_clean(classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndar
     if not len(classes) == len(start_labels) == len(end_labels):
         raise ValueError(f"{len(classes)} paths, {len(start_labels)} and {len(end_labels)} labels; give one each.")
     if (start_labels == end_labels).any():
-        raise ValueError("a path begins and ends in one class; leave such paths out.")
+        raise ValueError("a path begins and ends in one class; remove such paths.")
     once = (np.diff(classes, axis=1) != 0).sum(axis=1) == 1
     return once & (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
 

@@ -49,7 +49,7 @@ def traversal(
     targets = np.asarray(targets)
     if changes.ndim != 3 or not changes.size or spread.shape != changes.shape[2:] or targets.shape != changes.shape[:1]:
         raise ValueError(
-            f"`changes` is of shape {changes.shape}, `spread` of {spread.shape} and `targets` of {targets.shape}; give "
+            f"`changes` has shape {changes.shape}, `spread` {spread.shape} and `targets` {targets.shape}; give "
             "(directions, items, properties), (properties,) and (directions,)."
         )
     if not np.isin(targets, np.arange(len(spread))).all():
@@ -101,11 +101,11 @@ def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.nd
     coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
     if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
         raise ValueError(
-            f"`coordinates` is of shape {coordinates.shape} and `properties` of {properties.shape}; give (items, "
+            f"`coordinates` has shape {coordinates.shape} and `properties` {properties.shape}; give (items, "
             "coordinates) and (items, properties) of the same items."
         )
     if not np.isfinite(coordinates).all():
-        raise ValueError("`coordinates` holds values that are not finite.")
+        raise ValueError("`coordinates` contains values that are not finite.")
     chosen, correlations = np.full(properties.shape[1], -1), np.full(properties.shape[1], np.nan)
     for number, values in enumerate(properties.T):
         has = np.isfinite(values)
@@ -138,7 +138,7 @@ def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[
     coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
     if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
         raise ValueError(
-            f"`coordinates` is of shape {coordinates.shape} and `properties` of {properties.shape}; give (items, dims) "
+            f"`coordinates` has shape {coordinates.shape} and `properties` {properties.shape}; give (items, dims) "
             "and (items, properties) of the same items."
         )
     varies = np.array([len(np.unique(values[np.isfinite(values)])) > 1 for values in properties.T])

@@ -10,7 +10,7 @@ untrained network, the same architecture with new weights. A deterministic SIM m
 independent components.
 
 This is `modeling-sim evaluate --measures abx` with a different output: `abx.json` and `abx.png`. The output folder must
-not hold the results of a different ABX measurement.
+not contain results of a different ABX measurement.
 """
 
 from collections.abc import Sequence

@@ -8,26 +8,26 @@ The controls are log-mel and MFCC frames, and for each model its untrained netwo
 weights. Modules of other architectures are compared if they have the receptive field and hop of a module of the first
 model (`--align_modules`).
 
-Measures of single dimensions are also taken in other axes (`--axes own,principal,independent,temporal,slow`), which are
-found on training utterances: rows end in "+ PCA", "+ ICA", "+ SOBI" and "+ SFA". With frame labels, such as phones, the
-best dimension for each property of the sound (pitch, level, formants, phone, speaker) is measured at voiced moments.
+Single dimensions are also measured in other axes (`--axes own,principal,independent,temporal,slow`), which are found
+on training utterances. Their rows end in "+ PCA", "+ ICA", "+ SOBI" or "+ SFA". With frame labels, such as phones, the
+best dimension for each property of the sound (pitch, level, formants, phone, speaker) is measured on voiced frames.
 
 `--measures` selects groups of measures, separated by commas: probes, neighbors, concentration, disentanglement, abx,
-consistency, distribution, objective, decoders. The last three are only for SIM models. The group `consistency` compares
-the axes of each pair of models. The group `decoders` (smoothness, reconstruction, sounds) needs decoders, given with
+consistency, distribution, objective, decoders. The last three are only for SIM, GIM and CPC models. `consistency`
+compares the axes of each pair of models. `decoders` (smoothness, reconstruction, sounds) needs decoders, given with
 `--decoder`. A decoder that was trained with noise has separate rows.
 
-`--dims 3,17 --range 2 --utterance ID` choose the dimensions that are moved, played and drawn, how far they are moved,
-in standard deviations, and the test utterance that is played.
+For figures and sounds, `--dims 3,17` selects dimensions, `--range 2` how far they are changed in standard deviations,
+and `--utterance ID` the test utterance.
 
-Partial results are kept in `--cache_dir`. Rerun the same command to resume after an interruption; with an additional
-model or decoder, only that one is measured.
+Partial results are kept in `--cache_dir`. Rerun the command after an interruption, or with another model or decoder:
+only what is missing is measured.
 
 The output folder contains the numbers in `analysis.json` and `analysis.csv`, the weights of linear probes in
 `weights.npz`, the axes in `axes.safetensors` (read them with `modeling_sim.evaluation.axes.load_axes`), the data of
-figures and sounds in `curves.json` and `media.npz`, and `report.html`: what the model is, five numbers next to their
-controls, sounds, figures, and all tables. With `--figure_format` every figure of the report is also written to a file.
-The folder must not hold a different analysis.
+figures and sounds in `curves.json` and `media.npz`, and `report.html`: a description of the model, five numbers next to
+their controls, sounds, figures, and all tables. With `--figure_format` every figure is also written to a file. The
+folder must not contain a different analysis.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
-"""Converts a checkpoint of earlier code to a folder for `from_pretrained`.
+"""Converts a checkpoint of the authors' code to a folder for `from_pretrained`.
 
     modeling-sim convert model_99.ckpt runs/converted --method sim
 
-`--method` is the training method: `sim`, `gim` or `cpc` for the code of SIM's authors, `gim-lowe` or `cpc` for that of
-Löwe et al. It cannot be derived from the file, as SIM and the authors' GIM have the same tensors.
+`--method` is the training method: `sim`, `gim` or `cpc` for the code of the SIM authors, `gim-lowe` or `cpc` for that
+of Löwe et al. (Greedy InfoMax). The file does not contain it: SIM and the SIM authors' GIM have the same tensors.
 
 Sizes, layers, batch norm and prediction steps are read from the tensors; `--model_settings` sets the other fields.
-Strides and paddings are those of both code bases if the kernels are 10, 8, 4, 4, 4, and must be given otherwise:
+Strides and paddings are known if the kernels are 10, 8, 4, 4, 4, as in both code bases. Otherwise give them:
 
     --model_settings '{conv_stride: [[5, 4], [2]], conv_padding: [[2, 2], [1]]}'
 

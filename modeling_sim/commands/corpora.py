@@ -1,7 +1,9 @@
-"""Describes a corpus in a table, or draws an utterance. Without `--corpus`, lists the corpora.
+"""Lists the corpora. With `--corpus`, describes one in a table, or draws an utterance.
 
-modeling-sim corpora --corpus librispeech --data_dir LibriSpeech --describe --plot utterance.png
-modeling-sim corpora --corpus folder --help
+    modeling-sim corpora --corpus librispeech --data_dir LibriSpeech --describe --plot utterance.png
+    modeling-sim corpora --corpus folder --help
+
+The last line also describes the settings of the corpus.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 @dataclass
 class CorporaArguments:
-    """The corpus, and what to show of it."""
+    """The corpus and what to show."""
 
     corpus: str | None = setting(None, lambda: f"{corpus_help()} Unset to list the corpora.")
     data_dir: str | None = setting(
@@ -26,11 +28,13 @@ class CorporaArguments:
     corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
     describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")
-    plot: str | None = setting(None, "File for a figure of an utterance of the first split.")
-    utterance: str | None = setting(None, "Id of the utterance; unset for the first one.")
+    plot: str | None = setting(None, "Draw an utterance of the first split to this file.")
+    utterance: str | None = setting(None, "Id of the utterance to draw; unset for the first one.")
     start: float = setting(0.0, "Start of the figure in seconds.")
     seconds: float = setting(3.5, "Duration of the figure in seconds.")
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", "What to do with unreadable recordings.")
+    on_bad_audio: Literal["raise", "skip"] = setting(
+        "raise", "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,6 +1,8 @@
 """Draws the training curves of a run from its log.
 
-modeling-sim curves runs/sim-small --figure_format pdf
+For example:
+
+    modeling-sim curves runs/sim-small --figure_format pdf
 """
 
 from collections.abc import Sequence

@@ -4,11 +4,12 @@
     modeling-sim explore runs/sim-small --decoder runs/decoder --compare runs/sim-small-seed-1 runs/gim-small
     modeling-sim explore runs/sim-small --corpus librispeech --data_dir LibriSpeech
 
-The page shows utterances over the latents of each module; for each dimension, what it follows, next to random axes, and
-its largest and smallest moments; and, with a decoder, how the sound changes when it is moved. Further models are
-compared on the same utterances. Results are kept in `cache_dir`, so that the page opens at once the next time; uploads
-are kept there for a day. The page is served to this machine alone unless `--host` says otherwise, and loads nothing
-from other sites.
+The page shows utterances with the latents of each module. For each dimension it shows which property of the sound it
+follows, next to random axes, and plays the frames where it is largest and smallest. With a decoder, it plays how the
+sound changes with the dimension. `--compare` adds other models on the same utterances.
+
+Results are cached in `--cache_dir`, so that the page opens faster the next time; uploads are deleted after a day. Only
+this machine can open the page unless you set `--host`. The page loads nothing from other sites.
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,15 @@
-"""Exports an encoder for programs without this package: ONNX for onnxruntime and the like, or `torch.export`.
+"""Exports an encoder for programs without this package, as ONNX or with `torch.export`.
 
     modeling-sim export runs/sim-small exported/sim-small
     modeling-sim export runs/sim-small exported/sim-small-int8 --dtype int8 --calibration_audio recordings
 
-`--format onnx` writes `model.onnx`, for batches of complete utterances of any number and length, and `streaming.onnx`,
-a step of a stream whose state is an input and an output. It needs the extra `export`: pip install
-'modeling_sim[export]'. `--format torch-export` writes `model.pt2`, the convolutional modules as a program of
-`torch.export` for any number and length: a GRU has one fixed length there, so the context is in ONNX files alone.
+`--format onnx` writes `model.onnx`, the encoder for complete utterances of any batch size and length, and
+`streaming.onnx`, one step of a stream with its state as input and output. It needs the extra `export`: pip install
+'modeling_sim[export]'. `--format torch-export` writes `model.pt2`, a program of `torch.export` for any batch size and
+length. It has the convolutional modules only, because a GRU would fix the length.
 
-int8 with calibration audio is fastest; without it the ranges of activations are measured while the model runs, which
-is slower and loses less. Sixteen recordings are enough.
+int8 is fastest with calibration audio; sixteen recordings are enough. Without it the ranges of activations are measured
+while the model runs, which is slower and more accurate.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,21 @@ from modeling_sim.settings import check_sim_checkpoint, setting
 
 @dataclass
 class ExportArguments:
-    """Which encoder is exported, how, and to where."""
+    """The encoder to export, the format and the folder."""
 
-    model: str = setting(MISSING, "Checkpoint, a folder or Hub id.", check=check_sim_checkpoint)
+    model: str = setting(MISSING, "Checkpoint: folder or Hub id.", check=check_sim_checkpoint)
     output_dir: str = setting(MISSING, "Folder for the files; new or empty.")
     # `modeling_sim.export.folder.Format` and `Dtype`, which cannot be asked without torch.
     format: Literal["onnx", "torch-export"] = setting("onnx", "Format of the files.")
     dtype: Literal["float32", "float16", "int8"] = setting(
-        "float32", "Of weights and products; inputs and outputs are float32. float16 and int8 are for ONNX."
+        "float32", "Precision of weights and matrix products (ONNX only); inputs and outputs are float32."
     )
     calibration_audio: str | None = setting(
-        None, "Folder of recordings that set the ranges of int8; unset, they are measured while the model runs."
+        None, "Folder of recordings to set the ranges of int8; unset to measure them while the model runs."
     )
-    max_calibration_files: int = setting(16, "Recordings to read of them, the first by name.")
+    max_calibration_files: int = setting(16, "Number of recordings to use from this folder, the first by name.")
     overwrite_output_dir: bool = setting(
-        False, "Replace the saved model in `output_dir`, with everything in the folder."
+        False, "Replace the saved model in `output_dir`, including all other files in the folder."
     )
 
 

@@ -3,10 +3,12 @@
     accelerate launch training/finetune.py --model runs/sim-small --label speaker_id
 
 The classifier is a linear layer on the mean of a module's frames for labels of utterances (speaker_id, vowel,
-syllable), and on every frame for labels of frames (phones). `--freeze_encoder` only trains this layer. Without
-`--model` the encoder is a new one of `--preset`: if trained, that is the supervised baseline of the Smooth InfoMax
-paper; if frozen, its random baseline. The output folder works in a pipeline, on an array at the model's sampling rate.
-`read_audio` reads and resamples any file (transformers' own reader needs FFmpeg, its resampling torchaudio):
+syllable), and on every frame for labels of frames (phones). `--freeze_encoder` trains only this layer. Without
+`--model` the encoder is new, with random weights and the architecture of `--preset`. If trained, it is the supervised
+baseline of the Smooth InfoMax paper; if frozen, the random baseline.
+
+The output folder works in a pipeline of transformers. Pass arrays at the model's sampling rate: `read_audio` reads and
+resamples any file, whereas the pipeline needs FFmpeg to read files and torchaudio to resample:
 
     import transformers
     from modeling_sim.data.audio import read_audio

@@ -1,4 +1,4 @@
-"""Trains probes, small classifiers, on frozen models, next to controls.
+"""Trains probes (small classifiers) on frozen models, and compares them with controls.
 
     modeling-sim probe --model runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
 
@@ -12,8 +12,8 @@ network, the same architecture with new weights. A deterministic SIM model is al
 components. Intervals are 95 % bootstrap intervals over utterances, or over speakers if the splits share none.
 
 This is `modeling-sim evaluate --measures probes` with a different output: `probe.json`, `probe.png` (accuracies),
-`confusion.png` (of the best module of the first model) and `weights.npz` (standardized weights of the linear probes).
-The output folder must not hold the results of a different probe.
+`confusion.png` (for the best module of the first model) and `weights.npz` (standardized weights of the linear probes).
+The output folder must not contain results of a different probe.
 """
 
 from collections.abc import Sequence

@@ -283,19 +283,19 @@ _METHODS = {
 
 
 _CONTROLS = {
-    " untrained": "The same network with fresh weights.",
+    " untrained": "The same network with random weights, before training.",
     " + PCA": "The same latents in principal components: the effect of a rotation alone.",
     " + ICA": "The same latents in independent components: the effect of a change of axes alone.",
     " + SOBI": "The same latents in temporal components, uncorrelated at all lags: axes that follow from time alone.",
     " + SFA": "The same latents in slow features, those that change least from frame to frame first.",
-    " + noise": "The same model through a decoder that was trained with noise on its latents; the quality of the "
-    "decoders names the amount.",
+    " + noise": "The same model with a decoder that was trained with noise on the latents; the table of reconstruction "
+    "quality has the amount.",
 }
 
 
 def _describe(kind: str, trained: Sequence[str]) -> str:
     """One sentence about a kind."""
     if kind.startswith("pairs of "):
-        return "Pairs of models: how far their axes agree."
+        return "Pairs of models: how well their axes agree."
     of = next((name for name in sorted(trained, key=len, reverse=True) if kind.startswith(name)), kind)
     return _CONTROLS.get(kind.removeprefix(of), _METHODS.get(of.split(" #")[0], ""))

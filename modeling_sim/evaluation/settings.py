@@ -51,24 +51,26 @@ class MeasuringArguments:
 
     model: list[str] = setting(  # noqa: RUF009 - a field
         MISSING,
-        "Checkpoints, folders or Hub ids, to compare. SIM, and next to it wav2vec2, HuBERT, WavLM, data2vec-audio, "
-        "DAC, EnCodec and Mimi.",
+        "Models to compare, as folders or Hub ids: SIM, GIM and CPC, wav2vec2, HuBERT, WavLM, data2vec-audio, DAC, "
+        "EnCodec and Mimi.",
         check=check_checkpoint,
     )
     corpus: str = setting("librispeech", corpus_help)
-    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.", check=check_folder)
+    data_dir: str | None = setting(
+        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
+    )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
-    label: str = setting("phones", "A column of classes: phones, speaker_id, vowel, ...")
+    label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
-        "all", "'all', or some: '0,2,context'; of encoders other than SIM, numbers of layers: '0,6,12'."
+        "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."
     )
-    device: str = setting("cpu", "cpu, cuda, ...")
+    device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of the untrained network and of every draw.")
+    seed: int = setting(0, "Seed of the untrained networks and of all random choices.")
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
-        "Folder where features and parts of evaluations are kept; anything in it can be deleted.",
+        "Folder for cached features and partial results; anything in it can be deleted.",
     )
     output_dir: str = setting("runs/measures", "Folder for results and pictures.")
     overwrite_output_dir: bool = setting(False, "Replace earlier results of this command in `output_dir`.")
@@ -80,23 +82,24 @@ class ProbeArguments(MeasuringArguments):
     """How features are probed."""
 
     output_dir: str = setting("runs/probe", "Folder for results and pictures.")
-    latents: Literal["mean", "sample"] = setting("mean", "What is read of a Gaussian.")
+    latents: Literal["mean", "sample"] = setting("mean", "Probe the 'mean' of each Gaussian, or a 'sample'.")
     pooling: Literal["frame", "chunk", "mean"] | None = setting(
         None,
-        "Frames, means over short chunks, or means over utterances; frames where labels are, else means. For speakers "
-        "take chunks: with one chapter per speaker, the recording can be read from means over utterances.",
+        "Probe each 'frame', the mean over each short 'chunk', or the 'mean' over each utterance. Unset: 'frame' for "
+        "labels of frames, otherwise 'mean'. Use 'chunk' for speakers: with one chapter per speaker, a mean over an "
+        "utterance may identify the recording instead.",
     )
-    chunk_seconds: float = setting(0.5, "Length of a chunk.")
-    frame_step: int = setting(4, "Label frames of 10 ms from one item to the next.")
+    chunk_seconds: float = setting(0.5, "Length of a chunk in seconds.")
+    frame_step: int = setting(4, "Step between probed frames, in label frames of 10 ms.")
     max_items: int = setting(200_000, "Approximate number of items per split, drawn from all utterances; 0 for all.")
     protocol: Literal["standard", "paper"] = setting(
         "standard",
-        "'paper': the probe of the Smooth InfoMax paper as its code runs it, for its rows alone; see "
+        "'paper': probe as the code of the Smooth InfoMax paper does, without further controls; see "
         "modeling_sim/analysis/paper_probe.py.",
     )
-    probe: Literal["linear", "mlp", "knn"] = setting("linear", "Classifier.")
+    probe: Literal["linear", "mlp", "knn"] = setting("linear", "Type of classifier.")
     l2: float | None = setting(
-        None, "Penalty of the linear probe; chosen on a part of the training split if it is not set."
+        None, "L2 penalty of the linear probe; unset to choose it on a part of the training split."
     )
 
 
@@ -105,7 +108,7 @@ class AbxArguments(MeasuringArguments):
     """How tokens are compared."""
 
     output_dir: str = setting("runs/abx", "Folder for results and pictures.")
-    split: str = setting("test", "Split that ABX reads; 'all' for every utterance.")
+    split: str = setting("test", "Split for ABX; 'all' for every utterance.")
     max_tokens: int = setting(5, "Maximum number of tokens per phone, speaker and context in ABX.")
 
 
@@ -115,40 +118,41 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
 
     output_dir: str = setting("runs/analysis", "Folder for results and report.")
     figure_format: FigureFormat | None = setting(  # noqa: RUF009 - a field
-        None, "Write every picture of the report to a file of its own, too, in this format."
+        None, "Also write each figure of the report to a file in this format."
     )
     max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.")
-    measures: str = setting("all", f"'all', or some with commas between: {', '.join(GROUPS)}.")
+    measures: str = setting("all", f"Groups of measures: 'all', or some of {', '.join(GROUPS)}, separated by commas.")
     axes: str = setting(
         "own,principal,temporal",
-        "Axes that measures of single dimensions are also taken in, found on training utterances: 'own' alone, or some "
-        f"of {', '.join(AXES)}, separated by commas, or 'all'.",
+        "Axes in which single dimensions are measured: 'own' (always included), "
+        f"{', '.join(f'{name} ({short})' for name, short in AXES.items())}, separated by commas, or 'all'. Other axes "
+        "than the model's own are found on training utterances.",
     )
     axes_minutes: float = setting(20.0, "Approximate minutes of training utterances that axes are found on.")
     align_modules: bool = setting(
         True,
-        "For models of other architectures, measure the modules with the receptive field and hop of one of the first "
-        "model's, under its name. If not set, measure all modules under their own names.",
+        "Of models with another architecture than the first one, measure only modules with the receptive field and "
+        "hop of a module of the first, under its name; otherwise, measure all modules under their own names.",
     )
     decoder: list[str] = setting(  # noqa: RUF009 - a field
-        [], "Decoders of these models, of `modeling-sim train-decoder`.", check=check_checkpoint
+        [], "Decoders of these models, trained by `modeling-sim train-decoder`.", check=check_checkpoint
     )
     factors: str = setting(
-        "", f"Columns for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has."
+        "", f"Factors for disentanglement; by default those of {', '.join(FACTORS)} that the corpus has."
     )
     max_frames: int = setting(20_000, "Approximate number of frames per module, for distributions.")
-    num_utterances: int = setting(64, "Utterances that are decoded.")
+    num_utterances: int = setting(64, "Number of utterances to decode.")
     num_pairs: int = setting(
-        60, "Pairs of them for smoothness and curves; of utterances above 1 s fewer, a minute of speech."
+        60, "Pairs of these utterances for smoothness and curves; fewer if they are longer than 1 s on average."
     )
-    steps: int = setting(12, "Steps of a path between two of them.")
+    steps: int = setting(12, "Steps of a path between two utterances.")
     dims: str = setting(
         "",
-        "Dimensions to move, to play and to draw, in each module that has them: '3,17'. By default those that follow "
-        "a property of the sound most, and for histograms those that vary most.",
+        "Dimensions to change, play and draw in each module: '3,17'. By default those that follow a property of the "
+        "sound most closely, and for histograms those that vary most.",
     )
-    utterance: str = setting("", "Id of the test utterance to play. By default one is drawn.")
-    range: float = setting(3.0, "Standard deviations that a dimension is moved by, up and down.")
+    utterance: str = setting("", "Id of the test utterance to play; by default a random one.")
+    range: float = setting(3.0, "How far dimensions are changed, up and down, in standard deviations.")
 
     def validate(self) -> None:
         """Checks the names in `measures` and `axes`; raises as `groups` and `other_axes`."""

@@ -97,7 +97,7 @@ class Page:
         counterparts = explorer.counterparts(model, feature, axes, dim)
         view = views.dimension_view(evidence, dim, values, counterparts, is_gaussian=is_gaussian)
         for which, smallest in (("largest", False), ("smallest", True)):
-            title = f"Moments where dimension {dim} is {which}"
+            title = f"Frames where dimension {dim} is {which}"
             view += self._moments(title, model, feature, axes, dim, smallest=smallest)
         return view
 
@@ -330,7 +330,7 @@ def _top(page: Page, model: str, feature: str, axes: str) -> _Top:
 def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
     explorer = page.explorer
     with gr.Tab("Move it") as tab:
-        gr.HTML(views.note("Each slider adds to one dimension in all frames, in its standard deviations."))
+        gr.HTML(views.note("Each slider changes one dimension in all frames, by this many of its standard deviations."))
         dims = gr.State(_slid(explorer, *start))
         found, sliders = _sliders(explorer, *start), []
         for row in (found[:3], found[3:]):
@@ -341,8 +341,8 @@ def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
         with gr.Accordion("Interpolate between two utterances, or exchange a group of dimensions", open=False):
             with gr.Row():
                 numbered = _numbered(explorer)
-                other = gr.Dropdown(numbered, value=min(1, len(numbered) - 1), label="Towards", filterable=True)
-                group = gr.Dropdown(label="What moves", **_groups(explorer, *start))
+                other = gr.Dropdown(numbered, value=min(1, len(numbered) - 1), label="Toward", filterable=True)
+                group = gr.Dropdown(label="Dimensions to change", **_groups(explorer, *start))
                 share = gr.Slider(0, 1, 0.5, step=0.05, label="Share: 0 changes nothing, 1 is an exchange")
             go = gr.Button("Play", variant="primary", elem_id="mix")
             blend = gr.HTML(elem_id="mixed")

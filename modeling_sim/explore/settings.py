@@ -15,7 +15,7 @@ class ExploreArguments:
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)
     decoder: list[str] = setting(  # noqa: RUF009 - a field
-        [], "Decoders of these models, of `modeling-sim train-decoder`.", check=check_checkpoint
+        [], "Decoders of these models, trained by `modeling-sim train-decoder`.", check=check_checkpoint
     )
     compare: list[str] = setting(  # noqa: RUF009 - a field
         [],
@@ -23,19 +23,21 @@ class ExploreArguments:
         check=check_checkpoint,
     )
     corpus: str = setting("synthetic_syllables", corpus_help)
-    data_dir: str | None = setting(None, "Folder of the corpus, for those that are read from disk.", check=check_folder)
+    data_dir: str | None = setting(
+        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
+    )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
-    minutes: float = setting(5.0, "Approximate minutes of the split that evidence is collected from.")
-    device: str = setting("cpu", "cpu, cuda, ...")
+    minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
+    device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of draws and rotations.")
+    seed: int = setting(0, "Seed of all random choices.")
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
-        "Folder where features, evidence and uploads are kept; anything in it can be deleted.",
+        "Folder for cached features, evidence and uploads; anything in it can be deleted.",
     )
-    max_seconds: float = setting(30.0, "Longest recording that the page accepts.")
-    max_megabytes: float = setting(20.0, "Largest file that the page accepts.")
+    max_seconds: float = setting(30.0, "Longest recording that the page accepts, in seconds.")
+    max_megabytes: float = setting(20.0, "Largest file that the page accepts, in MB.")
     host: str = setting("127.0.0.1", "Address to serve at; 0.0.0.0 lets other machines connect.")
     port: int = setting(7860, "Port; 0 for any free one.")

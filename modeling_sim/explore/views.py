@@ -237,7 +237,7 @@ def dimension_view(
     slow = f"{1000 * constant:.0f} ms" if math.isfinite(constant) else f"longer than {last:.0f} ms"
     pictures = Markup('<div class="sim-panels"><figure>{}<figcaption>{}</figcaption></figure>').format(
         histogram_svg(values),
-        f"Values at {len(values):,} moments{'' if is_gaussian else ', standardized'}, over N(0, 1) (line)",
+        f"Values in {len(values):,} frames{'' if is_gaussian else ', standardized'}, over N(0, 1) (line)",
     ) + Markup("<figure>{}<figcaption>Autocorrelation over lags; time constant {}</figcaption></figure></div>").format(
         lag_svg(evidence.lags, evidence.profiles[dim]), slow
     )
@@ -263,7 +263,7 @@ def evidence_table(evidence: Evidence, dim: int) -> Markup:
         for name, values in sorted(evidence.correlations.items(), key=lambda pair: -pair[1][dim])
     ]
     note = (
-        f"At {evidence.num_items:,} moments of held-out utterances. Classes by the correlation ratio of ranks. Random "
+        f"In {evidence.num_items:,} frames of held-out utterances. For classes, the correlation ratio of ranks. Random "
         f"axes: {evidence.num_rotations} rotations of the same space."
     )
     return Markup(

@@ -122,7 +122,7 @@ def render_card(
         raise ValueError(f"{runs[0]} has no results of pretraining.")
     if "objective" in training:
         raise ValueError(
-            f"{runs[0]} is of a run with `objective` {training['objective']!r}, but cards only describe SIM, GIM and "
+            f"{runs[0]} has `objective` {training['objective']!r}, but cards only describe SIM, GIM and "
             "CPC; write a card by hand and upload the folder with `hf upload`."
         )
     pictures = pictures or {}

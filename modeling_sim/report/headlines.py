@@ -105,16 +105,23 @@ def _subjects(results: Results) -> Iterator[_Subject]:
     yield _Subject(
         f"Has it learned the label, {label}?", probe, "the same network, untrained", _against("{} untrained")
     )
-    yield _Subject(f"More about {label} than the spectrum?", probe, "log-mel spectrum", _against(LOG_MEL))
-    yield _Subject("Do single dimensions mean something?", best, "random axes", _gap(best, f"{best}_gap"))
-    yield _Subject("Can its latents be turned back into sound?", "log_mel", "silence", _null("log_mel"))
-    yield _Subject("Does moving a dimension change one property alone?", selectivity, "random axes", _null(selectivity))
-    yield _Subject("Does each dimension serve one factor?", dci, "random axes", _gap(dci, f"{dci}_gap"))
-    yield _Subject("Does it keep what it knows in few dimensions?", "gini", "random axes", _gap("gini", "rotation_gap"))
     yield _Subject(
-        f"Do frames lie near others of their {label}?", "knn_accuracy", "most frequent class", _null("knn_accuracy")
+        f"Does it contain more about {label} than the spectrum?", probe, "log-mel spectrum", _against(LOG_MEL)
     )
-    yield _Subject(f"Can {label} be read from it?", probe, "most frequent class", _null(probe))
+    yield _Subject("Do single dimensions mean something?", best, "random axes", _gap(best, f"{best}_gap"))
+    yield _Subject("Can its latents be decoded to sound?", "log_mel", "silence", _null("log_mel"))
+    yield _Subject(
+        "Does a dimension change only one property of the sound?", selectivity, "random axes", _null(selectivity)
+    )
+    yield _Subject("Does each dimension follow only one factor?", dci, "random axes", _gap(dci, f"{dci}_gap"))
+    yield _Subject("Is the information in few dimensions?", "gini", "random axes", _gap("gini", "rotation_gap"))
+    yield _Subject(
+        f"Are frames close to others with the same {label}?",
+        "knn_accuracy",
+        "most frequent class",
+        _null("knn_accuracy"),
+    )
+    yield _Subject(f"Can a probe predict {label}?", probe, "most frequent class", _null(probe))
 
 
 def _against(other: str) -> _Find:

@@ -28,25 +28,28 @@ _TEMPLATE = "template.html"
 
 
 _MEDIA_GROUPS = {
-    "reconstruction": ("Reconstructions", "An utterance, and what a decoder makes of its latents."),
+    "reconstruction": ("Reconstructions", "An utterance, and its latents decoded."),
     "interpolation": (
         "From one utterance to another, all dimensions",
-        "All latents move in a straight line from the first utterance to the second.",
+        "All latents change along a straight line from the first utterance to the second.",
     ),
     "interpolation_k": (
         "From one utterance to another, a few dimensions",
-        "Only k dimensions move; the others stay those of the first utterance.",
+        "Only k dimensions change; the others keep the values of the first utterance.",
     ),
-    "traversal": ("One dimension at a time", "One dimension is moved in all frames; the others stay as they are."),
+    "traversal": ("One dimension at a time", "One dimension is changed in all frames; the others stay as they are."),
     "moments": (
-        "Moments of one dimension",
+        "Extremes of one dimension",
         (
-            "Speech around the moments at which a dimension is largest, and at which it is smallest, in deviations "
-            "from its mean. A line in the spectrogram marks the moment. Shown are the dimensions that follow a "
-            "property most; the number is their rank correlation with it, or correlation ratio."
+            "Speech around the frames in which a dimension is largest or smallest. A line in the spectrogram marks the "
+            "frame; its value is in standard deviations from the mean. The dimensions are those that follow a property "
+            "most closely, with their rank correlation or correlation ratio."
         ),
     ),
-    "prior": ("Samples from the prior", "Decoded draws from N(0, I): how latents sound that match their prior."),
+    "prior": (
+        "Samples from the prior",
+        "Samples from N(0, I), decoded: how latents would sound if they matched their prior.",
+    ),
 }
 
 

@@ -550,7 +550,7 @@ class _Subject(NamedTuple):
     legend: Callable[..., list[Key]] = _no_legend
 
 
-_ONE_MODEL = "The first model of each kind is shown."
+_ONE_MODEL = "The first model of each method is shown."
 
 
 _SUBJECTS = {
@@ -564,13 +564,13 @@ _SUBJECTS = {
     "best_dimensions": _Subject(
         "Best dimension for each property",
         "Largest rank correlation of one dimension with a property of the sound, for classes the correlation ratio of "
-        "ranks. Axes mean something where dots lie to the right of the bar of random rotations.",
+        "ranks. Axes mean something if dots lie to the right of the bar of random rotations.",
         _best_panels,
     ),
     "probe_weights": _Subject(
         "Probe weights",
-        "Size of each dimension's weight for each class, on standardized features. Blocks along the diagonal mean that "
-        f"a dimension serves one class. {_ONE_MODEL}",
+        "Absolute weight of each dimension for each class, on standardized features. Blocks along the diagonal mean "
+        f"that each dimension is used for one class. {_ONE_MODEL}",
         _weight_panels,
     ),
     "histograms": _Subject(
@@ -580,7 +580,7 @@ _SUBJECTS = {
     ),
     "kl_spectrum": _Subject(
         "KL to N(0, 1) by dimension",
-        "Dimensions in the order of their KL. A dimension near 0 carries nothing. Only Gaussian latents have a KL.",
+        "Dimensions sorted by KL. A dimension near 0 carries no information. Only Gaussian latents have a KL.",
         _kl_panels,
         _kind_legend,
     ),
@@ -591,9 +591,9 @@ _SUBJECTS = {
     ),
     "reconstruction": _Subject(
         "Reconstruction by number of dimensions",
-        "The first k dimensions of one utterance are replaced by those of another and decoded. The curve is what is "
-        "left of the distance to the other: 1 for none replaced, 0 for all. Own dimensions have the model's color; "
-        "other axes are gray.",
+        "The first k dimensions of one utterance are replaced by those of another, and the result is decoded. The "
+        "curve is the remaining distance to the other utterance, from 1 (none replaced) to 0 (all replaced). Own "
+        "dimensions have the model's color; other axes are gray.",
         _reconstruction_panels,
         _control_legend,
     ),

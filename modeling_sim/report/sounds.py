@@ -95,7 +95,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
     """Encodes the clips of one entry of `media`.
 
     Raises:
-        ValueError: A clip's array is not there, is empty, not of one dimension, or holds NaN or infinite samples.
+        ValueError: A clip's array is not there, is empty, not of one dimension, or contains NaN or infinite samples.
     """
     waveforms = [_waveform(item["id"], clip["array"], arrays) for clip in item["clips"]]
     rate = item["sampling_rate"]
@@ -116,7 +116,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
 
 _NO_CHANGE, _SILENT = "no audible change", "silent"
 _NOTHING = (
-    "Nothing audible happens: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
+    "Nothing audible changes: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
 )
 
 
@@ -172,9 +172,9 @@ def _waveform(item: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndar
         raise ValueError(f"media.npz has no array {name!r}, which `media` entry {item!r} of analysis.json names.")
     samples = np.asarray(arrays[name], dtype=np.float32)
     if samples.ndim != 1 or len(samples) == 0:
-        raise ValueError(f"array {name!r} of media.npz is of shape {samples.shape}; give (samples,), at least one.")
+        raise ValueError(f"array {name!r} of media.npz has shape {samples.shape}; give (samples,), at least one.")
     if not np.isfinite(samples).all():
-        raise ValueError(f"array {name!r} of media.npz holds NaN or infinite samples.")
+        raise ValueError(f"array {name!r} of media.npz contains NaN or infinite samples.")
     return samples
 
 

@@ -29,9 +29,9 @@ else:
 class ModelArguments:
     """The model to train."""
 
-    preset: Preset = setting("sim-small", "Model to start from.")  # noqa: RUF009 - a field
+    preset: Preset = setting("sim-small", "Preset of the model.")  # noqa: RUF009 - a field
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
-        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
+        "{}", "Fields of SimConfig to change, as YAML: '{hidden_size: 64, kl_weight: 0.001}'."
     )
     init_from: str | None = setting(
         None,
@@ -56,14 +56,17 @@ class DataArguments:
         "raise", "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
     )
     crop_samples: int = setting(20480, "Samples per training crop; 20480 at 16 kHz are 1.28 s.")
-    num_workers: int = setting(0, "Processes per trainer that read crops ahead; 0 reads in the trainer itself.")
+    num_workers: int = setting(
+        0, "Processes that load crops, per training process; 0 loads them in the training process itself."
+    )
     keep_in_memory: bool = setting(
         False,
-        "Decode each recording once and cut crops from memory, 4 bytes per sample and reading process; use it with "
-        "`num_workers` 0 if the data fits into memory.",
+        "Keep decoded recordings in memory, 4 bytes per sample in each loading process. Use it with `num_workers` 0 if "
+        "the data fits into memory.",
     )
     reader_timeout: float = setting(
-        300.0, "Seconds to wait for a batch of these processes before saving and ending the run; 0 for no limit."
+        300.0,
+        "Seconds to wait for a batch from these processes before the run saves a checkpoint and ends; 0 for no limit.",
     )
 
 
@@ -90,9 +93,11 @@ class RunArguments:
     num_train_epochs: float = setting(0.0, "Passes over the training data; sets `max_steps` unless it is 0.")
     max_train_time: float = setting(0.0, "Minutes after which training ends at the next log line; 0 for no limit.")
     batch_size: int = setting(16, "Crops per process and batch.")
-    gradient_accumulation_steps: int = setting(1, "Batches per optimizer step, whose gradients are accumulated.")
+    gradient_accumulation_steps: int = setting(1, "Batches per optimizer step.")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
-        None, "'no', 'bf16' or 'fp16'; unset, that of `accelerate launch`. KL, exponentials and softmax stay float32."
+        None,
+        "'no', 'bf16' or 'fp16'; unset for the setting of `accelerate launch`. KL, exponentials and softmax are always "
+        "float32.",
     )
     learning_rate: float = setting(1.0e-3, "Peak learning rate of AdamW.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW; 0 makes it Adam.")
@@ -100,22 +105,22 @@ class RunArguments:
         "cosine", "Learning rate after warm-up."
     )
     warmup_steps: int = setting(20, "Steps over which the learning rate rises to its peak.")
-    max_grad_norm: float = setting(0.0, "Largest norm of each module's gradient, clipped separately; 0 for none.")
+    max_grad_norm: float = setting(0.0, "Norm to which the gradient of each module is clipped; 0 for no clipping.")
     logging_steps: int = setting(10, "Steps between log lines, which show means over these steps.")
     eval_steps: int = setting(0, "Steps between evaluations; 0 evaluates only before the first step and at the end.")
     eval_batch_size: int = setting(16, "Complete utterances per batch in evaluation.")
     early_stopping_patience: int = setting(
         0,
-        "Evaluations without a lower held-out loss after which training of a module stops, provided that all modules "
-        "below have stopped; 0 for never.",
+        "Stop training a module after this many evaluations without a lower held-out loss, once all modules below it "
+        "have stopped; 0 for never.",
     )
     disable_tqdm: bool = setting(
-        False, "Print one line per `logging_steps` instead of progress bars; the default without a terminal."
+        False, "Print one line per `logging_steps` instead of progress bars; always so without a terminal."
     )
     report_to: str = setting(
         "none",
-        "Trackers in addition to log.jsonl, by accelerate's names: 'tensorboard', 'trackio', 'wandb', or several: "
-        "'a,b'.",
+        "Trackers of accelerate, in addition to log.jsonl: 'tensorboard', 'trackio', 'wandb', or several, separated by "
+        "commas.",
     )
 
     def validate(self) -> None:
@@ -148,18 +153,19 @@ class PretrainingArguments(RunArguments):
 
     objective: str = setting(
         INFONCE,
-        "What is learned. 'infonce': the model's own objective (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', "
-        "'lejepa', 'dino': train the same encoder to represent two views of a crop alike, at every module or only "
-        "at the last one, as `contrastive_modules` and `gradient_isolation` of the model say. Or the import path of a "
-        "subclass of `modeling_sim.trainer.objectives.contract.Objective`: 'my_package.my_module:MyObjective'.",
+        "Training objective. 'infonce': the model's own (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', 'lejepa', "
+        "'dino': train the same encoder to represent two views of a crop alike; `contrastive_modules` and "
+        "`gradient_isolation` of the model determine whether every module has the loss or only the last one. Or the "
+        "import path of a subclass of `modeling_sim.trainer.objectives.contract.Objective`: "
+        "'my_package.my_module:MyObjective'.",
     )
     objective_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Arguments of the objective, as YAML: '{temperature: 0.2}'; 'infonce' has none, see `model_settings`."
     )
     augmentation: str | None = setting(
         None,
-        "Random changes of crops that keep their time: 'all', 'none', or some of pitch,filter,room,noise,gain. Unset: "
-        "'all' for objectives of several views, else 'none'.",
+        "Random changes of crops, without shifts in time: 'all', 'none', or some of pitch, filter, room, noise and "
+        "gain, separated by commas. Unset: 'all' for objectives with several views, otherwise 'none'.",
     )
     execution: Literal["per_module", "joint", "sequential", "pipeline"] = setting(
         "per_module",
@@ -191,10 +197,10 @@ class ClassifierArguments:
     )
     preset: Preset = setting("sim-small", "Preset of a new encoder, without `model`.")  # noqa: RUF009 - a field
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
-        "{}", "Fields of SimConfig to set differently, as YAML: '{hidden_size: 64}'."
+        "{}", "Fields of SimConfig to change, as YAML: '{hidden_size: 64}'."
     )
     label: str = setting("speaker_id", "Class column: speaker_id, vowel, syllable, phones, ...")
-    probe_module: str = setting("context", "Module that the classifier reads: a number from 0, or 'context'.")
+    probe_module: str = setting("context", "Module that the classifier reads: an index from 0, or 'context'.")
     freeze_encoder: bool = setting(False, "Train only the classifier.")
 
 
@@ -210,16 +216,16 @@ class DecoderArguments:
     """The decoder to train."""
 
     model: str = setting("", "Pretrained encoder: folder or Hub id.", check=check_sim_checkpoint)
-    module: str = setting("2", "Module whose latents are decoded: a number from 0, or 'context'.")
+    module: str = setting("2", "Module whose latents are decoded: an index from 0, or 'context'.")
     latents: Literal["mean", "sample"] = setting(
-        "mean", "'mean', or 'sample': drawn from the Gaussians anew in each step, as in the paper."
+        "mean", "Input: the 'mean' of each Gaussian, or a new 'sample' in each step, as in the paper."
     )
     loss: Literal["waveform", "stft", "log_mel"] = setting(
         "waveform",
         "'waveform': mean squared error of samples (the paper); 'stft' or 'log_mel': distance of magnitude spectra.",
     )
-    noise: float = setting(0.0, "Noise added to latents, in standard deviations of each channel; 0 for none.")
-    decoder_hidden_size: int = setting(0, "Channels between the decoder's layers; 0 for the encoder's.")
+    noise: float = setting(0.0, "Noise added to the latents, in standard deviations of each channel; 0 for none.")
+    decoder_hidden_size: int = setting(0, "Channels of the decoder; 0 for as many as in the encoder.")
 
 
 @dataclass

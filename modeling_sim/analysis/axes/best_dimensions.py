@@ -62,7 +62,7 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
 def _agreement(ranks: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
     """Correlation `(dims,)` of ranks, of mean 0 and length 1 in each column, with amounts or classes."""
     if len(values) < 3 or (values == values[0]).all():
-        raise ValueError(f"factor {name!r} is the same for all of {len(values)} items; leave it out.")
+        raise ValueError(f"factor {name!r} is the same for all of {len(values)} items; remove it.")
     if values.dtype.kind == "f":
         return np.abs(_unit(rankdata(values)[:, None])[:, 0] @ ranks)
     _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)

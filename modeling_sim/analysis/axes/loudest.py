@@ -39,11 +39,11 @@ def loudest_moments(
     values = np.asarray(values)
     if values.ndim != 1 or not len(values) == len(utterances) == len(seconds):
         raise ValueError(
-            f"`values` is of shape {values.shape}, with {len(utterances)} `utterances` and {len(seconds)} `seconds`; "
+            f"`values` has shape {values.shape}, with {len(utterances)} `utterances` and {len(seconds)} `seconds`; "
             "give one of each per frame."
         )
     if not np.isfinite(values).all():
-        raise ValueError("`values` holds NaN or infinity.")
+        raise ValueError("`values` contains NaN or infinity.")
     if count < 1 or apart < 0:
         raise ValueError(f"`count` is {count} and `apart` {apart}; give at least 1, and at least 0 seconds.")
     found: list[Moment] = []

@@ -180,7 +180,7 @@ def _checked(frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None) -
     values = torch.as_tensor(frames)
     if values.ndim not in (2, 3) or not values.numel():
         raise ValueError(
-            f"`frames` are of shape {tuple(values.shape)}; give (frames, dims) or (utterances, frames, dims)."
+            f"`frames` has shape {tuple(values.shape)}; give (frames, dims) or (utterances, frames, dims)."
         )
     if not values.is_floating_point() or not values.isfinite().all():
         raise ValueError("`frames` must be floating point numbers without NaN or infinity.")

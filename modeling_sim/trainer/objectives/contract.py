@@ -273,7 +273,7 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
     for key in settings:
         if key not in known:
             raise ValueError(
-                f"`objective_settings` has {key!r}, which {name!r} does not take{nearest(key, known)} It takes "
+                f"`objective_settings` has {key!r}, which {name!r} does not have{nearest(key, known)} It takes "
                 f"{', '.join(known) or 'none'}."
             )
     return found(channels, **settings)
