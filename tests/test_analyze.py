@@ -320,7 +320,7 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(monkeypatch, capsys)
     monkeypatch.setattr(decoder_measures, "smoothness", fails)
     analysis = decoded(_Tones(), num_samples=4000)
     found = {row.measure for row in analysis.rows}
-    assert {"log_mel", "curve_area", "traversal_selectivity", "traversal_selectivity_oracle"} <= found
+    assert {"log_mel", "curve_area", "traversal_selectivity", "traversal_selectivity_temporal"} <= found
     assert "path_ratio" not in found
     assert re.search("smoothness .*m of tones", capsys.readouterr().out)
 

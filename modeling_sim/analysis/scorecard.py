@@ -332,6 +332,10 @@ MEASURES = (
         "higher", "that of random axes",
     ),
     Measure(
+        "traversal_selectivity_temporal", "Disentanglement", "Traversal selectivity, temporal components",
+        "The same for temporal components (SOBI) of the latents.", "higher", "that of random axes of these components",
+    ),
+    Measure(
         "traversal_selectivity_oracle", "Disentanglement", "Traversal selectivity, oracle",
         "The same along directions, found by regression, in which the latents follow one property and not the others. "
         "If it is low too, the decoder is the limit and not the axes.", "none", "",
