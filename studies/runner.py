@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import in_one_line
@@ -215,7 +216,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="small", help="sizes of models and runs")
     parser.add_argument("--corpus", choices=LABELS, default="synthetic_syllables", help="data")
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
-    parser.add_argument("--budget", type=seconds_of, default=0.0, help="as '8h' or '30m'; 0 for no limit")
+    parser.add_argument("--budget", type=seconds_of, help="limit of time, as '8h' or '30m'")
     parser.add_argument("--processes", type=int, default=1, help="rows that run at the same time, one GPU each if any")
     parser.add_argument("--device", default="cpu", help="device of the measures; trainings use a GPU if there is one")
     parser.add_argument("--results", type=Path, help="folder of results; by default in the study's folder")
@@ -255,12 +256,6 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
             _run_all(place, given)
         study.write_page(place)
         print(f"tables and pictures in {place.results}")
-
-
-def seconds_of(text: str) -> float:
-    """Seconds of a duration such as '8h', '30m', '90s' or '90'."""
-    factor = {"h": 3600, "m": 60, "s": 1}.get(text[-1:], 0)
-    return float(text[:-1]) * factor if factor else float(text)
 
 
 def _duration(seconds: float) -> str:

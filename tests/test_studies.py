@@ -196,10 +196,6 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
     assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000
 
 
-def test_durations():
-    assert [runner.seconds_of(text) for text in ("8h", "30m", "90s", "5")] == [28_800, 1800, 90, 5]
-
-
 # ---------------------------------------------------------------------- agreement of seeds
 
 
