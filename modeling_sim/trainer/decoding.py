@@ -15,7 +15,6 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
-from modeling_sim.data.batches import utterance_batches
 from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
 from modeling_sim.provenance import weights_fingerprint
@@ -137,16 +136,7 @@ class DecodingTask(CropTask):
         Scores of an utterance longer than 40 seconds are means over its pieces; see `utterance_batches`.
         """
         accelerator, device = self.accelerator, self.accelerator.device
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=1,  # padding would change the spectra
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            cut=True,
-        )
+        batches = self.held_out_batches(batch_size=1)  # padding would change the spectra
         log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
         self.model.eval()
         found: list[tuple[str, dict[str, float]]] = []

@@ -13,7 +13,6 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.processing_sim import new_processor
@@ -54,6 +53,7 @@ class PretrainingTask(Task):
     """
 
     metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
+    settings: PretrainingArguments
 
     def __init__(
         self,
@@ -102,27 +102,8 @@ class PretrainingTask(Task):
 
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
         """Crops, or latents from another process or from the cache."""
-        share: dict[str, Any] = {
-            "batch_size": self.settings.batch_size,
-            "seed": self.settings.seed,
-            "start_position": position,
-            "process_index": self.placement.replica,
-            "num_processes": self.placement.num_replicas,
-        }
-        latents = self.schedule.latents(self.trained, **share)
-        if latents is not None:
-            return latents
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,
-            keep_in_memory=self.data.keep_in_memory,
-            **share,
-        )
+        latents = self.schedule.latents(self.trained, **self.share(position))
+        return super().batches(position) if latents is None else latents
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Runs this process' modules on a batch; see `greedy.py`."""
@@ -179,17 +160,7 @@ class PretrainingTask(Task):
 
     def evaluate(self) -> list[Scores]:
         """Scores of every module on the held-out split."""
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
-            cut=True,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-        )
+        batches = self.held_out_batches(min_utterances=2 if self.model.config.negatives == "other_utterances" else 1)
         return [
             scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
         ]
@@ -427,11 +398,6 @@ def check_negatives(config: SimConfig, data: DataArguments, settings: Pretrainin
         )
 
 
-def build_model_config(arguments: ModelArguments) -> SimConfig:
-    """The configuration of a new model."""
-    return SimConfig.preset(arguments.preset, **arguments.model_settings)
-
-
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
     """A new model of a preset, or a pretrained one, and its feature extractor or other processor."""
     if arguments.init_from is not None:
@@ -440,5 +406,5 @@ def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()
         return model, feature_extractor_of(arguments.init_from)
-    config = build_model_config(arguments)
+    config = SimConfig.preset(arguments.preset, **arguments.model_settings)
     return SimForPreTraining(config), new_processor(config)

@@ -12,11 +12,10 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.data.batches import utterance_batches
 from modeling_sim.modeling_sim import draw_latents
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE, count_active_units, kl_to_standard_normal
 from modeling_sim.trainer.devices import send
-from modeling_sim.trainer.greedy import GradientAverages, backward, module_generator
+from modeling_sim.trainer.greedy import backward, module_generator
 from modeling_sim.trainer.log import Scores, bars_are_shown, or_dash
 from modeling_sim.trainer.objectives.contract import View, load_objective
 from modeling_sim.trainer.optimization import Part
@@ -80,9 +79,9 @@ class ViewTask(CropTask):
         self.schedule = Schedule(self.num_rows, self.placement)
         self.trained = range(self.num_rows)
         with_loss = range(0 if config.contrastive_modules == "all" else self.num_rows - 1, self.num_rows)
-        widths = [*[config.num_latents] * config.num_conv_modules, config.context_size]
+        self.widths = [*[config.num_latents] * config.num_conv_modules, config.context_size]
         self.objective = load_objective(
-            settings.objective, {module: widths[module] for module in with_loss}, settings.objective_settings
+            settings.objective, {module: self.widths[module] for module in with_loss}, settings.objective_settings
         ).to(accelerator.device)
         self.objective.attach(self.model)
         self.metrics = ("loss", *self.objective.metrics, "kl")
@@ -166,9 +165,7 @@ class ViewTask(CropTask):
         if losses:
             backward(self.accelerator, torch.stack(losses).sum(), loss_scale)
         if not accumulating:
-            averages = GradientAverages(self.placement)
-            averages.start([parameter for part in self.parts() for parameter in part.parameters])
-            averages.finish()
+            self.average_gradients()
         return rows
 
     def _run(
@@ -253,23 +250,14 @@ class ViewTask(CropTask):
     def evaluate(self) -> list[Scores]:
         """Means over held-out utterances in evaluation mode, with the same views in every evaluation."""
         accelerator = self.accelerator
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            cut=True,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-        )
         self.model.eval()
         self.objective.eval()
         sums = torch.zeros(self.num_rows, len(self.metrics) + 1, dtype=torch.float64, device=accelerator.device)
-        widths = [*[self.model.config.num_latents] * self.model.config.num_conv_modules, self.model.config.context_size]
         # Sums over frames of 1, of the means, and of their squares.
-        moments = [torch.zeros(1 + 2 * width, dtype=torch.float64, device=accelerator.device) for width in widths]
-        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):
+        moments = [torch.zeros(1 + 2 * width, dtype=torch.float64, device=accelerator.device) for width in self.widths]
+        for batch in tqdm(
+            self.held_out_batches(), desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)
+        ):
             count = len(batch["index"])
             for result in self._run(batch, batch["index"].tolist(), seed=0, step=_EVALUATION):
                 mean = result.mean.double().flatten(0, 1)  # padded frames are 0
