@@ -375,13 +375,13 @@ class Scores:
         found = self.verdicts(measure, rival)
         return f"{found['win']} better, {found['loss']} worse, {found['undecided']} undecided"
 
-    def means(self, measure: str, kind: str, field: str = "value") -> dict[tuple[str, str], float]:
+    def means(self, measure: str, kind: str) -> dict[tuple[str, str], float]:
         """Mean over seeds by corpus and module."""
         return {
             (name, module): float(np.mean(found))
             for name, results in self.results.items()
             for module in tables.modules_of(results)
-            if (found := tables.values_of(results, measure, module, kind, field))
+            if (found := tables.values_of(results, measure, module, kind))
         }
 
     def ratios(self, measure: str, rival: str) -> tuple[float, float]:
