@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.modeling_sim import draw_latents
+from modeling_sim.modeling_sim import draw_latents, real_frames
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE, count_active_units, kl_to_standard_normal
 from modeling_sim.trainer.devices import send
 from modeling_sim.trainer.greedy import backward, module_generator
@@ -207,7 +207,7 @@ class ViewTask(CropTask):
                         loss, metrics = self._loss(module, hidden_states, target[0], lengths, generator)
                         kl = loss.new_zeros(())
                         if log_variance is not None:
-                            frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
+                            frame_mask = None if lengths is None else real_frames(lengths, mean.shape[1])
                             kl = kl_to_standard_normal(mean, log_variance, frame_mask)
                             loss = loss + kl_weight_scale * model.config.kl_weights[module] * kl
                         metrics = {**metrics, "kl": kl.detach()}
@@ -227,7 +227,7 @@ class ViewTask(CropTask):
         latents = hidden_states.chunk(num_views)
         has_targets = self.objective.target_network is not None
         targets = target.chunk(num_views) if has_targets else [None] * num_views
-        frame_mask = None if lengths is None else _frame_mask(lengths, hidden_states.shape[1]).chunk(num_views)[0]
+        frame_mask = None if lengths is None else real_frames(lengths, hidden_states.shape[1]).chunk(num_views)[0]
         views = [View(*pair) for pair in zip(latents, targets, strict=True)]
         output = self.objective.loss(module, views, frame_mask, generator)
         return output.loss.float(), {name: value.detach() for name, value in output.metrics.items()}
@@ -308,11 +308,6 @@ class ViewTask(CropTask):
             "augmentation": list(self.augmentation),
             "views": self.objective.num_views,
         }
-
-
-def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """`(batch, frames)` bool, true at the first `lengths` frames."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def check_views(config: SimConfig, settings: PretrainingArguments) -> None:
