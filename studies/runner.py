@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
-from modeling_sim.settings import HelpFormatter
+from modeling_sim.settings import HelpFormatter, merged
 from modeling_sim.text import in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,13 +141,13 @@ class Study:
     Args:
         script: The file that calls `main` with it.
         description: What the command does, for `--help`.
-        rows: The rows of a scale, in their order.
+        rows: The rows, in their order.
         write_page: Writes tables and pictures of whatever results there are into a folder.
     """
 
     script: Path
     description: str
-    rows: Callable[[Scale], list[StudyRow]]
+    rows: list[StudyRow]
     write_page: "Callable[[Place], None]"
 
     @property
@@ -173,7 +173,7 @@ class Place:
     @property
     def rows(self) -> list[StudyRow]:
         """The rows, in order."""
-        return self.study.rows(self.scale)
+        return self.study.rows
 
     def result(self, row: StudyRow) -> dict[str, Any] | None:
         """The results of a row, if it is done.
@@ -494,15 +494,6 @@ def score_of(result: dict[str, Any]) -> float:
     rows = next(iter(result["labels"].values()))
     own = [each for each in rows if each["measure"] == "linear_accuracy" and each["kind"] == result["row"]["kind"]]
     return max((each["value"] for each in own if each["value"] is not None), default=-1.0)
-
-
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Settings with those of a second dict on top, also within mappings."""
-    both = {**first, **second}
-    for name in first.keys() & second.keys():
-        if isinstance(first[name], dict):
-            both[name] = {**first[name], **second[name]}
-    return both
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:
