@@ -77,9 +77,6 @@ class PretrainingTask(Task):
         self.augmentation = augmentation_names(settings.augmentation or "none", model.config.input_kind)
         self.collapse = CollapseWatch(model.config)
         self.active_units: dict[int, torch.Tensor] = {}
-        if settings.torch_compile:
-            for module in model.sim.conv_modules:
-                module.compile()
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
@@ -123,7 +120,6 @@ class PretrainingTask(Task):
         else:
             hidden_states, lengths = batch["hidden_states"], batch["lengths"]
         averages = None if accumulating else GradientAverages(placement)
-        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
         outputs = backward_modules(
             self.model,
             self.accelerator,
@@ -136,7 +132,7 @@ class PretrainingTask(Task):
             loss_scale=loss_scale,
             seed=self.settings.seed,
             step=step,
-            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            kl_weight_scale=self.settings.kl_weight_scale(step),
             gather_negatives=self.settings.gather_negatives,
         )
         rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
@@ -296,6 +292,9 @@ def build(
         check_negatives(model.config, data, settings, len(test_data))
     build_task = PretrainingTask if settings.objective == INFONCE else ViewTask
     task: Task = build_task(model, extractor, accelerator, data, settings, train_data, test_data)
+    if settings.torch_compile:
+        for module in model.sim.conv_modules:
+            module.compile()
     # Only the name of a folder, as the title appears in published figures.
     task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
     return task

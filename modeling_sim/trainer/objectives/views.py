@@ -89,9 +89,6 @@ class ViewTask(CropTask):
         self.augmentation = augmentation_names(settings.augmentation or default, config.input_kind)
         self.active_units: dict[int, torch.Tensor] = {}
         self.collapsed: set[int] = set()
-        if settings.torch_compile:
-            for module in self.model.conv_modules:
-                module.compile()
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
@@ -139,13 +136,12 @@ class ViewTask(CropTask):
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Losses and gradients of a batch; those of a module right after its forward pass if modules are isolated."""
-        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
         results = self._run(
             batch,
             batch["position"].tolist(),
             seed=self.settings.seed,
             step=step,
-            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            kl_weight_scale=self.settings.kl_weight_scale(step),
         )
         rows = torch.full((self.num_rows, len(self.metrics)), math.nan, device=self.accelerator.device)
         at_once = self.settings.execution == "joint" or not self.model.config.gradient_isolation
