@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,9 +157,7 @@ class PretrainingTask(Task):
     def evaluate(self) -> list[Scores]:
         """Scores of every module on the held-out split."""
         batches = self.held_out_batches(min_utterances=2 if self.model.config.negatives == "other_utterances" else 1)
-        return [
-            scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
-        ]
+        return [asdict(scores) for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")]
 
     def summary(self, scores: list[Scores]) -> str:
         """Contrastive accuracy of every module next to chance, KL and active units."""
