@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from benchmarks.encoding import in_turn
 from modeling_sim import SimModel
 from modeling_sim.analysis import bootstrap_interval, fit_linear_probe
 from modeling_sim.analysis.intervals import bootstrap_difference, confusions
@@ -60,16 +61,8 @@ class OnnxModules(SimModules):
         frames = {f"means.{module}": outputs[f"means.{module}"] for module in range(self.model.config.num_conv_modules)}
         if self.model.context is not None:
             frames["context"] = outputs["last_hidden_state"]
-        config, samples = self.model.config, batch["attention_mask"].sum(dim=1)
-        return {
-            config.module_names[module]: TimedFrames(
-                values,
-                config.num_frames(samples, module).tolist(),
-                float(config.frame_centers(1, module)[0]) / config.sampling_rate,
-                config.hop_length(module) / config.sampling_rate,
-            )
-            for module, values in enumerate(frames.values())
-        }
+        names = self.model.config.module_names
+        return {names[module]: self.timed(module, values, batch) for module, values in enumerate(frames.values())}
 
 
 def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -128,14 +121,9 @@ def speeds(model: SimModel, folders: Mapping[str, Path], repeats: int, counts: S
             inputs = {"input_values": audio.numpy(), "attention_mask": np.ones(audio.shape, np.int64)}
             calls: dict[str, Callable[[], Any]] = {"pytorch": lambda audio=audio: model(audio)}
             calls |= {name: lambda run=own.run, inputs=inputs: run(None, inputs) for name, own in sessions.items()}
-            times: dict[str, list[float]] = {name: [] for name in calls}
             with torch.inference_mode():
-                for _ in tqdm(range(repeats + 1), desc=f"{threads} threads, batch {batch_size}"):
-                    for name, call in calls.items():
-                        begin = time.perf_counter()
-                        call()
-                        times[name].append(time.perf_counter() - begin)
-            medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+                times = in_turn(calls, repeats)
+            medians = {name: statistics.median(values) for name, values in times.items()}
             rows.append(
                 {
                     "threads": threads,

@@ -11,34 +11,30 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim.data.audio import read_audio, read_header
 from modeling_sim.data.batches import crop_batches
 
+_RATE = 16_000
 
-def crop_against_file(
-    audio: dict[str, Any], *, crop_samples: int = 20_480, sampling_rate: int = 16_000, repeats: int = 50, seed: int = 0
-) -> dict[str, float]:
+
+def crop_against_file(audio: dict[str, Any], *, crop_samples: int = 20_480, repeats: int = 50) -> dict[str, float]:
     """Time to read one random crop, and the complete recording, with the disk's cache warm.
 
     Args:
         audio: The recording, as in the column `audio`.
-        crop_samples: Length of a crop, in samples at `sampling_rate`.
-        sampling_rate: Samples per second of the result.
+        crop_samples: Length of a crop, in samples at 16 kHz.
         repeats: Readings; the medians are given, which another program on the machine disturbs little.
-        seed: Seed of the crops' places.
 
     Returns:
         `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds` and `share`, the former by the latter.
     """
     header = read_header(audio)
-    length = len(read_audio(audio, sampling_rate=sampling_rate))
-    starts = np.random.default_rng(seed).integers(max(1, length - crop_samples), size=repeats)
+    length = len(read_audio(audio, sampling_rate=_RATE))
+    starts = np.random.default_rng(0).integers(max(1, length - crop_samples), size=repeats)
     crop = _median_seconds(
         [
-            lambda start=int(start): read_audio(
-                audio, start=start, num_samples=crop_samples, sampling_rate=sampling_rate
-            )
+            lambda start=int(start): read_audio(audio, start=start, num_samples=crop_samples, sampling_rate=_RATE)
             for start in starts
         ]
     )
-    file = _median_seconds([lambda: read_audio(audio, sampling_rate=sampling_rate)] * repeats)
+    file = _median_seconds([lambda: read_audio(audio, sampling_rate=_RATE)] * repeats)
     return {
         "file_seconds": header.num_samples / header.sampling_rate,
         "crop_milliseconds": 1000 * crop,

@@ -12,7 +12,9 @@ import re
 import sys
 import tomllib
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from matplotlib.figure import Figure
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_results, replacing
+from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, save_figure, style_of
 from modeling_sim.text import decimal, percent
 from studies import tables
@@ -43,11 +46,6 @@ _PAPER = {  # Denoodt et al. 2025: accuracies of syllables and vowels, in %
     "supervised": (83.3, 91.2),
 }
 _METHODS = ("SIM", "GIM", "CPC")
-# Networks of `studies/explorer/results/labels.json`, in order.
-_LABELED = (
-    *(f"`sim-readable-small`, trained on syllables, seed {seed}" for seed in range(3)),
-    "`sim-readable-small-librispeech`, trained on LibriSpeech",
-)
 _TASKS = ("published syllable", "word_disjoint syllable", "published vowel", "word_disjoint vowel")
 
 # Measures of each claim, in the order of the heat maps.
@@ -131,7 +129,7 @@ def results_page() -> str:
     return render(
         "results.md",
         run=run,
-        run_table=_table(
+        run_table=markdown_table(
             ["", *(module["name"] for module in run["modules"])],
             [
                 ["contrastive accuracy", *_each(run, "trained", "contrastive_accuracy")],
@@ -178,7 +176,7 @@ def _probe_table(results: Results) -> str:
                 *(_in_percent(measured[key].value) if key in measured else "-" for key in ("macro_f1", "selectivity")),
             ]
         )
-    return _table(["features", "accuracy", "interval", "macro F1", "selectivity"], rows)
+    return markdown_table(["features", "accuracy", "interval", "macro F1", "selectivity"], rows)
 
 
 def _abx_table(results: Results) -> str:
@@ -187,7 +185,7 @@ def _abx_table(results: Results) -> str:
         [name.replace(results.models[0], "trained"), *(_in_percent(measured[key].value) for key in titles)]
         for name, measured in results.by_features().items()
     ]
-    return _table(["features", *titles.values()], rows)
+    return markdown_table(["features", *titles.values()], rows)
 
 
 def _accuracy_table() -> str:
@@ -197,13 +195,13 @@ def _accuracy_table() -> str:
         run = read_results(CARD_RESULTS / f"{method.lower()}_artificial_small.json", schema=1)
         by_name = {module["name"]: module["trained"]["contrastive_accuracy"] for module in run["modules"]}
         rows.append([method, *(decimal(by_name.get(module)) for module in modules)])
-    return _table(["", *modules], rows)
+    return markdown_table(["", *modules], rows)
 
 
 def _probes_table() -> str:
     """Probes of the context on artificial speech, next to controls and to what the paper reports."""
     data = probes_of_artificial_speech()
-    return _table(
+    return markdown_table(
         ["", "syllables", "syllables, new words", "vowels", "vowels, new words", "paper: syllables, vowels"],
         [
             [name, *(_spread(data[task][name]) for task in _TASKS), _published(name)]
@@ -261,8 +259,18 @@ def _encoding_table(measured: list[dict[str, Any]]) -> str:
         ]
         for run in measured
     ]
-    return _table(
-        ["", "threads", "batch", "wav2vec2-base", "`SimModel`", "folded", "`embed`", "`embed` of folded"], rows
+    return markdown_table(
+        [
+            "",
+            "threads",
+            "batch",
+            "wav2vec2-base",
+            code("SimModel"),
+            "folded",
+            code("embed"),
+            Markdown("`embed` of folded"),
+        ],
+        rows,
     )
 
 
@@ -272,7 +280,7 @@ def _speed_table(speed: dict[str, Any]) -> str:
         stages = f", {len(way['stages'])} processes" if "stages" in way else ""
         rows.append(
             [
-                "plain implementation" if name == "plain" else f"`{name}`{stages}",
+                "plain implementation" if name == "plain" else Markdown(f"{code(name)}{stages}"),
                 decimal(way["samples_per_second"]),
                 f"{way['throughput_against_plain']:.2f} x",
                 f"{way['saved_megabytes']:.0f} MB" if "saved_megabytes" in way else "-",
@@ -280,19 +288,14 @@ def _speed_table(speed: dict[str, Any]) -> str:
                 f"{100 * way['share_of_bound']:.0f} %",
             ]
         )
-    return _table(
-        ["`--execution`", "samples/s", "throughput", "saved for backward", "peak", "of a large matrix product"], rows
+    return markdown_table(
+        [code("--execution"), "samples/s", "throughput", "saved for backward", "peak", "of a large matrix product"],
+        rows,
     )
 
 
 def _in_percent(value: float | None) -> str:
     return decimal(None if value is None else 100 * value, 1)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
 
 
 # ---------------------------------------------------------------------- explorer.md
@@ -326,16 +329,14 @@ def read_explorer(name: str) -> dict[str, Any]:
 def _labels_table(results: dict[str, Any]) -> str:
     """Labels and right ones of each network, over its modules, and of networks without training."""
     rows = []
-    if len(_LABELED) != results["trained"]["networks"]:
-        raise ValueError(f"labels.json has {results['trained']['networks']} trained networks; name each in `_LABELED`.")
-    for number, network in enumerate(_LABELED):
-        modules = [row for row in results["trained"]["modules"] if row["model"] == number]
+    for model, found in groupby(results["trained"]["modules"], key=itemgetter("model")):
+        modules = list(found)
         labels = [label for row in modules for label in row["labels"]]
         dims = sum(row["dimensions"] for row in modules)
-        rows.append([network, str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
+        rows.append([code(model), str(dims), str(len(labels)), str(sum(label["right"] for label in labels))])
     floor = results["untrained"]
     rows.append([f"without training, {floor['networks']} seeds", str(floor["dimensions"]), str(floor["labels"]), ""])
-    return _table(["network", "dimensions", "labels", "right"], rows)
+    return markdown_table(["network", "dimensions", "labels", "right"], rows)
 
 
 def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
@@ -347,7 +348,7 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), follows, *words])
-    return _table(["dimension", "follows most", "20 largest frames", "20 smallest frames"], rows)
+    return markdown_table(["dimension", "follows most", "20 largest frames", "20 smallest frames"], rows)
 
 
 # ---------------------------------------------------------------------- paper_claims.md
@@ -374,13 +375,13 @@ class Scores:
         found = self.verdicts(measure, rival)
         return f"{found['win']} better, {found['loss']} worse, {found['undecided']} undecided"
 
-    def means(self, measure: str, kind: str, field: str = "value") -> dict[tuple[str, str], float]:
+    def means(self, measure: str, kind: str) -> dict[tuple[str, str], float]:
         """Mean over seeds by corpus and module."""
         return {
             (name, module): float(np.mean(found))
             for name, results in self.results.items()
             for module in tables.modules_of(results)
-            if (found := tables.values_of(results, measure, module, kind, field))
+            if (found := tables.values_of(results, measure, module, kind))
         }
 
     def ratios(self, measure: str, rival: str) -> tuple[float, float]:

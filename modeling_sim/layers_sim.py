@@ -261,9 +261,9 @@ class SimConvLayer(nn.Module):
             inputs = F.pad(inputs, (0, 0, 0, padding))
         # Where strides leave inputs out, a frame waits for those before the next one: none is owed to a later call.
         frames = max(0, (inputs.shape[1] - (kernel if last else max(kernel, stride))) // stride + 1)
-        held = inputs[:, frames * stride :]
         if not frames:
-            return inputs.new_zeros(len(inputs), 0, self.out_channels), held
+            return inputs.new_zeros(len(inputs), 0, self.out_channels), inputs
+        held = inputs[:, frames * stride :].clone()  # a view would keep all inputs in memory
         needed = (frames - 1) * stride + kernel
         return self(inputs[:, :needed], is_padded=True), held
 

@@ -29,7 +29,8 @@ def feature_extractor_of(path: str) -> Any:
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(_input_kind(path), AutoFeatureExtractor)
+    kind = _input_kind(_config_of(path))
+    auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
     return auto.from_pretrained(path)
 
 
@@ -63,9 +64,7 @@ def load_encoder(path: str) -> SimModel:
         ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    check_encoder(path)
-    check_reads_audio(path)
-    return AutoModel.from_pretrained(path).float().eval()
+    return _encoder(path, _config_of(path))
 
 
 def load_audio_encoder(path: str) -> PreTrainedModel:
@@ -78,15 +77,14 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
     """
     config = _config_of(path)
     if config.model_type == SimConfig.model_type:
-        return load_encoder(path)
+        return _encoder(path, config)
     has_convolutions = hasattr(config, "conv_kernel") and hasattr(config, "conv_stride")
     if not is_codec(config) and (config.is_encoder_decoder or not has_convolutions):
         raise ValueError(
             f"{path} has model type {config.model_type!r}; give a SIM encoder, a speech encoder such as wav2vec2, "
             f"HuBERT, WavLM or data2vec-audio, or a codec ({', '.join(_CODECS)})."
         )
-    model: PreTrainedModel = AutoModel.from_pretrained(path).float().eval()
-    return model
+    return _load(path, config)
 
 
 def is_codec(config: PreTrainedConfig) -> bool:
@@ -96,13 +94,14 @@ def is_codec(config: PreTrainedConfig) -> bool:
 
 def load_decoder(path: str) -> SimDecoder:
     """A decoder, in float32 and in evaluation mode; raises like `load_encoder`."""
-    _check_type(path, SimDecoderConfig.model_type, "a decoder")
-    return AutoModel.from_pretrained(path).float().eval()
+    config = _config_of(path)
+    _check_type(path, config, SimDecoderConfig.model_type, "a decoder")
+    return _load(path, config)
 
 
 def check_encoder(path: str) -> None:
     """Checks that a checkpoint holds an encoder, by its configuration; raises like `load_encoder`."""
-    _check_type(path, SimConfig.model_type, "an encoder")
+    _check_type(path, _config_of(path), SimConfig.model_type, "an encoder")
 
 
 def check_reads_audio(path: str) -> None:
@@ -112,7 +111,21 @@ def check_reads_audio(path: str) -> None:
         ValueError: It reads images or text.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
-    kind = _input_kind(path)
+    _check_reads_audio(path, _config_of(path))
+
+
+def _encoder(path: str, config: PreTrainedConfig) -> SimModel:
+    _check_type(path, config, SimConfig.model_type, "an encoder")
+    _check_reads_audio(path, config)
+    return _load(path, config)
+
+
+def _load(path: str, config: PreTrainedConfig) -> Any:
+    return AutoModel.from_pretrained(path, config=config).float().eval()
+
+
+def _check_reads_audio(path: str, config: PreTrainedConfig) -> None:
+    kind = _input_kind(config)
     if kind != "waveform":
         raise ValueError(
             f"{path} has `input_kind` {kind!r}, but this command is for models of audio; in Python, "
@@ -120,14 +133,13 @@ def check_reads_audio(path: str) -> None:
         )
 
 
-def _input_kind(path: str) -> str:
-    return str(getattr(_config_of(path), "input_kind", "waveform"))
+def _input_kind(config: PreTrainedConfig) -> str:
+    return str(getattr(config, "input_kind", "waveform"))
 
 
-def _check_type(path: str, model_type: str, role: str) -> None:
-    found = _config_of(path).model_type
-    if found != model_type:
-        raise ValueError(f"{path} has model type {found!r}, which is not {role} ({model_type!r}).")
+def _check_type(path: str, config: PreTrainedConfig, model_type: str, role: str) -> None:
+    if config.model_type != model_type:
+        raise ValueError(f"{path} has model type {config.model_type!r}, which is not {role} ({model_type!r}).")
 
 
 def _config_of(path: str) -> PreTrainedConfig:

@@ -218,7 +218,7 @@ class SimConvModule(nn.Module):
             frames, is_padded = layer.num_frames(frames), margins is not None
             if lengths is not None:
                 lengths = layer.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, frames)
+                frame_mask = real_frames(lengths, frames)
             margins = layer.margins(following, frames, hidden_states.device)
             hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
         return hidden_states, frame_mask, lengths
@@ -251,7 +251,7 @@ def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
     return is_audio.sum(-1)
 
 
-def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+def real_frames(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """`(batch, frames)` bool, true at the first `lengths` frames."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
@@ -273,7 +273,7 @@ def draw_latents(
     if log_variance is None:
         return mean
     latents = _sample_gaussian(mean, log_variance, generator)
-    return latents if lengths is None else latents * _frame_mask(lengths, latents.shape[1])[..., None]
+    return latents if lengths is None else latents * real_frames(lengths, latents.shape[1])[..., None]
 
 
 # ---------------------------------------------------------------------- models
@@ -368,7 +368,7 @@ class SimModel(SimPreTrainedModel):
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
         """Mask of a module's frames, `(batch, frames_m)` int64, from the mask of the samples, `(batch, samples)`."""
         lengths = self.config.num_frames(_audio_lengths(attention_mask), module)
-        return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
+        return real_frames(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -445,7 +445,7 @@ class SimModel(SimPreTrainedModel):
         if held is not None:
             held[0] = state
         if lengths is not None:
-            context = context * _frame_mask(lengths, context.shape[1])[..., None]
+            context = context * real_frames(lengths, context.shape[1])[..., None]
         return context, None, lengths
 
     def initial_state(self, batch_size: int = 1) -> list[torch.Tensor]:
@@ -592,7 +592,7 @@ class SimModel(SimPreTrainedModel):
         frame_mask = (
             torch.ones(batch, frames, dtype=torch.long, device=hidden_states.device)
             if lengths is None
-            else _frame_mask(lengths, frames).long()
+            else real_frames(lengths, frames).long()
         )
         return SimModelOutput(
             last_hidden_state=hidden_states,
@@ -683,7 +683,7 @@ class SimForPreTraining(SimPreTrainedModel):
             generator = torch.Generator().manual_seed(0)
         inputs = hidden_states.detach() if self.config.gradient_isolation else hidden_states
         mean, log_variance, lengths = self.sim.encode_module(module, inputs, lengths)
-        frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
+        frame_mask = None if lengths is None else real_frames(lengths, mean.shape[1])
 
         hidden_state = draw_latents(mean, log_variance if sample else None, lengths, generator)
 
@@ -1062,4 +1062,5 @@ __all__ = [
     "SimModuleOutput",
     "SimPreTrainedModel",
     "draw_latents",
+    "real_frames",
 ]

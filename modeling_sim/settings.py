@@ -378,7 +378,8 @@ def parse_arguments(
         argv: Flags; those of the process if `None`.
         classes: Dataclasses of the settings.
         command: Name of the command in messages; the program's name if `None`.
-        positional: Fields that may also be given as positional arguments, in this order.
+        positional: Fields that may also be given as positional arguments, in this order; a list, which can only be the
+            last one, gets all that follow.
 
     Returns:
         An instance of each class.
@@ -400,12 +401,13 @@ def parse_arguments(
         classes,
         with_help=bool({"-h", "--help"} & {*argv}),
         prog=command,
-        usage=" ".join(["%(prog)s", *(f"[{name}]" for name in positional), "[--config FILE] [--SETTING VALUE ...]"]),
         description=description,
         epilog=explain_settings(given.corpus) if given.corpus in corpus_names() else None,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    places = [f"[{name} ...]" if parser.is_list(name) else f"[{name}]" for name in positional]
+    parser.usage = " ".join(["%(prog)s", *places, "[--config FILE] [--SETTING VALUE ...]"])
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(argv)
     argv = parser.with_values_of_bools(argv)
@@ -416,13 +418,11 @@ def parse_arguments(
     needed = parser.make_optional(positional)
     *parsed, words = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     groups = tuple(parsed[: len(classes)])  # what follows holds `config`
-    unknown = [word for word in words if word.startswith("-")] + words[len(positional) :]
-    if unknown:
-        parser.error(f"unexpected argument {unknown[0]!r}.")
+    by_place = parser.values_by_place(positional, words)
     for group in groups:
-        for name, word in zip(positional, words, strict=False):
+        for name, value in by_place.items():
             if hasattr(group, name):
-                setattr(group, name, word)
+                setattr(group, name, value)
         for name in needed & vars(group).keys():
             if getattr(group, name) is None:
                 parser.error(f"`{name}` is missing.")
@@ -493,6 +493,20 @@ class _Parser(HfArgumentParser):
             action = self._option_string_actions[f"--{key}"]
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value)})
+
+    def is_list(self, name: str) -> bool:
+        """Whether a setting has several values."""
+        return self._option_string_actions[f"--{name}"].nargs == "+"
+
+    def values_by_place(self, names: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
+        """Values of positional arguments by their names; ends the command at a word that is none."""
+        values: list[Any] = list(words)
+        if names and self.is_list(names[-1]) and len(words) >= len(names):
+            values[len(names) - 1 :] = [words[len(names) - 1 :]]
+        unknown = [word for word in words if word.startswith("-")] + values[len(names) :]
+        if unknown:
+            self.error(f"unexpected argument {unknown[0]!r}.")
+        return dict(zip(names, values, strict=False))
 
     def make_optional(self, names: Sequence[str]) -> set[str]:
         """Makes the flags of positional arguments optional, and returns the names that still need a value."""

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
+from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
-from modeling_sim.settings import HelpFormatter
+from modeling_sim.settings import HelpFormatter, merged
 from modeling_sim.text import in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,13 +141,13 @@ class Study:
     Args:
         script: The file that calls `main` with it.
         description: What the command does, for `--help`.
-        rows: The rows of a scale, in their order.
+        rows: The rows, in their order.
         write_page: Writes tables and pictures of whatever results there are into a folder.
     """
 
     script: Path
     description: str
-    rows: Callable[[Scale], list[StudyRow]]
+    rows: list[StudyRow]
     write_page: "Callable[[Place], None]"
 
     @property
@@ -172,7 +173,7 @@ class Place:
     @property
     def rows(self) -> list[StudyRow]:
         """The rows, in order."""
-        return self.study.rows(self.scale)
+        return self.study.rows
 
     def result(self, row: StudyRow) -> dict[str, Any] | None:
         """The results of a row, if it is done.
@@ -215,7 +216,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="small", help="sizes of models and runs")
     parser.add_argument("--corpus", choices=LABELS, default="synthetic_syllables", help="data")
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
-    parser.add_argument("--budget", type=seconds_of, default=0.0, help="as '8h' or '30m'; 0 for no limit")
+    parser.add_argument("--budget", type=seconds_of, help="limit of time, as '8h' or '30m'")
     parser.add_argument("--processes", type=int, default=1, help="rows that run at the same time, one GPU each if any")
     parser.add_argument("--device", default="cpu", help="device of the measures; trainings use a GPU if there is one")
     parser.add_argument("--results", type=Path, help="folder of results; by default in the study's folder")
@@ -255,12 +256,6 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
             _run_all(place, given)
         study.write_page(place)
         print(f"tables and pictures in {place.results}")
-
-
-def seconds_of(text: str) -> float:
-    """Seconds of a duration such as '8h', '30m', '90s' or '90'."""
-    factor = {"h": 3600, "m": 60, "s": 1}.get(text[-1:], 0)
-    return float(text[:-1]) * factor if factor else float(text)
 
 
 def _duration(seconds: float) -> str:
@@ -499,15 +494,6 @@ def score_of(result: dict[str, Any]) -> float:
     rows = next(iter(result["labels"].values()))
     own = [each for each in rows if each["measure"] == "linear_accuracy" and each["kind"] == result["row"]["kind"]]
     return max((each["value"] for each in own if each["value"] is not None), default=-1.0)
-
-
-def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Settings with those of a second dict on top, also within mappings."""
-    both = {**first, **second}
-    for name in first.keys() & second.keys():
-        if isinstance(first[name], dict):
-            both[name] = {**first[name], **second[name]}
-    return both
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:

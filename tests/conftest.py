@@ -1,9 +1,9 @@
 """What the tests share: tiny models, seeded inputs, a Hub and the real speech next to the checkout."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -96,8 +96,8 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setenv("HF_TOKEN", "hf_owner")
-        monkeypatch.setattr("modeling_sim.hub.upload.RETRY_SECONDS", (0.01, 0.01))
-        monkeypatch.setattr("huggingface_hub.utils._http.time", Mock())  # that it sleeps by between its own tries
+        sleep = time.sleep  # as before a retry
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
         yield server
 
 

@@ -12,6 +12,7 @@ import pytest
 import modeling_sim
 from modeling_sim import SimConfig, cli
 from modeling_sim.commands.curves import CurvesArguments
+from modeling_sim.evaluation.settings import ProbeArguments
 from modeling_sim.hub.settings import PublishArguments
 from modeling_sim.settings import Preset, parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING
@@ -150,6 +151,12 @@ def test_a_folder_that_is_missing_is_named(capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", [], (CurvesArguments,), positional=["output_dir"])
     assert "output_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["a", "--seed", "1", "b"], ["--seed", "1", "--model", "a", "b"]])
+def test_a_list_gets_all_words(words):
+    (settings,) = parse_arguments("", words, (ProbeArguments,), positional=["model"])
+    assert settings == ProbeArguments(model=["a", "b"], seed=1, corpus_settings={})
 
 
 def test_flags_may_stand_on_both_sides_of_a_value_without_one():

@@ -13,6 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 from hub_server import Fault, HubServer, User
+from test_remote_code import WITHOUT_THE_PACKAGE
 
 from modeling_sim import (
     SimFeatureExtractor,
@@ -26,19 +27,6 @@ from modeling_sim.hub.upload import upload
 ROOT = Path(__file__).parent.parent
 CLASSES = [SimForPreTraining, SimForSequenceClassification, SimForAudioFrameClassification]
 
-WITHOUT_THE_PACKAGE = """
-import sys
-
-
-class WithoutThePackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_sim", "training"):
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, WithoutThePackage())
-MORE = {"trust_remote_code": True}
-"""
 WITH_THE_PACKAGE = """
 import sys
 sys.path.insert(0, ROOT)
@@ -132,7 +120,8 @@ def loaded(request, hub, pushed, noise, tmp_path_factory):
         ["AutoModel", "org/closed", None],
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    start = WITHOUT_THE_PACKAGE if request.param == "without the package" else WITH_THE_PACKAGE
+    without = WITHOUT_THE_PACKAGE + 'MORE = {"trust_remote_code": True}\n'
+    start = without if request.param == "without the package" else WITH_THE_PACKAGE
     run(start.replace("ROOT", repr(str(ROOT))) + PROGRAM, folder, hub.environment(folder / "hf"))
     return torch.load(folder / "results.pt", weights_only=False), jobs
 

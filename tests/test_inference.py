@@ -150,6 +150,8 @@ def test_the_state_is_a_few_frames_per_layer():
     assert len(sizes) == 1
     kernels = [kernel for kernels in model.config.conv_kernel for kernel in kernels]
     assert all(tensor.shape[1] < kernel for tensor, kernel in zip(state, kernels, strict=False))
+    held = state[: len(kernels)]  # the last one is of the GRU
+    assert [tensor.untyped_storage().nbytes() for tensor in held] == [tensor.nbytes for tensor in held]
 
 
 # ---------------------------------------------------------------------- folded weights, long audio

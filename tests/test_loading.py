@@ -52,5 +52,11 @@ def test_a_model_of_the_hub_loads_and_then_from_the_cache_without_the_check(hub,
     api.create_repo("org/sim")
     api.upload_folder(repo_id="org/sim", folder_path=tmp_path / "saved")
     assert loading.load_encoder("org/sim").num_parameters() == model.num_parameters()
+    # The check of the command, and the configuration itself.
+    assert [request.split()[0] for request in hub.requests if request.endswith("/config.json")] == [
+        "HEAD",
+        "HEAD",
+        "GET",
+    ]
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("asked again"))
     loading.check_encoder("org/sim")

@@ -31,9 +31,7 @@ AUTO = {
 }
 CODE = ["configuration_sim.py", "layers_sim.py", "modeling_sim.py", "objectives_sim.py"]
 
-# Loads every folder named in `folders.json` with every Auto class, and saves what it loaded again.
-PROGRAM = f"""
-import json
+WITHOUT_THE_PACKAGE = """
 import sys
 
 
@@ -44,6 +42,12 @@ class WithoutThePackage:
 
 
 sys.meta_path.insert(0, WithoutThePackage())
+"""
+"""Start of a program in which the package cannot be imported."""
+
+# Loads every folder named in `folders.json` with every Auto class, and saves what it loaded again.
+PROGRAM = f"""{WITHOUT_THE_PACKAGE}
+import json
 
 import torch
 import transformers

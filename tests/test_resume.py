@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from modeling_sim.commands import pretrain
-from modeling_sim.data.batches import ReaderError
+from modeling_sim.data.batches import ReaderError, crop_batches
 from modeling_sim.trainer import checkpoints
 from modeling_sim.trainer import pretraining as pretraining_task
 from modeling_sim.trainer.checkpoints import find_checkpoint
@@ -350,16 +350,15 @@ def test_a_log_on_a_full_disk_keeps_complete_lines(tmp_path, monkeypatch, capsys
 def test_what_ends_a_reader_ends_the_run_after_a_save_of_complete_steps(tmp_path, monkeypatch, accumulated):
     """The batch that cannot be read is in the middle of step 8."""
     flags = ["--gradient_accumulation_steps", str(accumulated)]
-    crops = pretraining_task.crop_batches
 
     def breaking(*arguments, **more):
-        for number, batch in enumerate(crops(*arguments, **more)):
+        for number, batch in enumerate(crop_batches(*arguments, **more)):
             if number == 7 * accumulated + accumulated // 2:
                 raise ReaderError("a reader process (pid 1) was killed")
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining_task, "crop_batches", breaking)
+        patch.setattr("modeling_sim.trainer.task.crop_batches", breaking)
         with pytest.raises(SystemExit, match="checkpoint-7") as stopped:
             train(tmp_path / "broken", *flags)
     assert len(str(stopped.value).splitlines()) == 1

@@ -28,8 +28,7 @@ THEORY = ROOT / "docs" / "theory.md"
 SIMCLR = {"preset": "gim-small", "objective": "simclr", "objective_settings": {"num_frames": 32}}
 
 
-def tiny_rows(scale):
-    assert scale.steps == 4
+def tiny_rows():
     tuning = [
         StudyRow(f"simclr-tune{number}", "SimCLR", {**SIMCLR, "learning_rate": rate}, views=2, tuning=True)
         for number, rate in enumerate((1e-3, 3e-3))
@@ -55,7 +54,7 @@ def place_of(study, folder, corpus="synthetic_syllables", scale="tiny"):
 
 def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
     monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (Label("phones", "probes"),))
-    place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows, tiny_page), tmp_path)
+    place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page), tmp_path)
     rows = {row.name: row for row in place.rows}
     killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
     assert place.result(rows["sim-0"]) is None
@@ -84,7 +83,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
-    study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows, tiny_page)
+    study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page)
     place = place_of(study, tmp_path)
     row = place.rows[0]
     other = {**asdict(row), "seed": 7}
@@ -103,7 +102,7 @@ def test_a_killed_command_leaves_no_process_and_resumes(tmp_path):
         f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from test_studies import tiny_page, tiny_rows\n"
         "from studies.runner import Study, main\n"
-        "main(Study(Path(__file__), 'Tiny.', tiny_rows, tiny_page))\n"
+        "main(Study(Path(__file__), 'Tiny.', tiny_rows(), tiny_page))\n"
     )
     folders = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     command = [sys.executable, str(script), "--scale", "tiny", *folders]
@@ -128,7 +127,7 @@ def test_a_killed_command_leaves_no_process_and_resumes(tmp_path):
 
 @pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
 def test_plans_have_unique_names_and_equal_tuning(study):
-    rows = study.rows(SCALES["small"])
+    rows = study.rows
     assert len({row.name for row in rows}) == len(rows)
     by_name = {row.name: row for row in rows}
     for number, row in enumerate(rows):
@@ -194,10 +193,6 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
     page = (place.results / PAGE_NAME).read_text()
     assert "- module 2: accuracy stays within" in page
     assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000
-
-
-def test_durations():
-    assert [runner.seconds_of(text) for text in ("8h", "30m", "90s", "5")] == [28_800, 1800, 90, 5]
 
 
 # ---------------------------------------------------------------------- agreement of seeds

@@ -187,7 +187,8 @@ def concentration(
     _check_test(train_features, test_features, test_labels)
 
     probe = probe or fit_linear_probe(train_features, train_labels, num_classes, l2=l2, device=device)
-    correlation = _covariance((train_features - probe.mean) / probe.scale)
+    centered = (train_features - probe.mean) / probe.scale
+    correlation = centered.T @ centered / len(centered)
     gap = _rotation_gaps(
         lambda rotation: {"": gini(_rotated_weights(probe.weight, correlation, rotation))},
         train_features.shape[1],
@@ -507,10 +508,6 @@ def _rotated_weights(weight: np.ndarray, covariance: np.ndarray, rotation: np.nd
         return weight
     variance = np.einsum("ij,ij->j", rotation, covariance @ rotation)
     return standardized_weights(weight @ rotation, np.sqrt(variance.clip(min=0.0)))
-
-
-def _covariance(centered: np.ndarray) -> np.ndarray:
-    return centered.T @ centered / len(centered)
 
 
 def _magnitudes(weights: np.ndarray) -> np.ndarray:

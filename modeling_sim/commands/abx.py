@@ -1,6 +1,6 @@
 """Measures how well modules and layers discriminate phones (ABX), next to controls.
 
-    modeling-sim abx --model runs/sim-small --corpus librispeech --data_dir LibriSpeech
+    modeling-sim abx runs/sim-small --corpus librispeech --data_dir LibriSpeech
 
 The error is the fraction of triples in which a token of a phone is closer to a token of another phone than to one of
 the same phone; chance is 50 %. Tokens are segments of the alignment, read every 10 ms, without silence and noise.
@@ -21,7 +21,7 @@ from modeling_sim.evaluation.settings import AbxArguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    with command("abx", __doc__, argv, AbxArguments) as (settings,):
+    with command("abx", __doc__, argv, AbxArguments, positional=["model"]) as (settings,):
         from modeling_sim.evaluation.engine import abx  # noqa: PLC0415 - imports torch
         from modeling_sim.evaluation.pictures import table  # noqa: PLC0415
 

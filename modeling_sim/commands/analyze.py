@@ -1,6 +1,6 @@
 r"""Measures every module of models next to controls, and writes a report with figures and sounds.
 
-    modeling-sim evaluate --model runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
+    modeling-sim evaluate runs/sim-0 runs/sim-1 runs/gim-0 runs/gim-1 --decoder runs/decoder-sim-0 \
         --corpus artificial_speech --data_dir ... --corpus_settings '{units: syllables}' --label syllable
 
 Models with equal configurations are seeds of one method. The method of the first model is compared with the others.
@@ -38,7 +38,7 @@ from modeling_sim.evaluation.settings import AnalysisArguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    with command("evaluate", __doc__, argv, AnalysisArguments) as (settings,):
+    with command("evaluate", __doc__, argv, AnalysisArguments, positional=["model"]) as (settings,):
         from transformers.utils import logging  # noqa: PLC0415 - imports torch
 
         from modeling_sim.evaluation.engine import evaluate  # noqa: PLC0415

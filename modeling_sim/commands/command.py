@@ -28,7 +28,7 @@ def command(
         description: What the command does, for `--help`.
         argv: Flags; those of the process if `None`.
         classes: Dataclasses of the settings; one instance of each is yielded.
-        positional: Settings that may also be given as positional arguments, in this order.
+        positional: Settings that may also be given as positional arguments; see `parse_arguments`.
 
     Raises:
         SystemExit: A setting is invalid, or there is an error with a file, the data or the Hub; the message has one

@@ -1,10 +1,10 @@
 """Trains probes (small classifiers) on frozen models, and compares them with controls.
 
-    modeling-sim probe --model runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
+    modeling-sim probe runs/sim-small --corpus librispeech --data_dir LibriSpeech --label phones
 
 Speech encoders and codecs of transformers can be measured next to SIM, layer by layer:
 
-    modeling-sim probe --model runs/sim-small facebook/wav2vec2-base kyutai/mimi --corpus librispeech ...
+    modeling-sim probe runs/sim-small facebook/wav2vec2-base kyutai/mimi --corpus librispeech ...
 
 All rows of the table use the same task and the same items. There are rows for chance (the most frequent class), for
 log-mel and MFCC frames, and for every module or layer of each model. Each model is shown next to its untrained
@@ -24,7 +24,7 @@ from modeling_sim.evaluation.settings import ProbeArguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    with command("probe", __doc__, argv, ProbeArguments) as (settings,):
+    with command("probe", __doc__, argv, ProbeArguments, positional=["model"]) as (settings,):
         from modeling_sim.evaluation.engine import probe  # noqa: PLC0415 - imports torch
         from modeling_sim.evaluation.pictures import table  # noqa: PLC0415
 

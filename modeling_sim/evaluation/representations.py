@@ -219,16 +219,20 @@ class SimModules(Representation):
             generator=self._generator(batch["id"][0]) if self.sample else None,
             output_hidden_states=True,
         )
-        samples = mask.sum(dim=1)
         return {
-            config.module_names[module]: TimedFrames(
-                outputs.hidden_states[module].float().cpu().numpy(),
-                config.num_frames(samples, module).tolist(),
-                float(config.frame_centers(1, module)[0]) / config.sampling_rate,
-                config.hop_length(module) / config.sampling_rate,
-            )
+            config.module_names[module]: self.timed(module, outputs.hidden_states[module].float().cpu().numpy(), batch)
             for module in self.modules.values()
         }
+
+    def timed(self, module: int, values: np.ndarray, batch: Mapping[str, Any]) -> TimedFrames:
+        """Frames of a module, `(utterances, frames, channels)`, with their places in the audio of a batch."""
+        config = self.model.config
+        return TimedFrames(
+            values,
+            config.num_frames(batch["attention_mask"].sum(dim=1), module).tolist(),
+            float(config.frame_centers(1, module)[0]) / config.sampling_rate,
+            config.hop_length(module) / config.sampling_rate,
+        )
 
 
 def method_of(config: SimConfig) -> str:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from modeling_sim import SimDecoder
 from modeling_sim.analysis import FrameMoments, LinearTransform, Moment, loudest_moments, mean_correlation_coefficient
 from modeling_sim.analysis.concentration import rotation_gap
-from modeling_sim.data.audio import AudioError, read_audio, read_header
+from modeling_sim.data.audio import read_audio, read_header
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from modeling_sim.data.corpora.contract import class_label, is_frame_label
 from modeling_sim.evaluation.axes import drawn_utterances, find_axes, frame_moments
@@ -188,17 +188,14 @@ class Explorer:
                 "(`max_megabytes`)."
             )
         audio = {"path": str(path), "bytes": None}
-        try:
-            header = read_header(audio)
-            seconds = header.num_samples / header.sampling_rate
-            if seconds > self.arguments.max_seconds:
-                raise ValueError(
-                    f"the recording has {seconds:.1f} s; give one of at most {self.arguments.max_seconds:g} s "
-                    "(`max_seconds`)."
-                )
-            samples = read_audio(audio, sampling_rate=LABEL_RATE)
-        except AudioError as error:  # its message contains the path on this machine
-            raise ValueError(str(error).replace(str(path), path.name)) from error
+        header = read_header(audio)
+        seconds = header.num_samples / header.sampling_rate
+        if seconds > self.arguments.max_seconds:
+            raise ValueError(
+                f"the recording has {seconds:.1f} s; give one of at most {self.arguments.max_seconds:g} s "
+                "(`max_seconds`)."
+            )
+        samples = read_audio(audio, sampling_rate=LABEL_RATE)
         return Utterance(path.name, samples, LABEL_RATE)
 
     # ------------------------------------------------------------------ features of a model

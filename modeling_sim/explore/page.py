@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,8 +41,11 @@ _UPLOADS_AGE = (3600, 86_400)
 _FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 _MONO = ["ui-monospace", "monospace"]
 
+# Folders of an absolute path in a message: whoever sees the page need not know the folders of the server.
+_FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])+")
 
-def _shown(view: Callable[..., Any]) -> Callable[..., Any]:
+
+def shown(view: Callable[..., Any]) -> Callable[..., Any]:
     """Shows an error that the user can fix, in place of the view."""
 
     @functools.wraps(view)
@@ -49,7 +53,7 @@ def _shown(view: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return view(*arguments)
         except (ValueError, OSError) as error:
-            return views.note(f"This cannot be shown: {error}")
+            return views.note(f"This cannot be shown: {_FOLDERS.sub('', str(error))}")
 
     return safe
 
@@ -269,8 +273,8 @@ def build(explorer: Explorer) -> gr.Blocks:
         top = _top(page, *start)
         with gr.Tab("Listen"):
             quantity = gr.Radio(list(views.QUANTITIES), value=views.QUANTITIES[0], label="Heat map of")
-            listening = gr.HTML(_shown(page.listen)(0, None, *start, views.QUANTITIES[0]), elem_id="listen")
-            labels = gr.HTML(_shown(page.labels)(*start))
+            listening = gr.HTML(shown(page.listen)(0, None, *start, views.QUANTITIES[0]), elem_id="listen")
+            labels = gr.HTML(shown(page.labels)(*start))
         with gr.Tab("A dimension") as dimension_tab:
             chosen = gr.Dropdown(label="Dimension", filterable=True, **_dims(explorer, *start))
             about = gr.HTML(elem_id="dimension")
@@ -278,8 +282,8 @@ def build(explorer: Explorer) -> gr.Blocks:
         if len(page.models) > 1:
             _compare_tab(page, top)
 
-        heat = (_shown(page.listen), [*top.source, *top.place, quantity], listening)
-        one = (_shown(page.dimension), [*top.place, chosen], about)
+        heat = (shown(page.listen), [*top.source, *top.place, quantity], listening)
+        one = (shown(page.dimension), [*top.place, chosen], about)
         controls = [labels, chosen, moving.dims, *moving.sliders, moving.group]
 
         def refreshed(model: str, feature: str, axes: str) -> list[Any]:
@@ -346,12 +350,12 @@ def _move_tab(page: Page, top: _Top, *start: str) -> _Moving:
                 share = gr.Slider(0, 1, 0.5, step=0.05, label="Share: 0 changes nothing, 1 is an exchange")
             go = gr.Button("Play", variant="primary", elem_id="mix")
             blend = gr.HTML(elem_id="mixed")
-    sound = (_shown(page.moved), [*top.source, *top.place, dims, *sliders], decoded)
+    sound = (shown(page.moved), [*top.source, *top.place, dims, *sliders], decoded)
     tab.select(*sound)
     for slider in sliders:
         slider.input(*sound, trigger_mode="always_last", show_progress="minimal")
     reset.click(lambda: [0] * _NUM_SLIDERS, None, sliders).then(*sound)
-    go.click(_shown(page.mixed), [*top.source, *top.place, other, share, group, dims], blend)
+    go.click(shown(page.mixed), [*top.source, *top.place, other, share, group, dims], blend)
     return _Moving(tab, dims, sliders, group, sound)
 
 
@@ -365,7 +369,7 @@ def _compare_tab(page: Page, top: _Top) -> None:
             ]
         side = gr.HTML(elem_id="compare")
     for event in (tab.select, *(each.input for each in features)):
-        event(_shown(page.compared), [*top.source, top.axes, *features], side, show_progress="minimal")
+        event(shown(page.compared), [*top.source, top.axes, *features], side, show_progress="minimal")
 
 
 def _numbered(explorer: Explorer) -> list[tuple[str, int]]:

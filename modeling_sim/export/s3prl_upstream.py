@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling_sim.loading import feature_extractor_of, load_encoder
+from modeling_sim.modeling_sim import real_frames
 
 
 class UpstreamExpert(nn.Module):
@@ -46,7 +47,7 @@ class UpstreamExpert(nn.Module):
         padded = pad_sequence(waveforms, batch_first=True)
         padded = nn.functional.pad(padded, (0, max(0, config.receptive_field() - padded.shape[1])))
         lengths = torch.tensor([len(wav) for wav in waveforms], device=padded.device)
-        mask = (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).long()
+        mask = real_frames(lengths, padded.shape[1]).long()
         outputs = self.model(padded, mask, sample=False)
         frames = outputs.last_hidden_state.shape[1]
         states = [self._at_last_rate(means, module, frames) for module, means in enumerate(outputs.means)]

@@ -240,12 +240,8 @@ def _linestyle(dashes: str) -> Any:
     return (0, tuple(map(float, dashes.split()))) if dashes else "-"
 
 
-def _key(label: str, style: tuple[str, str]) -> Key:
-    return Key(label, *style)
-
-
 def _kind_legend(_: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind]) -> list[Key]:
-    return [_key(kind.name, kind_style(kinds, kind.name)) for kind in shown]
+    return [Key(kind.name, *kind_style(kinds, kind.name)) for kind in shown]
 
 
 def _control_legend(entries: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind]) -> list[Key]:
@@ -273,7 +269,7 @@ def _accuracy_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: st
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     chances = sorted({entry["chance"] for entry in entries if entry.get("chance") is not None})
     for chance in chances:
-        _reference(axis, chance)
+        axis.axhline(chance, color=_INK, linestyle=":", linewidth=1)
     note = f"Dotted: chance, {' and '.join(percent(chance) for chance in chances)}." if chances else ""
     yield Panel(note, figure, f"accuracy-{module}", f"Accuracy by dimensions in {module}. {' '.join(summaries)}")
 
@@ -345,10 +341,6 @@ def _logarithmic(axis: Axes, ks: Sequence[int]) -> None:
     axis.xaxis.set_major_locator(FixedLocator(powers))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
-
-
-def _reference(axis: Axes, value: float) -> None:
-    axis.axhline(value, color=_INK, linestyle=":", linewidth=1)
 
 
 # ---------------------------------------------------------------------- best dimensions

@@ -15,7 +15,6 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimConfig, SimForAudioFrameClassification, SimForSequenceClassification
 from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
-from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
@@ -121,17 +120,7 @@ class ClassificationTask(CropTask):
         Pieces of an utterance longer than 40 seconds count as utterances; see `utterance_batches`.
         """
         model, accelerator = self.model, self.accelerator
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            columns=self.columns,
-            cut=True,
-        )
+        batches = self.held_out_batches()
         model.eval()
         found: list[tuple[float, dict[str, np.ndarray]]] = []
         for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):

@@ -15,9 +15,9 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
-from modeling_sim.data.batches import utterance_batches
 from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.modeling_sim import real_frames
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
@@ -82,19 +82,15 @@ class DecodingTask(CropTask):
     @torch.no_grad()
     def standardize(self) -> None:
         """Sets the decoder's mean and scale from the latents, and measures the relative noise of the Gaussians."""
-        config, module = self.encoder.config, self.module
         batches = iter(self.batches(0))
         means, noises = [], []
         for _ in range(-(-_STANDARDIZED_ON // self.settings.batch_size)):
             inputs, mask = to_device(next(batches), self.accelerator.device)
-            hidden_states, lengths = self.encoder.prepare_inputs(inputs, mask)
-            for number in range(module + 1):
-                hidden_states, log_variance, lengths = self.encoder.encode_module(number, hidden_states, lengths)
-            real = slice(None)
-            if lengths is not None:
-                real = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]  # type: ignore[assignment]
-            means.append(hidden_states[real].reshape(-1, hidden_states.shape[-1]).float())
-            if log_variance is not None and config.latent_distribution == "gaussian":
+            modules = self.encoder.module_latents(inputs, mask)
+            _, mean, log_variance, lengths = next(itertools.islice(modules, self.module, None))
+            real = slice(None) if lengths is None else real_frames(lengths, mean.shape[1])
+            means.append(mean[real].reshape(-1, mean.shape[-1]).float())
+            if log_variance is not None:
                 noises.append(log_variance[real].reshape(-1, log_variance.shape[-1]).float().exp())
         frames = torch.cat(means)
         variance = frames.var(dim=0)
@@ -137,16 +133,7 @@ class DecodingTask(CropTask):
         Scores of an utterance longer than 40 seconds are means over its pieces; see `utterance_batches`.
         """
         accelerator, device = self.accelerator, self.accelerator.device
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=1,  # padding would change the spectra
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            cut=True,
-        )
+        batches = self.held_out_batches(batch_size=1)  # padding would change the spectra
         log_mel = reconstruction_loss("log_mel", self.model.config.sampling_rate)
         self.model.eval()
         found: list[tuple[str, dict[str, float]]] = []

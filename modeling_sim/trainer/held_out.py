@@ -1,6 +1,6 @@
 """Pretraining losses of a model on a complete held-out data set."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,10 +29,6 @@ class ModuleScores:
     contrastive_accuracy: float
     kl: float
     active_units: int
-
-    def as_dict(self) -> dict[str, float]:
-        """The scores by name."""
-        return asdict(self)
 
 
 @torch.no_grad()

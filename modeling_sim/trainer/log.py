@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from modeling_sim.files import finite_or_none, replacing
+from modeling_sim.text import printable, utf8_name
 
 # Scores of one module by name; NaN if a score does not apply.
 Scores = dict[str, float]
@@ -44,11 +45,6 @@ def prepare_output(*, disable_tqdm: bool = False) -> None:
 def bars_are_shown(accelerator: Accelerator) -> bool:
     """Whether this process shows progress bars; see `prepare_output`."""
     return _terminal["bars"] and accelerator.is_main_process
-
-
-def readable(name: str) -> str:
-    """Escapes characters of a path that are not UTF-8, since it is drawn and published."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class MetricMeans:
@@ -99,7 +95,8 @@ class Log:
     def __init__(
         self, path: Path, accelerator: Accelerator, *, title: str, row_names: Sequence[str], chance: float | None
     ) -> None:
-        self.path, self.accelerator, self.title = path, accelerator, readable(title)
+        self.path, self.accelerator = path, accelerator
+        self.title = utf8_name(title)  # may hold a path, and is drawn and published
         self.row_names, self.chance = list(row_names), chance
         self.started = time.perf_counter()
 
@@ -145,7 +142,7 @@ class Log:
     def say(self, sentence: str) -> None:
         """Prints a line above the progress bar, only in the main process; escapes nonprintable characters."""
         if self.accelerator.is_main_process:
-            tqdm.write("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in sentence))
+            tqdm.write(printable(sentence))
             sys.stdout.flush()  # for readers that follow a log file
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.processing_sim import new_processor
@@ -54,6 +53,7 @@ class PretrainingTask(Task):
     """
 
     metrics = ("loss", "contrastive_loss", "contrastive_accuracy", "kl")
+    settings: PretrainingArguments
 
     def __init__(
         self,
@@ -77,9 +77,6 @@ class PretrainingTask(Task):
         self.augmentation = augmentation_names(settings.augmentation or "none", model.config.input_kind)
         self.collapse = CollapseWatch(model.config)
         self.active_units: dict[int, torch.Tensor] = {}
-        if settings.torch_compile:
-            for module in model.sim.conv_modules:
-                module.compile()
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
@@ -102,27 +99,8 @@ class PretrainingTask(Task):
 
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
         """Crops, or latents from another process or from the cache."""
-        share: dict[str, Any] = {
-            "batch_size": self.settings.batch_size,
-            "seed": self.settings.seed,
-            "start_position": position,
-            "process_index": self.placement.replica,
-            "num_processes": self.placement.num_replicas,
-        }
-        latents = self.schedule.latents(self.trained, **share)
-        if latents is not None:
-            return latents
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,
-            keep_in_memory=self.data.keep_in_memory,
-            **share,
-        )
+        latents = self.schedule.latents(self.trained, **self.share(position))
+        return super().batches(position) if latents is None else latents
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Runs this process' modules on a batch; see `greedy.py`."""
@@ -142,7 +120,6 @@ class PretrainingTask(Task):
         else:
             hidden_states, lengths = batch["hidden_states"], batch["lengths"]
         averages = None if accumulating else GradientAverages(placement)
-        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
         outputs = backward_modules(
             self.model,
             self.accelerator,
@@ -155,7 +132,7 @@ class PretrainingTask(Task):
             loss_scale=loss_scale,
             seed=self.settings.seed,
             step=step,
-            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            kl_weight_scale=self.settings.kl_weight_scale(step),
             gather_negatives=self.settings.gather_negatives,
         )
         rows = torch.full((self.num_rows, len(self.metrics)), self.schedule.empty, device=device)
@@ -179,20 +156,8 @@ class PretrainingTask(Task):
 
     def evaluate(self) -> list[Scores]:
         """Scores of every module on the held-out split."""
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            min_utterances=2 if self.model.config.negatives == "other_utterances" else 1,
-            cut=True,
-            process_index=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-        )
-        return [
-            scores.as_dict() for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")
-        ]
+        batches = self.held_out_batches(min_utterances=2 if self.model.config.negatives == "other_utterances" else 1)
+        return [asdict(scores) for scores in evaluate(self.model, batches, self.accelerator, description="evaluating")]
 
     def summary(self, scores: list[Scores]) -> str:
         """Contrastive accuracy of every module next to chance, KL and active units."""
@@ -325,6 +290,9 @@ def build(
         check_negatives(model.config, data, settings, len(test_data))
     build_task = PretrainingTask if settings.objective == INFONCE else ViewTask
     task: Task = build_task(model, extractor, accelerator, data, settings, train_data, test_data)
+    if settings.torch_compile:
+        for module in model.sim.conv_modules:
+            module.compile()
     # Only the name of a folder, as the title appears in published figures.
     task.title = f"{data.corpus}, {Path(model_arguments.init_from or '').name or model_arguments.preset}"
     return task
@@ -427,11 +395,6 @@ def check_negatives(config: SimConfig, data: DataArguments, settings: Pretrainin
         )
 
 
-def build_model_config(arguments: ModelArguments) -> SimConfig:
-    """The configuration of a new model."""
-    return SimConfig.preset(arguments.preset, **arguments.model_settings)
-
-
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
     """A new model of a preset, or a pretrained one, and its feature extractor or other processor."""
     if arguments.init_from is not None:
@@ -440,5 +403,5 @@ def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
             arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         ).float()
         return model, feature_extractor_of(arguments.init_from)
-    config = build_model_config(arguments)
+    config = SimConfig.preset(arguments.preset, **arguments.model_settings)
     return SimForPreTraining(config), new_processor(config)

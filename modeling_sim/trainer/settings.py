@@ -187,6 +187,11 @@ class PretrainingArguments(RunArguments):
     torch_compile: bool = setting(False, "Compile each convolutional module with torch.compile.")
     kl_warmup_steps: int = setting(0, "Steps over which the KL weights rise from 0 to their value.")
 
+    def kl_weight_scale(self, batch: int) -> float:
+        """Factor on the KL weights for a batch, counted from 1."""
+        warmup = self.kl_warmup_steps * self.gradient_accumulation_steps
+        return min(1.0, batch / warmup) if warmup else 1.0
+
 
 @dataclass
 class ClassifierArguments:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from modeling_sim.data.batches import crop_batches
+from modeling_sim.data.batches import Batches, crop_batches, utterance_batches
 from modeling_sim.modeling_sim import SimModuleOutput
 from modeling_sim.provenance import own_settings
 from modeling_sim.trainer.greedy import GradientAverages, Placement, backward, module_generator
@@ -96,22 +96,32 @@ class Task(ABC):
         extractor: Its feature extractor, saved with it.
         train_data: Data to train on: a stream, or a data set with a length.
         test_data: Data to evaluate on.
+        columns: Columns of the data in a batch in addition to the audio.
+        accelerator: Provides processes and mixed precision.
+        data: Settings of the data.
+        settings: Settings of the training.
         title: Model and data of the run, for the log and figures.
         metrics: Names of the columns of `backward`.
         row_names: Names of the rows of scores.
         chance: Chance accuracy; `None` if the scores have no accuracy.
         schedule: Order and processes of the training.
+        placement: Modules and data of this process.
     """
 
     model: PreTrainedModel
     extractor: SequenceFeatureExtractor
     train_data: Dataset | IterableDataset
     test_data: Dataset
+    columns: Sequence[str] = ()
+    accelerator: Accelerator
+    data: DataArguments
+    settings: RunArguments
     title: str
     metrics: tuple[str, ...]
     row_names: list[str]
     chance: float | None = None
     schedule: Schedule
+    placement: Placement
 
     @property
     def num_rows(self) -> int:
@@ -122,9 +132,44 @@ class Task(ABC):
     def parts(self) -> list[Part]:
         """Parts of the model, each with its own optimizer."""
 
-    @abstractmethod
+    def share(self, position: int) -> dict[str, int]:
+        """Arguments of `crop_batches` that say which crops this process reads from a position of the stream on."""
+        return {
+            "batch_size": self.settings.batch_size,
+            "seed": self.settings.seed,
+            "start_position": position,
+            "process_index": self.placement.replica,
+            "num_processes": self.placement.num_replicas,
+        }
+
     def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Endless batches from a position of the stream on, each with `id` and `num_replaced`."""
+        """Endless batches of crops from a position of the stream on, each with `id` and `num_replaced`."""
+        return crop_batches(
+            self.train_data,
+            self.extractor,
+            crop_samples=self.data.crop_samples,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            pin_memory=self.accelerator.device.type == "cuda",
+            on_bad_audio=self.data.on_bad_audio,
+            keep_in_memory=self.data.keep_in_memory,
+            columns=self.columns,
+            **self.share(position),
+        )
+
+    def held_out_batches(self, **options: int) -> Batches:
+        """This process' share of the held-out utterances; `options` are those of `utterance_batches`."""
+        return utterance_batches(
+            self.test_data,
+            self.extractor,
+            **{"batch_size": self.settings.eval_batch_size, **options},
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            num_workers=self.data.num_workers,
+            reader_timeout=self.data.reader_timeout,
+            columns=self.columns,
+            cut=True,
+        )
 
     @abstractmethod
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
@@ -183,11 +228,9 @@ class Task(ABC):
 class CropTask(Task):
     """A task with one row and one part; every process has the complete model and its own crops.
 
-    A subclass sets the attributes of `Task`, `module`, which keys random draws, and `columns`.
+    A subclass sets the attributes of `Task`, and `module`, which keys random draws.
     """
 
-    columns: Sequence[str] = ()
-    """Columns of the data in a batch in addition to the audio."""
     module: int
 
     def __init__(self, accelerator: Accelerator, data: DataArguments, settings: RunArguments) -> None:
@@ -201,25 +244,6 @@ class CropTask(Task):
         self.model.train()
         return [0]
 
-    def batches(self, position: int) -> Iterable[dict[str, Any]]:
-        """Crops with `columns`."""
-        return crop_batches(
-            self.train_data,
-            self.extractor,
-            crop_samples=self.data.crop_samples,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            start_position=position,
-            process_index=self.placement.replica,
-            num_processes=self.placement.num_replicas,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-            pin_memory=self.accelerator.device.type == "cuda",
-            on_bad_audio=self.data.on_bad_audio,
-            keep_in_memory=self.data.keep_in_memory,
-            columns=self.columns,
-        )
-
     def generator(self, step: int, number: int | None = None) -> torch.Generator:
         """The generator for all random draws in a step of this process, or in a numbered part of a step."""
         process = self.placement.replica if number is None else number
@@ -229,9 +253,13 @@ class CropTask(Task):
         """Backward pass, and once per step the average of the gradients over the processes."""
         backward(self.accelerator, loss, loss_scale)
         if not accumulating:
-            averages = GradientAverages(self.placement)
-            averages.start([parameter for parameter in self.model.parameters() if parameter.requires_grad])
-            averages.finish()
+            self.average_gradients()
+
+    def average_gradients(self) -> None:
+        """Averages the gradients of all parts over the processes."""
+        averages = GradientAverages(self.placement)
+        averages.start([parameter for part in self.parts() for parameter in part.parameters])
+        averages.finish()
 
     def gather_objects(self, found: Any) -> list[Any]:
         """Gathers the objects of all processes."""

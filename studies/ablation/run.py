@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.pages import write_page
-from studies.runner import Place, Scale, Study, StudyRow, main
+from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
 _OFF = {"sample_latents": False, "kl_weight": 0.0}
@@ -36,9 +36,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 _FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")
 
 
-def rows(scale: Scale) -> list[StudyRow]:
+def rows() -> list[StudyRow]:
     """All seeds of the variants of sampling and KL, then all seeds of the others."""
-    del scale
     return [
         StudyRow(
             f"{kind.lower().replace(', ', '-').replace(' ', '-')}-{seed}",
@@ -72,7 +71,7 @@ def page(place: Place) -> None:
     )
 
 
-STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows(), page)
 
 if __name__ == "__main__":
     main(STUDY)

@@ -33,7 +33,7 @@ from modeling_sim.explore.evidence import drawn_moments, planted_factors, proper
 from modeling_sim.explore.explorer import Explorer
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.files import write_json
-from modeling_sim.loading import feature_extractor_of, load_encoder
+from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 
 _UNTRAINED, _FRESH_SEED = 2, 1
 
@@ -77,7 +77,9 @@ def write_labels(path: str, checkpoints: Sequence[str]) -> None:
     """Measures labels and writes the result."""
     with tempfile.TemporaryDirectory() as temporary:
         trained = [
-            {**row, "model": number} for number, each in enumerate(checkpoints) for row in judged(each, temporary)
+            {**row, "model": name}
+            for name, each in zip(names_of(checkpoints), checkpoints, strict=True)
+            for row in judged(each, temporary)
         ]
         untrained, checkpoint = [], checkpoints[0]
         for seed in range(_UNTRAINED):

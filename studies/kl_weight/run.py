@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from modeling_sim import SimConfig
 from modeling_sim.plots import save_figure, style_of
 from studies.pages import results_of, write_page
-from studies.runner import Place, Scale, Study, StudyRow, main
+from studies.runner import Place, Study, StudyRow, main
 from studies.tables import modules_of, values_of
 
 WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -27,9 +27,8 @@ _FIRST = "all modules, 0.001"
 _TOLERANCE = 0.02
 
 
-def rows(scale: Scale) -> list[StudyRow]:
+def rows() -> list[StudyRow]:
     """One seed of all weights on all modules, then on one module, then second lines, then the other seeds."""
-    del scale
     config = SimConfig.preset(_PRESET)
     found = [_row(f"all modules, {weight:g}", {"kl_weight": weight}) for weight in WEIGHTS]
     found.sort(key=lambda row: row.kind != _FIRST)  # the first row has controls, and is compared with the others
@@ -132,7 +131,7 @@ def page(place: Place) -> None:
     )
 
 
-STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows(), page)
 
 if __name__ == "__main__":
     main(STUDY)

@@ -17,8 +17,9 @@ Give the same command again after any interruption. `--plan` lists the rows.
 from pathlib import Path
 from typing import Any
 
+from modeling_sim.settings import merged
 from studies.pages import write_page
-from studies.runner import Place, Scale, Study, StudyRow, main
+from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
 
@@ -58,9 +59,8 @@ _GREEDY = ("SimCLR", "VICReg", "DINO", "BYOL", "MoCo", "LeJEPA")
 _AUGMENTED = ("SIM", "CPC")
 
 
-def rows(scale: Scale) -> list[StudyRow]:
+def rows() -> list[StudyRow]:
     """The rows: method by method its tuning and its seeds; then augmentation; then a loss per module."""
-    del scale
     found: list[StudyRow] = []
     for kind, settings, choices in _METHODS:
         found += _of_method(kind, _full(settings), choices)
@@ -83,14 +83,11 @@ def _full(settings: dict[str, Any], *, end_to_end: bool = True) -> dict[str, Any
 def _of_method(kind: str, settings: dict[str, Any], choices: list[dict[str, Any]]) -> list[StudyRow]:
     """Eight tuning rows, and a final row of each seed."""
     views = _views(settings)
-    tuning = []
-    for choice in choices:
-        for rate in _RATES:
-            tried = {**settings, "learning_rate": rate, **choice}
-            for name in settings.keys() & choice.keys():
-                if isinstance(settings[name], dict):
-                    tried[name] = {**settings[name], **choice[name]}
-            tuning.append(StudyRow(f"{_name(kind)}-tune{len(tuning)}", kind, tried, views=views, tuning=True))
+    tried = [merged({**settings, "learning_rate": rate}, choice) for choice in choices for rate in _RATES]
+    tuning = [
+        StudyRow(f"{_name(kind)}-tune{number}", kind, each, views=views, tuning=True)
+        for number, each in enumerate(tried)
+    ]
     return tuning + _seeds(kind, settings, tuple(row.name for row in tuning))
 
 
@@ -135,7 +132,7 @@ def page(place: Place) -> None:
     )
 
 
-STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows, page)
+STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows(), page)
 
 if __name__ == "__main__":
     main(STUDY)

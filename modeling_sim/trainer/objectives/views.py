@@ -12,11 +12,10 @@ from tqdm.auto import tqdm
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.data.batches import utterance_batches
-from modeling_sim.modeling_sim import draw_latents
+from modeling_sim.modeling_sim import draw_latents, real_frames
 from modeling_sim.objectives_sim import ACTIVE_UNIT_VARIANCE, count_active_units, kl_to_standard_normal
 from modeling_sim.trainer.devices import send
-from modeling_sim.trainer.greedy import GradientAverages, backward, module_generator
+from modeling_sim.trainer.greedy import backward, module_generator
 from modeling_sim.trainer.log import Scores, bars_are_shown, or_dash
 from modeling_sim.trainer.objectives.contract import View, load_objective
 from modeling_sim.trainer.optimization import Part
@@ -80,9 +79,9 @@ class ViewTask(CropTask):
         self.schedule = Schedule(self.num_rows, self.placement)
         self.trained = range(self.num_rows)
         with_loss = range(0 if config.contrastive_modules == "all" else self.num_rows - 1, self.num_rows)
-        widths = [*[config.num_latents] * config.num_conv_modules, config.context_size]
+        self.widths = [*[config.num_latents] * config.num_conv_modules, config.context_size]
         self.objective = load_objective(
-            settings.objective, {module: widths[module] for module in with_loss}, settings.objective_settings
+            settings.objective, {module: self.widths[module] for module in with_loss}, settings.objective_settings
         ).to(accelerator.device)
         self.objective.attach(self.model)
         self.metrics = ("loss", *self.objective.metrics, "kl")
@@ -90,9 +89,6 @@ class ViewTask(CropTask):
         self.augmentation = augmentation_names(settings.augmentation or default, config.input_kind)
         self.active_units: dict[int, torch.Tensor] = {}
         self.collapsed: set[int] = set()
-        if settings.torch_compile:
-            for module in self.model.conv_modules:
-                module.compile()
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
@@ -140,13 +136,12 @@ class ViewTask(CropTask):
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
         """Losses and gradients of a batch; those of a module right after its forward pass if modules are isolated."""
-        warmup = self.settings.kl_warmup_steps * self.settings.gradient_accumulation_steps
         results = self._run(
             batch,
             batch["position"].tolist(),
             seed=self.settings.seed,
             step=step,
-            kl_weight_scale=min(1.0, step / warmup) if warmup else 1.0,
+            kl_weight_scale=self.settings.kl_weight_scale(step),
         )
         rows = torch.full((self.num_rows, len(self.metrics)), math.nan, device=self.accelerator.device)
         at_once = self.settings.execution == "joint" or not self.model.config.gradient_isolation
@@ -166,9 +161,7 @@ class ViewTask(CropTask):
         if losses:
             backward(self.accelerator, torch.stack(losses).sum(), loss_scale)
         if not accumulating:
-            averages = GradientAverages(self.placement)
-            averages.start([parameter for part in self.parts() for parameter in part.parameters])
-            averages.finish()
+            self.average_gradients()
         return rows
 
     def _run(
@@ -210,7 +203,7 @@ class ViewTask(CropTask):
                         loss, metrics = self._loss(module, hidden_states, target[0], lengths, generator)
                         kl = loss.new_zeros(())
                         if log_variance is not None:
-                            frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
+                            frame_mask = None if lengths is None else real_frames(lengths, mean.shape[1])
                             kl = kl_to_standard_normal(mean, log_variance, frame_mask)
                             loss = loss + kl_weight_scale * model.config.kl_weights[module] * kl
                         metrics = {**metrics, "kl": kl.detach()}
@@ -230,7 +223,7 @@ class ViewTask(CropTask):
         latents = hidden_states.chunk(num_views)
         has_targets = self.objective.target_network is not None
         targets = target.chunk(num_views) if has_targets else [None] * num_views
-        frame_mask = None if lengths is None else _frame_mask(lengths, hidden_states.shape[1]).chunk(num_views)[0]
+        frame_mask = None if lengths is None else real_frames(lengths, hidden_states.shape[1]).chunk(num_views)[0]
         views = [View(*pair) for pair in zip(latents, targets, strict=True)]
         output = self.objective.loss(module, views, frame_mask, generator)
         return output.loss.float(), {name: value.detach() for name, value in output.metrics.items()}
@@ -253,23 +246,14 @@ class ViewTask(CropTask):
     def evaluate(self) -> list[Scores]:
         """Means over held-out utterances in evaluation mode, with the same views in every evaluation."""
         accelerator = self.accelerator
-        batches = utterance_batches(
-            self.test_data,
-            self.extractor,
-            batch_size=self.settings.eval_batch_size,
-            cut=True,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-            num_workers=self.data.num_workers,
-            reader_timeout=self.data.reader_timeout,
-        )
         self.model.eval()
         self.objective.eval()
         sums = torch.zeros(self.num_rows, len(self.metrics) + 1, dtype=torch.float64, device=accelerator.device)
-        widths = [*[self.model.config.num_latents] * self.model.config.num_conv_modules, self.model.config.context_size]
         # Sums over frames of 1, of the means, and of their squares.
-        moments = [torch.zeros(1 + 2 * width, dtype=torch.float64, device=accelerator.device) for width in widths]
-        for batch in tqdm(batches, desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)):
+        moments = [torch.zeros(1 + 2 * width, dtype=torch.float64, device=accelerator.device) for width in self.widths]
+        for batch in tqdm(
+            self.held_out_batches(), desc="evaluating", leave=False, disable=not bars_are_shown(accelerator)
+        ):
             count = len(batch["index"])
             for result in self._run(batch, batch["index"].tolist(), seed=0, step=_EVALUATION):
                 mean = result.mean.double().flatten(0, 1)  # padded frames are 0
@@ -320,11 +304,6 @@ class ViewTask(CropTask):
             "augmentation": list(self.augmentation),
             "views": self.objective.num_views,
         }
-
-
-def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """`(batch, frames)` bool, true at the first `lengths` frames."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def check_views(config: SimConfig, settings: PretrainingArguments) -> None:
