@@ -88,8 +88,9 @@ def method_of(name: str) -> str:
     return name.rsplit("-seed", 1)[0]
 
 
-def draw(pairs: list[dict[str, Any]]) -> Figure:
+def draw(results: dict[str, Any]) -> Figure:
     """A panel per method: a point per dimension and pair, next to random axes and what a linear map reaches."""
+    pairs, drawn = results["pairs"], "temporal component" if results.get("axes") == "temporal" else "dimension"
     methods = list(dict.fromkeys(method_of(pair["model"]) for pair in pairs))
     figure = Figure(figsize=(4.6 * len(methods), 4), layout="constrained", dpi=120)
     axes = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
@@ -98,7 +99,7 @@ def draw(pairs: list[dict[str, Any]]) -> Figure:
         columns = {name: np.concatenate([pair[name] for pair in own]) for name in own[0]}
         slowness = columns["autocorrelation"]
         axis.plot(slowness, columns["linear"], ".", color=style_of(1).color, label="best linear map")
-        axis.plot(slowness, columns["matched"], "o", color=style_of(0).color, label="one dimension", markersize=4)
+        axis.plot(slowness, columns["matched"], "o", color=style_of(0).color, label=f"one {drawn}", markersize=4)
         axis.plot(slowness, columns["rotated"], ".", color=GRAY, label="one random axis, matched")
         axis.set_title(f"{method}, {len(own)} pair{'s' * (len(own) > 1)} of seeds", loc="left", fontsize=10)
         axis.set_xlabel("mean autocorrelation over lags of 1, 2, 4, ..., 64 frames")
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "PICTURE"), help="only draw these results")
     arguments = parser.parse_args()
     if arguments.draw:
-        save_figure(draw(read_json(arguments.draw[0])["pairs"]), arguments.draw[1])
+        save_figure(draw(read_json(arguments.draw[0])), arguments.draw[1])
         return
     names = names_of(arguments.models)
     chosen = [pair for pair in itertools.combinations(names, 2) if method_of(pair[0]) == method_of(pair[1])]
