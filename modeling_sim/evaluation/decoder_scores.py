@@ -99,6 +99,7 @@ def measure_decoder(
     arguments = task.arguments
     key = {"measured": "decoder", **row, **of.key, "decoder": model_fingerprint(decoder), "heard": with_clips}
     key |= {"dims": arguments.chosen_dims(), "utterance": arguments.utterance, "range": arguments.range}
+    key["temporal"] = "temporal" in arguments.other_axes()
     measure = partial(_measure_decoder, task=task, of=of, row=row, decoder=decoder, with_clips=with_clips)
     return parts.add(f"decoder of {module} of {of.name}", key, measure)
 
