@@ -336,12 +336,14 @@ class _Known:
         spread: `(properties,)`, their standard deviations; NaN for a property that no utterance has.
         means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 for a constant dimension.
         scale: `(dims,)`, standard deviations of latents over all frames.
+        latents: `(utterances, frames, dims)`.
     """
 
     properties: np.ndarray
     spread: np.ndarray
     means: torch.Tensor
     scale: torch.Tensor
+    latents: torch.Tensor
 
 
 def _properties_of_training(task: LabelTask, of: SimModules, module: int, num_samples: int) -> _Known:
@@ -356,7 +358,7 @@ def _properties_of_training(task: LabelTask, of: SimModules, module: int, num_sa
     latents = _latents(of, module, waveforms.to(of.model.device))
     scale = latents.std(dim=(0, 1))
     means = torch.where(scale > 0, latents.mean(dim=1) / scale.clamp(min=1e-30), 0.0)
-    return _Known(properties, spread, means, scale)
+    return _Known(properties, spread, means, scale, latents)
 
 
 def _traversals(
@@ -432,9 +434,9 @@ def _traversals(
         oracle=_oracle(analysis, row, decoder, moved, num_samples, known),
     )
     if "temporal" in analysis.arguments.other_axes():
-        components = temporal_components(latents.flatten(0, 1), [latents.shape[1]] * len(latents))
-        scale = components.apply(latents).std(dim=(0, 1))
-        temporal = components.apply(known.means * known.scale) / scale, components.inverse.to(latents) * scale[:, None]
+        components = temporal_components(known.latents.flatten(0, 1), [known.latents.shape[1]] * len(known.latents))
+        scale = components.apply(known.latents).std(dim=(0, 1))
+        temporal = components.apply(known.means * known.scale) / scale, components.inverse.to(scale) * scale[:, None]
         _, of_targets, _, of_changes = choose_and_move(*temporal)
         selectivity = traversal(of_changes, known.spread, of_targets, seed=seed).selectivity
         null = float(np.mean(of_random_axes(*temporal)))
