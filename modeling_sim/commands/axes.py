@@ -69,15 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if path.exists() and not settings.overwrite_output_dir:
             raise FileExistsError(f"`output_dir` has {path}; give --overwrite_output_dir to replace it.")
         source = {"data_dir": settings.data_dir, "corpus_settings": settings.corpus_settings}
+        model = load_encoder(settings.model).to(default_device(settings.device))  # type: ignore[arg-type]
         found, facts = find_temporal_axes(
-            load_encoder(settings.model).to(default_device(settings.device)),
+            model,
             feature_extractor_of(settings.model),
             open_data(settings.data, split=settings.split, **source),
+            data=data_name(settings.data, **source) + ("" if settings.split == "all" else f", split {settings.split}"),
             minutes=settings.minutes,
             batch_size=settings.batch_size,
             seed=settings.seed,
         )
-        facts |= {"data": data_name(settings.data, **source), "split": settings.split}
         save_axes(path, {name: axes.transform for name, axes in found.items()}, facts)
         for name, axes in found.items():
             near = int(np.abs(np.subtract(axes.lags, _SHOWN_LAG)).argmin())

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from modeling_sim import SimModel
 from modeling_sim.analysis import LinearTransform
@@ -38,6 +38,7 @@ def find_temporal_axes(
     feature_extractor: Any,
     dataset: Dataset,
     *,
+    data: str,
     minutes: float = 20.0,
     batch_size: int = 8,
     seed: int = 0,
@@ -48,6 +49,7 @@ def find_temporal_axes(
         model: The encoder, in evaluation mode.
         feature_extractor: Of the model.
         dataset: Recordings, with the columns of a corpus.
+        data: Their name, without paths: cards show it.
         minutes: Approximate minutes of recordings that are drawn.
         batch_size: Recordings per batch.
         seed: Seed of the draw.
@@ -77,6 +79,7 @@ def find_temporal_axes(
     return found, {
         "schema": SCHEMA,
         "encoder_fingerprint": weights_fingerprint(model),
+        "data": data,
         "minutes": round(seconds / 60, 1),
     }
 

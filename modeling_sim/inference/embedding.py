@@ -124,7 +124,7 @@ class SimEmbedder:
             raise ValueError(f"`pool` is {pool!r}; choose 'mean' or 'none'.")
         if precision not in _DTYPES:
             raise ValueError(f"`precision` is {precision!r}; choose of {', '.join(_DTYPES)}.")
-        source = model.name_or_path if isinstance(model, SimModel) else str(model)
+        source = model.name_or_path or "" if isinstance(model, SimModel) else str(model)
         if not isinstance(model, SimModel):
             feature_extractor = feature_extractor or feature_extractor_of(str(model))
             model = load_encoder(str(model))
