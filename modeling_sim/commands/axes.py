@@ -5,8 +5,8 @@
     modeling-sim embed runs/sim-small recordings --axes temporal
 
 The channels of a model are an arbitrary mixture of what it knows. Temporal components (SOBI) are linear combinations of
-the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. No information is
-lost, and no labels are needed. The data may be anything that `modeling-sim embed` accepts; 20 minutes are enough. Give
+the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. Nothing is lost, and
+no labels are needed. The data may be anything that `modeling-sim embed` accepts; 20 minutes are enough. Give
 `--split train` to measure anything on the test split later.
 
 The file `axes.safetensors` holds the axes of every module. `modeling-sim embed`, `explore` and `publish` find it in the
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from datasets import disable_progress_bars  # noqa: PLC0415
         from transformers.utils import logging  # noqa: PLC0415
 
-        from modeling_sim.evaluation.axes import AXES_NAME, save_axes  # noqa: PLC0415
+        from modeling_sim.evaluation.axes import AXES_NAME, read_axes, save_axes  # noqa: PLC0415
         from modeling_sim.inference.axes import find_temporal_axes  # noqa: PLC0415
         from modeling_sim.inference.embedding_files import data_name, open_data  # noqa: PLC0415
         from modeling_sim.loading import default_device, feature_extractor_of, load_encoder  # noqa: PLC0415
@@ -66,15 +66,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.disable_progress_bar()
         path = Path(settings.output_dir) / AXES_NAME
         make_folder(path.parent)
-        if path.exists() and not settings.overwrite_output_dir:
-            raise FileExistsError(f"`output_dir` has {path}; give --overwrite_output_dir to replace it.")
+        if path.exists():
+            if not settings.overwrite_output_dir:
+                raise FileExistsError(f"`output_dir` has {path}; give --overwrite_output_dir to replace it.")
+            read_axes(path)  # a file of something else is not replaced
         source = {"data_dir": settings.data_dir, "corpus_settings": settings.corpus_settings}
         model = load_encoder(settings.model).to(default_device(settings.device))  # type: ignore[arg-type]
         found, facts = find_temporal_axes(
             model,
             feature_extractor_of(settings.model),
             open_data(settings.data, split=settings.split, **source),
-            data=data_name(settings.data, **source) + ("" if settings.split == "all" else f", split {settings.split}"),
+            data=data_name(settings.data, **source) + ("" if settings.split == "all" else f" ({settings.split})"),
             minutes=settings.minutes,
             batch_size=settings.batch_size,
             seed=settings.seed,
