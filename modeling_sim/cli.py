@@ -12,6 +12,7 @@ COMMANDS = {
     "finetune": "train a classifier on a pretrained encoder",
     "train-decoder": "train a decoder that makes a module's latents audible",
     "probe": "train linear probes on each module",
+    "axes": "find axes that are easier to read than a model's own",
     "embed": "write embeddings of recordings",
     "abx": "measure phone discriminability (ABX)",
     "evaluate": "measure models next to controls, and write a report",

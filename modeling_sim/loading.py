@@ -57,6 +57,13 @@ def check_device(name: str) -> None:
         raise ValueError(f"`device` is {name!r}, which cannot be used here ({str(error).splitlines()[0]}).") from error
 
 
+def default_device(name: str | None) -> str:
+    """The device of this name, or a GPU if there is one, else the CPU; raises like `check_device`."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(name)
+    return name
+
+
 def load_encoder(path: str) -> SimModel:
     """The encoder of waveforms of a checkpoint, in float32 and in evaluation mode.
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-import modeling_sim  # noqa: F401 - registers the models with the Auto classes
+from modeling_sim import SimEmbedder
 from modeling_sim.hub.card_check import check_card
+from modeling_sim.inference.axes import read_temporal_axes
 from modeling_sim.loading import load_decoder, load_encoder
 from modeling_sim.provenance import weights_fingerprint
-from studies.release.run import CHECKPOINTS, CLASSIFIER, OUTPUTS_NAME, first_outputs
+from studies.release.run import CHECKPOINTS, CLASSIFIER, OUTPUTS_NAME, PRESETS, first_outputs
 
 OUTPUTS = json.loads((CHECKPOINTS / OUTPUTS_NAME).read_text())
 FOLDERS = sorted(path.parent for path in CHECKPOINTS.glob("*/config.json"))
@@ -32,7 +33,7 @@ def test_outputs_are_those_that_the_model_was_published_with(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_model_is_small_and_its_card_is_sound(folder):
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_500_000
     assert check_card(folder / "README.md") == []
 
 
@@ -46,6 +47,17 @@ def test_all_models_are_small():
 def test_a_decoder_is_of_the_encoder_next_to_it(folder):
     encoder = load_encoder(str(folder.with_name(folder.name.removesuffix("-decoder"))))
     assert load_decoder(str(folder)).config.encoder_fingerprint == weights_fingerprint(encoder)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_encoder_has_temporal_axes_of_training_utterances(name, noise):
+    folder = CHECKPOINTS / name
+    transforms, facts = read_temporal_axes(str(folder), weights_fingerprint(load_encoder(str(folder))))
+    assert facts["data"] == "librispeech (train)"
+    assert list(transforms) == ["context", "module 0", "module 1", "module 2"]
+    frames = SimEmbedder(folder, module=2, axes="temporal", device="cpu")(noise(4000).numpy() / 8)
+    assert frames.shape == (25, transforms["module 2"].matrix.shape[1])
+    assert "axes.safetensors" in (folder / "README.md").read_text()
 
 
 def test_the_classifier_works_in_a_pipeline(noise):

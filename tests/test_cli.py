@@ -41,6 +41,7 @@ WITHOUT_TORCH = [
     (["evaluate", "--model", "/no/such", "--measures", "probe"], "`model`"),
     (["evaluate", "--model", ".", "--measures", "probe"], "`model`"),
     (["embed", "/no/such", "recordings"], "`model`"),
+    (["axes", "/no/such", "recordings"], "`model`"),
     (["export", "/no/such", "out"], "`model`"),
     (["report", "/no/such"], "`output_dir`"),
 ]

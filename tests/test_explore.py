@@ -12,10 +12,11 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimModel
-from modeling_sim.analysis import dimension_labels, random_rotation
+from modeling_sim.analysis import LinearTransform, dimension_labels, random_rotation
 from modeling_sim.cli import COMMANDS
 from modeling_sim.commands import explore, publish
 from modeling_sim.data.corpora.synthetic_syllables import load
+from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.explore import moving, views
 from modeling_sim.explore.evidence import Evidence, right_labels
 from modeling_sim.explore.explorer import AXES, Explorer
@@ -276,6 +277,22 @@ def test_frames_are_those_of_the_model_in_other_axes(explorer, axes):
         matrix = transform.matrix.numpy()
         np.testing.assert_allclose(frames.deviations[3] ** 2, np.diag(matrix.T @ covariance @ matrix), rtol=1e-3)
         assert frames.divergences is None
+
+
+def test_temporal_axes_are_those_of_the_checkpoint_if_they_are_of_its_weights(arguments, folders, tmp_path):
+    folder = shutil.copytree(folders / "first", tmp_path / "first")
+    model = SimModel.from_pretrained(folder)
+    swapped = torch.eye(12).flip(0)
+    transforms = {"module 1": LinearTransform(swapped, swapped.clone(), torch.zeros(12))}
+    paths = []
+    for fingerprint in ("of other weights", weights_fingerprint(model)):
+        save_axes(folder / AXES_NAME, transforms, {"schema": 1, "encoder_fingerprint": fingerprint})
+        explorer = Explorer(arguments(model=str(folder)))
+        found = explorer.transform("first", "module 1", "temporal (SOBI)")
+        assert torch.equal(found.matrix, swapped) == (fingerprint != "of other weights")
+        explorer.evidence("first", "module 1", "temporal (SOBI)")
+        paths.append(set((Path(explorer.arguments.cache_dir) / "explore").glob("evidence-*.json")))
+    assert len(paths[1] - paths[0]) == 1  # evidence of other axes is not taken from the cache
 
 
 def test_phones_lie_where_the_corpus_has_them(explorer):

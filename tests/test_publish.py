@@ -11,12 +11,17 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
+import torch
 from hub_server import Fault, HubServer
 
 from model_cards.make import CARDS
-from modeling_sim.commands import finetune, pretrain, publish, train_decoder
+from modeling_sim import SimEmbedder
+from modeling_sim.analysis import LinearTransform
+from modeling_sim.commands import axes, finetune, pretrain, publish, train_decoder
 from modeling_sim.data.licenses import strictest
+from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.hub import staging as publish_module
 from modeling_sim.hub import upload as training_hub
 from modeling_sim.loading import load_encoder
@@ -495,6 +500,53 @@ def test_check_reads_a_card_and_says_what_is_wrong(tmp_path, capsys):
     assert "More Information Needed" in str(error.value)
     with pytest.raises(SystemExit, match=r"no\.md"):
         publish.main(["--check", str(tmp_path / "no.md")])
+
+
+def add_axes(folder, **facts):
+    """Axes of module 1, that swap its channels, for a checkpoint."""
+    swapped = torch.eye(16).flip(0)
+    facts = {
+        "schema": 1,
+        "minutes": 1.5,
+        "encoder_fingerprint": weights_fingerprint(load_encoder(str(folder))),
+        **facts,
+    }
+    save_axes(folder / AXES_NAME, {"module 1": LinearTransform(swapped, swapped.clone(), torch.zeros(16))}, facts)
+
+
+def test_axes_are_published_with_a_line_in_the_card_and_used_from_the_hub(hub, run_folder, copy, noise, capsys):
+    add_axes(copy, data=f"{run_folder}/my speech")
+    for _ in range(2):  # again: the file is the same
+        publish.main([str(copy), "--repo_id", "org/tiny"])
+    assert titles(hub) == ["Upload a pretrained model"]
+    files = hub.files("org/tiny")
+    assert run_folder.parent.name.encode() not in files[AXES_NAME]
+    card = files["README.md"].decode()
+    assert "1.5 minutes of my speech" in card
+    assert 'SimEmbedder("org/tiny", axes="temporal")' in card
+    samples = noise(4000).numpy() / 8
+    own, swapped = (SimEmbedder("org/tiny", 1, axes=axes, device="cpu") for axes in ("own", "temporal"))
+    np.testing.assert_array_equal(swapped(samples), own(samples)[:, ::-1])
+    publish.main([str(run_folder), "--repo_id", "org/tiny"])
+    assert AXES_NAME not in hub.files("org/tiny")  # that of the earlier upload
+    with pytest.raises(SystemExit, match="`output_dir`"):
+        axes.main(["org/tiny", str(copy)])
+    capsys.readouterr()
+    publish.main([str(run_folder), "--repo_id", "org/bare"])
+    hub.faults.append(Fault("error", AXES_NAME, times=99))
+    with pytest.raises(FileNotFoundError, match=r"^org/bare.*axes\.safetensors.*$"):
+        SimEmbedder("org/bare", 1, axes="temporal")
+
+
+def test_axes_of_other_weights_or_from_elsewhere_are_not_published(hub, copy):
+    add_axes(copy, encoder_fingerprint="other")
+    with pytest.raises(SystemExit, match=r"axes\.safetensors"):
+        publish.main([str(copy), "--repo_id", "org/tiny"])
+    (copy / AXES_NAME).rename(copy.parent / AXES_NAME)
+    (copy / AXES_NAME).symlink_to(copy.parent / AXES_NAME)
+    with pytest.raises(SystemExit, match=r"axes\.safetensors is a link"):
+        publish.main([str(copy), "--repo_id", "org/tiny"])
+    assert hub.requests == []
 
 
 def test_a_reader_of_the_output_that_has_gone_is_no_error(run_folder, tmp_path):

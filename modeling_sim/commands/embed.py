@@ -12,6 +12,9 @@ and its frame rate. Files are written complete or not at all, and the same comma
 Recordings of hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number
 of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused.
 
+`--axes temporal` gives temporal components in place of the model's channels, of the file that `modeling-sim axes`
+writes: an invertible linear map to dimensions that are easier to read.
+
 Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
 `--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.
 """
@@ -28,28 +31,15 @@ from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
 
 
 @dataclass
-class EmbedArguments:
-    """What is embedded, how, and where it goes."""
+class EncodingArguments:
+    """A model and the recordings that it encodes."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_sim_checkpoint)
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
-    output_dir: str = setting("embeddings", "Folder for the embeddings.")
-    module: str = setting("context", "Module: 'context', or a number from 0.")
-    pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
     corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
-    streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
-    batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "Precision of the convolutions.")
-    num_workers: int = setting(0, "Processes that read ahead.")
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
-    average_channels: bool = setting(False, "Average the channels of stereo recordings instead of refusing them.")
-    shard_seconds: float | None = setting(
-        None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
-    )
-    overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
 
     def validate(self) -> None:
         """Checks that `data` exists if it can only be a path, and the settings and the split of a corpus.
@@ -63,6 +53,28 @@ class EmbedArguments:
         if self.data in corpus_names():
             check_corpus_settings(self.data, self.corpus_settings)
             check_split(self.data, self.split)
+
+
+@dataclass
+class EmbedArguments(EncodingArguments):
+    """What is embedded, how, and where it goes."""
+
+    output_dir: str = setting("embeddings", "Folder for the embeddings.")
+    module: str = setting("context", "Module: 'context', or a number from 0.")
+    pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
+    axes: str = setting(
+        "own", "'own', 'temporal' for those of `modeling-sim axes` in the checkpoint, or another folder with such axes."
+    )
+    streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
+    batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "Precision of the convolutions.")
+    num_workers: int = setting(0, "Processes that read ahead.")
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
+    average_channels: bool = setting(False, "Average the channels of stereo recordings instead of refusing them.")
+    shard_seconds: float | None = setting(
+        None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
+    )
+    overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=settings.device,
             precision=settings.precision,
             average_channels=settings.average_channels,
+            axes=settings.axes,
         )
         manifest = embed(
             embedder,

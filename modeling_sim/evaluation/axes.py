@@ -6,6 +6,7 @@ Example:
     >>> components = transform.apply(frames)  # (frames, channels) to (frames, components)  # doctest: +SKIP
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -33,6 +34,12 @@ from modeling_sim.evaluation.representations import Representation, TimedFrames
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.files import replacing
+
+AXES_NAME = "axes.safetensors"
+"""File of axes, in the results of an evaluation and next to the weights of a checkpoint."""
+
+# The entry of the file's metadata, one for all facts: safetensors writes several in random order.
+_META = "modeling_sim"
 
 # Frames of a feature that independent components are found on.
 _DRAWN_FRAMES = 10_000
@@ -135,10 +142,13 @@ def frame_moments(
 def _utterances(
     dataset: Dataset, representation: Representation, batch_size: int
 ) -> Iterator[tuple[str, float, list[np.ndarray]]]:
-    """Name, hop and frames of each feature of a batch, without the digital silence around utterances."""
+    """Name, hop and frames of each feature of a batch, without the digital silence around utterances.
+
+    Long recordings are cut, as all frames of all modules of an hour take gigabytes.
+    """
     extractor = representation.extractor
     most = batch_size * 20 * extractor.sampling_rate
-    batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most)
+    batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most, cut=True)
     for batch in tqdm(batches, desc=f"axes of {representation.name}", leave=False):
         sounding = [np.flatnonzero(samples.numpy()) for samples in batch["input_values"]]
         for feature, timed in representation.encode(batch).items():
@@ -157,22 +167,37 @@ def _sounding(timed: TimedFrames, row: int, seconds: np.ndarray) -> np.ndarray:
     return frames[max(0, first) : max(0, last) + 1]
 
 
-def save_axes(path: str | Path, transforms: Mapping[str, LinearTransform]) -> None:
-    """Writes transforms by name to one safetensors file."""
+def save_axes(
+    path: str | Path, transforms: Mapping[str, LinearTransform], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Writes transforms by name to one safetensors file, with facts about them as JSON in its metadata."""
     tensors = {
         f"{name}.{part}": tensor.contiguous()
         for name, transform in transforms.items()
         for part, tensor in vars(transform).items()
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, None if facts is None else {_META: json.dumps(facts)})
 
 
 def load_axes(path: str | Path) -> dict[str, LinearTransform]:
-    """Transforms that `save_axes` wrote, by the name of the features that they give, as in results."""
-    found: dict[str, dict[str, Any]] = {}
-    with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118 - the file has no other iterator
-            name, part = key.rsplit(".", 1)
-            found.setdefault(name, {})[part] = file.get_tensor(key)
-    return {name: LinearTransform(**parts) for name, parts in found.items()}
+    """Transforms that `save_axes` wrote, by the name of the features that they give, as in results.
+
+    Raises:
+        ValueError: The file is damaged, or `save_axes` did not write it.
+    """
+    return read_axes(path)[0]
+
+
+def read_axes(path: str | Path) -> tuple[dict[str, LinearTransform], dict[str, Any]]:
+    """Transforms that `save_axes` wrote, and the facts about them; raises like `load_axes`."""
+    parts: dict[str, dict[str, Any]] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - the file has no other iterator
+                name, part = key.rsplit(".", 1)
+                parts.setdefault(name, {})[part] = file.get_tensor(key)
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(_META, "{}"))
+        return {name: LinearTransform(**found) for name, found in parts.items()}, facts
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged, or no file of axes ({error}).") from error

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from modeling_sim.analysis import bootstrap_difference
 from modeling_sim.analysis.scorecard import LOG_MEL, MEASURES, SPECTRUM_MODULE, Row, compare
 from modeling_sim.data.corpora import corpus_info
-from modeling_sim.evaluation.axes import save_axes
+from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts, measuring_settings
 from modeling_sim.evaluation.consistency import measure_consistency
 from modeling_sim.evaluation.decoder_scores import measure_decoder
@@ -48,7 +48,7 @@ from modeling_sim.trainer.run_folder import clear_folder
 # Standard deviations beyond any latent, where a decoder means nothing.
 _FURTHEST = 20
 
-WEIGHTS_NAME, AXES_NAME = "weights.npz", "axes.safetensors"
+WEIGHTS_NAME = "weights.npz"
 
 
 def probe(arguments: ProbeArguments) -> Results:

@@ -1,5 +1,6 @@
 """The models, the corpus and all that the page shows of them, computed once and kept in the cache."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from modeling_sim.evaluation.settings import MeasuringArguments, load_split
 from modeling_sim.explore.evidence import LAG_SECONDS, Evidence, find_evidence, properties_at
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.files import read_json, write_json
+from modeling_sim.inference.axes import read_temporal_axes
+from modeling_sim.provenance import weights_fingerprint
 
 AXES = {"own": None, "temporal (SOBI)": "temporal", "principal (PCA)": "principal"}
 """Axes that dimensions are shown in, and their names for `find_axes`."""
@@ -132,6 +135,7 @@ class Explorer:
         )
         found = load_representations(settings, controls=False)
         self.representations: dict[str, Representation] = {each.name: each for each in found}
+        self.checkpoints = {each.name: path for each, path in zip(found, settings.model, strict=True)}
         sims = [each for each in found if isinstance(each, SimModules)]
         attach_decoders(sims, arguments.decoder, arguments.device)
         data, self.label = _labeled(load_split(settings, arguments.split))
@@ -299,6 +303,8 @@ class Explorer:
         path = self._path("axes", model, feature, name, ".safetensors")
 
         def make() -> LinearTransform:
+            if name == "temporal" and (saved := self._saved_axes(model).get(feature)):
+                return saved
             if path.is_file():
                 return LinearTransform.load(path)
             transform = find_axes(name, self._moments(model)[feature][0])
@@ -307,13 +313,26 @@ class Explorer:
 
         return self._once(("axes", model, feature, name), make)
 
+    def _saved_axes(self, model: str) -> dict[str, LinearTransform]:
+        """The temporal axes in the checkpoint of a model, by feature; nothing if it has none of these weights."""
+
+        def make() -> dict[str, LinearTransform]:
+            of = self.representations[model]
+            if isinstance(of, SimModules):
+                with contextlib.suppress(OSError, ValueError):
+                    return read_temporal_axes(self.checkpoints[model], weights_fingerprint(of.model))[0]
+            return {}
+
+        return self._once(("saved axes", model), make)
+
     def evidence(self, model: str, feature: str, axes: str = "own") -> Evidence:
         """Labels with their evidence, lag profiles and scales; from the cache if they were computed before.
 
         Raises:
             ValueError: The split has too little speech.
         """
-        path = self._path("evidence", model, feature, axes, ".json")
+        saved = self._saved_axes(model).get(feature) if AXES[axes] == "temporal" else None
+        path = self._path("evidence", model, feature, axes if saved is None else saved.fingerprint(), ".json")
 
         def make() -> Evidence:
             if path.is_file():

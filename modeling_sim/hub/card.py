@@ -87,6 +87,7 @@ def render_card(
     config_link: str,
     settings_link: str | None = None,
     pictures: Mapping[str, str] | None = None,
+    axes: Mapping[str, Any] | None = None,
     published: bool = True,
     measured_as: str | None = None,
     fingerprint: str | None = None,
@@ -104,6 +105,7 @@ def render_card(
         config_link: Link to the configuration.
         settings_link: Link to the settings, if they are in a different file.
         pictures: Link to an image by the link to its results.
+        axes: Facts about the temporal axes next to the weights, if there are any.
         published: Whether the weights can be downloaded.
         measured_as: The model's name in the measures; by default the title.
         fingerprint: `weights_fingerprint` of the model, which identifies its measures; `None` uses its name.
@@ -150,6 +152,7 @@ def render_card(
         ),
         title=title,
         model_id=model_id,
+        axes=axes,
         published=published,
         settings_file=Markdown((settings_link or config_link).removeprefix("../")),
         config=config,

@@ -11,9 +11,10 @@ from packaging.requirements import Requirement
 import modeling_sim
 from modeling_sim.data.corpora import corpus_info
 from modeling_sim.data.licenses import license_of_model, refuse_looser, strictest
+from modeling_sim.evaluation.axes import AXES_NAME
 from modeling_sim.hub.card import card_template
 from modeling_sim.hub.escaping import Markdown
-from modeling_sim.hub.staging import stage_model
+from modeling_sim.hub.staging import stage_axes, stage_model
 from modeling_sim.hub.upload import CARD_NAME
 from modeling_sim.loading import load_decoder, load_encoder
 from modeling_sim.provenance import weights_fingerprint
@@ -68,6 +69,8 @@ def stage_space(
             raise ValueError(f"decoder {path} was trained on another model than {folder}; give decoders of this one.")
         (staged / place).mkdir(parents=True)
         stage_model(path, staged / place, os.symlink)
+    if (folder / AXES_NAME).is_file():
+        stage_axes(folder, staged / model, fingerprint)
     for path in sorted(_PACKAGE.rglob("*")):
         is_needed = path.suffix in _SUFFIXES or "templates" in path.parts
         if is_needed and path.is_file() and "__pycache__" not in path.parts:

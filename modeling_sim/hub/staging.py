@@ -14,12 +14,14 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
+from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_json, read_results, write_json
 from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
-from modeling_sim.hub.scrubbing import scrub_file
+from modeling_sim.hub.scrubbing import scrub, scrub_file
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
+from modeling_sim.inference.axes import read_temporal_axes
 from modeling_sim.loading import check_reads_audio, load_encoder
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
@@ -69,14 +71,18 @@ def stage_run(
     for name in RUN_FILES:
         if (folder / name).is_file():
             _stage_file(folder / name, staged / name, os.symlink)
-    fingerprint = weights_fingerprint(load_encoder(str(folder))) if measures else None
+    has_axes = (folder / AXES_NAME).is_file()
+    fingerprint = weights_fingerprint(load_encoder(str(folder))) if measures or has_axes else None
+    axes = stage_axes(folder, staged, fingerprint) if has_axes and fingerprint else None
     pictures = _stage_measures(measures, staged, title=folder.resolve().name, fingerprint=fingerprint)
     if (staged / CURVES_NAME).is_file():
         pictures[RESULTS_NAME] = CURVES_NAME
     if with_training_state:
         _stage_training_state(folder, staged)
     if card is None:
-        text = _card_of(folder, staged, repo_id, pictures, fingerprint=fingerprint, stated_license=stated_license)
+        text = _card_of(
+            folder, staged, repo_id, pictures, axes=axes, fingerprint=fingerprint, stated_license=stated_license
+        )
     else:
         text = card.read_text(encoding="utf-8")
     (staged / CARD_NAME).write_text(text, encoding="utf-8")
@@ -113,6 +119,19 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
         configurations.append(folder / _INDEX_NAME)
     for path in (*weights, *configurations, *code):
         _stage_file(path, staged / path.name, place)
+
+
+def stage_axes(folder: Path, staged: Path, fingerprint: str) -> dict[str, Any]:
+    """Adds the axes of a checkpoint, with scrubbed facts about them, which are returned.
+
+    Raises:
+        ValueError: The file is damaged, of other weights, or a link to a file outside of its folder.
+    """
+    _require_inside(folder / AXES_NAME)
+    transforms, facts = read_temporal_axes(str(folder), fingerprint)
+    facts = scrub({"settings": facts})["settings"]
+    save_axes(staged / AXES_NAME, transforms, facts)
+    return facts
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -278,6 +297,7 @@ def _card_of(
     repo_id: str,
     pictures: dict[str, str],
     *,
+    axes: dict[str, Any] | None,
     fingerprint: str | None,
     stated_license: str | None,
 ) -> str:
@@ -313,6 +333,7 @@ def _card_of(
             config_link="config.json",
             settings_link=SETTINGS_NAME,
             pictures=pictures,
+            axes=axes,
             fingerprint=fingerprint,
             stated_license=stated_license,
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import soxr
@@ -13,9 +13,12 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim.data.audio import as_recording, read_audio, read_header, resampled_length
 from modeling_sim.feature_extraction_sim import SimFeatureExtractor
 from modeling_sim.inference.folding import fold
-from modeling_sim.loading import check_device, feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_numbers
 from modeling_sim.modeling_sim import CHUNK_SECONDS, LONG_SECONDS, SimModel
-from modeling_sim.provenance import model_fingerprint
+from modeling_sim.provenance import model_fingerprint, weights_fingerprint
+
+if TYPE_CHECKING:
+    from modeling_sim.analysis import LinearTransform
 
 Pool = Literal["mean", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -83,10 +86,14 @@ class SimEmbedder:
         device: Where to encode, as torch names it; by default a GPU if there is one, else the CPU.
         precision: "fp32", or "bf16" for convolutions in half precision, which is faster on GPUs and newer CPUs.
         average_channels: Average the channels of stereo recordings; otherwise these are an error.
+        axes: "own": the channels of the module. "temporal": the components in `axes.safetensors` of the model's folder
+            or Hub id, which `modeling-sim axes` makes; or another folder with such a file; or a transform of frames of
+            the module.
 
     Attributes:
         module: Number of the module.
         channels: Channels of an embedding.
+        transform: From channels of the module to those of an embedding; `None` for its own axes.
 
     Example:
         >>> import numpy as np
@@ -96,8 +103,8 @@ class SimEmbedder:
         (100, 64)
 
     Raises:
-        ValueError: There is no such module or device.
-        FileNotFoundError: There is no such model.
+        ValueError: There is no such module or device, or axes belong to other weights.
+        FileNotFoundError: There is no such model, or no file of axes.
     """
 
     def __init__(
@@ -110,13 +117,14 @@ class SimEmbedder:
         device: str | None = None,
         precision: Precision = "fp32",
         average_channels: bool = False,
+        axes: "str | LinearTransform" = "own",
     ) -> None:
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        check_device(self.device)
+        self.device = default_device(device)
         if pool not in ("mean", "none"):
             raise ValueError(f"`pool` is {pool!r}; choose 'mean' or 'none'.")
         if precision not in _DTYPES:
             raise ValueError(f"`precision` is {precision!r}; choose of {', '.join(_DTYPES)}.")
+        source = model.name_or_path or "" if isinstance(model, SimModel) else str(model)
         if not isinstance(model, SimModel):
             feature_extractor = feature_extractor or feature_extractor_of(str(model))
             model = load_encoder(str(model))
@@ -131,6 +139,26 @@ class SimEmbedder:
         self.encoder = fold(model, self.module, dtype=_DTYPES[precision]).to(self.device)  # type: ignore[arg-type]
         is_context = self.module == self.config.num_conv_modules
         self.channels = self.config.context_size if is_context else self.config.num_latents
+        self.axes = axes if isinstance(axes, str) else "given"
+        self.transform = None if axes == "own" else self._transform(axes, source, model)
+        if self.transform is not None:
+            self.channels = self.transform.matrix.shape[1]
+
+    def _transform(self, axes: "str | LinearTransform", source: str, model: SimModel) -> "LinearTransform":
+        """The transform that `axes` names; `source` is the folder or Hub id of the model."""
+        if isinstance(axes, str):
+            from modeling_sim.inference.axes import read_temporal_axes  # noqa: PLC0415 - own axes do not need it
+
+            if axes != "temporal":
+                self.axes, source = "temporal", axes
+                if not Path(source).is_dir():
+                    raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
+            elif not source:
+                raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
+            axes = read_temporal_axes(source, weights_fingerprint(model))[0][self.config.module_names[self.module]]
+        if len(axes.matrix) != self.channels:
+            raise ValueError(f"`axes` is a transform of {len(axes.matrix)} channels; the module has {self.channels}.")
+        return axes
 
     def __call__(self, audio: Any, sampling_rate: int | None = None) -> Any:
         """Embeddings of one recording, or of several in a list.
@@ -196,12 +224,17 @@ class SimEmbedder:
         with torch.inference_mode():
             frames = self.encoder(
                 inputs.to(self.device), None if bool(mask.all()) else mask.to(self.device)
-            ).last_hidden_state
+            ).last_hidden_state.float()
             if self.pool == "mean":  # padded frames are 0
-                means = frames.float().sum(dim=1) / lengths.to(self.device)[:, None].clamp(min=1)
-                return list(means.cpu().numpy())
-        values = frames.float().cpu().numpy()
+                frames = frames.sum(dim=1) / lengths.to(self.device)[:, None].clamp(min=1)
+            values = self._in_axes(frames).cpu().numpy()
+        if self.pool == "mean":
+            return list(values)
         return [row[:length] for row, length in zip(values, lengths.tolist(), strict=True)]
+
+    def _in_axes(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames, or means of frames, in the axes of the embeddings."""
+        return frames if self.transform is None else self.transform.apply(frames)
 
     @torch.inference_mode()
     def pieces(self, row: Mapping[str, Any]) -> Iterator[np.ndarray]:
@@ -212,18 +245,18 @@ class SimEmbedder:
             shift = sum(float(samples.sum(dtype=np.float64)) for samples in self.reader.pieces(row)) / length
             squares = (np.square(samples - shift, dtype=np.float64) for samples in self.reader.pieces(row))
             scale = 1 / math.sqrt(sum(float(square.sum()) for square in squares) / length + 1e-7)
-        state, total, count, done = self.encoder.initial_state(), np.zeros(self.channels), 0, 0
+        state, total, count, done = self.encoder.initial_state(), torch.zeros((), dtype=torch.float64), 0, 0
         for samples in self.reader.pieces(row):
             done += len(samples)
             inputs = torch.from_numpy(((samples - shift) * scale).astype(np.float32))[None].to(self.device)
             modules, state = self.encoder.step(inputs, state, last=done == length)
-            frames = modules[-1].hidden_state[0].float().cpu().numpy()
+            frames = modules[-1].hidden_state[0].float()
             if self.pool == "none":
-                yield frames
+                yield self._in_axes(frames).cpu().numpy()
             else:
-                total, count = total + frames.sum(axis=0, dtype=np.float64), count + len(frames)
+                total, count = total + frames.cpu().sum(dim=0, dtype=torch.float64), count + len(frames)
         if self.pool == "mean":
-            yield (total / count).astype(np.float32)
+            yield self._in_axes(total / count).float().numpy()
 
     def description(self) -> dict[str, Any]:
         """What the embeddings depend on and how they lie in time, as JSON holds it."""
@@ -231,6 +264,8 @@ class SimEmbedder:
         return {
             "model_fingerprint": self.fingerprint,
             "module": config.module_names[module],
+            "axes": self.axes,
+            "axes_fingerprint": None if self.transform is None else self.transform.fingerprint(),
             "pool": self.pool,
             "precision": self.precision,
             "channels": self.channels,

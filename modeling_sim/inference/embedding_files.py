@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,12 @@ from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
 from modeling_sim.files import read_json, replacing, write_json
 from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long
 from modeling_sim.modeling_sim import CHUNK_SECONDS, SimModel
-from modeling_sim.provenance import versions
+from modeling_sim.provenance import hub_dataset, hub_id, versions
 from modeling_sim.text import printable, say, say_once
 from modeling_sim.trainer.run_folder import claim_folder, clear_folder, locked_folder
+
+if TYPE_CHECKING:
+    from modeling_sim.analysis import LinearTransform
 
 MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.tsv"
@@ -93,6 +96,13 @@ def open_data(
             )
         settings["streaming"] = True
     return load_corpus(name, split, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, **settings)
+
+
+def data_name(data: str, *, data_dir: str | None = None, corpus_settings: Mapping[str, Any] | None = None) -> str:
+    """A public name of what `open_data` opens: a corpus, a Hub id, or the last part of a path."""
+    if data in corpus_names():
+        return hub_dataset(data, data_dir, corpus_settings or {}) or data
+    return hub_id(data) or Path(data).resolve().name
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -342,6 +352,7 @@ def embed(
     device: str | None = None,
     precision: Precision = "fp32",
     average_channels: bool = False,
+    axes: "str | LinearTransform" = "own",
     batch_size: int = 16,
     num_workers: int = 0,
     on_bad_audio: Literal["raise", "skip"] = "raise",
@@ -355,7 +366,7 @@ def embed(
     encoded piece by piece, and their frames make several rows, of which `start` is the number of the first frame.
 
     Args:
-        model: An embedder, whose settings are then used in place of the next five; or the encoder, or its folder or id.
+        model: An embedder, whose settings are then used in place of the next six; or the encoder, or its folder or id.
         dataset: A corpus, any data set with a column `audio`, or the first argument of `open_data`; or a function that
             gives a data set, called with `on_bad_audio` and `bad_audio_list` once the folder is known to be free.
         output_dir: The folder.
@@ -364,6 +375,7 @@ def embed(
         device: As in `SimEmbedder`.
         precision: As in `SimEmbedder`.
         average_channels: As in `SimEmbedder`.
+        axes: As in `SimEmbedder`.
         batch_size: Recordings that are encoded together, at most, of 20 seconds on average.
         num_workers: Processes that read ahead; 0 reads in this one.
         on_bad_audio: At a recording that cannot be read: "raise", or "skip", which lists it in `skipped.tsv`.
@@ -376,6 +388,7 @@ def embed(
 
     Raises:
         FileExistsError: The folder holds other files, or embeddings of another model, module, data set or setting.
+        FileNotFoundError: There is no such model or data set, or no file of axes.
         AudioError: A recording cannot be read, or is stereo without `average_channels`, under "raise".
         BadAudioError: The same, found by its header.
         BlockingIOError: Another process writes to the folder.
@@ -386,7 +399,9 @@ def embed(
     if shard_seconds is not None and shard_seconds <= 0:
         raise ValueError(f"`shard_seconds` is {shard_seconds}; give seconds above 0, or None.")
     if not isinstance(model, SimEmbedder):
-        model = SimEmbedder(model, module, pool, device=device, precision=precision, average_channels=average_channels)
+        model = SimEmbedder(
+            model, module, pool, device=device, precision=precision, average_channels=average_channels, axes=axes
+        )
     folder = Path(output_dir)
     description = model.description()
     with _claimed(folder, description, overwrite=overwrite):
@@ -426,7 +441,7 @@ def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite: bool) -
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
-    return read_json(path) if path.is_file() else {}
+    return {"axes": "own", **read_json(path)} if path.is_file() else {}  # those of earlier versions have no other
 
 
 def _refuse_others(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

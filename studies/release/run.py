@@ -105,6 +105,8 @@ def commands(name: str, runs: Path, data_dir: str) -> Iterator[list[str]]:
             *("probe", "--model", *saved, "--modules", "2,context", *phones, *data(lists / "development")),
             *("--output_dir", str(runs / f"{name}-steps")),
         ]
+        corpus = data(lists)[1:]  # its name comes without a flag
+        yield ["axes", str(runs / name), *corpus, "--split", "train", "--overwrite_output_dir"]
         yield [
             *("probe", "--model", str(runs / name), *phones, *data(lists)),
             *("--output_dir", str(runs / f"{name}-phones")),

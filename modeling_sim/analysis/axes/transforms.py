@@ -5,6 +5,7 @@ without training. Those that follow from time, `temporal_components` and `slow_f
 a model's latents hold usually differs in how fast it changes.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,13 @@ class LinearTransform:
         if isinstance(coordinates, np.ndarray):
             return self.invert(torch.from_numpy(coordinates)).numpy()
         return coordinates @ self.inverse.to(coordinates) + self.center.to(coordinates)
+
+    def fingerprint(self) -> str:
+        """Digest of the numbers."""
+        digest = hashlib.sha256()
+        for value in vars(self).values():
+            digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file with `matrix`, `inverse` and `center`."""

@@ -1,0 +1,114 @@
+"""Temporal axes as a part of a checkpoint: found once without labels, and kept in a file next to its weights."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from transformers.utils.hub import cached_file
+
+from modeling_sim import SimModel
+from modeling_sim.analysis import LinearTransform
+from modeling_sim.analysis.axes.transforms import lag_profiles
+from modeling_sim.evaluation.axes import AXES_NAME, drawn_utterances, find_axes, frame_moments, read_axes
+from modeling_sim.evaluation.representations import SimModules
+from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.text import in_one_line
+
+SCHEMA = 1
+"""Version of the facts in the file; incremented when one changes its meaning."""
+
+
+class ModuleAxes(NamedTuple):
+    """Temporal components of a module.
+
+    Args:
+        transform: From frames of the module to components, in the order of `temporal_components`: the most predictable
+            first.
+        lags: Lags in seconds.
+        autocorrelations: `(components, lags)`.
+    """
+
+    transform: LinearTransform
+    lags: list[float]
+    autocorrelations: np.ndarray
+
+
+def find_temporal_axes(
+    model: SimModel,
+    feature_extractor: Any,
+    dataset: Dataset,
+    *,
+    data: str,
+    minutes: float = 20.0,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> tuple[dict[str, ModuleAxes], dict[str, Any]]:
+    """Temporal components of each module, by its name, on recordings without labels, and facts for `save_axes`.
+
+    Args:
+        model: The encoder, in evaluation mode.
+        feature_extractor: Of the model.
+        dataset: Recordings, with the columns of a corpus.
+        data: Their name, without paths: cards show it.
+        minutes: Approximate minutes of recordings that are drawn.
+        batch_size: Recordings per batch.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: `minutes` are not positive, or the recordings have no more frames of a module than the module has
+            dimensions.
+    """
+    if minutes <= 0:
+        raise ValueError(f"`minutes` is {minutes}; it must be above 0.")
+    drawn = drawn_utterances(dataset, minutes * 60, seed) if len(dataset) else dataset
+    config, of = model.config, SimModules("the model", model, feature_extractor)
+    moments = frame_moments(drawn, of, batch_size)[0] if len(drawn) else {}
+    found = {}
+    for module, name in enumerate(config.module_names):
+        dims = config.context_size if module == config.num_conv_modules else config.num_latents
+        frames = moments[name].count if name in moments else 0
+        if frames <= dims:
+            raise ValueError(
+                f"`data` has {frames} frames of {name} that are not silent, which are too few for its {dims} "
+                "dimensions; give more recordings."
+            )
+        transform = find_axes("temporal", moments[name])
+        lags, profiles = lag_profiles(moments[name], transform)
+        found[name] = ModuleAxes(transform, [lag / config.frame_rate(module) for lag in lags], profiles)
+    seconds = float(np.divide(drawn["num_samples"][:], drawn["sampling_rate"][:]).sum())
+    return found, {
+        "schema": SCHEMA,
+        "encoder_fingerprint": weights_fingerprint(model),
+        "data": data,
+        "minutes": round(seconds / 60, 1),
+    }
+
+
+def read_temporal_axes(folder: str, fingerprint: str) -> tuple[dict[str, LinearTransform], dict[str, Any]]:
+    """Transforms by the name of the module, and facts about them, of the file in a checkpoint.
+
+    Args:
+        folder: Folder or Hub id of the checkpoint.
+        fingerprint: `weights_fingerprint` of the encoder that the axes must belong to.
+
+    Raises:
+        FileNotFoundError: The checkpoint has no file of axes.
+        ValueError: The file is damaged, or its axes were found for other weights.
+    """
+    command = f"modeling-sim axes {folder} DATA"
+    path, problem = None, ""
+    try:
+        path = cached_file(folder, AXES_NAME, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:  # of the Hub
+        problem = f" ({in_one_line(error)})"
+    if path is None:
+        raise FileNotFoundError(f"{folder} has no {AXES_NAME}{problem}; make it with `{command}`.")
+    transforms, facts = read_axes(path)
+    if facts.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(
+            f"{path} has `schema` {facts['schema']!r}, but this version of modeling_sim reads {SCHEMA}; update the "
+            f"package, or replace the file with `{command} --overwrite_output_dir`."
+        )
+    if facts.get("encoder_fingerprint") != fingerprint:
+        raise ValueError(f"{path} has axes of other weights; replace it with `{command} --overwrite_output_dir`.")
+    return transforms, facts

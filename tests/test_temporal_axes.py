@@ -1,0 +1,204 @@
+"""Temporal axes of a checkpoint: found, kept in a file, applied to embeddings, and refused for other weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from datasets import Dataset
+
+from modeling_sim import SimEmbedder, SimFeatureExtractor, SimModel, embed
+from modeling_sim.analysis import LinearTransform, temporal_components
+from modeling_sim.commands import axes as command
+from modeling_sim.commands import embed as embed_command
+from modeling_sim.evaluation.axes import read_axes, save_axes
+from modeling_sim.inference import embedding
+from modeling_sim.inference.axes import find_temporal_axes
+from modeling_sim.inference.embedding_files import as_corpus, data_name
+from modeling_sim.loading import load_encoder
+from modeling_sim.provenance import weights_fingerprint
+from tests.test_inference import expected_frames, load, model_of
+
+LENGTHS = (9000, 4000, 30000, 16000)
+
+
+def write_recordings(folder, noise, lengths):
+    folder.mkdir()
+    for number, length in enumerate(lengths):
+        samples = (noise(length, seed=number) / 8).clamp(-1, 1).numpy()
+        soundfile.write(folder / f"{number}.wav", samples, 16000, subtype="FLOAT")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory, noise):
+    return write_recordings(tmp_path_factory.mktemp("data") / "my speech", noise, LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A checkpoint without axes."""
+    folder = tmp_path_factory.mktemp("models") / "bare"
+    model_of().save_pretrained(folder)
+    SimFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(bare, recordings):
+    """The same with axes."""
+    folder = shutil.copytree(bare, bare.with_name("model"))
+    command.main([str(folder), str(recordings)])
+    return folder
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "model")
+
+
+def corpus_of(samples):
+    return as_corpus(Dataset.from_dict({"audio": [str(path) for path in sorted(samples.glob("*.wav"))]}))
+
+
+def test_axes_are_the_temporal_components_of_all_recordings(checkpoint, recordings):
+    transforms, facts = read_axes(checkpoint / "axes.safetensors")
+    assert facts["data"] == "my speech"  # without its path
+    assert facts["minutes"] == round(sum(LENGTHS) / 16000 / 60, 1)
+    assert facts["encoder_fingerprint"] == weights_fingerprint(load_encoder(str(checkpoint)))
+    assert list(transforms) == ["context", "module 0", "module 1", "module 2"]
+    for module, name in enumerate(("module 0", "module 1", "module 2", "context")):
+        frames = [expected_frames(checkpoint, path, module) for path in sorted(recordings.glob("*.wav"))]
+        expected = temporal_components(np.concatenate(frames), [len(each) for each in frames], complete=True)
+        found, count = transforms[name], transforms[name].matrix.shape[1]
+        assert found.matrix.dtype == torch.float32
+        frames = np.concatenate(frames) - np.asarray(expected.center)
+        np.testing.assert_allclose(
+            frames @ np.asarray(found.matrix), frames @ np.asarray(expected.matrix)[:, :count], rtol=0, atol=2e-3
+        )
+        np.testing.assert_allclose(found.inverse @ found.matrix, np.eye(count), atol=1e-4)
+
+
+@pytest.mark.parametrize("module", [1, "context"])
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_embeddings_are_the_frames_in_these_axes(checkpoint, recordings, module, pool, monkeypatch):
+    monkeypatch.setattr(embedding, "LONG_SECONDS", 1.5)  # one recording is long
+    monkeypatch.setattr(embedding, "CHUNK_SECONDS", 1)
+    transform = read_axes(checkpoint / "axes.safetensors")[0]["module 1" if module == 1 else module]
+    center, matrix = np.asarray(transform.center), np.asarray(transform.matrix)
+    atol = 2e-6 * np.abs(matrix).sum(axis=0).max()  # of folded weights, by what a component weighs them with
+    paths = sorted(recordings.glob("*.wav"))
+    expected = [(expected_frames(checkpoint, path, 1 if module == 1 else -1) - center) @ matrix for path in paths]
+    if pool == "mean":
+        expected = [frames.mean(axis=0) for frames in expected]
+    for axes in ("temporal", str(checkpoint), transform):
+        embedder = SimEmbedder(checkpoint, module, pool, axes=axes, device="cpu")
+        assert embedder.channels == matrix.shape[1]
+        batch = embedder.of_batch({"audio": list(map(str, paths))})["embedding"]
+        for path, found, values in zip(paths, batch, expected, strict=True):
+            np.testing.assert_allclose(found, values, rtol=0, atol=atol)
+            np.testing.assert_allclose(embedder(path), values, rtol=0, atol=atol)
+
+
+def test_the_command_embeds_in_temporal_axes_and_continues_in_no_others(checkpoint, recordings, tmp_path):
+    out = tmp_path / "out"
+    embed_command.main([str(checkpoint), str(recordings), "--axes", "temporal", "--output_dir", str(out)])
+    manifest = json.loads((out / "manifest.json").read_text())
+    transform = read_axes(checkpoint / "axes.safetensors")[0]["context"]
+    assert (manifest["axes"], manifest["channels"]) == ("temporal", transform.matrix.shape[1])
+    assert manifest["axes_fingerprint"] == transform.fingerprint()
+    (row,) = [row for row in load(out, tmp_path / "cache") if row["id"] == "1"]
+    expected = transform.apply(expected_frames(checkpoint, recordings / "1.wav").mean(axis=0))
+    np.testing.assert_allclose(row["embedding"], expected, rtol=0, atol=1e-4)
+    turned = LinearTransform(-transform.matrix, -transform.inverse, transform.center)
+    for axes in ("own", transform, turned):
+        with pytest.raises(FileExistsError, match="`axes"):
+            embed(checkpoint, str(recordings), out, axes=axes)
+    earlier = {name: value for name, value in manifest.items() if not name.startswith("axes")}
+    (out / "manifest.json").write_text(json.dumps(earlier))  # of a version without axes
+    with pytest.raises(FileExistsError, match="`axes`"):
+        embed(checkpoint, str(recordings), out, axes="temporal")
+    assert embed(checkpoint, str(recordings), out, axes="temporal", overwrite=True)["axes"] == "temporal"
+
+
+def test_a_model_knows_its_checkpoint(checkpoint, recordings):
+    path = recordings / "0.wav"
+    expected = SimEmbedder(checkpoint, axes="temporal", device="cpu")(path)
+    loaded = SimModel.from_pretrained(checkpoint)
+    np.testing.assert_array_equal(SimEmbedder(loaded, axes="temporal", device="cpu")(path), expected)
+    with pytest.raises(ValueError, match=r"`axes`.*`model`"):
+        SimEmbedder(model_of(), axes="temporal")
+
+
+def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
+    path = copy / "axes.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"bare.*axes\.safetensors"):
+        SimEmbedder(bare, axes="temporal")
+    for axes in ("tempral", LinearTransform(torch.eye(3), torch.eye(3), torch.zeros(3))):
+        with pytest.raises(ValueError, match="`axes`"):
+            SimEmbedder(copy, axes=axes)
+    transforms, facts = read_axes(path)
+    for changed, name in (({"encoder_fingerprint": "other"}, "axes.safetensors"), ({"schema": 99}, "`schema`")):
+        save_axes(path, transforms, {**facts, **changed})
+        with pytest.raises(ValueError, match=name):
+            SimEmbedder(copy, axes="temporal")
+    save_axes(path, transforms)  # as an evaluation writes them
+    with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {copy} .*--overwrite_output_dir"):
+        embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"axes\.safetensors"):
+        SimEmbedder(copy, axes="temporal")
+
+
+def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordings, tmp_path, noise, capsys):
+    path = copy / "axes.safetensors"
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="`output_dir`"):
+        command.main([str(copy), str(recordings)])
+    short = write_recordings(tmp_path / "short", noise, [1600])
+    with pytest.raises(SystemExit, match="`data`"):
+        command.main([str(copy), str(short), "--overwrite_output_dir"])
+    assert path.read_bytes() == before
+    capsys.readouterr()
+    command.main([str(copy), str(recordings), "--overwrite_output_dir"])
+    assert path.read_bytes() == before
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-5:-1]] == [
+        "module 0",
+        "module 1",
+        "module 2",
+        "context",
+    ]
+    path.write_text("not ours")
+    with pytest.raises(SystemExit, match=str(path)):
+        command.main([str(copy), str(recordings), "--overwrite_output_dir"])
+    assert path.read_text() == "not ours"
+    assert {file.name for file in copy.iterdir() if "axes" in file.name} == {path.name}  # nothing half-written
+
+
+def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp_path):
+    model, extractor = load_encoder(str(bare)), SimFeatureExtractor()
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    soundfile.write(silent / "0.wav", np.zeros(30_000), 16000)
+    short = corpus_of(write_recordings(tmp_path / "short", noise, [1600]))  # less than the largest lag
+    for dataset in (short, short.select([]), corpus_of(silent)):
+        with pytest.raises(ValueError, match="`data`"):
+            find_temporal_axes(model, extractor, dataset, data="speech")
+    with pytest.raises(ValueError, match="`minutes`"):
+        find_temporal_axes(model, extractor, short, data="speech", minutes=0)
+    many = corpus_of(write_recordings(tmp_path / "many", noise, [4800] * 8))  # 30 frames of module 2 each
+    found, facts = find_temporal_axes(model, extractor, many, data="speech")
+    assert max(found["module 2"].lags) == pytest.approx(0.16)
+    assert found["module 2"].transform.matrix.isfinite().all()
+    few, less = find_temporal_axes(model, extractor, many, data="speech", minutes=0.7 / 60)
+    assert less["minutes"] <= facts["minutes"]
+    assert not torch.equal(few["module 2"].transform.matrix, found["module 2"].transform.matrix)
+
+
+def test_names_of_data_have_no_paths(tmp_path):
+    assert data_name("librispeech", data_dir=str(tmp_path)) == "librispeech"
+    assert data_name("org/speech") == "org/speech"
+    assert data_name(f"{tmp_path}/speech.csv") == "speech.csv"
+    assert data_name(f"{tmp_path}/speech/") == "speech"
