@@ -197,7 +197,7 @@ def read_axes(path: str | Path) -> tuple[dict[str, LinearTransform], dict[str, A
             for key in file.keys():  # noqa: SIM118 - the file has no other iterator
                 name, part = key.rsplit(".", 1)
                 parts.setdefault(name, {})[part] = file.get_tensor(key)
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get(_META, "{}"))
+            facts: dict[str, Any] = dict(json.loads((file.metadata() or {}).get(_META, "{}")))
         return {name: LinearTransform(**found) for name, found in parts.items()}, facts
     except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged, or no file of axes ({error}).") from error

@@ -433,10 +433,8 @@ def _traversals(
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
         oracle=_oracle(analysis, row, decoder, moved, num_samples, known),
     )
-    if "temporal" in analysis.arguments.other_axes():
-        components = temporal_components(known.latents.flatten(0, 1), [known.latents.shape[1]] * len(known.latents))
-        scale = components.apply(known.latents).std(dim=(0, 1))
-        temporal = components.apply(known.means * known.scale) / scale, components.inverse.to(scale) * scale[:, None]
+    temporal = _temporal_axes(known) if "temporal" in analysis.arguments.other_axes() else None
+    if temporal is not None:
         _, of_targets, _, of_changes = choose_and_move(*temporal)
         selectivity = traversal(of_changes, known.spread, of_targets, seed=seed).selectivity
         null = float(np.mean(of_random_axes(*temporal)))
@@ -451,6 +449,18 @@ def _traversals(
         if PROPERTIES[target] in _PLAYED_PROPERTIES:
             played.setdefault(dimension, []).append(PROPERTIES[target].split(",")[0])
     return {dimension: f"is best for {' and '.join(names)}" for dimension, names in played.items()}
+
+
+def _temporal_axes(known: _Known) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Temporal components of training utterances, `(utterances, components)`, and moves of a deviation of each."""
+    lengths = [known.latents.shape[1]] * len(known.latents)
+    try:
+        components = temporal_components(known.latents.flatten(0, 1), lengths)
+    except ValueError as error:
+        tqdm.write(f"traversal along temporal components is skipped: {error}")
+        return None
+    scale = components.apply(known.latents).std(dim=(0, 1))
+    return components.apply(known.means * known.scale) / scale, components.inverse.to(scale) * scale[:, None]
 
 
 def _followed(known: _Known, dim: int) -> tuple[int, float]:

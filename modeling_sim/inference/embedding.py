@@ -155,7 +155,13 @@ class SimEmbedder:
                     raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
             elif not source:
                 raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
-            axes = read_temporal_axes(source, weights_fingerprint(model))[0][self.config.module_names[self.module]]
+            transforms, name = (
+                read_temporal_axes(source, weights_fingerprint(model))[0],
+                self.config.module_names[self.module],
+            )
+            if name not in transforms:
+                raise ValueError(f"The axes in {source} are of {', '.join(transforms)}, and not of {name}.")
+            axes = transforms[name]
         if len(axes.matrix) != self.channels:
             raise ValueError(f"`axes` is a transform of {len(axes.matrix)} channels; the module has {self.channels}.")
         return axes
