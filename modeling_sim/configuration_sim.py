@@ -382,6 +382,11 @@ class SimConfig(PreTrainedConfig):
             return [float(self.kl_weight)] * self.num_conv_modules
         return [float(weight) for weight in self.kl_weight]
 
+    def num_channels(self, module: int = -1) -> int:
+        """Channels of a module's frames: `context_size` for the context, `num_latents` for the others."""
+        is_context = module % self.num_modules == self.num_conv_modules
+        return self.context_size if is_context else self.num_latents
+
     def hop_length(self, module: int = -1) -> int:
         """Samples from one frame of a module to the next."""
         return math.prod(stride for _, stride, _ in self._layers(module))

@@ -620,7 +620,7 @@ class SimForPreTraining(SimPreTrainedModel):
                 str(module): SimPredictor(
                     len(config.offsets),
                     config.num_latents,
-                    config.context_size if module == config.num_conv_modules else config.num_latents,
+                    config.num_channels(module),
                 )
                 for module in range(config.num_modules)
                 if self.is_contrastive(module) and not self._measures_correlations(module)
@@ -855,7 +855,7 @@ class SimClassifier(SimPreTrainedModel):
         super().__init__(config)
         self.sim = SimModel(config)
         self.probe_module = config.probe_module % config.num_modules
-        channels = config.context_size if self.probe_module == config.num_conv_modules else config.num_latents
+        channels = config.num_channels(self.probe_module)
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
         self._freeze_what_never_learns()

@@ -144,6 +144,9 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
         save_axes(path, transforms, {**facts, **changed})
         with pytest.raises(ValueError, match=name):
             SimEmbedder(copy, axes="temporal")
+    save_axes(path, {"module 0": transforms["module 0"]}, facts)
+    with pytest.raises(ValueError, match=f"{copy}.*module 0.*context"):
+        SimEmbedder(copy, axes="temporal")
     save_axes(path, transforms)  # as an evaluation writes them
     with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {copy} .*--overwrite_output_dir"):
         embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])

@@ -145,12 +145,7 @@ def _check(arguments: AnalysisArguments) -> None:
 
 def _check_dims(arguments: AnalysisArguments, models: Sequence[SimModules]) -> None:
     """Refuses dimensions that no module of any model has."""
-    sizes = [
-        config.context_size if number == config.num_conv_modules else config.num_latents
-        for model in models
-        for number in model.modules.values()
-        for config in [model.model.config]
-    ]
+    sizes = [model.model.config.num_channels(number) for model in models for number in model.modules.values()]
     if sizes and (missing := [dim for dim in arguments.chosen_dims() if dim >= max(sizes)]):
         raise ValueError(f"`dims` names {missing[0]}; the modules have dimensions 0 to {max(sizes) - 1}.")
 

@@ -549,7 +549,7 @@ def _modules_table(config: SimConfig) -> str:
             [
                 name,
                 "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution"),
-                count(config.context_size if is_context else config.num_latents),
+                count(config.num_channels(module)),
                 f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
                 f"{count(hop)} samples",
                 count(config.frame_rate(module)),

@@ -65,7 +65,7 @@ def find_temporal_axes(
     moments = frame_moments(drawn, of, batch_size)[0] if len(drawn) else {}
     found = {}
     for module, name in enumerate(config.module_names):
-        dims = config.context_size if module == config.num_conv_modules else config.num_latents
+        dims = config.num_channels(module)
         frames = moments[name].count if name in moments else 0
         if frames <= dims:
             raise ValueError(

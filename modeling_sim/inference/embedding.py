@@ -137,8 +137,7 @@ class SimEmbedder:
         )
         self.reader = RecordingReader(feature_extractor, average_channels=average_channels)
         self.encoder = fold(model, self.module, dtype=_DTYPES[precision]).to(self.device)  # type: ignore[arg-type]
-        is_context = self.module == self.config.num_conv_modules
-        self.channels = self.config.context_size if is_context else self.config.num_latents
+        self.channels = self.config.num_channels(self.module)
         self.axes = axes if isinstance(axes, str) else "given"
         self.transform = None if axes == "own" else self._transform(axes, source, model)
         if self.transform is not None:
@@ -155,10 +154,8 @@ class SimEmbedder:
                     raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
             elif not source:
                 raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
-            transforms, name = (
-                read_temporal_axes(source, weights_fingerprint(model))[0],
-                self.config.module_names[self.module],
-            )
+            transforms, _ = read_temporal_axes(source, weights_fingerprint(model))
+            name = self.config.module_names[self.module]
             if name not in transforms:
                 raise ValueError(f"The axes in {source} are of {', '.join(transforms)}, and not of {name}.")
             axes = transforms[name]
