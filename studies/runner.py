@@ -83,25 +83,28 @@ class Label:
     Args:
         name: The column.
         measures: Groups of measures, as in the setting `measures`.
+        axes: Axes in which single dimensions are measured, as in the setting `axes`.
         settings: Further settings of the evaluation.
         corpus_settings: Further settings of the corpus.
     """
 
     name: str
     measures: str
+    axes: str = "own"
     settings: dict[str, Any] = field(default_factory=dict)
     corpus_settings: dict[str, Any] = field(default_factory=dict)
 
 
-_SPEAKERS = Label("speaker_id", "probes", {"pooling": "chunk"})
+_PHONES = Label("phones", "probes,concentration,disentanglement,abx,distribution", axes="own,temporal")
+_SPEAKERS = Label("speaker_id", "probes", settings={"pooling": "chunk"})
 LABELS = {
     "synthetic_syllables": (
-        Label("phones", "probes,concentration,disentanglement,abx,distribution"),
+        _PHONES,
         _SPEAKERS,
         Label("syllable", "probes", corpus_settings={"num_syllables": 1}),
         Label("vowel", "probes", corpus_settings={"num_syllables": 1}),
     ),
-    "librispeech": (Label("phones", "probes,concentration,disentanglement,abx,distribution"), _SPEAKERS),
+    "librispeech": (_PHONES, _SPEAKERS),
 }
 """What is measured on each corpus; the first label decides between tuning rows, by its linear probe."""
 
@@ -121,6 +124,7 @@ class StudyRow:
         tuned_by: Names of the tuning rows, the best of which gives `learning_rate` and whatever else they set.
         has_controls: Also measure the spectrum and the untrained network.
         decoders: Modules for which decoders are trained, for smoothness and reconstruction.
+        decoder_settings: Settings of `modeling-sim train-decoder`, on top of those of the scale and the corpus.
     """
 
     name: str
@@ -132,6 +136,12 @@ class StudyRow:
     tuned_by: tuple[str, ...] = ()
     has_controls: bool = False
     decoders: tuple[int, ...] = ()
+    decoder_settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _plain(row: StudyRow) -> dict[str, Any]:
+    """A row as it is read from JSON."""
+    return json.loads(json.dumps(asdict(row)))
 
 
 @dataclass(frozen=True)
@@ -187,7 +197,7 @@ class Place:
         if not path.is_file():
             return None
         found = read_json(path)
-        if found["row"] != json.loads(json.dumps(asdict(row))) or found["corpus"] != self.corpus:
+        if _plain(StudyRow(**found["row"])) != _plain(row) or found["corpus"] != self.corpus:
             raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found
@@ -552,6 +562,7 @@ def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], 
         "max_steps": place.scale.decoder_steps,
         "output_dir": output_dir,
         **_common(row, corpus_settings, place),
+        **row.decoder_settings,
     }
     cli.main(["train-decoder", *_flags(own)])
     return output_dir
@@ -577,7 +588,7 @@ def measure(
         corpus_settings=corpus_settings,
         label=label.name,
         measures="probes" if row.tuning else label.measures,
-        axes="own",
+        axes="own" if row.tuning else label.axes,
         max_items=place.scale.max_items,
         device=place.device,
         seed=row.seed,
@@ -602,9 +613,10 @@ def measure(
     trained = {each.kind for each in representations if not each.control}
     found = []
     for each in analysis.rows:
-        if each.kind in trained:
-            renamed = {"kind": row.kind, "representation": row.name}
-        elif each.kind.endswith(" untrained"):
+        kind, plus, axes = each.kind.partition(" + ")
+        if kind in trained:
+            renamed = {"kind": row.kind + plus + axes, "representation": row.name + plus + axes}
+        elif kind.endswith(" untrained"):
             renamed = {"kind": "untrained", "representation": f"untrained-{row.seed}"}
         else:
             renamed = {"kind": each.kind, "representation": each.representation}

@@ -53,7 +53,9 @@ def place_of(study, folder, corpus="synthetic_syllables", scale="tiny"):
 
 
 def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
-    monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (Label("phones", "probes"),))
+    monkeypatch.setitem(
+        runner.LABELS, "synthetic_syllables", (Label("phones", "probes,concentration", axes="own,temporal"),)
+    )
     place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page), tmp_path)
     rows = {row.name: row for row in place.rows}
     killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
@@ -70,8 +72,8 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     best = max(scores, key=scores.get)
     assert found["simclr-0"]["settings"]["learning_rate"] == rows[best].settings["learning_rate"]
     kinds = {row["kind"] for row in found["sim-0"]["labels"]["phones"]}
-    assert {"SIM", "untrained", "log-mel"} <= kinds
-    assert {row["kind"] for row in found["simclr-0"]["labels"]["phones"]} == {"SimCLR"}
+    assert {"SIM", "SIM + SOBI", "untrained", "log-mel", "log-mel + SOBI"} <= kinds
+    assert {row["kind"] for row in found["simclr-0"]["labels"]["phones"]} == {"SimCLR", "SimCLR + SOBI"}
     before = (place.results / "sim-0.json").read_bytes()
     runner.run_row(rows["sim-0"], place)  # is done
     assert (place.results / "sim-0.json").read_bytes() == before
@@ -80,6 +82,14 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     assert "4 of 4 rows" in page
     assert "| | SIM | SimCLR | untrained | log-mel |" in page
     assert (place.results / "phones.png").stat().st_size > 3000
+
+
+def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
+    row, place = tiny_rows()[0], place_of(ablation.STUDY, tmp_path)
+    stored = asdict(row)
+    del stored["decoder_settings"]
+    (place.results / f"{row.name}.json").write_text(json.dumps({"row": stored, "corpus": place.corpus}))
+    assert place.result(row)["row"]["name"] == row.name
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
@@ -147,11 +157,18 @@ def fill(place, kinds=None):
         if kinds is not None and row.kind not in kinds:
             continue
         modules = [
-            {"kind": row.kind, "representation": row.name, "module": module, "measure": measure, "value": value}
+            {
+                "kind": row.kind + axes,
+                "representation": row.name + axes,
+                "module": module,
+                "measure": measure,
+                "value": value,
+            }
             for module, height in (("module 0", 0.5), ("module 2", 0.8))
-            for measure, value in (
-                ("linear_accuracy", height - 0.01 * number),
-                ("best_dimension_gap", 0.01 * number * height),
+            for measure, axes, value in (
+                ("linear_accuracy", "", height - 0.01 * number),
+                ("best_dimension_gap", "", 0.01 * number * height),
+                ("best_dimension_gap", " + SOBI", 0.3),
             )
         ]
         result = {
@@ -188,8 +205,8 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
     lines = kl_weight.curves(place)
     assert [weight for weight, _, _ in lines["all modules", "module 2"]] == sorted(kl_weight.WEIGHTS)
     assert len({name for name, _ in lines}) == 6
-    figure = kl_weight.draw(lines)
-    assert [len(axis.lines) for axis in figure.axes] == [2] * 6
+    figure = kl_weight.draw(lines, kl_weight.curves(place, " + SOBI"))
+    assert [len(axis.lines) for axis in figure.axes] == [4] * 6
     page = (place.results / PAGE_NAME).read_text()
     assert "- module 2: accuracy stays within" in page
     assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000

@@ -23,6 +23,8 @@ WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 SEEDS = (0, 1, 2)
 _PRESET = "sim-small"
 _FIRST = "all modules, 0.001"
+# A decoder of full size costs more than the encoder, and each row has one per module.
+_DECODERS = {"decoder_hidden_size": 64, "batch_size": 8}
 # A module has lost what a weight costs it when its accuracy is this far below its best.
 _TOLERANCE = 0.02
 
@@ -50,7 +52,9 @@ def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
     name = f"{kind.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     own = {"preset": _PRESET, "model_settings": settings}
     decoders = (0, 1, 2) if seed == 0 and kind.startswith("all") else ()
-    return StudyRow(name, kind, own, seed, has_controls=kind == _FIRST, decoders=decoders)
+    return StudyRow(
+        name, kind, own, seed, has_controls=kind == _FIRST, decoders=decoders, decoder_settings=dict(_DECODERS)
+    )
 
 
 # ---------------------------------------------------------------------- picture and sentences
@@ -58,35 +62,41 @@ def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
 _LINE = re.compile(r"(.+), ([\d.e-]+)")
 
 
-def curves(place: Place) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
-    """Weight, accuracy of phones and gap of the best dimension, by line ("all modules", ...) and module."""
+Curves = dict[tuple[str, str], list[tuple[float, float, float]]]
+"""Weight, accuracy of phones and gap of the best dimension, by line ("all modules", ...) and module."""
+
+
+def curves(place: Place, axes: str = "") -> Curves:
+    """The curves of the models' own axes, or of " + SOBI", their temporal components."""
     kinds = list(dict.fromkeys(row.kind for row in place.rows))
     results = results_of(place, "phones", kinds)
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    found: Curves = {}
     for module in modules_of(results):
         for kind in kinds:
             line, weight = _LINE.fullmatch(kind).groups()  # type: ignore[union-attr]
-            points = [values_of(results, key, module, kind) for key in ("linear_accuracy", "best_dimension_gap")]
-            if all(points):
-                accuracy, gap = (float(np.mean(values)) for values in points)
-                found.setdefault((line, module), []).append((float(weight), accuracy, gap))
+            accuracies = values_of(results, "linear_accuracy", module, kind)
+            gaps = values_of(results, "best_dimension_gap", module, kind + axes)
+            if accuracies and gaps:
+                point = float(weight), float(np.mean(accuracies)), float(np.mean(gaps))
+                found.setdefault((line, module), []).append(point)
     return {key: sorted(points) for key, points in found.items()}
 
 
-def draw(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> Figure:
+def draw(own: Curves, temporal: Curves) -> Figure:
     """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line."""
-    names = list(dict.fromkeys(name for name, _ in lines))
-    modules = list(dict.fromkeys(module for _, module in lines))
+    names = list(dict.fromkeys(name for name, _ in own))
+    modules = list(dict.fromkeys(module for _, module in own))
     figure = Figure(figsize=(4.5 * max(1, len(names)), 4.2), layout="constrained", dpi=120)
     axes = figure.subplots(1, max(1, len(names)), sharex=True, sharey=True, squeeze=False)[0]
     for name, axis in zip(names, axes, strict=False):
         for number, module in enumerate(modules):
-            points = lines.get((name, module), [])
-            if points:
-                weights, accuracies, gaps = zip(*points, strict=True)
-                axis.plot(accuracies, gaps, "o-", color=style_of(number).color, markersize=4, label=module)
-                for weight, accuracy, gap in zip(weights, accuracies, gaps, strict=True):
-                    axis.annotate(f"{weight:g}", (accuracy, gap), (3, 3), textcoords="offset points", fontsize=7)
+            for lines, style, ending in ((own, "o-", ""), (temporal, "s:", ", temporal components")):
+                if points := lines.get((name, module)):
+                    weights, accuracies, gaps = zip(*points, strict=True)
+                    color = style_of(number).color
+                    axis.plot(accuracies, gaps, style, color=color, markersize=4, label=module + ending)
+                    for weight, accuracy, gap in zip(weights, accuracies, gaps, strict=True):
+                        axis.annotate(f"{weight:g}", (accuracy, gap), (3, 3), textcoords="offset points", fontsize=7)
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_xlabel("accuracy of phones")
         axis.grid(alpha=0.25)
@@ -97,7 +107,7 @@ def draw(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> Figu
     return figure
 
 
-def sentences(lines: dict[tuple[str, str], list[tuple[float, float, float]]]) -> list[str]:
+def sentences(lines: Curves) -> list[str]:
     """For each module, the weights that keep accuracy, and the weight that is most readable."""
     found = []
     for (name, module), points in lines.items():
@@ -117,7 +127,7 @@ def page(place: Place) -> None:
     lines = curves(place)
     extra = []
     if lines:
-        save_figure(draw(lines), place.results / "accuracy_and_readability.png")
+        save_figure(draw(lines, curves(place, " + SOBI")), place.results / "accuracy_and_readability.png")
         picture = "![Accuracy and readability of each module](accuracy_and_readability.png)"
         extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(lines)]
     write_page(
