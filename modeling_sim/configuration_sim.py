@@ -91,7 +91,6 @@ class SimConfig(PreTrainedConfig):
             target), "same_utterance", "other_utterances".
         negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
             contexts, which makes hundreds of negatives cheap.
-        nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
         covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
         lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
             the first `loss_window` frames.
@@ -143,7 +142,6 @@ class SimConfig(PreTrainedConfig):
     num_negatives: int = 10
     negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
     negative_sharing: Literal["anchor", "batch"] = "anchor"
-    nested_sizes: list[int] | tuple[int, ...] = ()
     covariance_weight: float | int = 0.0
     lagged_covariance_weight: float | int = 0.0
     independence_weight: float | int = 0.0
@@ -254,9 +252,10 @@ class SimConfig(PreTrainedConfig):
         """Offsets and negatives are compatible, whatever the critic."""
         if self.prediction_offsets is not None and not self.prediction_offsets:
             raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
-        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", list(self.nested_sizes))):
-            if values != sorted(set(values)) or (values and values[0] < 1):
-                raise ValueError(f"`{name}` is {values}; give increasing positive integers, for example [1, 2, 4].")
+        if self.offsets != sorted({*self.offsets}) or min(self.offsets, default=1) < 1:
+            raise ValueError(
+                f"`prediction_offsets` is {self.offsets}; give increasing positive integers, for example [1, 2, 4]."
+            )
         if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
             raise ValueError(
                 f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has only {self.loss_window} "
@@ -269,7 +268,6 @@ class SimConfig(PreTrainedConfig):
 
     def validate_gaussian_critic(self) -> None:
         """The settings of the Gaussian critic are compatible."""
-        sizes = list(self.nested_sizes)
         if self.critic == "gaussian" and self.logit_scale != "one":
             raise ValueError(
                 "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
@@ -277,11 +275,6 @@ class SimConfig(PreTrainedConfig):
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
                 "`critic` 'gaussian' only scores latents of convolutional modules; set `contrastive_modules` to 'all'."
-            )
-        if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
-            raise ValueError(
-                f"`nested_sizes` is {sizes}; set `critic` to 'gaussian' and give sizes below the {self.num_latents} "
-                "channels of a latent."
             )
         for name in ("covariance_weight", "lagged_covariance_weight", "independence_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):

@@ -788,7 +788,6 @@ class SimForPreTraining(SimPreTrainedModel):
             offsets=config.offsets,
             num_negatives=config.num_negatives,
             negative_sharing=config.negative_sharing,
-            nested_sizes=config.nested_sizes if module < config.num_conv_modules else (),
             window_start=start,
             frame_mask=frame_mask,
             negatives=config.negatives,

@@ -191,8 +191,6 @@ def test_module_names_end_with_the_context_if_there_is_one():
             "`critic` 'gaussian'",
         ),
         ({"critic": "gaussian", "logit_scale": "inverse_sqrt_channels"}, "`logit_scale`"),
-        ({"nested_sizes": [4]}, "`nested_sizes` is .*`critic`"),
-        ({"critic": "gaussian", "nested_sizes": [4, 512]}, "`nested_sizes`"),
         ({"covariance_weight": -1.0}, "`covariance_weight` is -1.0"),
         ({"lagged_covariance_weight": float("inf")}, "`lagged_covariance_weight` is inf"),
         ({"hidden_size": "wide"}, "'hidden_size'"),

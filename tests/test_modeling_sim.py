@@ -61,7 +61,6 @@ VARIANTS = {
             "prediction_offsets": [1, 2, 4, 8],
             "num_negatives": 31,
             "negative_sharing": "batch",
-            "nested_sizes": [4],
             "covariance_weight": 0.1,
             "lagged_covariance_weight": 0.02,
             "independence_weight": 0.05,
