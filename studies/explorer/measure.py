@@ -7,8 +7,9 @@
 every module on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks
 of the shape of the first checkpoint without training get theirs in the same way.
 
-`moments`: of the ten dimensions of module 2 that the page shows first, the 20 largest and the 20 smallest moments on
-speakers of LibriSpeech that were not trained on, by their phones, speakers and acoustics. See `compare`.
+`moments`: of the ten dimensions of module 2 that the page shows first, on its own axes or those of `--axes`, the 20
+largest and the 20 smallest moments on speakers of LibriSpeech that were not trained on, by their phones, speakers and
+acoustics. See `compare`.
 """
 
 import math
@@ -30,7 +31,7 @@ from modeling_sim.data.corpora.contract import class_label
 from modeling_sim.evaluation.factors import rows_of, sound_at
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.explore.evidence import drawn_moments, planted_factors, properties_at, right_labels
-from modeling_sim.explore.explorer import Explorer
+from modeling_sim.explore.explorer import AXES, Explorer
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
@@ -314,7 +315,7 @@ def properties_of(explorer: Explorer, items: Items) -> dict[str, Property]:
     }
 
 
-def write_moments(path: str, checkpoint: str, data_dir: str, feature: str = "module 2") -> None:
+def write_moments(path: str, checkpoint: str, data_dir: str, axes: str, feature: str = "module 2") -> None:
     """Describes loudest moments and writes the result."""
     with tempfile.TemporaryDirectory() as temporary:
         settings = {"split_by": "speaker", "test_fraction": 0.33}
@@ -329,11 +330,10 @@ def write_moments(path: str, checkpoint: str, data_dir: str, feature: str = "mod
             )
         )
         (name,) = explorer.representations
-        items, evidence = explorer.items(name), explorer.evidence(name, feature)
+        items, evidence = explorer.items(name), explorer.evidence(name, feature, axes)
         dims = evidence.order()[:NUM_DIMENSIONS]
-        found = compare(
-            explorer.codes(name, feature), dims, items.utterances, items.seconds, properties_of(explorer, items)
-        )
+        codes = explorer.codes(name, feature, axes)
+        found = compare(codes, dims, items.utterances, items.seconds, properties_of(explorer, items))
         for end in found["ends"]:
             dim = end["dimension"]
             best = evidence.labels[dim] or max(evidence.correlations, key=lambda each: evidence.correlations[each][dim])
@@ -348,6 +348,7 @@ def write_moments(path: str, checkpoint: str, data_dir: str, feature: str = "mod
         {
             "corpus": "librispeech",
             "module": feature,
+            "axes": axes,
             "speakers": len(np.unique(items.speakers)),
             "utterances": len(np.unique(items.utterances)),
             "moments": len(items.labels),
@@ -369,11 +370,12 @@ def main() -> None:
     labels.add_argument("checkpoints", nargs="+", help="folders of models")
     moments.add_argument("checkpoint", help="folder of a model")
     moments.add_argument("--data_dir", required=True, help="folder of LibriSpeech")
+    moments.add_argument("--axes", choices=AXES, default="own", help="axes of the dimensions")
     arguments = parser.parse_args()
     if arguments.command == "labels":
         write_labels(arguments.output, arguments.checkpoints)
     else:
-        write_moments(arguments.output, arguments.checkpoint, arguments.data_dir)
+        write_moments(arguments.output, arguments.checkpoint, arguments.data_dir, arguments.axes)
 
 
 if __name__ == "__main__":
