@@ -303,21 +303,17 @@ def _in_percent(value: float | None) -> str:
 
 def explorer_page() -> str:
     """The page of the explorer: how many labels are right, and what the loudest moments have in common."""
-    labels, moments = read_explorer("labels"), read_explorer("moments")
-    with_words = {end["dimension"] for end in moments["ends"] if end["words"]}
-    wordless = [str(dim) for dim in sorted({end["dimension"] for end in moments["ends"]} - with_words)]
+    labels = read_explorer("labels")
+    moments = {name: read_explorer(name) for name in ("moments_sim_temporal", "moments_sim_own", "moments")}
+    worded = {name: sum(bool(end["words"]) for end in found["ends"]) for name, found in moments.items()}
     return render(
         "explorer.md",
         labels=labels,
         labels_table=_labels_table(labels),
         moments=moments,
-        moments_table=_moments_table(moments["ends"]),
-        worded=sum(bool(end["words"]) for end in moments["ends"]),
-        wordless=", ".join(wordless),
-        common={
-            name: float(np.median([end["properties"][name]["share"] for end in moments["ends"]]))
-            for name in ("phone", "speaker")
-        },
+        temporal=moments["moments_sim_temporal"],
+        moments_table=_moments_table(moments["moments_sim_temporal"]["ends"]),
+        worded=worded,
     )
 
 
