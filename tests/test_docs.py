@@ -292,11 +292,11 @@ def test_what_the_page_of_the_explorer_says_is_what_the_results_say():
         "loudness, |rho| = .50; turned axes .34",
         "loudness, |rho| = .52; turned axes .36",
     ]
-    silent = [end for end in make.read_explorer("moments")["ends"] if end["dimension"] == 34]
-    assert {end["best"] for end in silent} == {"pitch"}
-    for end in silent:
-        phone = end["properties"]["phone"]
-        assert (phone["classes"], phone["share"] > 0.9) == (["SIL"], True)
+    ends = make.read_explorer("moments_sim_temporal")["ends"]
+    of_pitch = [end["words"] for end in ends if end["best"] == "pitch"]
+    assert {end["dimension"] for end in ends if end["best"] == "pitch"} == {0, 4}
+    assert not any(of_pitch)
+    assert all(end["properties"]["phone"]["classes"][0] == "S" for end in ends if end["dimension"] == 18)
 
 
 def test_what_the_pages_say_of_claims_is_what_the_counts_say():
