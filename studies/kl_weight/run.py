@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from modeling_sim import SimConfig
 from modeling_sim.plots import save_figure, style_of
@@ -86,7 +87,7 @@ def draw(own: Curves, temporal: Curves) -> Figure:
     """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line."""
     names = list(dict.fromkeys(name for name, _ in own))
     modules = list(dict.fromkeys(module for _, module in own))
-    figure = Figure(figsize=(4.5 * max(1, len(names)), 4.2), layout="constrained", dpi=120)
+    figure = Figure(figsize=(4.5 * max(1, len(names)), 5.2), layout="constrained", dpi=120)
     axes = figure.subplots(1, max(1, len(names)), sharex=True, sharey=True, squeeze=False)[0]
     for name, axis in zip(names, axes, strict=False):
         for number, module in enumerate(modules):
@@ -99,11 +100,14 @@ def draw(own: Curves, temporal: Curves) -> Figure:
                         axis.annotate(f"{weight:g}", (accuracy, gap), (3, 3), textcoords="offset points", fontsize=7)
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_xlabel("accuracy of phones")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("gap of the best dimension over random axes")
     if names:
-        axes[0].legend(frameon=False, fontsize=8)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
+        )
     return figure
 
 
