@@ -15,7 +15,7 @@ from pathlib import Path
 
 import soundfile
 
-from modeling_sim.commands import analyze, pretrain, probe
+from modeling_sim.commands import evaluate, pretrain, probe
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
 
@@ -47,7 +47,7 @@ def main(folder: Path, table: Path, label: str, output_dir: Path, steps: int) ->
         pretrain.main(["--preset", f"{model.name}-small", *corpus, *batches, *run])
     measured = [*corpus, "--model", *map(str, models), "--label", label, "--cache_dir", str(output_dir / "features")]
     probe.main([*measured, "--pooling", "mean", "--output_dir", str(output_dir / "probe")])
-    analyze.main([*measured, "--output_dir", str(output_dir / "report")])
+    evaluate.main([*measured, "--output_dir", str(output_dir / "report")])
 
 
 if __name__ == "__main__":

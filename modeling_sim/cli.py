@@ -24,7 +24,6 @@ COMMANDS = {
     "convert": "convert checkpoints of the authors' code",
     "export": "export an encoder to ONNX or torch.export",
 }
-_MODULES = {"evaluate": "modeling_sim.commands.analyze"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif name == "--version":
         print(f"modeling-sim {__version__}")
     elif name in COMMANDS:
-        module = _MODULES.get(name, f"modeling_sim.commands.{name.replace('-', '_')}")
-        import_module(module).main(flags)
+        import_module(f"modeling_sim.commands.{name.replace('-', '_')}").main(flags)
     else:
         raise SystemExit(
             f"modeling-sim: unknown command {name!r}{nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}."

@@ -23,7 +23,7 @@ os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "no")
 # Files of tests that train, start processes, use a Hub or take seconds; `make test-fast` runs all others.
 _TRAIN = frozenset(
     str.split(
-        "analyze axes background_push batches benchmark corpora corpora_artificial_speech devices examples executions "
+        "axes background_push batches benchmark corpora corpora_artificial_speech devices evaluate examples executions "
         "explore finetune gpu gpu_script hub hub_roundtrip images_text log objectives_two_views pretrain probe publish "
         "remote_code report representations resume studies theory train_decoder wheel"
     )

@@ -10,7 +10,7 @@ from scipy.signal import lfilter
 from modeling_sim import SimFeatureExtractor
 from modeling_sim.analysis import mean_correlation_coefficient, random_rotation
 from modeling_sim.analysis.sound_properties import PROPERTIES, frame_properties
-from modeling_sim.commands import analyze
+from modeling_sim.commands import evaluate
 from modeling_sim.data.audio import read_audio
 from modeling_sim.evaluation.axes import _sounding, fit_axes, load_axes, save_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
@@ -22,7 +22,7 @@ from modeling_sim.evaluation.results import Results
 from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.report.html import read_media
-from tests.test_analyze import save
+from tests.test_evaluate import save
 
 CORPUS = {"num_train": 24, "num_test": 24, "num_speakers": 4}
 RHO = np.array([0.97, 0.9, 0.75, 0.3])
@@ -228,13 +228,13 @@ def test_the_command_measures_pairs_of_models_and_writes_their_axes(tmp_path):
     corpus = ["--corpus", "synthetic_syllables", "--corpus_settings", json.dumps(CORPUS), "--label", "phones"]
     measures = ["--measures", "consistency", "--axes", "slow", "--modules", "2"]
     folders = ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "out")]
-    analyze.main(["--model", *models, *corpus, *measures, *folders])
+    evaluate.main(["--model", *models, *corpus, *measures, *folders])
     results = Results.read(tmp_path / "out" / "analysis.json")
     pairs = {row.representation: row for row in results.rows if row.measure == "matched_correlation"}
     assert set(pairs) == {"one & two", "one & two + SFA"}
     assert set(load_axes(tmp_path / "out" / "axes.safetensors")) >= {"one + SFA, module 2", "log-mel + SFA"}
     with pytest.raises(SystemExit, match="axes"):
-        analyze.main(["--model", *models, "--axes", "diagonal", "--output_dir", str(tmp_path / "other")])
+        evaluate.main(["--model", *models, "--axes", "diagonal", "--output_dir", str(tmp_path / "other")])
 
 
 def test_properties_of_frames_are_those_of_the_window_around_each():

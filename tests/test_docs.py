@@ -95,7 +95,7 @@ def command_of(line):
         if re.search(r"(^modeling-sim|modeling_sim\.cli|training/\w+\.py)$", word)
     )
     if words[script].endswith(".py"):
-        return Path(words[script]).stem.replace("_", "-").replace("analyze", "evaluate"), words[script + 1 :]
+        return Path(words[script]).stem.replace("_", "-"), words[script + 1 :]
     return words[script + 1], words[script + 2 :]
 
 

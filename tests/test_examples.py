@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from modeling_sim import SimConfig, SimForAudioFrameClassification
-from modeling_sim.commands import analyze, pretrain
+from modeling_sim.commands import evaluate, pretrain
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -75,7 +75,7 @@ def test_hearing_a_dimension(run_folder, tmp_path, monkeypatch, capsys):
 def test_own_recordings_and_their_labels(tmp_path, monkeypatch, capsys):
     few = ["--num_utterances", "6", "--num_pairs", "4", "--steps", "3", "--max_frames", "400", "--modules", "2"]
     tiny = ["--model_settings", "{hidden_size: 16, context_size: 8}"]
-    for command, more in ((analyze, few), (pretrain, tiny)):
+    for command, more in ((evaluate, few), (pretrain, tiny)):
         run_command = partial(lambda full, more, flags: full([*flags, *more]), command.main, more)
         monkeypatch.setattr(command, "main", run_command)
     run(monkeypatch, "07_my_recordings.py", "--output_dir", tmp_path, "--steps", "1")

@@ -25,7 +25,7 @@ from modeling_sim import (
     SimModel,
     SimTokenizer,
 )
-from modeling_sim.commands.analyze import main as evaluate
+from modeling_sim.commands.evaluate import main as evaluate
 from modeling_sim.commands.finetune import main as finetune
 from modeling_sim.commands.pretrain import main as pretrain
 from modeling_sim.commands.probe import main as probe

@@ -1,6 +1,6 @@
 """Renders the report of an evaluation: one HTML file that works offline, on phones and larger screens.
 
-    modeling-sim report runs/analysis
+    modeling-sim report runs/evaluation
 
 All of its numbers come from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
 output folder.

@@ -2,7 +2,7 @@
 
 Example:
     >>> from modeling_sim.evaluation.axes import load_axes
-    >>> transform = load_axes("runs/analysis/axes.safetensors")["sim-small + SOBI, module 2"]  # doctest: +SKIP
+    >>> transform = load_axes("runs/evaluation/axes.safetensors")["sim-small + SOBI, module 2"]  # doctest: +SKIP
     >>> components = transform.apply(frames)  # (frames, channels) to (frames, components)  # doctest: +SKIP
 """
 

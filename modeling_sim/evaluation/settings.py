@@ -116,7 +116,7 @@ class AbxArguments(MeasuringArguments):
 class AnalysisArguments(ProbeArguments, AbxArguments):
     """Everything that `evaluate` measures; probe and abx are presets of it."""
 
-    output_dir: str = setting("runs/analysis", "Folder for results and report.")
+    output_dir: str = setting("runs/evaluation", "Folder for results and report.")
     figure_format: FigureFormat | None = setting(  # noqa: RUF009 - a field
         None, "Also write each figure of the report to a file in this format."
     )

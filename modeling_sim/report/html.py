@@ -1,6 +1,6 @@
 """A report of an analysis: one HTML file that opens from disk, on a phone or a screen, without a network.
 
-modeling-sim report runs/analysis
+modeling-sim report runs/evaluation
 
 It is made only from `analysis.json`, `curves.json` and `media.npz`, which `modeling-sim evaluate` writes to its
 output folder: a number that is not in those files is not in the report.

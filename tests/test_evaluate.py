@@ -19,7 +19,7 @@ from datasets import Dataset
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.analysis.scorecard import MEASURES, Row, compare
 from modeling_sim.analysis.sound_properties import PROPERTIES, sound_properties
-from modeling_sim.commands import analyze
+from modeling_sim.commands import evaluate
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation import cache as analysis_parts
@@ -89,7 +89,7 @@ def load_models(paths, modules="all"):
 def run(models, decoders, cache_dir, output_dir, *flags):
     measured = ["--model", *models, *(["--decoder", *decoders] if decoders else []), *SYLLABLES, "--label", "vowel"]
     folders = ["--cache_dir", str(cache_dir), "--output_dir", str(output_dir)]
-    analyze.main([*measured, *FEW.split(), *folders, *flags])
+    evaluate.main([*measured, *FEW.split(), *folders, *flags])
     return json.loads((output_dir / "analysis.json").read_text())
 
 
@@ -355,7 +355,7 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
 )
 def test_what_cannot_be_analysed_is_reported(flags, message, models, tmp_path):
     with pytest.raises(SystemExit, match=message):
-        analyze.main(["--model", models[0], *SYLLABLES, *flags, "--output_dir", str(tmp_path)])
+        evaluate.main(["--model", models[0], *SYLLABLES, *flags, "--output_dir", str(tmp_path)])
 
 
 # ---------------------------------------------------------------------- parts
@@ -768,5 +768,5 @@ def test_flags_that_mean_nothing_are_reported_in_a_line(models, tmp_path, monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     output = ["--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=message) as raised:
-        analyze.main(["--model", models[0], *SYLLABLES, "--label", "vowel", *output, *flags])
+        evaluate.main(["--model", models[0], *SYLLABLES, "--label", "vowel", *output, *flags])
     assert "\n" not in str(raised.value)
