@@ -146,7 +146,7 @@ def test_commands_of_the_readme_run_one_after_another(hub, tmp_path, monkeypatch
             cli.main([command, *flags, *shlex.split(SMALLER[command])])
             ran.append(command)
     assert ran == list(SMALLER)
-    assert (tmp_path / "runs" / "analysis" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "evaluation" / "report.html").stat().st_size > 10_000
 
 
 def test_there_is_something_to_test():
