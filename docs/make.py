@@ -440,13 +440,13 @@ def draw_results() -> Figure:
         label = {"chance: most frequent class": "chance", "untrained, context": "untrained context"}.get(name, name)
         label = f"SIM, {row.module}" if trained else label
         rows.append((label, [row.value], (row.low or 0, row.high or 1), style_of(0).color if trained else GRAY))
-    _dots(left, rows, "Phones of LibriSpeech\nread from one frame; bars: 95 %")
+    _dots(left, rows, "Phones of LibriSpeech\nlinear probe of one frame; bars: 95 % intervals")
     data = probes_of_artificial_speech()[_TASKS[0]]
     colors = {method: style_of(number).color for number, method in enumerate(_METHODS)}
     _dots(
         right,
         [(name, values, None, colors.get(name, GRAY)) for name, values in data.items()],
-        "Syllables of the paper's artificial speech\nread from the mean context; a point per seed",
+        "Syllables of the paper's artificial speech\nlinear probe of the context; dots: seeds",
     )
     return figure
 

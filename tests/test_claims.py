@@ -68,7 +68,7 @@ def test_a_null_of_each_model_stands_below_the_measure():
     results.rows = [replace(row, null=null) for row, null in zip(results.rows, nulls, strict=True)]
     assert claims.table(results, "module 2")[2:] == [
         "| Traversal selectivity | 0.60 | 0.40 |",
-        "| The same, turned axes | 0.30 | 0.35 |",
+        "| The same, random axes | 0.30 | 0.35 |",
     ]
 
 

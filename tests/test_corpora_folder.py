@@ -11,6 +11,7 @@ from datasets import ClassLabel
 
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.describe import describe
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.representations import Spectra
@@ -52,6 +53,8 @@ def test_every_kind_of_file_is_found(tree):
     corpus = load_corpus("folder", "all", data_dir=tree)
     assert sorted(corpus["id"]) == sorted(name.rsplit(".", 1)[0] for name in FILES)
     assert corpus.features["speaker_id"].names == ["unknown"]
+    numbers = describe(corpus)
+    assert (numbers["speakers"], numbers["classes"]) == (0, {})
     for row in corpus:
         assert len(read_audio(row["audio"])) == pytest.approx(16_000, abs=100)
 

@@ -478,7 +478,7 @@ def page(explorer):
 
 def test_every_view_of_the_page_shows_what_it_should(page, explorer):
     name = next(iter(explorer.representations))
-    assert "sim-player" in page.listen(0, None, name, "context", "own", "deviation")
+    assert "sim-player" in page.listen(0, None, name, "context", "own", "standard deviation")
     assert "Frames where dimension 3 is largest" in (shown := page.dimension(name, "module 2", "own", 3))
     assert shown.count("<audio") >= 5
     assert "Same dimension in another seed" in shown
@@ -676,7 +676,7 @@ def test_every_view_in_a_browser(tab, tmp_path):
     assert page.evaluate("(p => p.scrollWidth / p.clientWidth)(document.querySelector('.sim-scroll'))") > 3.5
     page.locator(f"{player} .sim-zoom input").fill("1")
     before = page.get_attribute(f"{player} .sim-heat img", "src")
-    page.get_by_label("distance to the prior").check()
+    page.get_by_label("KL divergence to N(0, 1)").check()
     page.wait_for_function(f"document.querySelector('{player} .sim-heat img').alt.startsWith('distance')")
     assert page.get_attribute(f"{player} .sim-heat img", "src") != before
 

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from modeling_sim import (
     SimConfig,
@@ -272,6 +273,15 @@ def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, mon
             assert [row["start"] for row in own] == list(np.cumsum([0, *(len(row["embedding"]) for row in own)])[:-1])
             assert len(own) == (2 if name == "2" else 1)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_the_progress_bar_does_not_pass_its_total(checkpoint, recordings, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(embedding_files, "tqdm", lambda **settings: bars.append(tqdm(**settings)) or bars[-1])
+    soundfile.write(recordings / "5.wav", np.zeros(8000), 16000)  # 4.23 s in all
+    embed(checkpoint, str(recordings), tmp_path / "out")
+    assert bars[0].n == pytest.approx(4.23125)
+    assert bars[0].n < bars[0].total
 
 
 def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypatch):

@@ -93,12 +93,12 @@ class Evidence:
         return sorted(range(self.num_dims), key=lambda dim: (self.labels[dim] is None, -leads[dim]))
 
     def words(self, dim: int) -> str:
-        """The label of a dimension with its evidence, as "pitch, |rho| = .80; turned axes .40", or "no label"."""
+        """The label of a dimension with its evidence, as "pitch, |rho| = .80; random axes .40", or "no label"."""
         name = self.labels[dim]
         if name is None:
             return "no label"
         own, turned = self.correlations[name][dim], self.turned[name]
-        return f"{name}, |rho| = {short(own)}; turned axes {short(turned)}"
+        return f"{name}, |rho| = {short(own)}; random axes {short(turned)}"
 
     def time_constant(self, dim: int) -> float:
         """Seconds after which the autocorrelation of a dimension falls below 1/e; infinite if it does at no lag."""

@@ -21,7 +21,7 @@ from modeling_sim.explore.explorer import Counterpart, Utterance, UtteranceFrame
 from modeling_sim.report.plots import SIGNED
 from modeling_sim.report.sounds import Clip, load_item
 
-QUANTITIES = ("mean", "deviation", "distance to the prior")
+QUANTITIES = ("mean", "standard deviation", "KL divergence to N(0, 1)")
 """Quantities of Gaussian frames that a heat map can show."""
 
 # Most columns of a heat map: more than a screen has, and few enough for the size of a page.

@@ -483,7 +483,8 @@ def _write_shards(
     dataset = dataset.with_format(None).select_columns([*lengths, "audio"])
     total = None
     if not is_stream:
-        total = round(float(np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:]).sum()))
+        # Above the sum: a bar warns when it passes its total.
+        total = int(np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:]).sum()) + 1
     with tqdm(total=total, unit="s", unit_scale=True, desc="seconds of audio", leave=False) as progress:
         writer = _ShardWriter(embedder, batch_size, num_workers, skip_bad_audio=skip, progress=progress)
         for shard in _shards(dataset if is_stream else dataset.select_columns(lengths), shard_seconds):

@@ -415,7 +415,7 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
 
 def _selectivity(entry: Entry) -> str:
     own, turned = float(np.mean(entry["selectivity"])), entry["selectivity_of_turned_axes"]
-    text = f"selectivity {decimal(own)}, that of turned axes {decimal(min(turned))} to {decimal(max(turned))}"
+    text = f"selectivity {decimal(own)}, random axes {decimal(min(turned))} to {decimal(max(turned))}"
     if oracle := entry.get("oracle"):
         text += f", that of regression directions {decimal(float(np.mean(oracle['selectivity'])))}"
     return text

@@ -269,8 +269,8 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
             ],
         },
     )
+    log.say(f"held-out data before the first step: {task.summary(run.untrained)}")
     log.say(f"held-out data after {counts.step} steps: {task.summary(trained)}")
-    log.say(f"before the first step: {task.summary(run.untrained)}")
     if counts.replaced:
         log.say(f"replaced {counts.replaced} crops from unreadable files")
     log.say(f"{counts.crops / counts.seconds:.1f} crops per second; model and {folder.results.name} in {folder.path}")

@@ -117,7 +117,7 @@ def axes() -> str:
         gaps = [run["methods"][name]["own_and_rotated"] for run in runs if name in run["methods"]]
         means = {key: np.mean([gap[key] for gap in gaps], axis=0) for key in titles}
         rows.append([name, *(f"{own:.2f} / {turned:.2f}" for own, turned in means.values())])
-    return markdown_table(["own axes / turned axes", *titles.values()], rows)
+    return markdown_table(["own axes / random axes", *titles.values()], rows)
 
 
 def words() -> str:

@@ -57,7 +57,7 @@ MEASURES = (
 
 
 # Measures with a null value of each model's own, without which their values mean nothing.
-NULLS = {"traversal_selectivity": "The same, turned axes"}
+NULLS = {"traversal_selectivity": "The same, random axes"}
 
 
 KINDS = ("SIM", "GIM", "GIM (Löwe)", "CPC", "GIM + PCA", "GIM + ICA", "GIM + noise", "log-mel")

@@ -53,21 +53,26 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """Statistics of a corpus: utterances, hours, speakers, sampling rates, lengths in seconds, share of labeled rows.
 
     Returns:
-        A JSON-serializable dict; `label_coverage` and `classes` have one entry per label column.
+        A JSON-serializable dict; `label_coverage` and `classes` have one entry per label column. `speakers` is 0, and
+        there is no entry for them, if none is known.
     """
     columns = dataset.with_format("numpy").select_columns(["num_samples", "sampling_rate"])
     seconds = columns[:]["num_samples"] / columns[:]["sampling_rate"]
-    labels = [name for name in dataset.column_names if class_label(dataset, name) is not None]
+    labels = {name: label for name in dataset.column_names if (label := class_label(dataset, name)) is not None}
+    speakers = set(dataset["speaker_id"][:]) - {None}
+    if "speaker_id" in labels and {labels["speaker_id"].int2str(speaker) for speaker in speakers} <= {UNKNOWN_SPEAKER}:
+        speakers = set()
+        del labels["speaker_id"]
     return {
         "utterances": len(dataset),
         "hours": float(seconds.sum() / 3600),
-        "speakers": len(set(dataset["speaker_id"][:]) - {None}),
+        "speakers": len(speakers),
         "sampling_rates": sorted({int(rate) for rate in columns[:]["sampling_rate"]}),
         "seconds": {name: float(np.quantile(seconds, share)) for name, share in _QUANTILES.items()},
         "label_coverage": {
             name: sum(value is not None for value in dataset[name][:]) / len(dataset) for name in labels
         },
-        "classes": {name: len(class_label(dataset, name).names) for name in labels},
+        "classes": {name: len(label.names) for name, label in labels.items()},
     }
 
 
@@ -78,7 +83,7 @@ def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
         cells = {
             "utterances": f"{numbers['utterances']}",
             "hours": f"{numbers['hours']:.2f}",
-            "speakers": f"{numbers['speakers']}",
+            "speakers": f"{numbers['speakers'] or 'unknown'}",
             "sampling rate, Hz": ", ".join(map(str, numbers["sampling_rates"])),
         }
         cells |= {f"length, {name}, s": f"{length:.2f}" for name, length in numbers["seconds"].items()}

@@ -117,9 +117,9 @@ def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> Non
     shared = train & set().union(*others)
     if shared:
         warning = "" if rule == "list" else "warning: "  # lists are chosen on purpose, like those of CPC
-        line += f"; {warning}{len(shared)} speakers of the training are also in the other parts"
+        line += f"; {warning}{len(shared)} speakers of train are also in the other parts"
     elif others and not (train and all(others)):
-        line += "; warning: without names, speakers of the training may also be in the other parts"
+        line += "; warning: speakers are not named, so those of train may also be in the other parts"
     say_once(line)
 
 
