@@ -26,8 +26,8 @@ from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import check_sim_checkpoint, nearest_path, setting
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_sim_checkpoint, nearest_path, setting
+from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
@@ -38,7 +38,7 @@ class EncodingArguments:
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
 
     def validate(self) -> None:

@@ -9,6 +9,7 @@ from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.settings import (
+    CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     FIGURE_FORMAT_HELP,
     FigureFormat,
@@ -20,7 +21,7 @@ from modeling_sim.settings import (
     setting,
     with_dataset_name,
 )
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.trainer.settings import YamlMapping
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,7 +61,7 @@ class MeasuringArguments:
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
         "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."
