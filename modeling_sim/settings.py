@@ -72,6 +72,9 @@ def corpus_help() -> str:
     return f"Corpus: {', '.join(corpus_names())}."
 
 
+DEFAULT_CORPUS = "synthetic_syllables"
+"""The corpus of every command that is given none: it needs neither files nor a network."""
+
 DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
 CORPUS_SETTINGS_HELP = (
     "Settings of the corpus, as YAML: '{num_train: 256}'. `modeling-sim corpora --corpus NAME --help` describes them."

@@ -11,6 +11,7 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
     FIGURE_FORMAT_HELP,
     FigureFormat,
     check_checkpoint,
@@ -56,7 +57,7 @@ class MeasuringArguments:
         "EnCodec and Mimi.",
         check=check_checkpoint,
     )
-    corpus: str = setting("librispeech", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )

@@ -8,6 +8,7 @@ from huggingface_hub.constants import HF_HOME
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
     check_checkpoint,
     check_folder,
     corpus_help,
@@ -29,7 +30,7 @@ class ExploreArguments:
         "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts.",
         check=check_checkpoint,
     )
-    corpus: str = setting("synthetic_syllables", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
     Preset,
     check_folder,
     check_sim_checkpoint,
@@ -43,7 +44,7 @@ class ModelArguments:
 class DataArguments:
     """The data to train and evaluate on."""
 
-    corpus: str = setting("synthetic_syllables", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
@@ -203,7 +204,11 @@ class ClassifierArguments:
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Fields of SimConfig to change, as YAML: '{hidden_size: 64}'."
     )
-    label: str = setting("speaker_id", "Class column: speaker_id, vowel, syllable, phones, ...")
+    label: str = setting(
+        "speaker_id",
+        "Class column: speaker_id, vowel, syllable, phones, ... The default, unlike that of `probe`, labels "
+        "utterances, as a pipeline needs.",
+    )
     probe_module: str = setting("context", "Module that the classifier reads: an index from 0, or 'context'.")
     freeze_encoder: bool = setting(False, "Train only the classifier.")
 
