@@ -4,12 +4,12 @@ Nothing here imports torch, which takes seconds, so that a mistake is reported b
 """
 
 import contextlib
+import os
 import re
 import sys
 from argparse import (
     SUPPRESS,
     Action,
-    ArgumentDefaultsHelpFormatter,
     ArgumentError,
     ArgumentParser,
     ArgumentTypeError,
@@ -72,7 +72,13 @@ def corpus_help() -> str:
     return f"Corpus: {', '.join(corpus_names())}."
 
 
+DEFAULT_CORPUS = "synthetic_syllables"
+"""The corpus of every command that is given none: it needs neither files nor a network."""
+
 DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
+CORPUS_SETTINGS_HELP = (
+    "Settings of the corpus, as YAML: '{num_train: 256}'. `modeling-sim corpora --corpus NAME --help` describes them."
+)
 
 
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
@@ -88,8 +94,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-class HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows defaults and keeps the line breaks of a description."""
+class HelpFormatter(RawDescriptionHelpFormatter):
+    """Shows defaults other than nothing, with `~` for the home folder, and keeps the line breaks of a description."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = action.help or ""
+        default = " ".join(action.default) if isinstance(action.default, list) else str(action.default)
+        if action.nargs == 0 or default in ("", "{}", "None", SUPPRESS):
+            return text
+        home = str(Path("~").expanduser())
+        if default.startswith(f"{home}{os.sep}"):
+            default = f"~{default.removeprefix(home)}"
+        return f"{text} (default: {default.replace('%', '%%')})"
 
 
 def with_dataset_name(
@@ -390,12 +406,12 @@ def parse_arguments(
         FileNotFoundError: The file, or the one it `extends`, does not exist.
         SystemExit: A flag is unknown or its value has the wrong type.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--corpus")
     first.add_argument("--model")
-    first.add_argument("--init_from", "--init-from")
+    first.add_argument("--init_from")
     given = first.parse_known_args(argv)[0]
     parser = _Parser(
         classes,
@@ -456,11 +472,15 @@ class _Parser(HfArgumentParser):
         super().__init__(classes, **options)
 
     def add_argument(self, *flags: Any, **options: Any) -> Action:
-        """Adds a flag; a help line that takes time to make is made only with `with_help`."""
+        """Adds a flag in its spelling with underscores; a help line is made only with `with_help`, if it takes time."""
         options.pop("check", None)  # from the metadata of a field
         if callable(options.get("help")):
             options["help"] = options["help"]() if self.with_help else None
-        return super().add_argument(*flags, **options)
+        if options.get("action") == "store_false":
+            options["help"] = f"Turn off `--{options['dest']}`."
+        if options.get("required"):
+            options["help"] = f"{options['help']} (required)"
+        return super().add_argument(*(flag for flag in flags if "-" not in flag.lstrip("-")), **options)
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
         """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
@@ -519,6 +539,12 @@ class _Parser(HfArgumentParser):
     def _check_value(self, action: Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise ArgumentError(action, _no_choice(value, action.choices))
+
+
+def _with_underscores(word: str) -> str:
+    """A flag that may be spelled with dashes, `--data-dir=x`, as `--data_dir=x`; other words are unchanged."""
+    flag, equals, value = word.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
 def _is_bool(word: str) -> bool:

@@ -30,6 +30,11 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else repr(value)
 
 
+def duration(minutes: float) -> str:
+    """Minutes, or seconds below one minute."""
+    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+
+
 def printable(name: object) -> str:
     r"""Escapes all nonprintable characters of a name, for example `\n` and `\x1b`.
 

@@ -4,9 +4,10 @@ import pytest
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments, load_split
+from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.hub.settings import HubArguments
 from modeling_sim.settings import as_dict, parse_arguments
-from modeling_sim.trainer.settings import PRETRAINING
+from modeling_sim.trainer.settings import PRETRAINING, DataArguments
 
 
 def parsed(*flags):
@@ -51,6 +52,12 @@ def test_a_data_set_may_be_named_by_a_flag_of_its_own():
     both = {"streaming": True, "dataset_id": "org/mini"}
     assert parsed("--corpus", "hub", "--dataset_name", "org/mini", *more) == both
     assert parsed("--corpus", "librispeech") == {}
+
+
+def test_commands_have_the_same_corpus_unless_one_is_given():
+    settings = [measuring("--model", "m", kind=kind) for kind in (ProbeArguments, AbxArguments, AnalysisArguments)]
+    assert {each.corpus for each in settings} == {DataArguments().corpus, ExploreArguments(model="m").corpus}
+    assert {each.label for each in settings} == {"phones"}
 
 
 def test_a_data_set_may_be_named_in_a_file(tmp_path):

@@ -1,9 +1,11 @@
 """The console command: help and errors before torch is imported, and positional settings."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +16,7 @@ from modeling_sim import SimConfig, cli
 from modeling_sim.commands.curves import CurvesArguments
 from modeling_sim.evaluation.settings import ProbeArguments
 from modeling_sim.hub.settings import PublishArguments
-from modeling_sim.settings import Preset, parse_arguments
+from modeling_sim.settings import Preset, parse_arguments, setting
 from modeling_sim.trainer.settings import PRETRAINING
 
 # Command lines and a part of what each prints.
@@ -57,6 +59,45 @@ for words in {[words for words, _ in WITHOUT_TORCH]!r}:
             print("" if ended.code is None else ended.code)
     print(json.dumps([printed.getvalue(), "torch" in sys.modules]))
 """
+
+
+@pytest.fixture
+def help_of(capsys, monkeypatch):
+    """The help of a command line, with one line per flag."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def show(*words):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--help"])
+        return re.sub(r"\n {24}", " ", capsys.readouterr().out)
+
+    return show
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_has_one_spelling_of_each_flag_and_no_empty_defaults(name, help_of):
+    options = help_of(name).partition("\noptions:\n")[2]
+    assert not re.search(r"--\w+-|default: (None|\[|\{|\))", options)
+    flags = re.findall(r"^  (--\w+)", options, re.MULTILINE)
+    assert flags == list(dict.fromkeys(flags))
+
+
+def test_help_tells_required_settings_defaults_and_what_a_negative_flag_turns_off(help_of):
+    lines = {line.split()[0]: line for line in help_of("evaluate").splitlines() if line.startswith("  --")}
+    assert lines["--model"].endswith("(required)")
+    assert lines["--label"].endswith("(default: phones)")
+    assert "`--align_modules`" in lines["--no_align_modules"]
+    assert "(required)" in help_of("train-decoder")
+
+
+def test_help_does_not_depend_on_the_home_folder(capsys):
+    @dataclass
+    class Cached:
+        cache_dir: str = setting(str(Path.home() / "cache"), "Cache.")
+
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["--help"], (Cached,))
+    assert "(default: ~/cache)" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +216,7 @@ def test_flags_may_stand_on_both_sides_of_a_value_without_one():
         (["--dry_run", "no", "runs/x"], False),
         (["--dry_run", "True", "runs/x"], True),
         (["--dry_run=no", "runs/x"], False),
+        (["--dry-run=no", "runs/x"], False),
         (["--yes", "--dry_run", "runs/x"], True),
     ],
 )

@@ -279,7 +279,7 @@ def test_frames_are_those_of_the_model_in_other_axes(explorer, axes):
         assert frames.divergences is None
 
 
-def test_temporal_axes_are_those_of_the_checkpoint_if_they_are_of_its_weights(arguments, folders, tmp_path):
+def test_temporal_axes_are_those_of_the_checkpoint_if_they_are_of_its_weights(arguments, folders, tmp_path, capsys):
     folder = shutil.copytree(folders / "first", tmp_path / "first")
     model = SimModel.from_pretrained(folder)
     swapped = torch.eye(12).flip(0)
@@ -290,6 +290,8 @@ def test_temporal_axes_are_those_of_the_checkpoint_if_they_are_of_its_weights(ar
         explorer = Explorer(arguments(model=str(folder)))
         found = explorer.transform("first", "module 1", "temporal (SOBI)")
         assert torch.equal(found.matrix, swapped) == (fingerprint != "of other weights")
+        lines = [line for line in capsys.readouterr().out.splitlines() if AXES_NAME in line]
+        assert len(lines) == (fingerprint == "of other weights")
         explorer.evidence("first", "module 1", "temporal (SOBI)")
         paths.append(set((Path(explorer.arguments.cache_dir) / "explore").glob("evidence-*.json")))
     assert len(paths[1] - paths[0]) == 1  # evidence of other axes is not taken from the cache

@@ -534,7 +534,7 @@ def test_axes_are_published_with_a_line_in_the_card_and_used_from_the_hub(hub, r
     capsys.readouterr()
     publish.main([str(run_folder), "--repo_id", "org/bare"])
     hub.faults.append(Fault("error", AXES_NAME, times=99))
-    with pytest.raises(FileNotFoundError, match=r"^org/bare.*axes\.safetensors.*$"):
+    with pytest.raises(FileNotFoundError, match=r"^org/bare.*axes\.safetensors.* org/bare DATA --output_dir .*$"):
         SimEmbedder("org/bare", 1, axes="temporal")
 
 

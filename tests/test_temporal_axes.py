@@ -66,7 +66,7 @@ def corpus_of(samples):
 def test_axes_are_the_temporal_components_of_all_recordings(checkpoint, recordings):
     transforms, facts = read_axes(checkpoint / "axes.safetensors")
     assert facts["data"] == "my speech"  # without its path
-    assert facts["minutes"] == round(sum(LENGTHS) / 16000 / 60, 1)
+    assert facts["minutes"] == round(sum(LENGTHS) / 16000 / 60, 3)
     assert facts["encoder_fingerprint"] == weights_fingerprint(load_encoder(str(checkpoint)))
     assert list(transforms) == ["context", "module 0", "module 1", "module 2"]
     for module, name in enumerate(("module 0", "module 1", "module 2", "context")):
@@ -150,9 +150,14 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
     save_axes(path, transforms)  # as an evaluation writes them
     with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {copy} .*--overwrite_output_dir"):
         embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])
+    with pytest.raises(ValueError, match=f"modeling-sim axes {bare} DATA --output_dir {copy} --overwrite_output_dir"):
+        SimEmbedder(bare, axes=str(copy))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"axes\.safetensors"):
+    with pytest.raises(ValueError, match=rf"axes\.safetensors.*modeling-sim axes {copy} .*--overwrite_output_dir"):
         SimEmbedder(copy, axes="temporal")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir {copy}`"):
+        SimEmbedder(bare, axes=str(copy))
 
 
 def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordings, tmp_path, noise, capsys):
@@ -167,12 +172,19 @@ def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordi
     capsys.readouterr()
     command.main([str(copy), str(recordings), "--overwrite_output_dir"])
     assert path.read_bytes() == before
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-5:-1]] == [
+    *_, first, second, third, fourth, last = capsys.readouterr().out.splitlines()
+    assert " 4 seconds of " in last
+    assert [line.split(":")[0] for line in (first, second, third, fourth)] == [
         "module 0",
         "module 1",
         "module 2",
         "context",
     ]
+    for damaged in (before[:300], b""):
+        path.write_bytes(damaged)
+        command.main([str(copy), str(recordings), "--overwrite_output_dir"])
+        assert str(path) in capsys.readouterr().out.splitlines()[0]
+        assert path.read_bytes() == before
     path.write_text("not ours")
     with pytest.raises(SystemExit, match=str(path)):
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])

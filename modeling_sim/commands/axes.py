@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_sim.commands.command import command
+from modeling_sim.commands.command import command, disable_progress_bars
 from modeling_sim.commands.embed import EncodingArguments
 from modeling_sim.settings import setting
+from modeling_sim.text import duration
 
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
 _SHOWN_LAG = 0.08
@@ -53,23 +54,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("axes", __doc__, argv, AxesArguments, positional=["model", "data"]) as (settings,):
         import numpy as np  # noqa: PLC0415 - imports seconds of libraries
-        from datasets import disable_progress_bars  # noqa: PLC0415
-        from transformers.utils import logging  # noqa: PLC0415
 
-        from modeling_sim.evaluation.axes import AXES_NAME, read_axes, save_axes  # noqa: PLC0415
+        from modeling_sim.evaluation.axes import AXES_NAME, read_axes, save_axes, starts_like_axes  # noqa: PLC0415
         from modeling_sim.inference.axes import find_temporal_axes  # noqa: PLC0415
         from modeling_sim.inference.embedding_files import data_name, open_data  # noqa: PLC0415
         from modeling_sim.loading import default_device, feature_extractor_of, load_encoder  # noqa: PLC0415
         from modeling_sim.trainer.run_folder import make_folder  # noqa: PLC0415
 
         disable_progress_bars()
-        logging.disable_progress_bar()
         path = Path(settings.output_dir) / AXES_NAME
         make_folder(path.parent)
         if path.exists():
             if not settings.overwrite_output_dir:
                 raise FileExistsError(f"`output_dir` has {path}; give --overwrite_output_dir to replace it.")
-            read_axes(path)  # a file of something else is not replaced
+            try:
+                read_axes(path)
+            except ValueError as error:
+                if not starts_like_axes(path):  # a file of something else is not replaced
+                    raise
+                print(f"replacing a damaged file: {error}")
         source = {"data_dir": settings.data_dir, "corpus_settings": settings.corpus_settings}
         model = load_encoder(settings.model).to(default_device(settings.device))  # type: ignore[arg-type]
         found, facts = find_temporal_axes(
@@ -89,4 +92,4 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{name}: {len(axes.autocorrelations)} components; the first correlate with themselves "
                 f"{1000 * axes.lags[near]:g} ms later by {first}"
             )
-        print(f"found on {facts['minutes']} minutes of {facts['data']}; axes in {path}")
+        print(f"found on {duration(facts['minutes'])} of {facts['data']}; axes in {path}")

@@ -12,8 +12,8 @@ from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
-from modeling_sim.settings import DATASET_NAME_HELP, check_folder, corpus_help, setting
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, DATASET_NAME_HELP, check_folder, corpus_help, setting
+from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
@@ -25,7 +25,7 @@ class CorporaArguments:
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
     describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")
     plot: str | None = setting(None, "Draw an utterance of the first split to this file.")

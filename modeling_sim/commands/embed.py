@@ -24,10 +24,10 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeling_sim.commands.command import command
+from modeling_sim.commands.command import command, disable_progress_bars
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import check_sim_checkpoint, nearest_path, setting
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_sim_checkpoint, nearest_path, setting
+from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
@@ -38,7 +38,7 @@ class EncodingArguments:
     data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
 
     def validate(self) -> None:
@@ -80,14 +80,10 @@ class EmbedArguments(EncodingArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("embed", __doc__, argv, EmbedArguments, positional=["model", "data"]) as (settings,):
-        from datasets import disable_progress_bars  # noqa: PLC0415 - imports seconds of libraries
-        from transformers.utils import logging  # noqa: PLC0415
-
-        from modeling_sim.inference.embedding import SimEmbedder  # noqa: PLC0415
+        from modeling_sim.inference.embedding import SimEmbedder  # noqa: PLC0415 - imports torch
         from modeling_sim.inference.embedding_files import embed, open_data  # noqa: PLC0415
 
         disable_progress_bars()
-        logging.disable_progress_bar()
         embedder = SimEmbedder(
             settings.model,
             settings.module,

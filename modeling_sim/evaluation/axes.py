@@ -180,6 +180,13 @@ def save_axes(
         save_file(tensors, temporary, None if facts is None else {_META: json.dumps(facts)})
 
 
+def starts_like_axes(path: str | Path) -> bool:
+    """Whether a file starts like one that `save_axes` wrote with facts, though its rest may be damaged, or is empty."""
+    with Path(path).open("rb") as file:
+        start = file.read(100)
+    return not start or f'"{_META}"'.encode() in start
+
+
 def load_axes(path: str | Path) -> dict[str, LinearTransform]:
     """Transforms that `save_axes` wrote, by the name of the features that they give, as in results.
 

@@ -9,7 +9,9 @@ from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.settings import (
+    CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
     FIGURE_FORMAT_HELP,
     FigureFormat,
     check_checkpoint,
@@ -20,7 +22,7 @@ from modeling_sim.settings import (
     setting,
     with_dataset_name,
 )
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.trainer.settings import YamlMapping
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,12 +57,12 @@ class MeasuringArguments:
         "EnCodec and Mimi.",
         check=check_checkpoint,
     )
-    corpus: str = setting("librispeech", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
         "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."

@@ -1,6 +1,5 @@
 """The models, the corpus and all that the page shows of them, computed once and kept in the cache."""
 
-import contextlib
 import functools
 import threading
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.files import read_json, write_json
 from modeling_sim.inference.axes import read_temporal_axes
 from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.text import say
 
 AXES = {"own": None, "temporal (SOBI)": "temporal", "principal (PCA)": "principal"}
 """Axes that dimensions are shown in, and their names for `find_axes`."""
@@ -314,13 +314,17 @@ class Explorer:
         return self._once(("axes", model, feature, name), make)
 
     def _saved_axes(self, model: str) -> dict[str, LinearTransform]:
-        """The temporal axes in the checkpoint of a model, by feature; nothing if it has none of these weights."""
+        """The temporal axes in the checkpoint of a model, by feature; nothing if there are none that can be used."""
 
         def make() -> dict[str, LinearTransform]:
             of = self.representations[model]
             if isinstance(of, SimModules):
-                with contextlib.suppress(OSError, ValueError):
+                try:
                     return read_temporal_axes(self.checkpoints[model], weights_fingerprint(of.model))[0]
+                except FileNotFoundError:
+                    pass
+                except (OSError, ValueError) as error:
+                    say(f"temporal axes of {model} are found anew: {error}")
             return {}
 
         return self._once(("saved axes", model), make)

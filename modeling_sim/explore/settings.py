@@ -5,8 +5,16 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
 
-from modeling_sim.settings import DATASET_NAME_HELP, check_checkpoint, check_folder, corpus_help, setting
-from modeling_sim.trainer.settings import YamlMapping, corpus_settings_help
+from modeling_sim.settings import (
+    CORPUS_SETTINGS_HELP,
+    DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
+    check_checkpoint,
+    check_folder,
+    corpus_help,
+    setting,
+)
+from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
@@ -22,12 +30,12 @@ class ExploreArguments:
         "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts.",
         check=check_checkpoint,
     )
-    corpus: str = setting("synthetic_syllables", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")

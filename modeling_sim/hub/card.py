@@ -23,7 +23,7 @@ from modeling_sim.evaluation.representations import SPECTRA
 from modeling_sim.evaluation.results import Results
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
-from modeling_sim.text import count, decimal, percent, points
+from modeling_sim.text import count, decimal, duration, percent, points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -70,7 +70,7 @@ def card_template(name: str) -> Template:
         autoescape=False,  # noqa: S701 - the text is Markdown, which `shown` escapes
         finalize=shown,
     )
-    environment.filters["python"] = python_text
+    environment.filters |= {"python": python_text, "duration": duration}
     return environment.get_template(name)
 
 

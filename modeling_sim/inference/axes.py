@@ -1,5 +1,6 @@
 """Temporal axes as a part of a checkpoint: found once without labels, and kept in a file next to its weights."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,35 +81,51 @@ def find_temporal_axes(
         "schema": SCHEMA,
         "encoder_fingerprint": weights_fingerprint(model),
         "data": data,
-        "minutes": round(seconds / 60, 1),
+        "minutes": round(seconds / 60, 3),
     }
 
 
-def read_temporal_axes(folder: str, fingerprint: str) -> tuple[dict[str, LinearTransform], dict[str, Any]]:
-    """Transforms by the name of the module, and facts about them, of the file in a checkpoint.
+def read_temporal_axes(
+    folder: str, fingerprint: str, *, model: str | None = None
+) -> tuple[dict[str, LinearTransform], dict[str, Any]]:
+    """Transforms by the name of the module, and facts about them, of the file in a checkpoint or another folder.
 
     Args:
-        folder: Folder or Hub id of the checkpoint.
+        folder: The folder, or Hub id of the checkpoint.
         fingerprint: `weights_fingerprint` of the encoder that the axes must belong to.
+        model: Folder or Hub id of this encoder, for error messages; by default `folder`.
 
     Raises:
         FileNotFoundError: The checkpoint has no file of axes.
         ValueError: The file is damaged, or its axes were found for other weights.
     """
-    command = f"modeling-sim axes {folder} DATA"
+    model = folder if model is None else model
     path, problem = None, ""
     try:
         path = cached_file(folder, AXES_NAME, _raise_exceptions_for_missing_entries=False)
     except OSError as error:  # of the Hub
         problem = f" ({in_one_line(error)})"
     if path is None:
-        raise FileNotFoundError(f"{folder} has no {AXES_NAME}{problem}; make it with `{command}`.")
-    transforms, facts = read_axes(path)
+        raise FileNotFoundError(f"{folder} has no {AXES_NAME}{problem}; {_remedy(folder, model)}")
+    remedy = _remedy(folder, model, replace=True)
+    try:
+        transforms, facts = read_axes(path)
+    except ValueError as error:
+        raise ValueError(f"{error} To replace it, {remedy}") from error
     if facts.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(
             f"{path} has `schema` {facts['schema']!r}, but this version of modeling_sim reads {SCHEMA}; update the "
-            f"package, or replace the file with `{command} --overwrite_output_dir`."
+            f"package, or {remedy}"
         )
     if facts.get("encoder_fingerprint") != fingerprint:
-        raise ValueError(f"{path} has axes of other weights; replace it with `{command} --overwrite_output_dir`.")
+        raise ValueError(f"{path} has axes of other weights; {remedy}")
     return transforms, facts
+
+
+def _remedy(folder: str, model: str, *, replace: bool = False) -> str:
+    """The end of an error message: the command that makes axes of `model` where `folder` needs them."""
+    command = f"modeling-sim axes {model or 'MODEL'} DATA"
+    if not Path(folder).is_dir():  # on the Hub
+        return f"run `{command} --output_dir FOLDER` and give FOLDER as `axes`."
+    place = "" if folder == model else f" --output_dir {folder}"
+    return f"run `{command}{place}{' --overwrite_output_dir' if replace else ''}`."

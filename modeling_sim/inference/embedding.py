@@ -138,7 +138,7 @@ class SimEmbedder:
         self.reader = RecordingReader(feature_extractor, average_channels=average_channels)
         self.encoder = fold(model, self.module, dtype=_DTYPES[precision]).to(self.device)  # type: ignore[arg-type]
         self.channels = self.config.num_channels(self.module)
-        self.axes = axes if isinstance(axes, str) else "given"
+        self.axes = "given" if not isinstance(axes, str) else "own" if axes == "own" else "temporal"
         self.transform = None if axes == "own" else self._transform(axes, source, model)
         if self.transform is not None:
             self.channels = self.transform.matrix.shape[1]
@@ -148,16 +148,15 @@ class SimEmbedder:
         if isinstance(axes, str):
             from modeling_sim.inference.axes import read_temporal_axes  # noqa: PLC0415 - own axes do not need it
 
-            if axes != "temporal":
-                self.axes, source = "temporal", axes
-                if not Path(source).is_dir():
-                    raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
-            elif not source:
+            folder = source if axes == "temporal" else axes
+            if not folder:
                 raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
-            transforms, _ = read_temporal_axes(source, weights_fingerprint(model))
+            if folder == axes and not Path(folder).is_dir():
+                raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
+            transforms, _ = read_temporal_axes(folder, weights_fingerprint(model), model=source)
             name = self.config.module_names[self.module]
             if name not in transforms:
-                raise ValueError(f"The axes in {source} are of {', '.join(transforms)}, and not of {name}.")
+                raise ValueError(f"The axes in {folder} are of {', '.join(transforms)}, and not of {name}.")
             axes = transforms[name]
         if len(axes.matrix) != self.channels:
             raise ValueError(f"`axes` is a transform of {len(axes.matrix)} channels; the module has {self.channels}.")

@@ -239,8 +239,6 @@ def build(
 
 def check(arguments: DecoderArguments) -> None:
     """Checks the settings of a decoder."""
-    if not arguments.model:
-        raise ValueError("`model` is not set; give the checkpoint of an encoder, a folder or a Hub id.")
     if arguments.loss not in LOSSES:
         raise ValueError(f"`loss` is {arguments.loss!r}; choose {', '.join(LOSSES)}.")
     if arguments.noise < 0 or arguments.decoder_hidden_size < 0:

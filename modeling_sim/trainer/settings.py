@@ -1,21 +1,21 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from modeling_sim.data.corpora import settings_overview
-from modeling_sim.settings import DATASET_NAME_HELP, Preset, check_folder, check_sim_checkpoint, corpus_help, setting
+from modeling_sim.settings import (
+    CORPUS_SETTINGS_HELP,
+    DATASET_NAME_HELP,
+    DEFAULT_CORPUS,
+    Preset,
+    check_folder,
+    check_sim_checkpoint,
+    corpus_help,
+    setting,
+)
 
 INFONCE = "infonce"
 """Name of the model's own objective: SIM, GIM or CPC."""
-
-
-def corpus_settings_help() -> str:
-    """Help line of `corpus_settings`, with the settings of every corpus."""
-    return (
-        "Settings of the corpus, as YAML: '{num_train: 256}', or '{manifest: words.csv, label_columns: word}'. "
-        f"{settings_overview()}"
-    )
 
 
 # A setting that the parser reads as text, and `parse_arguments` converts to a mapping.
@@ -44,12 +44,12 @@ class ModelArguments:
 class DataArguments:
     """The data to train and evaluate on."""
 
-    corpus: str = setting("synthetic_syllables", corpus_help)
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", corpus_settings_help)  # noqa: RUF009 - a field
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
     on_bad_audio: Literal["raise", "skip"] = setting(
@@ -204,7 +204,11 @@ class ClassifierArguments:
     model_settings: YamlMapping = setting(  # noqa: RUF009 - a field
         "{}", "Fields of SimConfig to change, as YAML: '{hidden_size: 64}'."
     )
-    label: str = setting("speaker_id", "Class column: speaker_id, vowel, syllable, phones, ...")
+    label: str = setting(
+        "speaker_id",
+        "Class column: speaker_id, vowel, syllable, phones, ... The default, unlike that of `probe`, labels "
+        "utterances, as a pipeline needs.",
+    )
     probe_module: str = setting("context", "Module that the classifier reads: an index from 0, or 'context'.")
     freeze_encoder: bool = setting(False, "Train only the classifier.")
 
@@ -220,7 +224,7 @@ class FinetuningArguments(RunArguments):
 class DecoderArguments:
     """The decoder to train."""
 
-    model: str = setting("", "Pretrained encoder: folder or Hub id.", check=check_sim_checkpoint)
+    model: str = setting(MISSING, "Pretrained encoder: folder or Hub id.", check=check_sim_checkpoint)
     module: str = setting("2", "Module whose latents are decoded: an index from 0, or 'context'.")
     latents: Literal["mean", "sample"] = setting(
         "mean", "Input: the 'mean' of each Gaussian, or a new 'sample' in each step, as in the paper."

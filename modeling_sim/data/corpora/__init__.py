@@ -65,20 +65,17 @@ def corpus_settings(name: str) -> list[str]:
     return [argument for argument in inspect.signature(_corpus(name).load).parameters if argument != "split"]
 
 
-def settings_overview() -> str:
-    """Names of the settings of every corpus, in one line for `--help`."""
-    known = "; ".join(f"{name}: {', '.join(corpus_settings(name))}" for name in corpus_names())
-    return f"Settings per corpus: {known}. `modeling-sim corpora --corpus NAME --help` describes them."
-
-
 def explain_settings(name: str) -> str:
-    """Help text of a corpus: the docstring of its `load`, with the default of each setting."""
+    """Help text of a corpus: the docstring of its `load`, with defaults other than nothing."""
     load = _corpus(name).load
     about, _, settings = inspect.cleandoc(load.__doc__).partition("\nArgs:\n")
     settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # a flag of its own
     for setting, parameter in inspect.signature(load).parameters.items():
-        default = "required" if parameter.default is parameter.empty else f"default: {parameter.default!r}"
-        settings = re.sub(rf"^    {setting}: ", f"  {setting} ({default}): ", settings, flags=re.MULTILINE)
+        if parameter.default is parameter.empty:
+            note = " (required)"
+        else:
+            note = "" if parameter.default in (None, ()) else f" (default: {parameter.default!r})"
+        settings = re.sub(rf"^    {setting}: ", f"  {setting}{note}\n        ", settings, flags=re.MULTILINE)
     return f"Settings of the corpus {name!r}\n\n{about.partition(chr(10))[2].strip()}\n\n{settings}"
 
 
