@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def command_of(line):
         if re.search(r"(^modeling-sim|modeling_sim\.cli|training/\w+\.py)$", word)
     )
     if words[script].endswith(".py"):
-        return Path(words[script]).stem.replace("_", "-"), words[script + 1 :]
+        return Path(words[script]).stem.replace("_", "-").replace("analyze", "evaluate"), words[script + 1 :]
     return words[script + 1], words[script + 2 :]
 
 
@@ -147,6 +148,12 @@ def test_commands_of_the_readme_run_one_after_another(hub, tmp_path, monkeypatch
             ran.append(command)
     assert ran == list(SMALLER)
     assert (tmp_path / "runs" / "evaluation" / "report.html").stat().st_size > 10_000
+
+
+def test_no_launcher_hides_a_package_from_the_scripts_next_to_it():
+    launchers = {path.stem for path in (ROOT / "training").glob("*.py")} - {"__init__"}
+    assert launchers
+    assert not launchers & {*packages_distributions(), *sys.stdlib_module_names}
 
 
 def test_there_is_something_to_test():
@@ -288,10 +295,15 @@ def test_what_the_page_of_the_explorer_says_is_what_the_results_say():
     of_seeds = [row for row in modules if row["module"] == "module 2" and "-seed" in row["model"]]
     assert {len(row["labels"]) for row in of_seeds} == {4, 5}
     wrong = [each["label"] for row in modules for each in row["labels"] if not each["right"]]
-    assert sorted(each.split(";")[0] for each in wrong if "loudness" in each) == [
-        "loudness, |rho| = .50",
-        "loudness, |rho| = .52",
+    assert sorted(each for each in wrong if "loudness" in each) == [
+        "loudness, |rho| = .50; turned axes .34",
+        "loudness, |rho| = .52; turned axes .36",
     ]
+    silent = [end for end in make.read_explorer("moments")["ends"] if end["dimension"] == 34]
+    assert {end["best"] for end in silent} == {"pitch"}
+    for end in silent:
+        phone = end["properties"]["phone"]
+        assert (phone["classes"], phone["share"] > 0.9) == (["SIL"], True)
     ends = make.read_explorer("moments_sim_temporal")["ends"]
     of_pitch = [end["words"] for end in ends if end["best"] == "pitch"]
     assert {end["dimension"] for end in ends if end["best"] == "pitch"} == {0, 4}
