@@ -679,7 +679,7 @@ def test_every_view_in_a_browser(tab, tmp_path):
     page.locator(f"{player} .sim-zoom input").fill("1")
     before = page.get_attribute(f"{player} .sim-heat img", "src")
     page.get_by_label("KL divergence to N(0, 1)").check()
-    page.wait_for_function(f"document.querySelector('{player} .sim-heat img').alt.startsWith('distance')")
+    page.wait_for_function(f"document.querySelector('{player} .sim-heat img').alt.startsWith('KL divergence')")
     assert page.get_attribute(f"{player} .sim-heat img", "src") != before
 
     widths = (400, 800, 1440)
