@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_sim.commands.command import command, disable_progress_bars
+from modeling_sim.commands.command import command
 from modeling_sim.commands.embed import EncodingArguments
 from modeling_sim.settings import setting
 from modeling_sim.text import duration
@@ -59,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         from modeling_sim.inference.axes import find_temporal_axes  # noqa: PLC0415
         from modeling_sim.inference.embedding_files import data_name, open_data  # noqa: PLC0415
         from modeling_sim.loading import default_device, feature_extractor_of, load_encoder  # noqa: PLC0415
+        from modeling_sim.trainer.log import disable_library_bars  # noqa: PLC0415
         from modeling_sim.trainer.run_folder import make_folder  # noqa: PLC0415
 
-        disable_progress_bars()
+        disable_library_bars()
         path = Path(settings.output_dir) / AXES_NAME
         make_folder(path.parent)
         if path.exists():

@@ -87,15 +87,6 @@ def check(groups: Sequence[Any]) -> None:
             group.validate()
 
 
-def disable_progress_bars() -> None:
-    """Turns off the progress bars of datasets and transformers."""
-    import datasets  # noqa: PLC0415 - imports seconds of libraries
-    from transformers.utils import logging  # noqa: PLC0415
-
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-
-
 # Settings that name splits of `corpus`.
 _SPLITS = ("split", "splits", "train_split", "eval_split")
 

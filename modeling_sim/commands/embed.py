@@ -24,7 +24,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from modeling_sim.commands.command import command, disable_progress_bars
+from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
 from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_sim_checkpoint, nearest_path, setting
 from modeling_sim.trainer.settings import YamlMapping
@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with command("embed", __doc__, argv, EmbedArguments, positional=["model", "data"]) as (settings,):
         from modeling_sim.inference.embedding import SimEmbedder  # noqa: PLC0415 - imports torch
         from modeling_sim.inference.embedding_files import embed, open_data  # noqa: PLC0415
+        from modeling_sim.trainer.log import disable_library_bars  # noqa: PLC0415
 
-        disable_progress_bars()
+        disable_library_bars()
         embedder = SimEmbedder(
             settings.model,
             settings.module,

@@ -38,8 +38,13 @@ def prepare_output(*, disable_tqdm: bool = False) -> None:
     unwanted = os.environ.get("TQDM_DISABLE", "").lower() not in ("", "0", "false")
     _terminal["bars"] = not (disable_tqdm or unwanted) and sys.stderr is not None and sys.stderr.isatty()
     if not _terminal["bars"]:
-        logging.disable_progress_bar()
-        disable_progress_bars()
+        disable_library_bars()
+
+
+def disable_library_bars() -> None:
+    """Turns off the progress bars of datasets and transformers."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 def bars_are_shown(accelerator: Accelerator) -> bool:
