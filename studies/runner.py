@@ -613,9 +613,10 @@ def measure(
     trained = {each.kind for each in representations if not each.control}
     found = []
     for each in analysis.rows:
-        kind, plus, axes = each.kind.partition(" + ")
+        kind, *_ = each.kind.partition(" + ")
         if kind in trained:
-            renamed = {"kind": row.kind + plus + axes, "representation": row.name + plus + axes}
+            axes = each.kind.removeprefix(kind)  # " + SOBI", or nothing
+            renamed = {"kind": row.kind + axes, "representation": row.name + axes}
         elif kind.endswith(" untrained"):
             renamed = {"kind": "untrained", "representation": f"untrained-{row.seed}"}
         else:

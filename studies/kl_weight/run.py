@@ -53,9 +53,7 @@ def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
     name = f"{kind.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     own = {"preset": _PRESET, "model_settings": settings}
     decoders = (0, 1, 2) if seed == 0 and kind.startswith("all") else ()
-    return StudyRow(
-        name, kind, own, seed, has_controls=kind == _FIRST, decoders=decoders, decoder_settings=dict(_DECODERS)
-    )
+    return StudyRow(name, kind, own, seed, has_controls=kind == _FIRST, decoders=decoders, decoder_settings=_DECODERS)
 
 
 # ---------------------------------------------------------------------- picture and sentences
@@ -67,20 +65,22 @@ Curves = dict[tuple[str, str], list[tuple[float, float, float]]]
 """Weight, accuracy of phones and gap of the best dimension, by line ("all modules", ...) and module."""
 
 
-def curves(place: Place, axes: str = "") -> Curves:
-    """The curves of the models' own axes, or of " + SOBI", their temporal components."""
+def curves(place: Place) -> tuple[Curves, Curves]:
+    """The curves of the models' own axes, and of their temporal components."""
     kinds = list(dict.fromkeys(row.kind for row in place.rows))
     results = results_of(place, "phones", kinds)
-    found: Curves = {}
+    found: tuple[Curves, Curves] = {}, {}
     for module in modules_of(results):
         for kind in kinds:
             line, weight = _LINE.fullmatch(kind).groups()  # type: ignore[union-attr]
             accuracies = values_of(results, "linear_accuracy", module, kind)
-            gaps = values_of(results, "best_dimension_gap", module, kind + axes)
-            if accuracies and gaps:
-                point = float(weight), float(np.mean(accuracies)), float(np.mean(gaps))
-                found.setdefault((line, module), []).append(point)
-    return {key: sorted(points) for key, points in found.items()}
+            for lines, axes in zip(found, ("", " + SOBI"), strict=True):
+                gaps = values_of(results, "best_dimension_gap", module, kind + axes)
+                if accuracies and gaps:
+                    point = float(weight), float(np.mean(accuracies)), float(np.mean(gaps))
+                    lines.setdefault((line, module), []).append(point)
+    own, temporal = ({key: sorted(points) for key, points in lines.items()} for lines in found)
+    return own, temporal
 
 
 def draw(own: Curves, temporal: Curves) -> Figure:
@@ -128,12 +128,12 @@ def sentences(lines: Curves) -> list[str]:
 
 def page(place: Place) -> None:
     """Tables, pictures and sentences of whatever rows are done."""
-    lines = curves(place)
+    own, temporal = curves(place)
     extra = []
-    if lines:
-        save_figure(draw(lines, curves(place, " + SOBI")), place.results / "accuracy_and_readability.png")
+    if own:
+        save_figure(draw(own, temporal), place.results / "accuracy_and_readability.png")
         picture = "![Accuracy and readability of each module](accuracy_and_readability.png)"
-        extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(lines)]
+        extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(own)]
     write_page(
         place,
         "The KL weight across depths",
