@@ -88,9 +88,11 @@ def test_moments_of_utterances_one_by_one_are_those_of_a_loop_and_give_the_same_
             for before, after in zip(utterance[: len(utterance) - lag].astype(float), utterance[lag:], strict=False)
         ) / len(mixed)
         np.testing.assert_allclose(moments.covariance(lag), (naive + naive.T) / 2, atol=1e-4)
+    # Products are float32, and their rounding depends on the processor and on how frames are divided.
     for find in (temporal_components, slow_features):
         torch.testing.assert_close(find(moments).matrix, find(mixed, LENGTHS).matrix, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(principal_components(moments).matrix, principal_components(mixed).matrix)
+    expected = principal_components(mixed).matrix
+    torch.testing.assert_close(principal_components(moments).matrix, expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="lags"):
         temporal_components(moments, lags=[3])
 
