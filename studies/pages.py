@@ -25,6 +25,13 @@ SHOWN = tuple(
 )
 """Measures in tables, if they were measured."""
 
+TEMPORAL = " + SOBI"
+"""Ending of the kinds whose single dimensions are temporal components."""
+
+_SHOWN_OF_AXES = tuple(
+    str.split("rotation_gap dci_disentanglement_gap dci_completeness_gap best_dimension best_dimension_gap")
+)
+
 _NULLS = {"best_dimension": "The same, random axes"}
 
 
@@ -90,6 +97,10 @@ def write_page(
         for module in modules:
             shown = tables.table(results, module, kinds=kinds, measures=SHOWN, nulls=_NULLS)
             lines += ["", f"### {label}, {module}", "", *shown]
+            components = [kind + TEMPORAL for kind in kinds]
+            if any(tables.values_of(results, "best_dimension", module, kind) for kind in components):
+                shown = tables.table(results, module, kinds=components, measures=_SHOWN_OF_AXES, nulls=_NULLS)
+                lines += ["", "Temporal components:", "", *shown]
     with replacing(place.results / PAGE_NAME) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 

@@ -202,11 +202,12 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
     place = place_of(kl_weight.STUDY, tmp_path, scale="small")
     fill(place)
     kl_weight.page(place)
-    lines, temporal = kl_weight.curves(place)
+    lines, temporal, control = kl_weight.curves(place)
+    assert control is None  # no row has components of log-mel frames
     assert [weight for weight, _, _ in lines["all modules", "module 2"]] == sorted(kl_weight.WEIGHTS)
     assert len({name for name, _ in lines}) == 6
-    figure = kl_weight.draw(lines, temporal)
-    assert [len(axis.lines) for axis in figure.axes] == [4] * 6
+    figure = kl_weight.draw(lines, temporal, (0.8, 0.4))
+    assert [len(axis.lines) for axis in figure.axes] == [5] * 6
     page = (place.results / PAGE_NAME).read_text()
     assert "- module 2: accuracy stays within" in page
     assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modeling_sim import SimConfig
-from modeling_sim.plots import save_figure, style_of
-from studies.pages import results_of, write_page
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
+from modeling_sim.plots import GRAY, save_figure, style_of
+from studies.pages import TEMPORAL, results_of, write_page
 from studies.runner import Place, Study, StudyRow, main
 from studies.tables import modules_of, values_of
 
@@ -60,13 +61,18 @@ def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
 
 _LINE = re.compile(r"(.+), ([\d.e-]+)")
 
+# The smallest weight that is written next to its point.
+_NAMED_FROM = 0.01
+
 
 Curves = dict[tuple[str, str], list[tuple[float, float, float]]]
 """Weight, accuracy of phones and gap of the best dimension, by line ("all modules", ...) and module."""
 
+_CONTROL = "log-mel"
 
-def curves(place: Place) -> tuple[Curves, Curves]:
-    """The curves of the models' own axes, and of their temporal components."""
+
+def curves(place: Place) -> tuple[Curves, Curves, tuple[float, float] | None]:
+    """The curves of the models' own axes and of their temporal components, and the point of log-mel components."""
     kinds = list(dict.fromkeys(row.kind for row in place.rows))
     results = results_of(place, "phones", kinds)
     found: tuple[Curves, Curves] = {}, {}
@@ -74,19 +80,28 @@ def curves(place: Place) -> tuple[Curves, Curves]:
         for kind in kinds:
             line, weight = _LINE.fullmatch(kind).groups()  # type: ignore[union-attr]
             accuracies = values_of(results, "linear_accuracy", module, kind)
-            for lines, axes in zip(found, ("", " + SOBI"), strict=True):
+            for lines, axes in zip(found, ("", TEMPORAL), strict=True):
                 gaps = values_of(results, "best_dimension_gap", module, kind + axes)
                 if accuracies and gaps:
                     point = float(weight), float(np.mean(accuracies)), float(np.mean(gaps))
                     lines.setdefault((line, module), []).append(point)
     own, temporal = ({key: sorted(points) for key, points in lines.items()} for lines in found)
-    return own, temporal
+    accuracies, gaps = (
+        values_of(results, measure, SPECTRUM_MODULE, _CONTROL + axes)
+        for measure, axes in (("linear_accuracy", ""), ("best_dimension_gap", TEMPORAL))
+    )
+    control = (float(np.mean(accuracies)), float(np.mean(gaps))) if accuracies and gaps else None
+    return own, temporal, control
 
 
-def draw(own: Curves, temporal: Curves) -> Figure:
-    """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line."""
+def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> Figure:
+    """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line.
+
+    Larger points are larger weights. Most weights below 0.01 give nearly the same point, so only the others are named.
+    """
     names = list(dict.fromkeys(name for name, _ in own))
     modules = list(dict.fromkeys(module for _, module in own))
+    rank = {weight: number for number, weight in enumerate(sorted({each[0] for line in own.values() for each in line}))}
     figure = Figure(figsize=(4.5 * max(1, len(names)), 5.2), layout="constrained", dpi=120)
     axes = figure.subplots(1, max(1, len(names)), sharex=True, sharey=True, squeeze=False)[0]
     for name, axis in zip(names, axes, strict=False):
@@ -95,9 +110,16 @@ def draw(own: Curves, temporal: Curves) -> Figure:
                 if points := lines.get((name, module)):
                     weights, accuracies, gaps = zip(*points, strict=True)
                     color = style_of(number).color
-                    axis.plot(accuracies, gaps, style, color=color, markersize=4, label=module + ending)
-                    for weight, accuracy, gap in zip(weights, accuracies, gaps, strict=True):
-                        axis.annotate(f"{weight:g}", (accuracy, gap), (3, 3), textcoords="offset points", fontsize=7)
+                    axis.plot(accuracies, gaps, style, color=color, markersize=3, label=module + ending)
+                    sizes = [8 + 10 * rank[weight] for weight in weights]
+                    axis.scatter(accuracies, gaps, sizes, color=color, marker=style[0], alpha=0.7)
+                    for weight, accuracy, gap in points:
+                        if weight >= _NAMED_FROM:
+                            axis.annotate(
+                                f"{weight:g}", (accuracy, gap), (4, 4), textcoords="offset points", fontsize=7
+                            )
+        if control is not None:
+            axis.plot(*control, "s", color=GRAY, markersize=6, label=f"{_CONTROL}, temporal components")
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_xlabel("accuracy of phones")
         axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -111,35 +133,40 @@ def draw(own: Curves, temporal: Curves) -> Figure:
     return figure
 
 
-def sentences(lines: Curves) -> list[str]:
-    """For each module, the weights that keep accuracy, and the weight that is most readable."""
+def sentences(own: Curves, temporal: Curves) -> list[str]:
+    """For each module, the weights that keep accuracy, and the weights that are most readable."""
     found = []
-    for (name, module), points in lines.items():
+    for (name, module), points in own.items():
         if name == "all modules" and len(points) > 1:
             best = max(accuracy for _, accuracy, _ in points)
             largest = max(weight for weight, accuracy, _ in points if accuracy >= best - _TOLERANCE)
-            readable, _, gap = max(points, key=lambda point: point[2])
+            gaps = [
+                f"{gap:.3f} at {weight:g} ({axes})"
+                for axes, lines in (("own axes", own), ("temporal components", temporal))
+                if (name, module) in lines
+                for weight, _, gap in [max(lines[name, module], key=lambda point: point[2])]
+            ]
             found.append(
                 f"- {module}: accuracy stays within {_TOLERANCE:g} of its best, {best:.3f}, up to a weight of "
-                f"{largest:g}; the gap of the best dimension is largest, {gap:.3f}, at {readable:g}."
+                f"{largest:g}; the largest gap of the best dimension is {', '.join(gaps)}."
             )
     return found
 
 
 def page(place: Place) -> None:
     """Tables, pictures and sentences of whatever rows are done."""
-    own, temporal = curves(place)
+    own, temporal, control = curves(place)
     extra = []
     if own:
-        save_figure(draw(own, temporal), place.results / "accuracy_and_readability.png")
+        save_figure(draw(own, temporal, control), place.results / "accuracy_and_readability.png")
         picture = "![Accuracy and readability of each module](accuracy_and_readability.png)"
-        extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(own)]
+        extra = ["## Where accuracy and readability diverge", "", picture, "", *sentences(own, temporal)]
     write_page(
         place,
         "The KL weight across depths",
         "Made by `python studies/kl_weight/run.py` from the results next to it. Means over seeds; **+** and "
         "**\N{MINUS SIGN}** say that a weight of 0.001 on all modules is better or worse than that of the column.",
-        controls=("untrained", "log-mel"),
+        controls=("untrained", _CONTROL),
         drawn={"phones": ("linear_accuracy", "kl", "active_units", "best_dimension_gap", "jump_ratio", "curve_area")},
         extra=extra,
     )
