@@ -197,7 +197,9 @@ class Place:
         if not path.is_file():
             return None
         found = read_json(path)
-        if _plain(StudyRow(**found["row"])) != _plain(row) or found["corpus"] != self.corpus:
+        # A setting that did not exist when the row was measured had its default.
+        stored = {**_plain(StudyRow(row.name, row.kind, row.settings)), **found["row"]}
+        if stored != _plain(row) or found["corpus"] != self.corpus:
             raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found

@@ -92,12 +92,12 @@ def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
     assert place.result(row)["row"]["name"] == row.name
 
 
-def test_results_of_other_settings_are_refused(tmp_path):
+@pytest.mark.parametrize("other", [{"seed": 7}, {"removed_setting": 1}])
+def test_results_of_other_settings_are_refused(other, tmp_path):
     study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page)
     place = place_of(study, tmp_path)
     row = place.rows[0]
-    other = {**asdict(row), "seed": 7}
-    (place.results / "sim-0.json").write_text(json.dumps({"row": other, "corpus": place.corpus}))
+    (place.results / "sim-0.json").write_text(json.dumps({"row": {**asdict(row), **other}, "corpus": place.corpus}))
     with pytest.raises(ValueError, match=r"sim-0\.json"):
         place.result(row)
 
