@@ -299,7 +299,7 @@ def test_what_the_page_of_the_explorer_says_is_what_the_results_say():
         "loudness, |rho| = .50; turned axes .34",
         "loudness, |rho| = .52; turned axes .36",
     ]
-    silent = [end for end in make.read_explorer("moments")["ends"] if end["dimension"] == 34]
+    silent = [end for end in make.read_explorer("moments_readable_own")["ends"] if end["dimension"] == 34]
     assert {end["best"] for end in silent} == {"pitch"}
     for end in silent:
         phone = end["properties"]["phone"]

@@ -30,7 +30,7 @@ def traversal(
     """How selectively each direction of the latent space changes the property that it is meant to change.
 
     Correlated properties, such as the brightness of a vowel and its formants, change together whatever is moved. So the
-    null is not `1 / properties` but the same function of turned axes that are chosen by the same rule: pass their
+    null is not `1 / properties` but the same function of random axes that are chosen by the same rule: pass their
     changes to a second call.
 
     Args:
