@@ -39,8 +39,8 @@ def split_ids(
         strata: Stratum (sex) of every speaker, for "speaker": `test_fraction` applies to each stratum.
 
     Raises:
-        ValueError: The split or the rule is unknown, the lists share utterances, or there is only one speaker for
-            "speaker".
+        ValueError: The split or the rule is unknown, the lists share utterances, `test_fraction` leaves the split
+            empty, or there is only one speaker for "speaker".
         FileNotFoundError: A list does not exist.
     """
     if split == "all":
@@ -72,6 +72,12 @@ def split_ids(
         name: [utterance for utterance in speakers if (utterance in test) == (name == "test")]
         for name in ("train", "test")
     }
+    if speakers and not parts[split]:
+        raise ValueError(
+            f"`test_fraction` is {test_fraction}, which leaves split {split!r} empty, as the number of test utterances "
+            f"per speaker is rounded; {'increase' if split == 'test' else 'decrease'} it, or set `split_by` to "
+            "'speaker'."
+        )
     say_division(rule, {name: [speakers[utterance] for utterance in part] for name, part in parts.items()})
     return parts[split]
 
