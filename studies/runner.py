@@ -29,7 +29,7 @@ from filelock import FileLock
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
 from modeling_sim.settings import HelpFormatter, merged
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -298,7 +298,7 @@ def _run_all(place: Place, given: Namespace) -> None:
                 print(_progress(each.row, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
-        print(f"{len(left)} rows are left, {left[0]} first; give the same command again to run them")
+        print(f"{counted(len(left), 'row')} left, {left[0]} first; give the same command again to run them")
 
 
 class _Running(NamedTuple):

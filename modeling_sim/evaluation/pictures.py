@@ -8,17 +8,18 @@ from matplotlib.figure import Figure
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Measure, Row, features_name
 from modeling_sim.evaluation.results import Results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.text import decimal, percent, points, printable
+from modeling_sim.text import counted, decimal, percent, points, printable
 
 
 def table(results: Results) -> str:
     """A table for the terminal: a row per feature, a column per measure with its interval, and differences below."""
     columns = [measure for measure in results.measures if measure.group == "Probes"] or results.measures
     task = f"{printable(results.label)} of {results.corpus}"
-    lines = [f"{task}: {results.train_items} items to train on, {results.test_items} to test on"] * bool(
-        results.train_items
-    )
-    lines += [f"{task}: ABX of {results.tokens} tokens"] * bool(results.tokens)
+    lines = []
+    if results.train_items:
+        lines.append(f"{task}: {counted(results.train_items, 'item')} to train on, {results.test_items} to test on")
+    if results.tokens:
+        lines.append(f"{task}: ABX of {counted(results.tokens, 'token')}")
     lines += [f"95 % intervals over {results.intervals_over}"] * bool(results.intervals_over)
     rows = [["", *(measure.title for measure in columns)]]
     spectra = {row.representation for row in results.rows if row.module == SPECTRUM_MODULE}

@@ -10,7 +10,7 @@ import numpy as np
 
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Comparison, Measure, Row
 from modeling_sim.evaluation.results import Kind, Results
-from modeling_sim.text import decimal, percent
+from modeling_sim.text import counted, decimal, percent
 
 Entry = Mapping[str, Any]
 
@@ -235,7 +235,7 @@ def _table_rows(kind: Kind, rows: Sequence[Row], measures: Sequence[Measure]) ->
         here = [row for row in own if row.module == place]
         name = kind.name if len(places) == 1 else f"{kind.name}, {place}"
         models = {row.representation for row in here}
-        basis = f"{len(models)} models" if len(models) > 1 else "1 model"
+        basis = counted(len(models), "model")
         cells = []
         for measure in measures:
             digits = _digits(measure.format, [row.value for row in rows if row.measure == measure.key])
