@@ -36,8 +36,10 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def duration(minutes: float) -> str:
-    """Minutes, or seconds below one minute."""
-    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    """Hours, minutes below one hour, or seconds below one minute."""
+    if minutes >= 60:
+        return f"{minutes / 60:.1f} hours"
+    return f"{minutes:.1f} minutes" if minutes >= 1 else counted(round(60 * minutes), "second")
 
 
 def printable(name: object) -> str:
