@@ -186,10 +186,10 @@ def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordi
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])
         assert str(path) in capsys.readouterr().out.splitlines()[0]
         assert path.read_bytes() == before
-    path.write_text("not ours")
+    path.write_text('{"modeling_sim": "not ours"}')
     with pytest.raises(SystemExit, match=str(path)):
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])
-    assert path.read_text() == "not ours"
+    assert path.read_text() == '{"modeling_sim": "not ours"}'
     assert {file.name for file in copy.iterdir() if "axes" in file.name} == {path.name}  # nothing half-written
 
 
