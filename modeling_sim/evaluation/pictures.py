@@ -1,5 +1,6 @@
 """The results of an evaluation as a table for the terminal and as pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,23 @@ def table(results: Results) -> str:
     for each in results.differences:
         name = features_name(each.representation, each.module)
         against = each.against if each.against in spectra else features_name(each.against, each.module)
-        interval = f"[{points(each.low)}, {points(each.high)}]"
-        lines.append(f"{printable(name)} - {printable(against)}: {points(each.value)} {interval}")
+        difference = _with_interval(each.value, each.low, each.high, points)
+        lines.append(f"{printable(name)} - {printable(against)}: {difference}")
     return "\n".join(lines)
 
 
 def _cell(row: Row | None, measure: Measure) -> str:
     if row is None:
         return "-"
-    write = percent if measure.format == "percent" else decimal
-    return write(row.value) + ("" if row.low is None else f" [{write(row.low)}, {write(row.high)}]")
+    return _with_interval(row.value, row.low, row.high, percent if measure.format == "percent" else decimal)
+
+
+def _with_interval(
+    value: float | None, low: float | None, high: float | None, write: Callable[[float | None], str]
+) -> str:
+    """A value and its bounds, without those that are unknown or written alike."""
+    first, last = write(low), write(high)
+    return write(value) + ("" if first == last else f" [{first}, {last}]")
 
 
 def draw(results: Results, path: Path) -> None:

@@ -640,8 +640,8 @@ def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
 
 
 def _interval_text(low: float | None, high: float | None, form: Any) -> str:
-    """Formats the bounds of an interval."""
-    return "-" if low is None or high is None else f"{form(low)} to {form(high)}"
+    """Formats the bounds of an interval; only one if both are written alike."""
+    return "-" if low is None or high is None else " to ".join(dict.fromkeys([form(low), form(high)]))
 
 
 def _probe_section(

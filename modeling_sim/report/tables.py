@@ -171,11 +171,11 @@ def write_value(value: float | None, form: str, digits: int = 3) -> str:
 
 
 def _write_span(low: float | None, high: float | None, form: str, digits: int) -> str:
+    """Bounds, without those that are unknown or written alike."""
     if low is None or high is None:
         return ""
-    if form == "percent":
-        return f"{decimal(100 * low, 1)} to {percent(high)}"
-    return f"{write_value(low, form, digits)} to {write_value(high, form, digits)}"
+    first, last = (write_value(bound, form, digits) for bound in (low, high))
+    return "" if first == last else f"{first.removesuffix(' %')} to {last}"
 
 
 def _digits(form: str, values: Sequence[float | None]) -> int:
@@ -349,7 +349,7 @@ def _difference(comparison: Comparison, measure: Measure, analysis: Results) -> 
         comparison.first,
         comparison.second,
         value + unit if value != MISSING else value,
-        MISSING if MISSING in (low, high) else f"{low} to {high}",
+        " to ".join(dict.fromkeys([low, high])) if MISSING not in (low, high) else MISSING,
         comparison.verdict if has_seeds(comparison, analysis) else NEEDS_SEEDS,
     )
 
