@@ -304,7 +304,9 @@ def _in_percent(value: float | None) -> str:
 def explorer_page() -> str:
     """The page of the explorer: how many labels are right, and what the loudest moments have in common."""
     labels = read_explorer("labels")
-    moments = {name: read_explorer(name) for name in ("moments_sim_temporal", "moments_sim_own", "moments_readable_own")}
+    moments = {
+        name: read_explorer(name) for name in ("moments_sim_temporal", "moments_sim_own", "moments_readable_own")
+    }
     worded = {name: sum(bool(end["words"]) for end in found["ends"]) for name, found in moments.items()}
     return render(
         "explorer.md",

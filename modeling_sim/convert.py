@@ -153,8 +153,8 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(
-            f"the output {output_dir} is not empty; give another folder, or --overwrite_output_dir to replace the "
-            "saved model in it."
+            f"the output {output_dir} is not empty; give another folder, or set `overwrite` "
+            "(--overwrite_output_dir) to replace the saved model in it."
         )
     if not (output_dir / "config.json").is_file():
         raise FileExistsError(

@@ -30,9 +30,16 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else repr(value)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts, in the singular or the plural: "1 process", "1,200 utterances"."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
 def duration(minutes: float) -> str:
-    """Minutes, or seconds below one minute."""
-    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
+    """Hours, minutes below one hour, or seconds below one minute."""
+    if minutes >= 60:
+        return f"{minutes / 60:.1f} hours"
+    return f"{minutes:.1f} minutes" if minutes >= 1 else counted(round(60 * minutes), "second")
 
 
 def printable(name: object) -> str:

@@ -29,7 +29,7 @@ from filelock import FileLock
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
 from modeling_sim.settings import HelpFormatter, merged
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, duration, in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -270,12 +270,6 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         print(f"tables and pictures in {place.results}")
 
 
-def _duration(seconds: float) -> str:
-    """A duration in words."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
-
-
 def _run_all(place: Place, given: Namespace) -> None:
     """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
     started, running = time.monotonic(), dict[str, _Running]()
@@ -298,7 +292,7 @@ def _run_all(place: Place, given: Namespace) -> None:
                 print(_progress(each.row, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
-        print(f"{len(left)} rows are left, {left[0]} first; give the same command again to run them")
+        print(f"{counted(len(left), 'row')} left, {left[0]} first; give the same command again to run them")
 
 
 class _Running(NamedTuple):
@@ -383,11 +377,11 @@ def _progress(row: StudyRow, place: Place, running: Mapping[str, _Running], give
     remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
     parts = [
         f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: "
-        + (f"failed: {own['error']}" if "error" in own else _duration(own["seconds"])),
-        f"about {_duration(remaining)} left",
+        + (f"failed: {own['error']}" if "error" in own else duration(own["seconds"] / 60)),
+        f"about {duration(remaining / 60)} left",
     ]
     if given.budget:
-        parts.append(f"{_duration(max(0.0, given.budget + started - time.monotonic()))} of the budget")
+        parts.append(f"{duration(max(0.0, given.budget + started - time.monotonic()) / 60)} of the budget")
     if running:
         parts.append(f"running: {', '.join(running)}")
     return "; ".join(parts)

@@ -15,7 +15,7 @@ from modeling_sim.commands.corpora import CorporaArguments, main
 from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
 from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
-from modeling_sim.data.corpora.splits import share_of_each, share_of_groups
+from modeling_sim.data.corpora.splits import share_of_each, share_of_groups, split_ids
 from modeling_sim.evaluation import ProbeArguments
 from modeling_sim.settings import parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING
@@ -123,6 +123,12 @@ def test_whole_groups_are_some_and_never_all():
         share_of_groups("aaa", 0.5, 0)
     with pytest.raises(ValueError, match="`test_fraction`"):
         share_of_groups("ab", 1, 0)
+
+
+@pytest.mark.parametrize(("split", "fraction"), [("test", 0.2), ("train", 0.8)])
+def test_a_fraction_that_leaves_a_split_empty_is_named(split, fraction):
+    with pytest.raises(ValueError, match="`test_fraction`"):
+        split_ids({"a": "x", "b": "x"}, split=split, rule="utterance", test_fraction=fraction)
 
 
 def test_a_description_counts(corpus):

@@ -234,7 +234,7 @@ def test_utterances_without_an_alignment_are_counted(tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("b\t1 2\n")
     corpus = with_phones(load_corpus("folder", "all", data_dir=tmp_path), tmp_path / "labels.txt")
     assert corpus["phones"] == [None]
-    assert "1 of 1 utterances" in capsys.readouterr().out
+    assert "1 of 1 utterance," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["u.TextGrid", "converted_aligned_phones.txt", "segments.tsv", "phones.txt"])

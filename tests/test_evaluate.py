@@ -222,7 +222,7 @@ def test_an_analysis_that_was_killed_resumes(models, output_dir, tmp_path, monke
     # fits of these axes for spectra and for the model.
     assert measured == 1 + 5 * 2 + 5 * 2 + 5 + 2 * 2 * 2 + 2
     results = run(models[:1], [], tmp_path / "cache", tmp_path)
-    assert f"{measured} parts were measured before" in capsys.readouterr().out
+    assert f" {measured} parts " in capsys.readouterr().out
     first = json.loads((output_dir / "analysis.json").read_text())
     own = [row for row in results["rows"] if row["representation"] == "sim-0"]
     assert own == [row for row in first["rows"] if row in own]

@@ -1,7 +1,9 @@
 """The explorer: labels need evidence, views escape names, limits hold, and the page works in a browser."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -42,7 +44,7 @@ def save_model(folder, seed=0, **overrides):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two seeds of a tiny model, and a decoder of module 2 of the first."""
-    root = tmp_path_factory.mktemp("models")
+    root = tmp_path_factory.mktemp("my models")
     model = save_model(root / "first")
     save_model(root / "second", seed=1)
     decoder = SimDecoder(
@@ -513,10 +515,12 @@ def test_speech_encoders_of_transformers_are_compared_with_sim(arguments, tmp_pa
 
 def test_a_module_without_a_decoder_says_how_to_train_one(page, explorer, folders):
     name, other = explorer.representations
-    shown = page.moved(0, None, name, "module 1", "own", [0], 1.0)
-    assert f"modeling-sim train-decoder --model {folders / 'first'} --module 1 --corpus synthetic_syllables" in shown
+    shown = html.unescape(page.moved(0, None, name, "module 1", "own", [0], 1.0))
+    first, second = (shlex.quote(str(folders / model)) for model in ("first", "second"))
+    assert f"modeling-sim train-decoder --model {first} --module 1 --corpus synthetic_syllables" in shown
     assert "module 2" in shown  # which has one
-    assert f"--model {folders / 'second'} --module 2" in page.moved(0, None, other, "module 2", "own", [0], 1.0)
+    shown = html.unescape(page.moved(0, None, other, "module 2", "own", [0], 1.0))
+    assert f"--model {second} --module 2" in shown
 
 
 def test_nothing_is_loaded_from_other_sites():

@@ -3,8 +3,10 @@
 import pytest
 
 from modeling_sim.analysis.scorecard import MEASURES, Row
+from modeling_sim.evaluation.pictures import table
 from modeling_sim.evaluation.results import Difference, Kind, Results
 from modeling_sim.report.headlines import headline_module, headlines, light_of
+from modeling_sim.report.tables import module_scores
 
 
 def results(rows, differences=(), models=("a",), quality=()):
@@ -74,6 +76,16 @@ def test_numbers_without_an_interval_or_control_are_no_headlines():
     found = results([row("linear_accuracy", 0.8), row("log_mel", 2.0, low=1.9, high=2.1), row("best_dimension", 0.6)])
     assert headlines(found)[1] == []
     assert headlines(Results(corpus="c", corpus_license="mit", kinds=[], measures=[], rows=[])) == ("", [])
+
+
+def test_an_interval_with_equal_ends_is_not_written():
+    found = results(
+        [row("linear_accuracy", 0.8, low=0.8, high=0.80001)],
+        [Difference("a", "a untrained", "module 2", "linear_accuracy", 0.3, 0.3, 0.3)],
+    )
+    assert headlines(found)[1][0].difference == "+30.0 points"
+    assert [cell.spread for cell in module_scores(found)[0].tables[0].rows[0].cells] == [""]
+    assert "[" not in table(found)
 
 
 def test_the_models_of_a_kind_have_to_agree():

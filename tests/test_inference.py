@@ -324,7 +324,7 @@ def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path)
         with pytest.raises(FileExistsError, match=name):
             embed(**{"model": checkpoint, "dataset": str(recordings), "output_dir": out, **changed})
     (recordings / "4.wav").unlink()
-    with pytest.raises(FileExistsError, match="data_fingerprint"):
+    with pytest.raises(FileExistsError, match=r"data_fingerprint.*`overwrite`"):
         embed(checkpoint, str(recordings), out)
     assert embed(checkpoint, str(recordings), out, overwrite=True)["utterances"] == 4
     foreign = tmp_path / "foreign"

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments, claim_output_dir
 from modeling_sim.files import follow_umask, remove_folder, replacing, temporary_folder
 from modeling_sim.trainer.checkpoints import own_checkpoints, sealed, unsealed
 from modeling_sim.trainer.run_folder import (
@@ -78,8 +79,16 @@ def test_the_same_command_may_be_given_again(tmp_path):
     claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "vowel", "model": ["a"]})
     fill(tmp_path, probe_DOT_json="{}")
     claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "vowel", "model": ["a"]})
-    with pytest.raises(FileExistsError, match=r"probe\.json"):
+    with pytest.raises(FileExistsError, match=r"`label` .*probe\.json"):
         claim_folder(tmp_path, "probe", ("probe.json",), settings={"label": "phones", "model": ["a"]})
+
+
+@pytest.mark.parametrize("arguments", [ProbeArguments, AbxArguments, AnalysisArguments])
+def test_results_of_another_corpus_are_refused_by_its_name(tmp_path, arguments):
+    claim_output_dir(arguments(["a"], "librispeech", output_dir=str(tmp_path)), "analysis", ["analysis.json"], [])
+    fill(tmp_path, analysis_DOT_json="{}")
+    with pytest.raises(FileExistsError, match="`corpus`"):
+        claim_output_dir(arguments(["a"], output_dir=str(tmp_path)), "analysis", ["analysis.json"], [])
 
 
 def test_results_of_versions_without_claims_are_known_by_their_content(tmp_path):

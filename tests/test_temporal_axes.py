@@ -1,6 +1,7 @@
 """Temporal axes of a checkpoint: found, kept in a file, applied to embeddings, and refused for other weights."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -56,7 +57,7 @@ def checkpoint(bare, recordings):
 
 @pytest.fixture
 def copy(checkpoint, tmp_path):
-    return shutil.copytree(checkpoint, tmp_path / "model")
+    return shutil.copytree(checkpoint, tmp_path / "my model")
 
 
 def corpus_of(samples):
@@ -133,7 +134,7 @@ def test_a_model_knows_its_checkpoint(checkpoint, recordings):
 
 
 def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
-    path = copy / "axes.safetensors"
+    path, quoted = copy / "axes.safetensors", shlex.quote(str(copy))
     with pytest.raises(FileNotFoundError, match=r"bare.*axes\.safetensors"):
         SimEmbedder(bare, axes="temporal")
     for axes in ("tempral", LinearTransform(torch.eye(3), torch.eye(3), torch.zeros(3))):
@@ -148,15 +149,15 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
     with pytest.raises(ValueError, match=f"{copy}.*module 0.*context"):
         SimEmbedder(copy, axes="temporal")
     save_axes(path, transforms)  # as an evaluation writes them
-    with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {copy} .*--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])
-    with pytest.raises(ValueError, match=f"modeling-sim axes {bare} DATA --output_dir {copy} --overwrite_output_dir"):
+    with pytest.raises(ValueError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted} --overwrite_output_dir"):
         SimEmbedder(bare, axes=str(copy))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=rf"axes\.safetensors.*modeling-sim axes {copy} .*--overwrite_output_dir"):
+    with pytest.raises(ValueError, match=rf"axes\.safetensors.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         SimEmbedder(copy, axes="temporal")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir {copy}`"):
+    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted}`"):
         SimEmbedder(bare, axes=str(copy))
 
 
@@ -185,10 +186,10 @@ def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordi
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])
         assert str(path) in capsys.readouterr().out.splitlines()[0]
         assert path.read_bytes() == before
-    path.write_text("not ours")
+    path.write_text('{"modeling_sim": "not ours"}')
     with pytest.raises(SystemExit, match=str(path)):
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])
-    assert path.read_text() == "not ours"
+    assert path.read_text() == '{"modeling_sim": "not ours"}'
     assert {file.name for file in copy.iterdir() if "axes" in file.name} == {path.name}  # nothing half-written
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from modeling_sim.text import counted
+
 from ._arrays import principal_axes
 from .probes import _standardisation
 
@@ -203,7 +205,7 @@ def checked_points(points: np.ndarray, name: str) -> np.ndarray:
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"`{name}` has shape {points.shape}; expected (items, dims).")
     if len(points) < 2:
-        raise ValueError(f"`{name}` holds {len(points)} item(s); give at least 2.")
+        raise ValueError(f"`{name}` holds {counted(len(points), 'item')}; give at least 2.")
     if not np.isfinite(points).all():
         raise ValueError(f"`{name}` contains NaN or infinity.")
     return points

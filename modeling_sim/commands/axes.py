@@ -20,7 +20,7 @@ from pathlib import Path
 from modeling_sim.commands.command import command
 from modeling_sim.commands.embed import EncodingArguments
 from modeling_sim.settings import setting
-from modeling_sim.text import duration
+from modeling_sim.text import counted, duration
 
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
 _SHOWN_LAG = 0.08
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             near = int(np.abs(np.subtract(axes.lags, _SHOWN_LAG)).argmin())
             first = ", ".join(f"{value:.2f}" for value in axes.autocorrelations[:5, near])
             print(
-                f"{name}: {len(axes.autocorrelations)} components; the first correlate with themselves "
+                f"{name}: {counted(len(axes.autocorrelations), 'component')}; the first correlate with themselves "
                 f"{1000 * axes.lags[near]:g} ms later by {first}"
             )
         print(f"found on {duration(facts['minutes'])} of {facts['data']}; axes in {path}")

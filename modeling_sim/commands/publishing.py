@@ -23,6 +23,7 @@ from modeling_sim.hub.upload import (
     plan_upload,
     upload,
 )
+from modeling_sim.text import counted
 
 
 def check(path: str) -> None:
@@ -146,7 +147,8 @@ def show(staged: Path) -> None:
     paths = files_below(staged)
     for path in paths:
         print(f"{path.stat().st_size:>14,}  {path.relative_to(staged)}")
-    print(f"{sum(path.stat().st_size for path in paths):>14,}  bytes in {len(paths)} files; nothing was uploaded\n")
+    size = sum(path.stat().st_size for path in paths)
+    print(f"{size:>14,}  bytes in {counted(len(paths), 'file')}; nothing was uploaded\n")
 
 
 def show_repo(staged: Path, repo_id: str, settings: PublishArguments, repo_type: RepoType) -> None:

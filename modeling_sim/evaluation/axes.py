@@ -41,6 +41,9 @@ AXES_NAME = "axes.safetensors"
 # The entry of the file's metadata, one for all facts: safetensors writes several in random order.
 _META = "modeling_sim"
 
+# What follows the 8 bytes of the header's length.
+_START = f'{{"__metadata__":{{"{_META}":'.encode()
+
 # Frames of a feature that independent components are found on.
 _DRAWN_FRAMES = 10_000
 
@@ -183,8 +186,8 @@ def save_axes(
 def starts_like_axes(path: str | Path) -> bool:
     """Whether a file starts like one that `save_axes` wrote with facts, though its rest may be damaged, or is empty."""
     with Path(path).open("rb") as file:
-        start = file.read(100)
-    return not start or f'"{_META}"'.encode() in start
+        start = file.read(8 + len(_START))
+    return not start or start[8:] == _START
 
 
 def load_axes(path: str | Path) -> dict[str, LinearTransform]:

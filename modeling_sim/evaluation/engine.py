@@ -43,6 +43,7 @@ from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.files import replacing
 from modeling_sim.loading import check_reads_audio, names_of
 from modeling_sim.provenance import git_revision, hub_dataset, versions, weights_fingerprint
+from modeling_sim.text import counted
 from modeling_sim.trainer.run_folder import clear_folder
 
 # Standard deviations beyond any latent, where a decoder means nothing.
@@ -122,7 +123,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
         raise ValueError(f"nothing could be measured: {parts.errors[0] if parts.errors else 'no module is left.'}")
     if parts.found:
-        print(f"{parts.found} parts were measured before and are read from {parts.folder}")
+        print(f"read from {parts.folder}: {counted(parts.found, 'part')} measured before")
     results = _results(analysis, task, representations)
     _write(results, analysis, preset)
     return results

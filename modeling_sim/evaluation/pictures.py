@@ -1,5 +1,6 @@
 """The results of an evaluation as a table for the terminal and as pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,18 @@ from matplotlib.figure import Figure
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Measure, Row, features_name
 from modeling_sim.evaluation.results import Results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.text import decimal, percent, points, printable
+from modeling_sim.text import counted, decimal, percent, points, printable
 
 
 def table(results: Results) -> str:
     """A table for the terminal: a row per feature, a column per measure with its interval, and differences below."""
     columns = [measure for measure in results.measures if measure.group == "Probes"] or results.measures
     task = f"{printable(results.label)} of {results.corpus}"
-    lines = [f"{task}: {results.train_items} items to train on, {results.test_items} to test on"] * bool(
-        results.train_items
-    )
-    lines += [f"{task}: ABX of {results.tokens} tokens"] * bool(results.tokens)
+    lines = []
+    if results.train_items:
+        lines.append(f"{task}: {counted(results.train_items, 'item')} to train on, {results.test_items} to test on")
+    if results.tokens:
+        lines.append(f"{task}: ABX of {counted(results.tokens, 'token')}")
     lines += [f"95 % intervals over {results.intervals_over}"] * bool(results.intervals_over)
     rows = [["", *(measure.title for measure in columns)]]
     spectra = {row.representation for row in results.rows if row.module == SPECTRUM_MODULE}
@@ -32,16 +34,23 @@ def table(results: Results) -> str:
     for each in results.differences:
         name = features_name(each.representation, each.module)
         against = each.against if each.against in spectra else features_name(each.against, each.module)
-        interval = f"[{points(each.low)}, {points(each.high)}]"
-        lines.append(f"{printable(name)} - {printable(against)}: {points(each.value)} {interval}")
+        difference = _with_interval(each.value, each.low, each.high, points)
+        lines.append(f"{printable(name)} - {printable(against)}: {difference}")
     return "\n".join(lines)
 
 
 def _cell(row: Row | None, measure: Measure) -> str:
     if row is None:
         return "-"
-    write = percent if measure.format == "percent" else decimal
-    return write(row.value) + ("" if row.low is None else f" [{write(row.low)}, {write(row.high)}]")
+    return _with_interval(row.value, row.low, row.high, percent if measure.format == "percent" else decimal)
+
+
+def _with_interval(
+    value: float | None, low: float | None, high: float | None, write: Callable[[float | None], str]
+) -> str:
+    """A value and its bounds, without those that are unknown or written alike."""
+    first, last = write(low), write(high)
+    return write(value) + ("" if first == last else f" [{first}, {last}]")
 
 
 def draw(results: Results, path: Path) -> None:

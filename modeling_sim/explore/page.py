@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -126,7 +127,7 @@ class Page:
         if feature in decoders:
             return None
         arguments = self.explorer.arguments
-        path = [arguments.model, *arguments.compare][self.models.index(model)]
+        path = shlex.quote([arguments.model, *arguments.compare][self.models.index(model)])
         features = self.explorer.features(model)
         if not hasattr(self.explorer.representations[model], "decoders"):
             return views.note("Sounds are decoded from the latents of SIM models alone.")

@@ -20,6 +20,7 @@ from modeling_sim.explore.evidence import Evidence, short
 from modeling_sim.explore.explorer import Counterpart, Utterance, UtteranceFrames
 from modeling_sim.report.plots import SIGNED
 from modeling_sim.report.sounds import Clip, load_item
+from modeling_sim.text import counted
 
 QUANTITIES = ("mean", "standard deviation", "KL divergence to N(0, 1)")
 """Quantities of Gaussian frames that a heat map can show."""
@@ -136,7 +137,7 @@ def _heat_rows(
         Markup(
             '<div class="sim-row sim-heat" style="height:{:.1f}px;--rows:{}"><span class="sim-name">{}</span>'
             '<div class="sim-time">{}</div></div>'
-        ).format(height * dims, dims, Markup("").join(names) or f"{dims} dimensions", picture),
+        ).format(height * dims, dims, Markup("").join(names) or counted(dims, "dimension"), picture),
     ]
 
 

@@ -23,7 +23,7 @@ from modeling_sim.evaluation.representations import SPECTRA
 from modeling_sim.evaluation.results import Results
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
-from modeling_sim.text import count, decimal, duration, percent, points
+from modeling_sim.text import count, counted, decimal, duration, percent, points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -474,7 +474,7 @@ def data_text(training: Mapping[str, Any]) -> str:
         amount = f"a stream of utterances for training, {held_out}"
     else:
         is_subset = info is not None and info.num_utterances is not None and train + test < info.num_utterances
-        amount = f"{'a subset of ' if is_subset else ''}{count(train + test)} utterances"
+        amount = f"{'a subset of ' if is_subset else ''}{counted(train + test, 'utterance')}"
         amount += f", {count(train)}{_hours(training, 'train_hours')} for training, {held_out}"
     description = f" {info.description}" if info else ""
     return Markdown(
@@ -548,7 +548,7 @@ def _modules_table(config: SimConfig) -> str:
         rows.append(
             [
                 name,
-                "GRU" if is_context else _plural(len(config.conv_kernel[module]), "convolution"),
+                "GRU" if is_context else counted(len(config.conv_kernel[module]), "convolution"),
                 count(config.num_channels(module)),
                 f"{count(field)} samples ({decimal(1000 * field / config.sampling_rate, 1)} ms)",
                 f"{count(hop)} samples",
@@ -597,14 +597,10 @@ def _hardware(training: Mapping[str, Any]) -> str:
     if hardware is None:
         return f"{seconds} seconds in training steps ({rate} crops per second); the device was not recorded."
     return (
-        f"{_plural(hardware['processes'], 'process', 'processes')} on {hardware['device']} with "
-        f"{_plural(hardware['threads'], 'thread')} each, {_plural(hardware['cores'], 'core')} in the machine; "
+        f"{counted(hardware['processes'], 'process', 'processes')} on {hardware['device']} with "
+        f"{counted(hardware['threads'], 'thread')} each, {counted(hardware['cores'], 'core')} in the machine; "
         f"{seconds} seconds in training steps ({rate} crops per second)."
     )
-
-
-def _plural(number: int, one: str, many: str | None = None) -> str:
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
 def own_name(measure: Results, file: str, *, title: str, fingerprint: str | None) -> str:
@@ -644,8 +640,8 @@ def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
 
 
 def _interval_text(low: float | None, high: float | None, form: Any) -> str:
-    """Formats the bounds of an interval."""
-    return "-" if low is None or high is None else f"{form(low)} to {form(high)}"
+    """Formats the bounds of an interval; only one if both are written alike."""
+    return "-" if low is None or high is None else " to ".join(dict.fromkeys([form(low), form(high)]))
 
 
 def _probe_section(

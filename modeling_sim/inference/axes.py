@@ -1,5 +1,6 @@
 """Temporal axes as a part of a checkpoint: found once without labels, and kept in a file next to its weights."""
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,8 +125,8 @@ def read_temporal_axes(
 
 def _remedy(folder: str, model: str, *, replace: bool = False) -> str:
     """The end of an error message: the command that makes axes of `model` where `folder` needs them."""
-    command = f"modeling-sim axes {model or 'MODEL'} DATA"
+    command = ["modeling-sim", "axes", model or "MODEL", "DATA"]
     if not Path(folder).is_dir():  # on the Hub
-        return f"run `{command} --output_dir FOLDER` and give FOLDER as `axes`."
-    place = "" if folder == model else f" --output_dir {folder}"
-    return f"run `{command}{place}{' --overwrite_output_dir' if replace else ''}`."
+        return f"run `{shlex.join(command)} --output_dir FOLDER` and give FOLDER as `axes`."
+    place = [] if folder == model else ["--output_dir", folder]
+    return f"run `{shlex.join([*command, *place, *(['--overwrite_output_dir'] if replace else [])])}`."

@@ -450,7 +450,7 @@ def _refuse_others(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]
     if different:
         raise FileExistsError(
             f"`output_dir` {folder} holds embeddings with another `{'`, `'.join(different)}`; give another folder, or "
-            "--overwrite_output_dir to replace them."
+            "set `overwrite` (--overwrite_output_dir) to replace them."
         )
 
 

@@ -220,4 +220,4 @@ def _difference(found: _Found, measure: Measure, digits: int) -> str:
     scale, unit, digits = (100, " points", 1) if measure.format == "percent" else (1, "", digits)
     difference, low, high = (scale * value for value in (found.value - found.control, found.low, found.high))
     value, *bounds = (decimal(each, digits, signed=True) for each in (difference, low, high))
-    return f"{value}{unit} (95 %: {' to '.join(bounds)})"
+    return f"{value}{unit}" + (f" (95 %: {' to '.join(bounds)})" if bounds[0] != bounds[1] else "")

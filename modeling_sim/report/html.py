@@ -22,7 +22,7 @@ from modeling_sim.report.headlines import headlines
 from modeling_sim.report.plots import Plot, make_plots, save_panels
 from modeling_sim.report.sounds import Sounds, by_module, load_item
 from modeling_sim.report.tables import NEEDS_SEEDS, effect_tables, module_scores, opponents, quality_rows
-from modeling_sim.text import printable
+from modeling_sim.text import counted, printable
 
 _TEMPLATE = "template.html"
 
@@ -140,12 +140,12 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
 
 def facts_text(facts: ModelFacts) -> dict[str, str]:
     """Description of a model by heading, without what is not known."""
-    size = f"{facts.parameters:,} parameters in {facts.modules} {'module' if facts.modules == 1 else 'modules'}"
+    size = f"{facts.parameters:,} parameters in {counted(facts.modules, 'module')}"
     if facts.dims is not None and facts.frame_rate is not None:
-        size += f"; {facts.dims} dimensions, {facts.frame_rate:g} frames per second"
+        size += f"; {counted(facts.dims, 'dimension')}, {facts.frame_rate:g} frames per second"
     trained = [facts.corpus] if facts.corpus is not None else []
     trained += [f"{facts.hours:.1f} hours of speech"] if facts.hours is not None else []
-    trained += [f"{facts.steps:,} steps"] if facts.steps is not None else []
+    trained += [counted(facts.steps, "step")] if facts.steps is not None else []
     return {"Model": facts.representation, "Size": size} | ({"Trained on": ", ".join(trained)} if trained else {})
 
 

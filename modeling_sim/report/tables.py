@@ -10,7 +10,7 @@ import numpy as np
 
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Comparison, Measure, Row
 from modeling_sim.evaluation.results import Kind, Results
-from modeling_sim.text import decimal, percent
+from modeling_sim.text import counted, decimal, percent
 
 Entry = Mapping[str, Any]
 
@@ -171,11 +171,11 @@ def write_value(value: float | None, form: str, digits: int = 3) -> str:
 
 
 def _write_span(low: float | None, high: float | None, form: str, digits: int) -> str:
+    """Bounds, without those that are unknown or written alike."""
     if low is None or high is None:
         return ""
-    if form == "percent":
-        return f"{decimal(100 * low, 1)} to {percent(high)}"
-    return f"{write_value(low, form, digits)} to {write_value(high, form, digits)}"
+    first, last = (write_value(bound, form, digits) for bound in (low, high))
+    return "" if first == last else f"{first.removesuffix(' %')} to {last}"
 
 
 def _digits(form: str, values: Sequence[float | None]) -> int:
@@ -235,7 +235,7 @@ def _table_rows(kind: Kind, rows: Sequence[Row], measures: Sequence[Measure]) ->
         here = [row for row in own if row.module == place]
         name = kind.name if len(places) == 1 else f"{kind.name}, {place}"
         models = {row.representation for row in here}
-        basis = f"{len(models)} models" if len(models) > 1 else "1 model"
+        basis = counted(len(models), "model")
         cells = []
         for measure in measures:
             digits = _digits(measure.format, [row.value for row in rows if row.measure == measure.key])
@@ -349,7 +349,7 @@ def _difference(comparison: Comparison, measure: Measure, analysis: Results) -> 
         comparison.first,
         comparison.second,
         value + unit if value != MISSING else value,
-        MISSING if MISSING in (low, high) else f"{low} to {high}",
+        " to ".join(dict.fromkeys([low, high])) if MISSING not in (low, high) else MISSING,
         comparison.verdict if has_seeds(comparison, analysis) else NEEDS_SEEDS,
     )
 

@@ -19,6 +19,7 @@ from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE,
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
 from modeling_sim.processing_sim import new_processor
+from modeling_sim.text import counted
 from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
@@ -248,7 +249,8 @@ def check_classes(dataset: Dataset, label: str, classes: Sequence[str]) -> None:
     present = {item for value in values for item in (value if isinstance(value, list) else [value]) if item >= 0}
     if len(present) < 2:
         raise ValueError(
-            f"`label` {label!r} has {len(present)} class(es) in the training split; a classifier needs at least 2."
+            f"`label` {label!r} has {counted(len(present), 'class', 'classes')} in the training split; a classifier "
+            "needs at least 2."
         )
     if isinstance(values[0], list) and label != "phones" and "audio" in dataset.column_names and len(values[0]) < 20:
         raise ValueError(

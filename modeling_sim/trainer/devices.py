@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from modeling_sim.text import counted
 from modeling_sim.trainer.settings import RunArguments
 
 # Less free memory than this is not enough for the libraries of a training step (cuBLAS, cuDNN), let alone a model.
@@ -54,8 +55,8 @@ def check_device(accelerator: Accelerator) -> None:
     local, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if accelerator.state.backend == "nccl" and local > there:
         raise ValueError(
-            f"{local} processes were launched for {there} GPU(s), but NCCL needs one GPU per process; launch with "
-            f"`num_processes` {there}."
+            f"{local} processes were launched for {counted(there, 'GPU')}, but NCCL needs one GPU per process; launch "
+            f"with `num_processes` {there}."
         )
     try:
         name = torch.cuda.get_device_name(device)

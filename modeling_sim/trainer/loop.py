@@ -27,7 +27,7 @@ from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.provenance import own_settings
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, in_one_line
 from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
@@ -488,9 +488,9 @@ def check_finite(run: Run, latest_ids: Sequence[list[str]]) -> None:
     total, in_a_row = skipped.tolist()
     if in_a_row >= run.settings.max_skipped_steps:
         raise FloatingPointError(
-            f"skipped the last {in_a_row} steps ({total} in total) because the gradient was not finite. Reduce "
-            "`learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or check the utterances of the "
-            f"latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
+            f"skipped the last {counted(in_a_row, 'step')} ({total} in total) because the gradient was not finite. "
+            "Reduce `learning_rate`, set `max_grad_norm` or the model's `log_variance_clamp`, or check the utterances "
+            f"of the latest batches: {'; '.join(', '.join(ids) for ids in latest_ids)}."
         )
 
 

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from modeling_sim import SimForPreTraining
 from modeling_sim.modeling_sim import SimModuleOutput
+from modeling_sim.text import counted
 from modeling_sim.trainer.greedy import Placement, backward_modules
 from modeling_sim.trainer.task import Schedule
 
@@ -80,7 +81,8 @@ class Pipeline(Schedule):
         """The modules of each process."""
         names = self.model.config.module_names
         stages = "; ".join(", ".join(names[module] for module in stage) for stage in self.stages)
-        return [f"{self.placement.num_replicas} pipeline(s) of {len(self.stages)} processes: {stages}"]
+        processes = counted(len(self.stages), "process", "processes")
+        return [f"{counted(self.placement.num_replicas, 'pipeline')} of {processes}: {stages}"]
 
     def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
         """Latents from the stage below."""

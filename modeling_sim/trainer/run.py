@@ -27,7 +27,7 @@ from modeling_sim.data.licenses import license_of_model, strictest
 from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
@@ -204,10 +204,11 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         row_names=task.row_names,
         chance=task.chance,
     )
+    number = size(task.train_data)
     log.say(
-        f"{task.title}: {task.model.num_parameters():,} parameters, {size(task.train_data) or 'a stream of'} "
-        f"utterances to train on and {len(task.test_data)} to evaluate on, {accelerator.num_processes} process(es) "
-        f"on {accelerator.device.type}"
+        f"{task.title}: {task.model.num_parameters():,} parameters, "
+        f"{counted(number, 'utterance') if number else 'a stream of utterances'} to train on and {len(task.test_data)} "
+        f"to evaluate on, {counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device.type}"
     )
     if accelerator.mixed_precision != "no":
         reason = "; --mixed_precision no gives float32" if settings.mixed_precision is None else ""
@@ -270,9 +271,9 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
         },
     )
     log.say(f"held-out data before the first step: {task.summary(run.untrained)}")
-    log.say(f"held-out data after {counts.step} steps: {task.summary(trained)}")
+    log.say(f"held-out data after {counted(counts.step, 'step')}: {task.summary(trained)}")
     if counts.replaced:
-        log.say(f"replaced {counts.replaced} crops from unreadable files")
+        log.say(f"replaced {counted(counts.replaced, 'crop')} from unreadable files")
     log.say(f"{counts.crops / counts.seconds:.1f} crops per second; model and {folder.results.name} in {folder.path}")
 
 

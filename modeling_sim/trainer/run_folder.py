@@ -133,13 +133,16 @@ def claim_folder(
             f"({', '.join(others[:3])}{more}); choose another folder."
         )
     commands = _read_dict(folder / CLAIM_NAME).get("settings", {})
+    different = ""
     if settings is not None:
-        settings = json.loads(json.dumps(settings))
-        resume = resume or commands.get(kind) == settings
+        settings, then = json.loads(json.dumps(settings)), commands.get(kind) or {}
+        resume = resume or then == settings
+        changed = sorted(name for name in {*then} & {*settings} if then[name] != settings[name])
+        different = f" with different `{'`, `'.join(changed)}`" if changed else ""
     if there and not (overwrite or resume):
         raise FileExistsError(
-            f"`output_dir` {folder} holds {_with_article(kind)} ({there[0].name}); choose another folder, or give "
-            "--overwrite_output_dir to replace it."
+            f"`output_dir` {folder} holds {_with_article(kind)}{different} ({there[0].name}); choose another folder, "
+            "or give --overwrite_output_dir to replace it."
         )
     if set(names) - set(claims.get(kind, [])) or commands.get(kind) != settings:
         claims[kind] = sorted({*own, *names})
@@ -188,7 +191,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _with_article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    return f"{'an' if kind[0] in 'aeiouA' else 'a'} {kind}"
 
 
 def _files_named(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -1,7 +1,8 @@
-"""What the explorer says of a model: how many of its labels are right, and what the loudest moments have in common.
+r"""What the explorer says of a model: how many of its labels are right, and what the loudest moments have in common.
 
     python studies/explorer/measure.py labels studies/explorer/results/labels.json CHECKPOINT [CHECKPOINT ...]
-    python studies/explorer/measure.py moments studies/explorer/results/moments_readable_own.json CHECKPOINT --data_dir LibriSpeech
+    python studies/explorer/measure.py moments studies/explorer/results/moments_readable_own.json CHECKPOINT \
+        --data_dir LibriSpeech
 
 `labels`: labels are given on the test split of `synthetic_syllables`, as the page gives them, to every dimension of
 every module on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks

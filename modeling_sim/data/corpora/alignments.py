@@ -23,7 +23,7 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from modeling_sim.data.corpora.contract import replace_column
 from modeling_sim.data.corpora.tree import decode_text, read_text, visible_files
-from modeling_sim.text import say_once
+from modeling_sim.text import counted, say_once
 
 LABEL_RATE = 16_000  # Hz; the sampling rate of the next two
 
@@ -166,7 +166,8 @@ def with_phones(dataset: Dataset | IterableDataset, alignments: str | Path | Non
     missing = [utterance for utterance, own in zip(ids, found, strict=True) if own is None]
     if missing:
         say_once(
-            f"{alignments}: {len(missing)} of {len(ids)} utterances have no alignment, for example {missing[0]!r}"
+            f"{alignments}: no alignment for {len(missing)} of {counted(len(ids), 'utterance')}, for example "
+            f"{missing[0]!r}"
             + (f"; there are alignments of {next(iter(labels))!r}, ..." if len(missing) == len(ids) and labels else "")
         )
     return replace_column(dataset, PHONES, [None if own is None else labels[own] for own in found], feature)

@@ -15,7 +15,7 @@ from modeling_sim.data.audio import log_mel, mel, read_audio
 from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, class_label
 from modeling_sim.files import replacing
-from modeling_sim.text import printable
+from modeling_sim.text import counted, printable
 
 _QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 
@@ -88,7 +88,7 @@ def description_table(descriptions: Mapping[str, Mapping[str, Any]]) -> str:
         }
         cells |= {f"length, {name}, s": f"{length:.2f}" for name, length in numbers["seconds"].items()}
         cells |= {
-            f"labeled: {name} ({numbers['classes'][name]} classes)": f"{100 * share:.1f} %"
+            f"labeled: {name} ({counted(numbers['classes'][name], 'class', 'classes')})": f"{100 * share:.1f} %"
             for name, share in numbers["label_coverage"].items()
         }
         for name, cell in cells.items():

@@ -28,7 +28,7 @@ from modeling_sim.data.corpora.contract import (
 from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
 from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
 from modeling_sim.files import nearest
-from modeling_sim.text import printable, say_once, utf8_name
+from modeling_sim.text import counted, printable, say_once, utf8_name
 
 INFO = CorpusInfo(
     description="Audio files in a folder and its subfolders.",
@@ -205,7 +205,7 @@ def _text(value: Any, column: str, source: str) -> str | None:
 def _classes(names: Sequence[str | None], column: str, source: str) -> list[str | None]:
     """Names of classes, with `None` for the names of missing values."""
     for name, number in Counter(name for name in names if name in _MISSING).items():
-        say_once(f"{source}: {number} cells of the column {printable(column)} are {name!r} and count as missing")
+        say_once(f"{source}: counts {counted(number, 'cell')} {name!r} of the column {printable(column)} as missing")
     return [None if name in _MISSING else name for name in names]
 
 
@@ -231,7 +231,7 @@ def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], sp
     if split not in known:
         raise ValueError(f"`split` is {split!r}{nearest(split, sorted(known))} The manifest has {sorted(known)}.")
     if nowhere:
-        say_once(f"{source}: skipped {nowhere} of {len(parts)} rows that are in no split")
+        say_once(f"{source}: skipped {nowhere} of {counted(len(parts), 'row')} that are in no split")
     say_division(f"the column `split` of {source}", known)
 
 

@@ -41,6 +41,7 @@ from modeling_sim.data.corpora.contract import (
 )
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
 from modeling_sim.files import nearest
+from modeling_sim.text import counted
 
 INFO = CorpusInfo(
     description="A data set of audio, images or texts of the Hub or saved to disk; its own card states the license.",
@@ -350,8 +351,8 @@ def divide(
     absent = [utterance for utterance in ids if utterance not in speakers]
     if absent:
         raise ValueError(
-            f"{lists}/{split}.txt names {len(absent)} utterances that are not in the data set, for example "
-            f"{absent[0]!r}; remove them from the list, or load their split"
+            f"{lists}/{split}.txt names {counted(len(absent), 'utterance')} that the data set does not have, for "
+            f"example {absent[0]!r}; remove them from the list, or load their split"
         )
     wanted = set(ids)
     return source.select([row for row, utterance in enumerate(source["id"][:]) if utterance in wanted])

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER, class_label
 from modeling_sim.data.corpora.tree import file_key
-from modeling_sim.text import printable, say_once
+from modeling_sim.text import counted, printable, say_once
 
 # At most this many recordings with equal id and length are compared: if rows are numbered, all of them may match.
 _MOST_COMPARED = 100
@@ -25,10 +25,10 @@ def say_shared_recordings(train: Dataset, test: Dataset) -> None:
     ][:_MOST_COMPARED]
     shared = [test[own]["id"] for other, own in pairs if _content(train[other]) == _content(test[own])]
     if shared:
-        count = f"{len(shared)} or more" if len(pairs) == _MOST_COMPARED else f"{len(shared)}"
+        more = " or more" if len(pairs) == _MOST_COMPARED else ""
         say_once(
-            f"warning: {count} recordings of the test split are also in the training split, for example "
-            f"{printable(repr(shared[0]))}; their scores do not generalize to new recordings"
+            f"warning: the test split shares {counted(len(shared), 'recording')}{more} with the training split, for "
+            f"example {printable(repr(shared[0]))}; their scores do not generalize to new recordings"
         )
 
 

@@ -14,7 +14,7 @@ from modeling_sim.data.corpora.alignments import LABEL_RATE, num_label_frames
 from modeling_sim.data.corpora.contract import class_label
 from modeling_sim.data.corpora.tree import file_key
 from modeling_sim.files import replacing
-from modeling_sim.text import printable, say
+from modeling_sim.text import counted, printable, say
 
 _SHOWN = 20
 
@@ -50,7 +50,7 @@ class BadAudioError(ValueError):
         self.recordings = recordings
         some_left = len(recordings) < num_scanned
         super().__init__(
-            f"{len(recordings)} of {num_scanned} recordings are unusable:\n{bad_audio_table(recordings)}\n"
+            f"unusable: {len(recordings)} of {counted(num_scanned, 'recording')}:\n{bad_audio_table(recordings)}\n"
             + ("Repair or remove them, or set `on_bad_audio` to 'skip'." if some_left else "No recording is left.")
         )
 
@@ -105,7 +105,7 @@ def check_audio(
     dataset = dataset.add_column("num_samples", [header.num_samples if header else 0 for header in headers])
     dataset = dataset.add_column("sampling_rate", [header.sampling_rate if header else 0 for header in headers])
     if bad:
-        say(f"skipped {len(bad)} of {len(headers)} recordings:\n{bad_audio_table(bad)}")
+        say(f"skipped {len(bad)} of {counted(len(headers), 'recording')}:\n{bad_audio_table(bad)}")
         dataset = dataset.select([row for row, header in enumerate(headers) if header is not None])
     if on_bad_audio == "skip" and bad_audio_list is not None:
         _write_list(bad_audio_list, bad)

@@ -11,7 +11,7 @@ import numpy as np
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER
 from modeling_sim.data.corpora.tree import read_text
 from modeling_sim.files import nearest
-from modeling_sim.text import say_once
+from modeling_sim.text import counted, say_once
 
 SplitRule = Literal["list", "utterance", "speaker"]
 
@@ -39,8 +39,8 @@ def split_ids(
         strata: Stratum (sex) of every speaker, for "speaker": `test_fraction` applies to each stratum.
 
     Raises:
-        ValueError: The split or the rule is unknown, the lists share utterances, or there is only one speaker for
-            "speaker".
+        ValueError: The split or the rule is unknown, the lists share utterances, `test_fraction` leaves the split
+            empty, or there is only one speaker for "speaker".
         FileNotFoundError: A list does not exist.
     """
     if split == "all":
@@ -72,6 +72,12 @@ def split_ids(
         name: [utterance for utterance in speakers if (utterance in test) == (name == "test")]
         for name in ("train", "test")
     }
+    if speakers and not parts[split]:
+        raise ValueError(
+            f"`test_fraction` is {test_fraction}, which leaves split {split!r} empty, as the number of test utterances "
+            f"per speaker is rounded; {'increase' if split == 'test' else 'decrease'} it, or set `split_by` to "
+            "'speaker'."
+        )
     say_division(rule, {name: [speakers[utterance] for utterance in part] for name, part in parts.items()})
     return parts[split]
 
@@ -89,7 +95,8 @@ def _listed(speakers: Mapping[str, str], split: str, folder: Path) -> list[str]:
         parts[name] = read_id_list(other) if other is not None else []
         if both := sorted({*parts[split]} & {*parts[name]}):
             raise ValueError(
-                f"{path} and {name}.txt share {len(both)} utterances, for example {both[0]!r}; keep each in one list"
+                f"{path} and {name}.txt share {counted(len(both), 'utterance')}, for example {both[0]!r}; keep each "
+                "in one list"
             )
     say_division("list", {name: [speakers.get(utterance) for utterance in part] for name, part in parts.items()})
     return parts[split]
@@ -107,7 +114,8 @@ def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> Non
     named = {part: set(names) - {None, UNKNOWN_SPEAKER} for part, names in speakers.items() if names}
     counts = sorted(
         (
-            f"{part} {len(speakers[part])} utterances of " + (f"{len(names)} speakers" if names else "unknown speakers")
+            f"{part} {counted(len(speakers[part]), 'utterance')} of "
+            + (counted(len(names), "speaker") if names else "unknown speakers")
             for part, names in named.items()
         ),
         reverse=True,  # "train" before "test"
@@ -117,7 +125,7 @@ def say_division(rule: str, speakers: Mapping[str, Sequence[str | None]]) -> Non
     shared = train & set().union(*others)
     if shared:
         warning = "" if rule == "list" else "warning: "  # lists are chosen on purpose, like those of CPC
-        line += f"; {warning}{len(shared)} speakers of train are also in the other parts"
+        line += f"; {warning}train shares {counted(len(shared), 'speaker')} with the other parts"
     elif others and not (train and all(others)):
         line += "; warning: speakers are not named, so those of train may also be in the other parts"
     say_once(line)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable
 from pathlib import Path
 
 from modeling_sim.data.audio import file_path
-from modeling_sim.text import printable, say_once
+from modeling_sim.text import counted, printable, say_once
 
 # Hidden folders without a leading dot, in lower case: of macOS archives, network disks, Windows, file system repairs.
 _HIDDEN = {
@@ -51,8 +51,8 @@ def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
     linked = [names for names in audio if len(names) > 1]
     if linked:
         say_once(
-            f"{printable(root)}: {len(linked)} recordings have several names by links and count once, for example "
-            f"{printable(linked[0][0])}, which is also {printable(linked[0][1])}"
+            f"{printable(root)}: counts {counted(len(linked), 'recording')} with several names by links once, for "
+            f"example {printable(linked[0][0])}, which is also {printable(linked[0][1])}"
         )
     return [names[0] for names in audio]
 

@@ -1,0 +1,20 @@
+"""Numbers as text."""
+
+import pytest
+
+from modeling_sim.text import counted, duration
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [((1, "step"), "1 step"), ((0, "step"), "0 steps"), ((1200, "process", "processes"), "1,200 processes")],
+)
+def test_counts_are_in_the_singular_or_the_plural(words, text):
+    assert counted(*words) == text
+
+
+@pytest.mark.parametrize(
+    ("minutes", "text"), [(1 / 60, "1 second"), (0.5, "30 seconds"), (1.25, "1.2 minutes"), (90, "1.5 hours")]
+)
+def test_a_duration_has_a_unit_of_its_size(minutes, text):
+    assert duration(minutes) == text
