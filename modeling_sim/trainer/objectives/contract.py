@@ -143,14 +143,14 @@ class FrameObjective(Objective):
         """Draws frames, and applies the heads under autocast and `frame_loss` in full precision.
 
         Raises:
-            ValueError: The batch has a single frame, which has no variance.
+            ValueError: The batch of a training step has a single frame, which has no variance.
         """
         device = views[0].latents.device
         chosen = chosen_frames(views[0].latents, frame_mask, self.num_frames, generator)
-        if len(chosen) < 2:
-            remedy = "`batch_size` or `crop_samples`" if self.training else "`eval_batch_size`"
+        if self.training and len(chosen) < 2:
             raise ValueError(
-                f"module {module} has a single frame in a batch, but this objective compares several; raise {remedy}."
+                f"module {module} has a single frame in a batch, but this objective compares several; raise "
+                "`batch_size` or `crop_samples`."
             )
         latents = torch.stack([view.latents.flatten(0, 1)[chosen] for view in views])
         found = [view.target.flatten(0, 1)[chosen] for view in views if view.target is not None]

@@ -21,11 +21,14 @@ class VICRegTerms(NamedTuple):
 
 
 def vicreg_terms(first: torch.Tensor, second: torch.Tensor, epsilon: float = 1e-4) -> VICRegTerms:
-    """The terms for two views `(frames, size)` of the same frames, at least 2; `epsilon` is added to variances."""
+    """The terms for two views `(frames, size)` of the same frames; `epsilon` is added to variances.
+
+    A single frame has variances and covariances of 0.
+    """
     variances, covariances = [], []
     for view in (first, second):
         centered = view - view.mean(dim=0)
-        covariance = centered.T @ centered / (len(view) - 1)
+        covariance = centered.T @ centered / max(1, len(view) - 1)
         variances.append(F.relu(1 - (covariance.diagonal() + epsilon).sqrt()).mean())
         squares = covariance.square()
         covariances.append((squares.sum() - squares.diagonal().sum()) / view.shape[1])
