@@ -296,6 +296,19 @@ def check_checkpoint(name: str, value: str) -> None:
         ) from error
 
 
+def check_data(name: str, value: str) -> None:
+    """Checks that recordings are a corpus, a file or a folder, or may be on the Hub, whose ids have a slash.
+
+    Raises:
+        FileNotFoundError: They are none of these.
+    """
+    if value not in corpus_names() and not Path(value).exists() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value):
+        raise FileNotFoundError(
+            f"`{name}` is {value}, which is neither a file, a folder nor a corpus{nearest_path(value)} The corpora are "
+            f"{', '.join(corpus_names())}; data sets on the Hub have ids such as 'org/name'."
+        )
+
+
 def nearest_path(path: str) -> str:
     """The end of an error message, which suggests the most similar path in the same folder."""
     folder = Path(path).parent

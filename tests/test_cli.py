@@ -19,6 +19,7 @@ from modeling_sim.hub.settings import PublishArguments
 from modeling_sim.settings import Preset, parse_arguments, setting
 from modeling_sim.trainer.settings import PRETRAINING
 
+MODEL = Path(__file__).parents[1] / "checkpoints" / "sim-small-librispeech"
 # Command lines and a part of what each prints.
 WITHOUT_TORCH = [
     (["--help"], "train-decoder"),
@@ -44,6 +45,7 @@ WITHOUT_TORCH = [
     (["evaluate", "--model", ".", "--measures", "probe"], "`model`"),
     (["embed", "/no/such", "recordings"], "`model`"),
     (["axes", "/no/such", "recordings"], "`model`"),
+    *(([name, str(MODEL), "librispech"], "`data`") for name in ("embed", "axes")),
     (["export", "/no/such", "out"], "`model`"),
     (["report", "/no/such"], "`output_dir`"),
 ]

@@ -334,6 +334,12 @@ def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path)
         embed(checkpoint, str(recordings), foreign)
 
 
+def test_data_that_are_nowhere_are_named_without_a_network(checkpoint, tmp_path):
+    for data in ("nope", str(tmp_path / "nope"), "a/b/nope.wav"):
+        with pytest.raises(FileNotFoundError, match=f"`data` .*{data}"):
+            embed(checkpoint, data, tmp_path / "out")
+
+
 def test_recordings_that_cannot_be_read(checkpoint, recordings, tmp_path, capsys):
     (recordings / "empty.wav").touch()
     stereo = np.zeros((4000, 2), dtype=np.float32)

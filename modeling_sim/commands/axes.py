@@ -40,7 +40,6 @@ class AxesArguments(EncodingArguments):
         """Sets `output_dir` if it is not given, and checks the data.
 
         Raises:
-            FileNotFoundError: There is no such path.
             ValueError: The corpus has no such setting or split, or a model on the Hub has no `output_dir`.
         """
         super().validate()

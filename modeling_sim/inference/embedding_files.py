@@ -28,6 +28,7 @@ from modeling_sim.files import read_json, replacing, write_json
 from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long
 from modeling_sim.modeling_sim import CHUNK_SECONDS, SimModel
 from modeling_sim.provenance import hub_dataset, hub_id, versions
+from modeling_sim.settings import check_data
 from modeling_sim.text import printable, say, say_once
 from modeling_sim.trainer.run_folder import claim_folder, clear_folder, locked_folder
 
@@ -73,7 +74,11 @@ def open_data(
         streaming: Read a data set as it is used, without a copy on disk.
         on_bad_audio: As in `load_corpus`.
         bad_audio_list: As in `load_corpus`.
+
+    Raises:
+        FileNotFoundError: `data` is none of these.
     """
+    check_data("data", data)
     settings = dict(corpus_settings or {})
     path = Path(data)
     if data in corpus_names():
