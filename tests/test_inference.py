@@ -416,8 +416,9 @@ def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("module", "3x"), ("pool", "max"), ("precision", "fp8"), ("device", "nothing")]
+    ("setting", "value"),
+    [("module", "3x"), ("module", "all"), ("pool", "max"), ("precision", "fp8"), ("device", "nothing")],
 )
 def test_wrong_settings_name_the_field(checkpoint, setting, value):
-    with pytest.raises(ValueError, match=setting if setting != "module" else "modules"):
+    with pytest.raises(ValueError, match=f"`{setting}`"):
         SimEmbedder(checkpoint, **{setting: value})

@@ -13,7 +13,7 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim.data.audio import as_recording, read_audio, read_header, resampled_length
 from modeling_sim.feature_extraction_sim import SimFeatureExtractor
 from modeling_sim.inference.folding import fold
-from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import CHUNK_SECONDS, LONG_SECONDS, SimModel
 from modeling_sim.provenance import model_fingerprint, weights_fingerprint
 
@@ -129,7 +129,7 @@ class SimEmbedder:
             feature_extractor = feature_extractor or feature_extractor_of(str(model))
             model = load_encoder(str(model))
         self.config = model.config
-        (self.module,) = module_numbers(self.config, str(module))
+        self.module = module_number(self.config, str(module))
         self.pool, self.precision = pool, precision
         self.fingerprint = model_fingerprint(model)
         feature_extractor = feature_extractor or SimFeatureExtractor(
