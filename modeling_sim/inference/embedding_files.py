@@ -25,11 +25,11 @@ from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, file_or_row_names
 from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
 from modeling_sim.files import read_json, replacing, write_json
-from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long
+from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long, say_resampled
 from modeling_sim.modeling_sim import CHUNK_SECONDS, SimModel
 from modeling_sim.provenance import hub_dataset, hub_id, versions
 from modeling_sim.settings import check_data
-from modeling_sim.text import printable, say, say_once
+from modeling_sim.text import printable, say
 from modeling_sim.trainer.run_folder import claim_folder, clear_folder, locked_folder
 
 if TYPE_CHECKING:
@@ -497,8 +497,7 @@ def _write_shards(
             if path.is_file():
                 progress.update(sum(row["num_samples"] / row["sampling_rate"] for row in shard.rows))
                 continue
-            for rate in {row["sampling_rate"] for row in shard.rows} - {embedder.reader.rate}:
-                say_once(f"recordings with {rate} samples per second are resampled to {embedder.reader.rate} (soxr)")
+            say_resampled((row["sampling_rate"] for row in shard.rows), embedder.reader.rate)
             source: Any = shard.rows
             if not is_stream:
                 source = dataset.select(range(shard.start, shard.start + len(shard.rows)))
