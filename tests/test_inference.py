@@ -250,12 +250,16 @@ def load(folder, cache):
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
-def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, monkeypatch):
+def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, monkeypatch, capsys):
     monkeypatch.setattr(embedding, "LONG_SECONDS", 1.5)  # one recording is long
     monkeypatch.setattr(embedding, "CHUNK_SECONDS", 1)
     out = tmp_path / "out"
     settings = ["--pool", pool, "--module", "1", "--output_dir", str(out), "--shard_seconds", "1"]
-    command.main([str(checkpoint), str(recordings), *settings])
+    for is_complete in (False, True):
+        command.main([str(checkpoint), str(recordings), *settings])
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert any("complete" in line for line in lines) == is_complete
+        assert " 4 seconds" in last
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"]
     assert (manifest["utterances"], manifest["module"], manifest["frame_rate"]) == (5, "module 1", 200)

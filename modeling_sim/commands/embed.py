@@ -26,7 +26,7 @@ from typing import Literal
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
 from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_data, check_sim_checkpoint, setting
-from modeling_sim.text import counted
+from modeling_sim.text import counted, duration
 from modeling_sim.trainer.settings import YamlMapping
 
 
@@ -113,6 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
         resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""
         print(
-            f"{counted(manifest['utterances'], 'recording')}, {manifest['seconds'] / 3600:.2f} hours{resampled}"
+            f"{counted(manifest['utterances'], 'recording')}, {duration(manifest['seconds'] / 60)}{resampled}"
             f"{skipped}; embeddings in {settings.output_dir}"
         )

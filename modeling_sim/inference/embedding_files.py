@@ -423,7 +423,9 @@ def embed(
         manifest = {"schema": 1, "complete": False, **description}
         then = _read_manifest(folder)
         _refuse_others(folder, then, manifest)
-        if not then.get("complete"):
+        if then.get("complete"):
+            say(f"the embeddings in {folder} are already complete")
+        else:
             manifest["versions"] = versions()
             write_json(folder / MANIFEST_NAME, manifest)
             _write_shards(model, dataset, folder, shard_seconds, batch_size, num_workers, skip=on_bad_audio == "skip")
