@@ -419,7 +419,8 @@ def parse_arguments(
         FileNotFoundError: The file, or the one it `extends`, does not exist.
         SystemExit: A flag is unknown or its value has the wrong type.
     """
-    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    typed = sys.argv[1:] if argv is None else argv
+    argv = [_with_underscores(word) for word in typed]
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--corpus")
@@ -438,7 +439,7 @@ def parse_arguments(
     places = [f"[{name} ...]" if parser.is_list(name) else f"[{name}]" for name in positional]
     parser.usage = " ".join(["%(prog)s", *places, "[--config FILE] [--SETTING VALUE ...]"])
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
-    parser.refuse_unknown_flags(argv)
+    parser.refuse_unknown_flags(typed)
     argv = parser.with_values_of_bools(argv)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     from_file = _on_defaults_of_corpus(read_settings(given.config, as_text=True), given, defaults)
@@ -499,8 +500,8 @@ class _Parser(HfArgumentParser):
         """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
         known = self._option_string_actions
         for flag in (word.partition("=")[0] for word in argv if word.startswith("--")):
-            name = flag.removeprefix("--")
-            if flag in known:
+            name = _with_underscores(flag).removeprefix("--")
+            if f"--{name}" in known:
                 continue
             if "--corpus_settings" in known and any(name in settings_of(corpus) for corpus in corpus_names()):
                 self.error(f"unknown flag {flag}; use --corpus_settings '{{{name}: ...}}'.")

@@ -122,14 +122,16 @@ def test_what_needs_no_torch_is_said_without_it(number, expected, printed):
         (["--lr", "1"], "'--learning_rate'"),
         (["--steps", "1"], "'--save_steps'"),
         (["--accumulation", "1"], "'--gradient_accumulation_steps'"),
-        (["--output-dri", "x"], "'--output_dir'"),
+        (["--output-dri=x"], "'--output_dir'"),
         (["--mixed", "bf16"], "'--mixed_precision'"),
     ],
 )
 def test_an_unknown_flag_suggests_what_it_abbreviates_or_misspells(words, expected, capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", words, PRETRAINING)
-    assert expected in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert expected in error
+    assert words[0].partition("=")[0] in error
 
 
 def test_an_unfinished_run_names_its_newest_checkpoint(tmp_path):
