@@ -95,12 +95,12 @@ _Loader.add_implicit_resolver(
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
-    """Shows defaults other than nothing, with `~` for the home folder, and keeps the line breaks of a description."""
+    """Hides defaults of nothing and False, writes `~` for the home folder, keeps the line breaks of a description."""
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
         default = " ".join(action.default) if isinstance(action.default, list) else str(action.default)
-        if action.nargs == 0 or default in ("", "{}", "None", SUPPRESS):
+        if action.nargs == 0 or default in ("", "{}", "None", "False", SUPPRESS):
             return text
         home = str(Path("~").expanduser())
         if default.startswith(f"{home}{os.sep}"):
@@ -436,7 +436,7 @@ def parse_arguments(
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    places = [f"[{name} ...]" if parser.is_list(name) else f"[{name}]" for name in positional]
+    places = map(parser.usage_of, positional)
     parser.usage = " ".join(["%(prog)s", *places, "[--config FILE] [--SETTING VALUE ...]"])
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
     parser.refuse_unknown_flags(typed)
@@ -527,6 +527,11 @@ class _Parser(HfArgumentParser):
             action = self._option_string_actions[f"--{key}"]
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value)})
+
+    def usage_of(self, name: str) -> str:
+        """A positional argument in the usage line, in brackets if it is optional."""
+        words = f"{name} [{name} ...]" if self.is_list(name) else name
+        return words if self._option_string_actions[f"--{name}"].required else f"[{words}]"
 
     def is_list(self, name: str) -> bool:
         """Whether a setting has several values."""

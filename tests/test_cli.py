@@ -79,7 +79,7 @@ def help_of(capsys, monkeypatch):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_one_spelling_of_each_flag_and_no_empty_defaults(name, help_of):
     options = help_of(name).partition("\noptions:\n")[2]
-    assert not re.search(r"--\w+-|default: (None|\[|\{|\))", options)
+    assert not re.search(r"--\w+-|default: (None|False|\[|\{|\))", options)
     flags = re.findall(r"^  (--\w+)", options, re.MULTILINE)
     assert flags == list(dict.fromkeys(flags))
 
@@ -90,6 +90,14 @@ def test_help_tells_required_settings_defaults_and_what_a_negative_flag_turns_of
     assert lines["--label"].endswith("(default: phones)")
     assert "`--align_modules`" in lines["--no_align_modules"]
     assert "(required)" in help_of("train-decoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [("embed", "model data"), ("probe", "model [model ...]"), ("curves", "output_dir"), ("publish", "[checkpoint]")],
+)
+def test_usage_has_brackets_around_what_is_optional(name, places, help_of):
+    assert f"modeling-sim {name} {places} [--config FILE]" in help_of(name)
 
 
 def test_help_does_not_depend_on_the_home_folder(capsys):
