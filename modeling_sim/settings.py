@@ -73,7 +73,7 @@ def corpus_help() -> str:
 
 
 DEFAULT_CORPUS = "synthetic_syllables"
-"""The corpus of every command that is given none: it needs neither files nor a network."""
+"""The corpus of commands that train or measure, if none is given: it needs neither files nor a network."""
 
 DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
 CORPUS_SETTINGS_HELP = (
