@@ -39,7 +39,7 @@ class EncodingArguments:
         MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.", check=check_data
     )
     split: str = setting("all", "Split of the data.")
-    data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
+    data_dir: str | None = setting(None, "Folder of a corpus, or base folder of a manifest's paths.")
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
 

@@ -69,7 +69,7 @@ def open_data(
             that `save_to_disk` wrote, or of a data set's own files (Parquet, ...), or of audio files; else the id of
             a data set on the Hub.
         split: A split, or "all".
-        data_dir: Folder of a corpus, or that the paths of a manifest start from; its own folder by default.
+        data_dir: Folder of a corpus, or base folder of a manifest's paths; the manifest's own folder by default.
         corpus_settings: Further settings of the corpus; see `modeling_sim.data.corpora`.
         streaming: Read a data set as it is used, without a copy on disk.
         on_bad_audio: As in `load_corpus`.
