@@ -429,7 +429,7 @@ def claims_page() -> str:
 
 
 def draw_results() -> Figure:
-    """What probes read: phones of LibriSpeech with intervals, syllables of the artificial speech with every seed."""
+    """What probes predict: phones of LibriSpeech with intervals, syllables of the artificial speech with every seed."""
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2)
     phones = Results.read(CARD_RESULTS / "librispeech_small_phone_probe.json")
