@@ -346,7 +346,7 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), follows, *words])
-    return markdown_table(["dimension", "follows most", "20 largest frames", "20 smallest frames"], rows)
+    return markdown_table(["component", "follows most", "20 largest frames", "20 smallest frames"], rows)
 
 
 # ---------------------------------------------------------------------- paper_claims.md
