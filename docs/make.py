@@ -346,7 +346,7 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         follows = f"{found['best']} {decimal(found['correlation'])} / {decimal(found['random_axes'])}"
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), follows, *words])
-    return markdown_table(["dimension", "follows most", "20 largest frames", "20 smallest frames"], rows)
+    return markdown_table(["component", "follows most", "20 largest frames", "20 smallest frames"], rows)
 
 
 # ---------------------------------------------------------------------- paper_claims.md
@@ -429,7 +429,7 @@ def claims_page() -> str:
 
 
 def draw_results() -> Figure:
-    """What probes read: phones of LibriSpeech with intervals, syllables of the artificial speech with every seed."""
+    """What probes predict: phones of LibriSpeech with intervals, syllables of the artificial speech with every seed."""
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2)
     phones = Results.read(CARD_RESULTS / "librispeech_small_phone_probe.json")

@@ -13,7 +13,7 @@ from modeling_sim.evaluation import ProbeArguments, probe
 
 
 def main(checkpoint: str, output_dir: Path) -> None:
-    """Prints what a nearest-neighbor probe reads of the vowel from each module, and how much training adds."""
+    """Prints how well a nearest-neighbor probe predicts the vowel from each module, and how much training adds."""
     results = probe(
         ProbeArguments(
             model=[checkpoint],

@@ -164,7 +164,28 @@ def module_numbers(config: SimConfig, modules: str) -> list[int]:
     Raises:
         ValueError: There is no such module.
     """
+    return chosen_numbers(_numbers_by_name(config), modules)
+
+
+def module_number(config: SimConfig, module: str, setting: str = "module") -> int:
+    """Parses the name of one module: a number, or "context".
+
+    Args:
+        config: Configuration of the encoder.
+        module: The name.
+        setting: Name of the setting in the error message.
+
+    Raises:
+        ValueError: There is no such module.
+    """
+    names = _numbers_by_name(config)
+    if module not in names:
+        raise ValueError(f"`{setting}` is {module!r}, which is not one of {', '.join(names)}.")
+    return names[module]
+
+
+def _numbers_by_name(config: SimConfig) -> dict[str, int]:
     names = {str(module): module for module in range(config.num_modules)}
     if config.context_size:
         names["context"] = config.num_modules - 1
-    return chosen_numbers(names, modules)
+    return names

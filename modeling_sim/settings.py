@@ -73,7 +73,7 @@ def corpus_help() -> str:
 
 
 DEFAULT_CORPUS = "synthetic_syllables"
-"""The corpus of every command that is given none: it needs neither files nor a network."""
+"""The corpus of commands that train or measure, if none is given: it needs neither files nor a network."""
 
 DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
 CORPUS_SETTINGS_HELP = (
@@ -95,12 +95,12 @@ _Loader.add_implicit_resolver(
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
-    """Shows defaults other than nothing, with `~` for the home folder, and keeps the line breaks of a description."""
+    """Hides defaults of nothing and False, writes `~` for the home folder, keeps the line breaks of a description."""
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
         default = " ".join(action.default) if isinstance(action.default, list) else str(action.default)
-        if action.nargs == 0 or default in ("", "{}", "None", SUPPRESS):
+        if action.nargs == 0 or default in ("", "{}", "None", "False", SUPPRESS):
             return text
         home = str(Path("~").expanduser())
         if default.startswith(f"{home}{os.sep}"):
@@ -296,6 +296,19 @@ def check_checkpoint(name: str, value: str) -> None:
         ) from error
 
 
+def check_data(name: str, value: str) -> None:
+    """Checks that recordings are a corpus, a file or a folder, or may be on the Hub, whose ids have a slash.
+
+    Raises:
+        FileNotFoundError: They are none of these.
+    """
+    if value not in corpus_names() and not Path(value).exists() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value):
+        raise FileNotFoundError(
+            f"`{name}` is {value}, which is neither a file, a folder nor a corpus{nearest_path(value)} The corpora are "
+            f"{', '.join(corpus_names())}; data sets on the Hub have ids such as 'org/name'."
+        )
+
+
 def nearest_path(path: str) -> str:
     """The end of an error message, which suggests the most similar path in the same folder."""
     folder = Path(path).parent
@@ -406,7 +419,8 @@ def parse_arguments(
         FileNotFoundError: The file, or the one it `extends`, does not exist.
         SystemExit: A flag is unknown or its value has the wrong type.
     """
-    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    typed = sys.argv[1:] if argv is None else argv
+    argv = [_with_underscores(word) for word in typed]
     first = ArgumentParser(prog=command, add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--corpus")
@@ -422,10 +436,10 @@ def parse_arguments(
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    places = [f"[{name} ...]" if parser.is_list(name) else f"[{name}]" for name in positional]
+    places = map(parser.usage_of, positional)
     parser.usage = " ".join(["%(prog)s", *places, "[--config FILE] [--SETTING VALUE ...]"])
     parser.add_argument("--config", default=SUPPRESS, help="YAML file of settings; flags override it.")
-    parser.refuse_unknown_flags(argv)
+    parser.refuse_unknown_flags(typed)
     argv = parser.with_values_of_bools(argv)
     defaults = {field_.name: field_.default for arguments in classes for field_ in fields(arguments)}
     from_file = _on_defaults_of_corpus(read_settings(given.config, as_text=True), given, defaults)
@@ -486,8 +500,8 @@ class _Parser(HfArgumentParser):
         """Ends the command at an unknown flag; argparse would first report a misspelled required flag as missing."""
         known = self._option_string_actions
         for flag in (word.partition("=")[0] for word in argv if word.startswith("--")):
-            name = flag.removeprefix("--")
-            if flag in known:
+            name = _with_underscores(flag).removeprefix("--")
+            if f"--{name}" in known:
                 continue
             if "--corpus_settings" in known and any(name in settings_of(corpus) for corpus in corpus_names()):
                 self.error(f"unknown flag {flag}; use --corpus_settings '{{{name}: ...}}'.")
@@ -513,6 +527,11 @@ class _Parser(HfArgumentParser):
             action = self._option_string_actions[f"--{key}"]
             action.required = False
             self.set_defaults(**{key: _as_flag(action, value)})
+
+    def usage_of(self, name: str) -> str:
+        """A positional argument in the usage line, in brackets if it is optional."""
+        words = f"{name} [{name} ...]" if self.is_list(name) else name
+        return words if self._option_string_actions[f"--{name}"].required else f"[{words}]"
 
     def is_list(self, name: str) -> bool:
         """Whether a setting has several values."""

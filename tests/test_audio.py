@@ -103,6 +103,9 @@ def test_channels_are_averaged_with_one_warning(write):
     left, right = speech_like(0.2, 16_000, 1), speech_like(0.2, 16_000, 2)
     audio = write(np.stack([left, right], axis=1), name="stereo.wav", subtype="FLOAT")
     audio_module._warn_of_channels.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_header(audio)  # nothing is averaged yet
     with pytest.warns(UserWarning, match="channels"):
         read = read_audio(audio)
     np.testing.assert_allclose(read, (left + right) / 2, atol=1e-6)

@@ -19,6 +19,7 @@ from modeling_sim.hub.settings import PublishArguments
 from modeling_sim.settings import Preset, parse_arguments, setting
 from modeling_sim.trainer.settings import PRETRAINING
 
+MODEL = Path(__file__).parents[1] / "checkpoints" / "sim-small-librispeech"
 # Command lines and a part of what each prints.
 WITHOUT_TORCH = [
     (["--help"], "train-decoder"),
@@ -44,6 +45,7 @@ WITHOUT_TORCH = [
     (["evaluate", "--model", ".", "--measures", "probe"], "`model`"),
     (["embed", "/no/such", "recordings"], "`model`"),
     (["axes", "/no/such", "recordings"], "`model`"),
+    *(([name, str(MODEL), "librispech"], "`data`") for name in ("embed", "axes")),
     (["export", "/no/such", "out"], "`model`"),
     (["report", "/no/such"], "`output_dir`"),
 ]
@@ -77,7 +79,7 @@ def help_of(capsys, monkeypatch):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_has_one_spelling_of_each_flag_and_no_empty_defaults(name, help_of):
     options = help_of(name).partition("\noptions:\n")[2]
-    assert not re.search(r"--\w+-|default: (None|\[|\{|\))", options)
+    assert not re.search(r"--\w+-|default: (None|False|\[|\{|\))", options)
     flags = re.findall(r"^  (--\w+)", options, re.MULTILINE)
     assert flags == list(dict.fromkeys(flags))
 
@@ -88,6 +90,14 @@ def test_help_tells_required_settings_defaults_and_what_a_negative_flag_turns_of
     assert lines["--label"].endswith("(default: phones)")
     assert "`--align_modules`" in lines["--no_align_modules"]
     assert "(required)" in help_of("train-decoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [("embed", "model data"), ("probe", "model [model ...]"), ("curves", "output_dir"), ("publish", "[checkpoint]")],
+)
+def test_usage_has_brackets_around_what_is_optional(name, places, help_of):
+    assert f"modeling-sim {name} {places} [--config FILE]" in help_of(name)
 
 
 def test_help_does_not_depend_on_the_home_folder(capsys):
@@ -120,14 +130,16 @@ def test_what_needs_no_torch_is_said_without_it(number, expected, printed):
         (["--lr", "1"], "'--learning_rate'"),
         (["--steps", "1"], "'--save_steps'"),
         (["--accumulation", "1"], "'--gradient_accumulation_steps'"),
-        (["--output-dri", "x"], "'--output_dir'"),
+        (["--output-dri=x"], "'--output_dir'"),
         (["--mixed", "bf16"], "'--mixed_precision'"),
     ],
 )
 def test_an_unknown_flag_suggests_what_it_abbreviates_or_misspells(words, expected, capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", words, PRETRAINING)
-    assert expected in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert expected in error
+    assert words[0].partition("=")[0] in error
 
 
 def test_an_unfinished_run_names_its_newest_checkpoint(tmp_path):

@@ -190,6 +190,14 @@ def test_the_command_describes_and_draws(tmp_path, capsys):
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
+def test_a_split_that_cannot_be_described_can_be_left_out(tmp_path):
+    soundfile.write(tmp_path / "one.wav", np.zeros(8_000), 16_000)
+    command = ["--corpus", "folder", "--data_dir", str(tmp_path)]
+    with pytest.raises(SystemExit, match="--splits train"):
+        main(command)
+    main([*command, "--splits", "train"])
+
+
 def test_the_command_lists_the_corpora(capsys):
     main([])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == corpus_names()

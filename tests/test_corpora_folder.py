@@ -203,6 +203,11 @@ def test_a_split_without_utterances_is_named(tree, tmp_path):
         load_corpus("folder", "test", data_dir=tree, manifest=manifest)
 
 
+def test_a_folder_without_audio_is_named_and_no_setting_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} "):  # `embed` has no `data_dir`
+        load_corpus("folder", "all", data_dir=tmp_path)
+
+
 def test_lists_that_share_an_utterance_are_refused(tree, tmp_path):
     (tmp_path / "train.txt").write_text("bob/four\nbob/five\n")
     (tmp_path / "test.txt").write_text("bob/five\r\n")

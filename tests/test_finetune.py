@@ -151,7 +151,7 @@ def test_a_wrong_label_costs_no_finished_run(pretrained, tmp_path):
     ("flags", "message"),
     [
         (["--label", "phone"], "`label` .*phones"),
-        (["--label", "vowel", "--probe_module", "9"], "`modules` .*0, 1, 2, 3, context"),
+        (["--label", "vowel", "--probe_module", "9"], "`probe_module` .*0, 1, 2, 3, context"),
         (["--label", "vowel", "--corpus_settings", "{num_train: 8, num_test: 4, num_syllables: 3}"], "`label` 'vowel'"),
         (
             ["--label", "speaker_id", "--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 1}"],

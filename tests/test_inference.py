@@ -250,12 +250,16 @@ def load(folder, cache):
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
-def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, monkeypatch):
+def test_the_command_embeds_a_folder(checkpoint, recordings, tmp_path, pool, monkeypatch, capsys):
     monkeypatch.setattr(embedding, "LONG_SECONDS", 1.5)  # one recording is long
     monkeypatch.setattr(embedding, "CHUNK_SECONDS", 1)
     out = tmp_path / "out"
     settings = ["--pool", pool, "--module", "1", "--output_dir", str(out), "--shard_seconds", "1"]
-    command.main([str(checkpoint), str(recordings), *settings])
+    for is_complete in (False, True):
+        command.main([str(checkpoint), str(recordings), *settings])
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert any("complete" in line for line in lines) == is_complete
+        assert " 4 seconds" in last
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"]
     assert (manifest["utterances"], manifest["module"], manifest["frame_rate"]) == (5, "module 1", 200)
@@ -334,6 +338,12 @@ def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path)
         embed(checkpoint, str(recordings), foreign)
 
 
+def test_data_that_are_nowhere_are_named_without_a_network(checkpoint, tmp_path):
+    for data in ("nope", str(tmp_path / "nope"), "a/b/nope.wav"):
+        with pytest.raises(FileNotFoundError, match=f"`data` .*{data}"):
+            embed(checkpoint, data, tmp_path / "out")
+
+
 def test_recordings_that_cannot_be_read(checkpoint, recordings, tmp_path, capsys):
     (recordings / "empty.wav").touch()
     stereo = np.zeros((4000, 2), dtype=np.float32)
@@ -410,8 +420,9 @@ def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("module", "3x"), ("pool", "max"), ("precision", "fp8"), ("device", "nothing")]
+    ("setting", "value"),
+    [("module", "3x"), ("module", "all"), ("pool", "max"), ("precision", "fp8"), ("device", "nothing")],
 )
 def test_wrong_settings_name_the_field(checkpoint, setting, value):
-    with pytest.raises(ValueError, match=setting if setting != "module" else "modules"):
+    with pytest.raises(ValueError, match=f"`{setting}`"):
         SimEmbedder(checkpoint, **{setting: value})

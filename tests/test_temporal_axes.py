@@ -1,6 +1,7 @@
 """Temporal axes of a checkpoint: found, kept in a file, applied to embeddings, and refused for other weights."""
 
 import json
+import re
 import shlex
 import shutil
 
@@ -191,6 +192,19 @@ def test_a_file_is_replaced_on_request_alone_and_by_a_complete_one(copy, recordi
         command.main([str(copy), str(recordings), "--overwrite_output_dir"])
     assert path.read_text() == '{"modeling_sim": "not ours"}'
     assert {file.name for file in copy.iterdir() if "axes" in file.name} == {path.name}  # nothing half-written
+
+
+def test_little_audio_and_another_rate_are_said(copy, recordings, tmp_path, monkeypatch, capsys):
+    arguments = [str(copy), str(recordings), "--output_dir", str(tmp_path), "--overwrite_output_dir"]
+    command.main(arguments)
+    assert re.match("warning: .* 4 seconds ", capsys.readouterr().out)
+    monkeypatch.setattr(command, "_FEW_MINUTES", 0)
+    command.main(arguments)
+    assert "warning" not in capsys.readouterr().out
+    slow = tmp_path / "slow.wav"
+    soundfile.write(slow, soundfile.read(recordings / "2.wav")[0], 12_000)
+    command.main([str(copy), str(slow), *arguments[2:]])
+    assert "12000" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp_path):

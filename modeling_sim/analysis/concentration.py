@@ -1,4 +1,4 @@
-"""How few dimensions hold what a probe reads, and whether they are the latent's own axes.
+"""How few dimensions hold what a probe predicts, and whether they are the latent's own axes.
 
 Weights of a probe compare between dimensions only for features of one scale: `LinearProbe.weight` is of standardized
 features; bring other weights there with `standardized_weights`. Concentrated weights alone do not show that axes mean

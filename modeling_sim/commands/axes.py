@@ -25,6 +25,9 @@ from modeling_sim.text import counted, duration
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
 _SHOWN_LAG = 0.08
 
+# Axes that are found on fewer minutes of recordings come with a warning.
+_FEW_MINUTES = 5
+
 
 @dataclass
 class AxesArguments(EncodingArguments):
@@ -40,7 +43,6 @@ class AxesArguments(EncodingArguments):
         """Sets `output_dir` if it is not given, and checks the data.
 
         Raises:
-            FileNotFoundError: There is no such path.
             ValueError: The corpus has no such setting or split, or a model on the Hub has no `output_dir`.
         """
         super().validate()
@@ -85,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             batch_size=settings.batch_size,
             seed=settings.seed,
         )
+        if facts["minutes"] < _FEW_MINUTES:
+            print(f"warning: only {duration(facts['minutes'])} of audio; 20 minutes give more reliable axes")
         save_axes(path, {name: axes.transform for name, axes in found.items()}, facts)
         for name, axes in found.items():
             near = int(np.abs(np.subtract(axes.lags, _SHOWN_LAG)).argmin())

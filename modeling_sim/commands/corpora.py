@@ -8,7 +8,7 @@ The last line also describes the settings of the corpus.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
@@ -65,7 +65,14 @@ def look(name: str, settings: CorporaArguments) -> None:
         more["data_dir"] = settings.data_dir
     if more.get("streaming"):
         raise ValueError("a stream cannot be described; remove `streaming`.")
-    datasets = {split: load_corpus(name, split, **more) for split in settings.splits}
+    datasets: dict[str, Any] = {}
+    for split in settings.splits:
+        try:
+            datasets[split] = load_corpus(name, split, **more)
+        except ValueError as error:
+            if not datasets:
+                raise
+            raise ValueError(f"{error} (`--splits {' '.join(datasets)}` leaves out split {split!r})") from error
     if settings.describe or settings.plot is None:
         info = corpus_info(name)
         print(f"{name}: {info.description} License: {info.license}.\n")

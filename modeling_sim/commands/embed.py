@@ -21,13 +21,12 @@ Recordings with another sampling rate are resampled. Stereo ones are refused unl
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
-from pathlib import Path
 from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_sim_checkpoint, nearest_path, setting
-from modeling_sim.text import counted
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_data, check_sim_checkpoint, setting
+from modeling_sim.text import counted, duration
 from modeling_sim.trainer.settings import YamlMapping
 
 
@@ -36,21 +35,20 @@ class EncodingArguments:
     """A model and the recordings that it encodes."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_sim_checkpoint)
-    data: str = setting(MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.")
+    data: str = setting(
+        MISSING, "Folder, manifest, audio file, data set, Hub id, or name of a corpus.", check=check_data
+    )
     split: str = setting("all", "Split of the data.")
-    data_dir: str | None = setting(None, "Folder of a corpus, or that the paths of a manifest start from.")
+    data_dir: str | None = setting(None, "Folder of a corpus, or base folder of a manifest's paths.")
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
 
     def validate(self) -> None:
-        """Checks that `data` exists if it can only be a path, and the settings and the split of a corpus.
+        """Checks the settings and the split of a corpus.
 
         Raises:
-            FileNotFoundError: There is no such path.
             ValueError: The corpus has no such setting or split.
         """
-        if self.data.startswith(("/", ".", "~")) and not Path(self.data).exists():
-            raise FileNotFoundError(f"`data` is {self.data}, which does not exist{nearest_path(self.data)}")
         if self.data in corpus_names():
             check_corpus_settings(self.data, self.corpus_settings)
             check_split(self.data, self.split)
@@ -115,6 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
         resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""
         print(
-            f"{counted(manifest['utterances'], 'recording')}, {manifest['seconds'] / 3600:.2f} hours{resampled}"
+            f"{counted(manifest['utterances'], 'recording')}, {duration(manifest['seconds'] / 60)}{resampled}"
             f"{skipped}; embeddings in {settings.output_dir}"
         )

@@ -162,6 +162,8 @@ def read_audio(
                 f"{audio_name(audio)}: changed since the corpus was read, from {found[0]} samples at {found[1]} Hz to "
                 f"{file.frames} at {own_rate} Hz"
             )
+        if file.channels > 1:
+            _warn_of_channels()
         length = resampled_length(file.frames, own_rate, sampling_rate)
         if length == 0:
             raise AudioError(f"{audio_name(audio)}: has no samples")
@@ -334,8 +336,6 @@ def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_s
             f"{audio_name(audio)}: truncated, its header announces {file.frames} samples but it ends after "
             f"{start + len(samples)}"
         )
-    if file.channels > 1:
-        _warn_of_channels()
     peak = float(max(samples.max(), -samples.min()))
     if not np.isfinite(peak):
         raise AudioError(f"{audio_name(audio)}: has NaN or infinite samples")
@@ -349,4 +349,4 @@ def _read(file: soundfile.SoundFile, audio: Mapping[str, Any], start: int, num_s
 
 @functools.cache  # one warning per process, not one per file
 def _warn_of_channels() -> None:
-    warnings.warn("Some recordings have several channels; they are averaged into one.", stacklevel=4)
+    warnings.warn("Some recordings have several channels; they are averaged into one.", stacklevel=3)

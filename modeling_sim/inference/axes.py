@@ -13,6 +13,7 @@ from modeling_sim.analysis import LinearTransform
 from modeling_sim.analysis.axes.transforms import lag_profiles
 from modeling_sim.evaluation.axes import AXES_NAME, drawn_utterances, find_axes, frame_moments, read_axes
 from modeling_sim.evaluation.representations import SimModules
+from modeling_sim.inference.embedding import say_resampled
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.text import in_one_line
 
@@ -63,6 +64,7 @@ def find_temporal_axes(
     if minutes <= 0:
         raise ValueError(f"`minutes` is {minutes}; it must be above 0.")
     drawn = drawn_utterances(dataset, minutes * 60, seed) if len(dataset) else dataset
+    say_resampled(drawn["sampling_rate"][:], model.config.sampling_rate)
     config, of = model.config, SimModules("the model", model, feature_extractor)
     moments = frame_moments(drawn, of, batch_size)[0] if len(drawn) else {}
     found = {}

@@ -1,7 +1,7 @@
 """Embeddings of recordings: frames of one module, or their means."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +13,10 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim.data.audio import as_recording, read_audio, read_header, resampled_length
 from modeling_sim.feature_extraction_sim import SimFeatureExtractor
 from modeling_sim.inference.folding import fold
-from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import CHUNK_SECONDS, LONG_SECONDS, SimModel
 from modeling_sim.provenance import model_fingerprint, weights_fingerprint
+from modeling_sim.text import say_once
 
 if TYPE_CHECKING:
     from modeling_sim.analysis import LinearTransform
@@ -24,6 +25,12 @@ Pool = Literal["mean", "none"]
 Precision = Literal["fp32", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def say_resampled(rates: Iterable[int], rate: int) -> None:
+    """Prints once per process which sampling rates of recordings differ from the model's."""
+    for other in sorted({*rates} - {rate}):
+        say_once(f"recordings with {other} samples per second are resampled to {rate} (soxr)")
 
 
 class RecordingReader:
@@ -129,7 +136,7 @@ class SimEmbedder:
             feature_extractor = feature_extractor or feature_extractor_of(str(model))
             model = load_encoder(str(model))
         self.config = model.config
-        (self.module,) = module_numbers(self.config, str(module))
+        self.module = module_number(self.config, str(module))
         self.pool, self.precision = pool, precision
         self.fingerprint = model_fingerprint(model)
         feature_extractor = feature_extractor or SimFeatureExtractor(

@@ -25,10 +25,11 @@ from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, file_or_row_names
 from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
 from modeling_sim.files import read_json, replacing, write_json
-from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long
+from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long, say_resampled
 from modeling_sim.modeling_sim import CHUNK_SECONDS, SimModel
 from modeling_sim.provenance import hub_dataset, hub_id, versions
-from modeling_sim.text import printable, say, say_once
+from modeling_sim.settings import check_data
+from modeling_sim.text import printable, say
 from modeling_sim.trainer.run_folder import claim_folder, clear_folder, locked_folder
 
 if TYPE_CHECKING:
@@ -68,12 +69,16 @@ def open_data(
             that `save_to_disk` wrote, or of a data set's own files (Parquet, ...), or of audio files; else the id of
             a data set on the Hub.
         split: A split, or "all".
-        data_dir: Folder of a corpus, or that the paths of a manifest start from; its own folder by default.
+        data_dir: Folder of a corpus, or base folder of a manifest's paths; the manifest's own folder by default.
         corpus_settings: Further settings of the corpus; see `modeling_sim.data.corpora`.
         streaming: Read a data set as it is used, without a copy on disk.
         on_bad_audio: As in `load_corpus`.
         bad_audio_list: As in `load_corpus`.
+
+    Raises:
+        FileNotFoundError: `data` is none of these.
     """
+    check_data("data", data)
     settings = dict(corpus_settings or {})
     path = Path(data)
     if data in corpus_names():
@@ -418,7 +423,9 @@ def embed(
         manifest = {"schema": 1, "complete": False, **description}
         then = _read_manifest(folder)
         _refuse_others(folder, then, manifest)
-        if not then.get("complete"):
+        if then.get("complete"):
+            say(f"the embeddings in {folder} are already complete")
+        else:
             manifest["versions"] = versions()
             write_json(folder / MANIFEST_NAME, manifest)
             _write_shards(model, dataset, folder, shard_seconds, batch_size, num_workers, skip=on_bad_audio == "skip")
@@ -492,8 +499,7 @@ def _write_shards(
             if path.is_file():
                 progress.update(sum(row["num_samples"] / row["sampling_rate"] for row in shard.rows))
                 continue
-            for rate in {row["sampling_rate"] for row in shard.rows} - {embedder.reader.rate}:
-                say_once(f"recordings with {rate} samples per second are resampled to {embedder.reader.rate} (soxr)")
+            say_resampled((row["sampling_rate"] for row in shard.rows), embedder.reader.rate)
             source: Any = shard.rows
             if not is_stream:
                 source = dataset.select(range(shard.start, shard.start + len(shard.rows)))

@@ -17,7 +17,7 @@ from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
-from modeling_sim.loading import check_encoder, feature_extractor_of, module_numbers
+from modeling_sim.loading import check_encoder, feature_extractor_of, module_number
 from modeling_sim.processing_sim import new_processor
 from modeling_sim.text import counted
 from modeling_sim.trainer.devices import send, to_device
@@ -206,7 +206,7 @@ def build(
     check_classes(train_data, arguments.label, classes)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: number for number, name in enumerate(classes)}
     config.problem_type = "single_label_classification"  # replaces that of an earlier head
-    (config.probe_module,) = module_numbers(config, arguments.probe_module)
+    config.probe_module = module_number(config, arguments.probe_module, "probe_module")
     config.freeze_encoder = False
     model = build_classifier(arguments.model, config, frames=is_frame_label(train_data, arguments.label))
     if arguments.freeze_encoder:

@@ -16,7 +16,7 @@ from modeling_sim import SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
 from modeling_sim.latents import encode
-from modeling_sim.loading import feature_extractor_of, load_encoder, module_numbers
+from modeling_sim.loading import feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import real_frames
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.devices import to_device
@@ -207,10 +207,7 @@ def build(
     extractor = feature_extractor_of(arguments.model)
     if arguments.latents == "sample" and encoder.config.latent_distribution == "deterministic":
         raise ValueError("`latents` 'sample' needs Gaussian latents; set `noise` for a deterministic model instead.")
-    modules = module_numbers(encoder.config, arguments.module)
-    if len(modules) > 1:
-        raise ValueError(f"`module` is {arguments.module!r}; give a single module.")
-    module = modules[0]
+    module = module_number(encoder.config, arguments.module)
     decoder_settings: dict[str, Any] = {
         "encoder_fingerprint": weights_fingerprint(encoder),
         "trained_on": arguments.latents,

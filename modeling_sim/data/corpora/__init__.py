@@ -120,7 +120,9 @@ def load_corpus(
     if isinstance(dataset, Dataset):
         check = check_audio
         if len(dataset) == 0:
-            raise ValueError(f"split {split!r} of {name} has no utterances; check the settings that define the splits.")
+            raise ValueError(
+                f"split {split!r} of corpus {name!r} has no utterances; check the settings that define the splits."
+            )
     return check(dataset, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, decode_all=decode_all)
 
 

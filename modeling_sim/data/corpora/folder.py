@@ -257,7 +257,7 @@ def _walk(root: Path) -> list[_Row]:
             row["file"] += " (rename it: its name is not UTF-8)"  # does not exist, so the scan reports it
         rows.append(row)
     if not rows:
-        raise FileNotFoundError(f"`data_dir` {printable(root)} has no files with suffix {', '.join(sorted(_SUFFIXES))}")
+        raise FileNotFoundError(f"{printable(root)} has no files with suffix {', '.join(sorted(_SUFFIXES))}")
     return rows
 
 
