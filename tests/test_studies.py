@@ -240,6 +240,21 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
 
 
+def test_the_table_of_decoded_pitch_is_that_of_the_results():
+    decoders = read_json(AGREEMENT.with_name("decoded_pitch.json"))["decoders"]
+    table = re.findall(
+        r"^\| (\S+) \| `(log_mel|stft)` \| (.+) \|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert len(table) == len(decoders) == 4
+    for model, loss, cells in table:
+        found = decoders[f"{'sim-small' if model == 'SIM' else model.strip('`')}-{loss}"]
+        (replaced,) = (row for row in found["replaced"] if row["dimensions"] == 8)
+        within, change, own, other = (float(each) for each in re.findall(r"[\d.]+", cells))
+        expected = [100 * found["decoded_within_a_semitone"], found["median_change_semitones"]]
+        np.testing.assert_allclose([within, 10 * change], np.multiply(expected, [1, 10]), atol=0.51)
+        assert (own, other) == (replaced["pitch_of_utterance"], replaced["pitch_of_other"])
+
+
 def test_the_table_of_fixed_dimensions_is_that_of_the_results():
     pairs = [pair for pair in read_json(AGREEMENT)["pairs"] if pair["model"].startswith("sim-readable-small")]
     table = re.findall(r"^\| (\d+) to (\d+) \| (.+) \|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE)
