@@ -232,7 +232,7 @@ class DecoderArguments:
     loss: Literal["waveform", "stft", "log_mel"] = setting(
         "waveform",
         "'waveform': mean squared error of samples (the paper); 'stft' or 'log_mel': distance of magnitude spectra. "
-        "The windows of 'log_mel' are too short for the pitch, so that decoded speech hums; 'stft' has long ones, too.",
+        "With 'log_mel' decoded speech hums at the rate of frames; use 'stft' to hear the pitch.",
     )
     noise: float = setting(0.0, "Noise added to the latents, in standard deviations of each channel; 0 for none.")
     decoder_hidden_size: int = setting(0, "Channels of the decoder; 0 for as many as in the encoder.")

@@ -1,11 +1,12 @@
 """Where a decoder takes the pitch from: the dimension that follows the pitch, or fast dimensions.
 
-    python studies/axes/decoded_pitch.py runs/sim-readable runs/decoder --output decoded_pitch.json
+    python studies/axes/decoded_pitch.py runs/sim runs/decoder runs/sim runs/decoder-stft --output decoded_pitch.json
 
-Utterances are synthetic syllables of the test split. Three questions are asked of a decoder of a convolutional module:
+Utterances are synthetic syllables of the test split. Four questions are asked of a decoder of a convolutional module:
 is the pitch of the decoded sound that of the utterance; how many semitones does it change when the dimension that
-follows the pitch most is moved by 3 standard deviations; and whose pitch is heard when the slowest dimensions are
-replaced by their means in another utterance, that of the utterance or that of the other one?
+follows the pitch most is moved by 3 standard deviations; whose pitch is heard when the slowest dimensions are
+replaced by their means in another utterance, that of the utterance or that of the other one; and is the pitch still
+there when all but the slowest dimensions are constant?
 """
 
 import argparse
@@ -29,8 +30,8 @@ _PITCH = PROPERTIES.index("pitch, semitones")
 # Semitones up to which two pitches are the same, and from which two utterances have different ones.
 _SAME, _DIFFERENT = 1.0, 3.0
 _DEVIATIONS = 3.0
-# Numbers of the slowest dimensions that are replaced.
-_REPLACED = (1, 4, 8, 16, 32)
+# Numbers of the slowest dimensions that are replaced, and of those that alone are kept.
+_REPLACED, _KEPT = (0, 1, 4, 8, 16, 32), 8
 
 
 def pitch_of(waveform: torch.Tensor, sampling_rate: int) -> float:
@@ -79,6 +80,11 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
             own += abs(found - pitch[first]) <= _SAME
             other += abs(found - pitch[second]) <= _SAME
         replaced.append({"dimensions": count, "pitch_of_utterance": int(own), "pitch_of_other": int(other)})
+    kept = []
+    for frames in latents:
+        constant = frames.mean(dim=0).repeat(len(frames), 1)
+        constant[:, slowest[:_KEPT]] = frames[:, slowest[:_KEPT]]
+        kept.append(heard(constant))
     return {
         "loss": decoder.config.loss,
         "utterances": len(latents),
@@ -90,6 +96,7 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
         "median_change_semitones": float(np.nanmedian(np.abs(moved[0] - moved[1]) / 2)),
         "decoded_hz": np.round(2 ** (decoded / 12), 1).tolist(),
         "true_hz": np.round(2 ** (pitch / 12), 1).tolist(),
+        "within_a_semitone_by_slowest_8": float((np.abs(np.array(kept) - pitch) <= _SAME).mean()),
         "pairs": len(pairs),
         "replaced": replaced,
     }
@@ -98,16 +105,17 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
 def main() -> None:
     """Measures the pairs of model and decoder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder of an encoder")
-    parser.add_argument("decoders", nargs="+", help="folders of its decoders")
+    parser.add_argument("pairs", nargs="+", help="folders: an encoder, its decoder, the next encoder, its decoder, ...")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--utterances", type=int, default=40)
     arguments = parser.parse_args()
+    if len(arguments.pairs) % 2:
+        parser.error("`pairs` has an encoder without a decoder.")
     rows = {}
-    for path in arguments.decoders:
-        decoder = SimDecoder.from_pretrained(path).eval()
-        rows[Path(path).name] = measured(arguments.model, decoder, arguments.utterances)
-        print(Path(path).name, rows[Path(path).name], sep=": ", flush=True)
+    for model, path in zip(arguments.pairs[::2], arguments.pairs[1::2], strict=True):
+        found = measured(model, SimDecoder.from_pretrained(path).eval(), arguments.utterances)
+        rows[f"{Path(model).name}-{found['loss']}"] = found
+        print(model, found, sep=": ", flush=True)
     if arguments.output:
         write_json(arguments.output, {"schema": 1, "decoders": rows})
 
