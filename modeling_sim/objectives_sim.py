@@ -187,7 +187,7 @@ def _usable_offsets(
     usable = [offset for offset in offsets if offset < window]
     if not usable:
         raise ValueError(
-            f"no anchor has a target: `offsets` begin at {offsets[0]} in a window of length {window}; give "
+            f"no anchor has a target: `offsets` begin at {offsets[0]}, and the number of frames is {window}; give "
             "longer audio or smaller offsets."
         )
     return usable

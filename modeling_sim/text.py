@@ -37,9 +37,10 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 def duration(minutes: float) -> str:
     """Hours, minutes below one hour, or seconds below one minute."""
-    if minutes >= 60:
+    seconds = round(60 * minutes)
+    if seconds >= 3597:  # 59.95 minutes and more are written as hours
         return f"{minutes / 60:.1f} hours"
-    return f"{minutes:.1f} minutes" if minutes >= 1 else counted(round(60 * minutes), "second")
+    return f"{minutes:.1f} minutes" if seconds >= 60 else counted(seconds, "second")
 
 
 def printable(name: object) -> str:

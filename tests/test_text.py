@@ -14,7 +14,15 @@ def test_counts_are_in_the_singular_or_the_plural(words, text):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "text"), [(1 / 60, "1 second"), (0.5, "30 seconds"), (1.25, "1.2 minutes"), (90, "1.5 hours")]
+    ("minutes", "text"),
+    [
+        (1 / 60, "1 second"),
+        (0.5, "30 seconds"),
+        (0.9999, "1.0 minutes"),
+        (1.25, "1.2 minutes"),
+        (59.98, "1.0 hours"),
+        (90, "1.5 hours"),
+    ],
 )
 def test_a_duration_has_a_unit_of_its_size(minutes, text):
     assert duration(minutes) == text

@@ -72,7 +72,9 @@ def look(name: str, settings: CorporaArguments) -> None:
         except ValueError as error:
             if not datasets:
                 raise
-            raise ValueError(f"{error} (`--splits {' '.join(datasets)}` leaves out split {split!r})") from error
+            raise ValueError(
+                f"{error} To describe only the other splits, give `--splits {' '.join(datasets)}`."
+            ) from error
     if settings.describe or settings.plot is None:
         info = corpus_info(name)
         print(f"{name}: {info.description} License: {info.license}.\n")

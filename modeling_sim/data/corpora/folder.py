@@ -205,7 +205,9 @@ def _text(value: Any, column: str, source: str) -> str | None:
 def _classes(names: Sequence[str | None], column: str, source: str) -> list[str | None]:
     """Names of classes, with `None` for the names of missing values."""
     for name, number in Counter(name for name in names if name in _MISSING).items():
-        say_once(f"{source}: counts {counted(number, 'cell')} {name!r} of the column {printable(column)} as missing")
+        say_once(
+            f"{source}: {counted(number, 'cell')} of the column {printable(column)} with {name!r} taken as missing"
+        )
     return [None if name in _MISSING else name for name in names]
 
 
@@ -231,7 +233,7 @@ def _check_split(parts: Sequence[str | None], speakers: Sequence[str | None], sp
     if split not in known:
         raise ValueError(f"`split` is {split!r}{nearest(split, sorted(known))} The manifest has {sorted(known)}.")
     if nowhere:
-        say_once(f"{source}: skipped {nowhere} of {counted(len(parts), 'row')} that are in no split")
+        say_once(f"{source}: skipped {nowhere} of {counted(len(parts), 'row')} in no split")
     say_division(f"the column `split` of {source}", known)
 
 

@@ -50,7 +50,7 @@ class BadAudioError(ValueError):
         self.recordings = recordings
         some_left = len(recordings) < num_scanned
         super().__init__(
-            f"unusable: {len(recordings)} of {counted(num_scanned, 'recording')}:\n{bad_audio_table(recordings)}\n"
+            f"{len(recordings)} of {counted(num_scanned, 'recording')} cannot be used:\n{bad_audio_table(recordings)}\n"
             + ("Repair or remove them, or set `on_bad_audio` to 'skip'." if some_left else "No recording is left.")
         )
 

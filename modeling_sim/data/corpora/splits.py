@@ -73,6 +73,8 @@ def split_ids(
         for name in ("train", "test")
     }
     if speakers and not parts[split]:
+        if len(speakers) == 1:
+            raise ValueError(f"split {split!r} is empty, as one utterance cannot be divided; use split 'all'.")
         raise ValueError(
             f"`test_fraction` is {test_fraction}, which leaves split {split!r} empty, as the number of test utterances "
             f"per speaker is rounded; {'increase' if split == 'test' else 'decrease'} it, or set `split_by` to "

@@ -51,8 +51,8 @@ def audio_files(root: str | Path, suffixes: Collection[str]) -> list[Path]:
     linked = [names for names in audio if len(names) > 1]
     if linked:
         say_once(
-            f"{printable(root)}: counts {counted(len(linked), 'recording')} with several names by links once, for "
-            f"example {printable(linked[0][0])}, which is also {printable(linked[0][1])}"
+            f"{printable(root)}: {counted(len(linked), 'recording')} with several names by links; each counts once, "
+            f"for example {printable(linked[0][0])}, which is also {printable(linked[0][1])}"
         )
     return [names[0] for names in audio]
 
