@@ -283,7 +283,7 @@ def test_the_table_of_fixed_dimensions_is_that_of_the_results():
         (r"untrained, three seeds", "untrained-seed", "own"),
         (r"untrained \+ SOBI", "untrained-seed", "SOBI"),
         (r"the three \+ SOBI", "sim-readable-small-seed", "SOBI"),
-        (r"`sim-readable-small`, complete schedule, two seeds", "sim-readable-small-1500", "own"),
+        (r"`sim-readable-small`, complete schedule, three seeds", "sim-readable-small-1500", "own"),
         (r"SIM, KL weight 0\.001, one seed", "sim-small-kl-0.001", "own"),
         (r"SIM, KL weight 0\.001 \+ SOBI", "sim-small-kl-0.001", "SOBI"),
         (r"SIM, KL weight 0\.01, one seed", "sim-small-kl-0.01", "own"),
