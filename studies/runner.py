@@ -609,10 +609,9 @@ def measure(
     trained = {each.kind for each in representations if not each.control}
     found = []
     for each in analysis.rows:
-        kind, *_ = each.kind.partition(" + ")
+        kind, plus, axes = each.kind.partition(" + ")
         if kind in trained:
-            axes = each.kind.removeprefix(kind)  # " + SOBI", or nothing
-            renamed = {"kind": row.kind + axes, "representation": row.name + axes}
+            renamed = {"kind": row.kind + plus + axes, "representation": row.name + plus + axes}
         elif kind.endswith(" untrained"):
             renamed = {"kind": "untrained", "representation": f"untrained-{row.seed}"}
         else:

@@ -166,7 +166,9 @@ def test_what_is_measured_is_not_measured_again(models, decoders, output_dir, tm
     with np.load(output_dir / "media.npz") as one, np.load(tmp_path / "media.npz") as other:
         assert one.files == other.files
         assert all((one[name] == other[name]).all() for name in one.files)
-    assert f"{len(list((output_dir / 'cache' / 'analysis').iterdir()))} parts" in capsys.readouterr().out
+    assert (
+        f"{len(list((output_dir / 'cache' / 'analysis').iterdir()))} parts measured before" in capsys.readouterr().out
+    )
     with pytest.raises(AssertionError, match="measured again"):
         run(models, decoders, output_dir / "cache", tmp_path, "--seed", "1", "--overwrite_output_dir")
 

@@ -18,11 +18,11 @@ import torch
 
 from modeling_sim import SimDecoder
 from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles
-from modeling_sim.analysis.sound_properties import PROPERTIES, sound_properties
+from modeling_sim.analysis.sound_properties import PROPERTIES
 from modeling_sim.analysis.traversal import rank_correlations
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.evaluation.clips import decoded_in_parts
+from modeling_sim.evaluation.clips import decoded_properties, properties_of, traversal_changes
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder
 
@@ -34,32 +34,25 @@ _DEVIATIONS = 3.0
 _REPLACED, _KEPT = (0, 1, 4, 8, 16, 32), 8
 
 
-def pitch_of(waveform: torch.Tensor, sampling_rate: int) -> float:
-    """Median pitch of a waveform `(samples,)`, in semitones above 1 Hz; NaN without a voiced frame."""
-    return float(sound_properties(waveform.numpy(), sampling_rate)[_PITCH])
-
-
 @torch.no_grad()
 def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]:
     """The answers for a model and a decoder of one of its modules."""
     encoder, extractor, module = load_encoder(model), feature_extractor_of(model), decoder.config.module
-    rate, hop = decoder.config.sampling_rate, encoder.config.hop_length(module)
+    hop = encoder.config.hop_length(module)
     dataset = load_corpus("synthetic_syllables", "test").select(range(utterances))
     latents, true = [], []
     for batch in utterance_batches(dataset, extractor, batch_size=1):
-        found = pitch_of(batch["input_values"][0], rate)
+        found = properties_of(batch["input_values"].numpy(), decoder.config.sampling_rate)[0, _PITCH]
         if np.isfinite(found):
             outputs = encoder(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
             latents.append(outputs.hidden_states[module][0])
             true.append(found)
 
     def heard(frames: torch.Tensor) -> float:
-        return pitch_of(decoded_in_parts(decoder, frames[None], len(frames) * hop)[0], rate)
+        return float(decoded_properties(decoder, frames[None], len(frames) * hop)[0, _PITCH])
 
     pitch, scale = np.array(true), torch.cat(latents).std(dim=0)
-    moments = FrameMoments()
-    for frames in latents:
-        moments.add(frames.numpy())
+    moments = FrameMoments().add(torch.cat(latents).numpy(), [len(frames) for frames in latents])
     slowest = np.argsort(-lag_profiles(moments)[1].mean(axis=1))
     means = torch.stack([frames.mean(dim=0) for frames in latents]).numpy()
     correlations = rank_correlations(means, pitch)
@@ -67,7 +60,9 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
     move = torch.zeros_like(scale)
     move[best] = _DEVIATIONS * scale[best]
     decoded = np.array([heard(frames) for frames in latents])
-    moved = np.array([[heard(frames + sign * move) for frames in latents] for sign in (1, -1)])
+    moved = [
+        traversal_changes(decoder, frames[None], move[None], len(frames) * hop)[0, 0, _PITCH] for frames in latents
+    ]
     voiced = np.isfinite(decoded)
     pairs = [(first, first + 1) for first in np.flatnonzero(np.abs(np.diff(pitch)) >= _DIFFERENT)]
     replaced = []
@@ -93,7 +88,7 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
         "best_dimension": best,
         "rank_correlation": float(correlations[best]),
         "rank_among_the_slowest": int(np.flatnonzero(slowest == best)[0]) + 1,
-        "median_change_semitones": float(np.nanmedian(np.abs(moved[0] - moved[1]) / 2)),
+        "median_change_semitones": float(np.nanmedian(np.abs(moved))),
         "decoded_hz": np.round(2 ** (decoded / 12), 1).tolist(),
         "true_hz": np.round(2 ** (pitch / 12), 1).tolist(),
         "within_a_semitone_by_slowest_8": float((np.abs(np.array(kept) - pitch) <= _SAME).mean()),
