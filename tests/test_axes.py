@@ -9,7 +9,7 @@ from scipy.signal import lfilter
 
 from modeling_sim import SimFeatureExtractor
 from modeling_sim.analysis import mean_correlation_coefficient, random_rotation
-from modeling_sim.analysis.sound_properties import PROPERTIES, frame_properties
+from modeling_sim.analysis.sound_properties import PROPERTIES, frame_pitch, frame_properties
 from modeling_sim.commands import evaluate
 from modeling_sim.data.audio import read_audio
 from modeling_sim.evaluation.axes import _sounding, fit_axes, load_axes, save_axes
@@ -246,3 +246,5 @@ def test_properties_of_frames_are_those_of_the_window_around_each():
     np.testing.assert_allclose(values[:2, pitch], 12 * np.log2([100, 200]), atol=0.1)
     assert np.isnan(values[2:]).all()
     assert frame_properties(waveform, 16_000, np.empty(0)).shape == (0, len(PROPERTIES))
+    np.testing.assert_array_equal(frame_pitch(waveform, 16_000, np.array([0.5, 1.5, 2.5, 9.0])), values[:, pitch])
+    assert frame_pitch(waveform, 16_000, np.empty(0)).shape == (0,)

@@ -711,6 +711,13 @@ def test_matrix_products_decode_as_transposed_convolutions_do_and_have_their_gra
             torch.testing.assert_close(derivative, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_a_source_filter_decoder_decodes_in_parts():
+    torch.manual_seed(0)
+    decoder = SimDecoder(SimDecoderConfig(latent_size=4, hidden_size=6, architecture="source_filter")).eval()
+    latents = torch.randn(40, 7, 4)
+    torch.testing.assert_close(decoded_in_parts(decoder, latents, 1000), decoder(latents, 1000).waveforms)
+
+
 def test_long_utterances_need_fewer_pairs():
     as_many = decoder_measures._as_many
     assert [as_many(60, 120, seconds) for seconds in (0.5, 2, 5, 30)] == [60, 60, 24, 8]

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel, modeling_sim_decoder
+from modeling_sim.analysis.sound_properties import sound_properties
 from modeling_sim.latents import decode, encode, interpolate, swap, traverse
+from modeling_sim.modeling_sim_decoder import synthesize
 from tests.test_remote_code import run
 
 
@@ -37,8 +39,9 @@ def test_every_module_of_every_preset_has_a_decoder_of_the_right_length(preset):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 64])
-def test_the_output_has_the_announced_length_for_any_number_of_frames(frames):
-    model = decoder()
+@pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
+def test_the_output_has_the_announced_length_for_any_number_of_frames(frames, architecture):
+    model = decoder(architecture=architecture)
     latents = torch.randn(2, frames, 6)
     assert model(latents).waveforms.shape == (2, model.config.num_samples(frames))
     for wanted in (1, model.config.num_samples(frames) - 3, model.config.num_samples(frames) + 5):
@@ -75,9 +78,12 @@ def test_it_is_plain_transposed_convolutions_of_standardized_latents():
 
 
 @pytest.mark.trains
-def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_path):
-    model = decoder()
+@pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
+def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_path, architecture):
+    model = decoder(architecture=architecture)
     model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)
+    if architecture == "source_filter":
+        model.set_pitch(torch.randn(6), 7.0)
     model.save_pretrained(tmp_path / "decoder")
     latents = torch.randn(2, 5, 6)
     again = AutoModel.from_pretrained(tmp_path / "decoder")
@@ -113,6 +119,84 @@ def test_wrong_latents_and_scales_are_reported():
         decoder().set_standardization(torch.zeros(6), torch.zeros(6))
     with pytest.raises(ValueError, match="`module`"):
         SimDecoderConfig.for_module(SimConfig(), 4)
+
+
+# ---------------------------------------------------------------------- source-filter
+
+
+def test_pulses_are_the_sum_of_all_harmonics_of_a_moving_pitch():
+    seconds = torch.arange(1, 1601, dtype=torch.float64) / 16_000
+    frequencies = 150.0 + 400.0 * seconds
+    phases = frequencies.cumsum(0) / 16_000
+    expected = torch.zeros_like(phases)
+    for sample, frequency in enumerate(frequencies):
+        count = int(8000 / frequency)
+        harmonics = torch.arange(1, count + 1)
+        expected[sample] = (2 * torch.pi * harmonics * phases[sample]).cos().sum() * math.sqrt(2 / count)
+    pulses = modeling_sim_decoder._pulses(frequencies.float()[None], 16_000)[0]
+    torch.testing.assert_close(pulses, expected.float(), atol=0.02, rtol=0)
+    assert pulses.var() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("frequency", [110.0, 217.0])
+def test_the_decoded_pitch_is_the_linear_function_of_the_latents(frequency):
+    model = decoder(architecture="source_filter")
+    torch.nn.init.zeros_(model.layers[-1].weight)
+    with torch.no_grad():  # pulses alone
+        model.layers[-1].bias[:64], model.layers[-1].bias[64:] = 0.0, -20.0
+    model.set_standardization(torch.ones(6), torch.full((6,), 2.0))
+    model.set_pitch(torch.tensor([0.5, 0, 0, 0, 0, 0]), math.log2(frequency))
+    latents = torch.ones(1, 64, 6)
+    for octaves in (0.0, 0.5, -0.5):
+        moved = traverse(latents, 0, [1.0 + 4.0 * octaves])
+        waveform = decode(model, moved)[0].numpy()
+        heard = sound_properties(waveform, 16_000)[0]
+        assert heard == pytest.approx(12 * (math.log2(frequency) + octaves), abs=0.1)
+        torch.testing.assert_close(model.pitch(moved), torch.full((1, 64), frequency * 2**octaves))
+
+
+def test_a_filter_has_the_gains_of_its_envelope():
+    envelopes = torch.full((1, 128, 100), -30.0)
+    envelopes[:, 64 + 32 :] = 3.0  # noise in the upper half of the mel scale
+    waveform = synthesize(torch.full((1, 100), 150.0), envelopes, 16_000, 160, 16_000)[0]
+    assert waveform.shape == (16_000,)
+    power = torch.fft.rfft(waveform).abs().square()
+    edge = 700 * (math.sqrt(1 + 8000 / 700) - 1)  # half of the mel scale, log(1 + f / 700)
+    assert power[: int(0.8 * edge)].sum() < 1e-4 * power.sum()
+    upper = power[int(1.2 * edge) : 7900].mean() / 16_000
+    assert upper == pytest.approx(1, rel=0.1)  # exp(3 - 3), of noise with variance 1
+
+
+def test_a_source_filter_decoder_has_derivatives_and_full_precision_of_the_pitch():
+    model = decoder(architecture="source_filter")
+    model.set_pitch(0.1 * torch.randn(6), 7.0)
+    latents, tangent = torch.randn(2, 20, 6), torch.randn(2, 20, 6)
+    _, change = torch.func.jvp(lambda values: model(values).waveforms, (latents,), (tangent,))
+    # The phase of late samples moves by many periods, so only a small step is linear.
+    step = 1e-4
+    there, back = (model((latents + sign * step * tangent).double().float()).waveforms for sign in (1, -1))
+    assert torch.nn.functional.cosine_similarity(change.flatten(), ((there - back) / 2 / step).flatten(), 0) > 0.99
+    with torch.autocast("cpu", torch.bfloat16):
+        in_bfloat16 = model(latents).waveforms
+    assert in_bfloat16.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(in_bfloat16.flatten(), model(latents).waveforms.flatten(), 0) > 0.99
+
+
+def test_the_pitch_reads_means_of_a_tenth_of_a_second():
+    model = decoder(architecture="source_filter")
+    model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)
+    model.set_pitch(0.3 * torch.randn(6), 7.0)
+    latents = torch.randn(2, 20, 6)
+    frames = (latents - model.mean) / model.scale
+    means = torch.stack([frames[:, max(0, frame - 5) : frame + 6].mean(dim=1) for frame in range(20)], dim=1)
+    torch.testing.assert_close(model.pitch(latents), 2 ** (means @ model.pitch_weight + 7.0))
+
+
+def test_a_pitch_that_cannot_be_set_is_reported():
+    with pytest.raises(ValueError, match="architecture"):
+        decoder().set_pitch(torch.zeros(6), 7.0)
+    with pytest.raises(ValueError, match="`weight`"):
+        decoder(architecture="source_filter").set_pitch(torch.zeros(5), 7.0)
 
 
 # ---------------------------------------------------------------------- functions on latents

@@ -3,12 +3,14 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.linear_model import Ridge
 from transformers import AutoModel
 
-from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
+from modeling_sim import SimConfig, SimDecoder, SimFeatureExtractor, SimForPreTraining, SimModel
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
 from modeling_sim.commands import train_decoder
 from modeling_sim.trainer import decoding as decoding_task
@@ -65,10 +67,10 @@ def test_the_encoder_is_as_it_was_batch_norm_statistics_included(gaussian, tmp_p
     assert all(torch.equal(fresh[name], before[name]) for name in before)
 
 
-def test_a_decoder_learns_and_is_better_than_silence(gaussian, tmp_path):
-    results = run(
-        tmp_path, gaussian, "--module", "0", "--loss", "log_mel", "--max_steps", "60", "--learning_rate", "1e-2"
-    )
+@pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
+def test_a_decoder_learns_and_is_better_than_silence(gaussian, tmp_path, architecture):
+    flags = ["--loss", "log_mel", "--max_steps", "60", "--learning_rate", "1e-2", "--architecture", architecture]
+    results = run(tmp_path, gaussian, "--module", "0", *flags)
     (row,) = results["modules"]
     assert row["trained"]["log_mel"] < 0.6 * row["untrained"]["log_mel"]
     assert row["trained"]["log_mel"] < row["trained"]["log_mel_of_silence"]
@@ -106,8 +108,41 @@ def test_noise_reaches_the_latents_in_units_of_their_spread(deterministic, tmp_p
     assert results["relative_noise_of_gaussians"] is None
 
 
-def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at):
-    flags = ["--latents", "sample", "--save_steps", "1"]
+def test_the_pitch_of_a_source_filter_decoder_is_a_ridge_regression(gaussian, tmp_path, monkeypatch):
+    averaged, pitches = [], []
+    average, estimate = SimDecoder.averaged, decoding_task.frame_pitch
+
+    def record_latents(self, latents):
+        averaged.append(average(self, latents))
+        return averaged[-1]
+
+    def record_pitch(*arguments):
+        pitches.append(estimate(*arguments))
+        return pitches[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SimDecoder, "averaged", record_latents)
+        patched.setattr(decoding_task, "frame_pitch", record_pitch)
+        run(tmp_path, gaussian, "--architecture", "source_filter", "--loss", "stft")
+    octaves = np.concatenate(pitches) / 12
+    latents = torch.cat(averaged[: len(octaves) // averaged[0].shape[1] // 4]).flatten(0, 1).numpy()
+    voiced = np.isfinite(octaves)
+    assert 0.1 < voiced.mean() < 1
+    naive = Ridge(alpha=1e-3 * voiced.sum()).fit(latents[voiced], octaves[voiced])
+    decoder = AutoModel.from_pretrained(tmp_path)
+    np.testing.assert_allclose(decoder.pitch_weight, naive.coef_, atol=1e-4)
+    assert float(decoder.pitch_bias) == pytest.approx(float(naive.intercept_), abs=1e-4)
+
+
+def test_data_without_a_voice_have_no_pitch(gaussian, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding_task, "frame_pitch", lambda _waveform, _rate, seconds: np.full(len(seconds), np.nan))
+    with pytest.raises(SystemExit, match="voiced"):
+        run(tmp_path, gaussian, "--architecture", "source_filter", "--loss", "stft")
+
+
+@pytest.mark.parametrize("flags", [[], ["--architecture", "source_filter", "--loss", "stft"]])
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at, flags):
+    flags = ["--latents", "sample", "--save_steps", "1", *flags]
     run(tmp_path / "whole", gaussian, *flags)
     killed_at(3, lambda: run(tmp_path / "killed", gaussian, *flags))
     run(tmp_path / "killed", gaussian, *flags)
@@ -121,6 +156,7 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, k
         (["--noise", "-1"], "`noise`"),
         (["--module", "9"], "`module` .*0, 1, 2, 3, context"),
         (["--latents", "sample"], "`latents` 'sample'"),
+        (["--architecture", "source_filter"], "`loss` 'waveform'.*`architecture`"),
         (["--model", ""], "`model`"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],

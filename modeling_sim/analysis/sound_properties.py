@@ -61,25 +61,43 @@ def frame_properties(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarr
         sampling_rate: Samples per second.
         seconds: `(moments,)`, centers of the windows; there is silence around the waveform.
     """
-    size = int(_WINDOW * sampling_rate)
     values = np.full((len(seconds), len(PROPERTIES)), np.nan)
+    frames, loud = _windows(waveform, sampling_rate, seconds)
+    for first in range(0, len(loud), _TOGETHER):
+        part = loud[first : first + _TOGETHER]
+        values[part] = _of_frames(frames[part], sampling_rate)
+    return values
+
+
+def frame_pitch(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> np.ndarray:
+    """The pitch alone of `frame_properties`, `(moments,)`, without the time that the formants take."""
+    values = np.full(len(seconds), np.nan)
+    frames, loud = _windows(waveform, sampling_rate, seconds)
+    values[loud] = _voiced_pitch(frames[loud], sampling_rate)
+    return values
+
+
+def _windows(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows around moments, `(moments, samples)`, and the numbers of those that are loud enough for speech."""
+    size = int(_WINDOW * sampling_rate)
     padded = np.pad(waveform.astype(np.float64), size)
     starts = np.rint(np.asarray(seconds) * sampling_rate - size / 2).astype(int) + size
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[starts.clip(0, len(padded) - size)]
     energy = (frames**2).mean(axis=1)
     if not len(energy) or not np.isfinite(padded).all() or energy.max() < 1e-10:
-        return values
-    loud = np.flatnonzero(energy > _LOUD * energy.max())
-    for part in np.array_split(loud, -(-len(loud) // _TOGETHER)):
-        values[part] = _of_frames(frames[part], sampling_rate)
-    return values
+        return frames, np.empty(0, dtype=int)
+    return frames, np.flatnonzero(energy > _LOUD * energy.max())
+
+
+def _voiced_pitch(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
+    pitches, voicing = _pitch(frames, sampling_rate)
+    return _semitones(np.where(voicing > _VOICED, pitches, np.nan))
 
 
 def _of_frames(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Each of `PROPERTIES` of windows `(frames, samples)`."""
-    pitches, voicing = _pitch(frames, sampling_rate)
     columns = (
-        _semitones(np.where(voicing > _VOICED, pitches, np.nan)),
+        _voiced_pitch(frames, sampling_rate),
         10 * np.log10((frames**2).mean(axis=1)),
         _semitones(_center_of_gravity(frames, sampling_rate)),
         *_semitones(_formants(frames, sampling_rate)).T,

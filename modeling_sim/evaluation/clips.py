@@ -183,10 +183,11 @@ def decoded_properties(decoder: SimDecoder, latents: torch.Tensor, num_samples: 
 def decoded_in_parts(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Waveforms `(items, samples)` of any number of latents `(items, frames, channels)`, with gradients.
 
-    On a CPU, few frames are decoded at a time, so that values between layers stay in its cache, and layers are matrix
-    products: a quarter of the time of `torch.conv_transpose1d` on all items.
+    On a CPU, transposed convolutions decode few frames at a time, so that values between layers stay in its cache, and
+    are matrix products: a quarter of the time of `torch.conv_transpose1d` on all items.
     """
-    if latents.device.type != "cpu" or not isinstance(decoder, SimDecoder):
+    layered = isinstance(decoder, SimDecoder) and decoder.config.architecture == "convolutions"
+    if latents.device.type != "cpu" or not layered:
         return torch.cat([decoder(part, num_samples).waveforms for part in latents.split(32)])
     few = max(1, _DECODED_FRAMES // latents.shape[1])
     return torch.cat([_decoded(decoder, part, num_samples) for part in latents.split(few)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from tqdm.auto import tqdm
@@ -15,6 +16,7 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.analysis import bootstrap_statistic
 from modeling_sim.analysis.reconstruction_loss import LOSSES, multi_resolution_stft, reconstruction_loss, si_sdr
+from modeling_sim.analysis.sound_properties import frame_pitch
 from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import real_frames
@@ -28,6 +30,8 @@ from modeling_sim.trainer.task import CropTask
 
 # Utterances to estimate the standardization of latents from; estimates converge with far fewer.
 _STANDARDIZED_ON = 256
+# Crops to fit the pitch on, and the weight of its penalty relative to the variance of a latent.
+_PITCH_FITTED_ON, _RIDGE = 1024, 1e-3
 
 
 class DecodingTask(CropTask):
@@ -101,6 +105,32 @@ class DecodingTask(CropTask):
         scale = variance.sqrt()
         dead = scale < 1e-6 * scale.max().clamp(min=1e-30)
         self.model.set_standardization(frames.mean(dim=0), torch.where(dead, torch.ones_like(scale), scale))
+
+    @torch.no_grad()
+    def fit_pitch(self) -> None:
+        """Sets the decoder's pitch: a ridge regression of the estimated pitch of voiced frames on the latents.
+
+        Raises:
+            ValueError: No frame is voiced.
+        """
+        rate, hop = self.model.config.sampling_rate, self.model.config.hop_length
+        count = -(-_PITCH_FITTED_ON // self.settings.batch_size)
+        inputs, targets = [], []
+        for number, batch in enumerate(itertools.islice(self.batches(0), count)):
+            latents = self.model.averaged(self.latents(batch, self.generator(0, number))).cpu()
+            centers = (np.arange(latents.shape[1]) + 0.5) * hop / rate
+            pitch = np.stack([frame_pitch(each, rate, centers) for each in batch["input_values"].cpu().numpy()]) / 12
+            voiced = torch.from_numpy(np.isfinite(pitch))
+            inputs.append(latents[voiced])
+            targets.append(torch.from_numpy(pitch)[voiced])
+        octaves = torch.cat(targets)
+        if not len(octaves):
+            raise ValueError("no frame of the training data is voiced; a source-filter decoder needs speech.")
+        frames = F.pad(torch.cat(inputs).double(), (0, 1), value=1.0)
+        ridge = _RIDGE * len(octaves) * torch.eye(frames.shape[1], dtype=torch.float64)
+        ridge[-1, -1] = 0.0
+        weights = torch.linalg.solve(frames.T @ frames + ridge, frames.T @ octaves)
+        self.model.set_pitch(weights[:-1].float(), float(weights[-1]))
 
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
         """Latents of a batch, without gradient, with noise if the settings add any."""
@@ -209,6 +239,7 @@ def build(
         raise ValueError("`latents` 'sample' needs Gaussian latents; set `noise` for a deterministic model instead.")
     module = module_number(encoder.config, arguments.module)
     decoder_settings: dict[str, Any] = {
+        "architecture": arguments.architecture,
         "encoder_fingerprint": weights_fingerprint(encoder),
         "trained_on": arguments.latents,
         "loss": arguments.loss,
@@ -231,6 +262,8 @@ def build(
     )
     task.title += f", {Path(arguments.model).name}"
     task.standardize()
+    if decoder.config.architecture == "source_filter":
+        task.fit_pitch()
     return task
 
 
@@ -238,5 +271,7 @@ def check(arguments: DecoderArguments) -> None:
     """Checks the settings of a decoder."""
     if arguments.loss not in LOSSES:
         raise ValueError(f"`loss` is {arguments.loss!r}; choose {', '.join(LOSSES)}.")
+    if arguments.architecture == "source_filter" and arguments.loss == "waveform":
+        raise ValueError("`loss` 'waveform' needs phases, which `architecture` 'source_filter' lacks; choose 'stft'.")
     if arguments.noise < 0 or arguments.decoder_hidden_size < 0:
         raise ValueError("`noise` and `decoder_hidden_size` must be at least 0.")

@@ -234,6 +234,11 @@ class DecoderArguments:
         "'waveform': mean squared error of samples (the paper); 'stft' or 'log_mel': distance of magnitude spectra. "
         "With 'log_mel' decoded speech hums at the rate of frames; use 'stft' to hear the pitch.",
     )
+    architecture: Literal["convolutions", "source_filter"] = setting(
+        "convolutions",
+        "'convolutions' (the paper); 'source_filter': pulses, whose pitch is linear in the latents, and noise, each "
+        "filtered by a spectral envelope. It needs the loss 'stft' or 'log_mel'.",
+    )
     noise: float = setting(0.0, "Noise added to the latents, in standard deviations of each channel; 0 for none.")
     decoder_hidden_size: int = setting(0, "Channels of the decoder; 0 for as many as in the encoder.")
 
