@@ -129,8 +129,12 @@ class SimDecoder(PreTrainedModel):
     def averaged(self, latents: torch.Tensor) -> torch.Tensor:
         """Standardized latents as the pitch reads them, of the same shape: means over 0.1 seconds around each frame."""
         frames = ((latents - self.mean) / self.scale).float().transpose(1, 2)
-        half = round(_PITCH_SECONDS * self.config.sampling_rate / self.config.hop_length / 2)
-        return F.avg_pool1d(frames, 2 * half + 1, 1, half, count_include_pad=False).transpose(1, 2)
+        return self._means(frames, _PITCH_SECONDS).transpose(1, 2)
+
+    def _means(self, values: torch.Tensor, seconds: float) -> torch.Tensor:
+        """Means of values `(batch, channels, frames)` over some time around each frame."""
+        half = round(seconds * self.config.sampling_rate / self.config.hop_length / 2)
+        return F.avg_pool1d(values, 2 * half + 1, 1, half, count_include_pad=False)
 
     def pitch(self, latents: torch.Tensor) -> torch.Tensor:
         """Pitch of each frame in Hz, `(batch, frames)` of latents `(batch, frames, channels)`; 50 to 500 Hz."""
@@ -169,7 +173,7 @@ class SimDecoder(PreTrainedModel):
             with torch.autocast(latents.device.type, enabled=False):  # in bfloat16 a pitch is off by a semitone
                 waveforms = synthesize(
                     self.pitch(latents),
-                    hidden_states.float(),
+                    self._means(hidden_states.float(), _HOP),
                     self.config.num_samples(latents.shape[1]),
                     self.config.hop_length,
                     self.config.sampling_rate,

@@ -109,7 +109,10 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
             random_axes(coordinates, seed, standardize=False).matrix.to(coordinates) for seed in range(_ROTATIONS)
         ]
         random = [moves(coordinates @ matrix, matrix.T @ directions) for matrix in turned]
-        of_axes[name]["share_of_random_axes"] = np.mean([each["share"] for each in random], axis=0).tolist()
+        of_axes[name]["random_axes"] = {
+            "share": np.mean([each["share"] for each in random], axis=0).tolist(),
+            "semitones": np.mean([np.abs(each["semitones"]) for each in random], axis=0).tolist(),
+        }
 
     return {
         "architecture": decoder.config.architecture,
@@ -191,6 +194,7 @@ def _changes(changes: np.ndarray, spread: np.ndarray) -> dict[str, Any]:
     medians = np.nanmedian(changes, axis=1)
     relative = np.abs(medians / spread)
     return {
+        "semitones": medians[:, _PITCH].tolist(),
         "changes": [dict(zip(PROPERTIES, each, strict=True)) for each in medians.tolist()],
         "share": (relative[:, _PITCH] / relative.sum(axis=1)).tolist(),
     }

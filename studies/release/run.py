@@ -91,14 +91,15 @@ def commands(name: str, runs: Path, data_dir: str) -> Iterator[list[str]]:
 
     lists = runs / "lists"
     training = [
-        *(*data(lists), "--eval_split", "development", "--mixed_precision", "bf16", "--batch_size", "8"),
+        *(*data(lists), "--eval_split", "development", "--batch_size", "8"),
         *("--output_dir", str(runs / name)),
     ]
     phones = ["--label", "phones", "--max_items", str(_PROBE_ITEMS)]
     if name in PRESETS:
         yield [
             *("pretrain", "--preset", PRESETS[name], "--max_steps", str(_STEPS), "--warmup_steps", "200"),
-            *("--eval_steps", "2000", "--save_steps", "1000", "--save_total_limit", "100", *training),
+            *("--eval_steps", "2000", "--save_steps", "1000", "--save_total_limit", "100"),
+            *("--mixed_precision", "bf16", *training),
         ]
         saved = [str(runs / name / f"checkpoint-{step}") for step in _MEASURED_STEPS]
         yield [
@@ -114,12 +115,13 @@ def commands(name: str, runs: Path, data_dir: str) -> Iterator[list[str]]:
     elif name == CLASSIFIER:
         yield [
             *("finetune", "--model", str(runs / CLASSIFIED), "--label", "phones", "--max_steps", "2000"),
-            *("--learning_rate", "5e-4", "--warmup_steps", "100", *training),
+            *("--learning_rate", "5e-4", "--warmup_steps", "100", "--mixed_precision", "bf16", *training),
         ]
     else:
         yield [
             *("train-decoder", "--model", str(runs / name.removesuffix("-decoder")), "--module", "2"),
-            *("--loss", "stft", "--max_steps", "2500", "--warmup_steps", "100", *training),
+            *("--architecture", "source_filter", "--loss", "stft", "--max_steps", "2500", "--warmup_steps", "100"),
+            *training,
         ]
 
 
