@@ -240,20 +240,41 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
 
 
-def test_the_table_of_decoded_pitch_is_that_of_the_results():
-    decoders = read_json(AGREEMENT.with_name("decoded_pitch.json"))["decoders"]
-    table = re.findall(
-        r"^\| (\S+) \| `(log_mel|stft)` \| (.+) \|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    assert len(table) == len(decoders) == 4
-    for model, loss, cells in table:
-        found = decoders[f"{'sim-small' if model == 'SIM' else model.strip('`')}-{loss}"]
+def test_the_tables_of_decoded_pitch_are_those_of_the_results():
+    results = read_json(AGREEMENT.with_name("decoded_pitch.json"))
+    decoders = {
+        (name.split()[0], found["architecture"], found["loss"]): found for name, found in results["decoders"].items()
+    }
+    theory = THEORY.read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\S+) \| (convolutions|source-filter), `(log_mel|stft)` \| (.+) \|$", theory, re.MULTILINE)
+    assert len(table) == len(decoders) == 6
+    for model, architecture, loss, cells in table:
+        name = "sim-small" if model == "SIM" else model.strip("`")
+        found = decoders[name, architecture.replace("-", "_"), loss]
         pairs = {row["dimensions"]: row["pitch_of_utterance"] for row in found["replaced"]}
-        within, change, before, after, kept = (float(each) for each in re.findall(r"[\d.]+", cells))
+        within, own, temporal, turned, before, after, kept = (float(each) for each in re.findall(r"[\d.]+", cells))
         shares = [100 * found["decoded_within_a_semitone"], 100 * found["within_a_semitone_by_slowest_8"]]
         np.testing.assert_allclose([within, kept], shares, atol=0.51)
-        assert change == pytest.approx(found["median_change_semitones"], abs=0.051)
+        moves = found["moves"]
+        expected = [moves["own"]["semitones"], moves["temporal"]["semitones"], moves["own"]["random_axes"]["semitones"]]
+        np.testing.assert_allclose([own, temporal, turned], [abs(each[0]) for each in expected], atol=0.051)
         assert (before, after) == (pairs[0], pairs[8])
+    table = re.findall(
+        r"^\| (own dimension|temporal component|the synthesizer's pitch)(?: of (\S+))? \| (\S+ \| .+) \|$",
+        theory,
+        re.MULTILINE,
+    )
+    assert len(table) == 5
+    spread = np.array(list(next(iter(decoders.values()))["spread"].values()))
+    for axes, model, cells in table:
+        found = results["synthesizer"]
+        expected = [found["share"][0]]
+        if model:
+            found = decoders["sim-small" if model == "SIM" else model.strip("`"), "source_filter", "stft"]["moves"]
+            found = found["own" if axes == "own dimension" else "temporal"]
+            expected = [found["share"][0], found["random_axes"]["share"][0]]
+        expected = [*np.abs(list(found["changes"][0].values())) / spread, *expected]
+        np.testing.assert_allclose([float(each) for each in re.findall(r"[\d.]+", cells)], expected, atol=0.0051)
 
 
 def test_the_table_of_fixed_dimensions_is_that_of_the_results():
