@@ -1,5 +1,6 @@
 """Configuration of the decoder of Smooth InfoMax latents."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -11,12 +12,15 @@ from .configuration_sim import takes_numpy_numbers
 @takes_numpy_numbers
 @strict
 class SimDecoderConfig(PreTrainedConfig):
-    r"""Configuration of a decoder from one module's latents to the waveform: transposed convolutions and ReLUs.
+    r"""Configuration of a decoder from one module's latents to the waveform.
 
     The defaults decode module 2 of the paper's model; `SimDecoderConfig.for_module` builds the configuration of any
     module.
 
     Args:
+        architecture: "convolutions": transposed convolutions and ReLUs, as in the paper. "source_filter": pulses of a
+            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; then the
+            layers below only give the length of the waveform.
         sampling_rate: Sampling rate of the waveform in Hz.
         module: Module whose latents are decoded, from 0; the context comes last.
         latent_size: Channels of the latents.
@@ -41,6 +45,7 @@ class SimDecoderConfig(PreTrainedConfig):
 
     model_type = "sim-decoder"
 
+    architecture: Literal["convolutions", "source_filter"] = "convolutions"
     sampling_rate: int = 16_000
     module: int = 2
     latent_size: int = 512
@@ -106,6 +111,11 @@ class SimDecoderConfig(PreTrainedConfig):
     def layers(self) -> list[tuple[int, int, int, int]]:
         """Kernel size, stride, padding and output padding of every layer."""
         return list(zip(self.kernel_sizes, self.strides, self.paddings, self.output_paddings, strict=True))
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
 
     def num_samples(self, num_frames: Any) -> Any:
         """Number of samples for a number of frames (an int, or a tensor of integers)."""
