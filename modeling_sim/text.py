@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -28,6 +29,13 @@ def count(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if float(value).is_integer() else repr(value)
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    """The bounds of an interval; empty if they are unknown or written alike."""
+    if low is None or high is None or write(low) == write(high):
+        return ""
+    return f"{write(low)} to {write(high)}"
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
