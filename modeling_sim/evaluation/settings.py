@@ -220,7 +220,7 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
         output_dir,
         kind,
         [*names, *drawn],
-        overwrite=arguments.overwrite_output_dir,
+        overwrite_output_dir=arguments.overwrite_output_dir,
         resume=not (output_dir / names[-1]).exists(),
         settings={name: value for name, value in vars(arguments).items() if name not in _CHANGE_NO_RESULT},
     )
