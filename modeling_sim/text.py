@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 
 def decimal(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
     """A number with a fixed number of decimals; a dash for `None`."""
@@ -80,3 +82,7 @@ def say(text: str) -> None:
 
 
 say_once = functools.cache(say)  # a program may read a corpus several times
+
+
+inner_bar = functools.partial(tqdm, leave=False, disable=None)
+"""A progress bar below another one, only on a terminal: in a file it would leave codes that move the cursor."""

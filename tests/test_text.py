@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_sim.text import counted, duration, interval, percent
+from modeling_sim.text import counted, duration, inner_bar, interval, percent
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_bounds_that_are_unknown_or_written_alike_are_not_written(low, high, tex
 )
 def test_a_duration_has_a_unit_of_its_size(minutes, text):
     assert duration(minutes) == text
+
+
+def test_a_bar_inside_of_another_one_writes_nothing_to_a_file(capsys):
+    assert list(inner_bar(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
