@@ -67,7 +67,8 @@ class DataArguments:
     )
     reader_timeout: float = setting(
         300.0,
-        "Seconds to wait for a batch from these processes before the run saves a checkpoint and ends; 0 for no limit.",
+        "Seconds to wait for a batch from the processes of `num_workers` before the run saves a checkpoint and ends; 0 "
+        "for no limit.",
     )
 
 
