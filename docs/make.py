@@ -28,7 +28,7 @@ from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_results, replacing
 from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, save_figure, style_of
-from modeling_sim.text import decimal, percent
+from modeling_sim.text import decimal, interval, percent
 from studies import tables
 from studies.paper_claims import make as claims
 
@@ -172,7 +172,7 @@ def _probe_table(results: Results) -> str:
             [
                 name.removeprefix("chance: ").replace(results.models[0], "trained"),
                 _in_percent(accuracy.value),
-                f"{_in_percent(accuracy.low)} to {_in_percent(accuracy.high)}",
+                interval(accuracy.low, accuracy.high, _in_percent) or "-",
                 *(_in_percent(measured[key].value) if key in measured else "-" for key in ("macro_f1", "selectivity")),
             ]
         )
@@ -455,11 +455,11 @@ def draw_results() -> Figure:
 
 def _dots(axis: Any, rows: Sequence[tuple[str, list[float], tuple[float, float] | None, str]], title: str) -> None:
     """A line per row, its values as points; what is gray is a control."""
-    for place, (_, values, interval, color) in enumerate(rows):
+    for place, (_, values, bounds, color) in enumerate(rows):
         shares = [100 * value for value in values]
         axis.plot(shares, [place] * len(shares), "o", color=color, markersize=5)
-        if interval:
-            low, high = (100 * bound for bound in interval)
+        if bounds:
+            low, high = (100 * bound for bound in bounds)
             axis.plot([low, high], [place, place], "|-", color=color, markersize=11, linewidth=1)
         axis.annotate(
             f"{np.mean(shares):.0f}",

@@ -19,8 +19,8 @@ class SimDecoderConfig(PreTrainedConfig):
 
     Args:
         architecture: "convolutions": transposed convolutions and ReLUs, as in the paper. "source_filter": pulses of a
-            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; then the
-            layers below only give the length of the waveform.
+            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; the lists of
+            layers then only determine the length of the waveform.
         sampling_rate: Sampling rate of the waveform in Hz.
         module: Module whose latents are decoded, from 0; the context comes last.
         latent_size: Channels of the latents.

@@ -136,25 +136,26 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, /
     return model.eval()
 
 
-def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
+def check_output_dir(output_dir: str | Path, *, overwrite_output_dir: bool) -> None:
     """Checks that a model may be written to a folder.
 
     Args:
         output_dir: Folder for the model.
-        overwrite: Whether a saved model in it may be replaced.
+        overwrite_output_dir: Whether a saved model in it may be replaced.
 
     Raises:
-        OSError: It is a file, or a folder that is not empty and, with `overwrite`, does not hold a saved model.
+        OSError: It is a file, or a folder that is not empty and, with `overwrite_output_dir`, does not hold a saved
+            model.
     """
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(f"the output {output_dir} is a file; give a folder.")
     if not output_dir.exists() or not any(output_dir.iterdir()):
         return
-    if not overwrite:
+    if not overwrite_output_dir:
         raise FileExistsError(
-            f"the output {output_dir} is not empty; give another folder, or set `overwrite` "
-            "(--overwrite_output_dir) to replace the saved model in it."
+            f"the output {output_dir} is not empty; give another folder, or set `overwrite_output_dir` to replace "
+            "the saved model in it."
         )
     if not (output_dir / "config.json").is_file():
         raise FileExistsError(
@@ -162,19 +163,19 @@ def check_output_dir(output_dir: str | Path, *, overwrite: bool) -> None:
         )
 
 
-def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite: bool = False) -> None:
+def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite_output_dir: bool = False) -> None:
     """Writes model, configuration and feature extractor to a temporary folder, then moves it to `output_dir`.
 
     Args:
         model: The model.
         output_dir: Folder to write; must be empty or not exist.
-        overwrite: Replace an existing folder with a saved model, including all other files in it.
+        overwrite_output_dir: Replace an existing folder with a saved model, including all other files in it.
 
     Raises:
         OSError: The folder is not empty, or cannot be written; an existing folder is then unchanged.
     """
     output_dir = Path(output_dir).resolve()
-    check_output_dir(output_dir, overwrite=overwrite)
+    check_output_dir(output_dir, overwrite_output_dir=overwrite_output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     config = model.config
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())

@@ -297,22 +297,55 @@ def check_checkpoint(name: str, value: str) -> None:
 
 
 def check_data(name: str, value: str) -> None:
-    """Checks that recordings are a corpus, a file or a folder, or may be on the Hub, whose ids have a slash.
+    """Checks that recordings are a corpus, a file or a folder, or a data set on the Hub, whose id has a slash.
 
     Raises:
         FileNotFoundError: They are none of these.
     """
-    if value not in corpus_names() and not Path(value).exists() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value):
+    if value in corpus_names():
+        return
+    if not Path(value).exists() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value):
         raise FileNotFoundError(
-            f"`{name}` is {value}, which is neither a file, a folder nor a corpus{nearest_path(value)} The corpora are "
-            f"{', '.join(corpus_names())}; data sets on the Hub have ids such as 'org/name'."
+            f"`{name}` is {value}, which is neither a file, a folder nor a corpus"
+            f"{nearest_path(value, corpus_names())} The corpora are {', '.join(corpus_names())}; data sets on the Hub "
+            "have ids such as 'org/name'."
         )
+    check_dataset(name, value)
 
 
-def nearest_path(path: str) -> str:
-    """The end of an error message, which suggests the most similar path in the same folder."""
+def check_dataset(name: str, value: str) -> None:
+    """Checks that a data set is a file or a folder, or in the cache or on the Hub.
+
+    Sends one request to the Hub: without a network, datasets sends six, with pauses.
+
+    Raises:
+        FileNotFoundError: It is none of these.
+    """
+    if Path(value).exists():
+        return
+    import httpx2  # noqa: PLC0415 - a folder does not need it
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        HfApi().dataset_info(value, timeout=_HUB_TIMEOUT_SECONDS)
+    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+        from datasets import config  # noqa: PLC0415 - slow to import
+
+        organization, slash, _ = value.partition("/")
+        if any(Path(config.HF_DATASETS_CACHE).glob(organization + "___*" * bool(slash))):
+            return
+        raise FileNotFoundError(
+            f"`{name}` is {value}, which is neither a file, a folder nor a data set available on the Hub "
+            f"({in_one_line(error)}){nearest_path(value)}"
+        ) from error
+
+
+def nearest_path(path: str, others: Iterable[str] = ()) -> str:
+    """The end of an error message, which suggests the most similar path in the same folder, or one of other words."""
     folder = Path(path).parent
-    return nearest(path, [str(other) for other in folder.iterdir()] if folder.is_dir() else [], cutoff=0.8)
+    paths = [str(other) for other in folder.iterdir()] if folder.is_dir() else []
+    return nearest(path, [*others, *paths], cutoff=0.8)
 
 
 def chosen_numbers(names: Mapping[str, int], chosen: str, setting: str = "modules") -> list[int]:

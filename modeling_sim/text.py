@@ -3,7 +3,10 @@
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 
 def decimal(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
@@ -28,6 +31,13 @@ def count(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if float(value).is_integer() else repr(value)
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float], str]) -> str:
+    """The bounds of an interval; empty if they are unknown or written alike."""
+    if low is None or high is None or write(low) == write(high):
+        return ""
+    return f"{write(low)} to {write(high)}"
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -72,3 +82,7 @@ def say(text: str) -> None:
 
 
 say_once = functools.cache(say)  # a program may read a corpus several times
+
+
+inner_bar = functools.partial(tqdm, leave=False, disable=None)
+"""A progress bar below another one, only on a terminal: in a file it would leave codes that move the cursor."""

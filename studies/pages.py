@@ -87,7 +87,7 @@ def write_page(
             continue
         modules = tables.modules_of(results)
         present = {row.measure for row in results.rows}
-        lines += ["", f"## {label}"]
+        lines += ["", f"## {label}", *_without_components(results, kinds)]
         if measures := [key for key in drawn.get(label, ()) if key in present]:
             figure = tables.draw(
                 results, f"{title}, {label}: a point per model", colors=colors, measures=measures, modules=modules
@@ -103,6 +103,14 @@ def write_page(
                 lines += ["", "Temporal components:", "", *shown]
     with replacing(place.results / PAGE_NAME) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _without_components(results: Results, kinds: Sequence[str]) -> list[str]:
+    """Which kinds have models whose single dimensions were measured with their own axes only, and how many."""
+    measured = {(row.kind, row.representation) for row in results.rows if row.measure.startswith("best_dimension")}
+    counts = Counter(kind for kind, name in measured if (kind + TEMPORAL, name + TEMPORAL) not in measured)
+    found = [f"{kind} ({counts[kind]})" for kind in kinds if counts[kind]]
+    return ["", f"Measured with own axes only, without temporal components: {'; '.join(found)}."] if found else []
 
 
 def _state(place: Place) -> list[str]:

@@ -328,9 +328,9 @@ def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path)
         with pytest.raises(FileExistsError, match=name):
             embed(**{"model": checkpoint, "dataset": str(recordings), "output_dir": out, **changed})
     (recordings / "4.wav").unlink()
-    with pytest.raises(FileExistsError, match=r"data_fingerprint.*`overwrite`"):
+    with pytest.raises(FileExistsError, match=r"data_fingerprint.*`overwrite_output_dir`"):
         embed(checkpoint, str(recordings), out)
-    assert embed(checkpoint, str(recordings), out, overwrite=True)["utterances"] == 4
+    assert embed(checkpoint, str(recordings), out, overwrite_output_dir=True)["utterances"] == 4
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "manifest.json").write_text("{}")

@@ -1,11 +1,13 @@
 """Checkpoints by folder or name: errors for missing ones, and the number of requests to the Hub."""
 
+import datasets
 import httpx2
 import huggingface_hub
 import pytest
 from hub_server import Fault
 
 from modeling_sim import SimConfig, SimModel, loading
+from modeling_sim.settings import check_data
 
 LOADERS = (loading.feature_extractor_of, loading.load_encoder, loading.load_audio_encoder, loading.load_decoder)
 
@@ -38,6 +40,23 @@ def test_what_can_only_be_a_folder_is_not_asked_for(path, hub):
     with pytest.raises(FileNotFoundError, match=path):
         loading.check_encoder(path)
     assert not [request for request in hub.requests if "sim-9" in request]
+
+
+def test_the_hub_is_asked_once_about_a_data_set_that_it_does_not_have(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(FileNotFoundError, match="`data` is runs/nope"):
+        check_data("data", "runs/nope")
+    asked = ["GET /api/datasets/runs/nope"]
+    assert [request for request in hub.requests if "runs/nope" in request] == asked
+    (tmp_path / "runs___nope").mkdir()  # in the cache
+    check_data("data", "runs/nope")
+    huggingface_hub.HfApi().create_repo("org/data", repo_type="dataset")
+    check_data("data", "org/data")
+
+
+def test_the_nearest_corpus_is_suggested():
+    with pytest.raises(FileNotFoundError, match=r"librispech\b.*'librispeech'"):
+        check_data("data", "librispech")
 
 
 def test_a_folder_without_a_configuration_is_named(tmp_path):

@@ -35,12 +35,12 @@ def fill(folder, **files):
         path.write_text(text)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite_output_dir", [False, True])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "results.json", "training_settings.json"])
-def test_a_folder_with_a_file_of_another_program_is_refused(tmp_path, name, overwrite):
+def test_a_folder_with_a_file_of_another_program_is_refused(tmp_path, name, overwrite_output_dir):
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=name):
-        RunFolder(tmp_path).claim(resume="auto", overwrite=overwrite)
+        RunFolder(tmp_path).claim(resume="auto", overwrite_output_dir=overwrite_output_dir)
     assert contents(tmp_path) == {name: b"mine"}
 
 
@@ -48,7 +48,7 @@ def test_files_of_other_names_are_no_obstacle_and_stay(tmp_path):
     fill(tmp_path, **{"notes.txt": "mine", "checkpoint-500/mine": "x", ".checkpoint-backup/mine": "x"})
     fill(tmp_path, **{"checkpoint-7/trainer_state.json": '{"global_step": 7}', ".saving-abcdefgh/thesis.tex": "x"})
     before = contents(tmp_path)
-    RunFolder(tmp_path).claim(resume="auto", overwrite=True)
+    RunFolder(tmp_path).claim(resume="auto", overwrite_output_dir=True)
     RunFolder(tmp_path).clear()
     assert contents(tmp_path) == before
 
@@ -60,19 +60,19 @@ def test_only_claimed_files_are_cleared(tmp_path):
     clear_folder(tmp_path, "analysis")
     assert set(contents(tmp_path)) == {"notes.txt", "config.json", "checkpoint-3/trainer_state.json"}
     with pytest.raises(FileExistsError, match=r"config\.json"):
-        RunFolder(tmp_path).claim(resume="auto", overwrite=True)
+        RunFolder(tmp_path).claim(resume="auto", overwrite_output_dir=True)
 
 
 def test_an_earlier_command_is_replaced_only_on_demand(tmp_path):
     names = ["probe.json", "probe.png"]
     claim_folder(tmp_path / "new", "probe", names)
     (tmp_path / "new" / "probe.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="--overwrite_output_dir"):
+    with pytest.raises(FileExistsError, match="`overwrite_output_dir`"):
         claim_folder(tmp_path / "new", "probe", names)
-    claim_folder(tmp_path / "new", "probe", names, overwrite=True)
+    claim_folder(tmp_path / "new", "probe", names, overwrite_output_dir=True)
     claim_folder(tmp_path / "new", "ABX test", ["abx.json"])
     with pytest.raises(FileExistsError, match=r"probe\.json"):
-        claim_folder(tmp_path / "new", "analysis", ["probe.json"], overwrite=True)
+        claim_folder(tmp_path / "new", "analysis", ["probe.json"], overwrite_output_dir=True)
 
 
 def test_the_same_command_may_be_given_again(tmp_path):
@@ -93,18 +93,18 @@ def test_results_of_another_corpus_are_refused_by_its_name(tmp_path, arguments):
 
 def test_results_of_versions_without_claims_are_known_by_their_content(tmp_path):
     fill(tmp_path, **{"abx.json": '{"versions": {"modeling_sim": "0.1"}}', "abx.png": ""})
-    with pytest.raises(FileExistsError, match="--overwrite_output_dir"):
+    with pytest.raises(FileExistsError, match="`overwrite_output_dir`"):
         claim_folder(tmp_path, "ABX test", ["abx.json", "abx.png"])
-    claim_folder(tmp_path, "ABX test", ["abx.json", "abx.png"], overwrite=True)
+    claim_folder(tmp_path, "ABX test", ["abx.json", "abx.png"], overwrite_output_dir=True)
 
 
 def test_an_unfinished_run_of_versions_without_claims_is_resumed_and_owns_no_weights(tmp_path):
     fill(tmp_path, **{"checkpoint-3/trainer_state.json": STATE, "log.jsonl": ""})
     (tmp_path / "other").mkdir()
     fill(tmp_path / "other", **{"checkpoint-3/trainer_state.json": STATE, "model.safetensors": "mine"})
-    RunFolder(tmp_path).claim(resume="auto", overwrite=False)
+    RunFolder(tmp_path).claim(resume="auto", overwrite_output_dir=False)
     with pytest.raises(FileExistsError, match=r"model\.safetensors"):
-        RunFolder(tmp_path / "other").claim(resume="auto", overwrite=True)
+        RunFolder(tmp_path / "other").claim(resume="auto", overwrite_output_dir=True)
 
 
 def test_leftovers_of_killed_processes_are_removed_when_a_run_is_claimed(tmp_path):
@@ -112,7 +112,7 @@ def test_leftovers_of_killed_processes_are_removed_when_a_run_is_claimed(tmp_pat
         fill(tmp_path, **{f"{name}/config.json": "{}", f"{name}/model.safetensors": ""})
     fill(tmp_path, **{".checkpoint-3.7/checkpoint-3/trainer.pt": "", ".latents-0/latents.npy": ""})
     fill(tmp_path, **{".log.jsonl.77": "", ".notes.txt.77": "mine", ".checkpoint-4.7/mine": "x", ".latents-1/x": "x"})
-    RunFolder(tmp_path).claim(resume="auto", overwrite=False)
+    RunFolder(tmp_path).claim(resume="auto", overwrite_output_dir=False)
     assert set(contents(tmp_path)) == {".notes.txt.77", ".checkpoint-4.7/mine", ".latents-1/x"}
 
 

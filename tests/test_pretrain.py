@@ -88,7 +88,7 @@ def test_curves_are_drawn_again_on_demand(finished_run):
 
 def test_a_second_run_on_the_same_folder_is_refused_and_nothing_is_lost(finished_run):
     weights = (finished_run / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match=r"`max_steps`.*--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match=r"`max_steps`.*`overwrite_output_dir`"):
         pretrain.main([*TINY, "--output_dir", str(finished_run), "--max_steps", "1"])
     assert (finished_run / "model.safetensors").read_bytes() == weights
 

@@ -395,7 +395,7 @@ def test_every_figure_of_the_scorecard_is_there(folder, text):
                 )
                 assert written in cells, (kind.name, module, key)
                 if len(values) > 1 and form == "percent":
-                    assert f"{100 * min(measured):.1f} to {100 * max(measured):.1f} %" in spreads
+                    assert f"{100 * min(measured):.1f} % to {100 * max(measured):.1f} %" in spreads
     assert "(1 of 2 models)" in spreads
     for _, group, title, sentence, *_ in MEASURES:
         assert all(each in unescape(text) for each in (group, title, sentence))

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_an_earlier_version_lacks_newer_fields(whole_run, tmp_pa
 
 def test_an_unfinished_run_is_not_started_anew_by_accident(tmp_path, monkeypatch):
     train_until(monkeypatch, 5, tmp_path)
-    with pytest.raises(SystemExit, match="--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match="`overwrite_output_dir`"):
         train(tmp_path, "--resume", "never")
     train(tmp_path, "--resume", "never", "--overwrite_output_dir", "--max_steps", "1")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
@@ -239,13 +239,13 @@ def test_the_same_command_on_a_finished_run_changes_nothing(whole_run, capsys):
     ],
 )
 def test_a_finished_run_is_not_repeated_with_other_settings(whole_run, flags, name):
-    with pytest.raises(SystemExit, match=f"`{name}`.*--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match=f"`{name}`.*`overwrite_output_dir`"):
         train(whole_run, *flags)
 
 
 def test_a_finished_run_without_a_checkpoint_is_not_extended(tmp_path):
     train(tmp_path, "--save_steps", "0", "--max_steps", "2")
-    with pytest.raises(SystemExit, match="--overwrite_output_dir"):
+    with pytest.raises(SystemExit, match="`overwrite_output_dir`"):
         train(tmp_path, "--save_steps", "0")
 
 

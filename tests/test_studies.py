@@ -198,6 +198,17 @@ def test_pages_are_made_from_a_part_and_say_what_is_missing(study, tmp_path):
     assert (place.results / "phones.png").is_file()
 
 
+def test_a_page_counts_the_models_without_temporal_components(tmp_path):
+    place = place_of(ablation.STUDY, tmp_path, scale="small")
+    fill(place, kinds={"SIM", "GIM"})
+    path = place.results / f"{next(row.name for row in place.rows if row.kind == 'GIM')}.json"
+    result = read_json(path)
+    result["labels"]["phones"] = [each for each in result["labels"]["phones"] if "SOBI" not in each["kind"]]
+    path.write_text(json.dumps(result))
+    ablation.page(place)
+    assert ": GIM (1)." in (place.results / PAGE_NAME).read_text()
+
+
 def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_path):
     place = place_of(kl_weight.STUDY, tmp_path, scale="small")
     fill(place)

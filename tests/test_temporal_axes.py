@@ -122,7 +122,7 @@ def test_the_command_embeds_in_temporal_axes_and_continues_in_no_others(checkpoi
     (out / "manifest.json").write_text(json.dumps(earlier))  # of a version without axes
     with pytest.raises(FileExistsError, match="`axes`"):
         embed(checkpoint, str(recordings), out, axes="temporal")
-    assert embed(checkpoint, str(recordings), out, axes="temporal", overwrite=True)["axes"] == "temporal"
+    assert embed(checkpoint, str(recordings), out, axes="temporal", overwrite_output_dir=True)["axes"] == "temporal"
 
 
 def test_a_model_knows_its_checkpoint(checkpoint, recordings):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_sim.text import counted, duration
+from modeling_sim.text import counted, duration, inner_bar, interval, percent
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,14 @@ from modeling_sim.text import counted, duration
 )
 def test_counts_are_in_the_singular_or_the_plural(words, text):
     assert counted(*words) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [(0.5, 0.51, "50.0 % to 51.0 %"), (0.5, 0.5001, ""), (None, 0.5, ""), (0.5, None, "")],
+)
+def test_bounds_that_are_unknown_or_written_alike_are_not_written(low, high, text):
+    assert interval(low, high, percent) == text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +34,8 @@ def test_counts_are_in_the_singular_or_the_plural(words, text):
 )
 def test_a_duration_has_a_unit_of_its_size(minutes, text):
     assert duration(minutes) == text
+
+
+def test_a_bar_inside_of_another_one_writes_nothing_to_a_file(capsys):
+    assert list(inner_bar(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+
+from modeling_sim.text import inner_bar
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def paper_predictions(
     optimizer = torch.optim.Adam(layer.parameters(), lr=settings.learning_rate)
     inputs = torch.from_numpy(np.array(features, dtype=np.float32))
     targets = torch.from_numpy(labels.astype(np.int64))
-    for _ in tqdm(range(settings.epochs), desc="the paper's probe", leave=False):
+    for _ in inner_bar(range(settings.epochs), desc="the paper's probe"):
         order = torch.randperm(len(inputs), generator=generator)
         full = len(order) // settings.batch_size * settings.batch_size or len(order)
         for batch in order[:full].split(settings.batch_size):

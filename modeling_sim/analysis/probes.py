@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+
+from modeling_sim.text import inner_bar
 
 from ._arrays import deviations, minimized, principal_axes
 
@@ -181,7 +182,7 @@ def fit_mlp_probe(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
     steps = epochs * -(-len(inputs) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in tqdm(range(epochs), desc="MLP probe", leave=False):
+    for _ in inner_bar(range(epochs), desc="MLP probe"):
         for batch in torch.randperm(len(inputs), generator=generator).split(batch_size):
             loss = F.cross_entropy(network(inputs[batch].to(device)), targets[batch].to(device))
             optimizer.zero_grad()

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+
+from modeling_sim.text import inner_bar
 
 from ._arrays import scale_of
 from .axes.transforms import (
@@ -176,7 +177,7 @@ def reconstruction_controls(
     settings |= {"num_pairs": num_pairs, "resamples": resamples, "seed": seed}
     return {
         name: reconstruction_curve(latents, decode, ks, **settings, **own)
-        for name, own in tqdm(variants.items(), desc="curves", leave=False)
+        for name, own in inner_bar(variants.items(), desc="curves")
     }
 
 
@@ -295,7 +296,7 @@ def _features(distance: str, sampling_rate: int) -> LogMel | None:
 def _parts(total: int, size: int) -> Iterator[slice]:
     size = max(1, size)
     starts = range(0, total, size)
-    yield from (slice(start, start + size) for start in tqdm(starts, leave=False, disable=len(starts) < 100))
+    yield from (slice(start, start + size) for start in inner_bar(starts, disable=len(starts) < 100 or None))
 
 
 def _checked_ks(ks: Sequence[int] | None, dims: int) -> np.ndarray:

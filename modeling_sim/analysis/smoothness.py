@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from modeling_sim.latents import Path, points_between
+from modeling_sim.text import inner_bar
 
 from ._arrays import scale_of
 from .decoding import Decode, Features, LogMel, check_latents, decoded_features, draw_pairs
@@ -147,7 +147,7 @@ def smoothness(
         between = points_between(start[chosen], end[chosen], places, path)
         slopes = [
             _largest_singular_values(decode_standardized, part, features, seed=seed)
-            for part in tqdm(between.split(batch_size), desc="derivatives", leave=False)
+            for part in inner_bar(between.split(batch_size), desc="derivatives")
         ]
         relative = torch.cat(slopes).double().cpu().numpy() / mean_distance
         if not relative.any():
@@ -368,7 +368,7 @@ def _along_paths(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Path ratio, jump ratio and distance of the ends, `(paths,)` each."""
     results = []
-    for part in tqdm(_parts(len(start), steps, batch_size), desc="paths", leave=False):
+    for part in inner_bar(_parts(len(start), steps, batch_size), desc="paths"):
         latents = interpolation_path(start[part], end[part], steps, path)
         decoded = decoded_features(decode, latents.flatten(0, 1), features, batch_size=batch_size)
         points = decoded.unflatten(0, latents.shape[:2])

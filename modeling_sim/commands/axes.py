@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         make_folder(path.parent)
         if path.exists():
             if not settings.overwrite_output_dir:
-                raise FileExistsError(f"`output_dir` has {path}; give --overwrite_output_dir to replace it.")
+                raise FileExistsError(f"`output_dir` has {path}; set `overwrite_output_dir` to replace it.")
             try:
                 read_axes(path)
             except ValueError as error:

@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_folder,
         )
 
-        check_output_dir(settings.output_dir, overwrite=settings.overwrite_output_dir)
+        check_output_dir(settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)
         tensors = read_state_dict(settings.checkpoint)
         model = convert_state_dict(tensors, settings.method, **settings.model_settings)
-        save_folder(model, settings.output_dir, overwrite=settings.overwrite_output_dir)
+        save_folder(model, settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)
         print(_summary(model, settings.method))
         print(f"model in {settings.output_dir}")
 

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_workers=settings.num_workers,
             on_bad_audio=settings.on_bad_audio,
             shard_seconds=settings.shard_seconds,
-            overwrite=settings.overwrite_output_dir,
+            overwrite_output_dir=settings.overwrite_output_dir,
         )
         skipped = f", {manifest['skipped']} skipped (skipped.tsv)" if manifest["skipped"] else ""
         resampled = f", {manifest['resampled']} resampled" if manifest["resampled"] else ""

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from modeling_sim.export.folder import export_folder  # noqa: PLC0415
         from modeling_sim.loading import feature_extractor_of, load_encoder  # noqa: PLC0415
 
-        check_output_dir(settings.output_dir, overwrite=settings.overwrite_output_dir)
+        check_output_dir(settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)
         model, extractor = load_encoder(settings.model), cast("Any", feature_extractor_of(settings.model))
         waveforms = None
         if settings.calibration_audio is not None:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             format=settings.format,
             dtype=settings.dtype,
             waveforms=waveforms,
-            overwrite=settings.overwrite_output_dir,
+            overwrite_output_dir=settings.overwrite_output_dir,
         )
         for name, size in sizes.items():
             print(f"{settings.output_dir}/{name}: {size / 1e6:.2f} MB")

@@ -34,6 +34,7 @@ from modeling_sim.evaluation.representations import Representation, TimedFrames
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.files import replacing
+from modeling_sim.text import inner_bar
 
 AXES_NAME = "axes.safetensors"
 """File of axes, in the results of an evaluation and next to the weights of a checkpoint."""
@@ -152,7 +153,7 @@ def _utterances(
     extractor = representation.extractor
     most = batch_size * 20 * extractor.sampling_rate
     batches = utterance_batches(dataset, extractor, batch_size=batch_size, max_samples=most, cut=True)
-    for batch in tqdm(batches, desc=f"axes of {representation.name}", leave=False):
+    for batch in inner_bar(batches, desc=f"axes of {representation.name}"):
         sounding = [np.flatnonzero(samples.numpy()) for samples in batch["input_values"]]
         for feature, timed in representation.encode(batch).items():
             found = [_sounding(timed, row, at / extractor.sampling_rate) for row, at in enumerate(sounding)]

@@ -36,6 +36,7 @@ from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.latents import encode
 from modeling_sim.provenance import model_fingerprint
+from modeling_sim.text import inner_bar
 
 # Utterances encoded at a time on a CPU, whose cache holds few, and elsewhere.
 _ENCODED_ON_CPU, _ENCODED_TOGETHER = 4, 32
@@ -114,7 +115,7 @@ def _measure_decoder(
     latents = _latents(of, module, waveforms)
     seconds = num_samples / of.extractor.sampling_rate
     pairs = _as_many(arguments.num_pairs, _PAIRED_SECONDS, seconds)
-    bar = tqdm(total=_STAGES, desc=f"decoder of {row['module']}", leave=False)
+    bar = inner_bar(total=_STAGES, desc=f"decoder of {row['module']}")
 
     def decode(values: torch.Tensor) -> torch.Tensor:
         return decoded_in_parts(decoder, values, num_samples)
@@ -402,7 +403,7 @@ def _traversals(
     def of_random_axes(coordinates: torch.Tensor, moves: torch.Tensor) -> list[float]:
         """Selectivity of random rotations of the axes."""
         found = []
-        for number in tqdm(range(_ROTATIONS), desc="moves of random axes", leave=False):
+        for number in inner_bar(range(_ROTATIONS), desc="moves of random axes"):
             axes = random_axes(coordinates, seed + number, standardize=False).matrix.to(moves)
             _, targets, _, changes = choose_and_move(coordinates @ axes, axes.T @ moves)
             found.append(traversal(changes, known.spread, targets, resamples=1).selectivity.value)

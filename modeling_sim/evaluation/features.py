@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import utterance_batches
@@ -20,6 +19,7 @@ from modeling_sim.data.corpora.alignments import (
 from modeling_sim.data.corpora.contract import is_frame_label
 from modeling_sim.evaluation.feature_store import FeatureWriter, Items, corpus_fingerprint, stored_items
 from modeling_sim.evaluation.representations import Representation, TimedFrames
+from modeling_sim.text import inner_bar
 
 Pooling = Literal["frame", "chunk", "mean"]
 
@@ -86,7 +86,7 @@ def extract(
             max_samples=batch_size * 20 * extractor.sampling_rate,
             columns=columns,
         )
-        for batch in tqdm(batches, desc=description, leave=False):
+        for batch in inner_bar(batches, desc=description):
             _write_batch(
                 writer,
                 batch,

@@ -30,6 +30,7 @@ from modeling_sim.loading import (
 )
 from modeling_sim.provenance import own_settings, weights_fingerprint
 from modeling_sim.settings import chosen_numbers
+from modeling_sim.text import inner_bar
 from modeling_sim.trainer.checkpoints import STATE_NAME
 from modeling_sim.trainer.run_folder import RESULTS_NAME
 
@@ -235,7 +236,7 @@ def _batches(
         for module in of.modules.values()
     }
     batches = utterance_batches(dataset, of.extractor, batch_size=batch_size, max_samples=batch_size * 20 * LABEL_RATE)
-    for batch in tqdm(batches, desc=f"frames of {of.name}", leave=False):
+    for batch in inner_bar(batches, desc=f"frames of {of.name}"):
         inputs, mask = (batch[name].to(model.device) for name in ("input_values", "attention_mask"))
         if model.takes_chunks(inputs):
             latents = model.latents_in_chunks(inputs, mask, steps)

@@ -1,6 +1,5 @@
 """The results of an evaluation as a table for the terminal and as pictures."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Measure, Row, features_name
 from modeling_sim.evaluation.results import Results
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
-from modeling_sim.text import counted, decimal, percent, points, printable
+from modeling_sim.text import counted, decimal, interval, percent, points, printable
 
 
 def table(results: Results) -> str:
@@ -34,7 +33,7 @@ def table(results: Results) -> str:
     for each in results.differences:
         name = features_name(each.representation, each.module)
         against = each.against if each.against in spectra else features_name(each.against, each.module)
-        difference = _with_interval(each.value, each.low, each.high, points)
+        difference = points(each.value) + _in_brackets(interval(each.low, each.high, points))
         lines.append(f"{printable(name)} - {printable(against)}: {difference}")
     return "\n".join(lines)
 
@@ -42,15 +41,12 @@ def table(results: Results) -> str:
 def _cell(row: Row | None, measure: Measure) -> str:
     if row is None:
         return "-"
-    return _with_interval(row.value, row.low, row.high, percent if measure.format == "percent" else decimal)
+    write = percent if measure.format == "percent" else decimal
+    return write(row.value) + _in_brackets(interval(row.low, row.high, write))
 
 
-def _with_interval(
-    value: float | None, low: float | None, high: float | None, write: Callable[[float | None], str]
-) -> str:
-    """A value and its bounds, without those that are unknown or written alike."""
-    first, last = write(low), write(high)
-    return write(value) + ("" if first == last else f" [{first}, {last}]")
+def _in_brackets(text: str) -> str:
+    return text and f" [{text}]"
 
 
 def draw(results: Results, path: Path) -> None:

@@ -15,6 +15,7 @@ from modeling_sim.settings import (
     FIGURE_FORMAT_HELP,
     FigureFormat,
     check_checkpoint,
+    check_dataset,
     check_folder,
     chosen_numbers,
     corpus_help,
@@ -61,7 +62,7 @@ class MeasuringArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
@@ -220,7 +221,7 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
         output_dir,
         kind,
         [*names, *drawn],
-        overwrite=arguments.overwrite_output_dir,
+        overwrite_output_dir=arguments.overwrite_output_dir,
         resume=not (output_dir / names[-1]).exists(),
         settings={name: value for name, value in vars(arguments).items() if name not in _CHANGE_NO_RESULT},
     )

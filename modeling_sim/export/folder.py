@@ -30,7 +30,7 @@ def export_folder(
     format: Format = "onnx",  # noqa: A002 - the name that optimum has
     dtype: Dtype = "float32",
     waveforms: Sequence[np.ndarray] | None = None,
-    overwrite: bool = False,
+    overwrite_output_dir: bool = False,
 ) -> dict[str, int]:
     """Writes an encoder for programs without this package.
 
@@ -45,7 +45,7 @@ def export_folder(
         format: Format of the files.
         dtype: Data type of weights and products. "float16" and "int8" are for ONNX.
         waveforms: Model inputs `(samples,)`, whose activations set the ranges of int8; see `write_int8`.
-        overwrite: Replace the folder of a saved model that is there, with everything in it.
+        overwrite_output_dir: Replace the folder of a saved model that is there, with everything in it.
 
     Returns:
         Bytes of each file that holds weights.
@@ -60,7 +60,7 @@ def export_folder(
     if waveforms is not None and dtype != "int8":
         raise ValueError(f"`waveforms` are for `dtype` 'int8', which has ranges to set; `dtype` is {dtype!r}.")
     output_dir = Path(output_dir).resolve()
-    check_output_dir(output_dir, overwrite=overwrite)
+    check_output_dir(output_dir, overwrite_output_dir=overwrite_output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(output_dir) as folder:
         if format == "onnx":

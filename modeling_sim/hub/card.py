@@ -23,7 +23,7 @@ from modeling_sim.evaluation.representations import SPECTRA
 from modeling_sim.evaluation.results import Results
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
-from modeling_sim.text import count, counted, decimal, duration, percent, points
+from modeling_sim.text import count, counted, decimal, duration, interval, percent, points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -333,7 +333,7 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
 
 
 def _interval(score: Mapping[str, float] | None, form: Any) -> str:
-    return "-" if score is None else _interval_text(score["low"], score["high"], form)
+    return (score and interval(score["low"], score["high"], form)) or "-"
 
 
 # ---------------------------------------------------------------------- metadata
@@ -642,11 +642,6 @@ def _rows_of(measure: Results, name: str) -> dict[str, dict[str, Row]]:
     }
 
 
-def _interval_text(low: float | None, high: float | None, form: Any) -> str:
-    """Formats the bounds of an interval; only one if both are written alike."""
-    return "-" if low is None or high is None else " to ".join(dict.fromkeys([form(low), form(high)]))
-
-
 def _probe_section(
     probe: Results, name: str, picture: str | None, *, trained_on: tuple[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -690,10 +685,10 @@ def _probe_section(
     table = []
     for features, row in rows.items():
         cells = [percent(row[key].value if key in row else None) for key in columns]
-        cells[1] = _interval_text(row[accuracy].low, row[accuracy].high, percent)
+        cells[1] = interval(row[accuracy].low, row[accuracy].high, percent) or "-"
         table.append([features, *cells])
     differences = [
-        [features, against, points(each.value), _interval_text(each.low, each.high, points)]
+        [features, against, points(each.value), interval(each.low, each.high, points) or "-"]
         for each in probe.differences
         if (features := features_name(each.representation, each.module)) in rows
         and (against := features_name(each.against, each.module)) in rows

@@ -362,7 +362,7 @@ def embed(
     num_workers: int = 0,
     on_bad_audio: Literal["raise", "skip"] = "raise",
     shard_seconds: float | None = None,
-    overwrite: bool = False,
+    overwrite_output_dir: bool = False,
 ) -> dict[str, Any]:
     """Embeds every recording of a data set into Parquet files of a folder, which `load_dataset("parquet")` reads.
 
@@ -385,7 +385,7 @@ def embed(
         num_workers: Processes that read ahead; 0 reads in this one.
         on_bad_audio: At a recording that cannot be read: "raise", or "skip", which lists it in `skipped.tsv`.
         shard_seconds: Seconds of audio per file; by default as many as make 128 MB of frames, or two hours for means.
-        overwrite: Replace embeddings that the folder holds.
+        overwrite_output_dir: Replace embeddings that the folder holds.
 
     Returns:
         The manifest. `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")` reads the embeddings: columns
@@ -409,7 +409,7 @@ def embed(
         )
     folder = Path(output_dir)
     description = model.description()
-    with _claimed(folder, description, overwrite=overwrite):
+    with _claimed(folder, description, overwrite_output_dir=overwrite_output_dir):
         bad_audio: dict[str, Any] = {"on_bad_audio": on_bad_audio, "bad_audio_list": folder / SKIPPED_NAME}
         if isinstance(dataset, str):
             dataset = open_data(dataset, **bad_audio)
@@ -434,11 +434,17 @@ def embed(
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite: bool) -> Iterator[None]:
+def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite_output_dir: bool) -> Iterator[None]:
     """Keeps the folder for this process, after a look at what it holds."""
     with locked_folder(folder):
-        claim_folder(folder, _KIND, [_SHARDS, MANIFEST_NAME, SKIPPED_NAME], overwrite=overwrite, resume=True)
-        if overwrite:
+        claim_folder(
+            folder,
+            _KIND,
+            [_SHARDS, MANIFEST_NAME, SKIPPED_NAME],
+            overwrite_output_dir=overwrite_output_dir,
+            resume=True,
+        )
+        if overwrite_output_dir:
             clear_folder(folder, _KIND)
         _refuse_others(folder, _read_manifest(folder), description)
         for path in folder.glob(f".{_SHARDS}.*"):  # of a process that was killed
@@ -457,7 +463,7 @@ def _refuse_others(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]
     if different:
         raise FileExistsError(
             f"`output_dir` {folder} holds embeddings with another `{'`, `'.join(different)}`; give another folder, or "
-            "set `overwrite` (--overwrite_output_dir) to replace them."
+            "set `overwrite_output_dir` to replace them."
         )
 
 

@@ -1,12 +1,13 @@
 """The five numbers at the top of the report: each next to its control, with the 95 % interval of the difference."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from modeling_sim.analysis.scorecard import LOG_MEL, Measure, Row
 from modeling_sim.evaluation.results import Difference, Results
 from modeling_sim.report.tables import digits_for, write_value
-from modeling_sim.text import decimal
+from modeling_sim.text import decimal, interval
 
 NUM_HEADLINES = 5
 
@@ -219,5 +220,6 @@ def _written(subject: _Subject, measure: Measure, found: Sequence[_Found]) -> He
 def _difference(found: _Found, measure: Measure, digits: int) -> str:
     scale, unit, digits = (100, " points", 1) if measure.format == "percent" else (1, "", digits)
     difference, low, high = (scale * value for value in (found.value - found.control, found.low, found.high))
-    value, *bounds = (decimal(each, digits, signed=True) for each in (difference, low, high))
-    return f"{value}{unit}" + (f" (95 %: {' to '.join(bounds)})" if bounds[0] != bounds[1] else "")
+    write = partial(decimal, digits=digits, signed=True)
+    bounds = interval(low, high, write)
+    return f"{write(difference)}{unit}" + (f" (95 %: {bounds})" if bounds else "")

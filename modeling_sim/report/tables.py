@@ -4,13 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE, Comparison, Measure, Row
 from modeling_sim.evaluation.results import Kind, Results
-from modeling_sim.text import counted, decimal, percent
+from modeling_sim.text import counted, decimal, interval, percent
 
 Entry = Mapping[str, Any]
 
@@ -170,14 +171,6 @@ def write_value(value: float | None, form: str, digits: int = 3) -> str:
     return f"{value:,.0f}" if form == "integer" and float(value).is_integer() else decimal(value, digits)
 
 
-def _write_span(low: float | None, high: float | None, form: str, digits: int) -> str:
-    """Bounds, without those that are unknown or written alike."""
-    if low is None or high is None:
-        return ""
-    first, last = (write_value(bound, form, digits) for bound in (low, high))
-    return "" if first == last else f"{first.removesuffix(' %')} to {last}"
-
-
 def _digits(form: str, values: Sequence[float | None]) -> int:
     # A mean of integers over models need not be an integer.
     return 1 if form == "integer" else digits_for(values)
@@ -251,15 +244,14 @@ def _cell(rows: Sequence[Row], form: str, digits: int) -> Cell:
     if not values:
         return Cell(MISSING)
     nulls = [row.null for row in measured if row.null is not None]
-    null = write_value(sum(nulls) / len(nulls), form, digits) if nulls else ""
+    write = partial(write_value, form=form, digits=digits)
+    null = write(sum(nulls) / len(nulls)) if nulls else ""
     if len(rows) == 1:
-        return Cell(
-            write_value(values[0], form, digits), _write_span(measured[0].low, measured[0].high, form, digits), null
-        )
-    spread = _write_span(min(values), max(values), form, digits) if len(values) > 1 else ""
+        return Cell(write(values[0]), interval(measured[0].low, measured[0].high, write), null)
+    spread = interval(min(values), max(values), write)
     if len(values) < len(rows):
         spread += f" ({len(values)} of {len(rows)} models)"
-    return Cell(write_value(sum(values) / len(values), form, digits), spread.strip(), null)
+    return Cell(write(sum(values) / len(values)), spread.strip(), null)
 
 
 def _marked(row: TableRow, measures: Sequence[Measure], best: Mapping[str, str | None]) -> TableRow:
@@ -343,13 +335,14 @@ def _difference(comparison: Comparison, measure: Measure, analysis: Results) -> 
     scale, unit = (100, " points") if measure.format == "percent" else (1, "")
     scaled = [None if value is None else scale * value for value in bounds]
     digits = 1 if measure.format != "number" else digits_for(scaled)
-    value, low, high = (MISSING if each is None else decimal(each, digits, signed=True) for each in scaled)
+    write = partial(decimal, digits=digits, signed=True)
+    value, low, high = scaled
     return Difference(
         measure.title,
         comparison.first,
         comparison.second,
-        value + unit if value != MISSING else value,
-        " to ".join(dict.fromkeys([low, high])) if MISSING not in (low, high) else MISSING,
+        MISSING if value is None else write(value) + unit,
+        interval(low, high, write) or MISSING,
         comparison.verdict if has_seeds(comparison, analysis) else NEEDS_SEEDS,
     )
 
@@ -387,8 +380,8 @@ def _interval(score: Any) -> dict[str, float | None]:
 
 
 def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
-    span = _write_span(score["low"], score["high"], "number", digits)
-    return Cell(write_value(score["value"], "number", digits), span)
+    write = partial(write_value, form="number", digits=digits)
+    return Cell(write(score["value"]), interval(score["low"], score["high"], write))
 
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:

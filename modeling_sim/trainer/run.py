@@ -314,7 +314,7 @@ def load_data(
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             folder = RunFolder(settings.output_dir)
-            folder.claim(resume=settings.resume, overwrite=settings.overwrite_output_dir)
+            folder.claim(resume=settings.resume, overwrite_output_dir=settings.overwrite_output_dir)
         return _load_splits(data, settings)
 
 

@@ -98,7 +98,7 @@ def claim_folder(
     kind: str,
     names: Sequence[str],
     *,
-    overwrite: bool = False,
+    overwrite_output_dir: bool = False,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
@@ -108,7 +108,7 @@ def claim_folder(
         folder: Output folder of a command.
         kind: What the command writes, for messages: "training run", "analysis", ...
         names: Names of all files that it writes, or `fnmatch` patterns.
-        overwrite: Accept files of an earlier command of the same kind; see `clear_folder`.
+        overwrite_output_dir: Accept files of an earlier command of the same kind; see `clear_folder`.
         resume: Accept them as well, because the command resumes the earlier one.
         settings: JSON-serializable settings of the results. Files of an earlier command of this kind with equal
             settings are accepted, so that a command can be rerun. `None` if the caller compares settings.
@@ -139,10 +139,10 @@ def claim_folder(
         resume = resume or then == settings
         changed = sorted(name for name in {*then} & {*settings} if then[name] != settings[name])
         different = f" with different `{'`, `'.join(changed)}`" if changed else ""
-    if there and not (overwrite or resume):
+    if there and not (overwrite_output_dir or resume):
         raise FileExistsError(
             f"`output_dir` {folder} holds {_with_article(kind)}{different} ({there[0].name}); choose another folder, "
-            "or give --overwrite_output_dir to replace it."
+            "or set `overwrite_output_dir` to replace it."
         )
     if set(names) - set(claims.get(kind, [])) or commands.get(kind) != settings:
         claims[kind] = sorted({*own, *names})
@@ -251,7 +251,7 @@ class RunFolder:
         with locked_folder(self.path):
             yield
 
-    def claim(self, *, resume: str, overwrite: bool) -> None:
+    def claim(self, *, resume: str, overwrite_output_dir: bool) -> None:
         """Claims the folder, and removes temporary files of killed processes; requires `lock`.
 
         Raises:
@@ -262,11 +262,11 @@ class RunFolder:
             # An unfinished run of an earlier version, without claims, wrote only these files.
             unfinished = [LOG_NAME, *(name for name in RUN_NAMES if name.startswith("bad_audio"))]
             write_json(self.path / CLAIM_NAME, {"schema": 1, "claims": {RUN: unfinished}})
-        claim_folder(self.path, RUN, RUN_NAMES, overwrite=overwrite, resume=True)
-        if resume == "never" and resumable and not overwrite and not self.results.exists():
+        claim_folder(self.path, RUN, RUN_NAMES, overwrite_output_dir=overwrite_output_dir, resume=True)
+        if resume == "never" and resumable and not overwrite_output_dir and not self.results.exists():
             raise FileExistsError(
                 f"`output_dir` {self.path} holds checkpoints of an unfinished run; resume it, choose another folder, "
-                "or give --overwrite_output_dir to replace it."
+                "or set `overwrite_output_dir` to replace it."
             )
         for path in self.path.iterdir():
             _remove_leftover(path)
@@ -289,7 +289,7 @@ class RunFolder:
             return False
         then = _read_dict(self.settings).get("settings")
         finished = f"`output_dir` {self.path} holds a finished run"
-        otherwise = "choose another folder, or give --overwrite_output_dir to replace it."
+        otherwise = "choose another folder, or set `overwrite_output_dir` to replace it."
         if not isinstance(then, dict) or resume != "auto":
             raise FileExistsError(f"{finished}; {otherwise}")
         now = json.loads(json.dumps(settings))

@@ -8,6 +8,7 @@ from modeling_sim.settings import (
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
     Preset,
+    check_dataset,
     check_folder,
     check_sim_checkpoint,
     corpus_help,
@@ -48,7 +49,7 @@ class DataArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
@@ -66,7 +67,8 @@ class DataArguments:
     )
     reader_timeout: float = setting(
         300.0,
-        "Seconds to wait for a batch from these processes before the run saves a checkpoint and ends; 0 for no limit.",
+        "Seconds to wait for a batch from the processes of `num_workers` before the run saves a checkpoint and ends; 0 "
+        "for no limit.",
     )
 
 
