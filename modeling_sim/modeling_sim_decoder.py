@@ -221,7 +221,7 @@ def synthesize(
     of_pulses, of_noise = (gains.clamp(max=_HIGHEST_GAIN - _GAIN) + _GAIN).exp().unbind(1)
     parts = torch.fft.irfft(spectra[:-1] * of_pulses + spectra[-1:] * of_noise, size, dim=1) * window[:, None]
     weights = window.square()[None, :, None].expand(1, -1, parts.shape[2])
-    # As `torch.istft` does, which looks at values and so cannot be traced.
+    # As `torch.istft` does, which looks at values, so that `torch.func.linearize` cannot trace it.
     waveforms = _overlapped(parts, hop) / _overlapped(weights, hop).clamp(min=1e-8)
     return waveforms[:, size // 2 : size // 2 + num_samples]
 
@@ -234,8 +234,10 @@ def _overlapped(windows: torch.Tensor, hop: int) -> torch.Tensor:
 
 def _pulses(frequencies: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """Cosines of all multiples of a frequency up to half the sampling rate, of variance 1, `(batch, samples)`."""
-    phases = (frequencies / sampling_rate).cumsum(dim=-1)
-    phases = torch.pi * (phases - phases.detach().floor())
+    # In float32 the sum over a minute is too coarse for high harmonics; MPS has nothing else.
+    exact = torch.float32 if frequencies.device.type == "mps" else torch.float64
+    phases = (frequencies / sampling_rate).cumsum(dim=-1, dtype=exact)
+    phases = torch.pi * (phases - phases.detach().floor()).to(frequencies.dtype)
     count = (sampling_rate / 2 / frequencies).detach().floor()
     # The sum of cos(2 k phase) over k = 1 to `count` is (sin((2 count + 1) phase) / sin(phase) - 1) / 2.
     sines = phases.sin()

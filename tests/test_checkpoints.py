@@ -1,6 +1,7 @@
 """The models in `checkpoints/` load with today's code and give the outputs that they gave when they were trained."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -78,3 +79,11 @@ def test_a_model_loads_without_the_package(tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True, timeout=300
     )
     assert done.stdout.startswith("transformers_modules")
+
+
+def test_the_documented_distances_of_decoders_are_those_of_their_results():
+    text = " ".join((CHECKPOINTS.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8").split())
+    (documented,) = re.findall(r"([\d.]+) nats for SIM, ([\d.]+) for GIM, and ([\d.]+) for the readable SIM", text)
+    for name, distance in zip(PRESETS, documented, strict=True):
+        results = json.loads((CHECKPOINTS / f"{name}-decoder" / "results.json").read_text())
+        assert float(distance) == pytest.approx(results["reconstruction"]["log_mel"]["value"], abs=0.0051)

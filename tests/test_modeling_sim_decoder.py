@@ -105,6 +105,7 @@ def test_it_is_saved_and_loaded_like_any_model_with_and_without_the_package(tmp_
         ({"strides": [2, 2]}, "kernel_sizes"),
         ({"kernel_sizes": [4, 4, 4, 8, 2]}, "padding"),
         ({"latent_size": 0}, "`latent_size`"),
+        ({"architecture": "source_filter", "sampling_rate": 800}, "`sampling_rate`"),
     ],
 )
 def test_impossible_shapes_are_reported(fields, message):
@@ -155,16 +156,76 @@ def test_the_decoded_pitch_is_the_linear_function_of_the_latents(frequency):
         torch.testing.assert_close(model.pitch(moved), torch.full((1, 64), frequency * 2**octaves))
 
 
-def test_a_filter_has_the_gains_of_its_envelope():
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_a_filter_has_the_gains_of_its_envelope(rate):
     envelopes = torch.full((1, 128, 100), -30.0)
     envelopes[:, 64 + 32 :] = 3.0  # noise in the upper half of the mel scale
-    waveform = synthesize(torch.full((1, 100), 150.0), envelopes, 16_000, 160, 16_000)[0]
-    assert waveform.shape == (16_000,)
+    waveform = synthesize(torch.full((1, 100), 150.0), envelopes, rate, rate // 100, rate)[0]
+    assert waveform.shape == (rate,)
     power = torch.fft.rfft(waveform).abs().square()
-    edge = 700 * (math.sqrt(1 + 8000 / 700) - 1)  # half of the mel scale, log(1 + f / 700)
+    edge = 700 * (math.sqrt(1 + rate / 2 / 700) - 1)  # half of the mel scale, log(1 + f / 700)
     assert power[: int(0.8 * edge)].sum() < 1e-4 * power.sum()
-    upper = power[int(1.2 * edge) : 7900].mean() / 16_000
+    upper = power[int(1.2 * edge) : rate // 2 - 100].mean() / rate
     assert upper == pytest.approx(1, rel=0.1)  # exp(3 - 3), of noise with variance 1
+
+
+def test_a_flat_filter_changes_no_sample_of_a_moving_pitch():
+    hop, frames, rate = 20, 400, 8_000
+    frequencies = 100.0 + 150.0 * torch.rand(1, frames, generator=torch.Generator().manual_seed(0))
+    envelopes = torch.full((1, 128, frames), 3.0)  # a gain of exp(3 - 3)
+    envelopes[:, 64:] = -30.0
+    between = np.interp(np.arange(hop * frames), (np.arange(frames) + 0.5) * hop, frequencies[0].numpy())
+    pulses = modeling_sim_decoder._pulses(torch.from_numpy(between).float()[None], rate)
+    waveform = synthesize(frequencies, envelopes, hop * frames, hop, rate)
+    torch.testing.assert_close(waveform, pulses, atol=1e-3, rtol=0)
+
+
+def test_gains_change_when_their_frames_do():
+    hop, frames, rate = 20, 400, 8_000
+    frequencies, flat = torch.full((1, frames), 200.0), torch.zeros(1, 128, frames)
+    falling = flat - 0.02 * torch.arange(frames)
+    powers = [
+        synthesize(frequencies, envelopes, hop * frames, hop, rate)[0].square().unfold(0, 400, 400).mean(dim=1)
+        for envelopes in (falling, flat)
+    ]
+    centers = torch.arange(200, hop * frames, 400) / hop - 0.5
+    torch.testing.assert_close((powers[0] / powers[1]).log() / 2, -0.02 * centers, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("module", [0, 2])
+def test_envelopes_and_pitch_are_means_over_the_time_that_a_window_takes(module):
+    torch.manual_seed(0)
+    config = SimDecoderConfig.for_module(
+        SimConfig.preset("sim-small"), module, latent_size=6, hidden_size=8, architecture="source_filter"
+    )
+    model, latents = SimDecoder(config), torch.randn(2, 120, 6)
+    model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)
+    model.set_pitch(0.3 * torch.randn(6), 7.0)
+    frames = (latents - model.mean) / model.scale
+
+    def means(values, half):
+        parts = [values[:, max(0, frame - half) : frame + half + 1].mean(dim=1) for frame in range(values.shape[1])]
+        return torch.stack(parts, dim=1)
+
+    averaged = means(frames, {0: 40, 2: 5}[module])  # of 20 and 160 samples
+    torch.testing.assert_close(model.pitch(latents), 2 ** (averaged @ model.pitch_weight + 7.0))
+    hidden = frames.transpose(1, 2)
+    for number, layer in enumerate(model.layers):
+        hidden = layer(hidden.relu() if number else hidden)
+    envelopes = means(hidden.transpose(1, 2), {0: 3, 2: 0}[module]).transpose(1, 2)
+    samples, hop = config.num_samples(120), {0: 20, 2: 160}[module]
+    expected = synthesize(model.pitch(latents), envelopes, samples, hop, 16_000)
+    torch.testing.assert_close(model(latents).waveforms, expected, atol=1e-4, rtol=0)
+
+
+def test_the_phase_of_a_long_sound_stays_exact():
+    frequencies = torch.full((1, 16_000 * 60), 220.0)
+    late = modeling_sim_decoder._pulses(frequencies, 16_000)[0, -16_000:].double()
+    power = torch.fft.rfft(late * torch.hann_window(16_000, dtype=torch.float64)).abs().square()
+    harmonics = torch.zeros(len(power), dtype=torch.bool)
+    for offset in range(-3, 4):
+        harmonics[220 + offset : 8000 + offset : 220] = True
+    assert power[~harmonics][:7900].sum() < 1e-4 * power.sum()
 
 
 def test_a_source_filter_decoder_has_derivatives_and_full_precision_of_the_pitch():
@@ -180,16 +241,6 @@ def test_a_source_filter_decoder_has_derivatives_and_full_precision_of_the_pitch
         in_bfloat16 = model(latents).waveforms
     assert in_bfloat16.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(in_bfloat16.flatten(), model(latents).waveforms.flatten(), 0) > 0.99
-
-
-def test_the_pitch_reads_means_of_a_tenth_of_a_second():
-    model = decoder(architecture="source_filter")
-    model.set_standardization(torch.randn(6), torch.rand(6) + 0.5)
-    model.set_pitch(0.3 * torch.randn(6), 7.0)
-    latents = torch.randn(2, 20, 6)
-    frames = (latents - model.mean) / model.scale
-    means = torch.stack([frames[:, max(0, frame - 5) : frame + 6].mean(dim=1) for frame in range(20)], dim=1)
-    torch.testing.assert_close(model.pitch(latents), 2 ** (means @ model.pitch_weight + 7.0))
 
 
 def test_a_pitch_that_cannot_be_set_is_reported():

@@ -263,13 +263,16 @@ def test_the_tables_of_decoded_pitch_are_those_of_the_results():
         name = "sim-small" if model == "SIM" else model.strip("`")
         found = decoders[name, architecture.replace("-", "_"), loss]
         pairs = {row["dimensions"]: row["pitch_of_utterance"] for row in found["replaced"]}
-        within, own, temporal, turned, before, after, kept = (float(each) for each in re.findall(r"[\d.]+", cells))
+        numbers = (float(each) for each in re.findall(r"[\d.]+", cells))
+        within, own, of_own, temporal, of_temporal, before, after, other, kept = numbers
         shares = [100 * found["decoded_within_a_semitone"], 100 * found["within_a_semitone_by_slowest_8"]]
         np.testing.assert_allclose([within, kept], shares, atol=0.51)
-        moves = found["moves"]
-        expected = [moves["own"]["semitones"], moves["temporal"]["semitones"], moves["own"]["random_axes"]["semitones"]]
-        np.testing.assert_allclose([own, temporal, turned], [abs(each[0]) for each in expected], atol=0.051)
+        moves = [found["moves"][axes] for axes in ("own", "temporal")]
+        np.testing.assert_allclose([own, temporal], [abs(each["semitones"][0]) for each in moves], atol=0.051)
+        turned = [each["random_axes"]["semitones"][0] for each in moves]
+        np.testing.assert_allclose([of_own, of_temporal], turned, atol=0.051)
         assert (before, after) == (pairs[0], pairs[8])
+        assert other == next(row["pitch_of_other"] for row in found["replaced"] if row["dimensions"] == 8)
     table = re.findall(
         r"^\| (own dimension|temporal component|the synthesizer's pitch)(?: of (\S+))? \| (\S+ \| .+) \|$",
         theory,

@@ -1,5 +1,6 @@
 """Configuration of the decoder of Smooth InfoMax latents."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -11,12 +12,15 @@ from .configuration_sim import takes_numpy_numbers
 @takes_numpy_numbers
 @strict
 class SimDecoderConfig(PreTrainedConfig):
-    r"""Configuration of a decoder from one module's latents to the waveform: transposed convolutions and ReLUs.
+    r"""Configuration of a decoder from one module's latents to the waveform.
 
     The defaults decode module 2 of the paper's model; `SimDecoderConfig.for_module` builds the configuration of any
     module.
 
     Args:
+        architecture: "convolutions": transposed convolutions and ReLUs, as in the paper. "source_filter": pulses of a
+            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; the lists of
+            layers then only determine the length of the waveform.
         sampling_rate: Sampling rate of the waveform in Hz.
         module: Module whose latents are decoded, from 0; the context comes last.
         latent_size: Channels of the latents.
@@ -41,6 +45,7 @@ class SimDecoderConfig(PreTrainedConfig):
 
     model_type = "sim-decoder"
 
+    architecture: Literal["convolutions", "source_filter"] = "convolutions"
     sampling_rate: int = 16_000
     module: int = 2
     latent_size: int = 512
@@ -62,6 +67,8 @@ class SimDecoderConfig(PreTrainedConfig):
         for name in ("sampling_rate", "latent_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
+        if self.architecture == "source_filter" and self.sampling_rate < _LOWEST_RATE:
+            raise ValueError(f"`sampling_rate` is {self.sampling_rate} Hz; pulses need at least {_LOWEST_RATE} Hz.")
         for kernel, stride, padding, output_padding in self.layers():
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 1):
                 raise ValueError(
@@ -107,6 +114,11 @@ class SimDecoderConfig(PreTrainedConfig):
         """Kernel size, stride, padding and output padding of every layer."""
         return list(zip(self.kernel_sizes, self.strides, self.paddings, self.output_paddings, strict=True))
 
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
+
     def num_samples(self, num_frames: Any) -> Any:
         """Number of samples for a number of frames (an int, or a tensor of integers)."""
         length = num_frames
@@ -123,6 +135,8 @@ _PAPER_MODULE_0: dict[str, Any] = {
     "output_paddings": (3, 0, 0, 4, 0, 0),
 }
 _REFERENCE_SAMPLES = 10_240
+# Twice the highest pitch of a source-filter decoder.
+_LOWEST_RATE = 1000
 
 
 def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:

@@ -19,8 +19,8 @@ class SimDecoderConfig(PreTrainedConfig):
 
     Args:
         architecture: "convolutions": transposed convolutions and ReLUs, as in the paper. "source_filter": pulses of a
-            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; then the
-            layers below only give the length of the waveform.
+            pitch that is linear in the latents, and noise, each filtered by a spectral envelope per frame; the lists of
+            layers then only determine the length of the waveform.
         sampling_rate: Sampling rate of the waveform in Hz.
         module: Module whose latents are decoded, from 0; the context comes last.
         latent_size: Channels of the latents.
@@ -67,6 +67,8 @@ class SimDecoderConfig(PreTrainedConfig):
         for name in ("sampling_rate", "latent_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
+        if self.architecture == "source_filter" and self.sampling_rate < _LOWEST_RATE:
+            raise ValueError(f"`sampling_rate` is {self.sampling_rate} Hz; pulses need at least {_LOWEST_RATE} Hz.")
         for kernel, stride, padding, output_padding in self.layers():
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 1):
                 raise ValueError(
@@ -133,6 +135,8 @@ _PAPER_MODULE_0: dict[str, Any] = {
     "output_paddings": (3, 0, 0, 4, 0, 0),
 }
 _REFERENCE_SAMPLES = 10_240
+# Twice the highest pitch of a source-filter decoder.
+_LOWEST_RATE = 1000
 
 
 def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:

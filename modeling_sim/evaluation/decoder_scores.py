@@ -227,7 +227,7 @@ def _quality(
     # A loss on spectra does not determine phases, so for other decoders this ratio would mean nothing.
     ratio = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
     noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
-    described = f"trained on {decoder.config.trained_on}s{noise}"
+    described = f"{decoder.config.architecture.replace('_', '-')}, trained on {decoder.config.trained_on}s{noise}"
     analysis.quality.append({**row, "decoder": described, **means, "log_mel": interval, "si_sdr": ratio})
     return means["log_mel"] < means["log_mel_of_silence"]
 

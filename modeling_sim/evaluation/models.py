@@ -171,7 +171,7 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
         others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
             raise ValueError(
-                f"decoder {path} is a second one of module {decoder.config.module} of {of.name}, both "
+                f"decoder {path} is a second one of module {decoder.config.module} of {of.name} "
                 f"{'with' if decoder.config.noise else 'without'} noise; give one, since two would count as two models."
             )
         others.append(decoder)
@@ -180,7 +180,7 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
 
 def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
     """Refuses a decoder with other training settings than the first of its kind and module."""
-    for name in ("trained_on", "loss", "noise", "hidden_size"):
+    for name in ("architecture", "trained_on", "loss", "noise", "hidden_size"):
         own, other = getattr(decoder.config, name), getattr(first.config, name)
         if own != other:
             raise ValueError(

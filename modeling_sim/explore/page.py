@@ -141,7 +141,7 @@ class Page:
                 feature,
                 have,
                 f"modeling-sim train-decoder --model {path} --module {number} --corpus {corpus} "
-                "--output_dir runs/decoder",
+                "--architecture source_filter --loss stft --output_dir runs/decoder",
                 f"modeling-sim explore {path} --corpus {corpus} --decoder runs/decoder",
             )
         )

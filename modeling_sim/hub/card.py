@@ -297,7 +297,11 @@ def _classifier(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[
 def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
     """Texts and metrics of a decoder's card."""
     after, before = training["modules"][0]["trained"], training["modules"][0]["untrained"]
-    source_filter = config.get("architecture") == "source_filter"
+    source = (
+        " Source-filter: the pitch is a linear function of the latents."
+        if config.get("architecture") == "source_filter"
+        else ""
+    )
     names = {
         "log_mel": "log-mel distance, nats",
         "log_mel_of_silence": "log-mel distance of silence, nats",
@@ -322,8 +326,7 @@ def _decoder(config: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
                 f"Decodes latents of {markdown(training['modules'][0]['name'])} of a Smooth InfoMax encoder to the "
                 f"waveform. Trained on {markdown(training['latents'])}s of the latents with the loss "
                 f"{code(training['decoder_loss'])}; added noise: {count(training['noise'])} standard deviations."
-                + source_filter
-                * " Pulses, whose pitch is a linear function of the latents, and noise are filtered."
+                + source
             ),
             "classes": "",
             "results_table": markdown_table(["", "held out", "95 % interval", "before training"], rows),

@@ -30,8 +30,9 @@ from modeling_sim.trainer.task import CropTask
 
 # Utterances to estimate the standardization of latents from; estimates converge with far fewer.
 _STANDARDIZED_ON = 256
-# Crops to fit the pitch on, and the weight of its penalty relative to the variance of a latent.
-_PITCH_FITTED_ON, _RIDGE = 1024, 1e-3
+# Crops to fit the pitch on, seconds from one frame to the next, and the weight of the penalty relative to the variance
+# of a latent.
+_PITCH_FITTED_ON, _PITCH_HOP, _RIDGE = 1024, 0.01, 1e-3
 
 
 class DecodingTask(CropTask):
@@ -114,22 +115,24 @@ class DecodingTask(CropTask):
             ValueError: No frame is voiced.
         """
         rate, hop = self.model.config.sampling_rate, self.model.config.hop_length
+        step = max(1, round(_PITCH_HOP * rate / hop))
         count = -(-_PITCH_FITTED_ON // self.settings.batch_size)
-        inputs, targets = [], []
+        size = self.model.config.latent_size + 1  # the last is the bias
+        squares, products = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
         for number, batch in enumerate(itertools.islice(self.batches(0), count)):
-            latents = self.model.averaged(self.latents(batch, self.generator(0, number))).cpu()
-            centers = (np.arange(latents.shape[1]) + 0.5) * hop / rate
+            latents = self.model.averaged(self.latents(batch, self.generator(0, number)))[:, ::step].cpu().double()
+            centers = (step * np.arange(latents.shape[1]) + 0.5) * hop / rate
             pitch = np.stack([frame_pitch(each, rate, centers) for each in batch["input_values"].cpu().numpy()]) / 12
             voiced = torch.from_numpy(np.isfinite(pitch))
-            inputs.append(latents[voiced])
-            targets.append(torch.from_numpy(pitch)[voiced])
-        octaves = torch.cat(targets)
-        if not len(octaves):
+            frames = F.pad(latents[voiced], (0, 1), value=1.0)
+            squares += frames.T @ frames
+            products += frames.T @ torch.from_numpy(pitch)[voiced]
+        voiced_frames = squares[-1, -1]
+        if not voiced_frames:
             raise ValueError("no frame of the training data is voiced; a source-filter decoder needs speech.")
-        frames = F.pad(torch.cat(inputs).double(), (0, 1), value=1.0)
-        ridge = _RIDGE * len(octaves) * torch.eye(frames.shape[1], dtype=torch.float64)
+        ridge = _RIDGE * voiced_frames * torch.eye(size, dtype=torch.float64)
         ridge[-1, -1] = 0.0
-        weights = torch.linalg.solve(frames.T @ frames + ridge, frames.T @ octaves)
+        weights = torch.linalg.solve(squares + ridge, products)
         self.model.set_pitch(weights[:-1].float(), float(weights[-1]))
 
     def latents(self, batch: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
