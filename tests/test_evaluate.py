@@ -281,7 +281,14 @@ def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num
     latents = latents if turn is None else latents @ turn
     clips = Dataset.from_dict({"id": [str(number) for number in range(12)], "label": [0, 1] * 6})
     decoder.config = SimpleNamespace(
-        **{"sampling_rate": 16_000, "noise": 0.0, "loss": "stft", "trained_on": "mean", **(config or {})}
+        **{
+            "sampling_rate": 16_000,
+            "architecture": "convolutions",
+            "noise": 0.0,
+            "loss": "stft",
+            "trained_on": "mean",
+            **(config or {}),
+        }
     )
     arguments = AnalysisArguments(["m"], label="label", num_utterances=12, num_pairs=11, steps=2, **settings)
     analysis = Analysis(arguments)
