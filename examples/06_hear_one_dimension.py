@@ -27,20 +27,8 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
     settings = "{num_syllables: 1, num_train: 128, num_test: 16}"
     data = ["--corpus", "synthetic_syllables", "--corpus_settings", settings, "--crop_samples", "8000"]
     run = ["--max_steps", str(steps), "--output_dir", str(output_dir / "decoder"), "--overwrite_output_dir"]
-    train_decoder.main(
-        [
-            "--model",
-            checkpoint,
-            "--module",
-            str(module),
-            "--architecture",
-            "source_filter",
-            "--loss",
-            "stft",
-            *data,
-            *run,
-        ]
-    )
+    decoder = ["--module", str(module), "--architecture", "source_filter", "--loss", "stft"]
+    train_decoder.main(["--model", checkpoint, *decoder, *data, *run])
     model, decoder = (AutoModel.from_pretrained(path).eval() for path in (checkpoint, output_dir / "decoder"))
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     syllables = load_corpus("synthetic_syllables", "test", num_syllables=1, num_train=128, num_test=16)

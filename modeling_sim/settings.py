@@ -281,14 +281,13 @@ def check_checkpoint(name: str, value: str) -> None:
             f"`{name}` is {value}, which is not a folder{nearest_path(value)} Give the folder of a saved model, or "
             "the id of a model on the Hub."
         )
-    import httpx2  # noqa: PLC0415 - a folder does not need it
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
-    try:
+    def ask() -> None:
         if not isinstance(try_to_load_from_cache(value, "config.json"), str):
             get_hf_file_metadata(hf_hub_url(value, "config.json"), timeout=_HUB_TIMEOUT_SECONDS)
-    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+
+    if error := _hub_error(ask):
         raise FileNotFoundError(
             f"`{name}` is {value}, which is neither a folder nor a model available on the Hub ({in_one_line(error)})"
             f"{nearest_path(value)} Give the folder of a saved model, or the id of a model on the Hub, whose first "
@@ -323,13 +322,9 @@ def check_dataset(name: str, value: str) -> None:
     """
     if Path(value).exists():
         return
-    import httpx2  # noqa: PLC0415 - a folder does not need it
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+    from huggingface_hub import HfApi  # noqa: PLC0415 - a folder does not need it
 
-    try:
-        HfApi().dataset_info(value, timeout=_HUB_TIMEOUT_SECONDS)
-    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+    if error := _hub_error(lambda: HfApi().dataset_info(value, timeout=_HUB_TIMEOUT_SECONDS)):
         from datasets import config  # noqa: PLC0415 - slow to import
 
         organization, slash, _ = value.partition("/")
@@ -339,6 +334,18 @@ def check_dataset(name: str, value: str) -> None:
             f"`{name}` is {value}, which is neither a file, a folder nor a data set available on the Hub "
             f"({in_one_line(error)}){nearest_path(value)}"
         ) from error
+
+
+def _hub_error(ask: Callable[[], object]) -> Exception | None:
+    """The error of a request to the Hub that fails: no network, no answer, no such name."""
+    import httpx2  # noqa: PLC0415 - a folder does not need it
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    try:
+        ask()
+    except (httpx2.HTTPError, OSError, HFValidationError) as error:
+        return error
+    return None
 
 
 def nearest_path(path: str, others: Iterable[str] = ()) -> str:

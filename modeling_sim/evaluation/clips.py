@@ -195,7 +195,7 @@ def decoded_in_parts(decoder: SimDecoder, latents: torch.Tensor, num_samples: in
 
 def _decoded(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
     """What the decoder's `forward` gives, by `upsampled`."""
-    frames = (latents - decoder.mean) / decoder.scale
+    frames = decoder.standardized(latents)
     for number, layer in enumerate(decoder.layers):
         frames = upsampled(layer, frames.relu() if number else frames)  # type: ignore[arg-type]
     return F.pad(frames[..., 0], (0, num_samples - frames.shape[1]))  # negative padding truncates
