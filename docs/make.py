@@ -1,6 +1,6 @@
 """Writes what the documentation shows of results: tables, text with numbers, and pictures.
 
-    python docs/make.py           # writes docs/results.md, paper_claims.md, explorer.md and docs/images/*.png
+    python docs/make.py           # writes the pages of docs/templates and docs/images/*.png
     python docs/make.py --check   # fails if a page does not match the results
 
 All numbers come from committed files: `model_cards/results`, `benchmarks/results` and `studies/*/results`. The command
@@ -30,6 +30,7 @@ from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, save_figure, style_of
 from modeling_sim.text import decimal, interval, percent
 from studies import tables
+from studies.axes import page as axes
 from studies.paper_claims import make as claims
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         DOCS / "results.md": results_page(),
         DOCS / "paper_claims.md": claims_page(),
         DOCS / "explorer.md": explorer_page(),
+        DOCS / "axes.md": axes_page(),
+        DOCS / "decoded_axes.md": decoded_axes_page(),
     }
     pages[README] = with_address(README.read_text(encoding="utf-8"), PROJECT.get("urls", {}).get("Repository"))
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -94,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_figure(draw_results(), DOCS / "images" / "results.png")
     for name, (title, path) in claims.RESULTS.items():
         save_figure(draw_verdicts(Results.read(path), title), DOCS / "images" / f"claims_{name}.png")
+    save_figure(axes.draw_syllables(), DOCS / "images" / "axes_syllables.png")
+    save_figure(axes.draw_librispeech(), DOCS / "images" / "axes_librispeech.png")
+    save_figure(axes.draw_pitch(), DOCS / "images" / "decoded_pitch.png")
 
 
 # ---------------------------------------------------------------------- the address of the repository
@@ -347,6 +353,32 @@ def _moments_table(ends: Sequence[dict[str, Any]]) -> str:
         words = ["; ".join(both[end]["words"]) or "-" for end in ("largest", "smallest")]
         rows.append([str(dim), follows, *words])
     return markdown_table(["component", "follows most", "20 largest frames", "20 smallest frames"], rows)
+
+
+# ---------------------------------------------------------------------- axes.md, decoded_axes.md
+
+
+def axes_page() -> str:
+    """The page of readable dimensions: what they follow, and which of them seeds share."""
+    return render(
+        "axes.md",
+        syllables_table=axes.syllables_table(),
+        fixed_table=axes.fixed_table(),
+        temporal_agreement_table=axes.temporal_agreement_table(),
+        librispeech_table=axes.librispeech_table(),
+        price_table=axes.price_table(),
+    )
+
+
+def decoded_axes_page() -> str:
+    """The page of dimensions that are moved in decoded sound."""
+    return render(
+        "decoded_axes.md",
+        librispeech_table=axes.selectivity_table("librispeech_decoders"),
+        pitch_table=axes.pitch_table(),
+        changes_table=axes.changes_table(),
+        syllables_table=axes.selectivity_table("syllables_decoders"),
+    )
 
 
 # ---------------------------------------------------------------------- paper_claims.md

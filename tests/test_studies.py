@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,14 +16,13 @@ from modeling_sim.files import read_json
 from studies import runner
 from studies.ablation import run as ablation
 from studies.axes import agreement
+from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
 from studies.pages import PAGE_NAME, write_page
 from studies.runner import SCALES, Label, Place, Study, StudyRow
 
 ROOT = Path(__file__).parents[1]
-AGREEMENT = ROOT / "studies" / "axes" / "results" / "agreement_syllables.json"
-THEORY = ROOT / "docs" / "theory.md"
 SIMCLR = {"preset": "gim-small", "objective": "simclr", "objective_settings": {"num_frames": 32}}
 
 
@@ -251,90 +249,22 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
 
 
-def test_the_tables_of_decoded_pitch_are_those_of_the_results():
-    results = read_json(AGREEMENT.with_name("decoded_pitch.json"))
-    decoders = {
-        (name.split()[0], found["architecture"], found["loss"]): found for name, found in results["decoders"].items()
-    }
-    theory = THEORY.read_text(encoding="utf-8")
-    table = re.findall(r"^\| (\S+) \| (convolutions|source-filter), `(log_mel|stft)` \| (.+) \|$", theory, re.MULTILINE)
-    assert len(table) == len(decoders) == 6
-    for model, architecture, loss, cells in table:
-        name = "sim-small" if model == "SIM" else model.strip("`")
-        found = decoders[name, architecture.replace("-", "_"), loss]
-        pairs = {row["dimensions"]: row["pitch_of_utterance"] for row in found["replaced"]}
-        numbers = (float(each) for each in re.findall(r"[\d.]+", cells))
-        within, own, of_own, temporal, of_temporal, before, after, other, kept = numbers
-        shares = [100 * found["decoded_within_a_semitone"], 100 * found["within_a_semitone_by_slowest_8"]]
-        np.testing.assert_allclose([within, kept], shares, atol=0.51)
-        moves = [found["moves"][axes] for axes in ("own", "temporal")]
-        np.testing.assert_allclose([own, temporal], [abs(each["semitones"][0]) for each in moves], atol=0.051)
-        turned = [each["random_axes"]["semitones"][0] for each in moves]
-        np.testing.assert_allclose([of_own, of_temporal], turned, atol=0.051)
-        assert (before, after) == (pairs[0], pairs[8])
-        assert other == next(row["pitch_of_other"] for row in found["replaced"] if row["dimensions"] == 8)
-    table = re.findall(
-        r"^\| (own dimension|temporal component|the synthesizer's pitch)(?: of (\S+))? \| (\S+ \| .+) \|$",
-        theory,
-        re.MULTILINE,
-    )
-    assert len(table) == 5
-    spread = np.array(list(next(iter(decoders.values()))["spread"].values()))
-    for axes, model, cells in table:
-        found = results["synthesizer"]
-        expected = [found["share"][0]]
-        if model:
-            found = decoders["sim-small" if model == "SIM" else model.strip("`"), "source_filter", "stft"]["moves"]
-            found = found["own" if axes == "own dimension" else "temporal"]
-            expected = [found["share"][0], found["random_axes"]["share"][0]]
-        expected = [*np.abs(list(found["changes"][0].values())) / spread, *expected]
-        np.testing.assert_allclose([float(each) for each in re.findall(r"[\d.]+", cells)], expected, atol=0.0051)
+# ---------------------------------------------------------------------- pages
 
 
-def test_the_table_of_fixed_dimensions_is_that_of_the_results():
-    pairs = [pair for pair in read_json(AGREEMENT)["pairs"] if pair["model"].startswith("sim-readable-small")]
-    table = re.findall(r"^\| (\d+) to (\d+) \| (.+) \|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert [(first, last) for first, last, _ in table] == [("1", "8"), ("9", "16"), ("17", "32"), ("33", "64")]
-    for first, last, cells in table:
-        means = [
-            np.mean([pair["dimensions"][name][int(first) - 1 : int(last)] for pair in pairs], axis=1)
-            for name in ("autocorrelation", "matched", "rotated", "linear")
-        ]
-        expected = [*(mean.mean() for mean in means), (means[1] / means[3]).mean()]
-        np.testing.assert_allclose([float(cell) for cell in cells.split(" | ")], expected, atol=0.0051)
+def test_every_measured_model_has_a_line_with_its_own_numbers():
+    rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
+    lines = axes_page.lines_of_syllables()
+    shown = [row for line in lines for row in (*line.own, *line.rotated)]
+    assert len(shown) == len([row for row in rows if row["axes"] != "PCA"])
+    for line in lines:
+        assert [row["model"] for row in line.own] == [row["model"] for row in line.rotated]
+        values = [row["best_pitch"] for row in line.own]
+        assert line.both("best_pitch").split(" / ")[0] == f"{sum(values) / len(values):.2f}"
 
 
-@pytest.mark.parametrize(
-    ("line", "model", "axes"),
-    [
-        (r"SIM as published, three seeds", "sim-small-seed", "own"),
-        (r"SIM \+ SOBI", "sim-small-seed", "SOBI"),
-        (r"GIM, three seeds", "gim-small-seed", "own"),
-        (r"GIM \+ SOBI", "gim-small-seed", "SOBI"),
-        (r"GIM of Löwe et al\., one seed", "gim-lowe", "own"),
-        (r"GIM of Löwe et al\. \+ SOBI", "gim-lowe", "SOBI"),
-        (r"CPC, three seeds", "cpc-small-seed", "own"),
-        (r"CPC \+ SOBI", "cpc-small-seed", "SOBI"),
-        (r"untrained, three seeds", "untrained-seed", "own"),
-        (r"untrained \+ SOBI", "untrained-seed", "SOBI"),
-        (r"the three \+ SOBI", "sim-readable-small-seed", "SOBI"),
-        (r"`sim-readable-small`, complete schedule, three seeds", "sim-readable-small-1500", "own"),
-        (r"SIM, KL weight 0\.001, one seed", "sim-small-kl-0.001", "own"),
-        (r"SIM, KL weight 0\.001 \+ SOBI", "sim-small-kl-0.001", "SOBI"),
-        (r"SIM, KL weight 0\.01, one seed", "sim-small-kl-0.01", "own"),
-        (r"SIM, KL weight 0\.01 \+ SOBI", "sim-small-kl-0.01", "SOBI"),
-        (r"`sim-readable-small`, seed 0", "sim-readable-small-seed0", "own"),
-        (r"seed 1", "sim-readable-small-seed1", "own"),
-        (r"seed 2", "sim-readable-small-seed2", "own"),
-    ],
-)
-def test_the_table_of_best_dimensions_is_that_of_the_results(line, model, axes):
-    rows = [row for row in read_json(AGREEMENT.with_name("syllables.json"))["rows"] if row["model"].startswith(model)]
-    cells = re.search(rf"^\| {line} \|[ \d,]*\|(.+)\|$", THEORY.read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
-    shown = [cell.strip(" *").split(" / ") for cell in cells.split("|")[:5]]
-    for cell, key in zip(
-        shown, ("best_pitch", "best_tract", "best_gain", "best_vowel", "dci_completeness"), strict=True
-    ):
-        for value, kind in zip(cell, (axes, "rotated" if axes == "own" else f"{axes}, rotated"), strict=True):
-            expected = np.mean([row[key] for row in rows if row["axes"] == kind])
-            assert float(value) == pytest.approx(expected, abs=0.0051), (key, kind)
+def test_pictures_of_axes_show_the_numbers_of_the_results():
+    pitch = axes_page.draw_syllables().axes[0]
+    drawn = {float(x) for line in pitch.lines if line.get_marker() != "None" for x in line.get_xdata()}
+    rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
+    assert drawn == {row["best_pitch"] for row in rows if row["axes"] != "PCA"}
