@@ -57,6 +57,15 @@ def save(folder, preset, seed):
     return str(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_rotations():
+    """Random axes are most of the time of an analysis; two tell their scatter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder_measures, "_ROTATIONS", 2)
+        patch.setattr(module_measures, "ROTATED", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
@@ -273,7 +282,7 @@ def test_decoders_of_one_kind_that_were_trained_in_two_ways_are_refused(models, 
         attach_decoders(load_models(models[:2]), [decoders[0], str(tmp_path)], "cpu")
 
 
-def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num_samples=8000, **settings):
+def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num_samples=4000, axes="own", **settings):
     """Measures a decoder of tones whose latents are pitch and level, on clips of it."""
     if latents is None:
         latents = 0.3 * torch.randn(12, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -290,7 +299,7 @@ def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num
             **(config or {}),
         }
     )
-    arguments = AnalysisArguments(["m"], label="label", num_utterances=12, num_pairs=11, steps=2, **settings)
+    arguments = AnalysisArguments(["m"], label="label", num_utterances=12, num_pairs=11, steps=2, axes=axes, **settings)
     analysis = Analysis(arguments)
     task = SimpleNamespace(
         arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, classes=["a", "b"]
@@ -327,7 +336,7 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(monkeypatch, capsys)
         raise ValueError("there are too few")
 
     monkeypatch.setattr(decoder_measures, "smoothness", fails)
-    analysis = decoded(_Tones(), num_samples=4000)
+    analysis = decoded(_Tones(), axes="own,temporal")
     found = {row.measure for row in analysis.rows}
     assert {"log_mel", "curve_area", "traversal_selectivity", "traversal_selectivity_temporal"} <= found
     assert "path_ratio" not in found
@@ -338,12 +347,12 @@ def test_what_fails_of_a_decoder_takes_nothing_else_with_it(monkeypatch, capsys)
 
 def test_samples_are_compared_only_where_a_decoder_was_trained_on_them(tones):
     assert tones.quality[0]["si_sdr"] is None
-    assert np.isfinite(decoded(_Tones(), {"loss": "waveform"}, num_samples=4000).quality[0]["si_sdr"])
+    assert np.isfinite(decoded(_Tones(), {"loss": "waveform"}).quality[0]["si_sdr"])
 
 
 def test_transitions_of_latents_are_counted_once_and_not_again_for_a_decoder_with_noise(tones):
     assert "clean_transitions" in {row.measure for row in tones.rows}
-    noisy = decoded(_Tones(), {"noise": 0.5}, num_samples=4000)
+    noisy = decoded(_Tones(), {"noise": 0.5})
     assert {row.measure for row in noisy.rows} == {row.measure for row in tones.rows} - {"clean_transitions"}
 
 
@@ -641,7 +650,8 @@ def test_a_decoder_whose_dimensions_have_a_meaning_each_differs_from_turned_axes
     assert effects["conveyed"][:2] == pytest.approx([1, 1])
 
 
-def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axes(tones):
+def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axes(tones, monkeypatch):
+    monkeypatch.setattr(decoder_measures, "_ROTATIONS", 5)  # a range of two is easily left
     row, effects = selectivity_of(decoded(_TurnedTones(), turn=_TurnedTones.turn))
     turned = effects["selectivity_of_turned_axes"]
     assert min(turned) <= row.value <= max(turned)
@@ -654,9 +664,9 @@ def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axe
 def test_temporal_components_find_the_axes_of_turned_channels_that_change_at_different_rates():
     noise = 0.1 * torch.randn(12, 60, 3, generator=torch.Generator().manual_seed(0))
     latents = torch.stack([noise[..., 0].cumsum(1) / 2, noise[..., 1] + noise[..., 1].roll(1, 1), noise[..., 2]], 2)
-    found = decoded(_TurnedTones(), turn=_TurnedTones.turn, latents=latents)
+    found = decoded(_TurnedTones(), turn=_TurnedTones.turn, latents=latents, axes="own,temporal")
     rows = {row.measure: row for row in found.rows}
-    own, _ = selectivity_of(decoded(_Tones(), latents=latents, axes="own"))
+    own, _ = selectivity_of(decoded(_Tones(), latents=latents))
     assert rows["traversal_selectivity_temporal"].value == pytest.approx(own.value, abs=0.02)
     assert rows["traversal_selectivity_temporal"].value > rows["traversal_selectivity_temporal"].null + 0.05
     assert rows["traversal_selectivity"].value < own.value - 0.05
@@ -664,7 +674,7 @@ def test_temporal_components_find_the_axes_of_turned_channels_that_change_at_dif
 
 def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_known(monkeypatch):
     def titles():
-        items = decoded(_Tones(), with_clips=True, num_samples=4000).media.items
+        items = decoded(_Tones(), with_clips=True).media.items
         return [item["title"] for item in items if item["group"] == "traversal"]
 
     assert any(re.search("dimension 0, .*pitch", title) for title in titles())
@@ -677,7 +687,7 @@ def test_the_dimensions_of_pitch_and_formant_are_heard_alone_where_they_are_know
 
 
 def test_chosen_dimensions_are_moved_and_played_as_far_as_asked_on_the_chosen_utterance():
-    far = {"range": 1.5, "num_samples": 4000}
+    far = {"range": 1.5}
     analysis = decoded(_Tones(), with_clips=True, dims="2, 1,99", utterance="7", **far)
     (row, effects), (row_without, without) = map(selectivity_of, (analysis, decoded(_Tones(), **far)))
     added = len(effects["dimensions"]) - len(without["dimensions"])
