@@ -15,7 +15,6 @@ from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
-    check_dataset,
     check_folder,
     corpus_help,
     setting,
@@ -31,7 +30,7 @@ class CorporaArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
     describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")

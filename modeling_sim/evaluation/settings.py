@@ -15,7 +15,6 @@ from modeling_sim.settings import (
     FIGURE_FORMAT_HELP,
     FigureFormat,
     check_checkpoint,
-    check_dataset,
     check_folder,
     chosen_numbers,
     corpus_help,
@@ -62,7 +61,7 @@ class MeasuringArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(

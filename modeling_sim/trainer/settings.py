@@ -8,7 +8,6 @@ from modeling_sim.settings import (
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
     Preset,
-    check_dataset,
     check_folder,
     check_sim_checkpoint,
     corpus_help,
@@ -49,7 +48,7 @@ class DataArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
