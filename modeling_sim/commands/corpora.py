@@ -15,6 +15,7 @@ from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    Mappings,
     check_folder,
     corpus_help,
     setting,
@@ -23,7 +24,7 @@ from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
-class CorporaArguments:
+class CorporaArguments(Mappings):
     """The corpus and what to show."""
 
     corpus: str | None = setting(None, lambda: f"{corpus_help()} Unset to list the corpora.")

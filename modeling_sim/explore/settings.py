@@ -9,6 +9,7 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    Mappings,
     check_checkpoint,
     check_folder,
     corpus_help,
@@ -18,7 +19,7 @@ from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
-class ExploreArguments:
+class ExploreArguments(Mappings):
     """What is explored, and where the page is."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)

@@ -7,6 +7,7 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    Mappings,
     Preset,
     check_folder,
     check_sim_checkpoint,
@@ -18,7 +19,7 @@ INFONCE = "infonce"
 """Name of the model's own objective: SIM, GIM or CPC."""
 
 
-# A setting that the parser reads as text, and `parse_arguments` converts to a mapping.
+# A setting that the parser reads as text, and `Mappings` converts to a mapping.
 if TYPE_CHECKING:
     YamlMapping = dict[str, Any]
 else:
@@ -26,7 +27,7 @@ else:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Mappings):
     """The model to train."""
 
     preset: Preset = setting("sim-small", "Preset of the model.")  # noqa: RUF009 - a field
@@ -41,7 +42,7 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Mappings):
     """The data to train and evaluate on."""
 
     corpus: str = setting(DEFAULT_CORPUS, corpus_help)
@@ -149,7 +150,7 @@ class RunArguments:
 
 
 @dataclass
-class PretrainingArguments(RunArguments):
+class PretrainingArguments(Mappings, RunArguments):
     """The pretraining run."""
 
     objective: str = setting(
@@ -195,7 +196,7 @@ class PretrainingArguments(RunArguments):
 
 
 @dataclass
-class ClassifierArguments:
+class ClassifierArguments(Mappings):
     """The classifier to train."""
 
     model: str | None = setting(

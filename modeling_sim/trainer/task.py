@@ -198,7 +198,7 @@ class Task(ABC):
         """Further entries of `results.json`."""
         return {}
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - most tasks need nothing
         """Called once before a new run; what it sets in the model or in `state_dict`, a resumed run loads."""
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
