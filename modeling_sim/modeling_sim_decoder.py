@@ -170,7 +170,8 @@ class SimDecoder(PreTrainedModel):
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
             )
-        if self.config.architecture == "source_filter" and isinstance(latents.shape[1], torch.SymInt):
+        frames: Any = latents.shape[1]
+        if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
             raise ValueError(
                 "a decoder with `architecture` 'source_filter' can only be exported for a fixed number of frames in "
                 "`latents`; the batch may vary."
