@@ -161,13 +161,20 @@ class SimDecoder(PreTrainedModel):
 
         Raises:
             TypeError: `latents` is not a tensor.
-            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels.
+            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels, or
+                `torch.export` exports a source-filter decoder for any number of frames.
         """
         if not isinstance(latents, torch.Tensor):
             raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor: `torch.as_tensor(latents)`.")
         if latents.ndim != 3 or latents.shape[2] != self.config.latent_size or latents.shape[1] < 1:
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
+            )
+        frames: Any = latents.shape[1]
+        if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
+            raise ValueError(
+                "a decoder with `architecture` 'source_filter' can only be exported for a fixed number of frames in "
+                "`latents`; the batch may vary."
             )
         hidden_states = self.standardized(latents).transpose(1, 2)
         for number, layer in enumerate(self.layers):

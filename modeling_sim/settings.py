@@ -85,6 +85,16 @@ CORPUS_SETTINGS_HELP = (
 _MAPPINGS = ("model_settings", "corpus_settings", "objective_settings")
 
 
+class Mappings:
+    """Base of settings that hold mappings, which may be given as YAML text; `None` is an empty one."""
+
+    def __post_init__(self) -> None:
+        for name in _MAPPINGS:
+            if hasattr(self, name):
+                value = getattr(self, name)
+                setattr(self, name, {} if value is None else mapping_of(name, value))
+
+
 class _Loader(yaml.SafeLoader):
     """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML reads text."""
 
@@ -498,7 +508,7 @@ def parse_arguments(
                 parser.error(f"`{name}` is missing.")
         for name in _MAPPINGS:
             if hasattr(group, name):
-                setattr(group, name, {**from_file.get(name, {}), **mapping_of(name, getattr(group, name))})
+                setattr(group, name, {**from_file.get(name, {}), **getattr(group, name)})
         if getattr(group, "corpus", None) is not None:
             group.corpus_settings = with_dataset_name(
                 group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir

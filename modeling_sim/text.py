@@ -85,4 +85,4 @@ say_once = functools.cache(say)  # a program may read a corpus several times
 
 
 inner_bar = functools.partial(tqdm, leave=False, disable=None)
-"""A progress bar below another one, only on a terminal: in a file it would leave codes that move the cursor."""
+"""A progress bar below another one, on a terminal or as a notebook's widget: elsewhere text cannot move the cursor."""

@@ -1,9 +1,15 @@
-"""`--dataset_name`, which sets a corpus' `dataset_id` in every command."""
+"""Settings of commands: from files and flags, and `--dataset_name`, which sets a corpus' `dataset_id` in every one."""
 
 import pytest
 
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.evaluation.settings import AbxArguments, AnalysisArguments, ProbeArguments, load_split
+from modeling_sim.evaluation.settings import (
+    AbxArguments,
+    AnalysisArguments,
+    ProbeArguments,
+    claim_output_dir,
+    load_split,
+)
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.hub.settings import HubArguments
 from modeling_sim.settings import as_dict, parse_arguments
@@ -85,6 +91,26 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
     load_corpus("synthetic_syllables", num_train=3, num_speakers=2, cache=False).to_parquet(tmp_path / "x.parquet")
     flags = ["--model", "m", "--corpus", "hub", "--dataset_name", str(tmp_path)]
     assert len(load_split(measuring(*flags), "train")) == 3
+
+
+@pytest.mark.parametrize("empty", ["{}", {}, None])
+def test_mappings_are_the_same_from_python_and_from_the_command_line(empty):
+    names = ("model_settings", "corpus_settings", "objective_settings")
+    groups = [kind(**{name: empty for name in names if hasattr(kind, name)}) for kind in PRETRAINING]
+    assert as_dict(groups) == as_dict(parse_arguments("", [], PRETRAINING)) == as_dict([kind() for kind in PRETRAINING])
+    assert DataArguments(corpus_settings="{num_train: 8}").corpus_settings == {"num_train": 8}
+    with pytest.raises(ValueError, match="corpus_settings"):
+        DataArguments(corpus_settings="num_train")
+
+
+@pytest.mark.parametrize("more", [{}, {"dataset_name": "org/mini"}])
+def test_results_of_python_are_those_of_the_same_command(tmp_path, more):
+    settings = {"model": ["m"], "corpus": "hub", "output_dir": str(tmp_path), **more}
+    claim_output_dir(ProbeArguments(**settings), "probe", ["probe.json"], [])
+    (tmp_path / "probe.json").write_text("{}")
+    flags = [word for name, value in more.items() for word in (f"--{name}", value)]
+    again = measuring("--model", "m", "--corpus", "hub", "--output_dir", str(tmp_path), *flags)
+    claim_output_dir(again, "probe", ["probe.json"], [])
 
 
 @pytest.mark.parametrize(

@@ -296,8 +296,8 @@ def test_what_the_page_of_the_explorer_says_is_what_the_results_say():
     assert {len(row["labels"]) for row in of_seeds} == {4, 5}
     wrong = [each["label"] for row in modules for each in row["labels"] if not each["right"]]
     assert sorted(each for each in wrong if "loudness" in each) == [
-        "loudness, |rho| = .50; turned axes .34",
-        "loudness, |rho| = .52; turned axes .36",
+        "loudness, |rho| = .50; random axes .34",
+        "loudness, |rho| = .52; random axes .36",
     ]
     silent = [end for end in make.read_explorer("moments_readable_own")["ends"] if end["dimension"] == 34]
     assert {end["best"] for end in silent} == {"pitch"}

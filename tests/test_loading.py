@@ -7,6 +7,7 @@ import pytest
 from hub_server import Fault
 
 from modeling_sim import SimConfig, SimModel, loading
+from modeling_sim.commands import corpora
 from modeling_sim.settings import check_data
 
 LOADERS = (loading.feature_extractor_of, loading.load_encoder, loading.load_audio_encoder, loading.load_decoder)
@@ -52,6 +53,20 @@ def test_the_hub_is_asked_once_about_a_data_set_that_it_does_not_have(hub, tmp_p
     check_data("data", "runs/nope")
     huggingface_hub.HfApi().create_repo("org/data", repo_type="dataset")
     check_data("data", "org/data")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("dataset_name", ["--dataset_name", "runs/nope"]),
+        ("dataset_id", ["--corpus_settings", "{dataset_id: runs/nope}"]),
+    ],
+)
+def test_commands_ask_once_for_the_data_set_of_a_corpus(name, flags, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(SystemExit, match=f"`{name}` is runs/nope"):
+        corpora.main(["--corpus", "hub", *flags])
+    assert [request for request in hub.requests if "runs/nope" in request] == ["GET /api/datasets/runs/nope"]
 
 
 def test_the_nearest_corpus_is_suggested():

@@ -253,6 +253,15 @@ def test_a_pitch_that_cannot_be_set_is_reported():
 # ---------------------------------------------------------------------- functions on latents
 
 
+def test_a_source_filter_decoder_is_exported_for_one_number_of_frames_and_any_batch():
+    model, latents = decoder(architecture="source_filter"), torch.randn(2, 7, 6)
+    any_batch, any_length = ({"latents": {axis: torch.export.Dim.DYNAMIC}} for axis in (0, 1))
+    program = torch.export.export(model, (latents,), dynamic_shapes=any_batch).module()
+    assert program(latents[:1]).waveforms.shape == model(latents[:1]).waveforms.shape
+    with pytest.raises(ValueError, match="architecture"):
+        torch.export.export(model, (latents,), dynamic_shapes=any_length)
+
+
 @pytest.mark.parametrize("module", range(4))
 def test_encode_gives_the_models_own_hidden_states(tiny_config, padded_batch, module):
     torch.manual_seed(0)

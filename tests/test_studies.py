@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
 from studies.pages import PAGE_NAME, write_page
+from studies.release import run as release
 from studies.runner import SCALES, Label, Place, Study, StudyRow
 
 ROOT = Path(__file__).parents[1]
@@ -220,6 +222,35 @@ def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_pat
     page = (place.results / PAGE_NAME).read_text()
     assert "- module 2: accuracy stays within" in page
     assert (place.results / "accuracy_and_readability.png").stat().st_size > 3000
+
+
+# ---------------------------------------------------------------------- the release
+
+
+def test_the_picture_of_the_documentation_is_replaced_only_by_one_of_all_models(tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "docs" / "release_steps.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"kept")
+    monkeypatch.setattr(release, "PICTURE", picture)
+    names = ["checkpoint-14000 untrained", "checkpoint-2000", "checkpoint-6000", "checkpoint-14000"]
+    at = {"measure": "linear_accuracy", "value": 0.4, "low": 0.3, "high": 0.5}
+    rows = [SimpleNamespace(kind="log-mel", module="", representation="log-mel", **at)]
+    rows += [
+        SimpleNamespace(kind="SIM", module=module, representation=name, **at)
+        for module in ("module 2", "context")
+        for name in names
+    ]
+    measured = SimpleNamespace(rows=rows, probe_measure="linear_accuracy")
+    monkeypatch.setattr(release.Results, "read", lambda _path: measured)
+    for number, name in enumerate(release.PRESETS):
+        assert picture.read_bytes() == b"kept"
+        (tmp_path / f"{name}-steps").mkdir()
+        (tmp_path / f"{name}-steps" / "probe.json").write_text("{}")
+        release.draw_steps(tmp_path, replace=True)
+        said = capsys.readouterr().out
+        assert [each for each in release.PRESETS if each in said] == list(release.PRESETS)[number + 1 :]
+        assert (tmp_path / picture.name).is_file()
+    assert picture.read_bytes() != b"kept"
 
 
 # ---------------------------------------------------------------------- agreement of seeds

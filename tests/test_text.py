@@ -1,6 +1,9 @@
 """Numbers as text."""
 
+from unittest.mock import MagicMock
+
 import pytest
+from tqdm.notebook import tqdm_notebook
 
 from modeling_sim.text import counted, duration, inner_bar, interval, percent
 
@@ -39,3 +42,10 @@ def test_a_duration_has_a_unit_of_its_size(minutes, text):
 def test_a_bar_inside_of_another_one_writes_nothing_to_a_file(capsys):
     assert list(inner_bar(range(3))) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_inside_of_another_one_is_a_widget_in_a_notebook_whose_output_is_no_terminal(monkeypatch):
+    widgets = MagicMock(children=[MagicMock() for _ in range(3)])
+    monkeypatch.setattr(tqdm_notebook, "status_printer", staticmethod(lambda *_: widgets))
+    assert list(tqdm_notebook(range(3), display=False, **inner_bar.keywords)) == [0, 1, 2]
+    assert widgets.children[1].value == 3

@@ -142,11 +142,17 @@ def test_data_without_a_voice_have_no_pitch(gaussian, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [[], ["--architecture", "source_filter", "--loss", "stft"]])
-def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at, flags):
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, killed_at, monkeypatch, flags):
     flags = ["--latents", "sample", "--save_steps", "1", *flags]
-    run(tmp_path / "whole", gaussian, *flags)
+    results = run(tmp_path / "whole", gaussian, *flags)
     killed_at(3, lambda: run(tmp_path / "killed", gaussian, *flags))
-    run(tmp_path / "killed", gaussian, *flags)
+    assert results["relative_noise_of_gaussians"] > 0
+    with monkeypatch.context() as patched:
+        for measured in ("standardize", "fit_pitch"):  # the checkpoint holds the results of both
+            patched.setattr(decoding_task.DecodingTask, measured, None)
+        for _ in ("resumed", "finished"):
+            again = run(tmp_path / "killed", gaussian, *flags)
+            assert again["relative_noise_of_gaussians"] == results["relative_noise_of_gaussians"]
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

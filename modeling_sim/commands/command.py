@@ -12,7 +12,7 @@ from filelock import FileLock
 from modeling_sim.data.corpora import check_split
 from modeling_sim.files import ends_with_its_reader
 from modeling_sim.hub.settings import HubArguments
-from modeling_sim.settings import check_model_settings, errors_in_one_line, parse_arguments
+from modeling_sim.settings import check_dataset, check_model_settings, errors_in_one_line, parse_arguments
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def check(groups: Sequence[Any]) -> None:
 
     Raises:
         ValueError: A value is invalid, or there is no such split.
-        FileNotFoundError: A folder or a model does not exist.
+        FileNotFoundError: A folder, a model or a data set does not exist.
     """
     for group in groups:
         for each in fields(group):
@@ -80,6 +80,8 @@ def check(groups: Sequence[Any]) -> None:
                     check_value(each.name, item)
                 if each.name in _SPLITS and getattr(group, "corpus", None) is not None:
                     check_split(group.corpus, item)
+        if dataset_id := getattr(group, "corpus_settings", {}).get("dataset_id"):  # `dataset_name` sets it, too
+            check_dataset("dataset_name" if getattr(group, "dataset_name", None) else "dataset_id", str(dataset_id))
         if hasattr(group, "model_settings"):
             is_new = not (getattr(group, "init_from", None) or getattr(group, "model", None))
             check_model_settings(group.model_settings, getattr(group, "preset", None) if is_new else None)

@@ -19,7 +19,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import setting
+from modeling_sim.settings import Mappings, setting
 from modeling_sim.trainer.settings import YamlMapping
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PRESUMED = ("conv_stride", "conv_padding", "sampling_rate", "kl_weight", "num_n
 
 
 @dataclass
-class ConvertArguments:
+class ConvertArguments(Mappings):
     """The checkpoint and the output folder."""
 
     checkpoint: str = setting(MISSING, "File written by torch.save; only tensors are read from it.")

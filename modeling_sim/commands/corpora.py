@@ -15,7 +15,7 @@ from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
-    check_dataset,
+    Mappings,
     check_folder,
     corpus_help,
     setting,
@@ -24,14 +24,14 @@ from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
-class CorporaArguments:
+class CorporaArguments(Mappings):
     """The corpus and what to show."""
 
     corpus: str | None = setting(None, lambda: f"{corpus_help()} Unset to list the corpora.")
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
     describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")

@@ -25,13 +25,13 @@ from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import CORPUS_SETTINGS_HELP, check_data, check_sim_checkpoint, setting
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, Mappings, check_data, check_sim_checkpoint, setting
 from modeling_sim.text import counted, duration
 from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
-class EncodingArguments:
+class EncodingArguments(Mappings):
     """A model and the recordings that it encodes."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_sim_checkpoint)

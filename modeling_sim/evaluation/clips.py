@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from modeling_sim import SimDecoder
-from modeling_sim.analysis import loudest_moments
+from modeling_sim.analysis import loudest_moments, random_axes, temporal_components
 from modeling_sim.analysis.sound_properties import sound_properties
 from modeling_sim.data.audio import read_audio
 from modeling_sim.evaluation.feature_store import Items
@@ -171,6 +171,37 @@ def traversal_changes(
         for sign in (1.0, -1.0)
     )
     return (np.array(there) - np.array(back)) / 2
+
+
+def temporal_moves(
+    frames: torch.Tensor, lengths: Sequence[int], means: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Temporal components as axes to move.
+
+    Args:
+        frames: `(frames, channels)` to find them on, utterances one after the other.
+        lengths: Frames of each utterance.
+        means: `(utterances, channels)`, latents averaged over time.
+
+    Returns:
+        Coordinates of the means `(utterances, components)` in standard deviations of each component over frames, and
+        moves `(components, channels)` by one of them.
+
+    Raises:
+        ValueError: As `temporal_components`.
+    """
+    components = temporal_components(frames, lengths)
+    scale = components.apply(frames).std(dim=0)
+    return components.apply(means) / scale, components.inverse.to(scale) * scale[:, None]
+
+
+def rotated_moves(coordinates: torch.Tensor, moves: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates and moves, as of `temporal_moves`, along a random rotation of their axes.
+
+    The moves are rotated, too: along axes that are correlated, they are no standard deviations of the rotated ones.
+    """
+    rotation = random_axes(coordinates, seed, standardize=False).matrix.to(moves)
+    return coordinates @ rotation, rotation.T @ moves
 
 
 @torch.no_grad()

@@ -19,18 +19,23 @@ from modeling_sim.analysis import (
     most_telling,
     oracle_directions,
     principal_components,
-    random_axes,
     rank_correlations,
     reconstruction_controls,
     reconstruction_curve,
     smoothness,
-    temporal_components,
     traversal,
 )
 from modeling_sim.analysis.reconstruction_loss import multi_resolution_stft, reconstruction_loss, si_sdr
 from modeling_sim.analysis.sound_properties import PROPERTIES
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
-from modeling_sim.evaluation.clips import decoded_in_parts, properties_of, record, traversal_changes
+from modeling_sim.evaluation.clips import (
+    decoded_in_parts,
+    properties_of,
+    record,
+    rotated_moves,
+    temporal_moves,
+    traversal_changes,
+)
 from modeling_sim.evaluation.models import decoder_kind, trimmed_waveforms
 from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.evaluation.task import LabelTask
@@ -404,8 +409,7 @@ def _traversals(
         """Selectivity of random rotations of the axes."""
         found = []
         for number in inner_bar(range(_ROTATIONS), desc="moves of random axes"):
-            axes = random_axes(coordinates, seed + number, standardize=False).matrix.to(moves)
-            _, targets, _, changes = choose_and_move(coordinates @ axes, axes.T @ moves)
+            _, targets, _, changes = choose_and_move(*rotated_moves(coordinates, moves, seed + number))
             found.append(traversal(changes, known.spread, targets, resamples=1).selectivity.value)
         return found
 
@@ -453,15 +457,13 @@ def _traversals(
 
 
 def _temporal_axes(known: _Known) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Temporal components of training utterances, `(utterances, components)`, and moves of a deviation of each."""
+    """`temporal_moves` of training utterances; `None` if there are no temporal components."""
     lengths = [known.latents.shape[1]] * len(known.latents)
     try:
-        components = temporal_components(known.latents.flatten(0, 1), lengths)
+        return temporal_moves(known.latents.flatten(0, 1), lengths, known.means * known.scale)
     except ValueError as error:
         tqdm.write(f"traversal along temporal components is skipped: {error}")
         return None
-    scale = components.apply(known.latents).std(dim=(0, 1))
-    return components.apply(known.means * known.scale) / scale, components.inverse.to(scale) * scale[:, None]
 
 
 def _followed(known: _Known, dim: int) -> tuple[int, float]:

@@ -14,12 +14,11 @@ from modeling_sim.settings import (
     DEFAULT_CORPUS,
     FIGURE_FORMAT_HELP,
     FigureFormat,
+    Mappings,
     check_checkpoint,
-    check_dataset,
     check_folder,
     chosen_numbers,
     corpus_help,
-    mapping_of,
     setting,
     with_dataset_name,
 )
@@ -49,7 +48,7 @@ AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "S
 
 
 @dataclass
-class MeasuringArguments:
+class MeasuringArguments(Mappings):
     """Which models are measured, on what, and where the results go."""
 
     model: list[str] = setting(  # noqa: RUF009 - a field
@@ -62,7 +61,7 @@ class MeasuringArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
@@ -216,6 +215,7 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
     from modeling_sim.trainer.run_folder import claim_folder  # noqa: PLC0415 - imports torch
 
     output_dir = Path(arguments.output_dir)
+    compared = {**vars(arguments), "corpus_settings": corpus_settings_of(arguments)}
     drawn = [f"{picture}.{ending}" for picture in pictures for ending in get_args(FigureFormat)]
     claim_folder(
         output_dir,
@@ -223,7 +223,7 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
         [*names, *drawn],
         overwrite_output_dir=arguments.overwrite_output_dir,
         resume=not (output_dir / names[-1]).exists(),
-        settings={name: value for name, value in vars(arguments).items() if name not in _CHANGE_NO_RESULT},
+        settings={name: value for name, value in compared.items() if name not in _CHANGE_NO_RESULT},
     )
 
 
@@ -237,8 +237,9 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
 
 def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
     """Settings of the corpus, its data set among them; raises as `with_dataset_name`."""
-    settings = mapping_of("corpus_settings", arguments.corpus_settings)
-    return with_dataset_name(arguments.corpus, settings, arguments.dataset_name, data_dir=arguments.data_dir)
+    return with_dataset_name(
+        arguments.corpus, arguments.corpus_settings, arguments.dataset_name, data_dir=arguments.data_dir
+    )
 
 
 def load_splits(arguments: MeasuringArguments) -> "dict[str, Dataset]":

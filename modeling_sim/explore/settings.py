@@ -9,8 +9,8 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    Mappings,
     check_checkpoint,
-    check_dataset,
     check_folder,
     corpus_help,
     setting,
@@ -19,7 +19,7 @@ from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass
-class ExploreArguments:
+class ExploreArguments(Mappings):
     """What is explored, and where the page is."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)
@@ -35,7 +35,7 @@ class ExploreArguments:
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")

@@ -84,6 +84,23 @@ class DecodingTask(CropTask):
         """The decoder."""
         return [Part(list(self.model.parameters()), [])]
 
+    def begin(self) -> None:
+        """Sets what the decoder reads from the training data: its standardization and its pitch."""
+        self.standardize()
+        if self.model.config.architecture == "source_filter":
+            self.fit_pitch()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The relative noise, which the decoder does not hold."""
+        return {"relative_noise": self.relative_noise}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a `state_dict`; it is empty in checkpoints of earlier versions, and then measured again."""
+        if state:
+            self.relative_noise = state["relative_noise"]
+        else:
+            self.standardize()
+
     @torch.no_grad()
     def standardize(self) -> None:
         """Sets the decoder's mean and scale from the latents, and measures the relative noise of the Gaussians."""
@@ -264,9 +281,6 @@ def build(
         loss=arguments.loss,
     )
     task.title += f", {Path(arguments.model).name}"
-    task.standardize()
-    if decoder.config.architecture == "source_filter":
-        task.fit_pitch()
     return task
 
 

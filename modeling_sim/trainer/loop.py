@@ -196,7 +196,7 @@ _ABSURD_LOSS = 1e4
 
 
 def resume(run: Run) -> None:
-    """Resumes from a checkpoint, if there is one, and prints what has changed.
+    """Resumes from a checkpoint and prints what has changed, or begins a new run if there is none.
 
     Raises:
         ValueError: The checkpoint differs from this model's configuration, or the requested checkpoint is corrupt.
@@ -211,6 +211,7 @@ def resume(run: Run) -> None:
         checkpoint = read_checkpoint(Path(settings.resume))
     log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
     if checkpoint is None:
+        run.task.begin()
         return
 
     numbers = checkpoint.numbers

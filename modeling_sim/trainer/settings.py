@@ -7,8 +7,8 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    Mappings,
     Preset,
-    check_dataset,
     check_folder,
     check_sim_checkpoint,
     corpus_help,
@@ -19,7 +19,7 @@ INFONCE = "infonce"
 """Name of the model's own objective: SIM, GIM or CPC."""
 
 
-# A setting that the parser reads as text, and `parse_arguments` converts to a mapping.
+# A setting that the parser reads as text, and `Mappings` converts to a mapping.
 if TYPE_CHECKING:
     YamlMapping = dict[str, Any]
 else:
@@ -27,7 +27,7 @@ else:
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Mappings):
     """The model to train."""
 
     preset: Preset = setting("sim-small", "Preset of the model.")  # noqa: RUF009 - a field
@@ -42,14 +42,14 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Mappings):
     """The data to train and evaluate on."""
 
     corpus: str = setting(DEFAULT_CORPUS, corpus_help)
     data_dir: str | None = setting(
         None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
     )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP, check=check_dataset)
+    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
@@ -150,7 +150,7 @@ class RunArguments:
 
 
 @dataclass
-class PretrainingArguments(RunArguments):
+class PretrainingArguments(Mappings, RunArguments):
     """The pretraining run."""
 
     objective: str = setting(
@@ -196,7 +196,7 @@ class PretrainingArguments(RunArguments):
 
 
 @dataclass
-class ClassifierArguments:
+class ClassifierArguments(Mappings):
     """The classifier to train."""
 
     model: str | None = setting(

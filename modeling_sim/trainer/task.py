@@ -198,6 +198,9 @@ class Task(ABC):
         """Further entries of `results.json`."""
         return {}
 
+    def begin(self) -> None:  # noqa: B027 - most tasks need nothing
+        """Called once before a new run; what it sets in the model or in `state_dict`, a resumed run loads."""
+
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Prepares to train the rows of a stage from `finished` on; returns the indices of the parts to optimize."""
         del stage, finished

@@ -23,13 +23,19 @@ import numpy as np
 import torch
 
 from modeling_sim import SimDecoder
-from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles, random_axes, temporal_components
+from modeling_sim.analysis.axes.transforms import FrameMoments, lag_profiles
 from modeling_sim.analysis.sound_properties import PROPERTIES
 from modeling_sim.analysis.traversal import rank_correlations
 from modeling_sim.data.audio import read_audio
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora import load_corpus, synthetic_syllables
-from modeling_sim.evaluation.clips import decoded_properties, properties_of, traversal_changes
+from modeling_sim.evaluation.clips import (
+    decoded_properties,
+    properties_of,
+    rotated_moves,
+    temporal_moves,
+    traversal_changes,
+)
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder
 
@@ -96,19 +102,14 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
         ]
         return {"rank_correlation": float(np.abs(followed).max()), **_changes(np.array(changes), spread)}
 
-    components = temporal_components(torch.cat(known), [len(frames) for frames in known])
-    deviations = components.apply(torch.cat(known)).std(dim=0)
     axes = {
         "own": (known_means / scale, torch.diag(scale)),
-        "temporal": (components.apply(known_means) / deviations, components.inverse.to(scale) * deviations[:, None]),
+        "temporal": temporal_moves(torch.cat(known), [len(frames) for frames in known], known_means),
     }
     of_axes: dict[str, Any] = {}
     for name, (coordinates, directions) in axes.items():
         of_axes[name] = moves(coordinates, directions)
-        turned = [
-            random_axes(coordinates, seed, standardize=False).matrix.to(coordinates) for seed in range(_ROTATIONS)
-        ]
-        random = [moves(coordinates @ matrix, matrix.T @ directions) for matrix in turned]
+        random = [moves(*rotated_moves(coordinates, directions, seed)) for seed in range(_ROTATIONS)]
         of_axes[name]["random_axes"] = {
             "share": np.mean([each["share"] for each in random], axis=0).tolist(),
             "semitones": np.mean([np.abs(each["semitones"]) for each in random], axis=0).tolist(),
