@@ -31,7 +31,7 @@ _SYLLABLES = (
     ("the same, stopped halfway", "sim-readable-small-seed", 1500),
     ("SIM, KL weight 0.001", "sim-small-kl-0.001-seed", 1500),
     ("SIM, KL weight 0.01", "sim-small-kl-0.01-seed", 1500),
-    ("the same, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
+    ("SIM, 0.01, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
 )
 _FACTORS = {"pitch": "pitch", "tract": "tract length", "gain": "gain", "vowel": "vowel"}
 
