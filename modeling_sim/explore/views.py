@@ -394,7 +394,7 @@ def _amount(value: float | None, unit: str) -> str:
 def _change(before: float | None, after: float | None, unit: str) -> str:
     if before is None or after is None:
         return "-"
-    change = f"{round(after - before, 1) + 0.0:+.1f} {unit}"  # adding 0 makes -0 a 0
+    change = f"{after - before:+z.1f} {unit}"
     hertz = round(2 ** (after / 12) - 2 ** (before / 12))
     return f"{change} ({hertz:+d} Hz)" if unit == "semitones" else change
 
