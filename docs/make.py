@@ -9,6 +9,7 @@ also writes the address of the repository, if `pyproject.toml` has one, into the
 
 import json
 import re
+import shutil
 import sys
 import tomllib
 from argparse import ArgumentParser
@@ -71,6 +72,13 @@ CLAIMS = {
 RIVALS = ("GIM", "GIM (Löwe)", "CPC", "GIM + noise", "GIM + PCA", "GIM + ICA", "log-mel")
 _VERDICTS = ("loss", "undecided", "win")
 
+# Pictures of studies, copied to docs/images because the site holds no other files.
+STUDY_PICTURES = {
+    "study_objectives.png": "objectives/results/narrow_synthetic_syllables/phones.png",
+    "study_kl_weight.png": "kl_weight/results/small_synthetic_syllables/accuracy_and_readability.png",
+    "study_ablation.png": "ablation/results/small_synthetic_syllables/phones.png",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
@@ -100,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_figure(axes.draw_syllables(), DOCS / "images" / "axes_syllables.png")
     save_figure(axes.draw_librispeech(), DOCS / "images" / "axes_librispeech.png")
     save_figure(axes.draw_pitch(), DOCS / "images" / "decoded_pitch.png")
+    for name, path in STUDY_PICTURES.items():
+        shutil.copyfile(ROOT / "studies" / path, DOCS / "images" / name)
 
 
 # ---------------------------------------------------------------------- the address of the repository

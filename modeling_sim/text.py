@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 
 def decimal(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """A number with a fixed number of decimals; a dash for `None`."""
+    """A number with a fixed number of decimals, never -0; a dash for `None`."""
     if value is None:
         return "-"
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{value:{'+' if signed else ''}z.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

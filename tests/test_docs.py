@@ -258,7 +258,10 @@ def test_links_pictures_and_named_files_are_there(path):
     prose = re.sub(r"```.*?```", "", TEXT[path], flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", make.with_address(prose, None)):
         if not link.startswith(("http", "#")):
-            assert (path.parent / link.partition("#")[0]).exists(), f"{NAME[path]}: {link}"
+            target = (path.parent / link.partition("#")[0]).resolve()
+            assert target.exists(), f"{NAME[path]}: {link}"
+            # The site has no other files.
+            assert target.is_relative_to(make.DOCS) or not path.is_relative_to(make.DOCS), f"{NAME[path]}: {link}"
     for name in re.findall(r"`((?:benchmarks|docs|examples|model_cards|studies|tests|training)/[\w./-]+)`", prose):
         assert (ROOT / name).exists() or name.isupper() or "NAME" in name, f"{NAME[path]}: {name}"
 
@@ -271,6 +274,11 @@ def test_a_stale_page_is_named(monkeypatch):
     monkeypatch.setattr(make, "claims_page", lambda: "stale")
     with pytest.raises(SystemExit, match=r"paper_claims\.md"):
         make.main(["--check"])
+
+
+def test_pictures_of_studies_are_those_of_their_results():
+    for name, path in make.STUDY_PICTURES.items():
+        assert (make.DOCS / "images" / name).read_bytes() == (ROOT / "studies" / path).read_bytes(), name
 
 
 def test_pictures_hold_what_the_results_hold():

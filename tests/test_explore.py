@@ -667,6 +667,15 @@ def tab(browser, served):
     assert [each for each in requests if not each.startswith((served[0], "data:", "blob:"))] == []
 
 
+# Whether a part of a phone's name is in sight, but not all of it.
+_CUT = """[...document.querySelectorAll('.sim-phones .sim-time span')].some(span => {
+  const range = document.createRange(), row = span.getBoundingClientRect();
+  range.selectNode(span.firstChild);
+  const name = range.getBoundingClientRect();
+  return name.top < row.bottom && name.width > row.width;
+})"""
+
+
 @pytest.mark.slow
 def test_every_view_in_a_browser(tab, tmp_path):
     page = tab
@@ -693,6 +702,7 @@ def test_every_view_in_a_browser(tab, tmp_path):
             page.set_viewport_size({"width": width, "height": 900})
             page.screenshot(path=tmp_path / f"{name}-{width}.png", full_page=True)
             assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, (name, width)
+            assert not page.evaluate(_CUT), (name, width)
 
     look("listen")
     page.get_by_role("tab", name="A dimension").click()

@@ -786,11 +786,13 @@ addEventListener('load', async () => {
     player.preload = 'metadata';
     player.load();
   })));
-  const figures = [...document.querySelectorAll('.panel svg')].map(each => each.getBoundingClientRect());
+  const figures = [...document.querySelectorAll('.panel svg')].every(each => {
+    const {width, height} = each.getBoundingClientRect(), box = each.viewBox.baseVal;
+    return width > 250 && Math.abs(height / width - box.height / box.width) < 0.01;
+  });
   parent.document.getElementById('found').textContent = JSON.stringify({
     durations, width: document.documentElement.clientWidth, content: document.documentElement.scrollWidth,
-    pictures: [...document.images].every(each => each.naturalWidth > 0),
-    figures: figures.every(each => each.width > 250 && each.height > 150),
+    pictures: [...document.images].every(each => each.naturalWidth > 0), figures,
   });
 });
 </script></body>"""

@@ -5,7 +5,7 @@ from unittest.mock import MagicMock
 import pytest
 from tqdm.notebook import tqdm_notebook
 
-from modeling_sim.text import counted, duration, inner_bar, interval, percent
+from modeling_sim.text import counted, decimal, duration, inner_bar, interval, percent
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def test_bounds_that_are_unknown_or_written_alike_are_not_written(low, high, tex
 )
 def test_a_duration_has_a_unit_of_its_size(minutes, text):
     assert duration(minutes) == text
+
+
+def test_zero_has_no_minus():
+    assert [decimal(-0.004), decimal(-0.004, signed=True), decimal(-0.006)] == ["0.00", "+0.00", "-0.01"]
 
 
 def test_a_bar_inside_of_another_one_writes_nothing_to_a_file(capsys):

@@ -194,7 +194,7 @@ class Page:
             evidence = self.explorer.evidence(model, feature, axes)
             frames = self.explorer.frames(utterance, model, feature, axes)
             maps.append((f"{model}, {feature}", frames, evidence, views.QUANTITIES[0]))
-            head = Markup("<h3>{}, {}</h3>").format(model, feature)
+            head = Markup("<h2>{}, {}</h2>").format(model, feature)
             labels.append(Markup("<div>{}{}</div>").format(head, Markup(views.labels_view(evidence))))  # noqa: S704 - escaped there
             if feature in self.explorer.decoders(model):
                 moved = move(self.explorer, utterance, model, feature, axes, {})

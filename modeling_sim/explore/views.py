@@ -104,8 +104,8 @@ def waveform_svg(samples: np.ndarray) -> Markup:
 
 def _phones(utterance: Utterance) -> Markup:
     spans = [
-        Markup('<span style="left:{:.3f}%;width:{:.3f}%">{}</span>').format(
-            100 * phone.start / utterance.seconds, 100 * (phone.end - phone.start) / utterance.seconds, phone.name
+        Markup('<span title="{0}" style="left:{1:.3f}%;width:{2:.3f}%">{0}</span>').format(
+            phone.name, 100 * phone.start / utterance.seconds, 100 * (phone.end - phone.start) / utterance.seconds
         )
         for phone in utterance.phones
     ]
@@ -124,7 +124,7 @@ def _heat_rows(
     picture = Markup(
         '<img src="{}" alt="{} of {} dimensions over time" style="left:{:.3f}%;width:{:.3f}%;height:100%">'
     ).format(heat_png(values, colors), quantity, dims, left, width)
-    names: list[Markup] = []
+    names = [Markup("<span>{}</span>").format(counted(dims, "dimension"))]
     if dims <= most_rows:
         names = [
             Markup('<span class="{}" title="{}">{} {}</span>').format(
@@ -137,7 +137,7 @@ def _heat_rows(
         Markup(
             '<div class="sim-row sim-heat" style="height:{:.1f}px;--rows:{}"><span class="sim-name">{}</span>'
             '<div class="sim-time">{}</div></div>'
-        ).format(height * dims, dims, Markup("").join(names) or counted(dims, "dimension"), picture),
+        ).format(height * dims, len(names), Markup("").join(names), picture),
     ]
 
 
@@ -188,7 +188,7 @@ def clips_view(title: str, recorded: Sequence[Recorded], rate: int) -> str:
         )
         cards.append(_player(clip.label, clip.seconds, clip.audio, picture))
     return str(
-        Markup('<section class="sim-clips"><h3>{}</h3><div>{}</div></section>').format(title, Markup("").join(cards))
+        Markup('<section class="sim-clips"><h2>{}</h2><div>{}</div></section>').format(title, Markup("").join(cards))
     )
 
 
@@ -394,7 +394,7 @@ def _amount(value: float | None, unit: str) -> str:
 def _change(before: float | None, after: float | None, unit: str) -> str:
     if before is None or after is None:
         return "-"
-    change = f"{round(after - before, 1) + 0.0:+.1f} {unit}"  # adding 0 makes -0 a 0
+    change = f"{after - before:+z.1f} {unit}"
     hertz = round(2 ** (after / 12) - 2 ** (before / 12))
     return f"{change} ({hertz:+d} Hz)" if unit == "semitones" else change
 
