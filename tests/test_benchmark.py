@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from benchmarks import critics
 from benchmarks.plain_sim import PlainSim
 from benchmarks.training_step import SavedMemory, benchmark, peak_megabytes, table
 from modeling_sim import SimConfig, SimForPreTraining
@@ -50,3 +51,12 @@ def test_it_reports_every_way_to_run_the_step():
 def test_peak_memory_sees_what_a_call_holds():
     held = peak_megabytes(lambda: torch.ones(30_000_000).sum(), torch.device("cpu"))
     assert math.isnan(held) or held > 60  # 120 MB, less what was free before
+
+
+def test_the_gaussian_critic_saves_the_matrices_of_the_convolutional_modules():
+    rows = critics.benchmark("-small", batch_size=1, crop_samples=10400, rounds=1, device="cpu")
+    parameters = {name: row["parameters"] for name, row in rows.items()}
+    of_modules, of_context = 3 * 10 * 128 * 128, (10 - 7) * 128 * 64  # 7 offsets instead of 10 steps
+    assert parameters["bilinear critic"] - parameters["Gaussian critic"] == of_modules + of_context
+    assert rows["bilinear critic"]["time_against_bilinear"] == 1
+    assert all(row["seconds_per_step"] > 0 for row in rows.values())

@@ -1,5 +1,6 @@
 """Studies: rows that are killed resume, tuning decides, and pages are made of whatever is done."""
 
+import csv
 import json
 import os
 import signal
@@ -280,22 +281,102 @@ def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_on
     np.testing.assert_allclose(dimensions["autocorrelation"], np.sort(naive)[::-1], atol=1e-3)
 
 
-# ---------------------------------------------------------------------- pages
+# ---------------------------------------------------------------------- pages of axes
 
 
-def test_every_measured_model_has_a_line_with_its_own_numbers():
+def cells_of(table, *starts):
+    """Cells of the first row of a Markdown table whose first cells start so."""
+    rows = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return next(row for row in rows if all(cell.startswith(start) for cell, start in zip(row, starts, strict=False)))
+
+
+def rows_of(name):
+    with (axes_page.RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_syllables_has_each_axes_next_to_their_own_control():
     rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
-    lines = axes_page.lines_of_syllables()
-    shown = [row for line in lines for row in (*line.own, *line.rotated)]
-    assert len(shown) == len([row for row in rows if row["axes"] != "PCA"])
-    for line in lines:
-        assert [row["model"] for row in line.own] == [row["model"] for row in line.rotated]
-        values = [row["best_pitch"] for row in line.own]
-        assert line.both("best_pitch").split(" / ")[0] == f"{sum(values) / len(values):.2f}"
+
+    def mean(model, axes, key):
+        return np.mean([row[key] for row in rows if row["model"].startswith(model) and row["axes"] == axes])
+
+    lines = axes_page.syllables_table().splitlines()
+    for start, axes, line in (("GIM, 3", "own", 0), ("GIM, 3", "SOBI", 1)):
+        found = lines[next(number for number, row in enumerate(lines) if row.startswith(f"| {start}")) + line]
+        turned = "rotated" if axes == "own" else "SOBI, rotated"
+        pitch, completeness = (
+            f"{mean('gim-small-seed', axes, key):.2f} / {mean('gim-small-seed', turned, key):.2f}"
+            for key in ("best_pitch", "dci_completeness")
+        )
+        assert [found.split(" | ")[2], found.split(" | ")[6]] == [pitch, completeness]
+    measured = {row["model"] for row in rows}
+    assert measured == {row["model"] for line in axes_page.lines_of_syllables() for row in line.own}
 
 
-def test_pictures_of_axes_show_the_numbers_of_the_results():
-    pitch = axes_page.draw_syllables().axes[0]
-    drawn = {float(x) for line in pitch.lines if line.get_marker() != "None" for x in line.get_xdata()}
-    rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
-    assert drawn == {row["best_pitch"] for row in rows if row["axes"] != "PCA"}
+@pytest.mark.parametrize(("number", "marker", "axes"), [(0, "o", "own"), (1, "s", "SOBI")])
+def test_the_picture_of_syllables_shows_axes_and_their_controls(number, marker, axes):
+    panel = axes_page.draw_syllables().axes[1]
+    first = [line for line in panel.lines if line.get_marker() != "None"][2 * number : 2 * number + 2]
+    assert first[0].get_marker() == marker
+    rows = [
+        row for row in read_json(axes_page.RESULTS / "syllables.json")["rows"] if row["model"][:-1] == "sim-small-seed"
+    ]
+    for line, chosen in zip(first, (axes, "rotated" if axes == "own" else "SOBI, rotated"), strict=True):
+        assert list(line.get_xdata()) == [row["best_tract"] for row in rows if row["axes"] == chosen]
+
+
+def test_tables_of_librispeech_are_those_of_the_results():
+    rows = {(row["kind"], row["module"], row["measure"]): row for row in rows_of("librispeech_temporal")}
+    found = [rows[kind, "module 2", "best_F1"] for kind in ("SIM", "SIM + SOBI", "GIM")]
+    expected = [f"{float(row['value']):.2f} / {float(row['null']):.2f}" for row in found]
+    assert cells_of(axes_page.librispeech_table(), "F1")[1:4] == expected
+    price = {
+        (row["representation"], row["measure"]): row
+        for row in rows_of("librispeech_price")
+        if row["module"] == "module 2"
+    }
+    gap = float(price["latents64-kl0.01", "dci_disentanglement_gap"]["value"])
+    assert cells_of(axes_page.price_table(), "KL weight 0.01")[6] == f"{gap:.2f}"
+    drawn = axes_page.draw_librispeech().axes[1].lines[1]
+    assert drawn.get_xdata()[0] == float(rows["SIM", "module 2", "best_F1"]["value"])
+
+
+def test_tables_of_decoded_sound_are_those_of_the_results():
+    decoders = read_json(axes_page.RESULTS / "decoded_pitch.json")["decoders"]
+    found = decoders["sim-small sim-stft"]
+    replaced = {row["dimensions"]: row for row in found["replaced"]}
+    cells = cells_of(axes_page.pitch_table(), "SIM", "convolutions, `stft")
+    assert cells[2] == f"{100 * found['decoded_within_a_semitone']:.0f} %"
+    assert cells[5] == f"{replaced[0]['pitch_of_utterance']} / {replaced[8]['pitch_of_utterance']}"
+    moved = decoders["sim-readable-small readable-source_filter"]["moves"]["own"]
+    cells = cells_of(axes_page.pitch_table(), "sim-readable-small", "source-filter")
+    assert cells[3] == f"{abs(moved['semitones'][0]):.1f} / {moved['random_axes']['semitones'][0]:.1f}"
+    cells = cells_of(axes_page.changes_table(), "own dimension of `sim-readable-small")
+    assert cells[6:] == [f"{moved['share'][0]:.2f}", f"{moved['random_axes']['share'][0]:.2f}"]
+    bars = [bar.get_width() for bar in axes_page.draw_pitch().axes[0].patches]
+    assert sorted(bars[::2]) == sorted(100 * each["decoded_within_a_semitone"] for each in decoders.values())
+    selectivity = {
+        (row["decoder"], row["representation"], row["measure"]): row for row in rows_of("syllables_decoders")
+    }["source_filter", "sim-small-kl-0.001-seed0", "traversal_selectivity_temporal"]
+    cells = cells_of(axes_page.selectivity_table("syllables_decoders"), "SIM", "source-filter")
+    assert cells[4].startswith(f"{float(selectivity['value']):.2f} ({float(selectivity['low']):.2f} to")
+    assert cells[5] == f"{float(selectivity['null']):.2f}"
+
+
+def test_tables_of_agreement_are_those_of_the_results():
+    pairs = [
+        pair
+        for pair in read_json(axes_page.RESULTS / "agreement_syllables.json")["pairs"]
+        if pair["model"].startswith("sim-readable-small")
+    ]
+    matched, linear = (np.mean([pair["dimensions"][name][8:16] for pair in pairs]) for name in ("matched", "linear"))
+    cells = cells_of(axes_page.fixed_table(), "9 to 16")
+    assert [cells[2], cells[4]] == [f"{matched:.2f}", f"{linear:.2f}"]
+    pairs = [
+        pair
+        for pair in read_json(axes_page.RESULTS / "agreement_temporal.json")["pairs"]
+        if pair["model"].startswith("gim-small")
+    ]
+    expected = f"{np.mean([pair['matched_correlation_rotated'] for pair in pairs]):.2f}"
+    assert cells_of(axes_page.temporal_agreement_table(), "GIM")[3] == expected

@@ -198,7 +198,7 @@ def temporal_moves(
 def rotated_moves(coordinates: torch.Tensor, moves: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Coordinates and moves, as of `temporal_moves`, along a random rotation of their axes.
 
-    The moves are rotated, too: along axes that are correlated, they are no standard deviations of the rotated ones.
+    If the axes are correlated, a rotated move is not one standard deviation of its axis.
     """
     rotation = random_axes(coordinates, seed, standardize=False).matrix.to(moves)
     return coordinates @ rotation, rotation.T @ moves

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from modeling_sim.files import read_json
 from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, Style, style_of
-from modeling_sim.text import decimal, interval
+from modeling_sim.text import counted, decimal, interval
 
 RESULTS = Path(__file__).with_name("results")
-_SEEDS = {1: "one seed", 2: "two seeds", 3: "three seeds"}
+CRITICS = Path(__file__).parents[2] / "benchmarks" / "results" / "critics.json"
 _OWN, _TEMPORAL = style_of(0), style_of(1)
 
 # Each model of synthetic syllables: what the tables call it, what its name in the results starts with, its steps.
@@ -27,11 +27,11 @@ _SYLLABLES = (
     ("CPC", "cpc-small-seed", 1500),
     ("untrained", "untrained-seed", 0),
     ("sim-readable-small", "sim-readable-small-1500-seed", 1500),
-    ("sim-readable-small", "sim-readable-small-3000-seed", 3000),
-    ("the same, stopped halfway", "sim-readable-small-seed", 1500),
+    ("sim-readable-small, longer", "sim-readable-small-3000-seed", 3000),
+    ("sim-readable-small, stopped halfway", "sim-readable-small-seed", 1500),
     ("SIM, KL weight 0.001", "sim-small-kl-0.001-seed", 1500),
     ("SIM, KL weight 0.01", "sim-small-kl-0.01-seed", 1500),
-    ("SIM, 0.01, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
+    ("SIM, KL weight 0.01, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
 )
 _FACTORS = {"pitch": "pitch", "tract": "tract length", "gain": "gain", "vowel": "vowel"}
 
@@ -39,6 +39,7 @@ _FACTORS = {"pitch": "pitch", "tract": "tract length", "gain": "gain", "vowel": 
 _LIBRISPEECH = {
     "SIM": "SIM as published",
     "SIM + SOBI": "SIM as published",
+    "GIM": "GIM",
     "GIM + SOBI": "GIM",
     "readable SIM": "sim-readable-small",
     "readable SIM + SOBI": "sim-readable-small",
@@ -69,7 +70,7 @@ class Line(NamedTuple):
     """A model with one choice of axes: scores per seed of these axes and of random rotations of them."""
 
     label: str
-    steps: int | None
+    steps: int
     temporal: bool
     own: list[dict[str, Any]]
     rotated: list[dict[str, Any]]
@@ -90,23 +91,24 @@ def _read(name: str) -> Any:
 
 
 @cache
-def _librispeech() -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Scores of the checkpoints; the later file has random axes for temporal components too."""
-    later = _read_scores("librispeech_temporal")
-    renamed = {(kind.replace("SIM #2", "readable SIM"), *place): row for (kind, *place), row in later.items()}
-    return _read_scores("librispeech_release_phones") | renamed
-
-
-@cache
-def _read_scores(name: str) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Rows of a CSV file by kind of model, module and measure."""
+def _rows(name: str) -> list[dict[str, Any]]:
+    """Rows of a CSV file, with numbers where there are some."""
     with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = ("value", "low", "high", "null")
-    return {
-        (row["kind"], row["module"], row["measure"]): row | {key: float(row[key]) for key in numbers if row[key]}
-        for row in rows
-    }
+    return [row | {key: float(row[key]) for key in numbers if row[key]} for row in rows]
+
+
+def _scores(name: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Rows of a CSV file by kind of model, module and measure."""
+    return {(row["kind"], row["module"], row["measure"]): row for row in _rows(name)}
+
+
+def _librispeech() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Scores of the checkpoints; the later file has random axes for temporal components too."""
+    later = _scores("librispeech_temporal")
+    renamed = {(kind.replace("SIM #2", "readable SIM"), *place): row for (kind, *place), row in later.items()}
+    return _scores("librispeech_release_phones") | renamed
 
 
 # ---------------------------------------------------------------------- synthetic syllables
@@ -147,7 +149,7 @@ def syllables_table() -> str:
     """Best dimensions by factor, next to random rotations of the same dimensions."""
     rows = []
     for line in [*lines_of_syllables(), *_of_first_runs()]:
-        name = f"{line.label}, {_SEEDS[len(line.own)]}"
+        name = f"{line.label.replace('sim-readable-small', '`sim-readable-small`')}, {counted(len(line.own), 'seed')}"
         space = [
             _mean(line.own, "pitch_r2"),
             decimal(100 * np.mean([row["vowel_accuracy"] for row in line.own]), 1),
@@ -155,7 +157,7 @@ def syllables_table() -> str:
         ]
         rows.append(
             [
-                "+ SOBI" if line.temporal else name,
+                "its temporal components" if line.temporal else Markdown(name),
                 "" if line.temporal else f"{line.steps:,}",
                 *(line.both(f"best_{key}") for key in _FACTORS),
                 line.both("dci_completeness"),
@@ -213,6 +215,8 @@ def draw_best(
     axes[0].plot(
         [], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label="the same dimensions, rotated at random"
     )
+    title = "|rank correlation| of the best dimension with each property (for classes: correlation ratio of ranks)"
+    figure.suptitle(title, x=0.005, ha="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -220,11 +224,11 @@ def draw_best(
 def _points(
     axis: Axes, place: float, pairs: Sequence[tuple[float, float]], style: Style, label: str | None = None
 ) -> None:
-    """Values as filled points in one row, random axes as hollow ones, and a line between the means."""
+    """Values as filled points in one row, random axes as hollow ones, and a line through all of them."""
     values, turned = np.array(pairs).T
-    axis.plot([turned.mean(), values.mean()], [place, place], color=style.color, linewidth=1, alpha=0.5)
-    axis.plot(turned, [place] * len(turned), "o", markerfacecolor="white", markeredgecolor=GRAY, markersize=4.5)
+    axis.plot([np.min(pairs), np.max(pairs)], [place, place], color=style.color, linewidth=1, alpha=0.5)
     axis.plot(values, [place] * len(values), style.marker, color=style.color, markersize=4.5, label=label)
+    axis.plot(turned, [place] * len(turned), "o", markerfacecolor="white", markeredgecolor=GRAY, markersize=4.5)
 
 
 def _plain(axis: Axes) -> None:
@@ -232,6 +236,20 @@ def _plain(axis: Axes) -> None:
     axis.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def critics_table() -> str:
+    """Parameters and time of a training step with each critic, of `benchmarks/critics.py`."""
+    presets = read_json(CRITICS)["presets"]
+    rows = [
+        [name, *(cell for found in presets.values() for cell in _of_critic(found[name]))] for name in presets["sim"]
+    ]
+    head = [f"{channels} channels: {what}" for channels in (512, 128) for what in ("parameters", "time per step")]
+    return markdown_table(["", *head], rows)
+
+
+def _of_critic(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['parameters']:,}", f"{row['time_against_bilinear']:.2f} x"
 
 
 # ---------------------------------------------------------------------- agreement of seeds
@@ -296,26 +314,29 @@ def temporal_agreement_table() -> str:
 
 def librispeech_table() -> str:
     """Best dimensions of module 2 by property, gaps over random rotations, and what probes predict."""
-    scores, speakers = _librispeech(), _read_scores("librispeech_release_speakers")
+    scores, speakers = _librispeech(), _scores("librispeech_release_speakers")
     rows: list[list[object]] = []
     for key, title in _PROPERTIES.items():
-        found = [scores.get(_place(kind, f"best_{key}")) for kind in _LIBRISPEECH]
-        rows.append([title, *(f"{decimal(row['value'])} / {decimal(row['null'])}" if row else "-" for row in found)])
+        found = [scores[_place(kind, f"best_{key}")] for kind in _LIBRISPEECH]
+        rows.append([title, *(f"{decimal(row['value'])} / {decimal(row['null'])}" for row in found)])
     for key, title in _GAPS.items():
-        cells = []
-        for kind in _LIBRISPEECH:
-            row = scores[_place(kind, key)]
-            cell = _with_bounds(row)
-            cells.append(Markdown(f"**{cell}**") if row["low"] > 0 else cell)
+        found = [scores[_place(kind, key)] for kind in _LIBRISPEECH]
+        cells = [Markdown(f"**{_with_bounds(row)}**") if row["low"] > 0 else _with_bounds(row) for row in found]
         rows.append([f"gap of {title}", *cells])
-    for title, found in (("phones", scores), ("known speakers", speakers)):
-        cells = []
-        for kind in _LIBRISPEECH:
-            modules = ("frame",) if kind.startswith("log-mel") else ("module 2", "context")
-            places = [(kind.removesuffix(" + SOBI"), module, "linear_accuracy") for module in modules]
-            cells.append(" / ".join(decimal(100 * found[place]["value"], 1) for place in places))
+    for title, of_label in (("phones", scores), ("known speakers", speakers)):
+        cells = [
+            " / ".join(
+                decimal(100 * of_label[kind, module, "linear_accuracy"]["value"], 1)
+                for module in ("module 2", "context")
+                if (kind, module, "linear_accuracy") in of_label
+            )
+            for kind in _LIBRISPEECH
+        ]
         rows.append([f"{title} predicted, module 2 / context, %", *cells])
-    head = [Markdown(f"{_model(label)}{' + SOBI' * kind.endswith('SOBI')}") for kind, label in _LIBRISPEECH.items()]
+    head = [
+        Markdown(f"{_model(label)}{', temporal components' * kind.endswith('SOBI')}")
+        for kind, label in _LIBRISPEECH.items()
+    ]
     return markdown_table(["", *head], rows)
 
 
@@ -329,35 +350,30 @@ def _model(name: str) -> Markdown | str:
 
 def draw_librispeech() -> Figure:
     """The best dimensions of LibriSpeech as points."""
-    scores = _librispeech()
-    shown = {f"best_{key}": title for key, title in _PROPERTIES.items()}
+    shown, scores = {f"best_{key}": title for key, title in _PROPERTIES.items()}, _librispeech()
     lines = []
     for kind, label in _LIBRISPEECH.items():
-        found = {key: scores.get(_place(kind, key)) for key in shown}
-        points = {key: [(row["value"], row["null"])] if row else [(np.nan, np.nan)] for key, row in found.items()}
-        lines.append((label, kind.endswith("SOBI"), points))
+        found = {key: scores[_place(kind, key)] for key in shown}
+        lines.append((label, kind.endswith("SOBI"), {key: [(row["value"], row["null"])] for key, row in found.items()}))
     return draw_best(lines, shown)
 
 
 def price_table() -> str:
     """Phones, speakers and axes of models whose settings change step by step."""
-    with (RESULTS / "librispeech_price.csv").open(encoding="utf-8", newline="") as file:
-        values = {
-            (row["kind"], row["representation"], row["module"], row["measure"]): float(row["value"])
-            for row in csv.DictReader(file)
-        }
+    values = {
+        (row["kind"], row["representation"], row["module"], row["measure"]): row["value"]
+        for row in _rows("librispeech_price")
+    }
     rows = []
     for model, label in _PRICE.items():
         phones = [values[*model, module, "linear_accuracy"] for module in ("module 2", "context")]
-        of_module = {
-            key: value for (*name, module, key), value in values.items() if (*name, module) == (*model, "module 2")
-        }
+        scores = [values[*model, "module 2", key] for key in ("best_pitch", "best_phones", *_GAPS)]
         rows.append(
             [
                 Markdown(label),
                 " / ".join(decimal(100 * value, 1) for value in phones),
-                decimal(100 * of_module["speaker_linear_accuracy"], 1),
-                *(decimal(of_module[key]) for key in ("best_pitch", "best_phones", *_GAPS)),
+                decimal(100 * values[*model, "module 2", "speaker_linear_accuracy"], 1),
+                *map(decimal, scores),
             ]
         )
     head = ["phones, module 2 / context, %", "speakers, module 2, %", "pitch", "phone"]
@@ -369,27 +385,15 @@ def price_table() -> str:
 
 def selectivity_table(name: str) -> str:
     """Selectivity of moving one axis, of all decoders in a CSV file."""
-    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        found = {(row["representation"], row["decoder"], row["measure"]): row for row in csv.DictReader(file)}
+    found = {(row["representation"], row["decoder"], row["measure"]): row for row in _rows(name)}
     rows = []
     for model, decoder in dict.fromkeys((model, decoder) for model, decoder, _ in found):
         own, temporal, oracle = (
-            {
-                key: float(value)
-                for key, value in found[model, decoder, f"traversal_selectivity{axes}"].items()
-                if value and key in ("value", "low", "high", "null")
-            }
-            for axes in ("", "_temporal", "_oracle")
+            found[model, decoder, f"traversal_selectivity{axes}"] for axes in ("", "_temporal", "_oracle")
         )
         cells = [_with_bounds(own), decimal(own["null"]), _with_bounds(temporal), decimal(temporal["null"])]
         rows.append([_decoded_model(model), _DECODERS[decoder], *cells, _with_bounds(oracle)])
-    head = [
-        "own dimensions",
-        "random axes",
-        "temporal components",
-        "random axes of components",
-        "regression directions",
-    ]
+    head = ["own dimensions", "rotated", "temporal components", "rotated", "regression directions"]
     return markdown_table(["model", "decoder", *head], rows)
 
 
@@ -401,7 +405,7 @@ _DECODERS = {
 }
 
 
-def _with_bounds(row: dict[str, float]) -> str:
+def _with_bounds(row: dict[str, Any]) -> str:
     bounds = interval(row["low"], row["high"], decimal)
     return f"{decimal(row['value'])} ({bounds})" if bounds else decimal(row["value"])
 
@@ -417,9 +421,10 @@ def _decoders() -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def _decoded_model(name: str) -> str:
-    """What tables call a model: SIM, or the preset or checkpoint that it is."""
-    name = name.removesuffix("-seed0").removesuffix("-1500-seed1").removesuffix("-kl-0.001")
-    return "SIM" if name == "sim-small" else _model(name)
+    """What tables call the model of a decoder."""
+    if name.startswith("sim-small") and "librispeech" not in name:
+        return "SIM, KL weight 0.001"  # the only one of SIM whose decoders were trained on syllables
+    return code(name.removesuffix("-1500-seed1"))
 
 
 def pitch_table() -> str:
@@ -443,8 +448,8 @@ def pitch_table() -> str:
         "model",
         "decoder",
         "right pitch",
-        "semitones by own dimension / random axis",
-        "by temporal component / random axis",
+        "semitones by own dimension / rotated",
+        "by temporal component / rotated",
         "pairs with own pitch before / after 8 are replaced",
         "pairs with the other pitch after",
         "right pitch, others constant",
@@ -468,17 +473,20 @@ def changes_table() -> str:
             label = Markdown(f"{title} of {_decoded_model(model)}")
             rows.append([label, *changes(found), *map(decimal, shares)])
     names = [key.split(",")[0] for key in spread]
-    return markdown_table(["what is moved", *names, "share of the pitch", "share, random axes"], rows)
+    return markdown_table(["what is moved", *names, "share of the pitch", "share, rotated"], rows)
 
 
 def draw_pitch() -> Figure:
     """How many of the pitches are right, and how far one axis moves them, for each decoder."""
     decoders = _decoders()
-    figure = Figure(figsize=(10.5, 3.3), layout="constrained", dpi=150)
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True)
     for place, found in enumerate(decoders.values()):
-        left.barh(place, 100 * found["decoded_within_a_semitone"], height=0.55, color=_OWN.color)
-        left.barh(place + 0.32, 100 * found["within_a_semitone_by_slowest_8"], height=0.18, color=GRAY)
+        for shift, key, color, what in (
+            (-0.15, "decoded_within_a_semitone", _OWN.color, "all dimensions"),
+            (0.15, "within_a_semitone_by_slowest_8", GRAY, "the 8 slowest, the others constant"),
+        ):
+            left.barh(place + shift, 100 * found[key], height=0.28, color=color, label=None if place else what)
         for axes, style, shift in (("own", _OWN, -0.14), ("temporal", _TEMPORAL, 0.14)):
             move = found["moves"][axes]
             pair = abs(move["semitones"][0]), move["random_axes"]["semitones"][0]
@@ -489,10 +497,11 @@ def draw_pitch() -> Figure:
     left.set_ylim(len(decoders) - 0.4, -0.6)
     left.set_xlim(0, 100)
     left.set_title("Right pitch, % of utterances", loc="left", fontsize=10)
-    left.set_xlabel("gray: only the 8 slowest dimensions left", fontsize=9)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     right.set_xlim(left=-0.15)
     right.set_title("Pitch moved by one standard deviation", loc="left", fontsize=10)
-    right.set_xlabel("semitones; hollow: the best axis of random rotations", fontsize=9)
+    right.set_xlabel("semitones", fontsize=9)
+    right.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label="rotated at random, mean of ten")
     right.legend(frameon=False, fontsize=8, loc="upper right")
     _plain(left)
     _plain(right)
@@ -500,4 +509,4 @@ def draw_pitch() -> Figure:
 
 
 def _short(name: str) -> str:
-    return {"sim-small": "SIM", "source_filter": "source-filter"}.get(name, name)
+    return {"sim-small": "SIM", "sim-readable-small": "readable", "source_filter": "source-filter"}.get(name, name)
