@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.training_step import package_step, seconds_of
+from benchmarks.training_step import add_step_arguments, package_step, seconds_of
 from modeling_sim import SimConfig
 from modeling_sim.files import write_json
 from modeling_sim.settings import HelpFormatter
 
-_GAUSSIAN = {"critic": "gaussian", "prediction_offsets": (1, 2, 4, 8, 16, 32, 63)}
-
 
 def configs(width: str) -> dict[str, SimConfig]:
     """The variants, from the critic of the paper to the preset, with the channels of presets ending in `width`."""
-    shared = {"num_negatives": 255, "negative_sharing": "batch"}
+    readable = SimConfig.preset(f"sim-readable{width}")
+    critic = {name: getattr(readable, name) for name in ("critic", "prediction_offsets")}
+    negatives = {name: getattr(readable, name) for name in ("num_negatives", "negative_sharing")}
     return {
         "bilinear critic": SimConfig.preset(f"sim{width}"),
-        "Gaussian critic": SimConfig.preset(f"sim{width}", **_GAUSSIAN),
-        "and negatives of the batch": SimConfig.preset(f"sim{width}", **_GAUSSIAN, **shared),
-        "sim-readable": SimConfig.preset(f"sim-readable{width}"),
+        "Gaussian critic": SimConfig.preset(f"sim{width}", **critic),
+        "and negatives of the batch": SimConfig.preset(f"sim{width}", **critic, **negatives),
+        "sim-readable": readable,
     }
 
 
@@ -60,11 +60,7 @@ def benchmark(width: str, *, batch_size: int, crop_samples: int, rounds: int, de
 def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
-    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
-    parser.add_argument("--rounds", type=int, default=11, help="Timed steps of each variant, after one untimed.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add_step_arguments(parser, rounds=11)
     parser.add_argument("--output", help="Write the figures to this JSON file.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

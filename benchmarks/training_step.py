@@ -335,6 +335,15 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def add_step_arguments(parser: ArgumentParser, *, rounds: int) -> None:
+    """Adds the flags of steps that are timed in turn; `rounds` is how often by default."""
+    parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
+    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
+    parser.add_argument("--rounds", type=int, default=rounds, help="Timed steps of each way, after one untimed.")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+
+
 def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
@@ -343,11 +352,7 @@ def main() -> None:
         "--execution", default="all", help=f"Executions to time: {', '.join(EXECUTIONS)}, several as 'a,b', or all."
     )
     parser.add_argument("--processes", type=int, default=2, help="Processes of the pipeline.")
-    parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
-    parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
-    parser.add_argument("--rounds", type=int, default=5, help="Timed steps of each way, after one untimed.")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add_step_arguments(parser, rounds=5)
     parser.add_argument("--data_dir", help="A LibriSpeech tree; times the reading of crops as well.")
     parser.add_argument("--output", help="Write the figures to this JSON file.")
     arguments = parser.parse_args()
