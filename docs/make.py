@@ -518,10 +518,7 @@ def _dots(axis: Any, rows: Sequence[tuple[str, list[float], tuple[float, float] 
     axis.set_xlim(0, 100)
     axis.set_xlabel("accuracy, %")
     axis.set_title(title, loc="left", fontsize=10)
-    axis.tick_params(length=0)
-    axis.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right", "left"]].set_visible(False)
+    tables.leave_only_vertical_lines(axis)
 
 
 def draw_verdicts(results: Results, title: str) -> Figure:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -113,3 +114,11 @@ def _verdict(analysis: Results, measure: str, module: str, first: str, kind: str
         if (each.measure, each.module, each.first, each.second) == (measure, module, first, kind):
             return each.verdict
     return "undecided"
+
+
+def leave_only_vertical_lines(axis: Axes) -> None:
+    """Takes everything but vertical lines and names from a panel whose rows are read by their names."""
+    axis.tick_params(length=0)
+    axis.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)

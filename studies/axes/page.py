@@ -14,6 +14,7 @@ from modeling_sim.files import read_json
 from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, Style, style_of
 from modeling_sim.text import counted, decimal, interval
+from studies.tables import leave_only_vertical_lines
 
 RESULTS = Path(__file__).with_name("results")
 CRITICS = Path(__file__).parents[2] / "benchmarks" / "results" / "critics.json"
@@ -207,7 +208,7 @@ def draw_best(
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlim(0, 1)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        _plain(axis)
+        leave_only_vertical_lines(axis)
     axes[0].set_yticks(range(len(models)), models)
     axes[0].set_ylim(len(models) - 0.5, -0.5)
     for style, label in ((_OWN, "own dimension"), (_TEMPORAL, "temporal component (SOBI)")):
@@ -229,13 +230,6 @@ def _points(
     axis.plot([np.min(pairs), np.max(pairs)], [place, place], color=style.color, linewidth=1, alpha=0.5)
     axis.plot(values, [place] * len(values), style.marker, color=style.color, markersize=4.5, label=label)
     axis.plot(turned, [place] * len(turned), "o", markerfacecolor="white", markeredgecolor=GRAY, markersize=4.5)
-
-
-def _plain(axis: Axes) -> None:
-    axis.tick_params(length=0)
-    axis.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right", "left"]].set_visible(False)
 
 
 def critics_table() -> str:
@@ -503,8 +497,8 @@ def draw_pitch() -> Figure:
     right.set_xlabel("semitones", fontsize=9)
     right.plot([], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label="rotated at random, mean of ten")
     right.legend(frameon=False, fontsize=8, loc="upper right")
-    _plain(left)
-    _plain(right)
+    leave_only_vertical_lines(left)
+    leave_only_vertical_lines(right)
     return figure
 
 
