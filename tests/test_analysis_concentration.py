@@ -132,7 +132,7 @@ def test_accuracy_by_dimensions_refits_and_scores_on_the_test_items(aligned):
     assert result.area == pytest.approx(by_hand)
 
 
-def test_turned_axes_and_a_random_ranking_need_more_dimensions(aligned, rotated):
+def test_random_axes_and_a_random_ranking_need_more_dimensions(aligned, rotated):
     on_axes, turned = accuracy_by_dimensions(*split(aligned), 4), accuracy_by_dimensions(*split(rotated), 4)
     at_random = accuracy_by_dimensions(*split(aligned), 4, ranking=np.random.default_rng(4).permutation(32))
     assert turned.full_accuracy == pytest.approx(on_axes.full_accuracy, abs=0.01)
@@ -218,7 +218,7 @@ def test_the_rotation_gap_is_that_of_the_naive_loop():
     assert (other.rotated != result.rotated).all()
 
 
-def test_sparse_axes_have_a_gap_and_turned_ones_have_none():
+def test_sparse_axes_have_a_gap_and_random_ones_have_none():
     points = np.random.default_rng(11).laplace(size=(2000, 12))
     gap = rotation_gap(kurtosis, points)
     assert gap.gap > 1
@@ -235,7 +235,7 @@ def test_the_interval_excludes_0_for_one_isotropic_code_in_twenty():
     assert 0.02 <= excluded / 400 <= 0.09
 
 
-def test_concentration_tells_axes_that_mean_something_from_turned_ones(aligned, rotated):
+def test_concentration_tells_axes_that_mean_something_from_random_ones(aligned, rotated):
     on_axes, turned = concentration(*split(aligned), 4), concentration(*split(rotated), 4)
     assert on_axes.gini > turned.gini + 0.1
     assert on_axes.hoyer > turned.hoyer

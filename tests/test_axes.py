@@ -172,7 +172,7 @@ def test_properties_of_voiced_moments_are_those_that_speech_was_made_with(task):
     assert "SIL" not in {task.classes[number] for number in factors.values["phones"]}
 
 
-def test_a_dimension_that_holds_the_pitch_is_the_best_for_it_and_a_turned_one_is_not(task):
+def test_a_dimension_that_holds_the_pitch_is_the_best_for_it_and_a_rotated_one_is_not(task):
     class Pitch(Planted):
         """Pitch in the first dimension, noise in the others, then mixed."""
 

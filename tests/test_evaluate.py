@@ -636,7 +636,7 @@ def selectivity_of(analysis):
     return row, analysis.curves["traversal_effects"][0]
 
 
-def test_a_decoder_whose_dimensions_have_a_meaning_each_differs_from_turned_axes(tones):
+def test_a_decoder_whose_dimensions_have_a_meaning_each_differs_from_random_axes(tones):
     """Pitch, level and nothing by channel; a tone's brightness and formants come and go with its pitch."""
     row, effects = selectivity_of(tones)
     dimension_of, share_of = (
@@ -645,15 +645,15 @@ def test_a_decoder_whose_dimensions_have_a_meaning_each_differs_from_turned_axes
     assert dimension_of["pitch, semitones"] == 0
     assert dimension_of["level, dB"] == 1
     assert share_of["level, dB"] > 0.9
-    assert row.null == pytest.approx(np.mean(effects["selectivity_of_turned_axes"]))
-    assert row.value > max(effects["selectivity_of_turned_axes"])
+    assert row.null == pytest.approx(np.mean(effects["selectivity_of_random_axes"]))
+    assert row.value > max(effects["selectivity_of_random_axes"])
     assert effects["conveyed"][:2] == pytest.approx([1, 1])
 
 
-def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axes(tones, monkeypatch):
+def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_random_axes(tones, monkeypatch):
     monkeypatch.setattr(decoder_measures, "_ROTATIONS", 5)  # a range of two is easily left
     row, effects = selectivity_of(decoded(_TurnedTones(), turn=_TurnedTones.turn))
-    turned = effects["selectivity_of_turned_axes"]
+    turned = effects["selectivity_of_random_axes"]
     assert min(turned) <= row.value <= max(turned)
     plain, known = selectivity_of(tones)
     assert known["oracle"]["targets"] == effects["oracle"]["targets"]
@@ -661,7 +661,7 @@ def test_a_decoder_whose_dimensions_have_no_meaning_is_no_better_than_turned_axe
     assert row.value < plain.value
 
 
-def test_temporal_components_find_the_axes_of_turned_channels_that_change_at_different_rates():
+def test_temporal_components_find_the_axes_of_rotated_channels_that_change_at_different_rates():
     noise = 0.1 * torch.randn(12, 60, 3, generator=torch.Generator().manual_seed(0))
     latents = torch.stack([noise[..., 0].cumsum(1) / 2, noise[..., 1] + noise[..., 1].roll(1, 1), noise[..., 2]], 2)
     found = decoded(_TurnedTones(), turn=_TurnedTones.turn, latents=latents, axes="own,temporal")

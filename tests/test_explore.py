@@ -89,13 +89,13 @@ def test_planted_dimensions_get_their_names_and_others_none():
     codes, properties = planted()
     labels = dimension_labels(codes, properties)
     assert labels.labels == ["pitch", "loudness", *[None] * 10]
-    assert labels.correlations["pitch"][0] > 0.9 > labels.limits["pitch"] > labels.turned["pitch"]
+    assert labels.correlations["pitch"][0] > 0.9 > labels.limits["pitch"] > labels.random_axes["pitch"]
     assert labels.num_rotations == 60
     properties["pitch"][:1400] = np.nan  # as of unvoiced moments
     assert dimension_labels(codes, properties).labels[1] == "loudness"
 
 
-def test_a_turned_space_gets_hardly_any_label():
+def test_a_rotated_space_gets_hardly_any_label():
     given = 0
     for seed in range(20):
         codes, properties = planted(items=600, seed=seed)
@@ -379,7 +379,7 @@ def test_no_name_becomes_markup(explorer):
             "labels": [EVIL] * 12,
             "directions": [EVIL] * 12,
             "correlations": {EVIL: [0.5] * 12},
-            "turned": {EVIL: 0.1},
+            "random_axes": {EVIL: 0.1},
             "limits": {EVIL: 0.2},
         }
     )

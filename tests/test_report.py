@@ -99,7 +99,7 @@ EFFECTS = {
     "correlations": [0.81, -0.3, 0.2],
     "conveyed": [0.91, None],
     "selectivity": [0.9, 0.6, 0.3],
-    "selectivity_of_turned_axes": [0.31, 0.42],
+    "selectivity_of_random_axes": [0.31, 0.42],
     "values": [[1.25, -120.0], [0.03, None], [-0.4, 80.0]],
     "spread": [2.5, 300.0],
 }

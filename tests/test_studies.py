@@ -257,7 +257,7 @@ def test_the_picture_of_the_documentation_is_replaced_only_by_one_of_all_models(
 # ---------------------------------------------------------------------- agreement of seeds
 
 
-def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_turned_fast_ones():
+def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_rotated_fast_ones():
     generator = np.random.default_rng(0)
     lengths, persistence = [300, 500, 200], np.array([0.99, 0.97, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])
     shocks = generator.standard_normal((1000, 8))

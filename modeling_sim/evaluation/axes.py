@@ -62,8 +62,8 @@ def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation
     moments, drawn = frame_moments(dataset, representation, arguments.batch_size, draw="independent" in axes)
     for feature, place in representation.places().items():
         for name in axes:
-            turned = turned_place(place, name)
-            features = features_name(turned["representation"], turned["module"])
+            in_axes = place_in_axes(place, name)
+            features = features_name(in_axes["representation"], in_axes["module"])
             try:
                 transform = find_axes(name, moments[feature], drawn.get(feature, []), arguments.seed)
             except ValueError as error:
@@ -72,7 +72,7 @@ def fit_axes(analysis: Analysis, task: LabelTask, representation: Representation
                 analysis.transforms[features] = transform
 
 
-def turned_place(place: Mapping[str, str], axes: str) -> dict[str, str]:
+def place_in_axes(place: Mapping[str, str], axes: str) -> dict[str, str]:
     """Place in results of a feature in other axes; `axes` is a name of `AXES`."""
     return {**place, **{name: f"{place[name]} + {AXES[axes]}" for name in ("kind", "representation")}}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from modeling_sim.analysis import LinearTransform, seed_consistency
 from modeling_sim.analysis.scorecard import features_name
-from modeling_sim.evaluation.axes import turned_place
+from modeling_sim.evaluation.axes import place_in_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
 from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AXES
@@ -26,7 +26,7 @@ def measure_consistency(parts: AnalysisParts, task: LabelTask, models: Sequence[
         for module in features[0].keys() & features[1].keys():
             sides = [(of, *found[module]) for of, found in zip((first, second), features, strict=True)]
             for axes in (None, *task.arguments.other_axes()):
-                places = [place if axes is None else turned_place(place, axes) for _, _, place in sides]
+                places = [place if axes is None else place_in_axes(place, axes) for _, _, place in sides]
                 names = [features_name(place["representation"], module) for place in places]
                 transforms = [None if axes is None else parts.analysis.transforms.get(name) for name in names]
                 if axes is not None and None in transforms:

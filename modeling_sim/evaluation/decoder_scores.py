@@ -416,8 +416,8 @@ def _traversals(
     own = known.means, torch.diag(known.scale)
     dimensions, targets, correlations, changes = choose_and_move(*own)
     outcome = traversal(changes, known.spread, targets, seed=seed)
-    turned = of_random_axes(*own)
-    analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(turned)))
+    random_axes = of_random_axes(*own)
+    analysis.add(row, "traversal_selectivity", **vars(outcome.selectivity), null=float(np.mean(random_axes)))
     of_chosen = [_followed(known, dim) for dim in chosen]
     if chosen:
         directions = deviations * torch.diag(known.scale)[list(chosen)]
@@ -434,7 +434,7 @@ def _traversals(
         values=_median_changes(changes),
         spread=known.spread.tolist(),
         selectivity=outcome.selectivity_of_directions.tolist(),
-        selectivity_of_turned_axes=turned,
+        selectivity_of_random_axes=random_axes,
         conveyed=_conveyed(waveforms, decoded, decoder.config.sampling_rate),
         oracle=_oracle(analysis, row, decoder, moved, num_samples, known),
     )

@@ -31,7 +31,7 @@ from modeling_sim.analysis.intervals import majority_accuracy
 from modeling_sim.analysis.scorecard import PROPERTY_NAMES, PROPERTY_OF_COLUMN, features_name
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import LABEL_RATE
-from modeling_sim.evaluation.axes import fit_axes, turned_place
+from modeling_sim.evaluation.axes import fit_axes, place_in_axes
 from modeling_sim.evaluation.cache import Analysis, AnalysisParts
 from modeling_sim.evaluation.clips import record_moments
 from modeling_sim.evaluation.models import Frames, frames_of
@@ -88,9 +88,9 @@ def measure_representation(
         if with_clips and "disentanglement" in groups:
             _measure_subject(parts, own, ["moments"], representation.key)
         for axes in other_axes:
-            turned = _turned(own, axes, parts.analysis.transforms)
-            if turned is not None:
-                _measure_subject(parts, turned, [group for group in groups if group in OF_AXES], key)
+            other = _in_axes(own, axes, parts.analysis.transforms)
+            if other is not None:
+                _measure_subject(parts, other, [group for group in groups if group in OF_AXES], key)
 
 
 def _measure_subject(parts: AnalysisParts, subject: Subject, groups: Sequence[str], key: Mapping[str, Any]) -> None:
@@ -134,17 +134,17 @@ def _frames_at(frames: Callable[[], dict[int, Frames]], number: int) -> Frames:
     return frames()[number]
 
 
-def _turned(own: Subject, axes: str, transforms: Mapping[str, LinearTransform]) -> Subject | None:
+def _in_axes(own: Subject, axes: str, transforms: Mapping[str, LinearTransform]) -> Subject | None:
     """A feature in other axes, if they could be found."""
-    place = turned_place(own.place, axes)
+    place = place_in_axes(own.place, axes)
     transform = transforms.get(features_name(place["representation"], place["module"]))
     if transform is None:
         return None
-    frames = None if own.frames is None else partial(_turned_frames, own.frames, transform)
+    frames = None if own.frames is None else partial(_transformed_frames, own.frames, transform)
     return replace(own, place=place, axes=axes, turn=transform.apply, frames=frames, is_control=True)
 
 
-def _turned_frames(frames: Callable[[], Frames], transform: LinearTransform) -> Frames:
+def _transformed_frames(frames: Callable[[], Frames], transform: LinearTransform) -> Frames:
     return Frames(transform.apply(frames().means), None)
 
 
@@ -174,7 +174,7 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
     is_above_chance = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
     analysis.add(place, "effective_dimensions", summary["effective_dimensions"] / num_dims)
     if is_above_chance:
-        analysis.add(place, "k95", summary["k95"] / num_dims, null=_turned_k95(subject))
+        analysis.add(place, "k95", summary["k95"] / num_dims, null=_k95_of_random_axes(subject))
     else:
         analysis.add(place, "k95", None)
     analysis.add(
@@ -192,7 +192,7 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
         analysis.curve("probe_weights", place, values=np.abs(probe.weight).tolist(), classes=subject.task.classes)
 
 
-def _turned_k95(subject: Subject) -> float | None:
+def _k95_of_random_axes(subject: Subject) -> float | None:
     """Mean share of dimensions for 95 % on some random axes; `None` for a control."""
     if subject.is_control:
         return None

@@ -60,8 +60,8 @@ class Evidence:
         labels: `(dims,)`, the property that each dimension is named after, or `None`.
         directions: `(dims,)`, what large values mean; empty for dimensions without a label.
         correlations: `(dims,)` by property.
-        turned: Correlation of the best dimension of a random rotation, on average, by property.
-        limits: Correlation that a label must exceed, by property: the largest in any rotation.
+        random_axes: Correlation of the best dimension of a random rotation, on average, by property.
+        limits: Correlation that a label must exceed, by property; see `dimension_labels`.
         num_rotations: Number of random rotations.
         num_items: Number of moments that were measured.
         lags: Lags of the profiles, in seconds.
@@ -73,7 +73,7 @@ class Evidence:
     labels: list[str | None]
     directions: list[str]
     correlations: dict[str, list[float]]
-    turned: dict[str, float]
+    random_axes: dict[str, float]
     limits: dict[str, float]
     num_rotations: int
     num_items: int
@@ -97,8 +97,8 @@ class Evidence:
         name = self.labels[dim]
         if name is None:
             return "no label"
-        own, turned = self.correlations[name][dim], self.turned[name]
-        return f"{name}, |rho| = {short(own)}; random axes {short(turned)}"
+        own, rotated = self.correlations[name][dim], self.random_axes[name]
+        return f"{name}, |rho| = {short(own)}; random axes {short(rotated)}"
 
     def time_constant(self, dim: int) -> float:
         """Seconds after which the autocorrelation of a dimension falls below 1/e; infinite if it does at no lag."""
@@ -218,7 +218,7 @@ def find_evidence(
             for dim, name in enumerate(outcome.labels)
         ],
         correlations={name: [round(float(each), 4) for each in row] for name, row in outcome.correlations.items()},
-        turned={name: round(value, 4) for name, value in outcome.turned.items()},
+        random_axes={name: round(value, 4) for name, value in outcome.random_axes.items()},
         limits={name: round(value, 4) for name, value in outcome.limits.items()},
         num_rotations=outcome.num_rotations,
         num_items=len(codes),

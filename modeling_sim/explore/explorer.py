@@ -104,7 +104,7 @@ class Counterpart(NamedTuple):
     is_seed: bool
     dim: int
     correlation: float
-    turned: float
+    random_axes: float
 
 
 class Explorer:
@@ -233,15 +233,14 @@ class Explorer:
         values, log_variances, start, hop = self._encoded(utterance, model)[feature]
         transform = self.transform(model, feature, axes)
         variances = None if log_variances is None else np.exp(log_variances)
+        divergences = None
         if transform is not None:
-            turned = None if variances is None else variances @ np.asarray(transform.matrix) ** 2
-            return UtteranceFrames(
-                transform.apply(values), None if turned is None else np.sqrt(turned), None, start, hop
-            )
-        if variances is None:
-            return UtteranceFrames(values, None, None, start, hop)
-        divergences = (values**2 + variances - 1 - log_variances) / 2
-        return UtteranceFrames(values, np.sqrt(variances), divergences, start, hop)
+            values = transform.apply(values)
+            variances = None if variances is None else variances @ np.asarray(transform.matrix) ** 2
+        elif variances is not None:
+            divergences = (values**2 + variances - 1 - log_variances) / 2
+        deviations = None if variances is None else np.sqrt(variances)
+        return UtteranceFrames(values, deviations, divergences, start, hop)
 
     def _encode(self, utterance: Utterance, model: str) -> dict[str, tuple[np.ndarray, Any, float, float]]:
         """Means, log-variances or `None`, start and hop of every feature."""
@@ -409,13 +408,13 @@ class Explorer:
         for name, other in self.representations.items():
             if name == model or feature not in self.features(name):
                 continue
-            matched, turned = self._matched(model, name, feature, axes)
+            matched, random_axes = self._matched(model, name, feature, axes)
             place = np.flatnonzero(matched.first == dim)
             if len(place):
                 row = int(place[0])
                 is_seed = other.kind == self.representations[model].kind
                 correlation = float(matched.correlations[row])
-                found.append(Counterpart(name, is_seed, int(matched.second[row]), correlation, turned))
+                found.append(Counterpart(name, is_seed, int(matched.second[row]), correlation, random_axes))
         return found
 
     def _matched(self, model: str, other: str, feature: str, axes: str) -> tuple[Any, float]:
@@ -426,7 +425,7 @@ class Explorer:
             chosen = np.sort(np.random.default_rng(self.arguments.seed).permutation(len(first))[:_MATCHED_ITEMS])
             first, second = first[chosen], second[chosen]
             gap = rotation_gap(
-                lambda turned: mean_correlation_coefficient(first, turned).value, second, num_rotations=3, seed=0
+                lambda rotated: mean_correlation_coefficient(first, rotated).value, second, num_rotations=3, seed=0
             )
             return mean_correlation_coefficient(first, second), float(gap.rotated.mean())
 

@@ -256,7 +256,7 @@ def evidence_table(evidence: Evidence, dim: int) -> Markup:
             Markup(' class="sim-ahead"') if values[dim] > evidence.limits[name] else "",
             name,
             short(values[dim]),
-            short(evidence.turned[name]),
+            short(evidence.random_axes[name]),
             short(evidence.limits[name]),
             100 * values[dim],
             100 * evidence.limits[name],
@@ -281,7 +281,7 @@ def _counterparts(counterparts: Sequence[Counterpart]) -> Markup:
             each.model,
             each.dim,
             short(each.correlation),
-            short(each.turned),
+            short(each.random_axes),
         )
         for each in counterparts
     ]

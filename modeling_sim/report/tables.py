@@ -407,8 +407,8 @@ def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
 
 
 def _selectivity(entry: Entry) -> str:
-    own, turned = float(np.mean(entry["selectivity"])), entry["selectivity_of_turned_axes"]
-    text = f"selectivity {decimal(own)}, random axes {decimal(min(turned))} to {decimal(max(turned))}"
+    own, rotated = float(np.mean(entry["selectivity"])), entry["selectivity_of_random_axes"]
+    text = f"selectivity {decimal(own)}, random axes {decimal(min(rotated))} to {decimal(max(rotated))}"
     if oracle := entry.get("oracle"):
         text += f", that of regression directions {decimal(float(np.mean(oracle['selectivity'])))}"
     return text

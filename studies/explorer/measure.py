@@ -234,7 +234,7 @@ def compare(
     def distances(chosen: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([[each.distance(moments) for each in properties.values()] for moments in chosen])
 
-    def turned() -> np.ndarray:
+    def rotated() -> np.ndarray:
         return points @ random_rotation(points.shape[1], generator)
 
     def found_at(ends: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, list[list[str]]]:
@@ -253,13 +253,13 @@ def compare(
         return chosen, ps, beyond, words
 
     null = np.concatenate(
-        [distances(moments_of(turned(), utterances, seconds)) for _ in trange(num_rotations, desc="random axes")]
+        [distances(moments_of(rotated(), utterances, seconds)) for _ in trange(num_rotations, desc="random axes")]
     )
     columns = points[:, list(dims)]
     chosen, ps, beyond, words = found_at(np.concatenate([columns, -columns], axis=1))
     controls = []
     for _ in range(_CONTROLS):
-        axes = turned()[:, : len(dims)]
+        axes = rotated()[:, : len(dims)]
         controls.append(found_at(np.concatenate([axes, -axes], axis=1)))
     random = [moments for control in controls for moments in control[0]]
     ends = [
@@ -342,7 +342,7 @@ def write_moments(path: str, checkpoint: str, data_dir: str, axes: str, feature:
                 "label": evidence.labels[dim],
                 "best": best,
                 "correlation": evidence.correlations[best][dim],
-                "random_axes": evidence.turned[best],
+                "random_axes": evidence.random_axes[best],
             }
     write_json(
         path,

@@ -18,14 +18,14 @@ class DimensionLabels:
     Args:
         labels: `(dims,)`, the property that each dimension is named after; `None` for no label.
         correlations: `(dims,)` by property, from 0 to 1; see `best_dimensions`.
-        turned: Correlation of the best dimension of a random rotation, averaged over rotations, by property.
+        random_axes: Correlation of the best dimension of a random rotation, averaged over rotations, by property.
         limits: Correlation that must be exceeded to count as more than chance, by property.
         num_rotations: Random rotations.
     """
 
     labels: list[str | None]
     correlations: dict[str, np.ndarray]
-    turned: dict[str, float]
+    random_axes: dict[str, float]
     limits: dict[str, float]
     num_rotations: int
 
@@ -74,8 +74,8 @@ def dimension_labels(
     generator, points = generator_of(seed, "rotations"), standardized(np.asarray(codes))
     null = np.empty((len(names), num_rotations, dims))
     for number in range(num_rotations):
-        turned = standardized(points @ random_rotation(dims, generator))
-        found = best_dimensions(turned, properties).correlations
+        rotated = standardized(points @ random_rotation(dims, generator))
+        found = best_dimensions(rotated, properties).correlations
         null[:, number] = [found[name] for name in names]
     pooled = np.sort(null.reshape(len(names), -1), axis=1)
     own = np.array([correlations[name] for name in names])
@@ -91,7 +91,7 @@ def dimension_labels(
     return DimensionLabels(
         labels=[names[name] if leads[name, dim] > 0 else None for dim, name in enumerate(best)],
         correlations=correlations,
-        turned={name: float(rows.max(axis=1).mean()) for name, rows in zip(names, null, strict=True)},
+        random_axes={name: float(rows.max(axis=1).mean()) for name, rows in zip(names, null, strict=True)},
         limits={name: float(limit) for name, limit in zip(names, limits, strict=True)},
         num_rotations=num_rotations,
     )
