@@ -16,6 +16,7 @@ from modeling_sim.analysis import (
     fit_linear_probe,
     fit_mlp_probe,
     knn_predictions,
+    linear_r2,
 )
 from modeling_sim.analysis._arrays import minimized
 from modeling_sim.analysis.intervals import Interval, accuracy, confusions, macro_f1
@@ -99,6 +100,25 @@ def test_an_mlp_learns_what_no_line_separates():
     guesses = mlp(torch.from_numpy(features[1500:]).float()).argmax(1).numpy()
     assert (linear == labels[1500:]).mean() < 0.65
     assert (guesses == labels[1500:]).mean() > 0.9
+
+
+def test_a_regression_is_scored_on_groups_that_it_did_not_see():
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 10)
+    signal, of_group = generator.normal(size=(400, 3)), generator.normal(size=40)[groups]
+    values = signal @ [1.0, 2.0, 0.0] + generator.normal(size=400)
+    features = np.concatenate([100 * signal + 7, np.eye(40)[groups]], axis=1)
+    found = linear_r2(features, values, groups)
+    folds = np.unique(groups, return_inverse=True)[1] % 8  # others than those of the function
+    rest = np.empty(400)
+    for fold in range(8):
+        train, inputs = folds != fold, np.column_stack([signal, np.ones(400)])
+        weights = np.linalg.lstsq(inputs[train], values[train], rcond=None)[0]
+        rest[~train] = (values - inputs @ weights)[~train]
+    assert found == pytest.approx(1 - np.square(rest).mean() / values.var(), abs=0.02)
+    assert linear_r2(np.eye(40)[groups], of_group, groups) < 0.1  # the group says nothing about other groups
+    with pytest.raises(ValueError, match="groups"):
+        linear_r2(features, values, np.zeros(400))
 
 
 def test_l2_is_chosen_on_groups_held_out():

@@ -195,6 +195,8 @@ def test_a_dimension_that_holds_the_pitch_is_the_best_for_it_and_a_rotated_one_i
     assert found["own", "best_pitch"].value > 0.9
     assert found["own", "best_pitch"].value > found["own", "best_pitch"].null + 0.1
     assert found["turned", "best_pitch"].value < found["own", "best_pitch"].value - 0.05
+    assert found["own", "linear_pitch"].value > 0.85
+    assert found["turned", "linear_pitch"].value == pytest.approx(found["own", "linear_pitch"].value, abs=1e-4)
 
 
 def test_moments_are_cut_from_the_speech_around_them_and_marked(task, tmp_path):

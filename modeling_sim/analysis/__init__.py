@@ -59,7 +59,7 @@ from .disentanglement import (
 )
 from .gaussianity import Gaussianity, gaussianity, maximum_mean_discrepancy, standardized, whitened
 from .intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_pairs, bootstrap_statistic
-from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions
+from .probes import LinearProbe, choose_l2, fit_linear_probe, fit_mlp_probe, knn_predictions, linear_r2
 from .reconstruction_curve import (
     ReconstructionCurve,
     reconstruction_controls,
@@ -135,6 +135,7 @@ __all__ = [
     "joint_diagonalization",
     "jump_ratio",
     "knn_predictions",
+    "linear_r2",
     "local_lipschitz",
     "loudest_moments",
     "maximum_mean_discrepancy",

@@ -139,6 +139,46 @@ def choose_l2(
     return best
 
 
+def linear_r2(
+    features: np.ndarray,
+    values: np.ndarray,
+    groups: np.ndarray,
+    *,
+    l2: float = 1e-3,
+    num_folds: int = 5,
+    seed: int = 0,
+) -> float:
+    """R^2 of a ridge regression of an amount on standardized features, cross-validated over groups.
+
+    0 is the R^2 of the mean. It can be less, where the amount differs between groups and not within them.
+
+    Args:
+        features: `(items, features)`.
+        values: `(items,)`, for example the logarithm of the pitch.
+        groups: `(items,)`, utterances or speakers: a group is on one side alone.
+        l2: Strength of the penalty on weights, per item.
+        num_folds: Number of folds; at most that of groups.
+        seed: Seed of the folds.
+
+    Raises:
+        ValueError: Lengths disagree, a value is not finite, or there are fewer than 2 groups.
+    """
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - of the extra `analysis`
+    from sklearn.model_selection import GroupKFold, cross_val_predict  # noqa: PLC0415 - as above
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 - as above
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 - as above
+
+    count = len(np.unique(groups))
+    if count < 2:
+        raise ValueError(f"`groups` holds {count} group; cross-validation needs at least 2.")
+    features, values = np.asarray(features, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    folds = GroupKFold(min(num_folds, count), shuffle=True, random_state=seed)
+    # A fold has about (1 - 1 / folds) of the items, which is not worth a penalty of its own.
+    regression = make_pipeline(StandardScaler(), Ridge(alpha=l2 * len(features)))
+    predicted = cross_val_predict(regression, features, values, groups=groups, cv=folds)
+    return float(1 - np.square(values - predicted).mean() / values.var())
+
+
 def fit_mlp_probe(
     features: np.ndarray,
     labels: np.ndarray,

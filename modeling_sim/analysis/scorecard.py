@@ -310,6 +310,15 @@ MEASURES = (
         )
         for key, name, of_classes in PROPERTY_NAMES
     ),
+    *(
+        Measure(
+            f"linear_{key}", "All dimensions", f"Linear regression of {name}",
+            f"R^2 of a ridge regression of {name} on all dimensions, cross-validated over test utterances.", "higher",
+            "0",
+        )
+        for key, name, of_classes in PROPERTY_NAMES
+        if not of_classes
+    ),
     Measure(
         "matched_correlation", "Consistency", "Matched correlation",
         "Mean absolute correlation between the dimensions of two models under the best one-to-one match.",

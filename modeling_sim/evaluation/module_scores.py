@@ -1,7 +1,7 @@
 """The part of an evaluation that needs no decoder: axes, factors, ABX, the distribution of frames, the objective."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from modeling_sim.analysis import (
     dci,
     disentanglement,
     gaussianity,
+    linear_r2,
     rotation_gap,
     standardized,
     total_correlation,
@@ -216,7 +217,7 @@ def _k95_of_random_axes(subject: Subject) -> float | None:
 
 
 def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
-    """Measures DCI by two models, MIG, SAP and modularity of factors, and the best dimension for each property."""
+    """Measures DCI by two models, MIG, SAP, modularity, and how closely one or all dimensions follow each property."""
     _, test = subject.items()
     factors, seed = subject.task.factors(test), analysis.arguments.seed
     if len(factors.values) < 2:
@@ -248,9 +249,19 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
             analysis.add(subject.place, f"{measure}_gap", **vars(gaps[measure].interval))
     rotated = {name: None if gaps is None else gaps[f"best_{name}"].rotated for name in factors.all}
     _add_best(analysis, subject.place, best, rotated)
+    if subject.axes == "own":  # which others share but for dropped components
+        for key, name in _reported(factors.values):
+            if (values := factors.values[name]).dtype.kind == "f":
+                analysis.add(subject.place, f"linear_{key}", linear_r2(codes, values, groups, seed=seed), null=0.0)
 
 
 _GAPS = ("dci_disentanglement", "dci_completeness", "mutual_information_gap", "separated_attribute_predictability")
+
+
+def _reported(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Keys of `PROPERTY_NAMES` and names, of those names that have a key."""
+    reported = {key for key, _, _ in PROPERTY_NAMES}
+    return ((key, name) for name in names if (key := PROPERTY_OF_COLUMN.get(name, name)) in reported)
 
 
 def _add_best(
@@ -260,12 +271,10 @@ def _add_best(
     nulls = [float(values.mean()) for values in rotated.values() if values is not None]
     value = float(np.mean(list(best.correlation.values())))
     analysis.add(place, "best_dimension", value, null=float(np.mean(nulls)) if nulls else None)
-    reported = {key for key, _, _ in PROPERTY_NAMES}
-    for name, values in rotated.items():
-        key = PROPERTY_OF_COLUMN.get(name, name)
-        if key in reported:
-            null = None if values is None else float(values.mean())
-            analysis.add(place, f"best_{key}", best.correlation[name], null=null)
+    for key, name in _reported(rotated):
+        values = rotated[name]
+        null = None if values is None else float(values.mean())
+        analysis.add(place, f"best_{key}", best.correlation[name], null=null)
     analysis.curve(
         "best_dimensions",
         place,
