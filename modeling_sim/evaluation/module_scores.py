@@ -29,7 +29,7 @@ from modeling_sim.analysis import (
     whitened,
 )
 from modeling_sim.analysis.intervals import majority_accuracy
-from modeling_sim.analysis.scorecard import PROPERTY_NAMES, PROPERTY_OF_COLUMN, features_name
+from modeling_sim.analysis.scorecard import PROPERTY_NAMES, PROPERTY_OF_COLUMN, SPECTRUM_MODULE, features_name
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import LABEL_RATE
 from modeling_sim.evaluation.axes import fit_axes, place_in_axes
@@ -242,8 +242,10 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
         analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
     best = best_dimensions(codes, factors.all)
     gaps = None
-    # Components of all axes are white, so random axes of temporal ones are the same control for the others.
-    if not subject.is_control or subject.axes == "temporal":
+    # Spectra are the strongest control of readable axes, which untrained networks are not. Components of all axes are
+    # white, so random axes of temporal ones are the same control for the others.
+    is_spectrum = subject.place["module"] == SPECTRUM_MODULE
+    if subject.axes == "temporal" or (subject.axes == "own" and (is_spectrum or not subject.is_control)):
         gaps = axis_gaps(codes, factors.values, groups, factors.properties, num_rotations=ROTATED, seed=seed)
         for measure in (*_GAPS, "best_dimension"):
             analysis.add(subject.place, f"{measure}_gap", **vars(gaps[measure].interval))

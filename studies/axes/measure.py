@@ -8,6 +8,8 @@ training utterances. One row per model, module and axes is printed and written a
 
 import argparse
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from modeling_sim import SimFeatureExtractor
 from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
 from modeling_sim.analysis.axes.transforms import principal_components, temporal_components
 from modeling_sim.analysis.gaussianity import standardized
+from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
 from modeling_sim.data.batches import utterance_batches
-from modeling_sim.data.corpora.alignments import label_centers
+from modeling_sim.data.corpora.alignments import LABEL_RATE, label_centers
 from modeling_sim.data.corpora.synthetic_syllables import load
+from modeling_sim.evaluation.representations import Spectra, TimedFrames
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 
@@ -30,61 +35,78 @@ AMOUNTS = ("pitch", "tract", "gain")
 CLASSES = ("vowel", "syllable", "speaker")
 # Label frames, of 10 ms, from one item to the next.
 FRAME_STEP = 4
+LOG_MEL = "log-mel"
 
 
 class Encoded:
     """Modules of a model on a split: all frames, and those at moments in voiced vowels with their factors.
 
     Args:
-        path: Folder of the model.
+        name: Folder of the model, or "log-mel" for spectra.
         dataset: Synthetic syllables.
         modules: Names of modules, or `None` for all.
     """
 
-    def __init__(self, path: str, dataset: Dataset, modules: list[str] | None) -> None:
-        model, extractor = load_encoder(path), feature_extractor_of(path)
-        config = model.config
-        names = dict(enumerate(config.module_names))
-        self.modules = [number for number, name in names.items() if modules is None or name in modules]
-        self.names = [names[number] for number in self.modules]
-        self.frames: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
-        codes: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
-        factors: dict[str, list[np.ndarray]] = {name: [] for name in (*AMOUNTS, *CLASSES, "utterance")}
-        kl, count = dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0)
+    def __init__(self, name: str, dataset: Dataset, modules: list[str] | None) -> None:
+        encode, extractor = spectra() if name == LOG_MEL else encoder(name, modules)
         phones = dataset.features["phones"].feature.names
         vowels = [phones.index(vowel) for vowel in dataset.features["vowel"].feature.names]
         rows = dataset.remove_columns("audio")
-        with torch.no_grad():
-            for batch in utterance_batches(dataset, extractor, batch_size=16):
-                outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
-                samples = batch["attention_mask"].sum(dim=1)
-                found = [moments(rows[index], vowels) for index in batch["index"].tolist()]
-                for _, of_row in found:
-                    for name, values in of_row.items():
-                        factors[name].append(values)
-                log_variances = dict(enumerate(outputs.log_variances or ()))
-                for module, name in zip(self.modules, self.names, strict=True):
-                    hidden = outputs.hidden_states[module].float()
-                    lengths = config.num_frames(samples, module).tolist()
-                    start, hop = float(config.frame_centers(1, module)[0]), config.hop_length(module)
-                    log_variance = log_variances.get(module)
-                    for row, (length, (times, _)) in enumerate(zip(lengths, found, strict=True)):
-                        real = hidden[row, :length]
-                        self.frames[name].append(real.numpy())
-                        nearest = np.rint((times - start) / hop).astype(int).clip(0, length - 1)
-                        codes[name].append(real.numpy()[nearest])
-                        count[name] += length
-                        if log_variance is not None:
-                            of_row = log_variance[row, :length].float()
-                            kl[name] += float((real.square() + of_row.exp() - 1 - of_row).sum()) / 2
-        self.codes = {name: np.concatenate(parts) for name, parts in codes.items()}
-        self.factors = {name: np.concatenate(parts) for name, parts in factors.items()}
-        gaussian = {names[number] for number in log_variances if log_variances[number] is not None}
-        self.kl = {name: kl[name] / count[name] if name in gaussian else None for name in self.names}
+        frames, codes, factors, divergences = (defaultdict[str, list[np.ndarray]](list) for _ in range(4))
+        for batch in utterance_batches(dataset, extractor, batch_size=16):
+            found = [moments(rows[index], vowels) for index in batch["index"].tolist()]
+            for _, of_row in found:
+                for factor, values in of_row.items():
+                    factors[factor].append(values)
+            for module, (timed, log_variances) in encode(batch).items():
+                for row, (length, (seconds, _)) in enumerate(zip(timed.lengths, found, strict=True)):
+                    means = timed.values[row, :length]
+                    frames[module].append(means)
+                    codes[module].append(timed.at(row, seconds))
+                    if log_variances is not None:
+                        of_row = log_variances[row, :length]
+                        divergences[module].append((np.square(means) + np.exp(of_row) - 1 - of_row).sum(axis=1) / 2)
+        self.names, self.frames = list(frames), frames
+        self.codes = {module: np.concatenate(parts) for module, parts in codes.items()}
+        self.factors = {factor: np.concatenate(parts) for factor, parts in factors.items()}
+        self.kl = {module: float(np.concatenate(parts).mean()) for module, parts in divergences.items()}
+
+
+Encoder = Callable[[dict[str, Any]], dict[str, tuple[TimedFrames, np.ndarray | None]]]
+
+
+def encoder(path: str, modules: list[str] | None) -> tuple[Encoder, SimFeatureExtractor]:
+    """Gives the means and log-variances of a batch for each module of a saved model."""
+    model, extractor = load_encoder(path), feature_extractor_of(path)
+    config = model.config
+    names = {number: name for number, name in enumerate(config.module_names) if modules is None or name in modules}
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Any]) -> dict[str, tuple[TimedFrames, np.ndarray | None]]:
+        outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
+        samples, log_variances = batch["attention_mask"].sum(dim=1), dict(enumerate(outputs.log_variances or ()))
+        found = {}
+        for number, name in names.items():
+            lengths, of_module = config.num_frames(samples, number).tolist(), log_variances.get(number)
+            start, hop = (
+                samples / config.sampling_rate
+                for samples in (float(config.frame_centers(1, number)[0]), config.hop_length(number))
+            )
+            timed = TimedFrames(outputs.hidden_states[number].float().numpy(), lengths, start, hop)
+            found[name] = timed, None if of_module is None else of_module.float().numpy()
+        return found
+
+    return encode, extractor
+
+
+def spectra() -> tuple[Encoder, SimFeatureExtractor]:
+    """Gives the log-mel frames of a batch."""
+    representation = Spectra()
+    return lambda batch: {SPECTRUM_MODULE: (representation.encode(batch)[LOG_MEL], None)}, representation.extractor
 
 
 def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Samples at which an utterance has a voiced vowel, every 40 ms, and its factors there."""
+    """Seconds at which an utterance has a voiced vowel, every 40 ms, and its factors there."""
     phones, pitch = np.array(row["phones"]), np.array(row["f0_track"])
     of_vowel = np.isin(phones, vowels)
     # Vowels do not touch, one per syllable: their number is that of their syllable.
@@ -92,7 +114,7 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
     chosen = np.flatnonzero(of_vowel & (pitch > 0))
     chosen = chosen[chosen % FRAME_STEP == 0]
     same = np.ones(len(chosen))
-    return label_centers(len(phones))[chosen], {
+    return label_centers(len(phones))[chosen] / LABEL_RATE, {
         "pitch": np.log(pitch[chosen].astype(np.float64)),
         "tract": row["vocal_tract_length"] * same,
         "gain": row["gain"] * same,
@@ -156,7 +178,7 @@ def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: i
     frames = standardized(np.concatenate(test.frames[module]))
     correlation = frames.T @ frames / len(frames)
     rows[0]["participation_ratio"] = float(np.trace(correlation) ** 2 / np.square(correlation).sum())
-    rows[0]["kl"] = test.kl[module]
+    rows[0]["kl"] = test.kl.get(module)
     return [{"model": name, "module": module, **row} for row in rows]
 
 
@@ -174,7 +196,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measures the models that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="folders of saved models")
+    parser.add_argument("models", nargs="+", help="folders of saved models, or log-mel")
     parser.add_argument("--output", type=Path, help="JSON file to write; it is written again after each model")
     parser.add_argument("--modules", nargs="+", help="names of modules, as 'module 2' or 'context'; all by default")
     parser.add_argument("--utterances", type=int, default=256, help="of each split")
