@@ -20,9 +20,10 @@ RESULTS = Path(__file__).with_name("results")
 CRITICS = Path(__file__).parents[2] / "benchmarks" / "results" / "critics.json"
 _OWN, _TEMPORAL = style_of(0), style_of(1)
 
+_LOG_MEL = "log-mel frames"
 # Each model of synthetic syllables: what the tables call it, what its name in the results starts with, its steps.
 _SYLLABLES = (
-    ("SIM as published", "sim-small-seed", 1500),
+    ("SIM", "sim-small-seed", 1500),
     ("GIM", "gim-small-seed", 1500),
     ("GIM of Löwe et al.", "gim-lowe-seed", 1500),
     ("CPC", "cpc-small-seed", 1500),
@@ -33,13 +34,14 @@ _SYLLABLES = (
     ("SIM, KL weight 0.001", "sim-small-kl-0.001-seed", 1500),
     ("SIM, KL weight 0.01", "sim-small-kl-0.01-seed", 1500),
     ("SIM, KL weight 0.01, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
+    (_LOG_MEL, "log-mel", 0),
 )
 _FACTORS = {"pitch": "pitch", "tract": "tract length", "gain": "gain", "vowel": "vowel"}
 
 # Each model of LibriSpeech by its kind in the results; the first choice of axes is its own.
 _LIBRISPEECH = {
-    "SIM": "SIM as published",
-    "SIM + SOBI": "SIM as published",
+    "SIM": "SIM",
+    "SIM + SOBI": "SIM",
     "GIM": "GIM",
     "GIM + SOBI": "GIM",
     "readable SIM": "sim-readable-small",
@@ -55,13 +57,13 @@ _GAPS = {
 }
 
 _PRICE = {
-    ("SIM as published", "sim-small"): "SIM as published, 128 latents",
+    ("SIM as published", "sim-small"): "SIM, 128 latents",
     ("64 latents, KL 0.01", "latents64-kl0.01"): "KL weight 0.01",
     ("64 latents, KL 0.001", "latents64-kl0.001"): "KL weight 0.001 (`sim-readable-small`)",
-    ("offsets to 16", "latents64-kl0.001-offsets16"): "and offsets 1, 2, 4, 8, 16 only",
-    ("11 offsets", "latents64-kl0.001-offsets11"): "and offsets 1, 2, 3, 4, 6, 8, 10, 12, 16, 32, 63; context 1 to 10",
+    ("offsets to 16", "latents64-kl0.001-offsets16"): "KL weight 0.001, offsets 1, 2, 4, 8, 16",
+    ("11 offsets", "latents64-kl0.001-offsets11"): "KL weight 0.001, offsets 1, 2, 3, 4, 6, 8, 10, 12, 16, 32, 63; context 1 to 10",
     ("slow and fast groups", "latents64-kl0.001-groups"): (
-        "and 32 latents at offsets 8, 16, 32, 63, 32 at 1, 2, 4, 8; context 1 to 10"
+        "KL weight 0.001, 32 latents at offsets 8, 16, 32, 63 and 32 at 1, 2, 4, 8; context 1 to 10"
     ),
     ("64 latents, KL 0.0001", "latents64-kl0.0001-context10"): "KL weight 0.0001; context 1 to 10",
 }
@@ -131,8 +133,8 @@ def _of_first_runs() -> list[Line]:
     """The Gaussian critic with 16 latents."""
     names = {
         "SIM, 1,500 steps: 16 latents": "Gaussian critic, 16 latents",
-        "SIM, 3,000 steps: 16 latents": "the same",
-        "SIM, 1,500 steps: 16 independent latents": "and independent",
+        "SIM, 3,000 steps: 16 latents": "Gaussian critic, 16 latents, longer",
+        "SIM, 1,500 steps: 16 independent latents": "Gaussian critic, 16 independent latents",
     }
     runs = {run["run"]: run for run in _read("first_runs")["runs"]}
     return [
@@ -150,23 +152,25 @@ def syllables_table() -> str:
     """Best dimensions by factor, next to random rotations of the same dimensions."""
     rows = []
     for line in [*lines_of_syllables(), *_of_first_runs()]:
-        name = f"{line.label.replace('sim-readable-small', '`sim-readable-small`')}, {counted(len(line.own), 'seed')}"
+        name = line.label.replace("sim-readable-small", "`sim-readable-small`")
+        if line.label != _LOG_MEL:
+            name += f", {counted(len(line.own), 'seed')}"
         space = [
             _mean(line.own, "pitch_r2"),
-            decimal(100 * np.mean([row["vowel_accuracy"] for row in line.own]), 1),
+            *(decimal(100 * np.mean([row[f"{key}_accuracy"] for row in line.own]), 1) for key in ("vowel", "speaker")),
             _mean(line.own, "kl", 0),
         ]
         rows.append(
             [
                 "its temporal components" if line.temporal else Markdown(name),
-                "" if line.temporal else f"{line.steps:,}",
+                "" if line.temporal else f"{line.steps:,}" if line.steps else "-",
                 *(line.both(f"best_{key}") for key in _FACTORS),
                 line.both("dci_completeness"),
-                *([""] * 3 if line.temporal else space),
+                *([""] * len(space) if line.temporal else space),
             ]
         )
     return markdown_table(
-        ["model", "steps", *_FACTORS.values(), "DCI completeness", "pitch R²", "vowels, %", "KL, nats"], rows
+        ["model", "steps", *_FACTORS.values(), "DCI completeness", "pitch R²", "vowels, %", "speakers, %", "KL, nats"], rows
     )
 
 
@@ -214,7 +218,7 @@ def draw_best(
     for style, label in ((_OWN, "own dimension"), (_TEMPORAL, "temporal component (SOBI)")):
         axes[0].plot([], [], style.marker, color=style.color, label=label)
     axes[0].plot(
-        [], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label="the same dimensions, rotated at random"
+        [], [], "o", markerfacecolor="white", markeredgecolor=GRAY, label="random axes, mean of five rotations"
     )
     title = "|rank correlation| of the best dimension with each property (for classes: correlation ratio of ranks)"
     figure.suptitle(title, x=0.005, ha="left", fontsize=10)
@@ -274,7 +278,7 @@ def fixed_table() -> str:
 def temporal_agreement_table() -> str:
     """How well temporal components of two seeds agree."""
     rows = []
-    models = {"sim-small": "SIM as published", "gim-small": "GIM", "sim-readable-small": code("sim-readable-small")}
+    models = {"sim-small": "SIM", "gim-small": "GIM", "sim-readable-small": code("sim-readable-small")}
     for model, label in models.items():
         pairs = [pair for pair in _read("agreement_temporal")["pairs"] if pair["model"].startswith(f"{model}-seed")]
         counts = [len(pair["dimensions"]["matched"]) for pair in pairs]
