@@ -100,7 +100,8 @@ def draw(results: dict[str, Any]) -> Figure:
         slowness = columns["autocorrelation"]
         axis.plot(slowness, columns["linear"], ".", color=style_of(1).color, label="best linear map")
         axis.plot(slowness, columns["matched"], "o", color=style_of(0).color, label=f"one {drawn}", markersize=4)
-        axis.plot(slowness, columns["rotated"], ".", color=GRAY, label="one random axis, matched")
+        hollow = {"markerfacecolor": "none", "markeredgecolor": GRAY, "markersize": 4}
+        axis.plot(slowness, columns["rotated"], "o", label="one random axis, matched", **hollow)
         axis.set_title(f"{method}, {len(own)} pair{'s' * (len(own) > 1)} of seeds", loc="left", fontsize=10)
         axis.set_xlabel("mean autocorrelation over lags of 1, 2, 4, ..., 64 frames")
         axis.grid(alpha=0.25)

@@ -61,7 +61,10 @@ _PRICE = {
     ("64 latents, KL 0.01", "latents64-kl0.01"): "KL weight 0.01",
     ("64 latents, KL 0.001", "latents64-kl0.001"): "KL weight 0.001 (`sim-readable-small`)",
     ("offsets to 16", "latents64-kl0.001-offsets16"): "KL weight 0.001, offsets 1, 2, 4, 8, 16",
-    ("11 offsets", "latents64-kl0.001-offsets11"): "KL weight 0.001, offsets 1, 2, 3, 4, 6, 8, 10, 12, 16, 32, 63; context 1 to 10",
+    (
+        "11 offsets",
+        "latents64-kl0.001-offsets11",
+    ): ("KL weight 0.001, offsets 1, 2, 3, 4, 6, 8, 10, 12, 16, 32, 63; context 1 to 10"),
     ("slow and fast groups", "latents64-kl0.001-groups"): (
         "KL weight 0.001, 32 latents at offsets 8, 16, 32, 63 and 32 at 1, 2, 4, 8; context 1 to 10"
     ),
@@ -169,9 +172,8 @@ def syllables_table() -> str:
                 *([""] * len(space) if line.temporal else space),
             ]
         )
-    return markdown_table(
-        ["model", "steps", *_FACTORS.values(), "DCI completeness", "pitch R²", "vowels, %", "speakers, %", "KL, nats"], rows
-    )
+    of_space = ["pitch R²", "vowels, %", "speakers, %", "KL, nats"]
+    return markdown_table(["model", "steps", *_FACTORS.values(), "DCI completeness", *of_space], rows)
 
 
 def draw_syllables() -> Figure:
