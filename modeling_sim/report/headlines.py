@@ -28,7 +28,7 @@ class Headline(NamedTuple):
         difference: Value minus control, with its interval.
         light: "better" or "worse" than the control if the interval excludes 0, else "undecided".
         basis: How many models agree; empty for one.
-        share: Length of the bar in [0, 1]: the value by the larger one of value and control.
+        share: Length of the bar: the value as a share of 1, or of the largest number if that is above 1.
         control_share: The same for the control.
         lower_is_better: Whether a lower value is better.
     """
@@ -195,7 +195,7 @@ def _light(low: float, high: float, *, lower_is_better: bool) -> Light:
 def _written(subject: _Subject, measure: Measure, found: Sequence[_Found]) -> Headline:
     lower_is_better = measure.direction == "lower"
     first = found[0]
-    largest = max(first.value, first.control, 0.0)
+    full = max(first.value, first.control, 1.0)
     digits = min(2, digits_for([first.value, first.control]))
     basis = ""
     if len(found) > 1:
@@ -211,8 +211,8 @@ def _written(subject: _Subject, measure: Measure, found: Sequence[_Found]) -> He
         _difference(first, measure, digits),
         light_of([(each.low, each.high) for each in found], lower_is_better=lower_is_better),
         basis,
-        max(0.0, first.value) / largest if largest else 0.0,
-        max(0.0, first.control) / largest if largest else 0.0,
+        max(0.0, first.value) / full,
+        max(0.0, first.control) / full,
         lower_is_better,
     )
 
