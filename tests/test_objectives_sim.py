@@ -357,12 +357,13 @@ def test_what_cannot_be_computed_says_why(shape, changes, message, case):
 # ---------------------------------------------------------------------- precision and memory
 
 
+@pytest.mark.parametrize("critic", ["bilinear", "gaussian"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_logits_are_float32_under_autocast(dtype, case):
+def test_logits_are_float32_under_autocast(dtype, critic, case):
     """Scores of some hundred, close together: half precision would give integers and losses of ln(N + 1)."""
     arguments = case(channels=6, context_channels=6, steps=1)
     with torch.no_grad():
-        arguments.weight.copy_(torch.eye(6)[None])
+        arguments.weight = torch.eye(6)[None] if critic == "bilinear" else torch.full((1, 6), 0.9)
         arguments.context.fill_(8.0)
         arguments.latents.copy_(8.0 + arguments.latents / 64)
     full = info_nce(**vars(arguments)).loss
