@@ -1,12 +1,17 @@
-"""Renders the cards of the committed runs, or checks them: `python model_cards/make.py [--check]`."""
+"""Writes the cards of the committed runs and the code in `checkpoints/`: `python model_cards/make.py [--check]`."""
 
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import transformers
+from transformers import AutoConfig, AutoFeatureExtractor
+
+import modeling_sim
 from modeling_sim import SimConfig
 from modeling_sim.evaluation.results import Results
 from modeling_sim.files import read_results, replacing
@@ -16,9 +21,8 @@ from modeling_sim.settings import read_settings
 from modeling_sim.trainer.settings import DataArguments, ModelArguments, PretrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 CARDS = ROOT / "model_cards"
+CHECKPOINTS = ROOT / "checkpoints"
 
 
 # ---------------------------------------------------------------------- the cards of the small runs
@@ -62,22 +66,39 @@ def config_of_file(path: Path) -> SimConfig:
     return SimConfig.preset(settings.get("preset", ModelArguments.preset), **settings.get("model_settings", {}))
 
 
+# ---------------------------------------------------------------------- the code of the checkpoints
+
+
+def render_checkpoint_code() -> dict[Path, str]:
+    """Code and configurations of every model in `checkpoints/`, as the package saves them today, by path."""
+    files = {}
+    for folder in sorted(path.parent for path in CHECKPOINTS.glob("*/config.json")):
+        config = AutoConfig.from_pretrained(folder)
+        trained_with = config.transformers_version
+        with TemporaryDirectory() as saved:
+            getattr(modeling_sim, config.architectures[0])(config).save_pretrained(saved)
+            AutoFeatureExtractor.from_pretrained(folder).save_pretrained(saved)
+            for path in (*Path(saved).glob("*.json"), *Path(saved).glob("*.py")):
+                files[folder / path.name] = path.read_text(encoding="utf-8")
+        name = folder / "config.json"
+        files[name] = files[name].replace(f'"{transformers.__version__}"', f'"{trained_with}"')
+    return files
+
+
 # ---------------------------------------------------------------------- command
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Renders the cards of the small runs, or checks them."""
-    parser = ArgumentParser(description="Render the cards of the runs in model_cards/results.")
-    parser.add_argument(
-        "--check", action="store_true", help="Change nothing; fail if a card does not match its results."
-    )
+    """Writes cards and code, or checks them."""
+    parser = ArgumentParser(description="Write the cards of model_cards/results, and the code of checkpoints/.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; fail if a file is out of date.")
     arguments = parser.parse_args(argv)
-    wrong = []
-    for path, text in render_committed_cards().items():
-        wrong += [f"{path.name}: {problem}" for problem in check_card(text, path.parent)]
+    cards = render_committed_cards()
+    wrong = [f"{path.name}: {problem}" for path, text in cards.items() for problem in check_card(text, path.parent)]
+    for path, text in (cards | render_checkpoint_code()).items():
         if arguments.check:
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                wrong.append(f"{path.name} does not match its results; run `python model_cards/make.py`")
+                wrong.append(f"{path.relative_to(ROOT)} is out of date; run `python model_cards/make.py`")
         else:
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -793,7 +793,6 @@ class SimForPreTraining(SimPreTrainedModel):
             negatives=config.negatives,
             other_latents=other_latents,
             other_frame_mask=other_frame_mask,
-            logit_scale=config.num_latents**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
             generator=generator,
         )
 

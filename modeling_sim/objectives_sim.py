@@ -46,7 +46,6 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     negative_frames: torch.Tensor | None = None,
     other_latents: torch.Tensor | None = None,
     other_frame_mask: torch.Tensor | None = None,
-    logit_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> ContrastiveOutput:
     r"""InfoNCE between a context and the latents of the frames that follow it (van den Oord et al. 2018).
@@ -55,8 +54,8 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     the target t + k among itself and the anchor's negatives by their scores. It is averaged over the valid anchors of
     each step, then over the steps that have any. There are two critics, which score a candidate z by:
 
-    - bilinear: `logit_scale * context_t^T W_k^T z`, which is invariant to rotations of the latents;
-    - Gaussian: `logit_scale * sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
+    - bilinear: `context_t^T W_k^T z`, which is invariant to rotations of the latents;
+    - Gaussian: `sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
       `ln p(z | context_t) / p(z)` of a stationary Gaussian process whose dimensions are independent and have the
       autocorrelations rho_kj, up to terms that all candidates share. Its optimum determines the axes of the latents;
       see `docs/theory.md`.
@@ -84,7 +83,6 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         other_latents: `(others, frames, channels)`, latents of further utterances, for example from other processes.
             Negatives are drawn from them too, but they have no anchors. They are numbered after the batch's utterances.
         other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` if all are.
-        logit_scale: Factor on the scores.
         generator: Random generator of the draws; the global one if `None`.
 
     Returns:
@@ -149,7 +147,6 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         else:
             predictions = predictions.float().unflatten(-1, (len(used_offsets), channels))
             positive, negative = _bilinear_scores(predictions, window_latents, used_offsets, bank)
-        positive, negative = logit_scale * positive, logit_scale * negative
         # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
         loss = _mean_of_steps(F.softplus(negative.logsumexp(dim=-1) - positive), valid, pairs)
         with torch.no_grad():

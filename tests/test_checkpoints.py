@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
+from model_cards.make import render_checkpoint_code
 from modeling_sim import SimEmbedder
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.inference.axes import read_temporal_axes
@@ -30,6 +31,13 @@ def test_outputs_are_those_that_the_model_was_published_with(folder):
     assert outputs.keys() == OUTPUTS[folder.name].keys()
     for module, values in outputs.items():
         np.testing.assert_allclose(values, OUTPUTS[folder.name][module], rtol=0, atol=1e-5, err_msg=module)
+
+
+def test_code_and_configurations_are_what_the_package_saves():
+    files = render_checkpoint_code()
+    for path, text in files.items():
+        assert path.read_text(encoding="utf-8") == text, "run `python model_cards/make.py`"
+    assert set(CHECKPOINTS.glob("*/*.py")) <= set(files)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -69,16 +77,18 @@ def test_the_classifier_works_in_a_pipeline(noise):
 
 
 @pytest.mark.trains
-def test_a_model_loads_without_the_package(tmp_path):
+def test_models_load_without_the_package(tmp_path):
     program = (
         "import sys; sys.modules['modeling_sim'] = None\n"
         "from transformers import AutoModel\n"
-        f"print(type(AutoModel.from_pretrained({str(FOLDERS[0])!r}, trust_remote_code=True)).__module__)"
+        "for folder in sys.argv[1:]:\n"
+        "    print(type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__module__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True, timeout=300
-    )
-    assert done.stdout.startswith("transformers_modules")
+    command = [sys.executable, "-c", program, *map(str, FOLDERS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, timeout=300)
+    modules = done.stdout.split()
+    assert len(modules) == len(FOLDERS)
+    assert all(module.startswith("transformers_modules") for module in modules)
 
 
 def test_the_documented_distances_of_decoders_are_those_of_their_results():

@@ -70,7 +70,6 @@ def test_presets_are_the_settings_of_their_papers():
 
 def test_additions_to_the_papers_are_off_by_default():
     config = SimConfig()
-    assert config.logit_scale == "one"
     assert config.initial_log_variance is None
     assert config.log_variance_clamp is None
     assert config.free_bits == 0
@@ -190,7 +189,6 @@ def test_module_names_end_with_the_context_if_there_is_one():
             {"critic": "gaussian", "contrastive_modules": "context", "gradient_isolation": False},
             "`critic` 'gaussian'",
         ),
-        ({"critic": "gaussian", "logit_scale": "inverse_sqrt_channels"}, "`logit_scale`"),
         ({"covariance_weight": -1.0}, "`covariance_weight` is -1.0"),
         ({"lagged_covariance_weight": float("inf")}, "`lagged_covariance_weight` is inf"),
         ({"hidden_size": "wide"}, "'hidden_size'"),
@@ -215,6 +213,13 @@ def test_a_config_equals_its_saved_self(preset, tmp_path):
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["model_type"] == "sim"
     assert stored["conv_kernel"] == config.conv_kernel
+
+
+def test_a_config_of_an_earlier_version_loads_unless_its_scores_were_scaled():
+    stored = SimConfig().to_dict()
+    assert SimConfig.from_dict({**stored, "logit_scale": "one"}).to_dict() == stored
+    with pytest.raises(ValueError, match="`logit_scale`"):
+        SimConfig.from_dict({**stored, "logit_scale": "inverse_sqrt_channels"})
 
 
 def test_every_field_has_a_line_of_documentation():

@@ -40,6 +40,11 @@ TINY = shlex.split(
 )
 # Crops as long as the longest utterance: every epoch's crop is the same.
 COMPLETE = ["--crop_samples", "40000"]
+# The Gaussian critic and all penalties, on few channels.
+READABLE = shlex.split(
+    "--preset sim-readable-small "
+    "--model_settings '{hidden_size: 16, latent_size: 8, context_size: 8, loss_window: 32, prediction_offsets: [1, 8]}'"
+)
 
 
 def train(output_dir, *flags):
@@ -62,6 +67,15 @@ def assert_equal(left, right):
 @pytest.fixture(scope="module")
 def per_module(tmp_path_factory):
     return train(tmp_path_factory.mktemp("per_module"))
+
+
+def test_the_gaussian_critic_learns_the_same_in_every_execution(tmp_path):
+    joint, per_module, sequential = (
+        train(tmp_path / execution, *READABLE, "--execution", execution)
+        for execution in ("joint", "per_module", "sequential")
+    )
+    assert_equal(joint, per_module)
+    assert_equal(of_module(sequential, 0), of_module(per_module, 0))
 
 
 # ---------------------------------------------------------------------- sequential
@@ -182,10 +196,9 @@ def test_a_pipelines_checkpoint_is_an_ordinary_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_padded_crops_go_through_a_pipeline(tmp_path):
-    assert_equal(
-        launched(2, tmp_path / "pipeline", "--execution", "pipeline", *COMPLETE), train(tmp_path / "one", *COMPLETE)
-    )
+@pytest.mark.parametrize("flags", [COMPLETE, READABLE], ids=["padded crops", "Gaussian critic"])
+def test_a_pipeline_learns_the_same_as_one_process(flags, tmp_path):
+    assert_equal(launched(2, tmp_path / "pipeline", "--execution", "pipeline", *flags), train(tmp_path / "one", *flags))
 
 
 def test_stages_share_the_cost():

@@ -12,6 +12,8 @@ from modeling_sim.trainer.greedy import backward_step, module_generator
 from modeling_sim.trainer.optimization import Optimization, Part
 from modeling_sim.trainer.settings import RunArguments
 
+PRESETS = ["sim", "sim-artificial", "sim-readable-small", "gim", "gim-lowe", "cpc"]
+
 
 @pytest.fixture
 def accelerator():
@@ -30,7 +32,7 @@ def gradients(model, accelerator, execution, mask=None, **arguments):
     return outputs, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("preset", ["sim", "sim-artificial", "gim", "gim-lowe", "cpc"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_joint_and_per_module_give_the_same_losses_and_gradients(preset, accelerator):
     model = tiny_model(preset)
     joint_outputs, joint = gradients(model, accelerator, "joint")
@@ -42,7 +44,7 @@ def test_joint_and_per_module_give_the_same_losses_and_gradients(preset, acceler
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("preset", ["sim", "sim-artificial", "gim", "gim-lowe", "cpc"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_bfloat16_products_follow_float32(preset, padded, accelerator, monkeypatch):
     model = tiny_model(preset)
     mask = (torch.arange(8000) < torch.tensor([8000, 5000, 7000])[:, None]).long() if padded else None

@@ -623,16 +623,6 @@ def test_context_and_target_are_one_sample_only_with_shared_noise(shared, make, 
     assert torch.equal(latents, calls[2][1])
 
 
-def test_logit_scale_divides_the_scores_by_the_root_of_the_channels(make, noise):
-    scaled = make(SimForPreTraining, "gim", logit_scale="inverse_sqrt_channels")
-    plain = make(SimForPreTraining, "gim")
-    with torch.no_grad():
-        for predictor in plain.predictors.values():
-            predictor.weight /= math.sqrt(16)
-    losses = [model(noise(2, 4000), generator=seeded()).loss for model in (scaled, plain)]
-    torch.testing.assert_close(*losses)
-
-
 def test_log_variance_clamp_bounds_log_variances(make, noise):
     model = make(SimModel, log_variance_clamp=(-0.01, 0.02)).eval()
     for log_variance in model(noise(1, 4000)).log_variances:
@@ -1019,8 +1009,8 @@ def test_training_lifts_contrastive_accuracy_above_chance(variant, make):
     torch.manual_seed(0)
     pitches = torch.rand(16, 1, generator=seeded()) * 0.2 + 0.02
     waveforms = torch.sin(torch.arange(4000) * pitches)
-    quiet = {"initial_log_variance": -4.0, "logit_scale": "inverse_sqrt_channels"}
-    model = make(SimForPreTraining, variant, hidden_size=32, context_size=16, negatives="other_utterances", **quiet)
+    settings = {"initial_log_variance": -4.0, "negatives": "other_utterances"}
+    model = make(SimForPreTraining, variant, hidden_size=32, context_size=16, **settings)
     chance = 1 / (model.config.num_negatives + 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = seeded()

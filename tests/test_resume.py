@@ -36,6 +36,11 @@ TINY = shlex.split(
     "--corpus_settings '{num_train: 10, num_test: 4, num_speakers: 2}' --batch_size 3 --eval_batch_size 4 "
     "--logging_steps 4 --save_steps 3 --max_steps 14"
 )
+# The Gaussian critic and all penalties, on few channels.
+READABLE = shlex.split(
+    "--preset sim-readable-small "
+    "--model_settings '{hidden_size: 16, latent_size: 8, context_size: 8, loss_window: 32, prediction_offsets: [1, 8]}'"
+)
 
 
 def train(output_dir, *flags):
@@ -94,6 +99,16 @@ def test_a_broken_off_run_ends_with_the_same_weights_and_log(whole_run, tmp_path
     assert without_times(read_log(tmp_path / "log.jsonl")) == without_times(read_log(whole_run / "log.jsonl"))
     results = [json.loads((run / "results.json").read_text()) for run in (tmp_path, whole_run)]
     assert results[0]["modules"] == results[1]["modules"]
+
+
+def test_the_gaussian_critic_resumes_exactly(tmp_path, monkeypatch):
+    flags = [*READABLE, "--max_steps", "6"]
+    train(tmp_path / "whole", *flags)
+    train_until(monkeypatch, 5, tmp_path / "stopped", *flags)
+    train(tmp_path / "stopped", *flags)
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+    logs = [without_times(read_log(tmp_path / name / "log.jsonl")) for name in ("stopped", "whole")]
+    assert logs[0] == logs[1]
 
 
 def test_a_resume_says_from_which_step(tmp_path, monkeypatch, capsys):

@@ -97,7 +97,6 @@ class SimConfig(PreTrainedConfig):
         independence_weight: Weight of `independence_penalty` of the means, which keeps channels from being functions of
             each other.
         loss_window: Frames per utterance that the contrastive loss uses: one random window per step.
-        logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
         gradient_isolation: Stop gradients between modules (GIM, SIM).
         contrastive_modules: "all": a contrastive loss at every module. "context": only at the GRU (CPC).
         probe_module: Index of the module that the classification heads read; negative indices count from the last.
@@ -146,7 +145,6 @@ class SimConfig(PreTrainedConfig):
     lagged_covariance_weight: float | int = 0.0
     independence_weight: float | int = 0.0
     loss_window: int = 128
-    logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
     contrastive_modules: Literal["all", "context"] = "all"
     probe_module: int = -1
@@ -154,7 +152,10 @@ class SimConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # some tools save the property
+        logit_scale = kwargs.pop("logit_scale", "one")  # of earlier versions
         super().__post_init__(**kwargs)
+        if logit_scale != "one":
+            raise ValueError(f"`logit_scale` is {logit_scale!r}, which was removed; train the model again without it.")
         if num_hidden_layers != self.num_modules:
             raise ValueError(
                 f"`num_hidden_layers` is {num_hidden_layers}, but the settings describe {self.num_modules} modules; "
@@ -268,10 +269,6 @@ class SimConfig(PreTrainedConfig):
 
     def validate_gaussian_critic(self) -> None:
         """The settings of the Gaussian critic are compatible."""
-        if self.critic == "gaussian" and self.logit_scale != "one":
-            raise ValueError(
-                "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
-            )
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
                 "`critic` 'gaussian' only scores latents of convolutional modules; set `contrastive_modules` to 'all'."

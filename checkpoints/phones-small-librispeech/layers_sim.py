@@ -4,6 +4,7 @@ Convolutions are matrix products on rows of frames, so that no tensor is transpo
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -71,6 +72,32 @@ def waveform_rows(
         return torch.cat([patches, patches.new_ones(*patches.shape[:2], 1)], dim=-1)
     real = frame_mask[..., None].to(patches)
     return torch.cat([patches * real, real], dim=-1)
+
+
+def front(
+    config: SimConfig, values: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The first module's input `(utterances, positions, input_channels)`, and the mask `(utterances, positions)`.
+
+    It has no parameters: the first convolution embeds patches and tokens, so that the first module's loss trains them.
+
+    Args:
+        config: Configuration, which defines the input.
+        values: Waveforms `(batch, samples)`, token ids `(batch, tokens)`, or images `(batch, channels, height, width)`,
+            each column of whose patches becomes an utterance: row `image * columns + column`.
+        mask: `(batch, samples)`, `(batch, tokens)` or `(batch, height)`, nonzero where real. A patch is real if all of
+            its rows are.
+        dtype: Data type of one-hot tokens.
+    """
+    if config.input_kind == "tokens":
+        return F.one_hot(values, config.vocab_size).to(dtype), mask
+    if config.input_kind == "waveform":
+        return values[..., None], mask
+    size, stride = config.patch_size, config.patch_stride
+    patches = values.unfold(2, size, stride).unfold(3, size, stride)  # (batch, channels, rows, columns, size, size)
+    if mask is not None:
+        mask = mask.unfold(1, size, stride).amin(-1).repeat_interleave(patches.shape[3], dim=0)
+    return patches.permute(0, 3, 2, 1, 4, 5).flatten(3).flatten(0, 1), mask
 
 
 class _RowConvolution(torch.autograd.Function):
@@ -234,9 +261,9 @@ class SimConvLayer(nn.Module):
             inputs = F.pad(inputs, (0, 0, 0, padding))
         # Where strides leave inputs out, a frame waits for those before the next one: none is owed to a later call.
         frames = max(0, (inputs.shape[1] - (kernel if last else max(kernel, stride))) // stride + 1)
-        held = inputs[:, frames * stride :]
         if not frames:
-            return inputs.new_zeros(len(inputs), 0, self.out_channels), held
+            return inputs.new_zeros(len(inputs), 0, self.out_channels), inputs
+        held = inputs[:, frames * stride :].clone()  # a view would keep all inputs in memory
         needed = (frames - 1) * stride + kernel
         return self(inputs[:, :needed], is_padded=True), held
 
@@ -403,6 +430,45 @@ class SimLatentHead(nn.Linear):
         return torch.cat([F.linear(hidden_states, weight, bias) for weight, bias in halves], dim=-1)
 
 
+def gru_weights(gru: nn.GRU) -> list[torch.Tensor]:
+    """Weights of a GRU of one layer for `gru_frames`, in float32 at least."""
+    return [_at_least_float32(weight) for weight in gru.parameters()]
+
+
+def gru_frames(
+    weights: list[torch.Tensor], hidden_states: torch.Tensor, state: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `run_gru`, with the weights that `gru_weights` prepared, and in their dtype."""
+    dtype = weights[0].dtype
+    if state is None:
+        state = hidden_states.new_zeros(1, len(hidden_states), weights[1].shape[1], dtype=dtype)
+    return torch.gru(hidden_states.to(dtype), state.to(dtype), weights, True, 1, 0.0, False, False, True)
+
+
+def run_gru(
+    gru: nn.GRU, hidden_states: torch.Tensor, state: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames of a GRU, `(batch, frames, hidden_size)`, and its state after them, `(1, batch, hidden_size)`.
+
+    A CPU computes in float32 at least, whatever the weights and autocast: the products of one frame are too small to
+    gain from half precision, and bfloat16 takes several times as long. The state then stays in float32.
+    """
+    on_cpu, dtype = hidden_states.device.type == "cpu", next(gru.parameters()).dtype
+    with full_precision(hidden_states.device) if on_cpu else nullcontext():
+        if on_cpu and is_own(gru, nn.GRU) and not in_graph():
+            frames, state = gru_frames(gru_weights(gru), hidden_states, state)
+            return frames.to(dtype), state
+        if on_cpu:
+            hidden_states = hidden_states.to(dtype)
+        # cuDNN only supports the backward pass in training mode; without dropout the mode changes nothing else.
+        was_training = gru.training
+        gru.training = was_training or torch.is_grad_enabled()
+        try:
+            return cast("tuple[torch.Tensor, torch.Tensor]", gru(hidden_states, state))
+        finally:
+            gru.training = was_training
+
+
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """Converts half precision to float32; float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -413,9 +479,13 @@ __all__ = [
     "SimConv1d",
     "SimConvLayer",
     "SimLatentHead",
+    "front",
+    "gru_frames",
+    "gru_weights",
     "in_graph",
     "is_own",
     "row_products",
+    "run_gru",
     "tap_weights",
     "waveform_rows",
 ]

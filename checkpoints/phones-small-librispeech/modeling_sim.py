@@ -1,13 +1,14 @@
-"""Smooth InfoMax (SIM): Gaussian speech representations, one local loss per module.
+"""Smooth InfoMax (SIM): Gaussian representations of speech, images and text, one local loss per module.
 
 Tensors are `(batch, frames, channels)` throughout, including the convolutions of `layers_sim.py`.
 """
 
+import functools
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -32,12 +33,11 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig
-from .layers_sim import SimConvLayer, SimLatentHead, in_graph
+from .layers_sim import SimConvLayer, SimLatentHead, front, in_graph, run_gru
 from .objectives_sim import (
     autocorrelations,
     covariance_penalty,
     draw_window_start,
-    full_precision,
     independence_penalty,
     info_nce,
     kl_to_standard_normal,
@@ -82,14 +82,15 @@ class SimForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: Sum of `module_losses`.
-        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted penalties on moments.
+        module_losses: `contrastive_loss + kl_weight * kl_loss` of each module, plus the weighted penalties on its
+            means.
         contrastive_losses: InfoNCE, in nats; chance is `ln(num_negatives + 1)`. 0 for a module without a
             contrastive loss.
         contrastive_accuracies: Fraction of targets that score above all negatives; chance is
             `1 / (num_negatives + 1)`. NaN for a module without a contrastive loss.
         kl_losses: KL divergence to N(0, I) in nats per frame of each convolutional module; 0 if deterministic.
-        last_hidden_state: As in `SimModelOutput`.
-        hidden_states: As in `SimModelOutput`.
+        last_hidden_state: See `SimModelOutput`.
+        hidden_states: See `SimModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -118,7 +119,7 @@ class SimModuleOutput(NamedTuple):
     """Output and losses of one module of `SimForPreTraining`; losses are 0-dim float32 tensors."""
 
     loss: torch.Tensor
-    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted penalties on moments."""
+    """`contrastive_loss + kl_weight * kl_loss`, plus the weighted penalties on the means."""
     contrastive_loss: torch.Tensor
     """InfoNCE in nats; 0 for a module without a contrastive loss."""
     contrastive_accuracy: torch.Tensor
@@ -140,7 +141,7 @@ class SimClassifierOutput(ModelOutput):
     Args:
         loss: `SimClassifier.classification_loss`, 0-dim, if labels were given.
         logits: `(batch, num_labels)` or `(batch, frames, num_labels)`, before a softmax or sigmoid.
-        hidden_states: As in `SimModelOutput`.
+        hidden_states: See `SimModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -162,7 +163,7 @@ class SimConvModule(nn.Module):
         channels = config.hidden_size
         layers = zip(config.conv_kernel[module], config.conv_stride[module], config.conv_padding[module], strict=True)
         self.layers = nn.ModuleList(
-            SimConvLayer(config, channels if layer else config.num_latents if module else 1, *sizes)
+            SimConvLayer(config, channels if layer else config.num_latents if module else config.input_channels, *sizes)
             for layer, sizes in enumerate(layers)
         )
         self.latent_head = (
@@ -186,8 +187,8 @@ class SimConvModule(nn.Module):
         Args:
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            held: Of a stream, the frames that each layer keeps from one call to the next; updated, see `SimModel.step`.
-            last: Of a stream, whether no further frames follow.
+            held: The frames that each layer keeps from one call of a stream to the next; updated, see `SimModel.step`.
+            last: Whether no further frames of a stream follow.
         """
         frame_mask = None
         if held is None:
@@ -217,7 +218,7 @@ class SimConvModule(nn.Module):
             frames, is_padded = layer.num_frames(frames), margins is not None
             if lengths is not None:
                 lengths = layer.num_frames(lengths)
-                frame_mask = _frame_mask(lengths, frames)
+                frame_mask = real_frames(lengths, frames)
             margins = layer.margins(following, frames, hidden_states.device)
             hidden_states = layer(hidden_states, frame_mask, is_padded=is_padded, margins=margins)
         return hidden_states, frame_mask, lengths
@@ -250,7 +251,7 @@ def _audio_lengths(attention_mask: torch.Tensor) -> torch.Tensor:
     return is_audio.sum(-1)
 
 
-def _frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
+def real_frames(lengths: torch.Tensor, frames: int) -> torch.Tensor:
     """`(batch, frames)` bool, true at the first `lengths` frames."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
@@ -272,10 +273,29 @@ def draw_latents(
     if log_variance is None:
         return mean
     latents = _sample_gaussian(mean, log_variance, generator)
-    return latents if lengths is None else latents * _frame_mask(lengths, latents.shape[1])[..., None]
+    return latents if lengths is None else latents * real_frames(lengths, latents.shape[1])[..., None]
 
 
 # ---------------------------------------------------------------------- models
+
+
+def _takes_any_input(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Accepts `input_values` also as `pixel_values` and `input_ids`, transformers' names for images and tokens."""
+    names = ("pixel_values", "input_ids")
+
+    @functools.wraps(forward)
+    def call(self: Any, input_values: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        for name in names:
+            given = kwargs.pop(name, None)
+            input_values = given if input_values is None else input_values
+        return forward(self, input_values, *args, **kwargs)
+
+    # `Trainer` drops columns of the data that the signature does not name.
+    signature = inspect.signature(forward)
+    *parameters, rest = signature.parameters.values()
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    call.__signature__ = signature.replace(parameters=[*parameters, *extra, rest])  # type: ignore[attr-defined]
+    return call
 
 
 class SimPreTrainedModel(PreTrainedModel):
@@ -348,45 +368,55 @@ class SimModel(SimPreTrainedModel):
     def get_frame_mask(self, attention_mask: torch.Tensor, module: int = -1) -> torch.Tensor:
         """Mask of a module's frames, `(batch, frames_m)` int64, from the mask of the samples, `(batch, samples)`."""
         lengths = self.config.num_frames(_audio_lengths(attention_mask), module)
-        return _frame_mask(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
+        return real_frames(lengths, self.config.num_frames(attention_mask.shape[-1], module)).long()
 
     def prepare_inputs(
         self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the first module's input `(batch, samples, 1)`, 0 in padding, and lengths `(batch,)` in samples.
 
+        For images and text see `front` in `layers_sim.py`.
+
         Raises:
             TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` has a dtype that cannot be
                 multiplied with the weights.
-            ValueError: `input_values` is not `(batch, samples)` or is too short for one frame of the last module, or
+            ValueError: `input_values` has another shape or is too short for one frame of the last module, or
                 `attention_mask` has padding before or within the audio (see `require` for accelerators).
         """
         for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
             if not (isinstance(given, torch.Tensor) or (given is None and name == "attention_mask")):
                 raise TypeError(
-                    f"`{name}` is a {type(given).__name__}; give a tensor (batch, samples), as `SimFeatureExtractor` "
-                    "returns with `return_tensors='pt'`."
+                    f"`{name}` is a {type(given).__name__}; give a tensor, as `SimFeatureExtractor` and the other "
+                    "processors return with `return_tensors='pt'`."
                 )
-        if not input_values.is_floating_point() or (input_values.dtype == torch.float64 != self.dtype):
+        kind, shape, is_float = self.config.input_kind, tuple(input_values.shape), input_values.is_floating_point()
+        if is_float == (kind == "tokens") or (input_values.dtype == torch.float64 != self.dtype):
             raise TypeError(
                 f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
-                "`SimFeatureExtractor` returns."
+                "`SimFeatureExtractor` returns, or integers for `input_kind` 'tokens'."
             )
-        if input_values.ndim != 2:
-            raise ValueError(f"`input_values` has shape {tuple(input_values.shape)}; it must be (batch, samples).")
-        if self.config.num_frames(input_values.shape[1]) < 1:
+        if len(shape) != (4 if kind == "patches" else 2) or (
+            kind == "patches" and shape[1] != self.config.image_channels
+        ):
             raise ValueError(
-                f"`input_values` has {input_values.shape[1]} samples, too few for one frame of the last module; "
+                f"`input_values` has shape {shape}; it must be (batch, samples), or for `input_kind` 'patches' (batch, "
+                "`image_channels`, height, width)."
+            )
+        length = shape[2 if kind == "patches" else 1]
+        if self.config.num_frames(length) < 1 or (kind == "patches" and shape[3] < self.config.patch_size):
+            raise ValueError(
+                f"`input_values` has {min(length, shape[-1])} samples, too few for one frame of the last module; "
                 f"give at least {self.config.receptive_field()}."
             )
-        if attention_mask is None:
-            return input_values[..., None], None
-        if attention_mask.shape != input_values.shape:
+        if attention_mask is not None and attention_mask.shape != (shape[0], length):
             raise ValueError(
-                f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` "
-                f"{tuple(input_values.shape)}; both must be (batch, samples)."
+                f"`attention_mask` has shape {tuple(attention_mask.shape)} but `input_values` {shape}; give one value "
+                "per sample, or per row of an image."
             )
-        return input_values.masked_fill(attention_mask == 0, 0.0)[..., None], _audio_lengths(attention_mask)
+        hidden_states, mask = front(self.config, input_values, attention_mask, self.dtype)
+        if mask is None:
+            return hidden_states, None
+        return hidden_states.masked_fill((mask == 0)[..., None], 0.0), _audio_lengths(mask)
 
     def encode_module(
         self,
@@ -400,40 +430,30 @@ class SimModel(SimPreTrainedModel):
         """Returns the mean, log-variance (`None` if deterministic) and lengths of one module's frames.
 
         Args:
-            module: From 0; the context comes last.
+            module: Index from 0; the context is the last.
             hidden_states: `(batch, frames, channels)`, the output of the module below.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            held: Of a stream, the module's part of the state, which is updated; see `step`.
-            last: Of a stream, whether no further frames follow.
+            held: The module's part of a stream's state, which is updated; see `step`.
+            last: Whether no further frames of a stream follow.
         """
-        if self.context is None or module < self.config.num_conv_modules:
+        if self.context is None or module < len(self.conv_modules):
             return self.conv_modules[module](hidden_states, lengths, held, last=last)
-        state = None if held is None else held[0]
         if held is not None and not hidden_states.shape[1]:
             return hidden_states.new_zeros(len(hidden_states), 0, self.config.context_size), None, None
         # Padding follows the audio and the GRU runs forward, so padding does not affect real frames.
-        on_cpu, was_training = hidden_states.device.type == "cpu", self.context.training
-        if on_cpu:  # the matrix products of one frame are too small to gain from half precision
-            hidden_states = hidden_states.to(next(self.context.parameters()).dtype)
-        # cuDNN only supports the backward pass in training mode; without dropout the mode changes nothing else.
-        self.context.training = was_training or torch.is_grad_enabled()
-        try:
-            with full_precision(hidden_states.device) if on_cpu else nullcontext():
-                context, state = self.context(hidden_states, state)
-        finally:
-            self.context.training = was_training
+        context, state = run_gru(self.context, hidden_states, None if held is None else held[0])
         if held is not None:
             held[0] = state
         if lengths is not None:
-            context = context * _frame_mask(lengths, context.shape[1])[..., None]
+            context = context * real_frames(lengths, context.shape[1])[..., None]
         return context, None, lengths
 
     def initial_state(self, batch_size: int = 1) -> list[torch.Tensor]:
         """State of streams before their first sample, for `step`.
 
         Returns:
-            A tensor per convolution, zeros `(batch, padding, in_channels)` that stand for its padding at the start, and
-            for a context module its hidden state `(1, batch, context_size)`.
+            A tensor per convolution, zeros `(batch, padding, in_channels)` as its padding at the start, and for a
+            context module its hidden state `(1, batch, context_size)`.
         """
         layers = [layer for module in self.conv_modules for layer in cast("SimConvModule", module).layers]
         shapes = [(batch_size, layer.sizes[2], layer.in_channels) for layer in cast("list[SimConvLayer]", layers)]
@@ -444,25 +464,26 @@ class SimModel(SimPreTrainedModel):
     def step(
         self, input_values: torch.Tensor, state: Sequence[torch.Tensor], *, last: bool = False
     ) -> tuple[list[SimModuleLatents], list[torch.Tensor]]:
-        """The frames that the next samples of streams complete, and the state with which to go on.
+        """Encodes the next samples of streams: returns the frames that they complete, and the state for the next call.
 
-        Concatenated over calls, they are those of the whole audio, at whatever samples it is divided. The model must be
-        in evaluation mode, since the statistics of a batch in training mode are those of whole utterances.
+        Concatenated over calls, the frames are those of the complete audio, wherever it is divided. The model must be
+        in evaluation mode, since batch statistics in training mode are those of complete utterances.
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
-            state: What the last call returned, or `initial_state`. Of a convolution it holds fewer input frames than
-                its kernel has, after samples that are a multiple of `config.hop_length()` always as many.
+            state: State from the last call, or `initial_state`. For a convolution it contains the last input frames,
+                fewer than the kernel size; always the same number after a multiple of `config.hop_length()` samples.
             last: Whether the audio ends here, which completes the frames that see the padding at its end.
 
         Returns:
-            What each module makes, the context last, `(batch, frames, channels)` with 0 frames where none is complete;
-            means are handed on. And the new state; the tensors of the old one are not changed.
+            The output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete
+            (each module reads the means of the one below); and the new state. The old state is not changed.
         """
-        hidden_states, modules = input_values[..., None], []
+        hidden_states, modules = front(self.config, input_values, None, state[0].dtype)[0], []
         old, new = list(state), list[torch.Tensor]()
-        for module, kernels in enumerate([*self.config.conv_kernel, [1]][: self.config.num_modules]):
-            held = [old.pop(0) for _ in kernels]
+        counts = [len(cast("SimConvModule", module).layers) for module in self.conv_modules]
+        for module, count in enumerate(counts if self.context is None else [*counts, 1]):
+            held, old = old[:count], old[count:]
             hidden_states, log_variance, _ = self.encode_module(module, hidden_states, None, held, last=last)
             modules.append(SimModuleLatents(hidden_states, hidden_states, log_variance, None))
             new += held
@@ -474,16 +495,16 @@ class SimModel(SimPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         modules: Collection[int] | None = None,
     ) -> dict[int, SimModuleLatents]:
-        """Latents of long audio: chunk by chunk with `step`, so that memory hardly exceeds the input and the result.
+        """Encodes long audio chunk by chunk with `step`, with little more memory than the input and the result need.
 
         Args:
-            input_values: As in `forward`.
-            attention_mask: As in `forward`.
+            input_values: See `forward`.
+            attention_mask: See `forward`.
             modules: The modules to keep, counted from 0; `None` for all. An hour of the preset "sim" has 12 GB of means
                 and log-variances in module 0, and 0.4 GB in the context.
 
         Returns:
-            What `module_latents` yields, by the module's number, with means as `hidden_state`.
+            The output of each module as from `module_latents`, by module index, with means as `hidden_state`.
         """
         waveforms, lengths = self.prepare_inputs(input_values, attention_mask)
         batch, total = input_values.shape
@@ -514,7 +535,7 @@ class SimModel(SimPreTrainedModel):
 
     def takes_chunks(self, input_values: torch.Tensor) -> bool:
         """Whether `forward` goes through `latents_in_chunks`: for long audio, at inference and outside of graphs."""
-        if self.training or torch.is_grad_enabled() or in_graph():
+        if self.config.input_kind != "waveform" or self.training or torch.is_grad_enabled() or in_graph():
             return False
         return input_values.shape[-1] > LONG_SECONDS * self.config.sampling_rate
 
@@ -533,6 +554,7 @@ class SimModel(SimPreTrainedModel):
             hidden_states = draw_latents(mean, log_variance if sample else None, lengths, generator)
             yield SimModuleLatents(hidden_states, mean, log_variance, lengths)
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -543,7 +565,7 @@ class SimModel(SimPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SimModelOutput:
-        """Encodes waveforms; at inference those of more than a minute in chunks, see `latents_in_chunks`.
+        """Encodes waveforms; at inference, audio of more than a minute in chunks (see `latents_in_chunks`).
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
@@ -570,7 +592,7 @@ class SimModel(SimPreTrainedModel):
         frame_mask = (
             torch.ones(batch, frames, dtype=torch.long, device=hidden_states.device)
             if lengths is None
-            else _frame_mask(lengths, frames).long()
+            else real_frames(lengths, frames).long()
         )
         return SimModelOutput(
             last_hidden_state=hidden_states,
@@ -598,7 +620,7 @@ class SimForPreTraining(SimPreTrainedModel):
                 str(module): SimPredictor(
                     len(config.offsets),
                     config.num_latents,
-                    config.context_size if module == config.num_conv_modules else config.num_latents,
+                    config.num_channels(module),
                 )
                 for module in range(config.num_modules)
                 if self.is_contrastive(module) and not self._measures_correlations(module)
@@ -645,10 +667,10 @@ class SimForPreTraining(SimPreTrainedModel):
         With `gradient_isolation` the input is detached: the backward pass of this loss only reaches this module.
 
         Args:
-            module: From 0; the context comes last.
+            module: Index from 0; the context is the last.
             hidden_states: `(batch, frames, channels)`; for module 0 the result of `SimModel.prepare_inputs`.
             lengths: `(batch,)`, number of real frames of `hidden_states`; `None` if all are.
-            sample: As in `SimModel.forward`.
+            sample: See `SimModel.forward`.
             generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
                 with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             kl_weight_scale: Factor on the module's KL weight, for a warm-up.
@@ -661,7 +683,7 @@ class SimForPreTraining(SimPreTrainedModel):
             generator = torch.Generator().manual_seed(0)
         inputs = hidden_states.detach() if self.config.gradient_isolation else hidden_states
         mean, log_variance, lengths = self.sim.encode_module(module, inputs, lengths)
-        frame_mask = None if lengths is None else _frame_mask(lengths, mean.shape[1])
+        frame_mask = None if lengths is None else real_frames(lengths, mean.shape[1])
 
         hidden_state = draw_latents(mean, log_variance if sample else None, lengths, generator)
 
@@ -766,16 +788,15 @@ class SimForPreTraining(SimPreTrainedModel):
             offsets=config.offsets,
             num_negatives=config.num_negatives,
             negative_sharing=config.negative_sharing,
-            nested_sizes=config.nested_sizes if module < config.num_conv_modules else (),
             window_start=start,
             frame_mask=frame_mask,
             negatives=config.negatives,
             other_latents=other_latents,
             other_frame_mask=other_frame_mask,
-            logit_scale=config.num_latents**-0.5 if config.logit_scale == "inverse_sqrt_channels" else 1.0,
             generator=generator,
         )
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -792,7 +813,7 @@ class SimForPreTraining(SimPreTrainedModel):
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1].
             attention_mask: `(batch, samples)`, 1 for audio and 0 for the padding after it; `None` for no padding.
-            sample: As in `SimModel.forward`.
+            sample: See `SimModel.forward`.
             generator: Random generator of noise, windows and negatives. `None`: the global one in training mode, one
                 with a fixed seed in evaluation mode, so that the loss only depends on the batch.
             output_hidden_states: Return `hidden_states`.
@@ -832,7 +853,7 @@ class SimClassifier(SimPreTrainedModel):
         super().__init__(config)
         self.sim = SimModel(config)
         self.probe_module = config.probe_module % config.num_modules
-        channels = config.context_size if self.probe_module == config.num_conv_modules else config.num_latents
+        channels = config.num_channels(self.probe_module)
         self.classifier = nn.Linear(channels, cast("int", config.num_labels))
         self.post_init()
         self._freeze_what_never_learns()
@@ -856,9 +877,9 @@ class SimClassifier(SimPreTrainedModel):
             ValueError: `labels` has a different shape or dtype.
         """
         logits, rows = logits.float(), logits.shape[:-1]
-        are_whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+        are_integers = not (labels.is_floating_point() or labels.dtype == torch.bool)
         if self.config.problem_type is None:
-            is_single = are_whole and labels.shape != logits.shape
+            is_single = are_integers and labels.shape != logits.shape
             self.config.problem_type = (
                 "regression"
                 if logits.shape[-1] == 1
@@ -870,7 +891,7 @@ class SimClassifier(SimPreTrainedModel):
         is_single = problem_type == "single_label_classification"
         if problem_type == "regression" and labels.shape == rows and logits.shape[-1] == 1:
             labels = labels[..., None]
-        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_whole):
+        if labels.shape != (rows if is_single else logits.shape) or (is_single and not are_integers):
             raise ValueError(
                 f"`labels` of {labels.dtype} with shape {tuple(labels.shape)} do not match `config.problem_type` "
                 f"{problem_type!r} and `config.num_labels` {logits.shape[-1]}: 'single_label_classification' takes "
@@ -924,7 +945,10 @@ class SimClassifier(SimPreTrainedModel):
         output_hidden_states: bool | None,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
-        """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request."""
+        """Returns the probed module's frames `(batch, frames, channels)`, their mask, and hidden states on request.
+
+        The frames of an image are those of all of its columns.
+        """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         frame_mask = None
@@ -937,12 +961,17 @@ class SimClassifier(SimPreTrainedModel):
             input_values, attention_mask, generator=generator, output_hidden_states=True, return_dict=True
         )
         hidden_states = outputs.hidden_states if output_hidden_states else None
-        return outputs.hidden_states[self.probe_module], frame_mask, hidden_states
+        frames = outputs.hidden_states[self.probe_module]
+        frames = frames.reshape(len(input_values), -1, frames.shape[-1])
+        if frame_mask is not None:
+            frame_mask = frame_mask.repeat(1, frames.shape[1] // frame_mask.shape[1])
+        return frames, frame_mask, hidden_states
 
 
 class SimForSequenceClassification(SimClassifier):
     """Utterance classification: a linear layer on the mean of the real frames of one module."""
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -979,6 +1008,7 @@ class SimForSequenceClassification(SimClassifier):
 class SimForAudioFrameClassification(SimClassifier):
     """Frame classification: a linear layer on the frames of one module."""
 
+    @_takes_any_input
     @can_return_tuple
     def forward(
         self,
@@ -1030,4 +1060,5 @@ __all__ = [
     "SimModuleOutput",
     "SimPreTrainedModel",
     "draw_latents",
+    "real_frames",
 ]

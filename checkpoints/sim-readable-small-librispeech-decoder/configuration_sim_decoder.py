@@ -8,6 +8,9 @@ from transformers import PreTrainedConfig
 
 from .configuration_sim import takes_numpy_numbers
 
+HIGHEST_PITCH = 500.0
+"""Of a source-filter decoder, in Hz."""
+
 
 @takes_numpy_numbers
 @strict
@@ -67,8 +70,10 @@ class SimDecoderConfig(PreTrainedConfig):
         for name in ("sampling_rate", "latent_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give at least 1.")
-        if self.architecture == "source_filter" and self.sampling_rate < _LOWEST_RATE:
-            raise ValueError(f"`sampling_rate` is {self.sampling_rate} Hz; pulses need at least {_LOWEST_RATE} Hz.")
+        if self.architecture == "source_filter" and self.sampling_rate < 2 * HIGHEST_PITCH:
+            raise ValueError(
+                f"`sampling_rate` is {self.sampling_rate} Hz; pulses need at least {2 * HIGHEST_PITCH:g} Hz."
+            )
         for kernel, stride, padding, output_padding in self.layers():
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel or not 0 <= output_padding < max(stride, 1):
                 raise ValueError(
@@ -135,8 +140,6 @@ _PAPER_MODULE_0: dict[str, Any] = {
     "output_paddings": (3, 0, 0, 4, 0, 0),
 }
 _REFERENCE_SAMPLES = 10_240
-# Twice the highest pitch of a source-filter decoder.
-_LOWEST_RATE = 1000
 
 
 def _conv_layers(encoder: Any, module: int) -> list[tuple[int, int, int]]:
@@ -157,4 +160,4 @@ def _mirrored(layers: list[tuple[int, int, int]]) -> dict[str, Any]:
     return {"kernel_sizes": kernels, "strides": strides, "paddings": paddings, "output_paddings": rounded_off[::-1]}
 
 
-__all__ = ["SimDecoderConfig"]
+__all__ = ["HIGHEST_PITCH", "SimDecoderConfig"]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .configuration_sim_decoder import SimDecoderConfig
+from .configuration_sim_decoder import HIGHEST_PITCH, SimDecoderConfig
 
 # Source-filter synthesis. Seconds of the windows that are filtered, and from one to the next.
 _WINDOW, _HOP = 0.032, 0.008
@@ -20,9 +20,9 @@ _WINDOW, _HOP = 0.032, 0.008
 _POINTS, _KERNEL = 64, 5
 # Natural logarithm of the gain at 0: pulses and noise have a variance of 1, speech has less.
 _GAIN, _HIGHEST_GAIN = -3.0, 3.0
-# Seconds that latents are averaged over to read the pitch, which changes slowly; its range in Hz, and its start.
+# Seconds that latents are averaged over to read the pitch, which changes slowly; its lowest value in Hz, and its start.
 _PITCH_SECONDS = 0.1
-_LOWEST_PITCH, _HIGHEST_PITCH = 50.0, 500.0
+_LOWEST_PITCH = 50.0
 _START_OF_PITCH = math.log2(150.0)
 
 
@@ -128,8 +128,11 @@ class SimDecoder(PreTrainedModel):
 
     def averaged(self, latents: torch.Tensor) -> torch.Tensor:
         """Standardized latents as the pitch reads them, of the same shape: means over 0.1 seconds around each frame."""
-        frames = ((latents - self.mean) / self.scale).float().transpose(1, 2)
-        return self._means(frames, _PITCH_SECONDS).transpose(1, 2)
+        return self._means(self.standardized(latents).float().transpose(1, 2), _PITCH_SECONDS).transpose(1, 2)
+
+    def standardized(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents `(..., channels)` less the mean, by the scale."""
+        return (latents - self.mean) / self.scale
 
     def _means(self, values: torch.Tensor, seconds: float) -> torch.Tensor:
         """Means of values `(batch, channels, frames)` over some time around each frame."""
@@ -139,7 +142,7 @@ class SimDecoder(PreTrainedModel):
     def pitch(self, latents: torch.Tensor) -> torch.Tensor:
         """Pitch of each frame in Hz, `(batch, frames)` of latents `(batch, frames, channels)`; 50 to 500 Hz."""
         octaves = self.averaged(latents) @ self.pitch_weight.float() + self.pitch_bias.float()
-        return torch.exp2(octaves.clamp(math.log2(_LOWEST_PITCH), math.log2(_HIGHEST_PITCH)))
+        return torch.exp2(octaves.clamp(math.log2(_LOWEST_PITCH), math.log2(HIGHEST_PITCH)))
 
     @can_return_tuple
     def forward(
@@ -158,7 +161,8 @@ class SimDecoder(PreTrainedModel):
 
         Raises:
             TypeError: `latents` is not a tensor.
-            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels.
+            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels, or
+                `torch.export` exports a source-filter decoder for any number of frames.
         """
         if not isinstance(latents, torch.Tensor):
             raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor: `torch.as_tensor(latents)`.")
@@ -166,7 +170,13 @@ class SimDecoder(PreTrainedModel):
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
             )
-        hidden_states = ((latents - self.mean) / self.scale).transpose(1, 2)
+        frames: Any = latents.shape[1]
+        if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
+            raise ValueError(
+                "a decoder with `architecture` 'source_filter' can only be exported for a fixed number of frames in "
+                "`latents`; the batch may vary."
+            )
+        hidden_states = self.standardized(latents).transpose(1, 2)
         for number, layer in enumerate(self.layers):
             hidden_states = layer(hidden_states if number == 0 else F.relu(hidden_states))
         if self.config.architecture == "source_filter":

@@ -59,8 +59,8 @@ class SimConfig(PreTrainedConfig):
         patch_size: Height and width of a patch in pixels.
         patch_stride: Pixels from one patch to the next, down and to the right; patches overlap if it is smaller than
             `patch_size`, and `prediction_offsets` should then begin beyond the overlap.
-        vocabulary: Symbols of a text, with ids from 1; 0 is padding and every other symbol. Symbols of several
-            characters, such as phones, are separated by spaces. Empty for the 256 bytes.
+        vocabulary: Symbols of a text, with ids from 1. Id 0 is for padding and for symbols that are not listed. Symbols
+            of several characters, such as phones, are separated by spaces. Empty for the 256 bytes.
         hidden_size: Channels of every convolution.
         latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 for no GRU.
@@ -74,33 +74,32 @@ class SimConfig(PreTrainedConfig):
         latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU's output.
         sample_latents: Sample Gaussian latents in training; `False` uses their means ("SIM, mean").
         shared_noise: Use one sample as both context and target of a module, instead of two independent samples.
-        initial_log_variance: Initial bias of the log-variance head; `None` initializes it like any other layer (the
+        initial_log_variance: Initial bias of the log-variance head; `None` for the initialization of other layers (the
             paper).
         log_variance_clamp: Lowest and highest log-variance; `None` for no limits (the paper).
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
-            number, or one per convolutional module. The default is 1e-3 as the authors' code weights it.
+            number, or one per convolutional module. The default corresponds to 1e-3 in the authors' code, which sums
+            over time.
         free_bits: Nats per dimension that the KL term does not penalize (Kingma et al. 2016); 0 for none.
-        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", by the
-            batch's autocorrelation of each channel at each offset, which fixes the axes of the latents (see
-            `info_nce`). The context module always uses the bilinear critic.
+        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", which scores by
+            the autocorrelation of each channel at each offset, measured on the batch, and determines the axes of the
+            latents (see `info_nce`). The context module always uses the bilinear critic.
         num_prediction_steps: Frames ahead that the context predicts (K).
-        prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
+        prediction_offsets: Frames from a context to each of its targets, increasing; `None` for 1, ..., K.
         num_negatives: Negatives per pair of context and target (N).
         negatives: Frames of the batch that negatives are drawn from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
         negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
             contexts, which makes hundreds of negatives cheap.
-        nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
         covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
         lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
             the first `loss_window` frames.
         independence_weight: Weight of `independence_penalty` of the means, which keeps channels from being functions of
             each other.
-        loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
-        logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
+        loss_window: Frames per utterance that the contrastive loss uses: one random window per step.
         gradient_isolation: Stop gradients between modules (GIM, SIM).
         contrastive_modules: "all": a contrastive loss at every module. "context": only at the GRU (CPC).
-        probe_module: Module that the classification heads read, counted from 0; negative numbers count from the last.
+        probe_module: Index of the module that the classification heads read; negative indices count from the last.
         freeze_encoder: Train only the classification head; the encoder stays in evaluation mode.
 
     Example:
@@ -142,12 +141,10 @@ class SimConfig(PreTrainedConfig):
     num_negatives: int = 10
     negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
     negative_sharing: Literal["anchor", "batch"] = "anchor"
-    nested_sizes: list[int] | tuple[int, ...] = ()
     covariance_weight: float | int = 0.0
     lagged_covariance_weight: float | int = 0.0
     independence_weight: float | int = 0.0
     loss_window: int = 128
-    logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
     contrastive_modules: Literal["all", "context"] = "all"
     probe_module: int = -1
@@ -155,7 +152,10 @@ class SimConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # some tools save the property
+        logit_scale = kwargs.pop("logit_scale", "one")  # of earlier versions
         super().__post_init__(**kwargs)
+        if logit_scale != "one":
+            raise ValueError(f"`logit_scale` is {logit_scale!r}, which was removed; train the model again without it.")
         if num_hidden_layers != self.num_modules:
             raise ValueError(
                 f"`num_hidden_layers` is {num_hidden_layers}, but the settings describe {self.num_modules} modules; "
@@ -173,7 +173,7 @@ class SimConfig(PreTrainedConfig):
         if self.input_kind != "waveform" and self.sampling_rate != POSITION_RATE:
             raise ValueError(
                 f"`sampling_rate` is {self.sampling_rate}; set it to {POSITION_RATE} for `input_kind` "
-                f"{self.input_kind!r}, which has no rate of its own."
+                f"{self.input_kind!r}, which does not have a sampling rate."
             )
         if self.context_size < 0:
             raise ValueError(
@@ -253,9 +253,10 @@ class SimConfig(PreTrainedConfig):
         """Offsets and negatives are compatible, whatever the critic."""
         if self.prediction_offsets is not None and not self.prediction_offsets:
             raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
-        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", list(self.nested_sizes))):
-            if values != sorted(set(values)) or (values and values[0] < 1):
-                raise ValueError(f"`{name}` is {values}; give increasing positive integers, for example [1, 2, 4].")
+        if self.offsets != sorted({*self.offsets}) or min(self.offsets, default=1) < 1:
+            raise ValueError(
+                f"`prediction_offsets` is {self.offsets}; give increasing positive integers, for example [1, 2, 4]."
+            )
         if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
             raise ValueError(
                 f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has only {self.loss_window} "
@@ -268,19 +269,9 @@ class SimConfig(PreTrainedConfig):
 
     def validate_gaussian_critic(self) -> None:
         """The settings of the Gaussian critic are compatible."""
-        sizes = list(self.nested_sizes)
-        if self.critic == "gaussian" and self.logit_scale != "one":
-            raise ValueError(
-                "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
-            )
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
                 "`critic` 'gaussian' only scores latents of convolutional modules; set `contrastive_modules` to 'all'."
-            )
-        if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
-            raise ValueError(
-                f"`nested_sizes` is {sizes}; set `critic` to 'gaussian' and give sizes below the {self.num_latents} "
-                "channels of a latent."
             )
         for name in ("covariance_weight", "lagged_covariance_weight", "independence_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
@@ -380,6 +371,11 @@ class SimConfig(PreTrainedConfig):
         if isinstance(self.kl_weight, (int, float)):
             return [float(self.kl_weight)] * self.num_conv_modules
         return [float(weight) for weight in self.kl_weight]
+
+    def num_channels(self, module: int = -1) -> int:
+        """Channels of a module's frames: `context_size` for the context, `num_latents` for the others."""
+        is_context = module % self.num_modules == self.num_conv_modules
+        return self.context_size if is_context else self.num_latents
 
     def hop_length(self, module: int = -1) -> int:
         """Samples from one frame of a module to the next."""

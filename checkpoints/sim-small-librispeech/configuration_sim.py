@@ -9,6 +9,10 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# Positions per second of images (rows of pixels) and text (symbols), which have no time: one per label frame of 10 ms,
+# and limits in seconds, such as those of `utterance_batches`, are thousands of positions.
+POSITION_RATE = 100
+
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 
@@ -47,7 +51,16 @@ class SimConfig(PreTrainedConfig):
     A *frame* is one output position of a module.
 
     Args:
-        sampling_rate: Sampling rate of the waveform in Hz.
+        sampling_rate: Sampling rate of the waveform in Hz; 100 for images and text, see `POSITION_RATE`.
+        input_kind: "waveform"; "patches": images, whose columns of patches are separate utterances, predicted from top
+            to bottom (Löwe et al. 2019); "tokens": text, one symbol per position. The first convolution embeds patches
+            and tokens. For images, a "sample" below is a row of pixels, for text it is a symbol.
+        image_channels: Channels of an image, 1 for gray and 3 for color.
+        patch_size: Height and width of a patch in pixels.
+        patch_stride: Pixels from one patch to the next, down and to the right; patches overlap if it is smaller than
+            `patch_size`, and `prediction_offsets` should then begin beyond the overlap.
+        vocabulary: Symbols of a text, with ids from 1. Id 0 is for padding and for symbols that are not listed. Symbols
+            of several characters, such as phones, are separated by spaces. Empty for the 256 bytes.
         hidden_size: Channels of every convolution.
         latent_size: Channels of every latent; `None` for `hidden_size`.
         context_size: Channels of the GRU that reads the last convolutional module; 0 for no GRU.
@@ -61,33 +74,32 @@ class SimConfig(PreTrainedConfig):
         latent_head: "linear": latents are a linear map of the last ReLU. "identity": they are that ReLU's output.
         sample_latents: Sample Gaussian latents in training; `False` uses their means ("SIM, mean").
         shared_noise: Use one sample as both context and target of a module, instead of two independent samples.
-        initial_log_variance: Initial bias of the log-variance head; `None` initializes it like any other layer (the
+        initial_log_variance: Initial bias of the log-variance head; `None` for the initialization of other layers (the
             paper).
         log_variance_clamp: Lowest and highest log-variance; `None` for no limits (the paper).
         kl_weight: Weight of the KL divergence to N(0, I), summed over channels and averaged over frames; one
-            number, or one per convolutional module. The default is 1e-3 as the authors' code weights it.
+            number, or one per convolutional module. The default corresponds to 1e-3 in the authors' code, which sums
+            over time.
         free_bits: Nats per dimension that the KL term does not penalize (Kingma et al. 2016); 0 for none.
-        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", by the
-            batch's autocorrelation of each channel at each offset, which fixes the axes of the latents (see
-            `info_nce`). The context module always uses the bilinear critic.
+        critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", which scores by
+            the autocorrelation of each channel at each offset, measured on the batch, and determines the axes of the
+            latents (see `info_nce`). The context module always uses the bilinear critic.
         num_prediction_steps: Frames ahead that the context predicts (K).
-        prediction_offsets: Frames from a context to each of its targets, increasing, in place of 1, ..., K.
+        prediction_offsets: Frames from a context to each of its targets, increasing; `None` for 1, ..., K.
         num_negatives: Negatives per pair of context and target (N).
         negatives: Frames of the batch that negatives are drawn from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
         negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
             contexts, which makes hundreds of negatives cheap.
-        nested_sizes: Sizes of leading blocks of channels from which the Gaussian critic also predicts.
         covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
         lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
             the first `loss_window` frames.
         independence_weight: Weight of `independence_penalty` of the means, which keeps channels from being functions of
             each other.
-        loss_window: Frames per utterance that enter the contrastive loss: one random window per step.
-        logit_scale: Factor on the score: "one" (the paper), or "inverse_sqrt_channels".
+        loss_window: Frames per utterance that the contrastive loss uses: one random window per step.
         gradient_isolation: Stop gradients between modules (GIM, SIM).
         contrastive_modules: "all": a contrastive loss at every module. "context": only at the GRU (CPC).
-        probe_module: Module that the classification heads read, counted from 0; negative numbers count from the last.
+        probe_module: Index of the module that the classification heads read; negative indices count from the last.
         freeze_encoder: Train only the classification head; the encoder stays in evaluation mode.
 
     Example:
@@ -101,6 +113,11 @@ class SimConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["module_losses", "contrastive_losses", "contrastive_accuracies", "kl_losses"]
 
     sampling_rate: int = 16_000
+    input_kind: Literal["waveform", "patches", "tokens"] = "waveform"
+    image_channels: int = 1
+    patch_size: int = 16
+    patch_stride: int = 8
+    vocabulary: list[str] | tuple[str, ...] = ()
     hidden_size: int = 512
     latent_size: int | None = None
     context_size: int = 256
@@ -124,12 +141,10 @@ class SimConfig(PreTrainedConfig):
     num_negatives: int = 10
     negatives: Literal["any", "not_positive", "same_utterance", "other_utterances"] = "any"
     negative_sharing: Literal["anchor", "batch"] = "anchor"
-    nested_sizes: list[int] | tuple[int, ...] = ()
     covariance_weight: float | int = 0.0
     lagged_covariance_weight: float | int = 0.0
     independence_weight: float | int = 0.0
     loss_window: int = 128
-    logit_scale: Literal["one", "inverse_sqrt_channels"] = "one"
     gradient_isolation: bool = True
     contrastive_modules: Literal["all", "context"] = "all"
     probe_module: int = -1
@@ -137,7 +152,10 @@ class SimConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         num_hidden_layers = kwargs.pop("num_hidden_layers", self.num_modules)  # some tools save the property
+        logit_scale = kwargs.pop("logit_scale", "one")  # of earlier versions
         super().__post_init__(**kwargs)
+        if logit_scale != "one":
+            raise ValueError(f"`logit_scale` is {logit_scale!r}, which was removed; train the model again without it.")
         if num_hidden_layers != self.num_modules:
             raise ValueError(
                 f"`num_hidden_layers` is {num_hidden_layers}, but the settings describe {self.num_modules} modules; "
@@ -148,9 +166,15 @@ class SimConfig(PreTrainedConfig):
 
     def validate_sizes(self) -> None:
         """Counts are positive, rates are in range."""
-        for name in ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives"):
+        sizes = ("sampling_rate", "hidden_size", "num_prediction_steps", "num_negatives")
+        for name in (*sizes, "image_channels", "patch_size", "patch_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; give an integer of at least 1.")
+        if self.input_kind != "waveform" and self.sampling_rate != POSITION_RATE:
+            raise ValueError(
+                f"`sampling_rate` is {self.sampling_rate}; set it to {POSITION_RATE} for `input_kind` "
+                f"{self.input_kind!r}, which does not have a sampling rate."
+            )
         if self.context_size < 0:
             raise ValueError(
                 f"`context_size` is {self.context_size}; give the channels of the context module, or 0 for none."
@@ -173,7 +197,7 @@ class SimConfig(PreTrainedConfig):
                     f"`{name}` {getattr(self, name)} does not describe the same layers as `conv_kernel` "
                     f"{self.conv_kernel}; give one list per module with {shape} entries."
                 )
-        for kernel, stride, padding in self._layers():
+        for kernel, stride, padding in self._layers()[-sum(shape) :]:  # without the patches
             if kernel < 1 or stride < 1 or not 0 <= padding < kernel:
                 raise ValueError(
                     f"a layer of `conv_kernel`, `conv_stride`, `conv_padding` has kernel {kernel}, stride {stride} and "
@@ -229,9 +253,10 @@ class SimConfig(PreTrainedConfig):
         """Offsets and negatives are compatible, whatever the critic."""
         if self.prediction_offsets is not None and not self.prediction_offsets:
             raise ValueError("`prediction_offsets` is empty; give at least one, or None for 1 to K.")
-        for name, values in (("prediction_offsets", self.offsets), ("nested_sizes", list(self.nested_sizes))):
-            if values != sorted(set(values)) or (values and values[0] < 1):
-                raise ValueError(f"`{name}` is {values}; give increasing positive integers, for example [1, 2, 4].")
+        if self.offsets != sorted({*self.offsets}) or min(self.offsets, default=1) < 1:
+            raise ValueError(
+                f"`prediction_offsets` is {self.offsets}; give increasing positive integers, for example [1, 2, 4]."
+            )
         if self.prediction_offsets and self.offsets[-1] >= self.loss_window:
             raise ValueError(
                 f"`prediction_offsets` end at {self.offsets[-1]}, but `loss_window` has only {self.loss_window} "
@@ -244,19 +269,9 @@ class SimConfig(PreTrainedConfig):
 
     def validate_gaussian_critic(self) -> None:
         """The settings of the Gaussian critic are compatible."""
-        sizes = list(self.nested_sizes)
-        if self.critic == "gaussian" and self.logit_scale != "one":
-            raise ValueError(
-                "`critic` 'gaussian' scores by log-ratios, which have no scale; set `logit_scale` to 'one'."
-            )
         if self.critic == "gaussian" and self.contrastive_modules == "context":
             raise ValueError(
                 "`critic` 'gaussian' only scores latents of convolutional modules; set `contrastive_modules` to 'all'."
-            )
-        if sizes and (self.critic != "gaussian" or sizes[-1] >= self.num_latents):
-            raise ValueError(
-                f"`nested_sizes` is {sizes}; set `critic` to 'gaussian' and give sizes below the {self.num_latents} "
-                "channels of a latent."
             )
         for name in ("covariance_weight", "lagged_covariance_weight", "independence_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
@@ -285,11 +300,20 @@ class SimConfig(PreTrainedConfig):
         """
         if name not in _PRESETS:
             raise ValueError(f"no preset {name!r}{_nearest(name, _PRESETS)} Choose one of {', '.join(_PRESETS)}.")
-        known = {*cls.__dataclass_fields__, "num_labels"}  # a property of transformers
-        for field in overrides:
-            if field not in known:
-                raise ValueError(f"`SimConfig` has no field {field!r}{_nearest(field, known)} See `help(SimConfig)`.")
+        cls.check_names(overrides)
         return cls(**{**_PRESETS[name], **overrides})
+
+    @classmethod
+    def check_names(cls, names: Iterable[str]) -> None:
+        """Checks names of fields, which the constructor keeps as attributes if it does not know them.
+
+        Raises:
+            ValueError: There is no such field.
+        """
+        known = {*cls.__dataclass_fields__, "num_labels"}  # a property of transformers
+        for name in names:
+            if name not in known:
+                raise ValueError(f"`SimConfig` has no field {name!r}{_nearest(name, known)} See `help(SimConfig)`.")
 
     @staticmethod
     def preset_names() -> list[str]:
@@ -320,6 +344,18 @@ class SimConfig(PreTrainedConfig):
         return names + ["context"] * (self.context_size > 0)
 
     @property
+    def input_channels(self) -> int:
+        """Channels of the first module's input: 1 for a waveform, the values of a patch, or one per token id."""
+        if self.input_kind == "patches":
+            return self.image_channels * self.patch_size**2
+        return self.vocab_size if self.input_kind == "tokens" else 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return 1 + (len(self.vocabulary) or 256)
+
+    @property
     def num_latents(self) -> int:
         """Channels of every latent: `latent_size`, or `hidden_size`."""
         return self.latent_size or self.hidden_size
@@ -335,6 +371,11 @@ class SimConfig(PreTrainedConfig):
         if isinstance(self.kl_weight, (int, float)):
             return [float(self.kl_weight)] * self.num_conv_modules
         return [float(weight) for weight in self.kl_weight]
+
+    def num_channels(self, module: int = -1) -> int:
+        """Channels of a module's frames: `context_size` for the context, `num_latents` for the others."""
+        is_context = module % self.num_modules == self.num_conv_modules
+        return self.context_size if is_context else self.num_latents
 
     def hop_length(self, module: int = -1) -> int:
         """Samples from one frame of a module to the next."""
@@ -373,11 +414,12 @@ class SimConfig(PreTrainedConfig):
         return frames
 
     def _layers(self, module: int = -1) -> list[tuple[int, int, int]]:
-        """Kernel, stride and padding of every convolution up to and including a module."""
+        """Kernel, stride and padding of every convolution up to and including a module, patches as the first one."""
         if not -self.num_modules <= module < self.num_modules:
             raise ValueError(f"`module` is {module}; the model has modules 0 to {self.num_modules - 1}.")
         last = min(module % self.num_modules, self.num_conv_modules - 1) + 1
-        return [
+        patches = [(self.patch_size, self.patch_stride, 0)] if self.input_kind == "patches" else []
+        return patches + [
             layer
             for kernels, strides, paddings in zip(
                 self.conv_kernel[:last], self.conv_stride[:last], self.conv_padding[:last], strict=True
@@ -410,16 +452,16 @@ _SMALL: dict[str, Any] = {"hidden_size": 128, "context_size": 64}
 # receive little but noise until the first one has learned. Log-variances stay far from the clamp in training; it only
 # keeps one loud frame from filling a batch with noise.
 _NARROW: dict[str, Any] = {"initial_log_variance": -4.0, "log_variance_clamp": (-10.0, 2.0)}
-# Few latents with axes of their own, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
+# Latents with axes of their own, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
 # frames of module 2 have 63 as their longest offset.
 _READABLE: dict[str, Any] = {
     **_NARROW,
-    "latent_size": 16,
+    "latent_size": 64,
     "critic": "gaussian",
     "prediction_offsets": (1, 2, 4, 8, 16, 32, 63),
     "num_negatives": 255,
     "negative_sharing": "batch",
-    "kl_weight": 1.0e-2,
+    "kl_weight": 1.0e-3,
     "covariance_weight": 1.0,
     "lagged_covariance_weight": 0.3,
     "independence_weight": 1.0,
@@ -455,4 +497,4 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "gim-small": {**_GIM, **_SMALL},
 }
 
-__all__ = ["SimConfig", "num_output_frames", "takes_numpy_numbers"]
+__all__ = ["POSITION_RATE", "SimConfig", "num_output_frames", "takes_numpy_numbers"]

@@ -1,8 +1,7 @@
 """Terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -41,14 +40,12 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     offsets: Sequence[int] | None = None,
     num_negatives: int = 10,
     negative_sharing: NegativeSharing = "anchor",
-    nested_sizes: Sequence[int] = (),
     window_start: torch.Tensor | None = None,
     frame_mask: torch.Tensor | None = None,
     negatives: NegativeSource = "any",
     negative_frames: torch.Tensor | None = None,
     other_latents: torch.Tensor | None = None,
     other_frame_mask: torch.Tensor | None = None,
-    logit_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> ContrastiveOutput:
     r"""InfoNCE between a context and the latents of the frames that follow it (van den Oord et al. 2018).
@@ -57,10 +54,11 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     the target t + k among itself and the anchor's negatives by their scores. It is averaged over the valid anchors of
     each step, then over the steps that have any. There are two critics, which score a candidate z by:
 
-    - bilinear: `logit_scale * context_t^T W_k^T z`, which is invariant to rotations of the latents;
-    - Gaussian: `logit_scale * sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
+    - bilinear: `context_t^T W_k^T z`, which is invariant to rotations of the latents;
+    - Gaussian: `sum_j (rho_kj context_tj z_j - rho_kj^2 z_j^2 / 2) / (1 - rho_kj^2)`, the log-ratio
       `ln p(z | context_t) / p(z)` of a stationary Gaussian process whose dimensions are independent and have the
-      autocorrelations rho_kj, up to terms that all candidates share. Its maximum fixes the axes; see `docs/theory.md`.
+      autocorrelations rho_kj, up to terms that all candidates share. Its optimum determines the axes of the latents;
+      see `docs/theory.md`.
 
     Anchors and targets lie in a window of each utterance; negatives are drawn from the complete batch, with
     replacement.
@@ -75,8 +73,6 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         num_negatives: Negatives per anchor, at least 1, shared by all of its steps.
         negative_sharing: "anchor": draw separate negatives for each anchor. "batch": all anchors share one draw, which
             computes the scores as one matrix product and makes hundreds of negatives cheap; needs `negatives` "any".
-        nested_sizes: Gaussian critic only: sizes of leading blocks of channels, increasing. The loss is averaged over
-            the scores of these blocks and of all channels, which orders channels by importance.
         window_start: `(batch,)`, the first frame of each utterance's window; `None` for frame 0.
         frame_mask: `(batch, frames)`, nonzero where a frame is real; `None` if all are. Padded frames are neither
             anchors nor targets nor negatives.
@@ -87,7 +83,6 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         other_latents: `(others, frames, channels)`, latents of further utterances, for example from other processes.
             Negatives are drawn from them too, but they have no anchors. They are numbered after the batch's utterances.
         other_frame_mask: `(others, frames)`, nonzero where a frame of `other_latents` is real; `None` if all are.
-        logit_scale: Factor on the scores.
         generator: Random generator of the draws; the global one if `None`.
 
     Returns:
@@ -148,17 +143,12 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         bank = F.embedding(negative_frames, candidates)  # ([batch, anchors,] negatives, channels)
         if is_gaussian:
             correlations = weight[: len(used_offsets)].float()
-            scores = list(
-                _gaussian_scores(context.float(), correlations, window_latents, used_offsets, bank, nested_sizes)
-            )
+            positive, negative = _gaussian_scores(context.float(), correlations, window_latents, used_offsets, bank)
         else:
             predictions = predictions.float().unflatten(-1, (len(used_offsets), channels))
-            scores = [_bilinear_scores(predictions, window_latents, used_offsets, bank)]
-        scores = [(logit_scale * positive, logit_scale * negative) for positive, negative in scores]
+            positive, negative = _bilinear_scores(predictions, window_latents, used_offsets, bank)
         # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
-        losses = [F.softplus(negative.logsumexp(dim=-1) - positive) for positive, negative in scores]
-        loss = _mean_of_steps(torch.stack(losses).mean(dim=0), valid, pairs)
-        positive, negative = scores[-1]
+        loss = _mean_of_steps(F.softplus(negative.logsumexp(dim=-1) - positive), valid, pairs)
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, even if their scores are rounded differently.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
@@ -194,7 +184,7 @@ def _usable_offsets(
     usable = [offset for offset in offsets if offset < window]
     if not usable:
         raise ValueError(
-            f"no anchor has a target: the window has {window} frame(s) and `offsets` begin at {offsets[0]}; give "
+            f"no anchor has a target: `offsets` begin at {offsets[0]}, and the number of frames is {window}; give "
             "longer audio or smaller offsets."
         )
     return usable
@@ -225,41 +215,32 @@ def _gaussian_scores(
     latents: torch.Tensor,
     offsets: Sequence[int],
     bank: torch.Tensor,
-    nested_sizes: Sequence[int],
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields the scores of each nested size, then of all channels, as `_bilinear_scores` returns them.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of targets and negatives, as `_bilinear_scores` returns them.
 
     Args:
         context: `(batch, anchors, channels)`.
         correlations: `(steps, channels)`.
-        latents: As in `_bilinear_scores`.
-        offsets: As in `_bilinear_scores`.
-        bank: As in `_bilinear_scores`.
-        nested_sizes: As in `info_nce`.
+        latents: See `_bilinear_scores`.
+        offsets: See `_bilinear_scores`.
+        bank: See `_bilinear_scores`.
     """
     anchors, window = context.shape[1], latents.shape[1]
-    factors = correlations / (1 - correlations.square())  # of c z
-    squares = -0.5 * correlations * factors  # of z^2
-    positive, negative = latents.new_zeros(()), latents.new_zeros(())
-    for start, stop in pairwise([0, *nested_sizes, latents.shape[-1]]):
-        c, z, drawn, linear, quadratic = (
-            tensor[..., start:stop] for tensor in (context, latents, bank, factors, squares)
+    linear = correlations / (1 - correlations.square())  # of c z
+    quadratic = -0.5 * correlations * linear  # of z^2
+    of_squares = latents.square() @ quadratic.T  # (batch, window, steps)
+    of_pairs = [
+        F.pad(
+            (context[:, : window - offset] * latents[:, offset:]) @ linear[step] + of_squares[:, offset:, step],
+            (0, anchors - window + offset),
         )
-        of_squares = z.square() @ quadratic.T  # (batch, window, steps)
-        of_pairs = [
-            F.pad(
-                (c[:, : window - offset] * z[:, offset:]) @ linear[step] + of_squares[:, offset:, step],
-                (0, anchors - window + offset),
-            )
-            for step, offset in enumerate(offsets)
-        ]
-        positive = positive + torch.stack(of_pairs, dim=2)
-        if drawn.ndim == 2:  # one product for all steps: scaling the few negatives is cheapest
-            of_negatives = (c @ (linear[:, None] * drawn).flatten(0, 1).T).unflatten(-1, (len(linear), len(drawn)))
-        else:
-            of_negatives = (linear * c[:, :, None]) @ drawn.transpose(-1, -2)
-        negative = negative + (of_negatives + quadratic @ drawn.square().transpose(-1, -2))
-        yield positive, negative
+        for step, offset in enumerate(offsets)
+    ]
+    if bank.ndim == 2:  # one product for all steps: scaling the few negatives is cheapest
+        of_negatives = (context @ (linear[:, None] * bank).flatten(0, 1).T).unflatten(-1, (len(linear), len(bank)))
+    else:
+        of_negatives = (linear * context[:, :, None]) @ bank.transpose(-1, -2)
+    return torch.stack(of_pairs, dim=2), of_negatives + quadratic @ bank.square().transpose(-1, -2)
 
 
 def _with_others(
@@ -495,7 +476,7 @@ def lagged_covariance_penalty(
     Args:
         latents: `(batch, frames, channels)`.
         offsets: The lags k in frames; lags without a pair of frames are skipped.
-        frame_mask: As in `covariance_penalty`.
+        frame_mask: See `covariance_penalty`.
 
     Returns:
         A 0-dim float32 tensor.
@@ -521,7 +502,7 @@ def independence_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None 
 
     Args:
         latents: `(batch, frames, channels)`, about white.
-        frame_mask: As in `covariance_penalty`.
+        frame_mask: See `covariance_penalty`.
 
     Returns:
         A 0-dim float32 tensor.
@@ -583,8 +564,8 @@ def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Disables autocast on a device, if the device supports it at all (meta does not)."""
-    if not torch.amp.is_autocast_available(device.type):
+    """Disables autocast on a device where it is enabled."""
+    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
