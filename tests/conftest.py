@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import pytest
@@ -11,6 +12,9 @@ import torch
 from hub_server import HubServer, User
 
 from modeling_sim import SimConfig
+
+if TYPE_CHECKING:
+    from modeling_sim.evaluation.results import Results
 
 # Tiny tensors: a second thread costs more than it gives.
 torch.set_num_threads(1)
@@ -99,6 +103,51 @@ def hub(monkeypatch, tmp_path) -> Iterator[HubServer]:
         sleep = time.sleep  # as before a retry
         monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
         yield server
+
+
+@pytest.fixture(scope="session")
+def dimensions() -> Callable[..., "Results"]:
+    """Makes up results of `evaluate --measures disentanglement` for a model: `dimensions("tiny", low=-0.1)`."""
+    from modeling_sim.analysis.scorecard import MEASURES, Comparison, Row
+    from modeling_sim.evaluation.results import Kind, Results
+
+    values = {  # of own dimensions in module 2, and random axes
+        "best_pitch": (0.66, 0.61),
+        "best_speaker_id": (0.78, 0.74),
+        "best_dimension": (0.72, 0.675),
+        "linear_pitch": (0.83, 0.0),
+    }
+    gaps = {"best_dimension_gap": 0.045, "dci_completeness_gap": 0.02}
+
+    def make(model: str, low: float) -> Results:
+        places = (
+            ("SIM", model, "module 2", 0.0, low),
+            ("SIM", model, "context", 0.01, 0.01),
+            ("SIM + SOBI", f"{model} + SOBI", "module 2", 0.1, 0.01),
+            ("SIM + SOBI", f"{model} + SOBI", "context", 0.11, 0.01),
+            ("log-mel", "log-mel", "frame", 0.2, 0.01),
+        )
+        rows = []
+        for *place, more, bound in places:
+            rows += [Row(*place, measure, value + more, null=null) for measure, (value, null) in values.items()]
+            rows += [Row(*place, measure, value + more, bound, 0.5) for measure, value in gaps.items()]
+        rows = [row for row in rows if (row.kind, row.measure) != ("SIM + SOBI", "linear_pitch")]
+        return Results(
+            corpus="librispeech",
+            corpus_license="cc-by-4.0",
+            label="phones",
+            kinds=[Kind(kind, "", kind != "SIM", [name]) for kind, name in {place[:2]: None for place in places}],
+            measures=[measure for measure in MEASURES if measure.key in {**values, **gaps}],
+            rows=rows,
+            settings={"pooling": "frame"},
+            train_items=20,
+            test_items=10,
+            intervals_over="6 speakers",
+            comparisons=[Comparison("best_pitch", "module 2", "SIM", "log-mel", 0.0, None, None, "undecided")],
+            media=[{"kind": "SIM", "clips": ["long"] * 999}],
+        )
+
+    return make
 
 
 @pytest.fixture

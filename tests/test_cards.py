@@ -275,6 +275,46 @@ def test_a_card_says_where_spectra_know_more_than_the_model(committed, sources):
     assert words in committed[CARDS / "sim_artificial_small.md"]
 
 
+def section(text, heading="### Single dimensions"):
+    """The part of a card below a heading; empty if it is not there."""
+    return text.partition(f"\n{heading}\n")[2].partition("\nAll numbers of this card")[0]
+
+
+@pytest.mark.parametrize(("low", "weak"), [(-0.1, ["module 2"]), (0.0, ["module 2"]), (0.01, [])])
+def test_single_dimensions_are_next_to_random_axes_and_weak_ones_are_named(low, weak, sources, dimensions):
+    sources["measures"]["analysis.json"] = dimensions("a model", low)
+    text = render_card(**sources)
+    shown = section(text)
+    for line in (
+        "| property | module 2 | module 2, temporal components | context | context, temporal components |",
+        "| pitch | 0.66 / 0.61 | 0.76 / 0.61 | 0.67 / 0.61 | 0.77 / 0.61 |",
+        "| speaker | 0.78 / 0.74 | 0.88 / 0.74 | 0.79 / 0.74 | 0.89 / 0.74 |",
+        f"| DCI completeness | 0.02 ({low:.2f} to 0.50) | 0.12 (0.01 to 0.50) | 0.03 (0.01 to 0.50) | 0.13 (",
+    ):
+        assert line in shown
+    assert "(R²) | 0.83 | - | 0.84 | - |" in shown
+    assert "first formant" not in shown  # not measured
+    assert "6 speakers" in shown
+    (bold,) = re.findall(r"\*\*(.+?)\*\*", shown) or [""]
+    assert [module for module in ("module 2", "context") if module in bold] == weak
+    assert "[analysis.json](analysis.json)" in text
+
+
+def test_a_card_without_measured_dimensions_has_no_such_section_and_one_file_may_have_several(
+    committed, sources, dimensions
+):
+    assert not any(map(section, committed.values()))
+    probe = Results.read(CARDS / "results" / f"{RUN}_phone_probe.json")
+    probe.rows = [*probe.rows, *dimensions("librispeech-small", 0.1).rows]
+    sources |= {"measures": {**sources["measures"], "p.json": probe}, "title": "librispeech-small"}
+    text = render_card(**sources)
+    assert "0.66 / 0.61" in section(text)
+    assert section(text, "### Probe: phones").startswith(section(committed[CARD], "### Probe: phones")[:300])
+    probe.rows = [row for row in probe.rows if row.measure == "kl"]
+    with pytest.raises(ValueError, match=r"p\.json"):
+        render_card(**sources)
+
+
 def test_every_committed_card_has_curves_probes_with_controls_and_small_pictures(committed):
     for text in committed.values():
         assert "![Training curves" in text

@@ -46,7 +46,7 @@ def push(api, folder, **more):
 OURS = (
     "model.safetensors model-00001-of-00002.safetensors model.safetensors.index.json modeling_sim.py "
     "configuration_sim_decoder.py results.json training_settings.json log.jsonl curves.png probe_phones_frame.json "
-    "abx.png checkpoint-20/trainer.pt checkpoint-20/model.safetensors"
+    "abx.png analysis.json checkpoint-20/trainer.pt checkpoint-20/model.safetensors"
 )
 OTHERS = (
     "pytorch_model.bin optimizer.safetensors my_results.json docs/results.json train_sim.py figures/curves.png "

@@ -22,6 +22,7 @@ from modeling_sim.analysis import LinearTransform
 from modeling_sim.commands import axes, finetune, pretrain, publish, train_decoder
 from modeling_sim.data.licenses import strictest
 from modeling_sim.evaluation.axes import AXES_NAME, save_axes
+from modeling_sim.evaluation.results import Results
 from modeling_sim.hub import staging as publish_module
 from modeling_sim.hub import upload as training_hub
 from modeling_sim.loading import load_encoder
@@ -84,6 +85,23 @@ def test_a_run_is_published_completely_in_one_commit_and_nothing_else_is(hub, ru
     card = files["README.md"].decode()
     for expected in ("### Probe: phones", "### ABX: phones", "](probe_phones_frame.png)", 'from_pretrained("org/tiny"'):
         assert expected in card
+
+
+def test_single_dimensions_are_published_without_what_only_a_report_needs(run_folder, dimensions, tmp_path):
+    """Also from a folder that was published."""
+    given = tmp_path / "analysis"
+    staged = [tmp_path / "once", tmp_path / "again"]
+    for folder in (given, *staged):
+        folder.mkdir()
+    dimensions("tiny", 0.1).write(given / "analysis.json")
+    publish_module.stage_run(run_folder, staged[0], repo_id="org/tiny", measures=[given])
+    publish_module.stage_run(run_folder, staged[1], repo_id="org/tiny", measures=[staged[0]])
+    read = Results.read(staged[0] / "analysis.json")
+    assert read.rows == dimensions("tiny", 0.1).rows
+    assert read.media == read.comparisons == []
+    assert "0.66 / 0.61" in (staged[0] / "README.md").read_text()
+    for name in ("analysis.json", "README.md"):
+        assert (staged[0] / name).read_bytes() == (staged[1] / name).read_bytes()
 
 
 def test_measures_of_another_model_are_refused_though_its_folder_has_the_same_name(hub, run_folder, tmp_path):
@@ -628,11 +646,12 @@ def test_the_strictest_license_is_the_models():
     assert strictest(["apache-2.0", "openrail"]) == "openrail"
 
 
-def test_all_models_of_a_folder_are_published_and_listed(hub, pretrained, tmp_path, capsys):
+def test_all_models_of_a_folder_are_published_and_listed(hub, pretrained, dimensions, tmp_path, capsys):
     pytest.importorskip("gradio", reason="a Space runs Gradio")
     models = tmp_path / "models"
     for name in ("one", "two"):
         shutil.copytree(pretrained, models / name)
+        dimensions(name, 0.1).write(models / name / "analysis.json")
     train_decoder.main(
         [*SYLLABLES, "--module", "1", "--model", str(models / "one"), "--output_dir", str(models / "one-decoder")]
     )
@@ -642,7 +661,9 @@ def test_all_models_of_a_folder_are_published_and_listed(hub, pretrained, tmp_pa
     assert not hub.repos
     assert not hub.collections
     shown = capsys.readouterr().out
-    assert all(name in shown for name in (*names, "model.safetensors", "trainer.pt", "app.py", "org/speech"))
+    assert all(
+        name in shown for name in (*names, "model.safetensors", "trainer.pt", "app.py", "org/speech", "analysis.json")
+    )
     for _ in range(2):  # again: nothing is listed twice
         publish.main(flags)
         assert titles(hub, "org/one") == titles(hub, "org/two") == ["Upload a pretrained model"]

@@ -11,7 +11,7 @@ from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.collection import TITLE, publish_collection
 from modeling_sim.hub.settings import PublishArguments
 from modeling_sim.hub.space import stage_space
-from modeling_sim.hub.staging import stage_run
+from modeling_sim.hub.staging import MEASURES, stage_run
 from modeling_sim.hub.upload import (
     CARD_NAME,
     MODEL_MESSAGE,
@@ -130,7 +130,7 @@ def publish_all(settings: PublishArguments) -> None:
     of_model: dict[str, Any] = {"space_dataset": None}
     of_space: dict[str, Any] = {"space": True, "with_training_state": False}
     for folder in folders:
-        measures = [str(path) for pattern in ("probe_*.json", "abx*.json") for path in sorted(folder.glob(pattern))]
+        measures = [str(path) for pattern in MEASURES for path in sorted(folder.glob(pattern))]
         publish_one(folder, measures=measures, **of_model)
     for folder in folders:
         decoder = folder.with_name(f"{folder.name}-decoder")

@@ -6,7 +6,7 @@ Hub id of the model that training started from, or null for a folder or a new mo
 neither, and neither do their cards.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,12 +15,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
-from modeling_sim.analysis.scorecard import Row, features_name
+from modeling_sim.analysis.scorecard import PROPERTY_NAMES, Row, features_name
 from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.data.corpora.contract import CorpusInfo
 from modeling_sim.data.licenses import known_licenses, license_name, refuse_looser
 from modeling_sim.evaluation.representations import SPECTRA
 from modeling_sim.evaluation.results import Results
+from modeling_sim.evaluation.settings import AXES
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
 from modeling_sim.text import count, counted, decimal, duration, interval, percent, points
@@ -59,6 +60,22 @@ _ABX_CONDITIONS = {
     "abx_across_triphone": "across triphone",
 }
 """Measures of ABX, and their names in tables."""
+
+
+_DIMENSIONS = {
+    **{f"best_{key}": name for key, name, _ in PROPERTY_NAMES},
+    "best_dimension": "mean of all properties",
+    **{f"linear_{key}": f"{name}, linear regression on all dimensions (R²)" for key, name, _ in PROPERTY_NAMES},
+}
+"""Measures of single dimensions, and regressions on all of them, with their names in tables."""
+
+
+_GAPS = {
+    "best_dimension_gap": "mean of all properties",
+    "dci_completeness_gap": "DCI completeness",
+    "dci_disentanglement_gap": "DCI disentanglement",
+}
+"""Measures on a model's axes minus those on random axes, and their names in tables."""
 
 
 def card_template(name: str) -> Template:
@@ -135,8 +152,9 @@ def render_card(
     }
     probes = {target: measure for target, measure in evaluations.items() if _has(measure, measure.probe_measure)}
     abx = {target: measure for target, measure in evaluations.items() if _has(measure, *_ABX_CONDITIONS)}
-    for target in set(evaluations) - set(probes) - set(abx):
-        raise ValueError(f"{target} has no results of a probe or of ABX.")
+    dimensions = {target: measure for target, measure in evaluations.items() if _has(measure, "best_dimension")}
+    for target in set(evaluations) - set(probes) - set(abx) - set(dimensions):
+        raise ValueError(f"{target} has no results of a probe, of ABX or of single dimensions.")
     method = method_of(config)
     return card_template("card.md").render(
         metadata=_metadata(
@@ -181,6 +199,10 @@ def render_card(
         ],
         abx_measures=[
             _abx_section(measure, own_names[target], pictures.get(target)) for target, measure in abx.items()
+        ],
+        dimensions=[
+            _dimensions_section(measure, own_names[target], trained_on=(training["corpus"], settings))
+            for target, measure in dimensions.items()
         ],
         pictures={"training": _picture(pictures.get(runs[0]))},
         sources=_sources([*measures, *([settings_link] if settings_link else []), config_link]),
@@ -629,7 +651,7 @@ def own_name(measure: Results, file: str, *, title: str, fingerprint: str | None
     if len(found) != 1:
         raise ValueError(
             f"{file} has results of {', '.join(measure.models)}, but not of {title} (compared by {basis}); measure "
-            "this checkpoint with `modeling-sim probe` or `modeling-sim abx`, and give these results."
+            "this checkpoint with `modeling-sim probe`, `abx` or `evaluate`, and give these results."
         )
     return found[0]
 
@@ -657,10 +679,10 @@ def _probe_section(
     text: str = (
         f"{markdown(name_of_probe[0].upper() + name_of_probe[1:])} probe on frames of the frozen model{pooled}. "
         f"Data: {_corpus_text(probe)}, {count(probe.train_items)} training items and {count(probe.test_items)} test "
-        f"items, with 95 % intervals over {markdown(probe.intervals_over)}, next to chance, spectra and the same "
+        f"items, with 95 % intervals over {markdown(_groups(probe))}, next to chance, spectra and the same "
         "network untrained."
     )
-    if (probe.intervals_over or "").endswith(" speakers"):
+    if _has_new_speakers(probe):
         text += " No speaker of the test items is among those of the training items."
     if probe.probe_name == "linear" and "l2" in settings:
         l2 = settings["l2"]
@@ -718,6 +740,16 @@ def _corpus_text(measure: Results) -> str:
     return code(measure.corpus) + (f" ({code(settings)})" if settings else "")
 
 
+def _groups(measure: Results) -> str:
+    """Number and name of the groups of test items: "6 speakers", or "73 utterances" if training has their speakers."""
+    return (measure.intervals_over or "").partition(";")[0]
+
+
+def _has_new_speakers(measure: Results) -> bool:
+    """Whether no speaker of the test items is among those of the training items."""
+    return _groups(measure).endswith(" speakers")
+
+
 def _is_other_split(measure: Results, corpus: str, settings: Mapping[str, Any]) -> bool:
     """Whether a measure splits the corpus of pretraining differently."""
     given = settings.get("corpus_settings", {})
@@ -741,6 +773,60 @@ def _abx_section(abx: Results, name: str, picture: str | None) -> dict[str, Any]
         "table": markdown_table(["features", *_ABX_CONDITIONS.values()], rows),
         "picture": _picture(picture),
     }
+
+
+def _dimensions_section(
+    measure: Results, name: str, *, trained_on: tuple[str, Mapping[str, Any]]
+) -> dict[str, Markdown]:
+    features = measure.by_features()
+    modules = [row.module for row in measure.rows if row.representation == name and row.measure == "best_dimension"]
+    own = {module: features[features_name(name, module)] for module in modules}
+    columns = {}
+    for module in modules:
+        columns[module] = own[module]
+        components = features_name(f"{name} + {AXES['temporal']}", module)
+        if components in features:
+            columns[f"{module}, temporal components"] = features[components]
+    text: str = (
+        "The largest rank correlation of any one dimension with a property of the sound (for classes, the correlation "
+        "ratio of ranks). The number after the slash is that of random axes, the same dimensions rotated at random: a "
+        f"dimension means something only if it exceeds them. Data: {_corpus_text(measure)}, test split, "
+        f"{markdown(_groups(measure))}, "
+    )
+    text += f"{'none of whom are' if _has_new_speakers(measure) else 'whose speakers may be'} in the training split."
+    if _is_other_split(measure, *trained_on):
+        text += " Pretraining used a different split, so it may have used these utterances."
+    if len(columns) > len(modules):
+        text += " Temporal components are linear combinations of all dimensions, found on training utterances."
+    weak = [module for module, rows in own.items() if (rows["best_dimension_gap"].low or 0) <= 0]
+    if weak:
+        text += f" **Single dimensions of {markdown(' and '.join(weak))} do not exceed random axes.**"
+
+    def table(head: str, titles: Mapping[str, str], write: Callable[[Row], str]) -> Markdown:
+        return markdown_table(
+            [head, *columns],
+            [
+                [title, *(write(rows[key]) if key in rows else "-" for rows in columns.values())]
+                for key, title in titles.items()
+                if any(key in rows for rows in columns.values())
+            ],
+        )
+
+    return {
+        "text": Markdown(text),
+        "table": table("property", _DIMENSIONS, _next_to_random_axes),
+        "gaps": table("minus random axes", _GAPS, _with_interval),
+    }
+
+
+def _next_to_random_axes(row: Row) -> str:
+    is_of_all = row.measure.startswith("linear_")  # which does not depend on axes
+    return decimal(row.value) + ("" if is_of_all or row.null is None else f" / {decimal(row.null)}")
+
+
+def _with_interval(row: Row) -> str:
+    bounds = interval(row.low, row.high, decimal)
+    return decimal(row.value) + (f" ({bounds})" if bounds else "")
 
 
 def _sources(links: Sequence[str]) -> Markdown:

@@ -29,7 +29,7 @@ class PublishArguments:
     )
     private: bool = setting(False, "Make a new repository private.")
     revision: str | None = setting(None, "Branch to upload to, created if necessary; unset for main.")
-    measures: list[str] = setting([], "Output folders or JSON files of probes and ABX.")  # noqa: RUF009 - a field
+    measures: list[str] = setting([], "Output folders or JSON files of `probe`, `abx` and `evaluate`.")  # noqa: RUF009 - a field
     license: str | None = setting(
         None, "License of the model, as an identifier of the Hub; at least as strict as that of the data."
     )

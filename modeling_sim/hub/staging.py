@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
 from modeling_sim.evaluation.axes import AXES_NAME, save_axes
-from modeling_sim.evaluation.results import Results
+from modeling_sim.evaluation.results import ANALYSIS_NAME, Results
 from modeling_sim.files import read_json, read_results, write_json
 from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
@@ -28,6 +29,10 @@ from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
 from modeling_sim.trainer.run_folder import CURVES_NAME, RESULTS_NAME, SETTINGS_NAME
 
 _INDEX_NAME = "model.safetensors.index.json"
+
+
+MEASURES = ("probe_*.json", "abx*.json", ANALYSIS_NAME)
+"""Patterns of the results of measures in a repository."""
 
 
 Place = Callable[[Path, Path], Any]
@@ -233,12 +238,13 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, fingerprint: str | None) -> dict[str, str]:
-    """Adds results of probes and ABX with their figures; returns the figures by results file."""
+    """Adds results of `probe`, `abx` and `evaluate` with their figures; returns the figures by results file."""
     pictures = {}
     for given in measures:
-        found = [given] if given.is_file() else sorted(given.glob("probe.json")) + sorted(given.glob("abx.json"))
+        written = [given / name for name in ("probe.json", "abx.json", ANALYSIS_NAME)]
+        found = [given] if given.is_file() else [path for path in written if path.is_file()]
         if not found:
-            raise FileNotFoundError(f"{given} has neither probe.json nor abx.json.")
+            raise FileNotFoundError(f"{given} has no probe.json, abx.json or {ANALYSIS_NAME}.")
         for path in found:
             _require_inside(path)
             measure = Results.read(path)
@@ -247,6 +253,9 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
             if (staged / f"{name}.json").exists():
                 raise ValueError(f"{path} and another one of `measures` have the same task; give one of them.")
             _stage_file(path, staged / f"{name}.json", os.symlink)
+            if f"{name}.json" == ANALYSIS_NAME:  # without what only the report needs, which is most of it
+                small = replace(Results.read(staged / ANALYSIS_NAME), media=[], comparisons=[])
+                small.write(staged / ANALYSIS_NAME)
             if path.with_suffix(".png").is_file():
                 _stage_file(path.with_suffix(".png"), staged / f"{name}.png", os.symlink)
                 pictures[f"{name}.json"] = f"{name}.png"
@@ -257,6 +266,8 @@ def _name_of(measure: Results, path: Path) -> str:
     """Name of a measure's file in the repository, without its suffix."""
     if measure.train_items is None:
         return _plain(path.stem) if path.stem.startswith("abx") else "abx"
+    if not any(row.measure == measure.probe_measure for row in measure.rows):
+        return Path(ANALYSIS_NAME).stem
     label, pooling = measure.label, measure.settings.get("pooling")
     if pooling not in ("frame", "chunk", "mean"):
         raise ValueError(f"`pooling` of {path} is {pooling!r}; it must be frame, chunk or mean.")
@@ -309,8 +320,8 @@ def _card_of(
         )
     training, settings = read_results(staged / RESULTS_NAME), read_results(staged / SETTINGS_NAME)["settings"]
     title = repo_id.rsplit("/", maxsplit=1)[-1]
-    names = sorted(path.name for path in staged.glob("*.json"))
-    measures = {RESULTS_NAME: training} | {name: Results.read(staged / name) for name in names if _is_measure(name)}
+    found = sorted(path for pattern in MEASURES for path in staged.glob(pattern))
+    measures = {RESULTS_NAME: training} | {path.name: Results.read(path) for path in found}
     try:
         if is_task(training):
             return render_task_card(
@@ -339,7 +350,3 @@ def _card_of(
         )
     except (KeyError, UndefinedError) as error:
         raise ValueError(f"results in {folder} are from another version of this package (missing {error}).") from error
-
-
-def _is_measure(name: str) -> bool:
-    return name.startswith(("probe_", "abx"))

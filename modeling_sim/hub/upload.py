@@ -53,7 +53,7 @@ _RUN_FILE = "|".join(map(re.escape, RUN_FILES))
 
 
 _OWN_FILE = re.compile(
-    rf"{_MODEL_FILE}|{_RUN_FILE}|axes\.safetensors|(probe_|abx)[^/]*\.(json|png)|"
+    rf"{_MODEL_FILE}|{_RUN_FILE}|axes\.safetensors|(probe_|abx)[^/]*\.(json|png)|analysis\.json|"
     rf"checkpoint-\d+/({_MODEL_FILE}|trainer\.pt|trainer_state\.json)"
 )
 

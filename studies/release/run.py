@@ -112,6 +112,11 @@ def commands(name: str, runs: Path, data_dir: str) -> Iterator[list[str]]:
             *("probe", "--model", str(runs / name), *phones, *data(lists)),
             *("--output_dir", str(runs / f"{name}-phones")),
         ]
+        yield [
+            *("evaluate", "--model", str(runs / name), "--modules", "2,context", *phones, *data(lists)),
+            *("--measures", "disentanglement", "--axes", "own,temporal"),
+            *("--output_dir", str(runs / f"{name}-dimensions")),
+        ]
     elif name == CLASSIFIER:
         yield [
             *("finetune", "--model", str(runs / CLASSIFIED), "--label", "phones", "--max_steps", "2000"),
@@ -176,7 +181,7 @@ def draw_steps(runs: Path, *, replace: bool) -> None:
 
 def stage(name: str, runs: Path, folder: Path, repo_id: str) -> None:
     """Writes the folder that the Hub would hold, except the log: the curves show it."""
-    measures = [path for path in [runs / f"{name}-phones"] if path.is_dir()]
+    measures = [path for path in (runs / f"{name}-phones", runs / f"{name}-dimensions") if path.is_dir()]
     with TemporaryDirectory() as temporary:
         stage_run(runs / name, Path(temporary), repo_id=repo_id, measures=measures)
         with temporary_folder(folder) as made:
