@@ -781,7 +781,7 @@ def _dimensions_section(
     features = measure.by_features()
     modules = [row.module for row in measure.rows if row.representation == name and row.measure == "best_dimension"]
     own = {module: features[features_name(name, module)] for module in modules}
-    columns = {}
+    columns: dict[str, dict[str, Row]] = {}
     for module in modules:
         columns[module] = own[module]
         components = features_name(f"{name} + {AXES['temporal']}", module)
