@@ -48,6 +48,7 @@ _LIBRISPEECH = {
     "readable SIM": "sim-readable-small",
     "readable SIM + SOBI": "sim-readable-small",
     "16 latents": "16 latents",
+    "log-mel": "log-mel",
     "log-mel + SOBI": "log-mel",
 }
 _PROPERTIES = {"pitch": "pitch", "F1": "F1", "F2": "F2", "level": "level", "phones": "phone", "speaker_id": "speaker"}
@@ -324,11 +325,13 @@ def librispeech_table() -> str:
         found = [scores[_place(kind, key)] for kind in _LIBRISPEECH]
         cells = [Markdown(f"**{_with_bounds(row)}**") if row["low"] > 0 else _with_bounds(row) for row in found]
         rows.append([f"gap of {title}", *cells])
+    found = [scores.get(_place(kind, "linear_pitch")) for kind in _LIBRISPEECH]
+    rows.append(["pitch, R² of all dimensions", *(decimal(row["value"]) if row else "" for row in found)])
     for title, of_label in (("phones", scores), ("known speakers", speakers)):
         cells = [
             " / ".join(
                 decimal(100 * of_label[kind, module, "linear_accuracy"]["value"], 1)
-                for module in ("module 2", "context")
+                for module in ("module 2", "context", "frame")
                 if (kind, module, "linear_accuracy") in of_label
             )
             for kind in _LIBRISPEECH
