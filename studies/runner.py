@@ -18,13 +18,13 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
@@ -35,6 +35,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Seconds to wait for the lock of a row whose process was told to end, and between looks at the parent of a process.
 _LOCK_SECONDS, _LOOK_SECONDS = 120, 2.0
+
+# Exit code of a row that another process runs.
+_BUSY = os.EX_TEMPFAIL
 
 # Results that other rows or steps leave open are of this version.
 _SCHEMA = 1
@@ -239,6 +242,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", action="store_true", help="only list the rows, and which are done")
     parser.add_argument("--retry", action="store_true", help="run rows again that ended with an error")
     parser.add_argument("--only", help="run this row in this process")
+    parser.add_argument("--parent", type=int, help=SUPPRESS)  # id of the process that `--only` ends with
     given = parser.parse_args(argv)
     if given.processes < 1:
         parser.error(f"`--processes` is {given.processes}; it must be at least 1.")
@@ -259,7 +263,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         row = next((row for row in place.rows if row.name == given.only), None)
         if row is None:
             parser.error(f"`--only` is {given.only!r}, which is no row; see `--plan`.")
-        end_with_parent()
+        end_with_parent(given.parent or os.getppid())
         run_row(row, place)
     elif given.plan:
         for row in place.rows:
@@ -274,14 +278,14 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
 
 def _run_all(place: Place, given: Namespace) -> None:
     """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
-    started, running = time.monotonic(), dict[str, _Running]()
+    started, running, busy = time.monotonic(), dict[str, _Running](), set[str]()
     if given.retry:
         for row in place.rows:
             if "error" in (place.result(row) or {}):
                 place.forget(row)
     with _passing_signals(running):
         while True:
-            for row in _ready(place, given, running, started)[: given.processes - len(running)]:
+            for row in _ready(place, given, {*running, *busy}, started)[: given.processes - len(running)]:
                 slot = min({*range(given.processes)} - {each.slot for each in running.values()})
                 running[row.name] = _Running(row, _start(row, place, given, slot), slot)
                 print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
@@ -290,6 +294,10 @@ def _run_all(place: Place, given: Namespace) -> None:
             time.sleep(0.5)
             for each in [each for each in running.values() if each.process.poll() is not None]:
                 del running[each.row.name]
+                if each.process.returncode == _BUSY:
+                    busy.add(each.row.name)
+                    print(f"{each.row.name} is skipped: another process runs it", flush=True)
+                    continue
                 _finish(each.row, each.process.returncode, place)
                 print(_progress(each.row, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
@@ -305,14 +313,14 @@ class _Running(NamedTuple):
     slot: int
 
 
-def _ready(place: Place, given: Namespace, running: Mapping[str, _Running], started: float) -> list[StudyRow]:
-    """Rows that are neither done nor running, whose tuning rows are done, and for which there is time."""
+def _ready(place: Place, given: Namespace, taken: Collection[str], started: float) -> list[StudyRow]:
+    """Rows that are neither done nor taken by a process, whose tuning rows are done, and for which there is time."""
     left = given.budget - (time.monotonic() - started) if given.budget else math.inf
     rate, finished = _rate(place), place.finished
     return [
         row
         for row in place.rows
-        if row.name not in {*running, *finished}
+        if row.name not in {*taken, *finished}
         and {*row.tuned_by} <= finished
         and left > rate * _work(row, place.scale)
     ]
@@ -339,7 +347,7 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     flags = ["--scale", place.scale_name, "--corpus", place.corpus, "--device", place.device, "--only", row.name]
-    flags += ["--results", str(place.results), "--runs", str(place.runs)]
+    flags += ["--results", str(place.results), "--runs", str(place.runs), "--parent", str(os.getpid())]
     flags += ["--data_dir", place.data_dir] if place.data_dir else []
     with (place.runs / f"{row.name}.log").open("ab") as log:
         return subprocess.Popen(
@@ -408,9 +416,12 @@ def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_with_parent() -> None:
-    """Ends this process as by SIGTERM when its parent has ended, which may have had no time to do so."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Ends this process as by SIGTERM once its parent has ended, which may have had no time to do so.
+
+    Args:
+        parent: Id of the parent, from itself: it may have ended while this process started.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -429,8 +440,16 @@ def _steps(row: StudyRow, scale: Scale) -> int:
 
 
 def run_row(row: StudyRow, place: Place) -> None:
-    """Trains and measures a row in this process, and writes its results."""
-    with FileLock(place.runs / f".{row.name}.lock", timeout=_LOCK_SECONDS):
+    """Trains and measures a row in this process, and writes its results.
+
+    Raises:
+        SystemExit: Another process runs the row.
+    """
+    try:
+        lock = FileLock(place.runs / f".{row.name}.lock").acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise SystemExit(_BUSY) from None
+    with lock:
         if place.result(row) is not None:
             return
         corpus_settings = {**place.scale.corpus_settings.get(place.corpus, {})}

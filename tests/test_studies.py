@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from modeling_sim.files import read_json
 from studies import runner
@@ -101,6 +103,58 @@ def test_results_of_other_settings_are_refused(other, tmp_path):
     (place.results / "sim-0.json").write_text(json.dumps({"row": {**asdict(row), **other}, "corpus": place.corpus}))
     with pytest.raises(ValueError, match=r"sim-0\.json"):
         place.result(row)
+
+
+# ---------------------------------------------------------------------- rows in processes
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), lambda _place: None), tmp_path)
+
+
+def write_result(place, name, **changes):
+    """Results of a row as if it had been measured."""
+    row = next(row for row in place.rows if row.name == name)
+    found = {"labels": {"phones": []}, "settings": row.settings, "seconds": 1.0, **changes}
+    runner._write(row, place, **found)
+
+
+def run_command(place, monkeypatch, code_of, *flags):
+    """Runs the command with rows that exit with a code or write results if it is 0; returns the names of the rows."""
+    started = []
+
+    def start(row, *_):
+        started.append(row.name)
+        code = code_of(row.name)
+        if code == 0:
+            write_result(place, row.name)
+        (place.runs / f"{row.name}.log").write_text("the last line")
+        end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"os._exit({code})"
+        return subprocess.Popen([sys.executable, "-S", "-c", f"import os; {end}"])
+
+    monkeypatch.setattr(runner, "_start", start)
+    folders = ["--results", str(place.results), "--runs", str(place.runs)]
+    runner.main(place.study, ["--scale", "tiny", *folders, *flags])
+    return started
+
+
+def test_a_row_that_another_process_runs_is_skipped_with_those_that_wait_for_it(tiny, monkeypatch):
+    monkeypatch.setattr(runner, "_LOCK_SECONDS", 0)
+    with FileLock(tiny.runs / ".simclr-tune0.lock"), pytest.raises(SystemExit) as busy:
+        runner.run_row(tiny.rows[1], tiny)
+    started = run_command(tiny, monkeypatch, lambda name: busy.value.code if name == "simclr-tune0" else 0)
+    assert started == ["sim-0", "simclr-tune0", "simclr-tune1"]
+    assert {path.stem for path in tiny.results.glob("*.json")} == {"sim-0", "simclr-tune1"}
+
+
+def test_a_row_ends_if_its_parent_ended_while_it_started(tiny, monkeypatch):
+    killed = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda *_: killed.set())
+    monkeypatch.setattr(runner, "run_row", lambda *_: killed.wait(10))
+    folders = ["--results", str(tiny.results), "--runs", str(tiny.runs)]
+    runner.main(tiny.study, ["--scale", "tiny", *folders, "--only", "sim-0", "--parent", str(2**22 + 1)])
+    assert killed.is_set()
 
 
 @pytest.mark.slow
