@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -278,7 +279,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
 
 def _run_all(place: Place, given: Namespace) -> None:
     """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
-    started, running, busy = time.monotonic(), dict[str, _Running](), set[str]()
+    started, running, busy, kills = time.monotonic(), dict[str, _Running](), set[str](), Counter[str]()
     if given.retry:
         for row in place.rows:
             if "error" in (place.result(row) or {}):
@@ -294,12 +295,8 @@ def _run_all(place: Place, given: Namespace) -> None:
             time.sleep(0.5)
             for each in [each for each in running.values() if each.process.poll() is not None]:
                 del running[each.row.name]
-                if each.process.returncode == _BUSY:
-                    busy.add(each.row.name)
-                    print(f"{each.row.name} is skipped: another process runs it", flush=True)
-                    continue
-                _finish(each.row, each.process.returncode, place)
-                print(_progress(each.row, place, running, given, started), flush=True)
+                outcome = _finish(each.row, each.process.returncode, place, busy, kills)
+                print(_progress(each.row, outcome, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
         print(f"{counted(len(left), 'row')} left, {left[0]} first; give the same command again to run them")
@@ -320,9 +317,7 @@ def _ready(place: Place, given: Namespace, taken: Collection[str], started: floa
     return [
         row
         for row in place.rows
-        if row.name not in {*taken, *finished}
-        and {*row.tuned_by} <= finished
-        and left > rate * _work(row, place.scale)
+        if row.name not in {*taken, *finished} and {*row.tuned_by} <= finished and left > rate * _work(row, place.scale)
     ]
 
 
@@ -350,8 +345,13 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     flags += ["--results", str(place.results), "--runs", str(place.runs), "--parent", str(os.getpid())]
     flags += ["--data_dir", place.data_dir] if place.data_dir else []
     with (place.runs / f"{row.name}.log").open("ab") as log:
+        # In a session of its own: Ctrl-C reaches it once, through this process.
         return subprocess.Popen(
-            [sys.executable, str(place.study.script), *flags], env=environment, stdout=log, stderr=log
+            [sys.executable, str(place.study.script), *flags],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -361,19 +361,21 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _finish(row: StudyRow, code: int, place: Place) -> None:
-    """Records the error of a row that has failed.
-
-    Raises:
-        SystemExit: The row was interrupted.
-    """
-    if code == 0 and place.result(row) is not None:
-        return
-    if code < 0 or code > 128:
-        raise SystemExit(f"{row.name} was interrupted; give the same command again to resume it")
-    lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    _write(row, place, error=in_one_line(ValueError(error)))
+def _finish(row: StudyRow, code: int, place: Place, busy: set[str], kills: Counter[str]) -> str:
+    """How a row has ended, in words; records its error if it has failed or was killed for the second time."""
+    if place.result(row) is None:
+        killed = code < 0 or code > 128
+        kills[row.name] += killed
+        if code == _BUSY:
+            busy.add(row.name)
+            return "skipped, as another process runs it"
+        if killed and kills[row.name] == 1:
+            return f"killed (exit code {code}); it will resume once"
+        lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+        _write(row, place, error=in_one_line(ValueError(f"killed twice (exit code {code}); {error}" * killed or error)))
+    own = place.result(row) or {}
+    return f"failed: {own['error']}" if "error" in own else duration(own["seconds"] / 60)
 
 
 def _write(row: StudyRow, place: Place, **more: Any) -> None:
@@ -381,13 +383,14 @@ def _write(row: StudyRow, place: Place, **more: Any) -> None:
     write_json(place.results / f"{row.name}.json", {**common, "row": asdict(row), **more})
 
 
-def _progress(row: StudyRow, place: Place, running: Mapping[str, _Running], given: Namespace, started: float) -> str:
-    """One line after a row: its duration, and the estimate for the rest."""
-    own, left = place.result(row) or {}, [each for each in place.rows if place.result(each) is None]
+def _progress(
+    row: StudyRow, outcome: str, place: Place, running: Mapping[str, _Running], given: Namespace, started: float
+) -> str:
+    """One line after a row: how it ended, and the estimate for the rest."""
+    left = [each for each in place.rows if place.result(each) is None]
     remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
     parts = [
-        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: "
-        + (f"failed: {own['error']}" if "error" in own else duration(own["seconds"] / 60)),
+        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: {outcome}",
         f"about {duration(remaining / 60)} left",
     ]
     if given.budget:

@@ -148,6 +148,22 @@ def test_a_row_that_another_process_runs_is_skipped_with_those_that_wait_for_it(
     assert {path.stem for path in tiny.results.glob("*.json")} == {"sim-0", "simclr-tune1"}
 
 
+def test_a_row_that_is_killed_resumes_once_and_then_fails_while_others_run(tiny, monkeypatch):
+    kills = iter([-9, 143, -9, 0])
+    started = run_command(tiny, monkeypatch, lambda name: next(kills) if name in ("sim-0", "simclr-0") else 0)
+    assert started == ["sim-0", "sim-0", "simclr-tune0", "simclr-tune1", "simclr-0", "simclr-0"]
+    assert "error" in tiny.result(tiny.rows[0])
+    assert len(tiny.done()) == 3
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--retry") == ["sim-0"]
+
+
+def test_a_row_has_a_session_of_its_own(tiny):
+    tiny.study.script.parent.mkdir()
+    tiny.study.script.write_text("import os\nraise SystemExit(os.getsid(0) != os.getpid())")
+    given = SimpleNamespace(processes=1)
+    assert runner._start(tiny.rows[0], tiny, given, 0).wait() == 0
+
+
 def test_a_row_ends_if_its_parent_ended_while_it_started(tiny, monkeypatch):
     killed = threading.Event()
     monkeypatch.setattr(os, "kill", lambda *_: killed.set())
