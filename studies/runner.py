@@ -187,6 +187,12 @@ class Place:
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def common(self) -> dict[str, Any]:
+        """What the results of all rows begin with."""
+        scale = {"scale": self.scale_name, "scale_settings": asdict(self.scale)}
+        return {"schema": _SCHEMA, "study": self.study.name, **scale, "corpus": self.corpus}
+
+    @property
     def rows(self) -> list[StudyRow]:
         """The rows, in order."""
         return self.study.rows
@@ -205,7 +211,7 @@ class Place:
         found = read_json(path)
         # A setting that did not exist when the row was measured had its default.
         stored = {**_plain(StudyRow(row.name, row.kind, row.settings)), **found["row"]}
-        if stored != _plain(row) or found["corpus"] != self.corpus:
+        if stored != _plain(row) or any(found.get(name) != value for name, value in self.common.items()):
             raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found
@@ -379,8 +385,7 @@ def _finish(row: StudyRow, code: int, place: Place, busy: set[str], kills: Count
 
 
 def _write(row: StudyRow, place: Place, **more: Any) -> None:
-    common = {"schema": _SCHEMA, "study": place.study.name, "scale": place.scale_name, "corpus": place.corpus}
-    write_json(place.results / f"{row.name}.json", {**common, "row": asdict(row), **more})
+    write_json(place.results / f"{row.name}.json", {**place.common, "row": asdict(row), **more})
 
 
 def _progress(

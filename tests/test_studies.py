@@ -55,6 +55,11 @@ def place_of(study, folder, corpus="synthetic_syllables", scale="tiny"):
     return Place(study, scale, SCALES[scale], corpus, None, "cpu", results, runs)
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    return place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), lambda _place: None), tmp_path)
+
+
 def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
     monkeypatch.setitem(
         runner.LABELS, "synthetic_syllables", (Label("phones", "probes,concentration", axes="own,temporal"),)
@@ -91,7 +96,7 @@ def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
     row, place = tiny_rows()[0], place_of(ablation.STUDY, tmp_path)
     stored = asdict(row)
     del stored["decoder_settings"]
-    (place.results / f"{row.name}.json").write_text(json.dumps({"row": stored, "corpus": place.corpus}))
+    (place.results / f"{row.name}.json").write_text(json.dumps({**place.common, "row": stored}))
     assert place.result(row)["row"]["name"] == row.name
 
 
@@ -100,17 +105,30 @@ def test_results_of_other_settings_are_refused(other, tmp_path):
     study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page)
     place = place_of(study, tmp_path)
     row = place.rows[0]
-    (place.results / "sim-0.json").write_text(json.dumps({"row": {**asdict(row), **other}, "corpus": place.corpus}))
+    (place.results / "sim-0.json").write_text(json.dumps({**place.common, "row": {**asdict(row), **other}}))
     with pytest.raises(ValueError, match=r"sim-0\.json"):
         place.result(row)
 
 
+@pytest.mark.parametrize(
+    "other", [{"scale": "small"}, {"scale_settings": asdict(SCALES["small"])}, {"schema": 0}, {"corpus": "librispeech"}]
+)
+def test_results_of_another_scale_or_corpus_are_refused(other, tiny):
+    path = tiny.results / "sim-0.json"
+    path.write_text(json.dumps({**tiny.common, "row": asdict(tiny.rows[0]), **other}))
+    with pytest.raises(ValueError, match=r"sim-0\.json"):
+        tiny.result(tiny.rows[0])
+
+
+@pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
+def test_committed_results_count_as_done(study):
+    for folder in (study.script.parent / "results").iterdir():
+        scale, corpus = folder.name.split("_", 1)
+        place = Place(study, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+        assert len(place.finished) == len(list(folder.glob("*.json")))
+
+
 # ---------------------------------------------------------------------- rows in processes
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), lambda _place: None), tmp_path)
 
 
 def write_result(place, name, **changes):
@@ -243,8 +261,8 @@ def fill(place, kinds=None):
             )
         ]
         result = {
+            **place.common,
             "row": asdict(row),
-            "corpus": place.corpus,
             "settings": row.settings,
             "steps": 1500,
             "seconds": 60.0,
