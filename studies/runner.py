@@ -344,7 +344,9 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.processes)))
     if given.processes > 1 and (gpus := _num_gpus()):
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+        inherited = environment.get("CUDA_VISIBLE_DEVICES")
+        names = inherited.split(",") if inherited else [str(number) for number in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = names[slot % gpus]
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     flags = ["--scale", place.scale_name, "--corpus", place.corpus, "--device", place.device, "--only", row.name]

@@ -182,6 +182,19 @@ def test_a_row_has_a_session_of_its_own(tiny):
     assert runner._start(tiny.rows[0], tiny, given, 0).wait() == 0
 
 
+@pytest.mark.parametrize(("inherited", "seen"), [(None, "1"), ("2,5,7", "5"), ("GPU-a,GPU-b", "GPU-b")])
+def test_rows_share_the_gpus_of_the_command(inherited, seen, tiny, monkeypatch):
+    monkeypatch.setattr(runner, "_num_gpus", lambda: 2)
+    if inherited is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    started = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: started.update(settings["env"]))
+    runner._start(tiny.rows[0], tiny, SimpleNamespace(processes=3), 3)
+    assert started["CUDA_VISIBLE_DEVICES"] == seen
+
+
 def test_a_row_ends_if_its_parent_ended_while_it_started(tiny, monkeypatch):
     killed = threading.Event()
     monkeypatch.setattr(os, "kill", lambda *_: killed.set())
