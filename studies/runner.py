@@ -465,7 +465,7 @@ def run_row(row: StudyRow, place: Place) -> None:
         corpus_settings = {**place.scale.corpus_settings.get(place.corpus, {})}
         if row.tuning:
             corpus_settings |= development_split(place)
-        settings = _with_best(row, place)
+        settings, tuning = _with_best(row, place)
         folder = place.runs / row.name
         since = time.perf_counter()
         _train(row, settings, corpus_settings, folder, place)
@@ -482,6 +482,7 @@ def run_row(row: StudyRow, place: Place) -> None:
             row,
             place,
             settings=settings,
+            **tuning,
             steps=trained["steps"],
             seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
             training_seconds=trained["seconds"],
@@ -512,16 +513,24 @@ def development_split(place: Place) -> dict[str, Any]:
     return {"lists": str(folder.resolve())}
 
 
-def _with_best(row: StudyRow, place: Place) -> dict[str, Any]:
-    """The settings of a row on top of those of the best of its tuning rows."""
+def _with_best(row: StudyRow, place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a row on top of those of the best of its tuning rows, and which that is, out of how many.
+
+    Raises:
+        ValueError: Some tuning rows are not done, or all have failed.
+    """
     if not row.tuned_by:
-        return row.settings
+        return row.settings, {}
     tuning = {each.name: each for each in place.rows if each.name in row.tuned_by}
-    scores = {name: score_of(result) for name, each in tuning.items() if (result := place.result(each))}
+    results = {name: place.result(each) for name, each in tuning.items()}
+    if missing := [name for name in row.tuned_by if results.get(name) is None]:
+        raise ValueError(f"{row.name} needs tuning rows that are not done: {', '.join(missing)}")
+    scores = {name: score_of(result) for name, result in results.items() if result}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0:
-        raise SystemExit(f"{row.name}: all of its tuning rows have failed; see their logs in {place.runs}")
-    return merged(tuning[best].settings, row.settings)
+        raise ValueError(f"{row.name}: all of its tuning rows have failed; see their logs in {place.runs}")
+    found = {"best": best, "rows": len(scores), "failed": sum(score < 0 for score in scores.values())}
+    return merged(tuning[best].settings, row.settings), {"tuning": found}
 
 
 def score_of(result: dict[str, Any]) -> float:

@@ -78,6 +78,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     assert found["sim-0"]["seconds_of_audio"] == found["simclr-0"]["seconds_of_audio"]
     scores = {name: runner.score_of(found[name]) for name in rows["simclr-0"].tuned_by}
     best = max(scores, key=scores.get)
+    assert found["simclr-0"]["tuning"] == {"best": best, "rows": 2, "failed": 0}
     assert found["simclr-0"]["settings"]["learning_rate"] == rows[best].settings["learning_rate"]
     kinds = {row["kind"] for row in found["sim-0"]["labels"]["phones"]}
     assert {"SIM", "SIM + SOBI", "untrained", "log-mel", "log-mel + SOBI"} <= kinds
@@ -98,6 +99,13 @@ def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
     del stored["decoder_settings"]
     (place.results / f"{row.name}.json").write_text(json.dumps({**place.common, "row": stored}))
     assert place.result(row)["row"]["name"] == row.name
+
+
+def test_a_row_needs_all_of_its_tuning_rows(tiny):
+    for name in ("simclr-tune0", "simclr-tune1"):
+        with pytest.raises(ValueError, match="simclr-tune1"):
+            runner.run_row(tiny.rows[-1], tiny)
+        write_result(tiny, name)
 
 
 @pytest.mark.parametrize("other", [{"seed": 7}, {"removed_setting": 1}])
