@@ -318,7 +318,7 @@ class _Running(NamedTuple):
 
 def _ready(place: Place, given: Namespace, taken: Collection[str], started: float) -> list[StudyRow]:
     """Rows that are neither done nor taken by a process, whose tuning rows are done, and for which there is time."""
-    left = given.budget - (time.monotonic() - started) if given.budget else math.inf
+    left = given.budget - (time.monotonic() - started) if given.budget is not None else math.inf
     rate, finished = _rate(place), place.finished
     return [
         row
@@ -400,7 +400,7 @@ def _progress(
         f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: {outcome}",
         f"about {duration(remaining / 60)} left",
     ]
-    if given.budget:
+    if given.budget is not None:
         parts.append(f"{duration(max(0.0, given.budget + started - time.monotonic()) / 60)} of the budget")
     if running:
         parts.append(f"running: {', '.join(running)}")

@@ -190,6 +190,10 @@ def test_a_row_has_a_session_of_its_own(tiny):
     assert runner._start(tiny.rows[0], tiny, given, 0).wait() == 0
 
 
+def test_a_budget_of_zero_starts_no_row(tiny, monkeypatch):
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--budget", "0s") == []
+
+
 @pytest.mark.parametrize(("inherited", "seen"), [(None, "1"), ("2,5,7", "5"), ("GPU-a,GPU-b", "GPU-b")])
 def test_rows_share_the_gpus_of_the_command(inherited, seen, tiny, monkeypatch):
     monkeypatch.setattr(runner, "_num_gpus", lambda: 2)
