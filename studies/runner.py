@@ -473,10 +473,11 @@ def run_row(row: StudyRow, place: Place) -> None:
         decoders = [_train_decoder(module, row, corpus_settings, folder, place) for module in row.decoders]
         measured_since = time.perf_counter()
         labels = LABELS[place.corpus][:1] if row.tuning else LABELS[place.corpus]
-        rows = {}
+        rows, errors = {}, {}
         for label in labels:
             own = {**corpus_settings, **label.corpus_settings}
-            rows[label.name] = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
+            of_label = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
+            rows[label.name], errors[label.name] = of_label
         now = time.perf_counter()
         _write(
             row,
@@ -490,6 +491,7 @@ def run_row(row: StudyRow, place: Place) -> None:
             seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
             hardware=trained["hardware"],
             labels=rows,
+            errors={name: each for name, each in errors.items() if each},
         )
 
 
@@ -606,8 +608,8 @@ def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], 
 
 def measure(
     row: StudyRow, label: Label, corpus_settings: dict[str, Any], folder: Path, decoders: Sequence[str], place: Place
-) -> list[dict[str, Any]]:
-    """Rows of the scorecard of the row's model, and of its controls if it has them."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the scorecard of the row's model, and of its controls if it has them; and what could not be measured."""
     from modeling_sim.analysis.scorecard import Row  # noqa: PLC0415 - imports torch
     from modeling_sim.evaluation.cache import Analysis, AnalysisParts  # noqa: PLC0415
     from modeling_sim.evaluation.decoder_scores import measure_decoder  # noqa: PLC0415
@@ -657,4 +659,4 @@ def measure(
         else:
             renamed = {"kind": each.kind, "representation": each.representation}
         found.append(asdict(Row(**{**asdict(each), **renamed})))
-    return found
+    return found, parts.errors

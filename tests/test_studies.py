@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from modeling_sim.evaluation import module_scores
 from modeling_sim.files import read_json
 from studies import runner
 from studies.ablation import run as ablation
@@ -61,9 +62,12 @@ def tiny(tmp_path):
 
 
 def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
-    monkeypatch.setitem(
-        runner.LABELS, "synthetic_syllables", (Label("phones", "probes,concentration", axes="own,temporal"),)
-    )
+    def collapsed(*_):
+        raise ValueError("module collapsed")
+
+    label = Label("phones", "probes,concentration,distribution", axes="own,temporal")
+    monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (label,))
+    monkeypatch.setitem(module_scores.SCORES, "distribution", collapsed)
     place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page), tmp_path)
     rows = {row.name: row for row in place.rows}
     killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
@@ -80,6 +84,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     best = max(scores, key=scores.get)
     assert found["simclr-0"]["tuning"] == {"best": best, "rows": 2, "failed": 0}
     assert found["simclr-0"]["settings"]["learning_rate"] == rows[best].settings["learning_rate"]
+    assert all(each.startswith("distribution of ") for each in found["sim-0"]["errors"]["phones"])
     kinds = {row["kind"] for row in found["sim-0"]["labels"]["phones"]}
     assert {"SIM", "SIM + SOBI", "untrained", "log-mel", "log-mel + SOBI"} <= kinds
     assert {row["kind"] for row in found["simclr-0"]["labels"]["phones"]} == {"SimCLR", "SimCLR + SOBI"}
@@ -89,6 +94,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     tiny_page(place)
     page = (place.results / PAGE_NAME).read_text()
     assert "4 of 4 rows" in page
+    assert "sim-0, phones" in page
     assert "| | SIM | SimCLR | untrained | log-mel |" in page
     assert (place.results / "phones.png").stat().st_size > 3000
 
@@ -310,6 +316,20 @@ def test_pages_are_made_from_a_part_and_say_what_is_missing(study, tmp_path):
     assert f"| | {final[0].kind} |" in page
     assert "| hours of audio |" in page
     assert (place.results / "phones.png").is_file()
+
+
+def test_a_page_has_a_dash_and_a_note_for_what_could_not_be_measured(tmp_path):
+    place = place_of(ablation.STUDY, tmp_path, scale="small")
+    fill(place, kinds={"SIM", "GIM"})
+    for row in [row for row in place.rows if row.kind == "SIM"]:
+        path = place.results / f"{row.name}.json"
+        result = read_json(path)
+        rows = [each for each in result["labels"]["phones"] if each["measure"] != "linear_accuracy"]
+        path.write_text(json.dumps({**result, "labels": {"phones": rows}, "errors": {"phones": ["collapsed"]}}))
+    ablation.page(place)
+    lines = (place.results / PAGE_NAME).read_text().splitlines()
+    assert [line for line in lines if "collapsed" in line and "sim-0" in line]
+    assert [line for line in lines if line.startswith("| Linear probe") and " | - | " in line]
 
 
 def test_a_page_counts_the_models_without_temporal_components(tmp_path):
