@@ -198,7 +198,7 @@ class Place:
         return self.study.rows
 
     def result(self, row: StudyRow) -> dict[str, Any] | None:
-        """The results of a row, if it is done.
+        """The results of a row, if it is done; a damaged file counts as a row that has failed.
 
         Raises:
             ValueError: They belong to other settings.
@@ -208,7 +208,12 @@ class Place:
         path = self.results / f"{row.name}.json"
         if not path.is_file():
             return None
-        found = read_json(path)
+        try:
+            found = read_json(path)
+        except ValueError as error:
+            return {"error": in_one_line(error)}
+        if not isinstance(found.get("row"), dict):
+            return {"error": f"{path} has no settings of a row"}
         # A setting that did not exist when the row was measured had its default.
         stored = {**_plain(StudyRow(row.name, row.kind, row.settings)), **found["row"]}
         if stored != _plain(row) or any(found.get(name) != value for name, value in self.common.items()):
@@ -275,7 +280,8 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     elif given.plan:
         for row in place.rows:
             found = place.result(row)
-            print(f"{'-' if found is None else 'failed' if 'error' in found else 'done':7} {row.name}")
+            error = (found or {}).get("error")
+            print(f"{'failed' if error else 'done' if found else '-':7} {row.name}{f': {error}' if error else ''}")
     else:
         if not given.page:
             _run_all(place, given)

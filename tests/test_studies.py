@@ -145,11 +145,12 @@ def test_committed_results_count_as_done(study):
 # ---------------------------------------------------------------------- rows in processes
 
 
-def write_result(place, name, **changes):
+def write_result(place, name):
     """Results of a row as if it had been measured."""
     row = next(row for row in place.rows if row.name == name)
-    found = {"labels": {"phones": []}, "settings": row.settings, "seconds": 1.0, **changes}
-    runner._write(row, place, **found)
+    found = {"labels": {"phones": []}, "settings": row.settings, "seconds": 1.0}
+    costs = {"steps": 4, "training_seconds": 1.0, "seconds_of_audio": 1.0}
+    runner._write(row, place, **found, **costs)
 
 
 def run_command(place, monkeypatch, code_of, *flags):
@@ -194,6 +195,22 @@ def test_a_row_has_a_session_of_its_own(tiny):
     tiny.study.script.write_text("import os\nraise SystemExit(os.getsid(0) != os.getpid())")
     given = SimpleNamespace(processes=1)
     assert runner._start(tiny.rows[0], tiny, given, 0).wait() == 0
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "\xff"])
+def test_a_damaged_results_file_is_a_failed_row(damage, tiny, monkeypatch, capsys):
+    assert run_command(tiny, monkeypatch, lambda _: 0) == [row.name for row in tiny.rows]
+    path = tiny.results / "sim-0.json"
+    path.write_bytes(damage.encode("latin-1"))
+    capsys.readouterr()
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--plan") == []
+    lines = capsys.readouterr().out.splitlines()
+    assert [str(path) in line for line in lines] == [True, False, False, False]
+    tiny_page(tiny)
+    page = (tiny.results / PAGE_NAME).read_text()
+    assert str(path) in page
+    assert "3 of 4 rows" in page
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--retry") == ["sim-0"]
 
 
 def test_a_budget_of_zero_starts_no_row(tiny, monkeypatch):
