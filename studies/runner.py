@@ -579,37 +579,53 @@ def _train(
     row: StudyRow, settings: dict[str, Any], corpus_settings: dict[str, Any], folder: Path, place: Place
 ) -> None:
     """Trains the row's model, or resumes."""
-    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
-
     steps = _steps(row, place.scale)
     sizes = {"hidden_size": place.scale.hidden_size, "context_size": place.scale.context_size}
     own = {
         "model_settings": sizes,
         "max_steps": steps,
         "warmup_steps": max(1, steps // 30),
-        "output_dir": str(folder),
         **_common(row, corpus_settings, place),
     }
     command = "finetune" if "label" in settings else "pretrain"
-    cli.main([command, *_flags(merged(own, settings))])
+    _run(command, merged(own, settings), folder)
+
+
+def _run(command: str, settings: dict[str, Any], folder: Path, **more: Any) -> None:
+    """Runs a training command, or resumes; its settings, and what else it depends on, are stored next to its folder.
+
+    Raises:
+        ValueError: The folder has a run of other settings.
+    """
+    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
+
+    path = _settings_file(folder)
+    # Data may move.
+    wanted = json.loads(json.dumps({"command": command, **settings, "data_dir": None, **more}))
+    if folder.exists() and path.is_file() and read_json(path) != wanted:
+        raise ValueError(f"{folder} has a run of other settings, which are in {path}; remove both")
+    write_json(path, wanted)
+    cli.main([command, *_flags({**settings, "output_dir": str(folder)})])
+
+
+def _settings_file(folder: Path) -> Path:
+    """Where the settings of a run are stored."""
+    return folder.with_name(f"{folder.name}-settings.json")
 
 
 def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], folder: Path, place: Place) -> str:
     """Trains a decoder of a module of the row's model, or resumes, and returns its folder."""
-    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
-
-    output_dir = str(folder.with_name(f"{row.name}-decoder{module}"))
+    output_dir = folder.with_name(f"{row.name}-decoder{module}")
     own = {
         "model": str(folder),
         "module": module,
         "loss": "log_mel",
         "max_steps": place.scale.decoder_steps,
-        "output_dir": output_dir,
         **_common(row, corpus_settings, place),
         **row.decoder_settings,
     }
-    cli.main(["train-decoder", *_flags(own)])
-    return output_dir
+    _run("train-decoder", own, output_dir, settings_of_model=read_json(_settings_file(folder)))
+    return str(output_dir)
 
 
 def measure(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from modeling_sim import cli
 from modeling_sim.evaluation import module_scores
 from modeling_sim.files import read_json
 from studies import runner
@@ -105,6 +107,30 @@ def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
     del stored["decoder_settings"]
     (place.results / f"{row.name}.json").write_text(json.dumps({**place.common, "row": stored}))
     assert place.result(row)["row"]["name"] == row.name
+
+
+def test_a_run_of_other_settings_is_refused_until_it_is_removed(tiny, monkeypatch):
+    def train(words):
+        Path(words[words.index("--output_dir") + 1]).mkdir(exist_ok=True)
+        commands.append(words[0])
+
+    commands = []
+    monkeypatch.setattr(cli, "main", train)
+    row, folder, file = tiny.rows[0], tiny.runs / "sim-0", tiny.runs / "sim-0-settings.json"
+
+    def run(rate):
+        runner._train(row, {**row.settings, "learning_rate": rate}, {}, folder, tiny)
+        runner._train_decoder(0, row, {}, folder, tiny)
+
+    run(1e-3)
+    run(1e-3)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(folder))} .*{re.escape(str(file))}"):
+        run(3e-3)
+    folder.rmdir()
+    file.unlink()
+    with pytest.raises(ValueError, match=r"sim-0-decoder0-settings\.json"):  # it belongs to the removed model
+        run(3e-3)
+    assert commands == [*["pretrain", "train-decoder"] * 2, "pretrain"]
 
 
 def test_a_row_needs_all_of_its_tuning_rows(tiny):
