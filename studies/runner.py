@@ -464,6 +464,7 @@ def run_row(row: StudyRow, place: Place) -> None:
     try:
         lock = FileLock(place.runs / f".{row.name}.lock").acquire(timeout=_LOCK_SECONDS)
     except Timeout:
+        print(f"{row.name} is skipped, as another process runs it")
         raise SystemExit(_BUSY) from None
     with lock:
         if place.result(row) is not None:
@@ -479,11 +480,11 @@ def run_row(row: StudyRow, place: Place) -> None:
         decoders = [_train_decoder(module, row, corpus_settings, folder, place) for module in row.decoders]
         measured_since = time.perf_counter()
         labels = LABELS[place.corpus][:1] if row.tuning else LABELS[place.corpus]
-        rows, errors = {}, {}
+        measured = {}
         for label in labels:
             own = {**corpus_settings, **label.corpus_settings}
-            of_label = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
-            rows[label.name], errors[label.name] = of_label
+            own_decoders = decoders if label == labels[0] else []
+            measured[label.name] = measure(row, label, own, folder, own_decoders, place)
         now = time.perf_counter()
         _write(
             row,
@@ -496,8 +497,8 @@ def run_row(row: StudyRow, place: Place) -> None:
             measuring_seconds=round(now - measured_since, 1),
             seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
             hardware=trained["hardware"],
-            labels=rows,
-            errors={name: each for name, each in errors.items() if each},
+            labels={name: rows for name, (rows, _) in measured.items()},
+            errors={name: errors for name, (_, errors) in measured.items() if errors},
         )
 
 
