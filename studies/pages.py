@@ -11,6 +11,7 @@ from modeling_sim.data.corpora import corpus_info
 from modeling_sim.evaluation.results import Results
 from modeling_sim.files import replacing
 from modeling_sim.plots import save_figure, style_of
+from modeling_sim.text import in_one_line
 from studies import tables
 from studies.runner import Place
 
@@ -114,7 +115,7 @@ def _without_components(results: Results, kinds: Sequence[str]) -> list[str]:
 
 
 def _state(place: Place) -> list[str]:
-    """Which rows are missing or have failed."""
+    """Which rows are missing or have failed, and what could not be measured."""
     found = {row.name: place.result(row) for row in place.rows}
     done = [name for name, result in found.items() if result and "error" not in result]
     lines = [f"{len(done)} of {len(found)} rows are done."]
@@ -122,6 +123,11 @@ def _state(place: Place) -> list[str]:
     if missing:
         lines.append(f"Missing: {'; '.join(f'{kind} ({count})' for kind, count in missing.items())}.")
     lines += [f"Failed: {name} ({result['error']})." for name, result in found.items() if result and "error" in result]
+    lines += [
+        f"Not measured in {name}, {label}, a dash in tables: {in_one_line(ValueError('; '.join(errors)))}."
+        for name, result in found.items()
+        for label, errors in (result or {}).get("errors", {}).items()
+    ]
     return lines
 
 

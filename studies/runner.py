@@ -18,13 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
@@ -35,6 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Seconds to wait for the lock of a row whose process was told to end, and between looks at the parent of a process.
 _LOCK_SECONDS, _LOOK_SECONDS = 120, 2.0
+
+# Exit code of a row that another process runs.
+_BUSY = os.EX_TEMPFAIL
 
 # Results that other rows or steps leave open are of this version.
 _SCHEMA = 1
@@ -183,12 +187,18 @@ class Place:
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def common(self) -> dict[str, Any]:
+        """What the results of all rows begin with."""
+        scale = {"scale": self.scale_name, "scale_settings": asdict(self.scale)}
+        return {"schema": _SCHEMA, "study": self.study.name, **scale, "corpus": self.corpus}
+
+    @property
     def rows(self) -> list[StudyRow]:
         """The rows, in order."""
         return self.study.rows
 
     def result(self, row: StudyRow) -> dict[str, Any] | None:
-        """The results of a row, if it is done.
+        """The results of a row, if it is done; a damaged file counts as a row that has failed.
 
         Raises:
             ValueError: They belong to other settings.
@@ -198,10 +208,15 @@ class Place:
         path = self.results / f"{row.name}.json"
         if not path.is_file():
             return None
-        found = read_json(path)
+        try:
+            found = read_json(path)
+        except ValueError as error:
+            return {"error": in_one_line(error)}
+        if not isinstance(found.get("row"), dict):
+            return {"error": f"{path} has no settings of a row"}
         # A setting that did not exist when the row was measured had its default.
         stored = {**_plain(StudyRow(row.name, row.kind, row.settings)), **found["row"]}
-        if stored != _plain(row) or found["corpus"] != self.corpus:
+        if stored != _plain(row) or any(found.get(name) != value for name, value in self.common.items()):
             raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
         self._known[row.name] = found
         return found
@@ -239,6 +254,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", action="store_true", help="only list the rows, and which are done")
     parser.add_argument("--retry", action="store_true", help="run rows again that ended with an error")
     parser.add_argument("--only", help="run this row in this process")
+    parser.add_argument("--parent", type=int, help=SUPPRESS)  # id of the process that `--only` ends with
     given = parser.parse_args(argv)
     if given.processes < 1:
         parser.error(f"`--processes` is {given.processes}; it must be at least 1.")
@@ -259,12 +275,13 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         row = next((row for row in place.rows if row.name == given.only), None)
         if row is None:
             parser.error(f"`--only` is {given.only!r}, which is no row; see `--plan`.")
-        end_with_parent()
+        end_with_parent(given.parent or os.getppid())
         run_row(row, place)
     elif given.plan:
         for row in place.rows:
             found = place.result(row)
-            print(f"{'-' if found is None else 'failed' if 'error' in found else 'done':7} {row.name}")
+            error = (found or {}).get("error")
+            print(f"{'failed' if error else 'done' if found else '-':7} {row.name}{f': {error}' if error else ''}")
     else:
         if not given.page:
             _run_all(place, given)
@@ -274,14 +291,14 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
 
 def _run_all(place: Place, given: Namespace) -> None:
     """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
-    started, running = time.monotonic(), dict[str, _Running]()
+    started, running, busy, kills = time.monotonic(), dict[str, _Running](), set[str](), Counter[str]()
     if given.retry:
         for row in place.rows:
             if "error" in (place.result(row) or {}):
                 place.forget(row)
     with _passing_signals(running):
         while True:
-            for row in _ready(place, given, running, started)[: given.processes - len(running)]:
+            for row in _ready(place, given, {*running, *busy}, started)[: given.processes - len(running)]:
                 slot = min({*range(given.processes)} - {each.slot for each in running.values()})
                 running[row.name] = _Running(row, _start(row, place, given, slot), slot)
                 print(f"{row.name} starts; log in {place.runs / row.name}.log", flush=True)
@@ -290,8 +307,8 @@ def _run_all(place: Place, given: Namespace) -> None:
             time.sleep(0.5)
             for each in [each for each in running.values() if each.process.poll() is not None]:
                 del running[each.row.name]
-                _finish(each.row, each.process.returncode, place)
-                print(_progress(each.row, place, running, given, started), flush=True)
+                outcome = _finish(each.row, each.process.returncode, place, busy, kills)
+                print(_progress(each.row, outcome, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
         print(f"{counted(len(left), 'row')} left, {left[0]} first; give the same command again to run them")
@@ -305,16 +322,14 @@ class _Running(NamedTuple):
     slot: int
 
 
-def _ready(place: Place, given: Namespace, running: Mapping[str, _Running], started: float) -> list[StudyRow]:
-    """Rows that are neither done nor running, whose tuning rows are done, and for which there is time."""
-    left = given.budget - (time.monotonic() - started) if given.budget else math.inf
+def _ready(place: Place, given: Namespace, taken: Collection[str], started: float) -> list[StudyRow]:
+    """Rows that are neither done nor taken by a process, whose tuning rows are done, and for which there is time."""
+    left = given.budget - (time.monotonic() - started) if given.budget is not None else math.inf
     rate, finished = _rate(place), place.finished
     return [
         row
         for row in place.rows
-        if row.name not in {*running, *finished}
-        and {*row.tuned_by} <= finished
-        and left > rate * _work(row, place.scale)
+        if row.name not in {*taken, *finished} and {*row.tuned_by} <= finished and left > rate * _work(row, place.scale)
     ]
 
 
@@ -335,15 +350,22 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.processes)))
     if given.processes > 1 and (gpus := _num_gpus()):
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+        inherited = environment.get("CUDA_VISIBLE_DEVICES")
+        names = inherited.split(",") if inherited else [str(number) for number in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = names[slot % gpus]
     paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     flags = ["--scale", place.scale_name, "--corpus", place.corpus, "--device", place.device, "--only", row.name]
-    flags += ["--results", str(place.results), "--runs", str(place.runs)]
+    flags += ["--results", str(place.results), "--runs", str(place.runs), "--parent", str(os.getpid())]
     flags += ["--data_dir", place.data_dir] if place.data_dir else []
     with (place.runs / f"{row.name}.log").open("ab") as log:
+        # In a session of its own: Ctrl-C reaches it once, through this process.
         return subprocess.Popen(
-            [sys.executable, str(place.study.script), *flags], env=environment, stdout=log, stderr=log
+            [sys.executable, str(place.study.script), *flags],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -353,36 +375,38 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _finish(row: StudyRow, code: int, place: Place) -> None:
-    """Records the error of a row that has failed.
-
-    Raises:
-        SystemExit: The row was interrupted.
-    """
-    if code == 0 and place.result(row) is not None:
-        return
-    if code < 0 or code > 128:
-        raise SystemExit(f"{row.name} was interrupted; give the same command again to resume it")
-    lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    _write(row, place, error=in_one_line(ValueError(error)))
+def _finish(row: StudyRow, code: int, place: Place, busy: set[str], kills: Counter[str]) -> str:
+    """How a row has ended, in words; records its error if it has failed or was killed for the second time."""
+    if place.result(row) is None:
+        killed = code < 0 or code > 128
+        kills[row.name] += killed
+        if code == _BUSY:
+            busy.add(row.name)
+            return "skipped, as another process runs it"
+        if killed and kills[row.name] == 1:
+            return f"killed (exit code {code}); it will resume once"
+        lines = (place.runs / f"{row.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        error = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+        _write(row, place, error=in_one_line(ValueError(f"killed twice (exit code {code}); {error}" * killed or error)))
+    own = place.result(row) or {}
+    return f"failed: {own['error']}" if "error" in own else duration(own["seconds"] / 60)
 
 
 def _write(row: StudyRow, place: Place, **more: Any) -> None:
-    common = {"schema": _SCHEMA, "study": place.study.name, "scale": place.scale_name, "corpus": place.corpus}
-    write_json(place.results / f"{row.name}.json", {**common, "row": asdict(row), **more})
+    write_json(place.results / f"{row.name}.json", {**place.common, "row": asdict(row), **more})
 
 
-def _progress(row: StudyRow, place: Place, running: Mapping[str, _Running], given: Namespace, started: float) -> str:
-    """One line after a row: its duration, and the estimate for the rest."""
-    own, left = place.result(row) or {}, [each for each in place.rows if place.result(each) is None]
+def _progress(
+    row: StudyRow, outcome: str, place: Place, running: Mapping[str, _Running], given: Namespace, started: float
+) -> str:
+    """One line after a row: how it ended, and the estimate for the rest."""
+    left = [each for each in place.rows if place.result(each) is None]
     remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
     parts = [
-        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: "
-        + (f"failed: {own['error']}" if "error" in own else duration(own["seconds"] / 60)),
+        f"[{len(place.rows) - len(left)} of {len(place.rows)}] {row.name}: {outcome}",
         f"about {duration(remaining / 60)} left",
     ]
-    if given.budget:
+    if given.budget is not None:
         parts.append(f"{duration(max(0.0, given.budget + started - time.monotonic()) / 60)} of the budget")
     if running:
         parts.append(f"running: {', '.join(running)}")
@@ -408,9 +432,12 @@ def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def end_with_parent() -> None:
-    """Ends this process as by SIGTERM when its parent has ended, which may have had no time to do so."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Ends this process as by SIGTERM once its parent has ended, which may have had no time to do so.
+
+    Args:
+        parent: Id of the parent, from itself: it may have ended while this process started.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -429,14 +456,23 @@ def _steps(row: StudyRow, scale: Scale) -> int:
 
 
 def run_row(row: StudyRow, place: Place) -> None:
-    """Trains and measures a row in this process, and writes its results."""
-    with FileLock(place.runs / f".{row.name}.lock", timeout=_LOCK_SECONDS):
+    """Trains and measures a row in this process, and writes its results.
+
+    Raises:
+        SystemExit: Another process runs the row.
+    """
+    try:
+        lock = FileLock(place.runs / f".{row.name}.lock").acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        print(f"{row.name} is skipped, as another process runs it")
+        raise SystemExit(_BUSY) from None
+    with lock:
         if place.result(row) is not None:
             return
         corpus_settings = {**place.scale.corpus_settings.get(place.corpus, {})}
         if row.tuning:
             corpus_settings |= development_split(place)
-        settings = _with_best(row, place)
+        settings, tuning = _with_best(row, place)
         folder = place.runs / row.name
         since = time.perf_counter()
         _train(row, settings, corpus_settings, folder, place)
@@ -444,22 +480,25 @@ def run_row(row: StudyRow, place: Place) -> None:
         decoders = [_train_decoder(module, row, corpus_settings, folder, place) for module in row.decoders]
         measured_since = time.perf_counter()
         labels = LABELS[place.corpus][:1] if row.tuning else LABELS[place.corpus]
-        rows = {}
+        measured = {}
         for label in labels:
             own = {**corpus_settings, **label.corpus_settings}
-            rows[label.name] = measure(row, label, own, folder, decoders if label == labels[0] else [], place)
+            own_decoders = decoders if label == labels[0] else []
+            measured[label.name] = measure(row, label, own, folder, own_decoders, place)
         now = time.perf_counter()
         _write(
             row,
             place,
             settings=settings,
+            **tuning,
             steps=trained["steps"],
             seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
             training_seconds=trained["seconds"],
             measuring_seconds=round(now - measured_since, 1),
             seconds=round(max(now - since, trained["seconds"] + now - measured_since), 1),
             hardware=trained["hardware"],
-            labels=rows,
+            labels={name: rows for name, (rows, _) in measured.items()},
+            errors={name: errors for name, (_, errors) in measured.items() if errors},
         )
 
 
@@ -483,16 +522,24 @@ def development_split(place: Place) -> dict[str, Any]:
     return {"lists": str(folder.resolve())}
 
 
-def _with_best(row: StudyRow, place: Place) -> dict[str, Any]:
-    """The settings of a row on top of those of the best of its tuning rows."""
+def _with_best(row: StudyRow, place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a row on top of those of the best of its tuning rows, and which that is, out of how many.
+
+    Raises:
+        ValueError: Some tuning rows are not done, or all have failed.
+    """
     if not row.tuned_by:
-        return row.settings
+        return row.settings, {}
     tuning = {each.name: each for each in place.rows if each.name in row.tuned_by}
-    scores = {name: score_of(result) for name, each in tuning.items() if (result := place.result(each))}
+    results = {name: place.result(each) for name, each in tuning.items()}
+    if missing := [name for name in row.tuned_by if results.get(name) is None]:
+        raise ValueError(f"{row.name} needs tuning rows that are not done: {', '.join(missing)}")
+    scores = {name: score_of(result) for name, result in results.items() if result}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0:
-        raise SystemExit(f"{row.name}: all of its tuning rows have failed; see their logs in {place.runs}")
-    return merged(tuning[best].settings, row.settings)
+        raise ValueError(f"{row.name}: all of its tuning rows have failed; see their logs in {place.runs}")
+    found = {"best": best, "rows": len(scores), "failed": sum(score < 0 for score in scores.values())}
+    return merged(tuning[best].settings, row.settings), {"tuning": found}
 
 
 def score_of(result: dict[str, Any]) -> float:
@@ -533,43 +580,59 @@ def _train(
     row: StudyRow, settings: dict[str, Any], corpus_settings: dict[str, Any], folder: Path, place: Place
 ) -> None:
     """Trains the row's model, or resumes."""
-    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
-
     steps = _steps(row, place.scale)
     sizes = {"hidden_size": place.scale.hidden_size, "context_size": place.scale.context_size}
     own = {
         "model_settings": sizes,
         "max_steps": steps,
         "warmup_steps": max(1, steps // 30),
-        "output_dir": str(folder),
         **_common(row, corpus_settings, place),
     }
     command = "finetune" if "label" in settings else "pretrain"
-    cli.main([command, *_flags(merged(own, settings))])
+    _run(command, merged(own, settings), folder)
+
+
+def _run(command: str, settings: dict[str, Any], folder: Path, **more: Any) -> None:
+    """Runs a training command, or resumes; its settings, and what else it depends on, are stored next to its folder.
+
+    Raises:
+        ValueError: The folder has a run of other settings.
+    """
+    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
+
+    path = _settings_file(folder)
+    # Data may move.
+    wanted = json.loads(json.dumps({"command": command, **settings, "data_dir": None, **more}))
+    if folder.exists() and path.is_file() and read_json(path) != wanted:
+        raise ValueError(f"{folder} has a run of other settings, which are in {path}; remove both")
+    write_json(path, wanted)
+    cli.main([command, *_flags({**settings, "output_dir": str(folder)})])
+
+
+def _settings_file(folder: Path) -> Path:
+    """Where the settings of a run are stored."""
+    return folder.with_name(f"{folder.name}-settings.json")
 
 
 def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], folder: Path, place: Place) -> str:
     """Trains a decoder of a module of the row's model, or resumes, and returns its folder."""
-    from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
-
-    output_dir = str(folder.with_name(f"{row.name}-decoder{module}"))
+    output_dir = folder.with_name(f"{row.name}-decoder{module}")
     own = {
         "model": str(folder),
         "module": module,
         "loss": "log_mel",
         "max_steps": place.scale.decoder_steps,
-        "output_dir": output_dir,
         **_common(row, corpus_settings, place),
         **row.decoder_settings,
     }
-    cli.main(["train-decoder", *_flags(own)])
-    return output_dir
+    _run("train-decoder", own, output_dir, settings_of_model=read_json(_settings_file(folder)))
+    return str(output_dir)
 
 
 def measure(
     row: StudyRow, label: Label, corpus_settings: dict[str, Any], folder: Path, decoders: Sequence[str], place: Place
-) -> list[dict[str, Any]]:
-    """Rows of the scorecard of the row's model, and of its controls if it has them."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of the scorecard of the row's model, and of its controls if it has them; and what could not be measured."""
     from modeling_sim.analysis.scorecard import Row  # noqa: PLC0415 - imports torch
     from modeling_sim.evaluation.cache import Analysis, AnalysisParts  # noqa: PLC0415
     from modeling_sim.evaluation.decoder_scores import measure_decoder  # noqa: PLC0415
@@ -619,4 +682,4 @@ def measure(
         else:
             renamed = {"kind": each.kind, "representation": each.representation}
         found.append(asdict(Row(**{**asdict(each), **renamed})))
-    return found
+    return found, parts.errors

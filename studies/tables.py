@@ -34,7 +34,7 @@ def table(
     for key in (key for key in measures if key in titles):
         measure = titles[key]
         columns = [values_of(analysis, key, module, kind) for kind in kinds]
-        if not columns or not columns[0]:
+        if not any(columns):
             continue
         factor = 100 if measure.format == "percent" else 1
         means = [factor * float(np.mean(column)) if column else None for column in columns]

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from modeling_sim import cli
+from modeling_sim.evaluation import module_scores
 from modeling_sim.files import read_json
 from studies import runner
 from studies.ablation import run as ablation
@@ -53,10 +58,18 @@ def place_of(study, folder, corpus="synthetic_syllables", scale="tiny"):
     return Place(study, scale, SCALES[scale], corpus, None, "cpu", results, runs)
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    return place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), lambda _place: None), tmp_path)
+
+
 def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, monkeypatch, killed_at):
-    monkeypatch.setitem(
-        runner.LABELS, "synthetic_syllables", (Label("phones", "probes,concentration", axes="own,temporal"),)
-    )
+    def collapsed(*_):
+        raise ValueError("module collapsed")
+
+    label = Label("phones", "probes,concentration,distribution", axes="own,temporal")
+    monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (label,))
+    monkeypatch.setitem(module_scores.SCORES, "distribution", collapsed)
     place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page), tmp_path)
     rows = {row.name: row for row in place.rows}
     killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
@@ -71,7 +84,9 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     assert found["sim-0"]["seconds_of_audio"] == found["simclr-0"]["seconds_of_audio"]
     scores = {name: runner.score_of(found[name]) for name in rows["simclr-0"].tuned_by}
     best = max(scores, key=scores.get)
+    assert found["simclr-0"]["tuning"] == {"best": best, "rows": 2, "failed": 0}
     assert found["simclr-0"]["settings"]["learning_rate"] == rows[best].settings["learning_rate"]
+    assert all(each.startswith("distribution of ") for each in found["sim-0"]["errors"]["phones"])
     kinds = {row["kind"] for row in found["sim-0"]["labels"]["phones"]}
     assert {"SIM", "SIM + SOBI", "untrained", "log-mel", "log-mel + SOBI"} <= kinds
     assert {row["kind"] for row in found["simclr-0"]["labels"]["phones"]} == {"SimCLR", "SimCLR + SOBI"}
@@ -81,6 +96,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     tiny_page(place)
     page = (place.results / PAGE_NAME).read_text()
     assert "4 of 4 rows" in page
+    assert "sim-0, phones" in page
     assert "| | SIM | SimCLR | untrained | log-mel |" in page
     assert (place.results / "phones.png").stat().st_size > 3000
 
@@ -89,8 +105,39 @@ def test_results_without_a_newer_setting_are_those_of_its_default(tmp_path):
     row, place = tiny_rows()[0], place_of(ablation.STUDY, tmp_path)
     stored = asdict(row)
     del stored["decoder_settings"]
-    (place.results / f"{row.name}.json").write_text(json.dumps({"row": stored, "corpus": place.corpus}))
+    (place.results / f"{row.name}.json").write_text(json.dumps({**place.common, "row": stored}))
     assert place.result(row)["row"]["name"] == row.name
+
+
+def test_a_run_of_other_settings_is_refused_until_it_is_removed(tiny, monkeypatch):
+    def train(words):
+        Path(words[words.index("--output_dir") + 1]).mkdir(exist_ok=True)
+        commands.append(words[0])
+
+    commands = []
+    monkeypatch.setattr(cli, "main", train)
+    row, folder, file = tiny.rows[0], tiny.runs / "sim-0", tiny.runs / "sim-0-settings.json"
+
+    def run(rate):
+        runner._train(row, {**row.settings, "learning_rate": rate}, {}, folder, tiny)
+        runner._train_decoder(0, row, {}, folder, tiny)
+
+    run(1e-3)
+    run(1e-3)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(folder))} .*{re.escape(str(file))}"):
+        run(3e-3)
+    folder.rmdir()
+    file.unlink()
+    with pytest.raises(ValueError, match=r"sim-0-decoder0-settings\.json"):  # it belongs to the removed model
+        run(3e-3)
+    assert commands == [*["pretrain", "train-decoder"] * 2, "pretrain"]
+
+
+def test_a_row_needs_all_of_its_tuning_rows(tiny):
+    for name in ("simclr-tune0", "simclr-tune1"):
+        with pytest.raises(ValueError, match="simclr-tune1"):
+            runner.run_row(tiny.rows[-1], tiny)
+        write_result(tiny, name)
 
 
 @pytest.mark.parametrize("other", [{"seed": 7}, {"removed_setting": 1}])
@@ -98,9 +145,124 @@ def test_results_of_other_settings_are_refused(other, tmp_path):
     study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page)
     place = place_of(study, tmp_path)
     row = place.rows[0]
-    (place.results / "sim-0.json").write_text(json.dumps({"row": {**asdict(row), **other}, "corpus": place.corpus}))
+    (place.results / "sim-0.json").write_text(json.dumps({**place.common, "row": {**asdict(row), **other}}))
     with pytest.raises(ValueError, match=r"sim-0\.json"):
         place.result(row)
+
+
+@pytest.mark.parametrize(
+    "other", [{"scale": "small"}, {"scale_settings": asdict(SCALES["small"])}, {"schema": 0}, {"corpus": "librispeech"}]
+)
+def test_results_of_another_scale_or_corpus_are_refused(other, tiny):
+    path = tiny.results / "sim-0.json"
+    path.write_text(json.dumps({**tiny.common, "row": asdict(tiny.rows[0]), **other}))
+    with pytest.raises(ValueError, match=r"sim-0\.json"):
+        tiny.result(tiny.rows[0])
+
+
+@pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
+def test_committed_results_count_as_done(study):
+    for folder in (study.script.parent / "results").iterdir():
+        scale, corpus = folder.name.split("_", 1)
+        place = Place(study, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+        assert len(place.finished) == len(list(folder.glob("*.json")))
+
+
+# ---------------------------------------------------------------------- rows in processes
+
+
+def write_result(place, name):
+    """Results of a row as if it had been measured."""
+    row = next(row for row in place.rows if row.name == name)
+    found = {"labels": {"phones": []}, "settings": row.settings, "seconds": 1.0}
+    costs = {"steps": 4, "training_seconds": 1.0, "seconds_of_audio": 1.0}
+    runner._write(row, place, **found, **costs)
+
+
+def run_command(place, monkeypatch, code_of, *flags):
+    """Runs the command with rows that exit with a code or write results if it is 0; returns the names of the rows."""
+    started = []
+
+    def start(row, *_):
+        started.append(row.name)
+        code = code_of(row.name)
+        if code == 0:
+            write_result(place, row.name)
+        (place.runs / f"{row.name}.log").write_text("the last line")
+        end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"os._exit({code})"
+        return subprocess.Popen([sys.executable, "-S", "-c", f"import os; {end}"])
+
+    monkeypatch.setattr(runner, "_start", start)
+    folders = ["--results", str(place.results), "--runs", str(place.runs)]
+    runner.main(place.study, ["--scale", "tiny", *folders, *flags])
+    return started
+
+
+def test_a_row_that_another_process_runs_is_skipped_with_those_that_wait_for_it(tiny, monkeypatch):
+    monkeypatch.setattr(runner, "_LOCK_SECONDS", 0)
+    with FileLock(tiny.runs / ".simclr-tune0.lock"), pytest.raises(SystemExit) as busy:
+        runner.run_row(tiny.rows[1], tiny)
+    started = run_command(tiny, monkeypatch, lambda name: busy.value.code if name == "simclr-tune0" else 0)
+    assert started == ["sim-0", "simclr-tune0", "simclr-tune1"]
+    assert {path.stem for path in tiny.results.glob("*.json")} == {"sim-0", "simclr-tune1"}
+
+
+def test_a_row_that_is_killed_resumes_once_and_then_fails_while_others_run(tiny, monkeypatch):
+    kills = iter([-9, 143, -9, 0])
+    started = run_command(tiny, monkeypatch, lambda name: next(kills) if name in ("sim-0", "simclr-0") else 0)
+    assert started == ["sim-0", "sim-0", "simclr-tune0", "simclr-tune1", "simclr-0", "simclr-0"]
+    assert "error" in tiny.result(tiny.rows[0])
+    assert len(tiny.done()) == 3
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--retry") == ["sim-0"]
+
+
+def test_a_row_has_a_session_of_its_own(tiny):
+    tiny.study.script.parent.mkdir()
+    tiny.study.script.write_text("import os\nraise SystemExit(os.getsid(0) != os.getpid())")
+    given = SimpleNamespace(processes=1)
+    assert runner._start(tiny.rows[0], tiny, given, 0).wait() == 0
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "\xff"])
+def test_a_damaged_results_file_is_a_failed_row(damage, tiny, monkeypatch, capsys):
+    assert run_command(tiny, monkeypatch, lambda _: 0) == [row.name for row in tiny.rows]
+    path = tiny.results / "sim-0.json"
+    path.write_bytes(damage.encode("latin-1"))
+    capsys.readouterr()
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--plan") == []
+    lines = capsys.readouterr().out.splitlines()
+    assert [str(path) in line for line in lines] == [True, False, False, False]
+    tiny_page(tiny)
+    page = (tiny.results / PAGE_NAME).read_text()
+    assert str(path) in page
+    assert "3 of 4 rows" in page
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--retry") == ["sim-0"]
+
+
+def test_a_budget_of_zero_starts_no_row(tiny, monkeypatch):
+    assert run_command(tiny, monkeypatch, lambda _: 0, "--budget", "0s") == []
+
+
+@pytest.mark.parametrize(("inherited", "seen"), [(None, "1"), ("2,5,7", "5"), ("GPU-a,GPU-b", "GPU-b")])
+def test_rows_share_the_gpus_of_the_command(inherited, seen, tiny, monkeypatch):
+    monkeypatch.setattr(runner, "_num_gpus", lambda: 2)
+    if inherited is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    started = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: started.update(settings["env"]))
+    runner._start(tiny.rows[0], tiny, SimpleNamespace(processes=3), 3)
+    assert started["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_row_ends_if_its_parent_ended_while_it_started(tiny, monkeypatch):
+    killed = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda *_: killed.set())
+    monkeypatch.setattr(runner, "run_row", lambda *_: killed.wait(10))
+    folders = ["--results", str(tiny.results), "--runs", str(tiny.runs)]
+    runner.main(tiny.study, ["--scale", "tiny", *folders, "--only", "sim-0", "--parent", str(2**22 + 1)])
+    assert killed.is_set()
 
 
 @pytest.mark.slow
@@ -173,8 +335,8 @@ def fill(place, kinds=None):
             )
         ]
         result = {
+            **place.common,
             "row": asdict(row),
-            "corpus": place.corpus,
             "settings": row.settings,
             "steps": 1500,
             "seconds": 60.0,
@@ -197,6 +359,20 @@ def test_pages_are_made_from_a_part_and_say_what_is_missing(study, tmp_path):
     assert f"| | {final[0].kind} |" in page
     assert "| hours of audio |" in page
     assert (place.results / "phones.png").is_file()
+
+
+def test_a_page_has_a_dash_and_a_note_for_what_could_not_be_measured(tmp_path):
+    place = place_of(ablation.STUDY, tmp_path, scale="small")
+    fill(place, kinds={"SIM", "GIM"})
+    for row in [row for row in place.rows if row.kind == "SIM"]:
+        path = place.results / f"{row.name}.json"
+        result = read_json(path)
+        rows = [each for each in result["labels"]["phones"] if each["measure"] != "linear_accuracy"]
+        path.write_text(json.dumps({**result, "labels": {"phones": rows}, "errors": {"phones": ["collapsed"]}}))
+    ablation.page(place)
+    lines = (place.results / PAGE_NAME).read_text().splitlines()
+    assert [line for line in lines if "collapsed" in line and "sim-0" in line]
+    assert [line for line in lines if line.startswith("| Linear probe") and " | - | " in line]
 
 
 def test_a_page_counts_the_models_without_temporal_components(tmp_path):

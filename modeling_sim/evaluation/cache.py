@@ -119,7 +119,7 @@ class AnalysisParts:
             try:
                 measure(part)
             except ValueError as error:
-                self.errors.append(str(error))
+                self.errors.append(f"{name}: {error}")
                 tqdm.write(f"{name}: skipped, since {error}")
                 return False
             write_part(path, part)
