@@ -1,5 +1,7 @@
 """Objectives of two views: losses against naive versions, runs that resume, models that are the same as SIM's."""
 
+import importlib
+import inspect
 import json
 import math
 
@@ -23,6 +25,7 @@ from modeling_sim.trainer.objectives.contract import (
     OBJECTIVES,
     Objective,
     ObjectiveOutput,
+    Range,
     View,
     chosen_frames,
     load_objective,
@@ -374,6 +377,7 @@ def test_an_objective_of_ones_own_is_given_by_its_path(tmp_path, capsys):
         ({"objective": "math:pi"}, "Objective"),
         ({"objective": "moco", "objective_settings": "{que_size: 2}"}, "queue_size"),
         ({"objective": "byol", "objective_settings": "{num_frames: 1}"}, "num_frames"),
+        ({"objective": "simclr", "objective_settings": "{temperature: 0}"}, "temperature.*above 0"),
         ({"objective_settings": "{temperature: 2}"}, "objective_settings"),
         ({"objective": "byol", "execution": "sequential"}, "execution"),
         ({"objective": "byol", "execution": "pipeline"}, "execution|several processes"),
@@ -387,6 +391,40 @@ def test_what_cannot_be_combined_is_named(tmp_path, flags, name):
     with pytest.raises(SystemExit, match=name):
         train(tmp_path / "run", **flags)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "setting", "values"),
+    [
+        ("simclr", "temperature", [0, -0.1, math.nan, math.inf, True, "hot", None, [0.1]]),
+        ("simclr", "num_frames", [1, 32.5, "many"]),
+        ("moco", "queue_size", [0, -4, "many"]),
+        ("moco", "momentum", ["high", -0.1, 1.1]),
+        ("byol", "momentum", [2]),
+        ("dino", "centering", [5]),
+        ("dino", "target_temperature", [0]),
+        ("dino", "num_prototypes", [0, 1]),
+        ("lejepa", "num_slices", [0]),
+        ("lejepa", "weight", [3, -1]),
+        ("vicreg", "invariance_weight", [-1]),
+        ("vicreg", "variance_weight", [-1]),
+        ("vicreg", "covariance_weight", [-1]),
+    ],
+)
+def test_settings_out_of_range_are_named(objective, setting, values):
+    for value in values:
+        with pytest.raises(ValueError, match=setting):
+            load_objective(objective, {0: 4}, {setting: value})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_setting_has_a_range_that_holds_its_default(objective):
+    path, _, attribute = OBJECTIVES[objective].partition(":")
+    parameters = inspect.signature(getattr(importlib.import_module(path), attribute)).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "channels"}
+    for name in defaults:
+        assert any(isinstance(each, Range) for each in parameters[name].annotation.__metadata__)
+    load_objective(objective, {0: 4}, defaults)
 
 
 def test_a_run_is_not_resumed_with_another_objective(tmp_path, killed_at):

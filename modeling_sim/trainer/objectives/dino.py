@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, averaged
+from modeling_sim.trainer.objectives.contract import (
+    FrameObjective,
+    ObjectiveOutput,
+    Positive,
+    Projector,
+    Several,
+    Share,
+    averaged,
+)
 
 
 def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -50,12 +58,12 @@ class DINO(FrameObjective):
         self,
         channels: Mapping[int, int],
         *,
-        num_prototypes: int = 256,
-        target_temperature: float = 0.04,
-        temperature: float = 0.1,
-        centering: float = 0.9,
-        momentum: float = 0.996,
-        num_frames: int = 1024,
+        num_prototypes: Several = 256,
+        target_temperature: Positive = 0.04,
+        temperature: Positive = 0.1,
+        centering: Share = 0.9,
+        momentum: Share = 0.996,
+        num_frames: Several = 1024,
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.momentum = (momentum, 1.0)

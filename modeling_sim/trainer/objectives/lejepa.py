@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
+from modeling_sim.trainer.objectives.contract import Count, FrameObjective, ObjectiveOutput, Several, Share, projectors
 
 
 def sigreg(
@@ -43,7 +43,7 @@ class LeJEPA(FrameObjective):
     metrics = ("invariance", "sigreg")
 
     def __init__(
-        self, channels: Mapping[int, int], *, weight: float = 0.05, num_slices: int = 1024, num_frames: int = 256
+        self, channels: Mapping[int, int], *, weight: Share = 0.05, num_slices: Count = 1024, num_frames: Several = 256
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.weight, self.num_slices, self.heads = weight, num_slices, projectors(channels)

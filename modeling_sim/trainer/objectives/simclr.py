@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Positive, Several, projectors
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ class SimCLR(FrameObjective):
 
     metrics = ("accuracy",)
 
-    def __init__(self, channels: Mapping[int, int], *, temperature: float = 0.1, num_frames: int = 1024) -> None:
+    def __init__(self, channels: Mapping[int, int], *, temperature: Positive = 0.1, num_frames: Several = 1024) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.temperature, self.heads = temperature, projectors(channels)
 
