@@ -233,6 +233,17 @@ def test_changes_keep_time_and_pitch_is_shifted_by_little():
     assert ((loudness > 0.03) & (loudness < 0.1)).all()
 
 
+def test_the_level_of_noise_does_not_depend_on_padding():
+    waveforms = tones(samples=8000, batch=16)
+    mask = torch.ones_like(waveforms).long()
+    mask[:, 2000:] = 0
+    chosen = {"names": ("noise",), "seed": 3, "view": 0, "sampling_rate": RATE}
+    padded = augmented(waveforms * mask, range(16), mask=mask, **chosen)
+    # The tone is as loud in its first 2000 samples as in all, so its noise is as well.
+    expected = augmented(waveforms, range(16), **chosen)
+    torch.testing.assert_close(padded[:, :2000], expected[:, :2000], rtol=0, atol=1e-4)
+
+
 def test_names_of_changes():
     assert augmentation_names("all") == AUGMENTATIONS
     assert augmentation_names("noise, pitch") == ("pitch", "noise")
@@ -429,6 +440,8 @@ def test_every_setting_has_a_range_that_holds_its_default(objective):
 
 def test_a_run_is_not_resumed_with_another_objective(tmp_path, killed_at):
     killed_at(4, lambda: train(tmp_path, objective="simclr"))
+    with pytest.raises(SystemExit, match="objective_settings"):
+        train(tmp_path, objective="simclr", objective_settings="{temperature: 0.2}")
     with pytest.raises(SystemExit, match="objective"):
         train(tmp_path, objective="vicreg")
     with pytest.raises(SystemExit, match="objective"):
@@ -470,6 +483,27 @@ def test_a_queue_holds_the_latest_frames_and_only_of_training():
     objective.eval()
     objective.loss(0, views, None, generator)
     assert torch.equal(head.queue, now)
+
+
+@pytest.mark.parametrize(("left", "right"), [({}, {"temperature": 0.1}), ({"temperature": 1.0}, {"temperature": 1})])
+def test_defaults_may_be_given_when_a_run_resumes(left, right):
+    assert load_objective("simclr", {0: 4}, left).settings == load_objective("simclr", {0: 4}, right).settings
+
+
+def test_scores_of_prototypes_are_in_full_precision_under_autocast():
+    model = SimModel(SimConfig.preset("gim-small", hidden_size=8, context_size=4))
+    objective = load_objective("dino", {0: 8}, {"num_frames": 4})
+    objective.attach(model)
+    objective.eval()
+    with torch.no_grad():  # projections that bfloat16 represents exactly, so that only scores can lose precision
+        for heads in (objective.heads, objective.target_heads):
+            heads["0"].projector[-1].weight.zero_()
+            heads["0"].projector[-1].bias.copy_(torch.arange(1.0, 9))
+    views = [View(torch.randn(1, 4, 8), torch.randn(1, 4, 8)) for _ in range(2)]
+    exact = objective.loss(0, views, None, torch.Generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective.loss(0, views, None, torch.Generator())
+    torch.testing.assert_close(found.loss, exact.loss, rtol=1e-6, atol=0)
 
 
 @pytest.mark.slow

@@ -91,6 +91,8 @@ class Objective(nn.Module):
     Attributes:
         num_views: Views of each crop, changed independently by the setting `augmentation`.
         metrics: Names of the metrics of `loss`, for the log.
+        settings: Further arguments that differ from their defaults, which must be the same in a resumed run.
+        shared_generator: Random generator of draws that must be the same in all processes, set before each `loss`.
         momentum: Share of its weights that the momentum network keeps in a step, at the start and at the end of the
             training; `None` for no momentum network.
         heads: Networks and buffers of each module, `heads[str(module)]`, trained together with it. The momentum network
@@ -103,6 +105,8 @@ class Objective(nn.Module):
     def __init__(self, channels: Mapping[int, int]) -> None:
         super().__init__()
         self.channels = dict(channels)
+        self.settings: dict[str, Any] = {}
+        self.shared_generator = torch.Generator()
         self.momentum: tuple[float, float] | None = None
         self.heads = nn.ModuleDict()
         self.target_heads = nn.ModuleDict()
@@ -113,11 +117,13 @@ class Objective(nn.Module):
     ) -> ObjectiveOutput:
         """The loss of one module. In training mode it may update buffers, such as a queue; in evaluation mode not.
 
+        With `gradient_accumulation_steps` it is called for each batch of a step, so that buffers move per batch.
+
         Args:
             module: Number of the module.
             views: Its output for each view; frame t of all views covers the same samples.
             frame_mask: `(batch, frames)` bool, true where a frame is real; `None` if all are.
-            generator: Random generator of all draws.
+            generator: Random generator of draws, another one in each process.
         """
         raise NotImplementedError
 
@@ -312,7 +318,9 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
             if isinstance(allowed, Range) and not (_is_a(annotation.__origin__, value) and value in allowed):
                 kind = "an integer" if annotation.__origin__ is int else "a number"
                 raise ValueError(f"`{key}` in `objective_settings` is {value!r}; it must be {kind} {allowed}.")
-    return found(channels, **settings)
+    objective = found(channels, **settings)
+    objective.settings = {key: value for key, value in settings.items() if value != known[key].default}
+    return objective
 
 
 def _is_a(kind: type[int] | type[float], value: Any) -> bool:

@@ -61,8 +61,8 @@ class MoCo(FrameObjective):
 
     Args:
         channels: As in `Objective`.
-        queue_size: Negatives: the latest frames that the momentum network has projected. With several processes, those
-            of all of them.
+        queue_size: Negatives: the latest frames that the momentum network has projected, of all processes. Frames of a
+            batch enter before the next batch, also within a step (`gradient_accumulation_steps`).
         momentum: Share of its weights that the momentum network keeps in a step.
         temperature: Of the softmax.
         num_frames: As in `FrameObjective`.
