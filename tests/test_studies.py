@@ -152,6 +152,17 @@ def test_plans_have_unique_names_and_equal_tuning(study):
         assert {sum(row.kind == kind for row in final) for kind in {row.kind for row in final}} == {3}
 
 
+def test_methods_whose_momentum_rises_are_tuned_with_networks_that_follow_within_a_short_run():
+    rows = [row for row in objectives.STUDY.rows if row.tuning and row.settings.get("objective") in ("byol", "dino")]
+    steps = runner._steps(rows[0], SCALES["small"])
+    for kind in {row.kind for row in rows}:
+        momenta = [row.settings["objective_settings"]["momentum"] for row in rows if row.kind == kind]
+        assert sorted(momenta) == [0.96] * 4 + [0.99] * 4
+        progress = np.arange(1, steps + 1) / steps
+        kept = np.prod(1 - (1 - min(momenta)) * (np.cos(np.pi * progress) + 1) / 2)
+        assert kept < 0.1
+
+
 def fill(place, kinds=None):
     """Results of every row, or of those of some kinds, as if they had been measured: a larger weight, less accuracy."""
     for number, row in enumerate(place.rows):
