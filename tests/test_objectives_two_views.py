@@ -506,6 +506,15 @@ def test_scores_of_prototypes_are_in_full_precision_under_autocast():
     torch.testing.assert_close(found.loss, exact.loss, rtol=1e-6, atol=0)
 
 
+def test_all_processes_draw_the_same_directions():
+    objective = load_objective("lejepa", {0: 4}, {"num_slices": 3})
+    outputs, losses = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)), []
+    for process in (0, 1):
+        objective.shared_generator = torch.Generator().manual_seed(5)
+        losses.append(objective.frame_loss(0, outputs, None, torch.Generator().manual_seed(process)).loss)
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.slow
 def test_processes_agree_on_queues_and_centers(tmp_path):
     script = tmp_path / "agree.py"
@@ -522,6 +531,9 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
         "    mean = averaged(torch.tensor([float(torch.distributed.get_rank())]))\n"
         "    assert mean == 0.5\n"
         "    rank = torch.distributed.get_rank()\n"
+        "    mine = torch.tensor(self.objective.shared_generator.initial_seed())\n"
+        "    other = mine.clone(); torch.distributed.broadcast(other, src=0)\n"
+        "    assert mine == other\n"
         "    rows = gathered(torch.full((2 + rank, 3), float(rank)))\n"
         "    assert rows.tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2\n"
         "    mine = torch.cat([state[n].flatten() for n in names])\n"

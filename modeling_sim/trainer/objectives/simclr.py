@@ -25,6 +25,9 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tu
 class SimCLR(FrameObjective):
     """NT-Xent of projected frames.
 
+    Each process compares its own frames only, so several processes make the gradient less noisy, but give no frame more
+    negatives.
+
     Args:
         channels: As in `Objective`.
         temperature: Of the softmax.

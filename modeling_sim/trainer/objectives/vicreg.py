@@ -36,7 +36,10 @@ def vicreg_terms(first: torch.Tensor, second: torch.Tensor, epsilon: float = 1e-
 
 
 class VICReg(FrameObjective):
-    """Weighted sum of the terms for projected frames; with several processes, of the frames of each.
+    """Weighted sum of the terms for projected frames.
+
+    Each process computes variances and covariances of its own frames, and gradients are averaged. So several processes
+    do not make these estimates more precise; `num_frames` does.
 
     Args:
         channels: As in `Objective`.

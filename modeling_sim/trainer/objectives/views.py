@@ -186,6 +186,8 @@ class ViewTask(CropTask):
         target: tuple[torch.Tensor, torch.Tensor | None] = hidden_states, lengths
         for module in range(self.num_rows):
             generator = module_generator(seed, step, module, self.placement.replica, device)
+            # With a number that no process has.
+            objective.shared_generator = module_generator(seed, step, module, self.placement.num_replicas, device)
             with self.accelerator.autocast():
                 with torch.set_grad_enabled(torch.is_grad_enabled() and module in self.trained):
                     inputs = hidden_states.detach() if model.config.gradient_isolation else hidden_states
