@@ -126,7 +126,7 @@ def page(place: Place) -> None:
         "Made by `python studies/objectives/run.py` from the results next to it. Means over seeds; **+** and "
         "**\N{MINUS SIGN}** say that SIM is better or worse than the method of that column with 95 % over seeds. "
         "All methods at equal seconds of audio through the encoder, after 8 tuning runs each.",
-        controls=("untrained", "log-mel"),
+        controls=("supervised", "untrained", "log-mel"),
         drawn={
             "phones": ("linear_accuracy", "abx_within", "abx_across", "best_dimension_gap", "rotation_gap"),
             "speaker_id": ("linear_accuracy",),
