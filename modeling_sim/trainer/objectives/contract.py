@@ -91,7 +91,7 @@ class Objective(nn.Module):
     Attributes:
         num_views: Views of each crop, changed independently by the setting `augmentation`.
         metrics: Names of the metrics of `loss`, for the log.
-        settings: Further arguments that differ from their defaults, which must be the same in a resumed run.
+        changed_settings: Further arguments that differ from their defaults, which must be the same in a resumed run.
         shared_generator: Random generator of draws that must be the same in all processes, set before each `loss`.
         momentum: Share of its weights that the momentum network keeps in a step, at the start and at the end of the
             training; `None` for no momentum network.
@@ -105,7 +105,7 @@ class Objective(nn.Module):
     def __init__(self, channels: Mapping[int, int]) -> None:
         super().__init__()
         self.channels = dict(channels)
-        self.settings: dict[str, Any] = {}
+        self.changed_settings: dict[str, Any] = {}
         self.shared_generator = torch.Generator()
         self.momentum: tuple[float, float] | None = None
         self.heads = nn.ModuleDict()
@@ -315,14 +315,9 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
             )
         annotation = known[key].annotation
         for allowed in getattr(annotation, "__metadata__", ()):
-            if isinstance(allowed, Range) and not (_is_a(annotation.__origin__, value) and value in allowed):
+            if isinstance(allowed, Range) and not (type(value) in (int, annotation.__origin__) and value in allowed):
                 kind = "an integer" if annotation.__origin__ is int else "a number"
                 raise ValueError(f"`{key}` in `objective_settings` is {value!r}; it must be {kind} {allowed}.")
     objective = found(channels, **settings)
-    objective.settings = {key: value for key, value in settings.items() if value != known[key].default}
+    objective.changed_settings = {key: value for key, value in settings.items() if value != known[key].default}
     return objective
-
-
-def _is_a(kind: type[int] | type[float], value: Any) -> bool:
-    """Whether a value is a number of this type; integers are numbers, truth values are not."""
-    return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)

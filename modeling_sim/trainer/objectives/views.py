@@ -92,7 +92,7 @@ class ViewTask(CropTask):
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
-        own = {"objective": self.settings.objective, "objective_settings": self.objective.settings}
+        own = {"objective": self.settings.objective, "objective_settings": self.objective.changed_settings}
         return {**super().comparable_config(), **own}
 
     def parts(self) -> list[Part]:
