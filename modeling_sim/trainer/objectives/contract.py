@@ -45,7 +45,7 @@ class Range(NamedTuple):
         """In words."""
         if self.most < math.inf:
             return f"from {self.least:g} to {self.most:g}"
-        return f"above {self.least:g}" if self.is_open else f"at least {self.least:g}"
+        return f"above {self.least:g}" if self.is_open else f"of at least {self.least:g}"
 
     def __contains__(self, value: object) -> bool:
         """Whether a number is in the range; infinity and NaN never are."""
