@@ -8,7 +8,7 @@ import numpy as np
 
 from modeling_sim.analysis.scorecard import MEASURES, Row, compare
 from modeling_sim.data.corpora import corpus_info
-from modeling_sim.evaluation.results import Results
+from modeling_sim.evaluation.results import Kind, Results
 from modeling_sim.files import replacing
 from modeling_sim.plots import save_figure, style_of
 from modeling_sim.text import in_one_line
@@ -36,20 +36,21 @@ _SHOWN_OF_AXES = tuple(
 _NULLS = {"best_dimension": "The same, random axes"}
 
 
-def results_of(place: Place, label: str, kinds: Sequence[str]) -> Results:
-    """The rows of a label of all final rows that are done, in one; comparisons are with the first kind."""
-    found: dict[tuple[str, str, str, str], Row] = {}
-    for result in place.done():
-        if not result["row"]["tuning"]:
-            for each in result["labels"].get(label, []):
-                row = Row(**each)
-                found[row.kind, row.representation, row.module, row.measure] = row
-    rows = list(found.values())
+def results_of(place: Place, label: str, kinds: Sequence[str], controls: Sequence[str] = ()) -> Results:
+    """The rows of a label of all final rows that are done, in one; comparisons are with the first kind.
+
+    A spectrum, which has no seed, has a value by each model that it was measured with: probes differ by their seeds.
+    """
+    final = [result for result in place.done() if not result["row"]["tuning"]]
+    rows = [Row(**each) for result in final for each in result["labels"].get(label, [])]
     present = {row.measure for row in rows}
     return Results(
         corpus=place.corpus,
         corpus_license=corpus_info(place.corpus).license,
-        kinds=[],
+        kinds=[
+            Kind(kind, "", kind in controls, sorted({row.representation for row in rows if row.kind == kind}))
+            for kind in kinds
+        ],
         measures=[measure for measure in MEASURES if measure.key in present],
         rows=rows,
         comparisons=compare(rows, [(kinds[0], kind) for kind in kinds[1:]]),
@@ -72,18 +73,18 @@ def write_page(
         place: The study.
         title: Heading.
         text: What the study asks, and how to read the page.
-        controls: Kinds that are not those of rows.
+        controls: Kinds for comparison, drawn hollow; those that are not of rows come last.
         drawn: Measures in the picture of each label.
         extra: Further lines, after the costs.
     """
     final = [row for row in place.rows if not row.tuning]
-    kinds = [*dict.fromkeys(row.kind for row in final), *controls]
+    kinds = list(dict.fromkeys([*(row.kind for row in final), *controls]))
     colors = {kind: style_of(number).color for number, kind in enumerate(kinds)}
     lines = [f"# {title}", "", text, "", f"Corpus `{place.corpus}`, scale `{place.scale_name}`.", ""]
     lines += [*_state(place), "", *_costs(place), *(["", *extra] if extra else [])]
     labels = dict.fromkeys(label for result in place.done() for label in result["labels"])
     for label in labels:
-        results = results_of(place, label, kinds)
+        results = results_of(place, label, kinds, controls)
         if not results.rows:
             continue
         modules = tables.modules_of(results)
@@ -91,7 +92,11 @@ def write_page(
         lines += ["", f"## {label}", *_without_components(results, kinds)]
         if measures := [key for key in drawn.get(label, ()) if key in present]:
             figure = tables.draw(
-                results, f"{title}, {label}: a point per model", colors=colors, measures=measures, modules=modules
+                results,
+                f"{title}, {label}: a point per model; controls are hollow",
+                colors=colors,
+                measures=measures,
+                modules=modules,
             )
             save_figure(figure, place.results / f"{label}.png")
             lines += ["", f"![{title}, {label}]({label}.png)"]

@@ -57,6 +57,7 @@ def draw(
 ) -> Figure:
     """Every model as a point: a row per measure, a column per module, a line per kind within; controls are hollow."""
     known = {measure.key: measure for measure in analysis.measures}
+    controls = {kind.name for kind in analysis.kinds if kind.is_control}
     # Kinds with a value, by measure.
     kinds = {
         key: [kind for kind in colors if any(values_of(analysis, key, module, kind) for module in modules)]
@@ -72,7 +73,7 @@ def draw(
             for place, kind in enumerate(names):
                 values = values_of(analysis, key, module, kind)
                 color = colors[kind]
-                inside = "white" if "+" in kind else color
+                inside = "white" if kind in controls else color
                 axis.plot(values, [place] * len(values), "o", color=color, markerfacecolor=inside, markersize=5)
             if not any(len(line.get_xdata()) for line in axis.lines):
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)

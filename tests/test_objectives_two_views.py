@@ -1,5 +1,7 @@
 """Objectives of two views: losses against naive versions, runs that resume, models that are the same as SIM's."""
 
+import importlib
+import inspect
 import json
 import math
 
@@ -23,6 +25,7 @@ from modeling_sim.trainer.objectives.contract import (
     OBJECTIVES,
     Objective,
     ObjectiveOutput,
+    Range,
     View,
     chosen_frames,
     load_objective,
@@ -230,6 +233,17 @@ def test_changes_keep_time_and_pitch_is_shifted_by_little():
     assert ((loudness > 0.03) & (loudness < 0.1)).all()
 
 
+def test_the_level_of_noise_does_not_depend_on_padding():
+    waveforms = tones(samples=8000, batch=16)
+    mask = torch.ones_like(waveforms).long()
+    mask[:, 2000:] = 0
+    chosen = {"names": ("noise",), "seed": 3, "view": 0, "sampling_rate": RATE}
+    padded = augmented(waveforms * mask, range(16), mask=mask, **chosen)
+    # The tone is as loud in its first 2000 samples as in all, so its noise is as well.
+    expected = augmented(waveforms, range(16), **chosen)
+    torch.testing.assert_close(padded[:, :2000], expected[:, :2000], rtol=0, atol=1e-4)
+
+
 def test_names_of_changes():
     assert augmentation_names("all") == AUGMENTATIONS
     assert augmentation_names("noise, pitch") == ("pitch", "noise")
@@ -374,6 +388,7 @@ def test_an_objective_of_ones_own_is_given_by_its_path(tmp_path, capsys):
         ({"objective": "math:pi"}, "Objective"),
         ({"objective": "moco", "objective_settings": "{que_size: 2}"}, "queue_size"),
         ({"objective": "byol", "objective_settings": "{num_frames: 1}"}, "num_frames"),
+        ({"objective": "simclr", "objective_settings": "{temperature: 0}"}, "temperature.*above 0"),
         ({"objective_settings": "{temperature: 2}"}, "objective_settings"),
         ({"objective": "byol", "execution": "sequential"}, "execution"),
         ({"objective": "byol", "execution": "pipeline"}, "execution|several processes"),
@@ -389,8 +404,44 @@ def test_what_cannot_be_combined_is_named(tmp_path, flags, name):
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("objective", "setting", "values"),
+    [
+        ("simclr", "temperature", [0, -0.1, math.nan, math.inf, True, "hot", None, [0.1]]),
+        ("simclr", "num_frames", [1, 32.5, "many"]),
+        ("moco", "queue_size", [0, -4, "many"]),
+        ("moco", "momentum", ["high", -0.1, 1.1]),
+        ("byol", "momentum", [2]),
+        ("dino", "centering", [5]),
+        ("dino", "target_temperature", [0]),
+        ("dino", "num_prototypes", [0, 1]),
+        ("lejepa", "num_slices", [0]),
+        ("lejepa", "weight", [3, -1]),
+        ("vicreg", "invariance_weight", [-1]),
+        ("vicreg", "variance_weight", [-1]),
+        ("vicreg", "covariance_weight", [-1]),
+    ],
+)
+def test_settings_out_of_range_are_named(objective, setting, values):
+    for value in values:
+        with pytest.raises(ValueError, match=setting):
+            load_objective(objective, {0: 4}, {setting: value})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_setting_has_a_range_that_holds_its_default(objective):
+    path, _, attribute = OBJECTIVES[objective].partition(":")
+    parameters = inspect.signature(getattr(importlib.import_module(path), attribute)).parameters
+    defaults = {name: each.default for name, each in parameters.items() if name != "channels"}
+    for name in defaults:
+        assert any(isinstance(each, Range) for each in parameters[name].annotation.__metadata__)
+    load_objective(objective, {0: 4}, defaults)
+
+
 def test_a_run_is_not_resumed_with_another_objective(tmp_path, killed_at):
     killed_at(4, lambda: train(tmp_path, objective="simclr"))
+    with pytest.raises(SystemExit, match="objective_settings"):
+        train(tmp_path, objective="simclr", objective_settings="{temperature: 0.2}")
     with pytest.raises(SystemExit, match="objective"):
         train(tmp_path, objective="vicreg")
     with pytest.raises(SystemExit, match="objective"):
@@ -434,6 +485,37 @@ def test_a_queue_holds_the_latest_frames_and_only_of_training():
     assert torch.equal(head.queue, now)
 
 
+@pytest.mark.parametrize(("left", "right"), [({}, {"temperature": 0.1}), ({"temperature": 1.0}, {"temperature": 1})])
+def test_defaults_may_be_given_when_a_run_resumes(left, right):
+    first, second = (load_objective("simclr", {0: 4}, settings) for settings in (left, right))
+    assert first.changed_settings == second.changed_settings
+
+
+def test_scores_of_prototypes_are_in_full_precision_under_autocast():
+    model = SimModel(SimConfig.preset("gim-small", hidden_size=8, context_size=4))
+    objective = load_objective("dino", {0: 8}, {"num_frames": 4})
+    objective.attach(model)
+    objective.eval()
+    with torch.no_grad():  # projections that bfloat16 represents exactly, so that only scores can lose precision
+        for heads in (objective.heads, objective.target_heads):
+            heads["0"].projector[-1].weight.zero_()
+            heads["0"].projector[-1].bias.copy_(torch.arange(1.0, 9))
+    views = [View(torch.randn(1, 4, 8), torch.randn(1, 4, 8)) for _ in range(2)]
+    exact = objective.loss(0, views, None, torch.Generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective.loss(0, views, None, torch.Generator())
+    torch.testing.assert_close(found.loss, exact.loss, rtol=1e-6, atol=0)
+
+
+def test_all_processes_draw_the_same_directions():
+    objective = load_objective("lejepa", {0: 4}, {"num_slices": 3})
+    outputs, losses = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)), []
+    for process in (0, 1):
+        objective.shared_generator = torch.Generator().manual_seed(5)
+        losses.append(objective.frame_loss(0, outputs, None, torch.Generator().manual_seed(process)).loss)
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.slow
 def test_processes_agree_on_queues_and_centers(tmp_path):
     script = tmp_path / "agree.py"
@@ -450,6 +532,9 @@ def test_processes_agree_on_queues_and_centers(tmp_path):
         "    mean = averaged(torch.tensor([float(torch.distributed.get_rank())]))\n"
         "    assert mean == 0.5\n"
         "    rank = torch.distributed.get_rank()\n"
+        "    mine = torch.tensor(self.objective.shared_generator.initial_seed())\n"
+        "    other = mine.clone(); torch.distributed.broadcast(other, src=0)\n"
+        "    assert mine == other\n"
         "    rows = gathered(torch.full((2 + rank, 3), float(rank)))\n"
         "    assert rows.tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2\n"
         "    mine = torch.cat([state[n].flatten() for n in names])\n"

@@ -20,13 +20,13 @@ from filelock import FileLock
 from modeling_sim import cli
 from modeling_sim.evaluation import module_scores
 from modeling_sim.files import read_json
-from studies import runner
+from studies import runner, tables
 from studies.ablation import run as ablation
 from studies.axes import agreement
 from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
-from studies.pages import PAGE_NAME, write_page
+from studies.pages import PAGE_NAME, results_of, write_page
 from studies.release import run as release
 from studies.runner import SCALES, Label, Place, Study, StudyRow
 
@@ -314,6 +314,17 @@ def test_plans_have_unique_names_and_equal_tuning(study):
         assert {sum(row.kind == kind for row in final) for kind in {row.kind for row in final}} == {3}
 
 
+def test_methods_whose_momentum_rises_are_tuned_with_networks_that_follow_within_a_short_run():
+    rows = [row for row in objectives.STUDY.rows if row.tuning and row.settings.get("objective") in ("byol", "dino")]
+    steps = runner._steps(rows[0], SCALES["small"])
+    for kind in {row.kind for row in rows}:
+        momenta = [row.settings["objective_settings"]["momentum"] for row in rows if row.kind == kind]
+        assert sorted(momenta) == [0.96] * 4 + [0.99] * 4
+        progress = np.arange(1, steps + 1) / steps
+        kept = np.prod(1 - (1 - min(momenta)) * (np.cos(np.pi * progress) + 1) / 2)
+        assert kept < 0.1
+
+
 def fill(place, kinds=None):
     """Results of every row, or of those of some kinds, as if they had been measured: a larger weight, less accuracy."""
     for number, row in enumerate(place.rows):
@@ -384,6 +395,23 @@ def test_a_page_counts_the_models_without_temporal_components(tmp_path):
     path.write_text(json.dumps(result))
     ablation.page(place)
     assert ": GIM (1)." in (place.results / PAGE_NAME).read_text()
+
+
+def test_controls_are_hollow_and_spectra_are_averaged_over_seeds(tmp_path):
+    place = place_of(ablation.STUDY, tmp_path, scale="small")
+    fill(place, kinds={"SIM"})
+    row = {"representation": "log-mel", "module": "frame", "measure": "linear_accuracy"}
+    for path, value in zip(sorted(place.results.glob("sim-*.json")), (0.2, 0.3, 0.7), strict=True):
+        result = read_json(path)
+        result["labels"]["phones"] += [{**row, "kind": kind, "value": value} for kind in ("log-mel", "SIM + more")]
+        path.write_text(json.dumps(result))
+    kinds = ["SIM", "SIM + more", "log-mel"]
+    results = results_of(place, "phones", kinds, ["log-mel"])
+    assert np.mean(tables.values_of(results, "linear_accuracy", "module 0", "log-mel")) == pytest.approx(0.4)
+    colors = {"SIM": "red", "SIM + more": "green", "log-mel": "blue"}
+    figure = tables.draw(results, "", colors=colors, measures=["linear_accuracy"], modules=["module 0"])
+    inside = {line.get_color(): line.get_markerfacecolor() for line in figure.axes[0].lines}
+    assert inside == {"red": "red", "green": "green", "blue": "white"}
 
 
 def test_the_page_of_kl_weights_says_where_accuracy_and_readability_part(tmp_path):

@@ -7,6 +7,7 @@ with another batch size, gives a crop the same views.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +87,7 @@ def augmented(
     seed: int,
     view: int,
     sampling_rate: int,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """A view of each crop, `(batch, samples)`; every change is made to half of the crops.
 
@@ -96,15 +98,17 @@ def augmented(
         seed: Seed of the run.
         view: Number of the view, from 0.
         sampling_rate: In Hz.
+        mask: `(batch, samples)`, 1 where a sample is real and 0 where it is padding; `None` if all are real.
     """
     num_samples = waveforms.shape[1]
+    real = torch.ones_like(waveforms) if mask is None else mask.to(waveforms)
     rows = [_draw(np.random.default_rng([seed, position, view, _VIEW]), names, num_samples) for position in positions]
     draws = _Draws(*(torch.from_numpy(np.stack(values)).to(waveforms) for values in zip(*rows, strict=True)))
     changes: dict[str, Callable[[torch.Tensor, _Draws, int], torch.Tensor]] = {
         "pitch": _with_pitch,
         "filter": _filtered,
         "room": _in_room,
-        "noise": _with_noise,
+        "noise": partial(_with_noise, real=real),
         "gain": _with_gain,
     }
     for name in (name for name in AUGMENTATIONS if name in names):
@@ -168,13 +172,14 @@ def _in_room(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int) -> torc
     return torch.fft.irfft(spectrum, 2 * num_samples)[:, :num_samples]
 
 
-def _with_noise(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int) -> torch.Tensor:
-    """Adds noise from white to brown at a signal-to-noise ratio."""
+def _with_noise(waveforms: torch.Tensor, draws: _Draws, sampling_rate: int, real: torch.Tensor) -> torch.Tensor:
+    """Adds noise from white to brown at a signal-to-noise ratio, which is that of the real samples."""
     spectrum = torch.fft.rfft(draws.hiss)
     frequencies = torch.linspace(0, sampling_rate / 2, spectrum.shape[1], device=waveforms.device).clamp(min=60)
     noise = torch.fft.irfft(spectrum * frequencies ** (-draws.slope[:, None] / 2), waveforms.shape[1])
     noise = noise / noise.square().mean(dim=1, keepdim=True).sqrt()
-    loudness = waveforms.square().mean(dim=1, keepdim=True).sqrt()
+    energy = (waveforms.square() * real).sum(dim=1, keepdim=True)
+    loudness = (energy / real.sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
     return waveforms + loudness * draws.level[:, None] * noise
 
 

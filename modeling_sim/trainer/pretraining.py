@@ -107,10 +107,16 @@ class PretrainingTask(Task):
         device, placement = self.accelerator.device, self.placement
         if "input_values" in batch:
             if self.augmentation:
-                values, positions = batch["input_values"], batch["position"].tolist()
-                chosen: dict[str, Any] = {"names": self.augmentation, "seed": self.settings.seed, "view": 0}
-                rate = self.extractor.sampling_rate
-                batch = {**batch, "input_values": augmented(values, positions, sampling_rate=rate, **chosen)}
+                changed = augmented(
+                    batch["input_values"],
+                    batch["position"].tolist(),
+                    names=self.augmentation,
+                    seed=self.settings.seed,
+                    view=0,
+                    sampling_rate=self.extractor.sampling_rate,
+                    mask=batch["attention_mask"],
+                )
+                batch = {**batch, "input_values": changed}
             hidden_states, lengths = self.model.sim.prepare_inputs(*to_device(batch, device))
         elif "mean" in batch:
             module = self.trained.start

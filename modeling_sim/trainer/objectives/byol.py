@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, Several, Share
 
 
 def cosine_distance(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class BYOL(FrameObjective):
 
     metrics = ("target_spread",)
 
-    def __init__(self, channels: Mapping[int, int], *, momentum: float = 0.99, num_frames: int = 1024) -> None:
+    def __init__(self, channels: Mapping[int, int], *, momentum: Share = 0.99, num_frames: Several = 1024) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.momentum = (momentum, 1.0)
         self.heads = nn.ModuleDict({str(module): _Head(own) for module, own in channels.items()})

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed
@@ -31,6 +31,37 @@ OBJECTIVES = {
     "lejepa": f"{_HERE}.lejepa:LeJEPA",
     "dino": f"{_HERE}.dino:DINO",
 }
+
+
+class Range(NamedTuple):
+    """Finite numbers that a setting of an objective may have; part of the annotation of the argument."""
+
+    least: float
+    most: float = math.inf
+    is_open: bool = False
+    """Whether `least` itself is excluded."""
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.most < math.inf:
+            return f"from {self.least:g} to {self.most:g}"
+        return f"above {self.least:g}" if self.is_open else f"of at least {self.least:g}"
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a number is in the range; infinity and NaN never are."""
+        return (
+            isinstance(value, int | float)
+            and self.least <= value <= self.most
+            and value < math.inf
+            and not (self.is_open and value == self.least)
+        )
+
+
+Positive = Annotated[float, Range(0, is_open=True)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1)]
+Several = Annotated[int, Range(2)]
 
 
 class View(NamedTuple):
@@ -54,11 +85,14 @@ class Objective(nn.Module):
 
     Args:
         channels: Channels of the latents of each module with a loss, by the module's number. The setting
-            `objective_settings` gives further arguments of a subclass.
+            `objective_settings` gives further arguments of a subclass. Those whose annotation has a `Range`, such as
+            `Positive` or `Share`, are checked.
 
     Attributes:
         num_views: Views of each crop, changed independently by the setting `augmentation`.
         metrics: Names of the metrics of `loss`, for the log.
+        changed_settings: Further arguments that differ from their defaults, which must be the same in a resumed run.
+        shared_generator: Random generator of draws that must be the same in all processes, set before each `loss`.
         momentum: Share of its weights that the momentum network keeps in a step, at the start and at the end of the
             training; `None` for no momentum network.
         heads: Networks and buffers of each module, `heads[str(module)]`, trained together with it. The momentum network
@@ -71,6 +105,8 @@ class Objective(nn.Module):
     def __init__(self, channels: Mapping[int, int]) -> None:
         super().__init__()
         self.channels = dict(channels)
+        self.changed_settings: dict[str, Any] = {}
+        self.shared_generator = torch.Generator()
         self.momentum: tuple[float, float] | None = None
         self.heads = nn.ModuleDict()
         self.target_heads = nn.ModuleDict()
@@ -81,11 +117,13 @@ class Objective(nn.Module):
     ) -> ObjectiveOutput:
         """The loss of one module. In training mode it may update buffers, such as a queue; in evaluation mode not.
 
+        With `gradient_accumulation_steps` it is called for each batch of a step, so that buffers move per batch.
+
         Args:
             module: Number of the module.
             views: Its output for each view; frame t of all views covers the same samples.
             frame_mask: `(batch, frames)` bool, true where a frame is real; `None` if all are.
-            generator: Random generator of all draws.
+            generator: Random generator of draws, another one in each process.
         """
         raise NotImplementedError
 
@@ -131,10 +169,8 @@ class FrameObjective(Objective):
         num_frames: Frames drawn from a batch, the same ones of both views.
     """
 
-    def __init__(self, channels: Mapping[int, int], *, num_frames: int = 1024) -> None:
+    def __init__(self, channels: Mapping[int, int], *, num_frames: Several = 1024) -> None:
         super().__init__(channels)
-        if num_frames < 2:
-            raise ValueError(f"`num_frames` is {num_frames}; it must be at least 2.")
         self.num_frames = num_frames
 
     def loss(
@@ -255,7 +291,8 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
         settings: Further arguments of the objective.
 
     Raises:
-        ValueError: The name or a setting is unknown, or what the path names is not a subclass of `Objective`.
+        ValueError: The name or a setting is unknown, a setting has the wrong type or is out of its range, or what the
+            path names is not a subclass of `Objective`.
     """
     if name not in OBJECTIVES and ":" not in name:
         raise ValueError(
@@ -269,11 +306,18 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
         raise ValueError(f"`objective` {name!r} cannot be imported ({error}); check the path.") from error
     if not (isinstance(found, type) and issubclass(found, Objective)):
         raise ValueError(f"`objective` {name!r} is not a subclass of `{_HERE}.contract.Objective`.")
-    known = [key for key in inspect.signature(found).parameters if key != "channels"]
-    for key in settings:
+    known = {key: each for key, each in inspect.signature(found).parameters.items() if key != "channels"}
+    for key, value in settings.items():
         if key not in known:
             raise ValueError(
                 f"`objective_settings` has {key!r}, which {name!r} does not have{nearest(key, known)} It takes "
                 f"{', '.join(known) or 'none'}."
             )
-    return found(channels, **settings)
+        annotation = known[key].annotation
+        for allowed in getattr(annotation, "__metadata__", ()):
+            if isinstance(allowed, Range) and not (type(value) in (int, annotation.__origin__) and value in allowed):
+                kind = "an integer" if annotation.__origin__ is int else "a number"
+                raise ValueError(f"`{key}` in `objective_settings` is {value!r}; it must be {kind} {allowed}.")
+    objective = found(channels, **settings)
+    objective.changed_settings = {key: value for key, value in settings.items() if value != known[key].default}
+    return objective

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, averaged
+from modeling_sim.trainer.objectives.contract import (
+    FrameObjective,
+    ObjectiveOutput,
+    Positive,
+    Projector,
+    Several,
+    Share,
+    averaged,
+)
 
 
 def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -15,7 +23,7 @@ def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: floa
 
 
 class _PrototypeHead(nn.Module):
-    """A projector, the cosine similarities of its output with prototypes, and the center of the targets' scores."""
+    """A projector, prototypes that its output is compared with, and the center of the targets' scores."""
 
     center: torch.Tensor
 
@@ -26,8 +34,13 @@ class _PrototypeHead(nn.Module):
         self.register_buffer("center", torch.zeros(prototypes))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Returns `(..., prototypes)`."""
-        return F.normalize(self.projector(latents), dim=-1) @ F.normalize(self.prototypes, dim=1).T
+        """Projects to `(..., channels)`."""
+        projections: torch.Tensor = self.projector(latents)
+        return projections
+
+    def scores(self, projections: torch.Tensor) -> torch.Tensor:
+        """Cosine similarities with the prototypes, `(..., prototypes)`."""
+        return F.normalize(projections, dim=-1) @ F.normalize(self.prototypes, dim=1).T
 
 
 class DINO(FrameObjective):
@@ -38,8 +51,9 @@ class DINO(FrameObjective):
         num_prototypes: Prototypes of each module.
         target_temperature: Of the momentum network's softmax; lower than `temperature`, which sharpens its targets.
         temperature: Of the trained network's softmax.
-        centering: Share of its value that the center keeps in a step; it is subtracted from the momentum network's
-            scores, so that no prototype takes all frames.
+        centering: Share of its value that the center keeps for each batch, so in a step once for each of
+            `gradient_accumulation_steps`; it is subtracted from the momentum network's scores, so that no prototype
+            takes all frames.
         momentum: Share of its weights that the momentum network keeps in the first step; it rises to 1.
         num_frames: As in `FrameObjective`.
     """
@@ -50,12 +64,12 @@ class DINO(FrameObjective):
         self,
         channels: Mapping[int, int],
         *,
-        num_prototypes: int = 256,
-        target_temperature: float = 0.04,
-        temperature: float = 0.1,
-        centering: float = 0.9,
-        momentum: float = 0.996,
-        num_frames: int = 1024,
+        num_prototypes: Several = 256,
+        target_temperature: Positive = 0.04,
+        temperature: Positive = 0.1,
+        centering: Share = 0.9,
+        momentum: Share = 0.996,
+        num_frames: Several = 1024,
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.momentum = (momentum, 1.0)
@@ -70,6 +84,9 @@ class DINO(FrameObjective):
         """The cross-entropy, the mean entropy of targets in nats, and the share of prototypes that some frame has."""
         assert targets is not None  # noqa: S101 - of the momentum network, which DINO has
         head: _PrototypeHead = self.heads[str(module)]  # type: ignore[assignment]
+        target_head: _PrototypeHead = self.target_heads[str(module)]  # type: ignore[assignment]
+        # In float32: a softmax at the temperature of targets makes 25 times as much of an error.
+        outputs, targets = head.scores(outputs), target_head.scores(targets)
         wanted = F.softmax((targets - head.center) / self.target_temperature, dim=2)
         loss = torch.stack([distillation(outputs[view], wanted[1 - view], self.temperature) for view in (0, 1)]).mean()
         if self.training:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
+from modeling_sim.trainer.objectives.contract import Count, FrameObjective, ObjectiveOutput, Several, Share, projectors
 
 
 def sigreg(
@@ -32,10 +32,13 @@ def sigreg(
 class LeJEPA(FrameObjective):
     """`(1 - weight) * invariance + weight * SIGReg` of projected frames.
 
+    Each process computes SIGReg of its own frames, and gradients are averaged. SIGReg is proportional to the number of
+    frames of a process, not of all: with several processes, `weight` means the same as with one.
+
     Args:
         channels: As in `Objective`.
         weight: Weight of SIGReg.
-        num_slices: Random directions, drawn anew in each step.
+        num_slices: Random directions, drawn anew for each batch, the same in all processes.
         num_frames: As in `FrameObjective`; fewer than for other objectives, as SIGReg computes
             `17 * num_frames * num_slices` sines and cosines.
     """
@@ -43,7 +46,7 @@ class LeJEPA(FrameObjective):
     metrics = ("invariance", "sigreg")
 
     def __init__(
-        self, channels: Mapping[int, int], *, weight: float = 0.05, num_slices: int = 1024, num_frames: int = 256
+        self, channels: Mapping[int, int], *, weight: Share = 0.05, num_slices: Count = 1024, num_frames: Several = 256
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.weight, self.num_slices, self.heads = weight, num_slices, projectors(channels)
@@ -52,7 +55,8 @@ class LeJEPA(FrameObjective):
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
         """The weighted sum, and its terms; the invariance is the mean squared distance to the mean of the views."""
-        directions = torch.randn(outputs.shape[2], self.num_slices, generator=generator, device=generator.device)
+        shared = self.shared_generator
+        directions = torch.randn(outputs.shape[2], self.num_slices, generator=shared, device=shared.device)
         directions = F.normalize(directions.to(outputs.device), dim=0)
         invariance = (outputs - outputs.mean(dim=0)).square().mean()
         normality = torch.stack([sigreg(view, directions) for view in outputs]).mean()

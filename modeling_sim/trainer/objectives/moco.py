@@ -6,7 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Projector, gathered
+from modeling_sim.trainer.objectives.contract import (
+    Count,
+    FrameObjective,
+    ObjectiveOutput,
+    Positive,
+    Projector,
+    Several,
+    Share,
+    gathered,
+)
 
 
 def queue_info_nce(
@@ -52,8 +61,8 @@ class MoCo(FrameObjective):
 
     Args:
         channels: As in `Objective`.
-        queue_size: Negatives: the latest frames that the momentum network has projected. With several processes, those
-            of all of them.
+        queue_size: Negatives: the latest frames that the momentum network has projected, of all processes. Frames of a
+            batch enter before the next batch, also within a step (`gradient_accumulation_steps`).
         momentum: Share of its weights that the momentum network keeps in a step.
         temperature: Of the softmax.
         num_frames: As in `FrameObjective`.
@@ -65,10 +74,10 @@ class MoCo(FrameObjective):
         self,
         channels: Mapping[int, int],
         *,
-        queue_size: int = 4096,
-        momentum: float = 0.99,
-        temperature: float = 0.1,
-        num_frames: int = 1024,
+        queue_size: Count = 4096,
+        momentum: Share = 0.99,
+        temperature: Positive = 0.1,
+        num_frames: Several = 1024,
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.momentum, self.temperature = (momentum, momentum), temperature

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
+from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, Positive, Several, projectors
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,6 +25,9 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tu
 class SimCLR(FrameObjective):
     """NT-Xent of projected frames.
 
+    Each process compares its own frames only, so several processes make the gradient less noisy, but give no frame more
+    negatives.
+
     Args:
         channels: As in `Objective`.
         temperature: Of the softmax.
@@ -33,7 +36,7 @@ class SimCLR(FrameObjective):
 
     metrics = ("accuracy",)
 
-    def __init__(self, channels: Mapping[int, int], *, temperature: float = 0.1, num_frames: int = 1024) -> None:
+    def __init__(self, channels: Mapping[int, int], *, temperature: Positive = 0.1, num_frames: Several = 1024) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.temperature, self.heads = temperature, projectors(channels)
 

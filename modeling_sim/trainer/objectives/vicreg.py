@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOutput, projectors
+from modeling_sim.trainer.objectives.contract import FrameObjective, NotNegative, ObjectiveOutput, Several, projectors
 
 
 class VICRegTerms(NamedTuple):
@@ -36,7 +36,10 @@ def vicreg_terms(first: torch.Tensor, second: torch.Tensor, epsilon: float = 1e-
 
 
 class VICReg(FrameObjective):
-    """Weighted sum of the terms for projected frames; with several processes, of the frames of each.
+    """Weighted sum of the terms for projected frames.
+
+    Each process computes variances and covariances of its own frames, and gradients are averaged. So several processes
+    do not make these estimates more precise; `num_frames` does.
 
     Args:
         channels: As in `Objective`.
@@ -52,10 +55,10 @@ class VICReg(FrameObjective):
         self,
         channels: Mapping[int, int],
         *,
-        invariance_weight: float = 1.0,
-        variance_weight: float = 1.0,
-        covariance_weight: float = 0.1,
-        num_frames: int = 1024,
+        invariance_weight: NotNegative = 1.0,
+        variance_weight: NotNegative = 1.0,
+        covariance_weight: NotNegative = 0.1,
+        num_frames: Several = 1024,
     ) -> None:
         super().__init__(channels, num_frames=num_frames)
         self.weights = (invariance_weight, variance_weight, covariance_weight)

@@ -92,8 +92,7 @@ class ViewTask(CropTask):
 
     def comparable_config(self) -> dict[str, Any]:
         """Adds the objective to the fields that must match on resume."""
-        settings = self.settings
-        own = {"objective": settings.objective, "objective_settings": settings.objective_settings}
+        own = {"objective": self.settings.objective, "objective_settings": self.objective.changed_settings}
         return {**super().comparable_config(), **own}
 
     def parts(self) -> list[Part]:
@@ -175,18 +174,20 @@ class ViewTask(CropTask):
     ) -> Iterator[_ModuleResult]:
         """Runs the modules one by one on all views of a batch, and yields the result of each."""
         model, objective, device = self.model, self.objective, self.accelerator.device
-        waveforms, mask = send(batch["input_values"], device), batch["attention_mask"]
-        rate, num_views = self.extractor.sampling_rate, objective.num_views
+        waveforms, num_views = send(batch["input_values"], device), objective.num_views
+        mask = None if batch["attention_mask"].all() else send(batch["attention_mask"], device)
+        chosen: dict[str, Any] = {"sampling_rate": self.extractor.sampling_rate, "seed": seed, "mask": mask}
         views = [
-            augmented(waveforms, positions, names=self.augmentation, seed=seed, view=view, sampling_rate=rate)
-            for view in range(num_views)
+            augmented(waveforms, positions, names=self.augmentation, view=view, **chosen) for view in range(num_views)
         ]
-        all_masks = None if mask.all() else send(mask, device).repeat(num_views, 1)
+        all_masks = None if mask is None else mask.repeat(num_views, 1)
         hidden_states, lengths = model.prepare_inputs(torch.cat(views), all_masks)
         # The hidden states and lengths of the momentum network.
         target: tuple[torch.Tensor, torch.Tensor | None] = hidden_states, lengths
         for module in range(self.num_rows):
             generator = module_generator(seed, step, module, self.placement.replica, device)
+            # With a number that no process has.
+            objective.shared_generator = module_generator(seed, step, module, self.placement.num_replicas, device)
             with self.accelerator.autocast():
                 with torch.set_grad_enabled(torch.is_grad_enabled() and module in self.trained):
                     inputs = hidden_states.detach() if model.config.gradient_isolation else hidden_states
