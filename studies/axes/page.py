@@ -61,6 +61,10 @@ _GAPS = {
 
 _PRICE = {
     ("SIM as published", "sim-small"): "SIM, 128 latents",
+    (
+        "SIM, KL 0.01, offsets to 63",
+        "sim-small-kl0.01-long",
+    ): "SIM, 128 latents, KL weight 0.01, offsets 1, 2, 4, ..., 63",
     ("64 latents, KL 0.01", "latents64-kl0.01"): "KL weight 0.01",
     ("64 latents, KL 0.001", "latents64-kl0.001"): "KL weight 0.001 (`sim-readable-small`)",
     ("offsets to 16", "latents64-kl0.001-offsets16"): "KL weight 0.001, offsets 1, 2, 4, 8, 16",
@@ -371,14 +375,14 @@ def price_table() -> str:
     }
     rows = []
     for model, label in _PRICE.items():
-        phones = [values[*model, module, "linear_accuracy"] for module in ("module 2", "context")]
-        scores = [values[*model, "module 2", key] for key in ("best_pitch", "best_phones", *_GAPS)]
+        phones = [values.get((*model, module, "linear_accuracy")) for module in ("module 2", "context")]
+        scores = [values.get((*model, "module 2", key)) for key in ("best_pitch", "best_phones", *_GAPS)]
         rows.append(
             [
                 Markdown(label),
-                " / ".join(decimal(100 * value, 1) for value in phones),
+                " / ".join("-" if value is None else decimal(100 * value, 1) for value in phones),
                 decimal(100 * values[*model, "module 2", "speaker_linear_accuracy"], 1),
-                *map(decimal, scores),
+                *("-" if value is None else decimal(value) for value in scores),
             ]
         )
     head = ["phones, module 2 / context, %", "speakers, module 2, %", "pitch", "phone"]
