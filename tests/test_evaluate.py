@@ -136,7 +136,9 @@ def test_every_measure_is_there_with_its_meaning(output_dir):
     found = {row["measure"] for row in results["rows"]}
     assert found == {measure["key"] for measure in results["measures"]}
     of_frames = {"abx_within_triphone", "abx_across_triphone", "best_level", "best_F1", "best_F2", "best_phones"}
+    of_frames |= {"linear_level"}
     of_other_columns = {"best_gain", "best_vocal_tract_length", "best_speaker_id"}
+    of_other_columns |= {"linear_gain", "linear_vocal_tract_length"}
     expected = {measure.key for measure in MEASURES} - of_frames - of_other_columns - {"mlp_accuracy"}
     assert found == expected
     row = {"kind": "SIM", "module": "module 2", "representation": "sim-0"}

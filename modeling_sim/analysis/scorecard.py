@@ -317,7 +317,7 @@ MEASURES = (
             "0",
         )
         for key, name, of_classes in PROPERTY_NAMES
-        if not of_classes
+        if not of_classes and key not in ("F1", "F2")  # which only some frames have
     ),
     Measure(
         "matched_correlation", "Consistency", "Matched correlation",
