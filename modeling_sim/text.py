@@ -40,6 +40,12 @@ def interval(low: float | None, high: float | None, write: Callable[[float], str
     return f"{write(low)} to {write(high)}"
 
 
+def bounded(value: float | None, low: float | None, high: float | None) -> str:
+    """A decimal number with its interval, if it is known: "0.19 (0.17 to 0.21)"."""
+    bounds = interval(low, high, decimal)
+    return decimal(value) + (f" ({bounds})" if bounds else "")
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number and what it counts, in the singular or the plural: "1 process", "1,200 utterances"."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

@@ -117,6 +117,10 @@ PROPERTY_NAMES = (
 """Properties of speech that a best dimension is reported for: key, name, and whether it is one of classes."""
 
 
+REGRESSED = tuple((key, name) for key, name, of_classes in PROPERTY_NAMES if not of_classes and key not in ("F1", "F2"))
+"""Amounts that all frames have, which a regression on all dimensions is reported for: key and name."""
+
+
 PROPERTY_OF_COLUMN = {"f0": "pitch"}
 """Columns of corpora that are a property under another key."""
 
@@ -316,8 +320,7 @@ MEASURES = (
             f"R^2 of a ridge regression of {name} on all dimensions, cross-validated over test utterances.", "higher",
             "0",
         )
-        for key, name, of_classes in PROPERTY_NAMES
-        if not of_classes and key not in ("F1", "F2")  # which only some frames have
+        for key, name in REGRESSED
     ),
     Measure(
         "matched_correlation", "Consistency", "Matched correlation",

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from modeling_sim import SimConfig
-from modeling_sim.analysis.scorecard import PROPERTY_NAMES, Row, features_name
+from modeling_sim.analysis.scorecard import PROPERTY_NAMES, REGRESSED, Row, features_name
 from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.data.corpora.contract import CorpusInfo
 from modeling_sim.data.licenses import known_licenses, license_name, refuse_looser
@@ -24,7 +24,7 @@ from modeling_sim.evaluation.results import Results
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.hub.citation import METHODS, Method, citation, method_of
 from modeling_sim.hub.escaping import Markdown, code, link, markdown, markdown_table, python_text, shown
-from modeling_sim.text import count, counted, decimal, duration, interval, percent, points
+from modeling_sim.text import bounded, count, counted, decimal, duration, interval, percent, points
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -65,7 +65,7 @@ _ABX_CONDITIONS = {
 _DIMENSIONS = {
     **{f"best_{key}": name for key, name, _ in PROPERTY_NAMES},
     "best_dimension": "mean of all properties",
-    **{f"linear_{key}": f"{name}, linear regression on all dimensions (R²)" for key, name, _ in PROPERTY_NAMES},
+    **{f"linear_{key}": f"{name}, linear regression on all dimensions (R²)" for key, name in REGRESSED},
 }
 """Measures of single dimensions, and regressions on all of them, with their names in tables."""
 
@@ -815,18 +815,13 @@ def _dimensions_section(
     return {
         "text": Markdown(text),
         "table": table("property", _DIMENSIONS, _next_to_random_axes),
-        "gaps": table("minus random axes", _GAPS, _with_interval),
+        "gaps": table("minus random axes", _GAPS, lambda row: bounded(row.value, row.low, row.high)),
     }
 
 
 def _next_to_random_axes(row: Row) -> str:
     is_of_all = row.measure.startswith("linear_")  # which does not depend on axes
     return decimal(row.value) + ("" if is_of_all or row.null is None else f" / {decimal(row.null)}")
-
-
-def _with_interval(row: Row) -> str:
-    bounds = interval(row.low, row.high, decimal)
-    return decimal(row.value) + (f" ({bounds})" if bounds else "")
 
 
 def _sources(links: Sequence[str]) -> Markdown:

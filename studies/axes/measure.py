@@ -27,7 +27,7 @@ from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import LABEL_RATE, label_centers
 from modeling_sim.data.corpora.synthetic_syllables import load
-from modeling_sim.evaluation.representations import Spectra, TimedFrames
+from modeling_sim.evaluation.representations import SimModules, Spectra, TimedFrames
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 
@@ -78,21 +78,17 @@ Encoder = Callable[[dict[str, Any]], dict[str, tuple[TimedFrames, np.ndarray | N
 def encoder(path: str, modules: list[str] | None) -> tuple[Encoder, SimFeatureExtractor]:
     """Gives the means and log-variances of a batch for each module of a saved model."""
     model, extractor = load_encoder(path), feature_extractor_of(path)
-    config = model.config
-    names = {number: name for number, name in enumerate(config.module_names) if modules is None or name in modules}
+    representation = SimModules(path, model, extractor)
+    names = {name: number for name, number in representation.modules.items() if modules is None or name in modules}
 
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> dict[str, tuple[TimedFrames, np.ndarray | None]]:
         outputs = model(batch["input_values"], batch["attention_mask"], sample=False, output_hidden_states=True)
-        samples, log_variances = batch["attention_mask"].sum(dim=1), dict(enumerate(outputs.log_variances or ()))
+        log_variances = dict(enumerate(outputs.log_variances or ()))
         found = {}
-        for number, name in names.items():
-            lengths, of_module = config.num_frames(samples, number).tolist(), log_variances.get(number)
-            start, hop = (
-                samples / config.sampling_rate
-                for samples in (float(config.frame_centers(1, number)[0]), config.hop_length(number))
-            )
-            timed = TimedFrames(outputs.hidden_states[number].float().numpy(), lengths, start, hop)
+        for name, number in names.items():
+            of_module = log_variances.get(number)
+            timed = representation.timed(number, outputs.hidden_states[number].float().numpy(), batch)
             found[name] = timed, None if of_module is None else of_module.float().numpy()
         return found
 

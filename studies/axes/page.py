@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from modeling_sim.files import read_json
 from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, Style, style_of
-from modeling_sim.text import counted, decimal, interval
+from modeling_sim.text import bounded, counted, decimal
 from studies.tables import leave_only_vertical_lines
 
 RESULTS = Path(__file__).with_name("results")
@@ -415,8 +415,7 @@ _DECODERS = {
 
 
 def _with_bounds(row: dict[str, Any]) -> str:
-    bounds = interval(row["low"], row["high"], decimal)
-    return f"{decimal(row['value'])} ({bounds})" if bounds else decimal(row["value"])
+    return bounded(row["value"], row["low"], row["high"])
 
 
 def _decoders() -> dict[tuple[str, str, str], dict[str, Any]]:
