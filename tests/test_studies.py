@@ -20,6 +20,7 @@ from filelock import FileLock
 from modeling_sim import cli
 from modeling_sim.evaluation import module_scores
 from modeling_sim.files import read_json
+from modeling_sim.settings import merged
 from studies import runner, tables
 from studies.ablation import run as ablation
 from studies.axes import agreement
@@ -312,6 +313,19 @@ def test_plans_have_unique_names_and_equal_tuning(study):
     assert work == {1500}
     if study is objectives.STUDY:
         assert {sum(row.kind == kind for row in final) for kind in {row.kind for row in final}} == {3}
+
+
+def test_greedy_rows_differ_from_end_to_end_rows_in_where_losses_and_gradients_are():
+    by_name = {row.name: row for row in objectives.STUDY.rows}
+    greedy = {name: row for name, row in by_name.items() if "-greedy-" in name}
+    assert len(greedy) == 6 * len(objectives.SEEDS)
+    for name, row in greedy.items():
+        own = by_name[name.replace("-greedy", "")]
+        best = by_name[row.tuned_by[-1]].settings
+        settings, end_to_end = (merged(best, each.settings) for each in (row, own))
+        assert settings.pop("model_settings") == {"gradient_isolation": True, "contrastive_modules": "all"}
+        assert end_to_end.pop("model_settings") == {"gradient_isolation": False, "contrastive_modules": "context"}
+        assert settings == end_to_end
 
 
 def test_methods_whose_momentum_rises_are_tuned_with_networks_that_follow_within_a_short_run():

@@ -5,9 +5,9 @@
 
 All methods train the same layers at equal seconds of audio through the encoder: methods that read two views of each
 crop take half of the steps. For each, the best of 8 short runs of one seed on a development split gives the settings of
-its final runs, of three seeds. The changes of crops that make two views are crossed with the method in SIM +
-augmentation and CPC + augmentation. Controls are the log-mel spectrum, the untrained encoder, and the same encoder
-trained on phones.
+its final runs, of three seeds. Rows with a loss per module ("greedy") have the settings that were best end to end. The
+changes of crops that make two views are crossed with the method in SIM + augmentation and CPC + augmentation. Controls
+are the log-mel spectrum, the untrained encoder, and the same encoder trained on phones.
 
 Positives are frames. Objectives whose positives are utterances would lose phones by construction, and are not here.
 
@@ -23,8 +23,10 @@ from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
 
-# One gradient and one loss, at the last module; without this, each module has a loss of its own.
+# One gradient and one loss, at the last module.
 _END_TO_END = {"gradient_isolation": False, "contrastive_modules": "context"}
+# A loss at every module, and no gradient between modules.
+_PER_MODULE = {"gradient_isolation": True, "contrastive_modules": "all"}
 _RATES = (1e-3, 3e-4, 3e-3, 1e-4)
 
 # Momentum rises to 1 within a run. In the 150 steps of a tuning run, the momentum network would keep 74 % of its random
@@ -58,7 +60,6 @@ _METHODS: tuple[tuple[str, dict[str, Any], list[dict[str, Any]]], ...] = (
     ("GIM", {"preset": "gim-small"}, [{}, {"model_settings": {"num_negatives": 127}}]),
 )
 
-# The same settings of the objective, but a loss at every module and no gradient between modules.
 _GREEDY = ("SimCLR", "VICReg", "DINO", "BYOL", "MoCo", "LeJEPA")
 _AUGMENTED = ("SIM", "CPC")
 
@@ -71,17 +72,17 @@ def rows() -> list[StudyRow]:
     final = {row.kind: row for row in found if not row.tuning}
     for kind in _AUGMENTED:
         found += _seeds(f"{kind} + augmentation", {**final[kind].settings, "augmentation": "all"}, final[kind].tuned_by)
-    for kind, settings, choices in _METHODS:
-        if kind in _GREEDY:
-            found += _of_method(f"{kind}, greedy", _full(settings, end_to_end=False), choices)
+    for kind in _GREEDY:
+        settings = {**final[kind].settings, "model_settings": _PER_MODULE}
+        found += _seeds(f"{kind}, greedy", settings, final[kind].tuned_by)
     return found
 
 
-def _full(settings: dict[str, Any], *, end_to_end: bool = True) -> dict[str, Any]:
+def _full(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a method with the encoder of all objectives, GIM's."""
     if "objective" not in settings:
         return settings
-    return {"preset": "gim-small", **settings, **({"model_settings": _END_TO_END} if end_to_end else {})}
+    return {"preset": "gim-small", **settings, "model_settings": _END_TO_END}
 
 
 def _of_method(kind: str, settings: dict[str, Any], choices: list[dict[str, Any]]) -> list[StudyRow]:
