@@ -67,27 +67,29 @@ def fit_linear_probe(
     mean, scale = _standardisation(features)
     inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
     targets = torch.from_numpy(labels.astype(np.int64)).to(device)
-    absent = torch.from_numpy(np.bincount(labels, minlength=num_classes) == 0).to(device)
-    one_hot = F.one_hot(targets, num_classes)
+    one_hot = F.one_hot(targets, num_classes).T.to(inputs.dtype).contiguous()
+    absent = one_hot.sum(dim=1, keepdim=True) == 0
     axes, curvatures = _curvature(inputs, num_classes, l2)
-    inputs = inputs @ (axes / curvatures.sqrt())
+    # From here `(features, items)`: with few classes, a softmax is fastest if items are the last axis.
+    inputs = ((axes / curvatures.sqrt()).T @ inputs.T).contiguous()
     penalty = l2 / curvatures
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         """Of weights and bias, which is the last column; by hand, as recording a graph takes longer than small fits."""
         parameters = torch.from_numpy(flat).view(num_classes, -1).to(inputs)
-        weight, bias = parameters[:, :-1], parameters[:, -1]
-        log_probabilities = torch.addmm(bias, inputs, weight.T).masked_fill_(absent, -torch.inf).log_softmax(dim=1)
-        loss = F.nll_loss(log_probabilities, targets) + (penalty * weight.square()).sum()
-        residuals = (log_probabilities.exp_() - one_hot) / len(targets)
-        gradient = torch.cat([residuals.T @ inputs + 2 * penalty * weight, residuals.sum(dim=0)[:, None]], dim=1)
+        weight, bias = parameters[:, :-1], parameters[:, -1:].masked_fill(absent, -torch.inf)
+        log_probabilities = torch.addmm(bias, weight, inputs).log_softmax(dim=0)
+        loss = (penalty * weight.square()).sum() - log_probabilities.gather(0, targets[None]).mean()
+        residuals = log_probabilities.exp_().sub_(one_hot).div_(len(targets))
+        of_weight = residuals @ inputs.T + 2 * penalty * weight
+        gradient = torch.cat([of_weight, residuals.sum(dim=1, keepdim=True)], dim=1)
         return float(loss), gradient.double().flatten().cpu().numpy()
 
     start = np.zeros(num_classes * (features.shape[1] + 1))
     found = minimized(loss_and_gradient, start, maxiter=max_iterations, maxcor=20, ftol=1e-9, gtol=1e-7)
     parameters = torch.from_numpy(found).view(num_classes, -1).to(inputs)
     weight = (parameters[:, :-1] / curvatures.sqrt()) @ axes.T
-    bias = parameters[:, -1].masked_fill(absent, -torch.inf)
+    bias = parameters[:, -1:].masked_fill(absent, -torch.inf)[:, 0]
     return LinearProbe(weight.cpu().numpy(), bias.cpu().numpy(), mean, scale)
 
 
