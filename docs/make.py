@@ -389,6 +389,7 @@ def decoded_axes_page() -> str:
         pitch_table=axes.pitch_table(),
         changes_table=axes.changes_table(),
         syllables_table=axes.selectivity_table("syllables_decoders"),
+        linear_decoder_table=axes.linear_decoder_table(),
     )
 
 

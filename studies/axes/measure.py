@@ -21,7 +21,7 @@ from modeling_sim import SimFeatureExtractor
 from modeling_sim.analysis import fit_linear_probe
 from modeling_sim.analysis._arrays import deviations
 from modeling_sim.analysis.axes.best_dimensions import axis_gaps, axis_scores
-from modeling_sim.analysis.axes.transforms import principal_components, temporal_components
+from modeling_sim.analysis.axes.transforms import principal_components, random_axes, temporal_components
 from modeling_sim.analysis.gaussianity import standardized
 from modeling_sim.analysis.scorecard import SPECTRUM_MODULE
 from modeling_sim.data.batches import utterance_batches
@@ -33,6 +33,8 @@ from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 
 AMOUNTS = ("pitch", "tract", "gain")
 CLASSES = ("vowel", "syllable", "speaker")
+# `log_mel_error` is measured with this fraction of a model's channels.
+FRACTION = 8
 # Label frames, of 10 ms, from one item to the next.
 FRAME_STEP = 4
 LOG_MEL = "log-mel"
@@ -140,10 +142,35 @@ def of_space(
     return row
 
 
-def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: int) -> list[dict[str, Any]]:
+def log_mel_error(codes: np.ndarray, asked: np.ndarray, frames: np.ndarray, kept: int) -> float:
+    """Relative error of log-mel frames that a linear decoder makes of a few dimensions.
+
+    A ridge regression from training codes to log-mel frames is the decoder. The dimensions that change its output most
+    are kept, and the others are replaced by their means. The squared distance to the output of all dimensions is
+    divided by that with no dimension kept, so all dimensions have an error of 0 and none of 1.
+
+    Args:
+        codes: `(items, dims)`, training codes.
+        asked: `(test items, dims)`.
+        frames: `(items, bands)`, log-mel frames at the same moments as the training codes.
+        kept: Number of dimensions that are kept.
+    """
+    center, scale = codes.mean(axis=0, dtype=np.float64), deviations(codes)
+    inputs, questions = (codes - center) / scale, (asked - center) / scale
+    gram = inputs.T @ inputs / len(inputs)
+    weights = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.T @ (frames - frames.mean(axis=0)) / len(inputs))
+    dropped = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[kept:]
+    rest = questions[:, dropped] @ weights[dropped]
+    return float(np.square(rest).sum() / np.square(questions @ weights).sum())
+
+
+def of_model(
+    name: str, train: Encoded, test: Encoded, module: str, spectrum: np.ndarray, rotations: int
+) -> list[dict[str, Any]]:
     """Rows of one module: own axes, principal and temporal components, and random rotations of own and temporal ones.
 
-    Components are white, so random axes of temporal ones are the control of principal ones too.
+    Components are white, so random axes of temporal ones are the control of principal ones too. `spectrum` is
+    `(items, bands)`, log-mel frames at the moments of the training codes.
     """
     frames, lengths = np.concatenate(train.frames[module]), [len(part) for part in train.frames[module]]
     factors = test.factors
@@ -158,17 +185,22 @@ def of_model(name: str, train: Encoded, test: Encoded, module: str, rotations: i
         },
     }
     wanted, groups = {key: factors[key] for key in (*AMOUNTS, "vowel")}, factors["utterance"]
+    kept = frames.shape[1] // FRACTION
     rows: list[dict[str, Any]] = []
     for axes, (of_train, of_test) in codes.items():
         row = {"axes": axes, "dims": of_test.shape[1], **of_space(of_train, of_test, train.factors, factors)}
+        row["log_mel_error"] = log_mel_error(of_train, of_test, spectrum, kept)
         if axes == "PCA":
             rows.append(row | axis_scores(of_test, wanted, groups))
             continue
         gaps = axis_gaps(of_test, wanted, groups, num_rotations=rotations)
+        turned = [random_axes(of_train, seed) for seed in range(rotations)]
+        errors = [log_mel_error(each.apply(of_train), each.apply(of_test), spectrum, kept) for each in turned]
         rows += [
             row | {key: gap.aligned for key, gap in gaps.items()},
             {"axes": "rotated" if axes == "own" else f"{axes}, rotated", "dims": of_test.shape[1]}
             | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
+            | {"log_mel_error": float(np.mean(errors))}
             | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
         ]
     frames = standardized(np.concatenate(test.frames[module]))
@@ -202,11 +234,14 @@ def main() -> None:
         split: load(split=split, num_train=arguments.utterances, num_test=arguments.utterances)
         for split in ("train", "test")
     }
+    spectrum = Encoded(LOG_MEL, splits["train"], None).codes[SPECTRUM_MODULE]
     rows: list[dict[str, Any]] = []
     for path, name in zip(arguments.models, names_of(arguments.models), strict=True):
         start = time.perf_counter()
         train, test = (Encoded(path, data, arguments.modules) for data in splits.values())
-        of_this = [row for module in test.names for row in of_model(name, train, test, module, arguments.rotations)]
+        of_this = [
+            row for module in test.names for row in of_model(name, train, test, module, spectrum, arguments.rotations)
+        ]
         rows += of_this
         print(table(of_this), f"{name}: {time.perf_counter() - start:.0f} s", sep="\n", end="\n\n", flush=True)
         if arguments.output:

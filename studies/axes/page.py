@@ -162,9 +162,6 @@ def syllables_table() -> str:
     """Best dimensions by factor, next to random rotations of the same dimensions."""
     rows = []
     for line in [*lines_of_syllables(), *_of_first_runs()]:
-        name = line.label.replace("sim-readable-small", "`sim-readable-small`")
-        if line.label != _LOG_MEL:
-            name += f", {counted(len(line.own), 'seed')}"
         space = [
             _mean(line.own, "pitch_r2"),
             *(decimal(100 * np.mean([row[f"{key}_accuracy"] for row in line.own]), 1) for key in ("vowel", "speaker")),
@@ -172,7 +169,7 @@ def syllables_table() -> str:
         ]
         rows.append(
             [
-                "its temporal components" if line.temporal else Markdown(name),
+                "its temporal components" if line.temporal else _named(line.label, len(line.own)),
                 "" if line.temporal else f"{line.steps:,}" if line.steps else "-",
                 *(line.both(f"best_{key}") for key in _FACTORS),
                 line.both("dci_completeness"),
@@ -181,6 +178,28 @@ def syllables_table() -> str:
         )
     of_space = ["pitch R²", "vowels, %", "speakers, %", "KL, nats"]
     return markdown_table(["model", "steps", *_FACTORS.values(), "DCI completeness", *of_space], rows)
+
+
+def linear_decoder_table() -> str:
+    """Errors of an eighth of the dimensions, next to random rotations and principal components."""
+    rows = []
+    for line in lines_of_syllables():
+        models = {row["model"] for row in line.own if "log_mel_error" in row}
+        if models and not line.temporal:
+            measured = [row for row in _read("syllables")["rows"] if row["model"] in models]
+            means = [
+                _mean((row for row in measured if row["axes"] == axes), "log_mel_error")
+                for axes in ("own", "rotated", "SOBI", "SOBI, rotated", "PCA")
+            ]
+            rows.append([_named(line.label, len(models)), f"{line.steps:,}" if line.steps else "-", *means])
+    columns = ["own dimensions", "rotated", "temporal components", "rotated", "principal components"]
+    return markdown_table(["model", "steps", *columns], rows)
+
+
+def _named(label: str, seeds: int) -> Markdown:
+    """A model and its number of seeds, for a table."""
+    name = label.replace("sim-readable-small", "`sim-readable-small`")
+    return Markdown(name if label == _LOG_MEL else f"{name}, {counted(seeds, 'seed')}")
 
 
 def draw_syllables() -> Figure:
