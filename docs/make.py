@@ -373,6 +373,7 @@ def axes_page() -> str:
     return render(
         "axes.md",
         syllables_table=axes.syllables_table(),
+        thresholds_table=axes.thresholds_table(),
         critics_table=axes.critics_table(),
         fixed_table=axes.fixed_table(),
         temporal_agreement_table=axes.temporal_agreement_table(),

@@ -23,7 +23,7 @@ from modeling_sim.files import read_json
 from modeling_sim.settings import merged
 from studies import runner, tables
 from studies.ablation import run as ablation
-from studies.axes import agreement
+from studies.axes import agreement, measure
 from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
@@ -530,6 +530,40 @@ def test_the_table_of_syllables_has_each_axes_next_to_their_own_control():
         assert [found.split(" | ")[2], found.split(" | ")[6]] == [pitch, completeness]
     measured = {row["model"] for row in rows}
     assert measured == {row["model"] for line in axes_page.lines_of_syllables() for row in line.own}
+
+
+def test_thresholds_are_bold_where_all_seeds_reach_them():
+    rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
+    table = axes_page.thresholds_table()
+
+    def of_seeds(axes, key):
+        return [row[key] for row in rows if row["model"].startswith("sim-small-seed") and row["axes"] == axes]
+
+    for title, key, threshold in (("pitch", "best_pitch", 0.75), ("gain", "best_gain", 0.7)):
+        low, high = min(of_seeds("SOBI", key)), max(of_seeds("SOBI", key))
+        assert cells_of(table, title)[1:3] == [f"{threshold:.2f}", f"{low:.2f} to {high:.2f}"]
+        line = next(line for line in table.splitlines() if line.startswith(f"| {title} "))
+        assert line.split(" | ")[2].startswith("**") == (low >= threshold)
+    gaps = np.subtract(*(of_seeds(axes, "dci_completeness") for axes in ("SOBI", "SOBI, rotated")))
+    assert cells_of(table, "gap of DCI completeness")[2] == f"{min(gaps):.2f} to {max(gaps):.2f}"
+    vowels = 100 * np.mean(of_seeds("own", "vowel_accuracy")) - 1
+    assert cells_of(table, "vowels")[1] == f"{vowels:.1f}"
+
+
+def test_the_linear_decoder_keeps_what_changes_its_output_most():
+    generator = np.random.default_rng(0)
+    codes, asked = generator.normal(size=(4000, 6)), generator.normal(size=(3000, 6))
+    mixing = np.diag([3.0, 2.0, 1.0, 0.0, 0.0, 0.0]) @ np.linalg.qr(generator.normal(size=(6, 6)))[0]
+    # Dimensions are independent, so that the share of the dropped ones is that of their squares: 1 of 9 + 4 + 1.
+    assert measure.log_mel_error(codes, asked, codes @ mixing, kept=2) == pytest.approx(1 / 14, abs=0.01)
+    assert measure.log_mel_error(codes * 5 + 2, asked * 5 + 2, codes @ mixing, kept=1) == pytest.approx(
+        5 / 14, abs=0.02
+    )
+    assert measure.log_mel_error(codes, asked, codes @ mixing, kept=6) == 0.0
+    rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
+    found = {row["axes"]: row["log_mel_error"] for row in rows if row["model"] == "sim-small-kl-0.01-seed0"}
+    expected = [f"{found[axes]:.2f}" for axes in ("own", "rotated", "SOBI", "SOBI, rotated", "PCA")]
+    assert cells_of(axes_page.linear_decoder_table(), "SIM, KL weight 0.01, 1")[2:] == expected
 
 
 @pytest.mark.parametrize(("number", "marker", "axes"), [(0, "o", "own"), (1, "s", "SOBI")])

@@ -1,7 +1,7 @@
 """Tables and pictures of `docs/axes.md` and `docs/decoded_axes.md`, from the results in `studies/axes/results`."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,6 +178,45 @@ def syllables_table() -> str:
         )
     of_space = ["pitch R²", "vowels, %", "speakers, %", "KL, nats"]
     return markdown_table(["model", "steps", *_FACTORS.values(), "DCI completeness", *of_space], rows)
+
+
+# Thresholds that were set before measuring: of the best dimension, and of gaps over random axes.
+_THRESHOLDS = {"pitch": 0.75, "tract": 0.45, "gain": 0.7, "vowel": 0.7}
+_GAP_THRESHOLDS = {"dci_completeness": 0.15, "dci_disentanglement": 0.1}
+# Points of a linear probe that may be lost, compared with SIM.
+_MAY_LOSE = {"vowel": 1.0, "syllable": 1.0, "speaker": 0.0}
+
+
+def thresholds_table() -> str:
+    """What was asked of axes and what they reach, from the smallest to the largest seed; bold if all seeds reach it."""
+    lines = {(line.label, line.temporal): line for line in lines_of_syllables()}
+    shown = {
+        "SIM, temporal components": lines["SIM", True],
+        "`sim-readable-small`": lines["sim-readable-small", False],
+        "`sim-readable-small`, longer": lines["sim-readable-small, longer", False],
+        "log-mel, temporal components": lines[_LOG_MEL, True],
+    }
+
+    rows: list[list[str | Markdown]] = []
+
+    def add(
+        title: str, threshold: float, digits: int, values: Callable[[dict[str, Any], dict[str, Any]], float]
+    ) -> None:
+        rows.append([title, decimal(threshold, digits)])
+        for line in shown.values():
+            of_seeds = sorted(values(*pair) for pair in zip(line.own, line.rotated, strict=True))
+            text = " to ".join(dict.fromkeys(decimal(value, digits) for value in (of_seeds[0], of_seeds[-1])))
+            rows[-1].append(Markdown(f"**{text}**") if of_seeds[0] >= threshold else text)
+
+    for name, title in _FACTORS.items():
+        add(title, _THRESHOLDS[name], 2, lambda own, _, key=f"best_{name}": own[key])
+    for name, threshold in _GAP_THRESHOLDS.items():
+        add(f"gap of {_GAPS[f'{name}_gap']}", threshold, 2, lambda own, rotated, key=name: own[key] - rotated[key])
+    for name, points in _MAY_LOSE.items():
+        key = f"{name}_accuracy"
+        of_sim = float(np.mean([row[key] for row in lines["SIM", False].own]))
+        add(f"{name}s predicted, %", 100 * of_sim - points, 1, lambda own, _, key=key: 100 * own[key])
+    return markdown_table(["", "threshold", *map(Markdown, shown)], rows)
 
 
 def linear_decoder_table() -> str:
