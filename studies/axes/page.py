@@ -194,6 +194,7 @@ def thresholds_table() -> str:
         "SIM, temporal components": lines["SIM", True],
         "`sim-readable-small`": lines["sim-readable-small", False],
         "`sim-readable-small`, longer": lines["sim-readable-small, longer", False],
+        "its temporal components": lines["sim-readable-small, longer", True],
         "log-mel, temporal components": lines[_LOG_MEL, True],
     }
 
