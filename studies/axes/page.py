@@ -33,6 +33,7 @@ _SYLLABLES = (
     ("sim-readable-small, stopped halfway", "sim-readable-small-seed", 1500),
     ("sim-readable-small, no penalties", "sim-readable-small-no-penalties-seed", 1500),
     ("sim-readable-small, bilinear critic", "sim-readable-small-bilinear-seed", 1500),
+    ("sim-readable-small, nested blocks", "sim-readable-small-nested-seed", 1500),
     ("SIM, KL weight 0.001", "sim-small-kl-0.001-seed", 1500),
     ("SIM, KL weight 0.01", "sim-small-kl-0.01-seed", 1500),
     ("SIM, KL weight 0.01, offsets to 63", "sim-small-kl-0.01-long-seed", 1500),
