@@ -321,6 +321,7 @@ def test_greedy_rows_differ_from_end_to_end_rows_in_where_losses_and_gradients_a
     assert len(greedy) == 6 * len(objectives.SEEDS)
     for name, row in greedy.items():
         own = by_name[name.replace("-greedy", "")]
+        assert row.tuned_by == own.tuned_by
         best = by_name[row.tuned_by[-1]].settings
         settings, end_to_end = (merged(best, each.settings) for each in (row, own))
         assert settings.pop("model_settings") == {"gradient_isolation": True, "contrastive_modules": "all"}
@@ -541,11 +542,11 @@ def test_thresholds_are_bold_where_all_seeds_reach_them():
 
     for title, key, threshold in (("pitch", "best_pitch", 0.75), ("gain", "best_gain", 0.7)):
         low, high = min(of_seeds("SOBI", key)), max(of_seeds("SOBI", key))
-        assert cells_of(table, title)[1:3] == [f"{threshold:.2f}", f"{low:.2f} to {high:.2f}"]
+        assert [cells_of(table, title)[number] for number in (1, 3)] == [f"{threshold:.2f}", f"{low:.2f} to {high:.2f}"]
         line = next(line for line in table.splitlines() if line.startswith(f"| {title} "))
-        assert line.split(" | ")[2].startswith("**") == (low >= threshold)
+        assert line.split(" | ")[3].startswith("**") == (low >= threshold)
     gaps = np.subtract(*(of_seeds(axes, "dci_completeness") for axes in ("SOBI", "SOBI, rotated")))
-    assert cells_of(table, "gap of DCI completeness")[2] == f"{min(gaps):.2f} to {max(gaps):.2f}"
+    assert cells_of(table, "gap of DCI completeness")[3] == f"{min(gaps):.2f} to {max(gaps):.2f}"
     vowels = 100 * np.mean(of_seeds("own", "vowel_accuracy")) - 1
     assert cells_of(table, "vowels")[1] == f"{vowels:.1f}"
 
@@ -555,13 +556,11 @@ def test_the_linear_decoder_keeps_what_changes_its_output_most():
     codes, asked = generator.normal(size=(4000, 6)), generator.normal(size=(3000, 6))
     mixing = np.diag([3.0, 2.0, 1.0, 0.0, 0.0, 0.0]) @ np.linalg.qr(generator.normal(size=(6, 6)))[0]
     # Dimensions are independent, so that the share of the dropped ones is that of their squares: 1 of 9 + 4 + 1.
-    assert measure.log_mel_error(codes, asked, codes @ mixing, kept=2) == pytest.approx(1 / 14, abs=0.01)
-    assert measure.log_mel_error(codes * 5 + 2, asked * 5 + 2, codes @ mixing, kept=1) == pytest.approx(
-        5 / 14, abs=0.02
-    )
-    assert measure.log_mel_error(codes, asked, codes @ mixing, kept=6) == 0.0
+    assert measure.error_of_few(codes, asked, codes @ mixing, kept=2) == pytest.approx(1 / 14, abs=0.01)
+    assert measure.error_of_few(codes * 5 + 2, asked * 5 + 2, codes @ mixing, kept=1) == pytest.approx(5 / 14, abs=0.02)
+    assert measure.error_of_few(codes, asked, codes @ mixing, kept=6) == 0.0
     rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
-    found = {row["axes"]: row["log_mel_error"] for row in rows if row["model"] == "sim-small-kl-0.01-seed0"}
+    found = {row["axes"]: row["error_of_few"] for row in rows if row["model"] == "sim-small-kl-0.01-seed0"}
     expected = [f"{found[axes]:.2f}" for axes in ("own", "rotated", "SOBI", "SOBI, rotated", "PCA")]
     assert cells_of(axes_page.linear_decoder_table(), "SIM, KL weight 0.01, 1")[2:] == expected
 

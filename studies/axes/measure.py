@@ -33,8 +33,8 @@ from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
 
 AMOUNTS = ("pitch", "tract", "gain")
 CLASSES = ("vowel", "syllable", "speaker")
-# `log_mel_error` is measured with this fraction of a model's channels.
-FRACTION = 8
+# `error_of_few` keeps one dimension for so many channels of the model.
+CHANNELS_PER_DIMENSION = 8
 # Label frames, of 10 ms, from one item to the next.
 FRAME_STEP = 4
 LOG_MEL = "log-mel"
@@ -127,14 +127,10 @@ def of_space(
     codes: np.ndarray, asked: np.ndarray, factors: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """What linear read-outs of training codes find in test codes: R² of amounts, accuracies of classes."""
-    center, scale = codes.mean(axis=0, dtype=np.float64), deviations(codes)
-    inputs, questions = (codes - center) / scale, (asked - center) / scale
-    gram = inputs.T @ inputs / len(inputs)
+    weights, questions = ridge(codes, asked, np.stack([factors[amount] for amount in AMOUNTS], axis=1))
     row = {}
-    for amount in AMOUNTS:
-        mean = factors[amount].mean()
-        weights = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.T @ (factors[amount] - mean) / len(inputs))
-        rest = wanted[amount] - mean - questions @ weights
+    for number, amount in enumerate(AMOUNTS):
+        rest = wanted[amount] - factors[amount].mean() - questions @ weights[:, number]
         row[f"{amount}_r2"] = float(1 - np.square(rest).mean() / wanted[amount].var())
     for label in CLASSES:
         probe = fit_linear_probe(codes, factors[label], int(factors[label].max()) + 1, l2=1e-3)
@@ -142,8 +138,16 @@ def of_space(
     return row
 
 
-def log_mel_error(codes: np.ndarray, asked: np.ndarray, frames: np.ndarray, kept: int) -> float:
-    """Relative error of log-mel frames that a linear decoder makes of a few dimensions.
+def ridge(codes: np.ndarray, asked: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `(dims, targets)` from standardized training codes to centered targets, and standardized test codes."""
+    center, scale = codes.mean(axis=0, dtype=np.float64), deviations(codes)
+    inputs = (codes - center) / scale
+    gram = inputs.T @ inputs / len(inputs) + 1e-3 * np.eye(inputs.shape[1])
+    return np.linalg.solve(gram, inputs.T @ (targets - targets.mean(axis=0)) / len(inputs)), (asked - center) / scale
+
+
+def error_of_few(codes: np.ndarray, asked: np.ndarray, spectrum: np.ndarray, kept: int) -> float:
+    """How far the output of a linear decoder is from that of all dimensions if it reads only a few.
 
     A ridge regression from training codes to log-mel frames is the decoder. The dimensions that change its output most
     are kept, and the others are replaced by their means. The squared distance to the output of all dimensions is
@@ -152,13 +156,10 @@ def log_mel_error(codes: np.ndarray, asked: np.ndarray, frames: np.ndarray, kept
     Args:
         codes: `(items, dims)`, training codes.
         asked: `(test items, dims)`.
-        frames: `(items, bands)`, log-mel frames at the same moments as the training codes.
+        spectrum: `(items, bands)`, log-mel frames at the same moments as the training codes.
         kept: Number of dimensions that are kept.
     """
-    center, scale = codes.mean(axis=0, dtype=np.float64), deviations(codes)
-    inputs, questions = (codes - center) / scale, (asked - center) / scale
-    gram = inputs.T @ inputs / len(inputs)
-    weights = np.linalg.solve(gram + 1e-3 * np.eye(len(gram)), inputs.T @ (frames - frames.mean(axis=0)) / len(inputs))
+    weights, questions = ridge(codes, asked, spectrum)
     dropped = np.argsort(-np.linalg.norm(weights, axis=1), kind="stable")[kept:]
     rest = questions[:, dropped] @ weights[dropped]
     return float(np.square(rest).sum() / np.square(questions @ weights).sum())
@@ -185,22 +186,22 @@ def of_model(
         },
     }
     wanted, groups = {key: factors[key] for key in (*AMOUNTS, "vowel")}, factors["utterance"]
-    kept = frames.shape[1] // FRACTION
+    kept = frames.shape[1] // CHANNELS_PER_DIMENSION
     rows: list[dict[str, Any]] = []
     for axes, (of_train, of_test) in codes.items():
         row = {"axes": axes, "dims": of_test.shape[1], **of_space(of_train, of_test, train.factors, factors)}
-        row["log_mel_error"] = log_mel_error(of_train, of_test, spectrum, kept)
+        row["error_of_few"] = error_of_few(of_train, of_test, spectrum, kept)
         if axes == "PCA":
             rows.append(row | axis_scores(of_test, wanted, groups))
             continue
         gaps = axis_gaps(of_test, wanted, groups, num_rotations=rotations)
         turned = [random_axes(of_train, seed) for seed in range(rotations)]
-        errors = [log_mel_error(each.apply(of_train), each.apply(of_test), spectrum, kept) for each in turned]
+        errors = [error_of_few(each.apply(of_train), each.apply(of_test), spectrum, kept) for each in turned]
         rows += [
             row | {key: gap.aligned for key, gap in gaps.items()},
             {"axes": "rotated" if axes == "own" else f"{axes}, rotated", "dims": of_test.shape[1]}
             | {key: float(gap.rotated.mean()) for key, gap in gaps.items()}
-            | {"log_mel_error": float(np.mean(errors))}
+            | {"error_of_few": float(np.mean(errors))}
             | {f"{key}_largest": float(gap.rotated.max()) for key, gap in gaps.items()},
         ]
     frames = standardized(np.concatenate(test.frames[module]))

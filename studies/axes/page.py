@@ -1,7 +1,7 @@
 """Tables and pictures of `docs/axes.md` and `docs/decoded_axes.md`, from the results in `studies/axes/results`."""
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,6 +192,7 @@ def thresholds_table() -> str:
     """What was asked of axes and what they reach, from the smallest to the largest seed; bold if all seeds reach it."""
     lines = {(line.label, line.temporal): line for line in lines_of_syllables()}
     shown = {
+        "SIM": lines["SIM", False],
         "SIM, temporal components": lines["SIM", True],
         "`sim-readable-small`": lines["sim-readable-small", False],
         "`sim-readable-small`, longer": lines["sim-readable-small, longer", False],
@@ -199,37 +200,36 @@ def thresholds_table() -> str:
         "log-mel, temporal components": lines[_LOG_MEL, True],
     }
 
-    rows: list[list[str | Markdown]] = []
-
-    def add(
-        title: str, threshold: float, digits: int, values: Callable[[dict[str, Any], dict[str, Any]], float]
-    ) -> None:
-        rows.append([title, decimal(threshold, digits)])
-        for line in shown.values():
-            of_seeds = sorted(values(*pair) for pair in zip(line.own, line.rotated, strict=True))
-            text = " to ".join(dict.fromkeys(decimal(value, digits) for value in (of_seeds[0], of_seeds[-1])))
-            rows[-1].append(Markdown(f"**{text}**") if of_seeds[0] >= threshold else text)
-
-    for name, title in _FACTORS.items():
-        add(title, _THRESHOLDS[name], 2, lambda own, _, key=f"best_{name}": own[key])
-    for name, threshold in _GAP_THRESHOLDS.items():
-        add(f"gap of {_GAPS[f'{name}_gap']}", threshold, 2, lambda own, rotated, key=name: own[key] - rotated[key])
+    asked: list[tuple[str, str, float]] = [
+        *((title, f"best_{name}", _THRESHOLDS[name]) for name, title in _FACTORS.items()),
+        *((f"gap of {_GAPS[f'{name}_gap']}", name, threshold) for name, threshold in _GAP_THRESHOLDS.items()),
+    ]
     for name, points in _MAY_LOSE.items():
         key = f"{name}_accuracy"
         of_sim = float(np.mean([row[key] for row in lines["SIM", False].own]))
-        add(f"{name}s predicted, %", 100 * of_sim - points, 1, lambda own, _, key=key: 100 * own[key])
+        asked.append((f"{name}s predicted, %", key, of_sim - points / 100))
+    rows = []
+    for title, key, threshold in asked:
+        factor, digits = (100, 1) if title.endswith("%") else (1, 2)
+        row: list[str | Markdown] = [title, decimal(factor * threshold, digits)]
+        for line in shown.values():
+            controls = [rotated[key] if key in _GAP_THRESHOLDS else 0 for rotated in line.rotated]
+            values = sorted(own[key] - control for own, control in zip(line.own, controls, strict=True))
+            text = " to ".join(dict.fromkeys(decimal(factor * value, digits) for value in (values[0], values[-1])))
+            row.append(Markdown(f"**{text}**") if values[0] >= threshold else text)
+        rows.append(row)
     return markdown_table(["", "threshold", *map(Markdown, shown)], rows)
 
 
 def linear_decoder_table() -> str:
-    """Errors of an eighth of the dimensions, next to random rotations and principal components."""
+    """Errors of a few dimensions of the linear decoder, next to random rotations and principal components."""
     rows = []
     for line in lines_of_syllables():
-        models = {row["model"] for row in line.own if "log_mel_error" in row}
+        models = {row["model"] for row in line.own if "error_of_few" in row}
         if models and not line.temporal:
             measured = [row for row in _read("syllables")["rows"] if row["model"] in models]
             means = [
-                _mean((row for row in measured if row["axes"] == axes), "log_mel_error")
+                _mean((row for row in measured if row["axes"] == axes), "error_of_few")
                 for axes in ("own", "rotated", "SOBI", "SOBI, rotated", "PCA")
             ]
             rows.append([_named(line.label, len(models)), f"{line.steps:,}" if line.steps else "-", *means])
