@@ -134,7 +134,7 @@ def test_a_model_knows_its_checkpoint(checkpoint, recordings):
         SimEmbedder(model_of(), axes="temporal")
 
 
-def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
+def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings, monkeypatch):
     path, quoted = copy / "axes.safetensors", shlex.quote(str(copy))
     with pytest.raises(FileNotFoundError, match=r"bare.*axes\.safetensors"):
         SimEmbedder(bare, axes="temporal")
@@ -152,13 +152,17 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
     save_axes(path, transforms)  # as an evaluation writes them
     with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])
-    with pytest.raises(ValueError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted} --overwrite_output_dir"):
-        SimEmbedder(bare, axes=str(copy))
+    with pytest.raises(ValueError, match="axes.safetensors") as refused:
+        SimEmbedder(bare, axes=str(copy))  # the correct axes of another model are not to be replaced
+    assert f"modeling-sim axes {bare} DATA --output_dir FOLDER`" in str(refused.value)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match=f"{quoted} DATA --overwrite_output_dir"):
+        SimEmbedder(copy, axes=".")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=rf"axes\.safetensors.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         SimEmbedder(copy, axes="temporal")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted}`"):
+    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir FOLDER`"):
         SimEmbedder(bare, axes=str(copy))
 
 

@@ -114,7 +114,7 @@ def read_temporal_axes(
     try:
         transforms, facts = read_axes(path)
     except ValueError as error:
-        raise ValueError(f"{error} To replace it, {remedy}") from error
+        raise ValueError(f"{error} To find axes again, {remedy}") from error
     if facts.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(
             f"{path} has `schema` {facts['schema']!r}, but this version of modeling_sim reads {SCHEMA}; update the "
@@ -126,9 +126,10 @@ def read_temporal_axes(
 
 
 def _remedy(folder: str, model: str, *, replace: bool = False) -> str:
-    """The end of an error message: the command that makes axes of `model` where `folder` needs them."""
-    command = ["modeling-sim", "axes", model or "MODEL", "DATA"]
-    if not Path(folder).is_dir():  # on the Hub
-        return f"run `{shlex.join(command)} --output_dir FOLDER` and give FOLDER as `axes`."
-    place = [] if folder == model else ["--output_dir", folder]
-    return f"run `{shlex.join([*command, *place, *(['--overwrite_output_dir'] if replace else [])])}`."
+    """The end of an error message: the command that finds axes of `model`, in `folder` only if it is the model's."""
+    model = model or "MODEL"
+    command = shlex.join(["modeling-sim", "axes", model, "DATA"])
+    # Another folder may hold the axes of its own model; one on the Hub cannot be written to.
+    if not Path(folder).is_dir() or Path(folder).resolve() != Path(model).resolve():
+        return f"run `{command} --output_dir FOLDER` and give FOLDER, a new folder, as `axes`."
+    return f"run `{command}{' --overwrite_output_dir' if replace else ''}`."
