@@ -231,6 +231,16 @@ def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp
     assert not torch.equal(few["module 2"].transform.matrix, found["module 2"].transform.matrix)
 
 
+def test_axes_of_frames_that_hardly_vary_come_with_a_warning(bare, recordings, tmp_path, capsys):
+    model, extractor = load_encoder(str(bare)), SimFeatureExtractor()
+    find_temporal_axes(model, extractor, corpus_of(recordings), data="speech")
+    assert "warning" not in capsys.readouterr().out
+    soundfile.write(tmp_path / "0.wav", np.full(320_000, 0.1), 16000)
+    found, _ = find_temporal_axes(model, extractor, corpus_of(tmp_path), data="a constant")
+    assert found["module 1"].transform.matrix.shape[1] < 8  # of 16 dimensions
+    assert re.search("warning: module 1 .*`data`", capsys.readouterr().out)
+
+
 def test_names_of_data_have_no_paths(tmp_path):
     assert data_name("librispeech", data_dir=str(tmp_path)) == "librispeech"
     assert data_name("org/speech") == "org/speech"

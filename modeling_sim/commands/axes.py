@@ -5,9 +5,9 @@
     modeling-sim embed runs/sim-small recordings --axes temporal
 
 The channels of a model are an arbitrary mixture of what it knows. Temporal components (SOBI) are linear combinations of
-the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. Nothing is lost, and
-no labels are needed. The data may be anything that `modeling-sim embed` accepts; 20 minutes are enough. Give
-`--split train` to measure anything on the test split later.
+the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. They hold all but the
+directions in which frames hardly vary, and no labels are needed. The data may be anything that `modeling-sim embed`
+accepts; 20 minutes are enough. Give `--split train` to measure anything on the test split later.
 
 The file `axes.safetensors` holds the axes of every module. `modeling-sim embed`, `explore` and `publish` find it in the
 folder of the model.

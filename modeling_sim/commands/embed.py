@@ -13,7 +13,7 @@ Recordings of hours are read piece by piece; without pooling, their frames make 
 of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused.
 
 `--axes temporal` gives temporal components in place of the model's channels, of the file that `modeling-sim axes`
-writes: an invertible linear map to dimensions that are easier to read.
+writes: a linear map to dimensions that are easier to read, which drops only directions in which frames hardly vary.
 
 Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
 `--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.

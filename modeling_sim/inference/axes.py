@@ -15,7 +15,7 @@ from modeling_sim.evaluation.axes import AXES_NAME, drawn_utterances, find_axes,
 from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.inference.embedding import say_resampled
 from modeling_sim.provenance import weights_fingerprint
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, in_one_line, say
 
 SCHEMA = 1
 """Version of the facts in the file; incremented when one changes its meaning."""
@@ -77,6 +77,11 @@ def find_temporal_axes(
                 "dimensions; give more recordings."
             )
         transform = find_axes("temporal", moments[name])
+        if (kept := transform.matrix.shape[1]) < dims / 2:
+            say(
+                f"warning: {name} has only {counted(kept, 'component')} for its {dims} dimensions, as the frames of "
+                "`data` hardly vary in the other directions; give more varied recordings"
+            )
         lags, profiles = lag_profiles(moments[name], transform)
         found[name] = ModuleAxes(transform, [lag / config.frame_rate(module) for lag in lags], profiles)
     seconds = float(np.divide(drawn["num_samples"][:], drawn["sampling_rate"][:]).sum())
