@@ -231,6 +231,17 @@ def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp
     assert not torch.equal(few["module 2"].transform.matrix, found["module 2"].transform.matrix)
 
 
+def test_unreadable_recordings_are_skipped_on_request_alone(bare, recordings, tmp_path):
+    speech = shutil.copytree(recordings, tmp_path / "speech")
+    (speech / "bad.wav").write_text("no audio")
+    arguments = [str(bare), str(speech), "--output_dir", str(tmp_path / "out")]
+    for flags, error in (([], r"bad\.wav"), (["--corpus_settings", "{on_bad_audio: skip}"], "'on_bad_audio'")):
+        with pytest.raises(SystemExit, match=error):
+            command.main([*arguments, *flags])
+    command.main([*arguments, "--on_bad_audio", "skip"])
+    assert (tmp_path / "out" / "axes.safetensors").is_file()
+
+
 def test_axes_of_frames_that_hardly_vary_come_with_a_warning(bare, recordings, tmp_path, capsys):
     model, extractor = load_encoder(str(bare)), SimFeatureExtractor()
     find_temporal_axes(model, extractor, corpus_of(recordings), data="speech")

@@ -8,6 +8,7 @@ The channels of a model are an arbitrary mixture of what it knows. Temporal comp
 the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. They hold all but the
 directions in which frames hardly vary, and no labels are needed. The data may be anything that `modeling-sim embed`
 accepts; 20 minutes are enough. Give `--split train` to measure anything on the test split later.
+`--on_bad_audio skip` leaves out recordings whose headers show that they cannot be read.
 
 The file `axes.safetensors` holds the axes of every module. `modeling-sim embed`, `explore` and `publish` find it in the
 folder of the model.
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, facts = find_temporal_axes(
             model,
             feature_extractor_of(settings.model),
-            open_data(settings.data, split=settings.split, **source),
+            open_data(settings.data, split=settings.split, on_bad_audio=settings.on_bad_audio, **source),
             data=data_name(settings.data, **source) + ("" if settings.split == "all" else f" ({settings.split})"),
             minutes=settings.minutes,
             batch_size=settings.batch_size,
