@@ -23,7 +23,7 @@ from modeling_sim.files import read_json
 from modeling_sim.settings import merged
 from studies import runner, tables
 from studies.ablation import run as ablation
-from studies.axes import agreement
+from studies.axes import agreement, measure
 from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
@@ -473,6 +473,14 @@ def test_the_picture_of_the_documentation_is_replaced_only_by_one_of_all_models(
 
 
 # ---------------------------------------------------------------------- agreement of seeds
+
+
+def test_a_misspelled_module_is_refused_once_the_model_is_loaded():
+    path = str(ROOT / "checkpoints" / "sim-readable-small-librispeech")
+    with pytest.raises(ValueError, match="`modules`.*'modul 2'.*module 2"):
+        measure.encoder(path, ["context", "modul 2"])
+    with pytest.raises(ValueError, match="`module`.*'modul 2'.*module 2"):
+        agreement.frames_of(path, None, "modul 2")
 
 
 def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_rotated_fast_ones():
