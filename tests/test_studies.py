@@ -477,9 +477,9 @@ def test_the_picture_of_the_documentation_is_replaced_only_by_one_of_all_models(
 
 def test_a_misspelled_module_is_refused_once_the_model_is_loaded():
     path = str(ROOT / "checkpoints" / "sim-readable-small-librispeech")
-    with pytest.raises(ValueError, match="`modules`.*'modul 2'.*module 2"):
+    with pytest.raises(ValueError, match=r"`modules`.*'modul 2'.*module 2"):
         measure.encoder(path, ["context", "modul 2"])
-    with pytest.raises(ValueError, match="`module`.*'modul 2'.*module 2"):
+    with pytest.raises(ValueError, match=r"`module`.*'modul 2'.*module 2"):
         agreement.frames_of(path, None, "modul 2")
 
 

@@ -61,7 +61,7 @@ def find_temporal_axes(
         ValueError: `minutes` are not positive, or the recordings have no more frames of a module than the module has
             dimensions.
     """
-    if minutes <= 0:
+    if not minutes > 0:  # NaN as well
         raise ValueError(f"`minutes` is {minutes}; it must be above 0.")
     drawn = drawn_utterances(dataset, minutes * 60, seed) if len(dataset) else dataset
     say_resampled(drawn["sampling_rate"][:], model.config.sampling_rate)
