@@ -243,6 +243,12 @@ def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
 _HUB_TIMEOUT_SECONDS = 5
 
 
+def check_seed(name: str, value: int) -> None:
+    """Checks that a seed is not negative, which NumPy refuses without its name; raises a ValueError."""
+    if value < 0:
+        raise ValueError(f"`{name}` is {value}; it must be at least 0.")
+
+
 def check_folder(name: str, value: str) -> None:
     """Checks that a folder exists.
 

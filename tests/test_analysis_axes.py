@@ -173,13 +173,17 @@ def test_no_plane_can_be_turned_to_a_better_diagonal(dims):
     ("change", "error"),
     [
         ({"lags": [0]}, "lags"),
+        ({"lags": [1.5]}, "lags"),
         ({"lags": []}, "lags"),
         ({"lags": [64], "lengths": [50, 50]}, "lags"),
         ({"lengths": [50, 49]}, "lengths"),
+        ({"lengths": [-1, 101]}, "lengths"),
+        ({"lengths": [50.5, 49.5]}, "lengths"),
         ({"keep": 0.0}, "keep"),
         ({"frames": np.full((10, 2), np.nan)}, "frames"),
         ({"frames": np.ones((100, 2))}, "frames"),
         ({"frames": np.ones(10)}, "frames"),
+        ({"frames": FrameMoments()}, "frames"),
     ],
 )
 def test_bad_input_is_refused(change, error):
@@ -209,6 +213,8 @@ def test_the_best_dimension_is_that_of_a_loop_over_rank_correlations():
     assert best_dimensions(codes, {"pitch": with_gaps}).correlation == expected
     with pytest.raises(ValueError, match="pitch"):
         best_dimensions(codes, {"pitch": np.ones(400)})
+    with pytest.raises(ValueError, match="utterance"):  # any dimension would follow it
+        best_dimensions(codes, {"utterance": np.arange(400) * 3 // 5})
 
 
 def test_own_axes_are_ahead_of_random_ones_only_where_they_hold_the_factors():
@@ -261,6 +267,9 @@ def test_seeds_agree_on_axes_only_as_far_as_the_best_linear_map_does():
     assert same.linear == pytest.approx(np.mean(naive), abs=1e-6)
     with pytest.raises(ValueError, match="first"):
         seed_consistency(first, second[:-1])
+    for codes, error in (((first[:4, :3], second[:4, :4]), "second"), ((first[:4, :4], second[:4, :3]), "first")):
+        with pytest.raises(ValueError, match=error):
+            seed_consistency(*codes)
 
 
 def test_loudest_moments_are_apart_within_an_utterance_alone():
@@ -271,6 +280,10 @@ def test_loudest_moments_are_apart_within_an_utterance_alone():
     assert [(of.utterance, of.seconds, of.value) for of in found] == [("a", 0.1, 9.0), ("b", 0.1, 7.0), ("a", 0.9, 2.0)]
     lowest = loudest_moments(values, names, seconds, count=10, smallest=True)
     assert [of.value for of in lowest] == [1.0, 2.0, 3.0]
-    for change, error in (({"count": 0}, "count"), ({"values": np.full(6, np.nan)}, "values")):
+    for change, error in (
+        ({"count": 0}, "count"),
+        ({"apart": np.nan}, "apart"),
+        ({"values": np.full(6, np.nan)}, "values"),
+    ):
         with pytest.raises(ValueError, match=error):
             loudest_moments(**{"values": values, "utterances": names, "seconds": seconds, **change})

@@ -1,7 +1,12 @@
 """Settings of commands: from files and flags, and `--dataset_name`, which sets a corpus' `dataset_id` in every one."""
 
+import math
+from pathlib import Path
+
 import pytest
 
+from modeling_sim.commands.axes import AxesArguments
+from modeling_sim.commands.command import check
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.evaluation.settings import (
     AbxArguments,
@@ -14,6 +19,8 @@ from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.hub.settings import HubArguments
 from modeling_sim.settings import as_dict, parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING, DataArguments
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "sim-small-librispeech"
 
 
 def parsed(*flags):
@@ -145,6 +152,22 @@ def test_a_file_on_top_of_another_keeps_its_words(tmp_path):
     (tmp_path / "run.yaml").write_text("extends: base.yaml\nseed: 3\n")
     settings = as_dict(parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING))
     assert (settings["mixed_precision"], settings["seed"]) == ("no", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [(AnalysisArguments, []), (AxesArguments, ["--data", "synthetic_syllables"]), (ExploreArguments, [])],
+)
+def test_a_negative_seed_is_refused_by_its_name(kind, flags):
+    settings = measuring("--model", str(CHECKPOINT), "--seed", "-1", *flags, kind=kind)
+    with pytest.raises(ValueError, match="`seed`"):
+        check([settings])
+
+
+@pytest.mark.parametrize("minutes", [0.0, math.nan])
+def test_minutes_of_axes_are_positive(minutes):
+    with pytest.raises(ValueError, match="`axes_minutes`"):
+        AnalysisArguments(model=["a"], axes_minutes=minutes).validate()
 
 
 @pytest.mark.parametrize("text", ["data_dir: 2026-02-31", "max_steps: [1", "seed: yes"])

@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shlex
 import shutil
@@ -359,10 +360,11 @@ def test_errors_on_the_page_name_files_without_the_folders_of_the_server(explore
         assert tmp_path.name not in text
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan])
 @pytest.mark.parametrize("name", ["minutes", "max_seconds", "max_megabytes"])
-def test_settings_that_mean_nothing_are_refused(arguments, name):
+def test_settings_that_mean_nothing_are_refused(arguments, name, value):
     with pytest.raises(ValueError, match=name):
-        Explorer(arguments(**{name: 0}))
+        Explorer(arguments(**{name: value}))
 
 
 # ---------------------------------------------------------------------- views

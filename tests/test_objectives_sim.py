@@ -141,6 +141,11 @@ def test_offsets_and_shared_negatives_are_drawn_by_the_model_as_well(case):
     assert outputs[0].loss.item() == pytest.approx(outputs[1].loss.item(), rel=0.02)  # both near the expectation
     with pytest.raises(ValueError, match="negative_sharing"):
         info_nce(**vars(arguments), negative_sharing="batch", negatives="same_utterance")
+    with pytest.raises(ValueError, match="negative_sharing"):
+        info_nce(**vars(arguments), negative_sharing="bach")
+    for offsets in ([0, 1, 2, 3], [1, 3, 2, 4], [1, 1, 2, 3]):
+        with pytest.raises(ValueError, match="offsets"):
+            info_nce(**vars(arguments), offsets=offsets)
 
 
 @pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])

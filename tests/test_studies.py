@@ -476,6 +476,14 @@ def test_the_picture_of_the_documentation_is_replaced_only_by_one_of_all_models(
 # ---------------------------------------------------------------------- agreement of seeds
 
 
+def test_a_misspelled_module_is_refused_once_the_model_is_loaded():
+    path = str(ROOT / "checkpoints" / "sim-readable-small-librispeech")
+    with pytest.raises(ValueError, match=r"`modules`.*'modul 2'.*module 2"):
+        measure.encoder(path, ["context", "modul 2"])
+    with pytest.raises(ValueError, match=r"`module`.*'modul 2'.*module 2"):
+        agreement.frames_of(path, None, "modul 2")
+
+
 def test_seeds_agree_on_slow_dimensions_that_both_have_and_not_on_rotated_fast_ones():
     generator = np.random.default_rng(0)
     lengths, persistence = [300, 500, 200], np.array([0.99, 0.97, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])

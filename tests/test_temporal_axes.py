@@ -134,7 +134,7 @@ def test_a_model_knows_its_checkpoint(checkpoint, recordings):
         SimEmbedder(model_of(), axes="temporal")
 
 
-def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
+def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings, monkeypatch):
     path, quoted = copy / "axes.safetensors", shlex.quote(str(copy))
     with pytest.raises(FileNotFoundError, match=r"bare.*axes\.safetensors"):
         SimEmbedder(bare, axes="temporal")
@@ -152,13 +152,17 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings):
     save_axes(path, transforms)  # as an evaluation writes them
     with pytest.raises(SystemExit, match=rf"{path}.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         embed_command.main([str(copy), str(recordings), "--axes", "temporal", "--output_dir", str(copy / "out")])
-    with pytest.raises(ValueError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted} --overwrite_output_dir"):
-        SimEmbedder(bare, axes=str(copy))
+    with pytest.raises(ValueError, match=r"axes\.safetensors") as refused:
+        SimEmbedder(bare, axes=str(copy))  # the correct axes of another model are not to be replaced
+    assert f"modeling-sim axes {bare} DATA --output_dir FOLDER`" in str(refused.value)
+    monkeypatch.chdir(copy)
+    with pytest.raises(ValueError, match=f"{quoted} DATA --overwrite_output_dir"):
+        SimEmbedder(copy, axes=".")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=rf"axes\.safetensors.*modeling-sim axes {quoted} .*--overwrite_output_dir"):
         SimEmbedder(copy, axes="temporal")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir {quoted}`"):
+    with pytest.raises(FileNotFoundError, match=f"modeling-sim axes {bare} DATA --output_dir FOLDER`"):
         SimEmbedder(bare, axes=str(copy))
 
 
@@ -216,8 +220,9 @@ def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp
     for dataset in (short, short.select([]), corpus_of(silent)):
         with pytest.raises(ValueError, match="`data`"):
             find_temporal_axes(model, extractor, dataset, data="speech")
-    with pytest.raises(ValueError, match="`minutes`"):
-        find_temporal_axes(model, extractor, short, data="speech", minutes=0)
+    for minutes in (0, np.nan):
+        with pytest.raises(ValueError, match="`minutes`"):
+            find_temporal_axes(model, extractor, short, data="speech", minutes=minutes)
     many = corpus_of(write_recordings(tmp_path / "many", noise, [4800] * 8))  # 30 frames of module 2 each
     found, facts = find_temporal_axes(model, extractor, many, data="speech")
     assert max(found["module 2"].lags) == pytest.approx(0.16)
@@ -225,6 +230,27 @@ def test_too_little_data_names_the_data_and_short_recordings_do(bare, noise, tmp
     few, less = find_temporal_axes(model, extractor, many, data="speech", minutes=0.7 / 60)
     assert less["minutes"] <= facts["minutes"]
     assert not torch.equal(few["module 2"].transform.matrix, found["module 2"].transform.matrix)
+
+
+def test_unreadable_recordings_are_skipped_on_request_alone(bare, recordings, tmp_path):
+    speech = shutil.copytree(recordings, tmp_path / "speech")
+    (speech / "bad.wav").write_text("no audio")
+    arguments = [str(bare), str(speech), "--output_dir", str(tmp_path / "out")]
+    for flags, error in (([], r"bad\.wav"), (["--corpus_settings", "{on_bad_audio: skip}"], "'on_bad_audio'")):
+        with pytest.raises(SystemExit, match=error):
+            command.main([*arguments, *flags])
+    command.main([*arguments, "--on_bad_audio", "skip"])
+    assert (tmp_path / "out" / "axes.safetensors").is_file()
+
+
+def test_axes_of_frames_that_hardly_vary_come_with_a_warning(bare, recordings, tmp_path, capsys):
+    model, extractor = load_encoder(str(bare)), SimFeatureExtractor()
+    find_temporal_axes(model, extractor, corpus_of(recordings), data="speech")
+    assert "warning" not in capsys.readouterr().out
+    soundfile.write(tmp_path / "0.wav", np.full(320_000, 0.1), 16000)
+    found, _ = find_temporal_axes(model, extractor, corpus_of(tmp_path), data="a constant")
+    assert found["module 1"].transform.matrix.shape[1] < 8  # of 16 dimensions
+    assert re.search(r"warning: module 1 .*`data`", capsys.readouterr().out)
 
 
 def test_names_of_data_have_no_paths(tmp_path):

@@ -90,11 +90,15 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
         that chance is `1 / (num_negatives + 1)`. Logits and loss are float32 under any autocast.
 
     Raises:
-        ValueError: No anchor has a target, shapes disagree, or the negatives' source is empty.
+        ValueError: No anchor has a target, shapes disagree, `offsets` are not increasing and positive, an option is
+            unknown, or the negatives' source is empty.
     """
     used_offsets, is_gaussian = _usable_offsets(context, latents, weight, offsets), weight.ndim == 2
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
+    if negative_sharing not in get_args(NegativeSharing):
+        choices = ", ".join(get_args(NegativeSharing))
+        raise ValueError(f"`negative_sharing` is {negative_sharing!r}; choose one of {choices}.")
     is_shared = negative_sharing == "batch"
     if is_shared and negatives != "any":
         raise ValueError(
@@ -165,7 +169,7 @@ def _usable_offsets(
     """The offsets that fit into the window; arguments as in `info_nce`.
 
     Raises:
-        ValueError: There are none, or shapes disagree.
+        ValueError: There are none, shapes disagree, or offsets are not increasing and positive.
     """
     batch, window, context_channels = context.shape
     frames, channels = latents.shape[1:]
@@ -181,6 +185,8 @@ def _usable_offsets(
         offsets = range(1, len(weight) + 1)
     if len(offsets) != len(weight):
         raise ValueError(f"`offsets` has {len(offsets)} entries but `weight` {len(weight)} steps; give one per step.")
+    if list(offsets) != sorted({*offsets}) or min(offsets, default=1) < 1:
+        raise ValueError(f"`offsets` is {list(offsets)}; give increasing positive integers, for example [1, 2, 4].")
     usable = [offset for offset in offsets if offset < window]
     if not usable:
         raise ValueError(

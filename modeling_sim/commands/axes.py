@@ -5,9 +5,10 @@
     modeling-sim embed runs/sim-small recordings --axes temporal
 
 The channels of a model are an arbitrary mixture of what it knows. Temporal components (SOBI) are linear combinations of
-the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. Nothing is lost, and
-no labels are needed. The data may be anything that `modeling-sim embed` accepts; 20 minutes are enough. Give
-`--split train` to measure anything on the test split later.
+the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. They hold all but the
+directions in which frames hardly vary, and no labels are needed. The data may be anything that `modeling-sim embed`
+accepts; 20 minutes are enough. Give `--split train` to measure anything on the test split later.
+`--on_bad_audio skip` leaves out recordings whose headers show that they cannot be read.
 
 The file `axes.safetensors` holds the axes of every module. `modeling-sim embed`, `explore` and `publish` find it in the
 folder of the model.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from modeling_sim.commands.command import command
 from modeling_sim.commands.embed import EncodingArguments
-from modeling_sim.settings import setting
+from modeling_sim.settings import check_seed, setting
 from modeling_sim.text import counted, duration
 
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
@@ -35,7 +36,7 @@ class AxesArguments(EncodingArguments):
 
     output_dir: str | None = setting(None, "Folder for axes.safetensors; by default that of the model.")
     minutes: float = setting(20.0, "Approximate minutes of recordings to draw.")
-    seed: int = setting(0, "Seed of the draw.")
+    seed: int = setting(0, "Seed of the draw.", check=check_seed)
     batch_size: int = setting(8, "Recordings per batch, of 20 seconds on average.")
     overwrite_output_dir: bool = setting(False, "Replace axes.safetensors in `output_dir`.")
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, facts = find_temporal_axes(
             model,
             feature_extractor_of(settings.model),
-            open_data(settings.data, split=settings.split, **source),
+            open_data(settings.data, split=settings.split, on_bad_audio=settings.on_bad_audio, **source),
             data=data_name(settings.data, **source) + ("" if settings.split == "all" else f" ({settings.split})"),
             minutes=settings.minutes,
             batch_size=settings.batch_size,

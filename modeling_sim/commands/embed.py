@@ -13,7 +13,7 @@ Recordings of hours are read piece by piece; without pooling, their frames make 
 of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused.
 
 `--axes temporal` gives temporal components in place of the model's channels, of the file that `modeling-sim axes`
-writes: an invertible linear map to dimensions that are easier to read.
+writes: a linear map to dimensions that are easier to read, which drops only directions in which frames hardly vary.
 
 Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
 `--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.
@@ -41,6 +41,7 @@ class EncodingArguments(Mappings):
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or base folder of a manifest's paths.")
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
     device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
 
     def validate(self) -> None:
@@ -68,7 +69,6 @@ class EmbedArguments(EncodingArguments):
     batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
     precision: Literal["fp32", "bf16"] = setting("fp32", "Precision of the convolutions.")
     num_workers: int = setting(0, "Processes that read ahead.")
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
     average_channels: bool = setting(False, "Average the channels of stereo recordings instead of refusing them.")
     shard_seconds: float | None = setting(
         None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."

@@ -17,6 +17,7 @@ from modeling_sim.settings import (
     Mappings,
     check_checkpoint,
     check_folder,
+    check_seed,
     chosen_numbers,
     corpus_help,
     setting,
@@ -69,7 +70,7 @@ class MeasuringArguments(Mappings):
     )
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of the untrained networks and of all random choices.")
+    seed: int = setting(0, "Seed of the untrained networks and of all random choices.", check=check_seed)
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features and partial results; anything in it can be deleted.",
@@ -157,7 +158,13 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     range: float = setting(3.0, "How far dimensions are changed, up and down, in standard deviations.")
 
     def validate(self) -> None:
-        """Checks the names in `measures` and `axes`; raises as `groups` and `other_axes`."""
+        """Checks `axes_minutes` and the names in `measures` and `axes`.
+
+        Raises:
+            ValueError: Minutes are not positive, or a name is unknown.
+        """
+        if not self.axes_minutes > 0:  # NaN as well
+            raise ValueError(f"`axes_minutes` is {self.axes_minutes}; it must be above 0.")
         self.groups()
         self.other_axes()
 

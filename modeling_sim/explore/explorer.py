@@ -119,7 +119,7 @@ class Explorer:
     """
 
     def __init__(self, arguments: ExploreArguments) -> None:
-        if arguments.minutes <= 0 or arguments.max_seconds <= 0 or arguments.max_megabytes <= 0:
+        if not (arguments.minutes > 0 and arguments.max_seconds > 0 and arguments.max_megabytes > 0):  # NaN as well
             raise ValueError("`minutes`, `max_seconds` and `max_megabytes` must be above 0.")
         self.arguments = arguments
         settings = MeasuringArguments(

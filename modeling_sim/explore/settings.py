@@ -12,6 +12,7 @@ from modeling_sim.settings import (
     Mappings,
     check_checkpoint,
     check_folder,
+    check_seed,
     corpus_help,
     setting,
 )
@@ -41,7 +42,7 @@ class ExploreArguments(Mappings):
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of all random choices.")
+    seed: int = setting(0, "Seed of all random choices.", check=check_seed)
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features, evidence and uploads; anything in it can be deleted.",

@@ -15,7 +15,7 @@ from modeling_sim.evaluation.axes import AXES_NAME, drawn_utterances, find_axes,
 from modeling_sim.evaluation.representations import SimModules
 from modeling_sim.inference.embedding import say_resampled
 from modeling_sim.provenance import weights_fingerprint
-from modeling_sim.text import in_one_line
+from modeling_sim.text import counted, in_one_line, say
 
 SCHEMA = 1
 """Version of the facts in the file; incremented when one changes its meaning."""
@@ -61,7 +61,7 @@ def find_temporal_axes(
         ValueError: `minutes` are not positive, or the recordings have no more frames of a module than the module has
             dimensions.
     """
-    if minutes <= 0:
+    if not minutes > 0:  # NaN as well
         raise ValueError(f"`minutes` is {minutes}; it must be above 0.")
     drawn = drawn_utterances(dataset, minutes * 60, seed) if len(dataset) else dataset
     say_resampled(drawn["sampling_rate"][:], model.config.sampling_rate)
@@ -77,6 +77,11 @@ def find_temporal_axes(
                 "dimensions; give more recordings."
             )
         transform = find_axes("temporal", moments[name])
+        if (kept := transform.matrix.shape[1]) < dims / 2:
+            say(
+                f"warning: {name} has only {counted(kept, 'component')} for its {dims} dimensions, as the frames of "
+                "`data` hardly vary in the other directions; give more varied recordings"
+            )
         lags, profiles = lag_profiles(moments[name], transform)
         found[name] = ModuleAxes(transform, [lag / config.frame_rate(module) for lag in lags], profiles)
     seconds = float(np.divide(drawn["num_samples"][:], drawn["sampling_rate"][:]).sum())
@@ -114,7 +119,7 @@ def read_temporal_axes(
     try:
         transforms, facts = read_axes(path)
     except ValueError as error:
-        raise ValueError(f"{error} To replace it, {remedy}") from error
+        raise ValueError(f"{error} To find axes again, {remedy}") from error
     if facts.get("schema", SCHEMA) != SCHEMA:
         raise ValueError(
             f"{path} has `schema` {facts['schema']!r}, but this version of modeling_sim reads {SCHEMA}; update the "
@@ -126,9 +131,10 @@ def read_temporal_axes(
 
 
 def _remedy(folder: str, model: str, *, replace: bool = False) -> str:
-    """The end of an error message: the command that makes axes of `model` where `folder` needs them."""
-    command = ["modeling-sim", "axes", model or "MODEL", "DATA"]
-    if not Path(folder).is_dir():  # on the Hub
-        return f"run `{shlex.join(command)} --output_dir FOLDER` and give FOLDER as `axes`."
-    place = [] if folder == model else ["--output_dir", folder]
-    return f"run `{shlex.join([*command, *place, *(['--overwrite_output_dir'] if replace else [])])}`."
+    """The end of an error message: the command that finds axes of `model`, in `folder` only if it is the model's."""
+    model = model or "MODEL"
+    command = shlex.join(["modeling-sim", "axes", model, "DATA"])
+    # Another folder may hold the axes of its own model; one on the Hub cannot be written to.
+    if not Path(folder).is_dir() or Path(folder).resolve() != Path(model).resolve():
+        return f"run `{command} --output_dir FOLDER` and give FOLDER, a new folder, as `axes`."
+    return f"run `{command}{' --overwrite_output_dir' if replace else ''}`."

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from modeling_sim.data.audio import AudioError, resampled_length
 from modeling_sim.data.batches import READER_TIMEOUT, Batches
-from modeling_sim.data.corpora import corpus_names, load_corpus
+from modeling_sim.data.corpora import check_corpus_settings, corpus_names, load_corpus
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, file_or_row_names
 from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
@@ -77,6 +77,7 @@ def open_data(
 
     Raises:
         FileNotFoundError: `data` is none of these.
+        ValueError: The corpus has no such setting or split.
     """
     check_data("data", data)
     settings = dict(corpus_settings or {})
@@ -100,6 +101,7 @@ def open_data(
                 f"`streaming` is for data sets of the Hub or on disk; {data} is read as it is used anyway."
             )
         settings["streaming"] = True
+    check_corpus_settings(name, settings)  # one named like an argument below would be a TypeError
     return load_corpus(name, split, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list, **settings)
 
 

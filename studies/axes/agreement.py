@@ -36,6 +36,8 @@ def frames_of(path: str, dataset: Any, module: str) -> tuple[np.ndarray, list[in
     """Means of a module, `(frames, channels)`, of all utterances, and the number of frames of each."""
     extractor = feature_extractor_of(path)
     modules, found = SimModules(path, load_encoder(path), extractor), dict[int, np.ndarray]()
+    if module not in modules.modules:
+        raise ValueError(f"`module` is {module!r}; {path} has {', '.join(modules.modules)}.")
     for batch in utterance_batches(dataset, extractor, batch_size=8):
         encoded = modules.encode(batch)[module]
         for index, frames, length in zip(batch["index"].tolist(), encoded.values, encoded.lengths, strict=True):

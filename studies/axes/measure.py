@@ -30,6 +30,7 @@ from modeling_sim.data.corpora.synthetic_syllables import load
 from modeling_sim.evaluation.representations import SimModules, Spectra, TimedFrames
 from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_encoder, names_of
+from modeling_sim.settings import chosen_numbers
 
 AMOUNTS = ("pitch", "tract", "gain")
 CLASSES = ("vowel", "syllable", "speaker")
@@ -81,7 +82,8 @@ def encoder(path: str, modules: list[str] | None) -> tuple[Encoder, SimFeatureEx
     """Gives the means and log-variances of a batch for each module of a saved model."""
     model, extractor = load_encoder(path), feature_extractor_of(path)
     representation = SimModules(path, model, extractor)
-    names = {name: number for name, number in representation.modules.items() if modules is None or name in modules}
+    chosen = chosen_numbers(representation.modules, "all" if modules is None else ",".join(modules))
+    names = {name: number for name, number in representation.modules.items() if number in chosen}
 
     @torch.no_grad()
     def encode(batch: dict[str, Any]) -> dict[str, tuple[TimedFrames, np.ndarray | None]]:

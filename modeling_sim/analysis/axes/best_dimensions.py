@@ -43,7 +43,8 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
         factors: `(items,)` under each name: floats are amounts, integers classes. Items with NaN are skipped.
 
     Raises:
-        ValueError: A code is not finite, lengths disagree, or a property is the same everywhere.
+        ValueError: A code is not finite, lengths disagree, a property is the same everywhere, or has more classes than
+            half of the items: any dimension would follow it.
     """
     codes = checked_points(codes, "codes")
     ranks: dict[bytes, np.ndarray] = {}  # by the items that factors have: several have the same
@@ -66,6 +67,11 @@ def _agreement(ranks: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "f":
         return np.abs(_unit(rankdata(values)[:, None])[:, 0] @ ranks)
     _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if 2 * len(counts) > len(values):
+        raise ValueError(
+            f"factor {name!r} has {len(counts)} classes in {len(values)} items; give floats for an amount, or at "
+            "least 2 items per class on average."
+        )
     members = np.eye(len(counts))[classes] / np.sqrt(counts)
     return np.sqrt(((members.T @ ranks) ** 2).sum(axis=0)).clip(max=1.0)
 

@@ -44,7 +44,7 @@ def loudest_moments(
         )
     if not np.isfinite(values).all():
         raise ValueError("`values` contains NaN or infinity.")
-    if count < 1 or apart < 0:
+    if count < 1 or not apart >= 0:  # NaN as well
         raise ValueError(f"`count` is {count} and `apart` {apart}; give at least 1, and at least 0 seconds.")
     found: list[Moment] = []
     taken: dict[str, list[float]] = {}

@@ -94,9 +94,15 @@ def seed_consistency(
         seed: Seed of the rotations.
 
     Raises:
-        ValueError: See `mean_correlation_coefficient`.
+        ValueError: See `mean_correlation_coefficient`; or there are no more items than dims, so that a linear map of
+            one code gives anything.
     """
     first, second = _checked(first, second)
+    for name, codes in (("first", first), ("second", second)):
+        if len(codes) <= codes.shape[1]:
+            raise ValueError(
+                f"`{name}` has {len(codes)} items of {codes.shape[1]} dims; give many more items than dims."
+            )
     pairs = mean_correlation_coefficient(first, second)
     gaps = rotation_gaps(
         lambda axes: {str(n): value for n, value in enumerate(mean_correlation_coefficient(first, axes).correlations)},

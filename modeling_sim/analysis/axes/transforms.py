@@ -85,8 +85,8 @@ class FrameMoments:
     """
 
     def __init__(self, lags: Sequence[int] = LAGS) -> None:
-        if any(lag < 1 for lag in lags):
-            raise ValueError(f"`lags` are {list(lags)}; give numbers of frames of at least 1.")
+        if not all(isinstance(lag, (int, np.integer)) and lag >= 1 for lag in lags):
+            raise ValueError(f"`lags` are {list(lags)}; give whole numbers of frames of at least 1.")
         self.lags = tuple(sorted(set(lags)))
         self.count = 0
         self.pairs = dict.fromkeys(self.lags, 0)
@@ -133,10 +133,16 @@ class FrameMoments:
                 steps = after - before
                 self._steps += second_moment(steps, steps)
 
+    def _mean_offset(self) -> torch.Tensor:
+        """Mean of the differences from the origin, `(dims,)`; a ValueError if there are no frames."""
+        if not self.count:
+            raise ValueError("`frames` are moments of no frame; `add` some first.")
+        return self._sum / self.count
+
     @property
     def center(self) -> torch.Tensor:
         """Mean frame `(dims,)`."""
-        return self._origin.double() + self._sum / self.count
+        return self._mean_offset() + self._origin.double()
 
     @property
     def scale(self) -> torch.Tensor:
@@ -149,7 +155,7 @@ class FrameMoments:
 
         It is a sum over pairs by the number of frames: a lag that few pairs have weighs little.
         """
-        offset = self._sum / self.count
+        offset = self._mean_offset()
         if lag == 0:
             return self._products[0] / self.count - torch.outer(offset, offset)
         before, after = self._ends[lag]
@@ -197,7 +203,9 @@ def _checked(frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None) -
             raise ValueError("`lengths` are of (frames, dims); (utterances, frames, dims) have their own.")
         lengths, values = [values.shape[1]] * len(values), values.flatten(0, 1)
     sizes = np.array([len(values)] if lengths is None else lengths)
-    if sizes.sum() != len(values) or (sizes < 0).any():
+    if sizes.dtype.kind not in "iu" or (sizes < 0).any():
+        raise ValueError(f"`lengths` are {sizes.tolist()}; give whole numbers of frames of at least 0.")
+    if sizes.sum() != len(values):
         raise ValueError(f"`lengths` sum to {sizes.sum()}; there are {len(values)} `frames`.")
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, sizes
 
