@@ -96,9 +96,7 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     used_offsets, is_gaussian = _usable_offsets(context, latents, weight, offsets), weight.ndim == 2
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` is {num_negatives}; give at least 1.")
-    if negative_sharing not in get_args(NegativeSharing):
-        choices = ", ".join(get_args(NegativeSharing))
-        raise ValueError(f"`negative_sharing` is {negative_sharing!r}; choose one of {choices}.")
+    _check_choice("negative_sharing", negative_sharing, get_args(NegativeSharing))
     is_shared = negative_sharing == "batch"
     if is_shared and negatives != "any":
         raise ValueError(
@@ -161,6 +159,12 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
     return ContrastiveOutput(loss, accuracy)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Checks that an option has one of its values; raises a ValueError."""
+    if value not in choices:
+        raise ValueError(f"`{name}` is {value!r}; choose one of {', '.join(choices)}.")
 
 
 def _usable_offsets(
@@ -329,8 +333,7 @@ def draw_negatives(
     Raises:
         ValueError: The source is unknown, or it is "other_utterances" and only one utterance has real frames.
     """
-    if source not in get_args(NegativeSource):
-        raise ValueError(f"`negatives` is {source!r}; choose one of {', '.join(get_args(NegativeSource))}.")
+    _check_choice("negatives", source, get_args(NegativeSource))
     batch, device = len(anchors), anchors.device
     if num_utterances is None:
         num_utterances = batch

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from modeling_sim.files import read_json
 from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, Style, style_of
-from modeling_sim.text import bounded, counted, decimal
+from modeling_sim.text import bounded, counted, decimal, interval
 from studies.tables import leave_only_vertical_lines
 
 RESULTS = Path(__file__).with_name("results")
@@ -99,6 +99,10 @@ def _mean(rows: Iterable[dict[str, Any]], key: str, digits: int = 2) -> str:
     return "-" if None in found else decimal(float(np.mean(found)), digits)
 
 
+def _percent(share: float | None) -> str:
+    return decimal(None if share is None else 100 * share, 1)
+
+
 @cache
 def _read(name: str) -> Any:
     return read_json(RESULTS / f"{name}.json")
@@ -165,7 +169,7 @@ def syllables_table() -> str:
     for line in [*lines_of_syllables(), *_of_first_runs()]:
         space = [
             _mean(line.own, "pitch_r2"),
-            *(decimal(100 * np.mean([row[f"{key}_accuracy"] for row in line.own]), 1) for key in ("vowel", "speaker")),
+            *(_percent(np.mean([row[f"{key}_accuracy"] for row in line.own])) for key in ("vowel", "speaker")),
             _mean(line.own, "kl", 0),
         ]
         rows.append(
@@ -210,12 +214,12 @@ def thresholds_table() -> str:
         asked.append((f"{name}s predicted, %", key, of_sim - points / 100))
     rows = []
     for title, key, threshold in asked:
-        factor, digits = (100, 1) if title.endswith("%") else (1, 2)
-        row: list[str | Markdown] = [title, decimal(factor * threshold, digits)]
+        write = _percent if title.endswith("%") else decimal
+        row: list[str | Markdown] = [title, write(threshold)]
         for line in shown.values():
             controls = [rotated[key] if key in _GAP_THRESHOLDS else 0 for rotated in line.rotated]
             values = sorted(own[key] - control for own, control in zip(line.own, controls, strict=True))
-            text = " to ".join(dict.fromkeys(decimal(factor * value, digits) for value in (values[0], values[-1])))
+            text = interval(values[0], values[-1], write) or write(values[0])
             row.append(Markdown(f"**{text}**") if values[0] >= threshold else text)
         rows.append(row)
     return markdown_table(["", "threshold", *map(Markdown, shown)], rows)
@@ -395,7 +399,7 @@ def librispeech_table() -> str:
     for title, of_label in (("phones", scores), ("known speakers", speakers)):
         cells = [
             " / ".join(
-                decimal(100 * of_label[kind, module, "linear_accuracy"]["value"], 1)
+                _percent(of_label[kind, module, "linear_accuracy"]["value"])
                 for module in ("module 2", "context", "frame")
                 if (kind, module, "linear_accuracy") in of_label
             )
@@ -440,9 +444,9 @@ def price_table() -> str:
         rows.append(
             [
                 Markdown(label),
-                " / ".join("-" if value is None else decimal(100 * value, 1) for value in phones),
-                decimal(100 * values[*model, "module 2", "speaker_linear_accuracy"], 1),
-                *("-" if value is None else decimal(value) for value in scores),
+                " / ".join(map(_percent, phones)),
+                _percent(values[*model, "module 2", "speaker_linear_accuracy"]),
+                *map(decimal, scores),
             ]
         )
     head = ["phones, module 2 / context, %", "speakers, module 2, %", "pitch", "phone"]
