@@ -80,6 +80,8 @@ CORPUS_SETTINGS_HELP = (
     "Settings of the corpus, as YAML: '{num_train: 256}'. `modeling-sim corpora --corpus NAME --help` describes them."
 )
 
+ON_BAD_AUDIO_HELP = "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
+
 
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
 _MAPPINGS = ("model_settings", "corpus_settings", "objective_settings")

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks.gpu import seconds_of
 from modeling_sim.files import read_json, write_json
-from modeling_sim.settings import HelpFormatter, merged
+from modeling_sim.settings import HelpFormatter, errors_in_one_line, merged
 from modeling_sim.text import counted, duration, in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,16 +277,23 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
             parser.error(f"`--only` is {given.only!r}, which is no row; see `--plan`.")
         end_with_parent(given.parent or os.getppid())
         run_row(row, place)
-    elif given.plan:
-        for row in place.rows:
-            found = place.result(row)
-            error = (found or {}).get("error")
-            print(f"{'failed' if error else 'done' if found else '-':7} {row.name}{f': {error}' if error else ''}")
-    else:
+        return
+    with errors_in_one_line(f"{study.name}/{study.script.name}"):
+        if given.plan:
+            _print_plan(place)
+            return
         if not given.page:
             _run_all(place, given)
         study.write_page(place)
         print(f"tables and pictures in {place.results}")
+
+
+def _print_plan(place: Place) -> None:
+    """Prints the rows, and which are done or have failed."""
+    for row in place.rows:
+        found = place.result(row)
+        error = (found or {}).get("error")
+        print(f"{'failed' if error else 'done' if found else '-':7} {row.name}{f': {error}' if error else ''}")
 
 
 def _run_all(place: Place, given: Namespace) -> None:

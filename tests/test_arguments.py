@@ -1,13 +1,19 @@
 """Settings of commands: from files and flags, and `--dataset_name`, which sets a corpus' `dataset_id` in every one."""
 
+import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from modeling_sim.commands.axes import AxesArguments
 from modeling_sim.commands.command import check
+from modeling_sim.commands.corpora import CorporaArguments
+from modeling_sim.commands.embed import EmbedArguments
 from modeling_sim.data.corpora import load_corpus
+from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.evaluation.settings import (
     AbxArguments,
     AnalysisArguments,
@@ -17,6 +23,7 @@ from modeling_sim.evaluation.settings import (
 )
 from modeling_sim.explore.settings import ExploreArguments
 from modeling_sim.hub.settings import HubArguments
+from modeling_sim.inference.embedding_files import open_data
 from modeling_sim.settings import as_dict, parse_arguments
 from modeling_sim.trainer.settings import PRETRAINING, DataArguments
 
@@ -98,6 +105,36 @@ def test_measuring_commands_read_the_data_set_that_is_named(tmp_path):
     load_corpus("synthetic_syllables", num_train=3, num_speakers=2, cache=False).to_parquet(tmp_path / "x.parquet")
     flags = ["--model", "m", "--corpus", "hub", "--dataset_name", str(tmp_path)]
     assert len(load_split(measuring(*flags), "train")) == 3
+
+
+def _write_recordings(folder):
+    """Three recordings: one is intact, one is empty, and of one only decoding shows that it cannot be used."""
+    sound = 0.1 * np.sin(np.arange(8_000, dtype=np.float32))
+    soundfile.write(folder / "intact.wav", sound, 16_000)
+    (folder / "empty.wav").write_bytes(b"")
+    sound[4_000] = np.nan
+    soundfile.write(folder / "nan.wav", sound, 16_000, subtype="FLOAT")
+
+
+def test_measuring_commands_skip_recordings_that_cannot_be_read(tmp_path):
+    _write_recordings(tmp_path)
+    flags = ["--model", "m", "--corpus", "folder", "--data_dir", str(tmp_path)]
+    with pytest.raises(BadAudioError):
+        load_split(measuring(*flags), "all")
+    assert load_split(measuring(*flags, "--on_bad_audio", "skip"), "all")["id"][:] == ["intact"]
+
+
+def test_all_commands_that_read_a_corpus_can_skip_recordings():
+    kinds = (DataArguments, ProbeArguments, AbxArguments, AnalysisArguments, ExploreArguments, CorporaArguments)
+    for kind in (*kinds, EmbedArguments, AxesArguments):
+        assert "on_bad_audio" in {field.name for field in dataclasses.fields(kind)}
+
+
+def test_a_single_file_has_no_settings_of_a_corpus(tmp_path):
+    _write_recordings(tmp_path)
+    assert open_data(str(tmp_path / "intact.wav"))["id"][:] == ["intact"]
+    with pytest.raises(ValueError, match="corpus_settings"):
+        open_data(str(tmp_path / "intact.wav"), corpus_settings={"num_train": 3})
 
 
 @pytest.mark.parametrize("empty", ["{}", {}, None])

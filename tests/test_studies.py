@@ -162,6 +162,8 @@ def test_results_of_another_scale_or_corpus_are_refused(other, tiny):
     path.write_text(json.dumps({**tiny.common, "row": asdict(tiny.rows[0]), **other}))
     with pytest.raises(ValueError, match=r"sim-0\.json"):
         tiny.result(tiny.rows[0])
+    with pytest.raises(SystemExit, match=r"sim-0\.json"):
+        runner.main(tiny.study, ["--scale", "tiny", "--results", str(tiny.results), "--runs", str(tiny.runs), "--plan"])
 
 
 @pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)

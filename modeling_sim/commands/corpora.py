@@ -15,6 +15,7 @@ from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
 from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
+    ON_BAD_AUDIO_HELP,
     Mappings,
     check_folder,
     corpus_help,
@@ -39,9 +40,7 @@ class CorporaArguments(Mappings):
     utterance: str | None = setting(None, "Id of the utterance to draw; unset for the first one.")
     start: float = setting(0.0, "Start of the figure in seconds.")
     seconds: float = setting(3.5, "Duration of the figure in seconds.")
-    on_bad_audio: Literal["raise", "skip"] = setting(
-        "raise", "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
-    )
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

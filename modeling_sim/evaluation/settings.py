@@ -13,6 +13,7 @@ from modeling_sim.settings import (
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
     FIGURE_FORMAT_HELP,
+    ON_BAD_AUDIO_HELP,
     FigureFormat,
     Mappings,
     check_checkpoint,
@@ -64,6 +65,7 @@ class MeasuringArguments(Mappings):
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
         "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."
@@ -235,11 +237,16 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
 
 
 def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
-    """A split of the corpus that the settings name."""
+    """A split of the corpus that the settings name.
+
+    With `on_bad_audio` "skip", every recording is decoded, since measures have no replacement for one that turns out to
+    be unreadable later.
+    """
     settings = corpus_settings_of(arguments)
     if arguments.data_dir:
         settings = {**settings, "data_dir": arguments.data_dir}
-    return load_corpus(arguments.corpus, split, **settings)
+    bad_audio: dict[str, Any] = {"on_bad_audio": "skip", "decode_all": True}
+    return load_corpus(arguments.corpus, split, **settings, **(bad_audio if arguments.on_bad_audio == "skip" else {}))
 
 
 def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class Explorer:
             data_dir=arguments.data_dir,
             dataset_name=arguments.dataset_name,
             corpus_settings=arguments.corpus_settings,
+            on_bad_audio=arguments.on_bad_audio,
             device=arguments.device,
             batch_size=arguments.batch_size,
             seed=arguments.seed,

@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub.constants import HF_HOME
 
@@ -9,6 +10,7 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    ON_BAD_AUDIO_HELP,
     Mappings,
     check_checkpoint,
     check_folder,
@@ -38,6 +40,7 @@ class ExploreArguments(Mappings):
     )
     dataset_name: str | None = setting(None, DATASET_NAME_HELP)
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")

@@ -77,7 +77,7 @@ def open_data(
 
     Raises:
         FileNotFoundError: `data` is none of these.
-        ValueError: The corpus has no such setting or split.
+        ValueError: The corpus has no such setting or split, or settings are given with an audio file.
     """
     check_data("data", data)
     settings = dict(corpus_settings or {})
@@ -89,6 +89,8 @@ def open_data(
     elif path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         name, settings = "folder", {"data_dir": data_dir or path.parent, "manifest": path, **settings}
     elif path.is_file():
+        if settings:
+            raise ValueError(f"`corpus_settings` has {next(iter(settings))!r}, but {path} is one file; remove it.")
         source = Dataset.from_dict({"id": [path.stem], "audio": [str(path)]})
         return as_corpus(source, on_bad_audio=on_bad_audio, bad_audio_list=bad_audio_list)
     elif path.is_dir() and not _is_dataset(path):

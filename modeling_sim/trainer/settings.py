@@ -7,6 +7,7 @@ from modeling_sim.settings import (
     CORPUS_SETTINGS_HELP,
     DATASET_NAME_HELP,
     DEFAULT_CORPUS,
+    ON_BAD_AUDIO_HELP,
     Mappings,
     Preset,
     check_folder,
@@ -53,9 +54,7 @@ class DataArguments(Mappings):
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
-    on_bad_audio: Literal["raise", "skip"] = setting(
-        "raise", "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
-    )
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     crop_samples: int = setting(20480, "Samples per training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(
         0, "Processes that load crops, per training process; 0 loads them in the training process itself."
