@@ -8,7 +8,6 @@ from scipy.stats import spearmanr
 
 from modeling_sim.analysis import (
     FrameMoments,
-    LinearTransform,
     axis_gaps,
     best_dimensions,
     joint_diagonalization,
@@ -130,15 +129,6 @@ def test_few_frames_give_components(sources):
         transform = temporal_components(frames)
         assert transform.matrix.isfinite().all()
         assert transform.matrix.shape[1] < len(frames)
-
-
-def test_a_transform_is_saved_and_loaded(sources, tmp_path):
-    transform = temporal_components(sources.astype(np.float32))
-    transform.save(tmp_path / "axes.safetensors")
-    loaded = LinearTransform.load(tmp_path / "axes.safetensors")
-    for name, value in vars(transform).items():
-        assert torch.equal(value, getattr(loaded, name))
-    assert [path.name for path in tmp_path.iterdir()] == ["axes.safetensors"]
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 16, 33, 70])

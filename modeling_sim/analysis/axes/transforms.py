@@ -8,16 +8,13 @@ a model's latents hold usually differs in how fast it changes.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from modeling_sim.analysis._arrays import ROUNDING, principal_axes_of, random_rotation, second_moment
 from modeling_sim.analysis.axes.joint_diagonalization import joint_diagonalization
-from modeling_sim.files import replacing
 
 LAGS = (1, 2, 4, 8, 16, 32, 64)
 # Components whose variance is a smaller share of the largest one hold rounding alone.
@@ -62,16 +59,6 @@ class LinearTransform:
         for value in vars(self).values():
             digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Writes a safetensors file with `matrix`, `inverse` and `center`."""
-        with replacing(path) as temporary:
-            save_file({name: value.contiguous() for name, value in vars(self).items()}, temporary)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LinearTransform":
-        """Reads what `save` wrote."""
-        return cls(**load_file(path))
 
 
 class FrameMoments:
