@@ -22,7 +22,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -67,20 +67,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def corpus_help() -> str:
-    """Help line of a corpus."""
-    return f"Corpus: {', '.join(corpus_names())}."
-
-
-DEFAULT_CORPUS = "synthetic_syllables"
-"""The corpus of commands that train or measure, if none is given: it needs neither files nor a network."""
-
-DATASET_NAME_HELP = "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
-CORPUS_SETTINGS_HELP = (
-    "Settings of the corpus, as YAML: '{num_train: 256}'. `modeling-sim corpora --corpus NAME --help` describes them."
-)
-
-ON_BAD_AUDIO_HELP = "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
+# A setting that the parser reads as text, and `Mappings` converts to a mapping.
+if TYPE_CHECKING:
+    YamlMapping = dict[str, Any]
+else:
+    YamlMapping = str
 
 
 # Fields that hold a mapping: a file or a flag adds to them rather than replacing them.
@@ -118,31 +109,6 @@ class HelpFormatter(RawDescriptionHelpFormatter):
         if default.startswith(f"{home}{os.sep}"):
             default = f"~{default.removeprefix(home)}"
         return f"{text} (default: {default.replace('%', '%%')})"
-
-
-def with_dataset_name(
-    corpus: str, settings: dict[str, Any], dataset_name: str | None, *, data_dir: str | None = None
-) -> dict[str, Any]:
-    """The settings of a corpus with `dataset_id` set to `dataset_name`; unchanged if that is `None`.
-
-    Raises:
-        ValueError: The corpus has no setting `dataset_id`, or `settings` or `data_dir` name a different source.
-    """
-    if dataset_name is None:
-        return settings
-    if "dataset_id" not in settings_of(corpus):
-        able = [name for name in corpus_names() if "dataset_id" in settings_of(name)]
-        raise ValueError(f"`dataset_name` cannot be used with corpus {corpus!r}; only {' and '.join(able)} accept it.")
-    given = settings.get("dataset_id", dataset_name)
-    if given != dataset_name:
-        raise ValueError(
-            f"`dataset_name` is {dataset_name!r}, but `dataset_id` in `corpus_settings` is {given!r}; give only one."
-        )
-    if data_dir is not None:
-        raise ValueError(
-            f"`dataset_name` ({dataset_name!r}) and `data_dir` ({data_dir!r}) exclude each other; give only one."
-        )
-    return {**settings, "dataset_id": dataset_name}
 
 
 def read_settings(
@@ -443,6 +409,67 @@ class _BareConfig:
         pass
 
 
+# ---------------------------------------------------------------------- the corpus
+
+DEFAULT_CORPUS = "synthetic_syllables"
+"""The corpus of commands that train or measure, if none is given: it needs neither files nor a network."""
+
+CORPUS_SETTINGS_HELP = (
+    "Settings of the corpus, as YAML: '{num_train: 256}'. `modeling-sim corpora --corpus NAME --help` describes them."
+)
+
+
+def corpus_help() -> str:
+    """Help line of a corpus."""
+    return f"Corpus: {', '.join(corpus_names())}."
+
+
+@dataclass(kw_only=True)
+class CorpusArguments(Mappings):
+    """The data that a command reads."""
+
+    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
+    data_dir: str | None = setting(
+        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
+    )
+    dataset_name: str | None = setting(
+        None, "Hub id or folder of the data set, for corpora with a setting `dataset_id`."
+    )
+    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
+    on_bad_audio: Literal["raise", "skip"] = setting(
+        "raise", "What to do with unreadable recordings: 'raise' an error, or 'skip' and list them."
+    )
+
+    def with_dataset(self) -> dict[str, Any]:
+        """`corpus_settings`, with `dataset_id` set to `dataset_name` if that is given.
+
+        Raises:
+            ValueError: The corpus has no setting `dataset_id`, or a setting or `data_dir` names a different source.
+        """
+        if self.dataset_name is None:
+            return self.corpus_settings
+        if "dataset_id" not in settings_of(self.corpus):
+            able = " and ".join(name for name in corpus_names() if "dataset_id" in settings_of(name))
+            raise ValueError(f"`dataset_name` cannot be used with corpus {self.corpus!r}; only {able} accept it.")
+        given = self.corpus_settings.get("dataset_id", self.dataset_name)
+        if given != self.dataset_name:
+            raise ValueError(
+                f"`dataset_name` is {self.dataset_name!r}, but `dataset_id` in `corpus_settings` is {given!r}; give "
+                "only one."
+            )
+        if self.data_dir is not None:
+            raise ValueError(
+                f"`dataset_name` ({self.dataset_name!r}) and `data_dir` ({self.data_dir!r}) exclude each other; give "
+                "only one."
+            )
+        return {**self.corpus_settings, "dataset_id": self.dataset_name}
+
+    def for_loading(self) -> dict[str, Any]:
+        """Settings of the corpus, its folder among them, for `load_corpus`; raises as `with_dataset`."""
+        folder = {} if self.data_dir is None else {"data_dir": self.data_dir}
+        return {**self.with_dataset(), **folder}
+
+
 # ---------------------------------------------------------------------- the command line
 
 
@@ -517,10 +544,8 @@ def parse_arguments(
         for name in _MAPPINGS:
             if hasattr(group, name):
                 setattr(group, name, {**from_file.get(name, {}), **getattr(group, name)})
-        if getattr(group, "corpus", None) is not None:
-            group.corpus_settings = with_dataset_name(
-                group.corpus, group.corpus_settings, group.dataset_name, data_dir=group.data_dir
-            )
+        if isinstance(group, CorpusArguments) and group.corpus:
+            group.corpus_settings = group.with_dataset()
             check_corpus_settings(group.corpus, group.corpus_settings)
     return groups
 

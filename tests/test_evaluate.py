@@ -301,7 +301,9 @@ def decoded(decoder, config=None, with_clips=False, turn=None, latents=None, num
             **(config or {}),
         }
     )
-    arguments = AnalysisArguments(["m"], label="label", num_utterances=12, num_pairs=11, steps=2, axes=axes, **settings)
+    arguments = AnalysisArguments(
+        model=["m"], label="label", num_utterances=12, num_pairs=11, steps=2, axes=axes, **settings
+    )
     analysis = Analysis(arguments)
     task = SimpleNamespace(
         arguments=arguments, of_frames=False, splits={"test": clips, "train": clips}, classes=["a", "b"]

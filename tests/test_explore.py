@@ -282,6 +282,20 @@ def test_frames_are_those_of_the_model_in_other_axes(explorer, axes):
         assert frames.divergences is None
 
 
+def test_damaged_axes_in_the_cache_are_found_again(arguments):
+    first = Explorer(arguments(seed=7))  # which no other test caches
+    name, principal = next(iter(first.representations)), "principal (PCA)"
+    before = set((Path(first.arguments.cache_dir) / "explore").glob("axes-*"))
+    found = first.transform(name, "module 1", principal)
+    (path,) = set((Path(first.arguments.cache_dir) / "explore").glob("axes-*")) - before
+    written = path.read_bytes()
+    for content in (b"", written[:-20]):
+        path.write_bytes(content)
+        again = Explorer(arguments(seed=7)).transform(name, "module 1", principal)
+        assert torch.equal(again.matrix, found.matrix)
+        assert path.read_bytes() == written
+
+
 def test_temporal_axes_are_those_of_the_checkpoint_if_they_are_of_its_weights(arguments, folders, tmp_path, capsys):
     folder = shutil.copytree(folders / "first", tmp_path / "first")
     model = SimModel.from_pretrained(folder)

@@ -339,5 +339,6 @@ def test_evaluating_the_measure_of_a_preset_gives_its_rows(checkpoint, tmp_path)
 def test_reading_a_split_leaves_the_recorded_settings_alone(monkeypatch):
     monkeypatch.setattr("modeling_sim.evaluation.settings.load_corpus", lambda *_, **given: given)
     arguments = ProbeArguments(model=["model"], corpus="librispeech", data_dir="here", corpus_settings={"seed": 1})
-    assert load_split(arguments, "test") == {"seed": 1, "data_dir": "here"}
+    read = load_split(arguments, "test")
+    assert read.items() >= {"seed": 1, "data_dir": "here"}.items()
     assert arguments.corpus_settings == {"seed": 1}

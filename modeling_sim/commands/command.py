@@ -12,7 +12,13 @@ from filelock import FileLock
 from modeling_sim.data.corpora import check_split
 from modeling_sim.files import ends_with_its_reader
 from modeling_sim.hub.settings import HubArguments
-from modeling_sim.settings import check_dataset, check_model_settings, errors_in_one_line, parse_arguments
+from modeling_sim.settings import (
+    CorpusArguments,
+    check_dataset,
+    check_model_settings,
+    errors_in_one_line,
+    parse_arguments,
+)
 
 
 @contextlib.contextmanager
@@ -78,7 +84,7 @@ def check(groups: Sequence[Any]) -> None:
             for item in value if isinstance(value, list) else [value]:
                 if check_value is not None and item:
                     check_value(each.name, item)
-                if each.name in _SPLITS and getattr(group, "corpus", None) is not None:
+                if each.name in _SPLITS and isinstance(group, CorpusArguments) and group.corpus:
                     check_split(group.corpus, item)
         if dataset_id := getattr(group, "corpus_settings", {}).get("dataset_id"):  # `dataset_name` sets it, too
             check_dataset("dataset_name" if getattr(group, "dataset_name", None) else "dataset_id", str(dataset_id))

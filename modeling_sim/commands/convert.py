@@ -19,8 +19,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import Mappings, setting
-from modeling_sim.trainer.settings import YamlMapping
+from modeling_sim.settings import Mappings, YamlMapping, setting
 
 if TYPE_CHECKING:
     from modeling_sim import SimForPreTraining

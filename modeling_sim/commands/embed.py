@@ -25,9 +25,8 @@ from typing import Literal
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import check_corpus_settings, check_split, corpus_names
-from modeling_sim.settings import CORPUS_SETTINGS_HELP, Mappings, check_data, check_sim_checkpoint, setting
+from modeling_sim.settings import CORPUS_SETTINGS_HELP, Mappings, YamlMapping, check_data, check_sim_checkpoint, setting
 from modeling_sim.text import counted, duration
-from modeling_sim.trainer.settings import YamlMapping
 
 
 @dataclass

@@ -37,7 +37,6 @@ from modeling_sim.evaluation.settings import (
     AnalysisArguments,
     ProbeArguments,
     claim_output_dir,
-    corpus_settings_of,
 )
 from modeling_sim.evaluation.task import LabelTask
 from modeling_sim.files import replacing
@@ -160,7 +159,7 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
     models = [each for each in representations if isinstance(each, (SimModules, AudioEncoder)) and not each.control]
     trained, found = (list(dict.fromkeys(each.kind for each in list_)) for list_ in (models, rows))
     present = {row.measure for row in rows}
-    corpus_settings = corpus_settings_of(arguments)
+    corpus_settings = arguments.with_dataset()
     return Results(
         corpus=arguments.corpus,
         corpus_license=corpus_info(arguments.corpus).license,

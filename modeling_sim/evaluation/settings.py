@@ -3,28 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.settings import (
-    CORPUS_SETTINGS_HELP,
-    DATASET_NAME_HELP,
-    DEFAULT_CORPUS,
     FIGURE_FORMAT_HELP,
-    ON_BAD_AUDIO_HELP,
+    CorpusArguments,
     FigureFormat,
-    Mappings,
     check_checkpoint,
-    check_folder,
     check_seed,
     chosen_numbers,
-    corpus_help,
     setting,
-    with_dataset_name,
 )
-from modeling_sim.trainer.settings import YamlMapping
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,8 +41,8 @@ AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "S
 """Axes other than a representation's own, and their names in results."""
 
 
-@dataclass
-class MeasuringArguments(Mappings):
+@dataclass(kw_only=True)
+class MeasuringArguments(CorpusArguments):
     """Which models are measured, on what, and where the results go."""
 
     model: list[str] = setting(  # noqa: RUF009 - a field
@@ -59,13 +51,6 @@ class MeasuringArguments(Mappings):
         "EnCodec and Mimi.",
         check=check_checkpoint,
     )
-    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
-    data_dir: str | None = setting(
-        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
-    )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     label: str = setting("phones", "Label: a column of classes, such as phones, speaker_id or vowel.")
     modules: str = setting(
         "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."
@@ -224,7 +209,7 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
     from modeling_sim.trainer.run_folder import claim_folder  # noqa: PLC0415 - imports torch
 
     output_dir = Path(arguments.output_dir)
-    compared = {**vars(arguments), "corpus_settings": corpus_settings_of(arguments)}
+    compared = {**vars(arguments), "corpus_settings": arguments.with_dataset()}
     drawn = [f"{picture}.{ending}" for picture in pictures for ending in get_args(FigureFormat)]
     claim_folder(
         output_dir,
@@ -242,17 +227,9 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
     With `on_bad_audio` "skip", every recording is decoded, since measures have no replacement for one that turns out to
     be unreadable later.
     """
-    settings = corpus_settings_of(arguments)
-    if arguments.data_dir:
-        settings = {**settings, "data_dir": arguments.data_dir}
-    bad_audio: dict[str, Any] = {"on_bad_audio": "skip", "decode_all": True}
-    return load_corpus(arguments.corpus, split, **settings, **(bad_audio if arguments.on_bad_audio == "skip" else {}))
-
-
-def corpus_settings_of(arguments: MeasuringArguments) -> dict[str, Any]:
-    """Settings of the corpus, its data set among them; raises as `with_dataset_name`."""
-    return with_dataset_name(
-        arguments.corpus, arguments.corpus_settings, arguments.dataset_name, data_dir=arguments.data_dir
+    skip = arguments.on_bad_audio == "skip"
+    return load_corpus(
+        arguments.corpus, split, on_bad_audio=arguments.on_bad_audio, decode_all=skip, **arguments.for_loading()
     )
 
 

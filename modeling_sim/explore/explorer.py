@@ -1,5 +1,6 @@
 """The models, the corpus and all that the page shows of them, computed once and kept in the cache."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from modeling_sim.analysis.concentration import rotation_gap
 from modeling_sim.data.audio import read_audio, read_header
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from modeling_sim.data.corpora.contract import class_label, is_frame_label
-from modeling_sim.evaluation.axes import drawn_utterances, find_axes, frame_moments
+from modeling_sim.evaluation.axes import drawn_utterances, find_axes, frame_moments, load_axes, save_axes
 from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint, key_name
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.models import attach_decoders, load_representations
@@ -306,9 +307,10 @@ class Explorer:
             if name == "temporal" and (saved := self._saved_axes(model).get(feature)):
                 return saved
             if path.is_file():
-                return LinearTransform.load(path)
+                with contextlib.suppress(ValueError):  # a damaged file is written again
+                    return load_axes(path)[feature]
             transform = find_axes(name, self._moments(model)[feature][0])
-            transform.save(path)
+            save_axes(path, {feature: transform})
             return transform
 
         return self._once(("axes", model, feature, name), make)

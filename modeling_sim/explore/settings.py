@@ -2,27 +2,19 @@
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.settings import (
-    CORPUS_SETTINGS_HELP,
-    DATASET_NAME_HELP,
-    DEFAULT_CORPUS,
-    ON_BAD_AUDIO_HELP,
-    Mappings,
+    CorpusArguments,
     check_checkpoint,
-    check_folder,
     check_seed,
-    corpus_help,
     setting,
 )
-from modeling_sim.trainer.settings import YamlMapping
 
 
-@dataclass
-class ExploreArguments(Mappings):
+@dataclass(kw_only=True)
+class ExploreArguments(CorpusArguments):
     """What is explored, and where the page is."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)
@@ -34,13 +26,6 @@ class ExploreArguments(Mappings):
         "Further models: another seed, GIM, or any speech encoder that `modeling-sim evaluate` accepts.",
         check=check_checkpoint,
     )
-    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
-    data_dir: str | None = setting(
-        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
-    )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")

@@ -16,7 +16,6 @@ from modeling_sim.data.augmentation import augmentation_names, augmented
 from modeling_sim.loading import check_encoder, feature_extractor_of
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.processing_sim import new_processor
-from modeling_sim.settings import with_dataset_name
 from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.greedy import (
     EXECUTIONS,
@@ -270,9 +269,7 @@ def pretrain(
         SystemExit: A setting or the data is invalid, or training had to stop; the message gives the reason and the
             checkpoint to resume from.
     """
-    data.corpus_settings = with_dataset_name(
-        data.corpus, data.corpus_settings, data.dataset_name, data_dir=data.data_dir
-    )
+    data.corpus_settings = data.with_dataset()
     run_command("pretrain", lambda: ((model, data, settings), list(callbacks)), build)
     return Path(settings.output_dir)
 

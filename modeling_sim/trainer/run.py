@@ -319,9 +319,7 @@ def load_data(
 
 
 def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:
-    corpus_settings: dict[str, Any] = dict(data.corpus_settings)
-    if data.data_dir is not None:
-        corpus_settings["data_dir"] = data.data_dir
+    corpus_settings = data.for_loading()
     skip = data.on_bad_audio == "skip"
 
     def load(split: str, name: str, **more: Any) -> Any:

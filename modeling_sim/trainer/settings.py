@@ -1,30 +1,19 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from modeling_sim.settings import (
-    CORPUS_SETTINGS_HELP,
-    DATASET_NAME_HELP,
-    DEFAULT_CORPUS,
-    ON_BAD_AUDIO_HELP,
+    CorpusArguments,
     Mappings,
     Preset,
-    check_folder,
+    YamlMapping,
     check_sim_checkpoint,
-    corpus_help,
     setting,
 )
 
 INFONCE = "infonce"
 """Name of the model's own objective: SIM, GIM or CPC."""
-
-
-# A setting that the parser reads as text, and `Mappings` converts to a mapping.
-if TYPE_CHECKING:
-    YamlMapping = dict[str, Any]
-else:
-    YamlMapping = str
 
 
 @dataclass
@@ -42,19 +31,12 @@ class ModelArguments(Mappings):
     )
 
 
-@dataclass
-class DataArguments(Mappings):
+@dataclass(kw_only=True)
+class DataArguments(CorpusArguments):
     """The data to train and evaluate on."""
 
-    corpus: str = setting(DEFAULT_CORPUS, corpus_help)
-    data_dir: str | None = setting(
-        None, "Folder of the corpus, for corpora that are read from disk.", check=check_folder
-    )
-    dataset_name: str | None = setting(None, DATASET_NAME_HELP)
-    corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
     train_split: str = setting("train", "Split to train on.")
     eval_split: str = setting("test", "Split to evaluate on.")
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", ON_BAD_AUDIO_HELP)
     crop_samples: int = setting(20480, "Samples per training crop; 20480 at 16 kHz are 1.28 s.")
     num_workers: int = setting(
         0, "Processes that load crops, per training process; 0 loads them in the training process itself."
