@@ -22,6 +22,8 @@ from studies.runner import Place, Study, StudyRow, main
 from studies.tables import modules_of, values_of
 
 WEIGHTS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+# Weights that change something, for one module at a time: up to 1e-3, all modules together hardly change.
+_LARGE = (1e-2, 1e-1)
 SEEDS = (0, 1, 2)
 _PRESET = "sim-small"
 _FIRST = "all modules, 0.001"
@@ -32,22 +34,25 @@ _TOLERANCE = 0.02
 
 
 def rows() -> list[StudyRow]:
-    """One seed of all weights on all modules, then on one module, then second lines, then the other seeds."""
+    """One seed of all weights on all modules, then large ones on one module, second lines, seeds, small weights."""
     config = SimConfig.preset(_PRESET)
+
+    def alone(module: int, weight: float) -> StudyRow:
+        weights = list(config.kl_weights)
+        weights[module] = weight
+        return _row(f"module {module} alone, {weight:g}", {"kl_weight": weights})
+
+    modules, small = range(config.num_conv_modules), [weight for weight in WEIGHTS if weight not in _LARGE]
     found = [_row(f"all modules, {weight:g}", {"kl_weight": weight}) for weight in WEIGHTS]
     found.sort(key=lambda row: row.kind != _FIRST)  # the first row has controls, and is compared with the others
-    for module in range(config.num_conv_modules):
-        for weight in WEIGHTS:
-            weights = list(config.kl_weights)
-            weights[module] = weight
-            found.append(_row(f"module {module} alone, {weight:g}", {"kl_weight": weights}))
+    found += [alone(module, weight) for module in modules for weight in _LARGE]
     for weight in WEIGHTS[2:]:
         wide = {"kl_weight": weight, "initial_log_variance": 0.0}
         found.append(_row(f"posterior from the prior, {weight:g}", wide))
     found += [_row(f"free bits, {bits:g}", {"kl_weight": 1e-2, "free_bits": bits}) for bits in (0.01, 0.1, 1.0)]
     for seed in SEEDS[1:]:
         found += [_row(f"all modules, {weight:g}", {"kl_weight": weight}, seed) for weight in WEIGHTS]
-    return found
+    return found + [alone(module, weight) for module in modules for weight in small]
 
 
 def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
