@@ -32,7 +32,9 @@ from modeling_sim.plots import GRAY, save_figure, style_of
 from modeling_sim.text import decimal, interval, percent
 from studies import tables
 from studies.axes import page as axes
+from studies.objectives import run as objectives
 from studies.paper_claims import make as claims
+from studies.runner import SCALES, Place
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -91,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         DOCS / "explorer.md": explorer_page(),
         DOCS / "axes.md": axes_page(),
         DOCS / "decoded_axes.md": decoded_axes_page(),
+        DOCS / "studies.md": studies_page(),
     }
     pages[README] = with_address(README.read_text(encoding="utf-8"), PROJECT.get("urls", {}).get("Repository"))
     stale = [path for path, text in pages.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -312,6 +315,23 @@ def _speed_table(speed: dict[str, Any]) -> str:
 
 def _in_percent(value: float | None) -> str:
     return decimal(None if value is None else 100 * value, 1)
+
+
+# ---------------------------------------------------------------------- studies.md
+
+
+def studies_page() -> str:
+    """The page of the studies that have rows, with tables of the objectives."""
+    scale, corpus = "narrow", "synthetic_syllables"
+    folder = ROOT / "studies" / "objectives" / "results" / f"{scale}_{corpus}"
+    place = Place(objectives.STUDY, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+    return render(
+        "studies.md",
+        objectives_done=len(place.done()),
+        objectives_rows=len(place.rows),
+        objectives_overview="\n".join(objectives.overview(place)),
+        objectives_kept="\n".join(objectives.what_is_kept(place)),
+    )
 
 
 # ---------------------------------------------------------------------- explorer.md

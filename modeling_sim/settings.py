@@ -466,8 +466,7 @@ class CorpusArguments(Mappings):
 
     def for_loading(self) -> dict[str, Any]:
         """Settings of the corpus, its folder among them, for `load_corpus`; raises as `with_dataset`."""
-        folder = {} if self.data_dir is None else {"data_dir": self.data_dir}
-        return {**self.with_dataset(), **folder}
+        return {**self.with_dataset(), **({"data_dir": self.data_dir} if self.data_dir else {})}
 
 
 # ---------------------------------------------------------------------- the command line
@@ -544,7 +543,7 @@ def parse_arguments(
         for name in _MAPPINGS:
             if hasattr(group, name):
                 setattr(group, name, {**from_file.get(name, {}), **getattr(group, name)})
-        if isinstance(group, CorpusArguments) and group.corpus:
+        if isinstance(group, CorpusArguments) and group.corpus is not None:
             group.corpus_settings = group.with_dataset()
             check_corpus_settings(group.corpus, group.corpus_settings)
     return groups

@@ -279,13 +279,14 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         run_row(row, place)
         return
     with errors_in_one_line(f"{study.name}/{study.script.name}"):
-        if given.plan:
-            _print_plan(place)
-            return
-        if not given.page:
-            _run_all(place, given)
-        study.write_page(place)
-        print(f"tables and pictures in {place.results}")
+        _ = place.finished  # results of other settings are refused at once
+    if given.plan:
+        _print_plan(place)
+        return
+    if not given.page:
+        _run_all(place, given)
+    study.write_page(place)
+    print(f"tables and pictures in {place.results}")
 
 
 def _print_plan(place: Place) -> None:

@@ -124,6 +124,22 @@ def test_measuring_commands_skip_recordings_that_cannot_be_read(tmp_path):
     assert load_split(measuring(*flags, "--on_bad_audio", "skip"), "all")["id"][:] == ["intact"]
 
 
+def test_a_stream_cannot_be_measured(tmp_path):
+    load_corpus("synthetic_syllables", num_train=3, num_speakers=2, cache=False).to_parquet(tmp_path / "x.parquet")
+    flags = [
+        "--model",
+        "m",
+        "--corpus",
+        "hub",
+        "--dataset_name",
+        str(tmp_path),
+        "--corpus_settings",
+        "{streaming: true}",
+    ]
+    with pytest.raises(ValueError, match="streaming"):
+        load_split(measuring(*flags), "train")
+
+
 def test_all_commands_that_read_a_corpus_can_skip_recordings():
     kinds = (DataArguments, ProbeArguments, AbxArguments, AnalysisArguments, ExploreArguments, CorporaArguments)
     for kind in (*kinds, EmbedArguments, AxesArguments):

@@ -53,6 +53,14 @@ def test_files_of_other_names_are_no_obstacle_and_stay(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_settings_of_another_version_do_not_count(tmp_path):
+    claim_folder(tmp_path, "probe", ["probe.json"], settings={"label": "phones", "removed": 1})
+    (tmp_path / "probe.json").touch()
+    claim_folder(tmp_path, "probe", ["probe.json"], settings={"label": "phones", "new": 2})
+    with pytest.raises(FileExistsError, match="label"):
+        claim_folder(tmp_path, "probe", ["probe.json"], settings={"label": "vowel", "new": 2})
+
+
 def test_only_claimed_files_are_cleared(tmp_path):
     claim_folder(tmp_path, "analysis", ["analysis.json", "*.npz"])
     fill(tmp_path, **{"analysis.json": "{}", "media.npz": "", "notes.txt": "mine", "config.json": "mine"})
@@ -85,10 +93,12 @@ def test_the_same_command_may_be_given_again(tmp_path):
 
 @pytest.mark.parametrize("arguments", [ProbeArguments, AbxArguments, AnalysisArguments])
 def test_results_of_another_corpus_are_refused_by_its_name(tmp_path, arguments):
-    claim_output_dir(arguments(["a"], "librispeech", output_dir=str(tmp_path)), "analysis", ["analysis.json"], [])
+    claim_output_dir(
+        arguments(model=["a"], corpus="librispeech", output_dir=str(tmp_path)), "analysis", ["analysis.json"], []
+    )
     fill(tmp_path, analysis_DOT_json="{}")
     with pytest.raises(FileExistsError, match="`corpus`"):
-        claim_output_dir(arguments(["a"], output_dir=str(tmp_path)), "analysis", ["analysis.json"], [])
+        claim_output_dir(arguments(model=["a"], output_dir=str(tmp_path)), "analysis", ["analysis.json"], [])
 
 
 def test_results_of_versions_without_claims_are_known_by_their_content(tmp_path):

@@ -84,7 +84,7 @@ def check(groups: Sequence[Any]) -> None:
             for item in value if isinstance(value, list) else [value]:
                 if check_value is not None and item:
                     check_value(each.name, item)
-                if each.name in _SPLITS and isinstance(group, CorpusArguments) and group.corpus:
+                if each.name in _SPLITS and isinstance(group, CorpusArguments) and group.corpus is not None:
                     check_split(group.corpus, item)
         if dataset_id := getattr(group, "corpus_settings", {}).get("dataset_id"):  # `dataset_name` sets it, too
             check_dataset("dataset_name" if getattr(group, "dataset_name", None) else "dataset_id", str(dataset_id))

@@ -23,7 +23,10 @@ from modeling_sim.settings import (
 class CorporaArguments(CorpusArguments):
     """The corpus and what to show."""
 
-    corpus: str = setting("", lambda: f"{corpus_help()} Unset to list the corpora.")
+    # The only command that runs without a corpus.
+    corpus: str | None = setting(  # type: ignore[assignment]
+        None, lambda: f"{corpus_help()} Unset to list the corpora."
+    )
     splits: list[str] = setting(["train", "test"], "Splits to describe.")  # noqa: RUF009 - a field
     describe: bool = setting(False, "Print a table of counts, lengths and labels; the default without `plot`.")
     plot: str | None = setting(None, "Draw an utterance of the first split to this file.")
@@ -35,7 +38,7 @@ class CorporaArguments(CorpusArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("corpora", __doc__, argv, CorporaArguments) as (settings,):
-        if not settings.corpus:
+        if settings.corpus is None:
             for name in corpus_names():
                 info = corpus_info(name)
                 print(f"{name:<20} {info.description} License: {info.license}.")

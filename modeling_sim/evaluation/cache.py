@@ -23,7 +23,7 @@ from modeling_sim.provenance import versions
 _NOT_MEASURED_BY = frozenset(
     str.split(
         "model decoder modules measures align_modules data_dir dataset_name cache_dir output_dir overwrite_output_dir "
-        "figure_format axes axes_minutes dims utterance range"
+        "figure_format axes axes_minutes dims utterance range on_bad_audio"
     )
 )
 

@@ -170,7 +170,7 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
         settings={
             **measuring_settings(arguments),
             "pooling": task.pooling,
-            **{name: getattr(arguments, name) for name in ("dims", "utterance", "range")},
+            **{name: getattr(arguments, name) for name in ("dims", "utterance", "range", "on_bad_audio")},
         },
         facts=[facts_of(path, model) for path, model in zip(arguments.model, models, strict=True)],
         fingerprints={model.name: weights_fingerprint(model.model) for model in models},

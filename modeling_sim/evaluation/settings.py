@@ -67,7 +67,7 @@ class MeasuringArguments(CorpusArguments):
     figure_format: FigureFormat | None = setting("png", FIGURE_FORMAT_HELP)  # noqa: RUF009 - a field
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ProbeArguments(MeasuringArguments):
     """How features are probed."""
 
@@ -93,7 +93,7 @@ class ProbeArguments(MeasuringArguments):
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AbxArguments(MeasuringArguments):
     """How tokens are compared."""
 
@@ -102,7 +102,7 @@ class AbxArguments(MeasuringArguments):
     max_tokens: int = setting(5, "Maximum number of tokens per phone, speaker and context in ABX.")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AnalysisArguments(ProbeArguments, AbxArguments):
     """Everything that `evaluate` measures; probe and abx are presets of it."""
 
@@ -226,7 +226,12 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
 
     With `on_bad_audio` "skip", every recording is decoded, since measures have no replacement for one that turns out to
     be unreadable later.
+
+    Raises:
+        ValueError: It is a stream.
     """
+    if arguments.corpus_settings.get("streaming"):
+        raise ValueError("a stream cannot be measured; remove `streaming` from `corpus_settings`.")
     skip = arguments.on_bad_audio == "skip"
     return load_corpus(
         arguments.corpus, split, on_bad_audio=arguments.on_bad_audio, decode_all=skip, **arguments.for_loading()

@@ -136,8 +136,9 @@ def claim_folder(
     different = ""
     if settings is not None:
         settings, then = json.loads(json.dumps(settings)), commands.get(kind) or {}
-        resume = resume or then == settings
+        # Settings that only one of two versions of this package has do not count.
         changed = sorted(name for name in {*then} & {*settings} if then[name] != settings[name])
+        resume = resume or (bool(then) and not changed)
         different = f" with different `{'`, `'.join(changed)}`" if changed else ""
     if there and not (overwrite_output_dir or resume):
         raise FileExistsError(

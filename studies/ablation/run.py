@@ -2,10 +2,10 @@
 
     python studies/ablation/run.py --budget 8h
 
-The rows are settings of the same model, from GIM, which has none of the parts, to SIM, which has all. The rows of
-sampling and KL come first, with all seeds, so that a part of the study already compares them; then shared noise and
-batch normalization, variant by variant. The preset with readable axes, which differs in several settings, is there for
-comparison. Give the same command again after any interruption; `--plan` lists the rows.
+The rows are settings of the same model, from GIM to SIM. Those of sampling and KL come first, with all seeds, so that a
+part of the study already compares them; then shared noise and batch normalization, variant by variant. The preset with
+readable axes, which differs in several settings, is there for comparison. Give the same command again after any
+interruption; `--plan` lists the rows.
 """
 
 from pathlib import Path
@@ -16,7 +16,8 @@ from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
 
-# A Gaussian head without sampling and KL is no row: it trains as GIM to the bit; see tests/test_modeling_sim.py.
+# A Gaussian head without sampling and KL is no row: from equal weights it trains as GIM to the bit, which a test in
+# tests/test_modeling_sim.py shows, so it would be one more seed of GIM.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIM": ("sim-small", {}),
     "GIM": ("gim-small", {}),

@@ -6,10 +6,12 @@ The models are those of final rows of `run.py` on synthetic syllables. The page 
 The log-mel spectrum and the untrained first model are measured next to them. Per model and module:
 
 - `R2`: of a linear regression of properties of the sound at voiced moments, cross-validated over utterances;
-- `phone_before`: accuracy of a linear probe that predicts the vowel before from the last frame of a consonant, after a
-  fit on half of the utterances; chance is one in three;
+- `phone_before`: accuracy of a linear probe that predicts the vowel before from the last frame of a consonant,
+  cross-validated over utterances; chance is one in three;
 - `vowels`, `consonants`, `mixed`: ABX errors within speakers, of pairs of vowels, pairs of consonants, and pairs of one
-  of each.
+  of each;
+- `distance_before`: ABX error within speakers of the vowel before, among consonants: low if consonants are nearest to
+  others that follow the same vowel.
 """
 
 from argparse import ArgumentParser
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.model_selection import GroupKFold
 from tqdm.auto import tqdm
 
-from modeling_sim.analysis import abx, fit_linear_probe, linear_r2
+from modeling_sim.analysis import AbxScore, abx, fit_linear_probe, linear_r2
 from modeling_sim.evaluation.models import load_representations
 from modeling_sim.evaluation.representations import Representation, SimModules
 from modeling_sim.evaluation.settings import AnalysisArguments
@@ -39,7 +42,7 @@ _PROPERTIES = ("F1", "F2", "pitch", "gain")
 # Names of phones that are vowels.
 _VOWELS = ("a", "i", "u", "e", "o")
 
-_PERCENT = ("phone_before", "vowels", "consonants", "mixed")
+_PERCENT = ("phone_before", "distance_before", "vowels", "consonants", "mixed")
 
 # Kinds of the spectra and of untrained networks.
 _CONTROLS = ("spectrum", "untrained")
@@ -59,44 +62,45 @@ def of_module(task: LabelTask, representation: Representation, module: str) -> d
     factors, utterances = task.factors(test), moments.utterances[tokens.starts]
     values = {name: factors.all[name] for name in _PROPERTIES}
     codes, groups = test.features[module][factors.items], test.utterances[factors.items]
+    before = np.array([previous for previous, _ in tokens.contexts])
+    after_vowel = ~is_vowel[tokens.phones] & is_vowel[before]
     return {
         "R2": {name: linear_r2(codes, each, groups) for name, each in values.items()},
-        "phone_before": _phone_before(features, tokens, utterances, is_vowel),
+        "phone_before": _phone_before(features, tokens, before, after_vowel, utterances),
+        "distance_before": _score(features, tokens, before, after_vowel).error,
         **_errors(features, tokens, is_vowel),
     }
 
 
-def _phone_before(features: np.ndarray, tokens: Tokens, utterances: np.ndarray, is_vowel: np.ndarray) -> float:
-    """Accuracy of the vowel before, from the last frames of consonants of half of the utterances."""
-    before = np.array([previous for previous, _ in tokens.contexts])
-    chosen = np.flatnonzero(~is_vowel[tokens.phones] & is_vowel[before])
+def _phone_before(
+    features: np.ndarray, tokens: Tokens, before: np.ndarray, chosen: np.ndarray, utterances: np.ndarray
+) -> float:
+    """Accuracy of the phone before, from the last frames of chosen tokens, cross-validated over utterances."""
     inputs, labels = np.asarray(features[tokens.ends[chosen] - 1]), before[chosen]
-    first_half = np.unique(utterances)[::2]
-    train = np.isin(utterances[chosen], first_half)
-    probe = fit_linear_probe(inputs[train], labels[train], len(is_vowel), l2=1e-3)
-    return float((probe.predict(inputs[~train]) == labels[~train]).mean())
+    # Shuffled: the speaker follows from the number of an utterance.
+    folds = GroupKFold(5, shuffle=True, random_state=0).split(inputs, labels, utterances[chosen])
+    right = 0
+    for train, test in folds:
+        probe = fit_linear_probe(inputs[train], labels[train], int(before.max()) + 1, l2=1e-3)
+        right += int((probe.predict(inputs[test]) == labels[test]).sum())
+    return right / len(labels)
 
 
 def _errors(features: np.ndarray, tokens: Tokens, is_vowel: np.ndarray) -> dict[str, float]:
-    """ABX errors within speakers by the sort of pair. That of mixed pairs is what is left of the error of all pairs.
-
-    No token is left out, so that all three errors are of the same triples.
-    """
-
-    def score(chosen: np.ndarray) -> tuple[float, int]:
-        bounds = zip(tokens.starts[chosen], tokens.ends[chosen], strict=True)
-        segments = [features[start:end] for start, end in bounds]
-        found = abx(
-            segments, tokens.phones[chosen].tolist(), tokens.speakers[chosen].tolist(), max_tokens=len(features)
-        )
-        return found.error, found.num_pairs
-
+    """ABX errors by the sort of pair. That of mixed pairs is what is left of the error of all pairs."""
     vowels = is_vowel[tokens.phones]
-    parts = {"vowels": score(vowels), "consonants": score(~vowels)}
-    total, count = score(np.ones_like(vowels))
-    rest = total * count - sum(error * pairs for error, pairs in parts.values())
-    mixed = rest / (count - sum(pairs for _, pairs in parts.values()))
-    return {**{name: error for name, (error, _) in parts.items()}, "mixed": mixed}
+    own = {"vowels": vowels, "consonants": ~vowels}
+    parts = {name: _score(features, tokens, tokens.phones, chosen) for name, chosen in own.items()}
+    total = _score(features, tokens, tokens.phones, np.ones_like(vowels))
+    rest = total.error * total.num_pairs - sum(part.error * part.num_pairs for part in parts.values())
+    mixed = rest / (total.num_pairs - sum(part.num_pairs for part in parts.values()))
+    return {**{name: part.error for name, part in parts.items()}, "mixed": mixed}
+
+
+def _score(features: np.ndarray, tokens: Tokens, classes: np.ndarray, chosen: np.ndarray) -> AbxScore:
+    """ABX within speakers of all chosen tokens; none is left out, so that errors of sorts of pairs add up."""
+    segments = [features[start:end] for start, end in zip(tokens.starts[chosen], tokens.ends[chosen], strict=True)]
+    return abx(segments, classes[chosen].tolist(), tokens.speakers[chosen].tolist(), max_tokens=len(features))
 
 
 def table(path: Path, names_of_kinds: Mapping[str, str]) -> list[str]:
@@ -107,7 +111,14 @@ def table(path: Path, names_of_kinds: Mapping[str, str]) -> list[str]:
         names_of_kinds: What to write for kinds; others are written as they are.
     """
     models = read_json(path)["models"]
-    names = [*_PROPERTIES, "vowel before, %", "ABX, %: vowels", "consonants", "mixed"]
+    names = [
+        *_PROPERTIES,
+        "vowel before, %",
+        "ABX error of the vowel before, %",
+        "of vowels",
+        "of consonants",
+        "of a vowel and a consonant",
+    ]
     lines = [f"| | models | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 2)}"]
     for kind in dict.fromkeys(model["kind"] for model in models):
         of_kind = [model["modules"] for model in models if model["kind"] == kind]
@@ -119,6 +130,12 @@ def table(path: Path, names_of_kinds: Mapping[str, str]) -> list[str]:
     return lines
 
 
+def _chosen(representations: Sequence[Representation]) -> list[Representation]:
+    """The spectra, the first untrained network, and all models."""
+    controls = [each for each in representations if each.control]
+    return controls[:2] + [each for each in representations if not each.control]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
@@ -126,25 +143,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--cache_dir", default="runs/cache", help="folder of features")
     given = parser.parse_args(argv)
-    found = []
-    for folder in tqdm(given.models, unit="model"):
-        arguments = AnalysisArguments(
-            model=[folder],
-            corpus="synthetic_syllables",
-            label="phones",
-            measures="disentanglement,abx",
-            axes="own",
-            max_items=5000,
-            cache_dir=given.cache_dir,
-            output_dir=folder,
-        )
-        task, name = LabelTask(arguments), Path(folder).name
-        for each in load_representations(arguments, controls=folder == given.models[0]):
-            is_network = isinstance(each, SimModules)
-            kind = _CONTROLS[is_network] if each.control else name.rpartition("-")[0]
-            modules = MODULES if is_network else ("log-mel",)
-            measured = {module: of_module(task, each, module) for module in modules}
-            found.append({"kind": kind, "model": name, "modules": measured})
+    arguments = AnalysisArguments(
+        model=given.models,
+        corpus="synthetic_syllables",
+        label="phones",
+        measures="disentanglement,abx",
+        axes="own",
+        max_items=5000,
+        cache_dir=given.cache_dir,
+    )
+    task, found = LabelTask(arguments), []
+    for each in tqdm(_chosen(load_representations(arguments)), unit="model"):
+        is_network = isinstance(each, SimModules)
+        kind = _CONTROLS[is_network] if each.control else each.name.rpartition("-")[0]
+        measured = {name: of_module(task, each, name) for name in (MODULES if is_network else ("log-mel",))}
+        found.append({"kind": kind, "model": each.name, "modules": measured})
     write_json(given.output, {"models": found})
     print("\n".join(table(given.output, {})))
 

@@ -17,9 +17,13 @@ Give the same command again after any interruption. `--plan` lists the rows.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeling_sim.settings import merged
+from modeling_sim.text import decimal
+from studies import tables
 from studies.objectives import kept
-from studies.pages import write_page
+from studies.pages import TEMPORAL, results_of, write_page
 from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
@@ -120,20 +124,31 @@ def _name(kind: str) -> str:
     return kind.lower().replace(" + ", "-").replace(", ", "-")
 
 
+_CONTROLS = ("supervised", "untrained", "log-mel")
+_MODULES = ("module 2", "context")
+_OVERVIEW = {
+    "phones, %": ("phones", "linear_accuracy", ""),
+    "speakers, %": ("speaker_id", "linear_accuracy", ""),
+    "syllables, %": ("syllable", "linear_accuracy", ""),
+    "ABX error of phones, across speakers, %": ("phones", "abx_across", ""),
+    "gap of the best temporal component": ("phones", "best_dimension_gap", TEMPORAL),
+}
+"""Columns of the overview: label, measure, and the ending of the kinds that have it."""
+
+
 def page(place: Place) -> None:
     """Tables and pictures of whatever rows are done, and the table of `kept.py` if there is its output."""
-    extra = []
-    if (path := place.results / kept.FILE_NAME).is_file():
-        kinds = {_name(row.kind): row.kind for row in place.rows if not row.tuning}
+    extra = ["## Overview", "", "Means over seeds, module 2 / context.", "", *overview(place)]
+    if kept_table := what_is_kept(place):
         text = "Made by `python studies/objectives/kept.py`, which says what the columns are."
-        extra = ["## What module 2 and the context keep", "", text, "", *kept.table(path, kinds)]
+        extra += ["", "## What module 2 and the context keep", "", text, "", *kept_table]
     write_page(
         place,
         "Objectives on the same encoder",
         "Made by `python studies/objectives/run.py` from the results next to it. Means over seeds; **+** and "
         "**\N{MINUS SIGN}** say that SIM is better or worse than the method of that column with 95 % over seeds. "
         "All methods at equal seconds of audio through the encoder, after 8 tuning runs each.",
-        controls=("supervised", "untrained", "log-mel"),
+        controls=_CONTROLS,
         drawn={
             "phones": ("linear_accuracy", "abx_within", "abx_across", "best_dimension_gap", "rotation_gap"),
             "speaker_id": ("linear_accuracy",),
@@ -142,6 +157,31 @@ def page(place: Place) -> None:
         },
         extra=extra,
     )
+
+
+def overview(place: Place) -> list[str]:
+    """Lines of a Markdown table of the kinds that are done: means over seeds, module 2 / context."""
+    kinds = list(dict.fromkeys([*(row.kind for row in place.rows), *_CONTROLS]))
+    results = {label: results_of(place, label, kinds, _CONTROLS) for label, _, _ in _OVERVIEW.values()}
+    lines = [f"| | seeds | {' | '.join(_OVERVIEW)} |", f"|{' --- |' * (len(_OVERVIEW) + 2)}"]
+    for kind in kinds:
+        cells = []
+        for name, (label, measure, ending) in _OVERVIEW.items():
+            found = [tables.values_of(results[label], measure, module, kind + ending) for module in _MODULES]
+            factor, digits = (100, 1) if name.endswith("%") else (1, 2)
+            means = [decimal(factor * float(np.mean(values)) if values else None, digits) for values in found]
+            cells.append(" / ".join(dict.fromkeys(means) if kind == "log-mel" else means))
+        seeds = sum(result["row"]["kind"] == kind and not result["row"]["tuning"] for result in place.done())
+        if any(cell.strip("- /") for cell in cells):
+            lines.append(f"| {kind} | {seeds or '-'} | {' | '.join(cells)} |")
+    return lines
+
+
+def what_is_kept(place: Place) -> list[str]:
+    """Lines of the table of `kept.py`; none without its output."""
+    path = place.results / kept.FILE_NAME
+    kinds = {_name(row.kind): row.kind for row in place.rows if not row.tuning}
+    return kept.table(path, kinds) if path.is_file() else []
 
 
 STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows(), page)
