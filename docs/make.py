@@ -329,8 +329,8 @@ def studies_page() -> str:
         "studies.md",
         objectives_done=len(place.done()),
         objectives_rows=len(place.rows),
-        objectives_overview="\n".join(objectives.overview(place)),
-        objectives_kept="\n".join(objectives.what_is_kept(place)),
+        objectives_overview=objectives.overview(place),
+        objectives_kept=objectives.what_is_kept(place),
     )
 
 

@@ -12,11 +12,7 @@ from typing import Any
 
 from modeling_sim.commands.command import command
 from modeling_sim.data.corpora import corpus_info, corpus_names, load_corpus
-from modeling_sim.settings import (
-    CorpusArguments,
-    corpus_help,
-    setting,
-)
+from modeling_sim.settings import CorpusArguments, corpus_help, setting
 
 
 @dataclass(kw_only=True)

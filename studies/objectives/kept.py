@@ -29,6 +29,7 @@ from modeling_sim.evaluation.representations import Representation, SimModules
 from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.evaluation.task import LabelTask, Tokens
 from modeling_sim.files import read_json, write_json
+from modeling_sim.hub.escaping import markdown_table
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import decimal
 
@@ -98,13 +99,13 @@ def _errors(features: np.ndarray, tokens: Tokens, is_vowel: np.ndarray) -> dict[
 
 
 def _score(features: np.ndarray, tokens: Tokens, classes: np.ndarray, chosen: np.ndarray) -> AbxScore:
-    """ABX within speakers of all chosen tokens; none is left out, so that errors of sorts of pairs add up."""
+    """ABX within speakers of all chosen tokens: a random choice would differ between sorts of pairs."""
     segments = [features[start:end] for start, end in zip(tokens.starts[chosen], tokens.ends[chosen], strict=True)]
     return abx(segments, classes[chosen].tolist(), tokens.speakers[chosen].tolist(), max_tokens=len(features))
 
 
-def table(path: Path, names_of_kinds: Mapping[str, str]) -> list[str]:
-    """Lines of a Markdown table of the output: means over the models of each kind.
+def table(path: Path, names_of_kinds: Mapping[str, str]) -> str:
+    """A Markdown table of the output: means over the models of each kind.
 
     Args:
         path: The output.
@@ -119,15 +120,15 @@ def table(path: Path, names_of_kinds: Mapping[str, str]) -> list[str]:
         "of consonants",
         "of a vowel and a consonant",
     ]
-    lines = [f"| | models | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 2)}"]
+    rows = []
     for kind in dict.fromkeys(model["kind"] for model in models):
         of_kind = [model["modules"] for model in models if model["kind"] == kind]
         for module in of_kind[0]:
             found = [model[module] for model in of_kind]
             cells = [decimal(float(np.mean([each["R2"][name] for each in found])), 2) for name in _PROPERTIES]
             cells += [decimal(100 * float(np.mean([each[name] for each in found])), 1) for name in _PERCENT]
-            lines.append(f"| {names_of_kinds.get(kind, kind)}, {module} | {len(of_kind)} | {' | '.join(cells)} |")
-    return lines
+            rows.append([f"{names_of_kinds.get(kind, kind)}, {module}", str(len(of_kind)), *cells])
+    return markdown_table(["", "models", *names], rows)
 
 
 def _chosen(representations: Sequence[Representation]) -> list[Representation]:
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = {name: of_module(task, each, name) for name in (MODULES if is_network else ("log-mel",))}
         found.append({"kind": kind, "model": each.name, "modules": measured})
     write_json(given.output, {"models": found})
-    print("\n".join(table(given.output, {})))
+    print(table(given.output, {}))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ Positives are frames. Objectives whose positives are utterances would lose phone
 Give the same command again after any interruption. `--plan` lists the rows.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modeling_sim.hub.escaping import markdown_table
 from modeling_sim.settings import merged
 from modeling_sim.text import decimal
 from studies import tables
@@ -138,10 +140,10 @@ _OVERVIEW = {
 
 def page(place: Place) -> None:
     """Tables and pictures of whatever rows are done, and the table of `kept.py` if there is its output."""
-    extra = ["## Overview", "", "Means over seeds, module 2 / context.", "", *overview(place)]
+    extra = ["## Overview", "", "Means over seeds, module 2 / context.", "", overview(place)]
     if kept_table := what_is_kept(place):
         text = "Made by `python studies/objectives/kept.py`, which says what the columns are."
-        extra += ["", "## What module 2 and the context keep", "", text, "", *kept_table]
+        extra += ["", "## What module 2 and the context keep", "", text, "", kept_table]
     write_page(
         place,
         "Objectives on the same encoder",
@@ -159,11 +161,13 @@ def page(place: Place) -> None:
     )
 
 
-def overview(place: Place) -> list[str]:
-    """Lines of a Markdown table of the kinds that are done: means over seeds, module 2 / context."""
+def overview(place: Place) -> str:
+    """A Markdown table of the kinds that are done: means over seeds, module 2 / context."""
     kinds = list(dict.fromkeys([*(row.kind for row in place.rows), *_CONTROLS]))
-    results = {label: results_of(place, label, kinds, _CONTROLS) for label, _, _ in _OVERVIEW.values()}
-    lines = [f"| | seeds | {' | '.join(_OVERVIEW)} |", f"|{' --- |' * (len(_OVERVIEW) + 2)}"]
+    labels = dict.fromkeys(label for label, _, _ in _OVERVIEW.values())
+    results = {label: results_of(place, label, kinds, _CONTROLS) for label in labels}
+    seeds = Counter(result["row"]["kind"] for result in place.done() if not result["row"]["tuning"])
+    rows = []
     for kind in kinds:
         cells = []
         for name, (label, measure, ending) in _OVERVIEW.items():
@@ -171,17 +175,16 @@ def overview(place: Place) -> list[str]:
             factor, digits = (100, 1) if name.endswith("%") else (1, 2)
             means = [decimal(factor * float(np.mean(values)) if values else None, digits) for values in found]
             cells.append(" / ".join(dict.fromkeys(means) if kind == "log-mel" else means))
-        seeds = sum(result["row"]["kind"] == kind and not result["row"]["tuning"] for result in place.done())
         if any(cell.strip("- /") for cell in cells):
-            lines.append(f"| {kind} | {seeds or '-'} | {' | '.join(cells)} |")
-    return lines
+            rows.append([kind, str(seeds[kind] or "-"), *cells])
+    return markdown_table(["", "seeds", *_OVERVIEW], rows)
 
 
-def what_is_kept(place: Place) -> list[str]:
-    """Lines of the table of `kept.py`; none without its output."""
+def what_is_kept(place: Place) -> str:
+    """The table of `kept.py`; empty without its output."""
     path = place.results / kept.FILE_NAME
     kinds = {_name(row.kind): row.kind for row in place.rows if not row.tuning}
-    return kept.table(path, kinds) if path.is_file() else []
+    return kept.table(path, kinds) if path.is_file() else ""
 
 
 STUDY = Study(Path(__file__).resolve(), __doc__ or "", rows(), page)
