@@ -31,7 +31,9 @@ from modeling_sim.hub.escaping import Markdown, code, markdown_table
 from modeling_sim.plots import GRAY, save_figure, style_of
 from modeling_sim.text import decimal, interval, percent
 from studies import tables
+from studies.ablation import run as ablation
 from studies.axes import page as axes
+from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
 from studies.paper_claims import make as claims
 from studies.runner import SCALES, Place
@@ -322,15 +324,17 @@ def _in_percent(value: float | None) -> str:
 
 def studies_page() -> str:
     """The page of the studies that have rows, with tables of the objectives."""
-    scale, corpus = "narrow", "synthetic_syllables"
-    folder = ROOT / "studies" / "objectives" / "results" / f"{scale}_{corpus}"
-    place = Place(objectives.STUDY, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+    corpus = "synthetic_syllables"
+    places = {}
+    for study, scale in ((objectives.STUDY, "narrow"), (kl_weight.STUDY, "small"), (ablation.STUDY, "small")):
+        folder = ROOT / "studies" / study.name / "results" / f"{scale}_{corpus}"
+        places[study.name] = Place(study, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
     return render(
         "studies.md",
-        objectives_done=len(place.done()),
-        objectives_rows=len(place.rows),
-        objectives_overview=objectives.overview(place),
-        objectives_kept=objectives.what_is_kept(place),
+        done={name: len(place.done()) for name, place in places.items()},
+        rows={name: len(place.rows) for name, place in places.items()},
+        objectives_overview=objectives.overview(places["objectives"]),
+        objectives_kept=objectives.what_is_kept(places["objectives"]),
     )
 
 
