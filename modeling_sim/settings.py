@@ -211,10 +211,14 @@ def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
 _HUB_TIMEOUT_SECONDS = 5
 
 
-def check_seed(name: str, value: int) -> None:
-    """Checks that a seed is not negative, which NumPy refuses without its name; raises a ValueError."""
-    if value < 0:
-        raise ValueError(f"`{name}` is {value}; it must be at least 0.")
+def at_least(minimum: float) -> Callable[[str, float], None]:
+    """A check of `setting` that a number is not below a minimum, nor NaN."""
+
+    def check(name: str, value: float) -> None:
+        if not value >= minimum:
+            raise ValueError(f"`{name}` is {value}; it must be at least {minimum:g}.")
+
+    return check
 
 
 def check_folder(name: str, value: str) -> None:

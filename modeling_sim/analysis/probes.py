@@ -125,13 +125,19 @@ def choose_l2(
         device: See `fit_linear_probe`.
 
     Raises:
-        ValueError: There are fewer than 2 groups.
+        ValueError: There are fewer than 2 groups, or no two classes are left whichever are held out.
     """
-    names = np.unique(groups)
-    if len(names) < 2:
-        raise ValueError("choosing `l2` needs at least 2 training groups (utterances or speakers); give it instead.")
-    held_out = np.random.default_rng(seed).permutation(names)[: max(1, round(validation_share * len(names)))]
-    validation = np.isin(groups, held_out)
+    names = np.random.default_rng(seed).permutation(np.unique(groups))
+    count = max(1, round(validation_share * len(names)))
+    for first in range(len(names)):
+        validation = np.isin(groups, np.roll(names, -first)[:count])
+        if len(np.unique(labels[~validation])) > 1:
+            break
+    else:
+        raise ValueError(
+            "choosing `l2` needs training groups (utterances or speakers) to hold out, and two classes in the others; "
+            "give it instead."
+        )
     best, best_accuracy = grid[0], -1.0
     for l2 in grid:
         probe = fit_linear_probe(features[~validation], labels[~validation], num_classes, l2=l2, device=device)
@@ -302,13 +308,15 @@ def control_labels(
         seed: Seed of the names.
 
     Returns:
-        New labels of both; `None` where there is one speaker, or no test speaker is one of training.
+        New labels of both; `None` where there is one speaker, no test speaker is one of training, or the names leave
+        the training items one class.
     """
     known = np.unique(np.concatenate(speakers))
     if len(known) < 2 or not np.isin(speakers[1], speakers[0]).any():
         return None
     names = np.random.default_rng(seed).choice(labels[0], size=(len(known), num_classes))
-    return [
+    renamed = [
         names[np.searchsorted(known, own_speakers), own_labels]
         for own_labels, own_speakers in zip(labels, speakers, strict=True)
     ]
+    return renamed if len(np.unique(renamed[0])) > 1 else None

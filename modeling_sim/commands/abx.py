@@ -6,8 +6,7 @@ The error is the fraction of triples in which a token of a phone is closer to a 
 the same phone; chance is 50 %. Tokens are segments of the alignment, read every 10 ms, without silence and noise.
 
 There are rows for log-mel and MFCC frames and for every module or layer of each model. Each model is shown next to its
-untrained network, the same architecture with new weights. A deterministic SIM model is also shown in principal and in
-independent components.
+untrained network, the same architecture with new weights.
 
 This is `modeling-sim evaluate --measures abx` with a different output: `abx.json` and `abx.png`. The output folder must
 not contain results of a different ABX measurement.

@@ -82,7 +82,7 @@ def check(groups: Sequence[Any]) -> None:
         for each in fields(group):
             value, check_value = getattr(group, each.name), each.metadata["check"]
             for item in value if isinstance(value, list) else [value]:
-                if check_value is not None and item:
+                if check_value is not None and item not in (None, ""):
                     check_value(each.name, item)
                 if each.name in _SPLITS and isinstance(group, CorpusArguments) and group.corpus is not None:
                     check_split(group.corpus, item)

@@ -8,8 +8,8 @@ Speech encoders and codecs of transformers can be measured next to SIM, layer by
 
 All rows of the table use the same task and the same items. There are rows for chance (the most frequent class), for
 log-mel and MFCC frames, and for every module or layer of each model. Each model is shown next to its untrained
-network, the same architecture with new weights. A deterministic SIM model is also shown in principal and in independent
-components. Intervals are 95 % bootstrap intervals over utterances, or over speakers if the splits share none.
+network, the same architecture with new weights. Intervals are 95 % bootstrap intervals over utterances, or over
+speakers if the splits share none and each has at least two.
 
 This is `modeling-sim evaluate --measures probes` with a different output: `probe.json`, `probe.png` (accuracies),
 `confusion.png` (for the best module of the first model) and `weights.npz` (standardized weights of the linear probes).

@@ -119,8 +119,10 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
             parts, task, of, module, decoder, with_clips=kind not in played_decoders
         ):  # one model per kind
             played_decoders.add(kind)
-    if not {row.kind for row in analysis.rows} - {CHANCE["kind"]}:
-        raise ValueError(f"nothing could be measured: {parts.errors[0] if parts.errors else 'no module is left.'}")
+    controls = (CHANCE["kind"], *(each.kind for each in representations if each.control))
+    if all(row.kind.startswith(controls) for row in analysis.rows):
+        reason = parts.errors[0] if parts.errors else "the measures apply to none of their modules."
+        raise ValueError(f"nothing of the models could be measured: {reason}")
     if parts.found:
         print(f"read from {parts.folder}: {counted(parts.found, 'part')} measured before")
     results = _results(analysis, task, representations)

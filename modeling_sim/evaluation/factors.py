@@ -16,8 +16,8 @@ from modeling_sim.evaluation.settings import FACTORS
 # Most voiced items to take factors of: the time of DCI, on each of six sets of axes, grows in proportion.
 _MOST_ITEMS = 5000
 
-# Utterances in which a class must occur, so that both halves of a split have it.
-_FEWEST_UTTERANCES = 10
+FEWEST_UTTERANCES = 10
+"""Utterances in which a class must occur, so that both halves of a split have it."""
 
 
 class Factors(NamedTuple):
@@ -90,7 +90,7 @@ def of_voiced_moments(
     voiced = np.flatnonzero(np.isfinite(sound).all(axis=1) & ~np.isin(items.labels, ignored))
     occurrences = np.unique(np.stack([items.labels[voiced], rows[voiced]]), axis=1)[0]
     classes, counts = np.unique(occurrences, return_counts=True)
-    voiced = voiced[np.isin(items.labels[voiced], classes[counts >= _FEWEST_UTTERANCES])]
+    voiced = voiced[np.isin(items.labels[voiced], classes[counts >= FEWEST_UTTERANCES])]
     chosen = np.sort(np.random.default_rng(seed).permutation(voiced)[:_MOST_ITEMS])
     if not len(chosen):
         return Factors(chosen, {}, {})

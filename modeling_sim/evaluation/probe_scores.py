@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from modeling_sim.analysis import (
     Interval,
@@ -113,7 +114,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Groups:
-    """Names of groups to draw items by, `(items,)`: speakers if the splits share none, else utterances."""
+    """Names of groups to draw items by, `(items,)`.
+
+    These are speakers if the splits share none and each has at least two, since there is nothing to draw from one;
+    otherwise, utterances.
+    """
 
     name: str
     train: np.ndarray
@@ -122,7 +127,8 @@ class Groups:
     @classmethod
     def of(cls, train: Items, test: Items) -> "Groups":
         """Groups of training and test items."""
-        if np.intersect1d(train.speakers, test.speakers).size:
+        few = min(len(np.unique(train.speakers)), len(np.unique(test.speakers))) < 2
+        if few or np.intersect1d(train.speakers, test.speakers).size:
             return cls("utterances", train.utterances, test.utterances)
         return cls("speakers", train.speakers, test.speakers)
 
@@ -163,11 +169,17 @@ def measure_probes(analysis: Analysis, subject: Subject) -> None:
     control = control_labels(
         (train.labels, test.labels), (train.speakers, test.speakers), subject.num_classes, seed=arguments.seed
     )
-    if control is not None:
+    if control is None:
+        return
+    try:
         guesses = _predictions(subject, control[0], tested)
-        control_accuracy = float((guesses == control[1][tested]).mean())
-        analysis.add(subject.place, "control_accuracy", control_accuracy)
-        analysis.add(subject.place, "selectivity", reached - control_accuracy)
+    except ValueError as error:  # of few speakers, no part may be left to choose a penalty on
+        name = features_name(subject.place["representation"], subject.place["module"])
+        tqdm.write(f"{name}: no control task, since {error}")
+        return
+    control_accuracy = float((guesses == control[1][tested]).mean())
+    analysis.add(subject.place, "control_accuracy", control_accuracy)
+    analysis.add(subject.place, "selectivity", reached - control_accuracy)
 
 
 def _predictions(

@@ -12,8 +12,8 @@ from modeling_sim.settings import (
     FIGURE_FORMAT_HELP,
     CorpusArguments,
     FigureFormat,
+    at_least,
     check_checkpoint,
-    check_seed,
     chosen_numbers,
     setting,
 )
@@ -56,8 +56,8 @@ class MeasuringArguments(CorpusArguments):
         "all", "Modules to measure: 'all', or a list such as '0,2,context'; for other encoders, layers: '0,6,12'."
     )
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
-    batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of the untrained networks and of all random choices.", check=check_seed)
+    batch_size: int = setting(8, "Utterances per batch.", check=at_least(1))
+    seed: int = setting(0, "Seed of the untrained networks and of all random choices.", check=at_least(0))
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features and partial results; anything in it can be deleted.",
@@ -79,9 +79,11 @@ class ProbeArguments(MeasuringArguments):
         "labels of frames, otherwise 'mean'. Use 'chunk' for speakers: with one chapter per speaker, a mean over an "
         "utterance may identify the recording instead.",
     )
-    chunk_seconds: float = setting(0.5, "Length of a chunk in seconds.")
-    frame_step: int = setting(4, "Step between probed frames, in label frames of 10 ms.")
-    max_items: int = setting(200_000, "Approximate number of items per split, drawn from all utterances; 0 for all.")
+    chunk_seconds: float = setting(0.5, "Length of a chunk in seconds.", check=at_least(0.01))
+    frame_step: int = setting(4, "Step between probed frames, in label frames of 10 ms.", check=at_least(1))
+    max_items: int = setting(
+        200_000, "Approximate number of items per split, drawn from all utterances; 0 for all.", check=at_least(0)
+    )
     protocol: Literal["standard", "paper"] = setting(
         "standard",
         "'paper': probe as the code of the Smooth InfoMax paper does, without further controls; see "
@@ -89,7 +91,7 @@ class ProbeArguments(MeasuringArguments):
     )
     probe: Literal["linear", "mlp", "knn"] = setting("linear", "Type of classifier.")
     l2: float | None = setting(
-        None, "L2 penalty of the linear probe; unset to choose it on a part of the training split."
+        None, "L2 penalty of the linear probe; unset to choose it on a part of the training split.", check=at_least(0)
     )
 
 
@@ -99,7 +101,9 @@ class AbxArguments(MeasuringArguments):
 
     output_dir: str = setting("runs/abx", "Folder for results and pictures.")
     split: str = setting("test", "Split for ABX; 'all' for every utterance.")
-    max_tokens: int = setting(5, "Maximum number of tokens per phone, speaker and context in ABX.")
+    max_tokens: int = setting(
+        5, "Maximum number of tokens per phone, speaker and context in ABX, which compares two.", check=at_least(2)
+    )
 
 
 @dataclass(kw_only=True)
@@ -110,7 +114,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     figure_format: FigureFormat | None = setting(  # noqa: RUF009 - a field
         None, "Also write each figure of the report to a file in this format."
     )
-    max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.")
+    max_items: int = setting(50_000, "Approximate number of items per split, for probes; 0 for all.", check=at_least(0))
     measures: str = setting("all", f"Groups of measures: 'all', or some of {', '.join(GROUPS)}, separated by commas.")
     axes: str = setting(
         "own,principal,temporal",
@@ -228,14 +232,17 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
     be unreadable later.
 
     Raises:
-        ValueError: It is a stream.
+        ValueError: It is a stream, or has no audio.
     """
     if arguments.corpus_settings.get("streaming"):
         raise ValueError("a stream cannot be measured; remove `streaming` from `corpus_settings`.")
     skip = arguments.on_bad_audio == "skip"
-    return load_corpus(
+    data = load_corpus(
         arguments.corpus, split, on_bad_audio=arguments.on_bad_audio, decode_all=skip, **arguments.for_loading()
     )
+    if "audio" not in data.column_names:
+        raise ValueError(f"`corpus` is {arguments.corpus!r}, which has no audio but {', '.join(data.column_names)}.")
+    return data
 
 
 def load_splits(arguments: MeasuringArguments) -> "dict[str, Dataset]":

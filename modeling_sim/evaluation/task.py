@@ -9,7 +9,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes
-from modeling_sim.evaluation.factors import Factors, of_utterances, of_voiced_moments, utterance_columns
+from modeling_sim.evaluation.factors import (
+    FEWEST_UTTERANCES,
+    Factors,
+    of_utterances,
+    of_voiced_moments,
+    utterance_columns,
+)
 from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
 from modeling_sim.evaluation.features import Pooling, extract
 from modeling_sim.evaluation.representations import Representation
@@ -136,6 +142,9 @@ class LabelTask:
                 self.skipped_factors = [name for name in self.columns if name not in self._found.values]
                 for name in self.skipped_factors:
                     tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
+            if len(self._found.values) < 2:
+                needed = f", in at least {FEWEST_UTTERANCES} utterances per class" if self.of_frames else ""
+                tqdm.write(f"no disentanglement: the test items need two factors that vary{needed}")
         return self._found
 
 

@@ -7,8 +7,8 @@ from huggingface_hub.constants import HF_HOME
 
 from modeling_sim.settings import (
     CorpusArguments,
+    at_least,
     check_checkpoint,
-    check_seed,
     setting,
 )
 
@@ -29,8 +29,8 @@ class ExploreArguments(CorpusArguments):
     split: str = setting("test", "Split to explore; one that the models were not trained on.")
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
-    batch_size: int = setting(8, "Utterances per batch.")
-    seed: int = setting(0, "Seed of all random choices.", check=check_seed)
+    batch_size: int = setting(8, "Utterances per batch.", check=at_least(1))
+    seed: int = setting(0, "Seed of all random choices.", check=at_least(0))
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features, evidence and uploads; anything in it can be deleted.",
