@@ -140,6 +140,16 @@ def test_l2_is_chosen_on_groups_held_out():
         choose_l2(features, labels, np.zeros(200), 2)
 
 
+def test_a_penalty_is_chosen_whichever_group_is_drawn_first():
+    features, groups = np.random.default_rng(0).normal(size=(60, 4)), np.repeat([0, 1, 2], 20)
+    labels = (groups == 2).astype(np.int64)  # held out alone, it would leave one class
+    labels[25:30] = 1
+    for seed in range(6):
+        assert choose_l2(features, labels, groups, 2, grid=(1e-2, 1.0), seed=seed) in (1e-2, 1.0)
+    with pytest.raises(ValueError, match="`l2`"):
+        choose_l2(features[:40], np.repeat([0, 1], 20), groups[:40], 2)
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
@@ -283,6 +293,13 @@ def test_a_control_task_renames_the_classes_of_each_speaker():
         assert all(len(set(train[own & (labels == label)])) == 1 for label in range(3))
     assert control_labels((labels, labels), (speakers, speakers + 10), 3) is None
     assert control_labels((labels, labels), (0 * speakers, 0 * speakers), 3) is None
+
+
+def test_a_control_task_has_two_classes_or_is_none():
+    labels, speakers = np.array([0, 1] * 20), np.repeat([0, 1], 20)
+    found = [control_labels((labels, labels), (speakers, speakers), 2, seed=seed) for seed in range(50)]
+    assert None in found
+    assert all(len(np.unique(train)) == 2 for train, _ in filter(None, found))
 
 
 def test_a_minimum_is_found_within_bounds_without_threads_that_compete_with_those_of_torch():

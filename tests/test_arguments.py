@@ -217,6 +217,24 @@ def test_a_negative_seed_is_refused_by_its_name(kind, flags):
         check([settings])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("l2", -0.001),
+        ("l2", math.nan),
+        ("frame_step", 0),
+        ("max_items", -1),
+        ("chunk_seconds", 0.0),
+        ("max_tokens", 1),
+        ("batch_size", 0),
+    ],
+)
+def test_measures_refuse_numbers_out_of_range(name, value):
+    settings = AnalysisArguments(model=[str(CHECKPOINT)], corpus="synthetic_syllables", **{name: value})
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        check([settings])
+
+
 @pytest.mark.parametrize("minutes", [0.0, math.nan])
 def test_minutes_of_axes_are_positive(minutes):
     with pytest.raises(ValueError, match="`axes_minutes`"):

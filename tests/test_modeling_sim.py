@@ -1063,6 +1063,27 @@ def test_an_input_of_another_type_names_the_extractor(model_class, make, noise):
             make(model_class)(given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_model_names_the_dtype_of_its_input(dtype, make, noise):
+    model = make(SimModel).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(noise(1, 4000)).last_hidden_state.isfinite().all()
+    model = model.to(dtype)
+    with pytest.raises(TypeError, match="input_values"):
+        model(noise(1, 4000))
+    assert model(noise(1, 4000).to(dtype)).last_hidden_state.dtype == dtype
+
+
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_the_mean_over_long_audio_fits_into_float16(has_mask, make, noise, monkeypatch):
+    head = make(SimForSequenceClassification, num_labels=3).eval().half()
+    frames = noise(1, 70_000, head.classifier.in_features).half() + 4  # whose sum, and number, are beyond float16
+    mask = torch.ones(frames.shape[:2], dtype=torch.bool) if has_mask else None
+    monkeypatch.setattr(head, "probed_frames", lambda *_: (frames, mask, None))
+    expected = head.float().classifier(frames.float().mean(dim=1))
+    torch.testing.assert_close(head.half()(None).logits.float(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_a_mask_that_is_no_tensor_is_named(make, noise):
     with pytest.raises(TypeError, match="attention_mask"):
         make(SimModel)(noise(2, 4000), [[1] * 4000] * 2)
@@ -1145,6 +1166,22 @@ def test_a_replaced_or_wrapped_norm_sees_the_rows_of_real_frames(training, make,
                     layer.norm = wrap(layer.norm)
             states = wrapped.train(training)(padded_batch[0], mask).last_hidden_state
             torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_on_a_convolution_sees_long_audio_and_streams(make, noise):
+    """Which arrive with frames of the audio in place of the padding that the convolution adds."""
+    model, waveform = make(SimModel).eval(), noise(1, 5000)
+    with torch.no_grad():
+        expected = model.step(waveform, model.initial_state(1), last=True)[0]
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv1d)]
+        for conv in convolutions:
+            conv.register_forward_hook(lambda _module, _inputs, output: output * 1.0)
+        hooked = model.step(waveform, model.initial_state(1), last=True)[0]
+        for module, other in zip(expected, hooked, strict=True):
+            torch.testing.assert_close(module.mean, other.mean, rtol=1e-4, atol=1e-5)
+        convolutions[1].register_forward_hook(lambda _module, _inputs, output: output * 0.0)
+        changed = model.step(waveform, model.initial_state(1), last=True)[0]
+    assert not torch.allclose(changed[0].mean, expected[0].mean)
 
 
 def test_what_a_hook_keeps_is_not_overwritten(make, noise):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimModel
 from modeling_sim.commands import probe
@@ -236,6 +237,51 @@ def test_too_few_groups_for_an_interval_are_reported(checkpoint, tmp_path):
         run(checkpoint, tmp_path, *flags)
 
 
+def test_one_new_speaker_is_probed_over_utterances(checkpoint, tmp_path, monkeypatch):
+    def with_one_new_speaker(arguments):
+        speakers = {"train": (0, 1), "test": (2,)}
+        return {
+            split: data.filter(lambda speaker, own=speakers[split]: speaker in own, input_columns="speaker_id")
+            for split, data in load_splits(arguments).items()
+        }
+
+    monkeypatch.setattr("modeling_sim.evaluation.task.load_splits", with_one_new_speaker)
+    settings = "{num_train: 40, num_test: 40, num_speakers: 3, num_syllables: 1}"
+    results = run(checkpoint, tmp_path, "--label", "vowel", "--modules", "2", "--corpus_settings", settings)
+    assert "utterances" in results.intervals_over
+    assert {row.representation for row in results.rows} >= set(results.models)
+
+
+def test_a_model_that_gives_no_numbers_is_reported(checkpoint, tmp_path):
+    """Also next to one that does: then the pictures show that one."""
+    broken = tmp_path / "broken"
+    model = SimModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.conv_modules[0].layers[0].conv.weight.fill_(torch.nan)
+    model.save_pretrained(broken)
+    SimFeatureExtractor().save_pretrained(broken)
+    flags = [
+        "--label",
+        "vowel",
+        "--modules",
+        "2",
+        "--corpus_settings",
+        "{num_train: 12, num_test: 8, num_syllables: 1}",
+    ]
+    with pytest.raises(SystemExit):
+        run(broken, tmp_path / "alone", *flags)
+    assert not (tmp_path / "alone" / "probe.json").exists()
+    results = run(broken, tmp_path / "both", "--model", str(broken), str(checkpoint), *flags)
+    assert {row.representation for row in results.rows} >= {results.models[1]}
+
+
+def test_a_corpus_without_audio_is_named(checkpoint, tmp_path):
+    with pytest.raises(SystemExit, match="`corpus`"):
+        probe.main(
+            ["--model", str(checkpoint), "--corpus", "sprites", "--label", "shape", "--output_dir", str(tmp_path)]
+        )
+
+
 def test_splits_that_were_numbered_apart_get_the_same_classes():
     """As the official splits of a data set on the Hub are, whose classes are texts."""
     train, test = (
@@ -337,8 +383,14 @@ def test_evaluating_the_measure_of_a_preset_gives_its_rows(checkpoint, tmp_path)
 
 
 def test_reading_a_split_leaves_the_recorded_settings_alone(monkeypatch):
-    monkeypatch.setattr("modeling_sim.evaluation.settings.load_corpus", lambda *_, **given: given)
+    read = {}
+
+    def load(*_, **given):
+        read.update(given)
+        return Dataset.from_dict({"audio": []})
+
+    monkeypatch.setattr("modeling_sim.evaluation.settings.load_corpus", load)
     arguments = ProbeArguments(model=["model"], corpus="librispeech", data_dir="here", corpus_settings={"seed": 1})
-    read = load_split(arguments, "test")
+    load_split(arguments, "test")
     assert read.items() >= {"seed": 1, "data_dir": "here"}.items()
     assert arguments.corpus_settings == {"seed": 1}

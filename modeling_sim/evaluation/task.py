@@ -142,7 +142,7 @@ class LabelTask:
                 self.skipped_factors = [name for name in self.columns if name not in self._found.values]
                 for name in self.skipped_factors:
                     tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
-            if len(self._found.values) < 2:
+            if "disentanglement" in self.arguments.groups() and len(self._found.values) < 2:
                 needed = f", in at least {FEWEST_UTTERANCES} utterances per class" if self.of_frames else ""
                 tqdm.write(f"no disentanglement: the test items need two factors that vary{needed}")
         return self._found
