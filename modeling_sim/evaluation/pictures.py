@@ -88,12 +88,10 @@ _ABX = ("abx_within", "abx_within_triphone", "abx_across", "abx_across_triphone"
 
 
 def draw_confusion(results: Results, path: Path) -> None:
-    """Draws which classes the best module of the first model confuses, if one of them could be probed."""
+    """Draws which classes the best module of the first model confuses."""
     rows = [
         row for row in results.rows if (row.representation, row.measure) == (results.models[0], results.probe_measure)
     ]
-    if not rows:
-        return
     best = max(rows, key=lambda row: row.value or 0.0)
     counts = np.array(
         next(
