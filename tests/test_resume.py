@@ -207,6 +207,35 @@ def test_a_checkpoint_can_be_named(whole_run, tmp_path):
         train(tmp_path / "other", "--resume", "nowhere")
 
 
+def test_a_named_checkpoint_is_not_removed_to_replace_its_run(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(SystemExit, match="`resume`"):
+        train(run, "--resume", str(run / "checkpoint-12"), "--overwrite_output_dir")
+    (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(SystemExit, match="corrupt checkpoint"):
+        train(run, "--resume", str(tmp_path / "checkpoint-9"), "--overwrite_output_dir")
+    assert sorted(path.name for path in run.iterdir()) == before
+    copied = tmp_path / "checkpoint-12"
+    shutil.copytree(run / "checkpoint-12", copied)
+    train(run, "--resume", str(copied), "--overwrite_output_dir")
+    assert same(weights(run), weights(whole_run))
+
+
+def test_a_named_checkpoint_is_the_last_of_its_folder(tmp_path, monkeypatch):
+    """Else the folder would keep the checkpoints of later steps, and remove each new one."""
+    train_until(monkeypatch, 11, tmp_path)
+    earlier, later = (tmp_path / f"checkpoint-{step}" for step in (6, 9))
+    with pytest.raises(SystemExit, match="`resume`"):
+        train(tmp_path, "--resume", str(earlier))
+    assert later.is_dir()
+    shutil.rmtree(later)
+    train_until(monkeypatch, 8, tmp_path, "--resume", str(earlier))
+    train(tmp_path, "--resume", str(earlier))
+    assert (tmp_path / "results.json").is_file()
+
+
 def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
     with (
         RunFolder(tmp_path).lock(Accelerator(cpu=True)),

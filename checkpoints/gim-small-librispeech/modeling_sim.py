@@ -40,6 +40,7 @@ from .objectives_sim import (
     draw_window_start,
     independence_penalty,
     info_nce,
+    is_autocast,
     kl_to_standard_normal,
     lagged_covariance_penalty,
     require,
@@ -390,10 +391,11 @@ class SimModel(SimPreTrainedModel):
                     "processors return with `return_tensors='pt'`."
                 )
         kind, shape, is_float = self.config.input_kind, tuple(input_values.shape), input_values.is_floating_point()
-        if is_float == (kind == "tokens") or (input_values.dtype == torch.float64 != self.dtype):
+        is_cast = input_values.dtype != torch.float64 and is_autocast(input_values.device)
+        if is_float == (kind == "tokens") or (is_float and input_values.dtype != self.dtype and not is_cast):
             raise TypeError(
                 f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
-                "`SimFeatureExtractor` returns, or integers for `input_kind` 'tokens'."
+                "`SimFeatureExtractor` returns, in the dtype of the model, or integers for `input_kind` 'tokens'."
             )
         if len(shape) != (4 if kind == "patches" else 2) or (
             kind == "patches" and shape[1] != self.config.image_channels
@@ -996,11 +998,10 @@ class SimForSequenceClassification(SimClassifier):
         frames, frame_mask, hidden_states = self.probed_frames(
             input_values, attention_mask, output_hidden_states, generator
         )
-        if frame_mask is None:
-            pooled = frames.mean(dim=1)
-        else:  # padded frames are 0
-            pooled = frames.sum(dim=1) / frame_mask.sum(dim=1, keepdim=True).clamp(min=1).to(frames.dtype)
-        logits = self.classifier(pooled)
+        # Padded frames are 0. Sums and counts of long audio are beyond float16.
+        total = frames.sum(dim=1, dtype=torch.promote_types(frames.dtype, torch.float32))
+        count = frames.shape[1] if frame_mask is None else frame_mask.sum(dim=1, keepdim=True).clamp(min=1)
+        logits = self.classifier((total / count).to(frames.dtype))
         loss = None if labels is None else self.classification_loss(logits, labels)
         return SimClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 

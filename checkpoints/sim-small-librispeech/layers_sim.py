@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_sim import SimConfig, num_output_frames
-from .objectives_sim import full_precision
+from .objectives_sim import full_precision, is_autocast
 
 # Device types on which convolutions are computed as matrix products; all others use torch's own convolution.
 # `benchmarks/gpu_benchmark.py` measures which is faster.
@@ -180,9 +180,8 @@ class SimConv1d(nn.Conv1d):
         padding = int(self.padding[0]) if padding is None else padding
         weight: torch.Tensor = self.weight
         bias: torch.Tensor = self.bias
-        device = hidden_states.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        if is_autocast(hidden_states.device):
+            dtype = torch.get_autocast_dtype(hidden_states.device.type)
             hidden_states, weight, bias = hidden_states.to(dtype), weight.to(dtype), bias.to(dtype)
         return _RowConvolution.apply(hidden_states, weight, bias, self.stride[0], padding)
 
@@ -310,6 +309,8 @@ class SimConvLayer(nn.Module):
         conv_is_own = is_own(self.conv, SimConv1d)
         if conv_is_own and _takes_row_products(hidden_states.device):
             hidden_states = self.conv.convolve_rows(hidden_states, 0 if is_padded else None)
+        elif is_padded and not conv_is_own:
+            hidden_states = self._without_padding(hidden_states)
         elif is_padded:  # a compiled graph starts at this layer
             weight, bias, stride = self.conv.weight, self.conv.bias, self.conv.stride
             hidden_states = F.conv1d(hidden_states.transpose(1, 2), weight, bias, stride).transpose(1, 2)
@@ -328,6 +329,14 @@ class SimConvLayer(nn.Module):
         hidden_states = F.relu(hidden_states, inplace=in_place)
         # Only a compiled layer whose caller is not compiled gets here with margins.
         return hidden_states if margins is None else F.pad(hidden_states, (0, 0, *margins))
+
+    def _without_padding(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Calls the convolution, which adds its padding, and returns the frames that do not read any of it."""
+        kernel, stride, padding = self.sizes
+        before = -padding % stride  # zeros, so that a frame starts where the input does
+        first, frames = (padding + before) // stride, (hidden_states.shape[1] - kernel) // stride + 1
+        padded = F.pad(hidden_states, (0, 0, before, 0))
+        return self.conv(padded.transpose(1, 2)).transpose(1, 2)[:, first : first + frames]
 
     def _reads_waveform(self, device: torch.device) -> bool:
         """Whether this layer uses `_waveform_features`."""

@@ -574,9 +574,12 @@ def _random_bits(shape: tuple[int, ...], device: torch.device, generator: torch.
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Disables autocast on a device where it is enabled."""
-    if not (torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if is_autocast(device) else nullcontext()
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether autocast chooses the dtype of operations on a device."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def require(condition: torch.Tensor, message: str) -> None:

@@ -122,6 +122,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, numbers)
 
 
+def check_is_kept(path: Path, output_dir: Path) -> None:
+    """Checks that a checkpoint is complete, and that clearing a folder does not remove it.
+
+    Raises:
+        ValueError: It is corrupt, or in that folder.
+    """
+    if path.resolve().is_relative_to(output_dir.resolve()):
+        raise ValueError(
+            f"`resume` is {path}, which `overwrite_output_dir` would remove; copy the checkpoint to another folder, or "
+            "leave out one of the two settings."
+        )
+    read_checkpoint(path)
+
+
+def check_is_last(checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Checks that a folder has no checkpoints of later steps, which would be taken for newer ones.
+
+    Raises:
+        FileExistsError: It has.
+    """
+    newest = max((_step_of(path) for path in own_checkpoints(output_dir)), default=-1)
+    if newest > checkpoint.numbers["step"]:
+        raise FileExistsError(
+            f"`resume` is {checkpoint.path}, but `output_dir` {output_dir} has checkpoints up to step {newest}; leave "
+            "out `resume` to resume from the newest, choose another folder, or remove the later ones."
+        )
+
+
 def sealed(numbers: dict[str, Any]) -> dict[str, Any]:
     """Adds a checksum of the content of a state file, or replaces it."""
     numbers = json.loads(json.dumps(finite_or_none({**numbers, _SEAL: None})))
@@ -165,12 +193,14 @@ def is_own_checkpoint(path: Path) -> bool:
 
 def _checkpoint_folders(output_dir: Path) -> list[Path]:
     """Folders with names of checkpoints, newest first."""
-    steps = {
-        int(path.name.removeprefix(_PREFIX)): path
-        for path in output_dir.glob(f"{_PREFIX}*")
-        if re.fullmatch(r"[1-9][0-9]*|0", path.name.removeprefix(_PREFIX))
-    }
-    return [steps[step] for step in sorted(steps, reverse=True)]
+    named = output_dir.glob(f"{_PREFIX}*")
+    found = [path for path in named if re.fullmatch(r"[1-9][0-9]*|0", path.name.removeprefix(_PREFIX))]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    return int(path.name.removeprefix(_PREFIX))
 
 
 def _seal(numbers: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.provenance import own_settings
 from modeling_sim.text import counted, in_one_line
-from modeling_sim.trainer.checkpoints import find_checkpoint, read_checkpoint, save_checkpoint
+from modeling_sim.trainer.checkpoints import check_is_last, find_checkpoint, read_checkpoint, save_checkpoint
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
@@ -200,6 +200,7 @@ def resume(run: Run) -> None:
 
     Raises:
         ValueError: The checkpoint differs from this model's configuration, or the requested checkpoint is corrupt.
+        FileExistsError: The folder has checkpoints of later steps than the requested one.
     """
     settings, log = run.settings, run.log
     checkpoint = None
@@ -207,8 +208,9 @@ def resume(run: Run) -> None:
         checkpoint, broken = find_checkpoint(run.folder.path)
         for sentence in broken:
             log.say(f"{sentence}; trying an earlier one")
-    elif settings.resume != "never":
-        checkpoint = read_checkpoint(Path(settings.resume))
+    elif settings.named_checkpoint is not None:
+        checkpoint = read_checkpoint(settings.named_checkpoint)
+        check_is_last(checkpoint, run.folder.path)
     log.keep_until(checkpoint.numbers["step"] if checkpoint is not None else -1)
     if checkpoint is None:
         run.task.begin()
@@ -366,9 +368,9 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         if received or (settings.save_steps and counts.step % settings.save_steps == 0 and not is_last):
             save(run)
         if received:
-            run.log.say(
-                f"stopped by {signal.Signals(received).name} after step {counts.step}; rerun the same command to resume"
-            )
+            rerun = "the same command" if settings.named_checkpoint is None else "the command without `resume`"
+            name = signal.Signals(received).name
+            run.log.say(f"stopped by {name} after step {counts.step}; rerun {rerun} to resume")
             raise SystemExit(128 + received)
         if out_of_time:
             run.log.say(f"reached `max_train_time` after step {counts.step}")

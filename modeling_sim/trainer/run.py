@@ -28,7 +28,7 @@ from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.text import counted, in_one_line
-from modeling_sim.trainer.checkpoints import own_checkpoints
+from modeling_sim.trainer.checkpoints import check_is_kept, own_checkpoints
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
 from modeling_sim.trainer.log import Log, Scores, prepare_output
@@ -195,6 +195,8 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     folder = RunFolder(settings.output_dir)
+    if settings.overwrite_output_dir and settings.named_checkpoint is not None:
+        check_is_kept(settings.named_checkpoint, folder.path)
     if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
         folder.clear()
     log = Log(

@@ -290,9 +290,11 @@ class RunFolder:
             return False
         then = _read_dict(self.settings).get("settings")
         finished = f"`output_dir` {self.path} holds a finished run"
-        otherwise = "choose another folder, or set `overwrite_output_dir` to replace it."
+        otherwise = "choose another folder"
+        if resume in ("auto", "never"):
+            otherwise += ", or set `overwrite_output_dir` to replace it"
         if not isinstance(then, dict) or resume != "auto":
-            raise FileExistsError(f"{finished}; {otherwise}")
+            raise FileExistsError(f"{finished}; {otherwise}.")
         now = json.loads(json.dumps(settings))
         # Only settings that both versions of this package have: the default of a new one changes nothing.
         compared = (then.keys() & now.keys()) - _NO_OTHER_RUN
@@ -301,11 +303,13 @@ class RunFolder:
         if now.get("num_train_epochs") and "max_steps" in longer:
             longer.add("num_train_epochs")
         if different - longer:
-            raise FileExistsError(f"{finished} with different `{'`, `'.join(sorted(different - longer))}`; {otherwise}")
+            raise FileExistsError(
+                f"{finished} with different `{'`, `'.join(sorted(different - longer))}`; {otherwise}."
+            )
         if different and now.get("execution") == "sequential":
-            raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}")
+            raise FileExistsError(f"{finished} in 'sequential' execution, which cannot be extended; {otherwise}.")
         if different and not own_checkpoints(self.path):
-            raise FileExistsError(f"{finished} without a checkpoint to extend; {otherwise}")
+            raise FileExistsError(f"{finished} without a checkpoint to extend; {otherwise}.")
         return not different
 
     def reopen(self) -> None:

@@ -1,6 +1,7 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 from typing import Literal
 
 from modeling_sim.settings import (
@@ -62,7 +63,7 @@ class RunArguments:
     resume: str = setting(
         "auto",
         "'auto': resume from the newest complete checkpoint in `output_dir`, if there is one; 'never'; or the path of "
-        "a checkpoint to resume from.",
+        "a checkpoint to resume from, in a folder without checkpoints of later steps.",
     )
     save_steps: int = setting(100, "Steps between checkpoints, which always include the last step; 0 for none.")
     save_total_limit: int = setting(2, "Number of checkpoints to keep; older ones are removed.")
@@ -105,6 +106,11 @@ class RunArguments:
         "Trackers of accelerate, in addition to log.jsonl: 'tensorboard', 'trackio', 'wandb', or several, separated by "
         "commas.",
     )
+
+    @property
+    def named_checkpoint(self) -> Path | None:
+        """The checkpoint that `resume` names, if it names one."""
+        return None if self.resume in ("auto", "never") else Path(self.resume)
 
     def validate(self) -> None:
         """Checks the ranges of the settings.
