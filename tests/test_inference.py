@@ -405,6 +405,34 @@ def test_one_recording_and_map(checkpoint, recordings):
     np.testing.assert_allclose(mapped["embedding"][0], expected.mean(axis=0), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_samples_are_converted_at_any_rate_and_length(checkpoint, noise, rate, is_long, monkeypatch):
+    monkeypatch.setattr(embedding, "LONG_SECONDS", 0.1 if is_long else 60)
+    embedder = SimEmbedder(checkpoint, device="cpu")
+    samples = (noise(4000) / 8).clamp(-1, 1).numpy()
+    integers = (samples * 32767).astype(np.int16)
+    expected = embedder(integers / np.float32(32768), sampling_rate=rate)
+    halves = torch.from_numpy(samples).bfloat16()
+    of_halves = embedder(halves.float().numpy(), sampling_rate=rate)
+    for audio, frames in (
+        (integers, expected),
+        (integers.astype(">i2"), expected),
+        (integers.astype(np.int32) * 2**16, expected),
+        (torch.from_numpy(integers / np.float32(32768)).requires_grad_(), expected),
+        (halves, of_halves),
+    ):
+        np.testing.assert_array_equal(embedder(audio, sampling_rate=rate), frames)
+    broken = samples.copy()
+    broken[2000] = np.nan
+    for audio in (broken, np.stack([samples, samples], axis=1), samples[:0]):
+        with pytest.raises(ValueError, match="`audio`"):
+            embedder(audio, sampling_rate=rate)
+    with pytest.raises(TypeError, match="`audio`"):
+        embedder(integers.astype(np.int64), sampling_rate=rate)
+    assert len(embedder(samples[:1], sampling_rate=rate)) == 3  # ends in silence
+
+
 def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
     full, half = (SimEmbedder(checkpoint, precision=precision, device="cpu") for precision in ("fp32", "bf16"))
     expected, samples = full(recordings / "2.wav"), soundfile.read(recordings / "2.wav", dtype="float32")[0]

@@ -126,33 +126,49 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
     def _check(self, waveform: np.ndarray, place: int) -> np.ndarray:
         """Converts a waveform to float32 in [-1, 1]; errors name its index in the batch."""
         name = f"waveform {place} of `raw_speech`"
-        if waveform.ndim != 1:
-            raise ValueError(
-                f"{name} has shape {waveform.shape}; it must be mono, (samples,). Average the channels of stereo "
-                "audio first, for example with `audio.mean(axis=1)` where channels are the last axis."
-            )
-        if waveform.size == 0:
-            raise ValueError(f"{name} is empty; remove it from the batch.")
-        waveform = waveform.astype(waveform.dtype.newbyteorder("="), copy=False)  # AIFF, RIFX, SPHERE: big-endian
-        if waveform.dtype in (np.int16, np.int32):
-            waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
-        elif not np.issubdtype(waveform.dtype, np.floating):
-            raise TypeError(
-                f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. The scale "
-                "of other integers is unknown."
-            )
-        with np.errstate(over="ignore"):
-            waveform = waveform.astype(np.float32, copy=False)
-        if not np.isfinite(waveform).all():
-            raise ValueError(
-                f"{name} has samples that are NaN, infinite or out of range for float32; check how it was decoded."
-            )
+        waveform = as_waveform(waveform, name)
         if len(waveform) < self.min_samples:
             raise ValueError(
                 f"{name} has {len(waveform)} samples, fewer than the model's receptive field of {self.min_samples} "
                 "(`min_samples`); remove it, or pad it with silence first."
             )
         return waveform
+
+
+def as_waveform(samples: Any, name: str) -> np.ndarray:
+    """Converts the samples of one recording to a float32 array `(samples,)` in [-1, 1].
+
+    Args:
+        samples: An array, a tensor or a list of numbers; floats in [-1, 1], or int16 or int32.
+        name: What they are, for errors.
+
+    Raises:
+        ValueError: They are stereo, empty or not finite.
+        TypeError: They are neither floats nor int16 nor int32.
+    """
+    waveform = _to_array(samples)
+    if waveform.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {waveform.shape}; it must be mono, (samples,). Average the channels of stereo audio "
+            "first, for example with `audio.mean(axis=1)` where channels are the last axis."
+        )
+    if waveform.size == 0:
+        raise ValueError(f"{name} is empty; remove it.")
+    waveform = waveform.astype(waveform.dtype.newbyteorder("="), copy=False)  # AIFF, RIFX, SPHERE: big-endian
+    if waveform.dtype in (np.int16, np.int32):
+        waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
+    elif not np.issubdtype(waveform.dtype, np.floating):
+        raise TypeError(
+            f"{name} has dtype {waveform.dtype}; give floats in [-1, 1], or an array of int16 or int32. The scale of "
+            "other integers is unknown."
+        )
+    with np.errstate(over="ignore"):
+        waveform = waveform.astype(np.float32, copy=False)
+    if not np.isfinite(waveform).all():
+        raise ValueError(
+            f"{name} has samples that are NaN, infinite or out of range for float32; check how it was decoded."
+        )
+    return waveform
 
 
 def _as_batch(raw_speech: Any) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ import torch
 from transformers import SequenceFeatureExtractor
 
 from modeling_sim.data.audio import as_recording, read_audio, read_header, resampled_length
-from modeling_sim.feature_extraction_sim import SimFeatureExtractor
+from modeling_sim.feature_extraction_sim import SimFeatureExtractor, as_waveform
 from modeling_sim.inference.folding import fold
 from modeling_sim.loading import default_device, feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import CHUNK_SECONDS, LONG_SECONDS, SimModel
@@ -181,6 +181,8 @@ class SimEmbedder:
 
         Raises:
             AudioError: A recording cannot be read, or is stereo without `average_channels`.
+            ValueError: Samples are stereo, empty or not finite.
+            TypeError: Samples are neither floats nor int16 nor int32.
         """
         if isinstance(audio, (list, tuple)) and not (len(audio) and np.isscalar(audio[0]) and np.isreal(audio[0])):
             return [self(item, sampling_rate) for item in audio]
@@ -221,9 +223,9 @@ class SimEmbedder:
         if "array" not in recording:
             header = read_header(recording)
             return {"audio": recording, "num_samples": header.num_samples, "sampling_rate": header.sampling_rate}
-        samples, rate = np.asarray(recording["array"]), recording["sampling_rate"] or self.reader.rate
+        samples, rate = as_waveform(recording["array"], "`audio`"), recording["sampling_rate"] or self.reader.rate
         if rate != self.reader.rate:
-            samples = soxr.resample(samples.astype(np.float32, copy=False), rate, self.reader.rate)
+            samples = soxr.resample(samples, rate, self.reader.rate)
         return {"audio": samples, "num_samples": len(samples), "sampling_rate": self.reader.rate}
 
     def encode(self, batch: Mapping[str, Any]) -> list[np.ndarray]:
