@@ -16,6 +16,7 @@ from modeling_sim import (
     SimEmbedder,
     SimFeatureExtractor,
     SimForAudioFrameClassification,
+    SimForPreTraining,
     SimForSequenceClassification,
     SimModel,
     SimStream,
@@ -431,6 +432,19 @@ def test_samples_are_converted_at_any_rate_and_length(checkpoint, noise, rate, i
     with pytest.raises(TypeError, match="`audio`"):
         embedder(integers.astype(np.int64), sampling_rate=rate)
     assert len(embedder(samples[:1], sampling_rate=rate)) == 3  # ends in silence
+
+
+def test_a_model_in_memory_is_embedded_as_its_folder(checkpoint, recordings, tmp_path):
+    folder = tmp_path / "normalized"
+    SimForPreTraining.from_pretrained(checkpoint).save_pretrained(folder)
+    SimFeatureExtractor(
+        do_normalize=True, min_samples=SimModel.from_pretrained(checkpoint).config.receptive_field()
+    ).save_pretrained(folder)
+    expected = SimEmbedder(folder, device="cpu")(recordings / "2.wav")
+    for model in (SimModel.from_pretrained(folder), SimForPreTraining.from_pretrained(folder)):
+        np.testing.assert_allclose(SimEmbedder(model, device="cpu")(recordings / "2.wav"), expected, rtol=0, atol=1e-6)
+    with pytest.raises(TypeError, match="`model`"):
+        SimEmbedder(torch.nn.Linear(1, 1))
 
 
 def test_half_precision_is_near(checkpoint, recordings, monkeypatch):

@@ -1063,17 +1063,6 @@ def test_an_input_of_another_type_names_the_extractor(model_class, make, noise):
             make(model_class)(given)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_half_model_names_the_dtype_of_its_input(dtype, make, noise):
-    model = make(SimModel).eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(noise(1, 4000)).last_hidden_state.isfinite().all()
-    model = model.to(dtype)
-    with pytest.raises(TypeError, match="input_values"):
-        model(noise(1, 4000))
-    assert model(noise(1, 4000).to(dtype)).last_hidden_state.dtype == dtype
-
-
 @pytest.mark.parametrize("has_mask", [True, False])
 def test_the_mean_over_long_audio_fits_into_float16(has_mask, make, noise, monkeypatch):
     head = make(SimForSequenceClassification, num_labels=3).eval().half()

@@ -40,7 +40,6 @@ from .objectives_sim import (
     draw_window_start,
     independence_penalty,
     info_nce,
-    is_autocast,
     kl_to_standard_normal,
     lagged_covariance_penalty,
     require,
@@ -391,11 +390,10 @@ class SimModel(SimPreTrainedModel):
                     "processors return with `return_tensors='pt'`."
                 )
         kind, shape, is_float = self.config.input_kind, tuple(input_values.shape), input_values.is_floating_point()
-        is_cast = input_values.dtype != torch.float64 and is_autocast(input_values.device)
-        if is_float == (kind == "tokens") or (is_float and input_values.dtype != self.dtype and not is_cast):
+        if is_float == (kind == "tokens") or (input_values.dtype == torch.float64 != self.dtype):
             raise TypeError(
                 f"`input_values` is {input_values.dtype} but the model is {self.dtype}; give floats in [-1, 1], as "
-                "`SimFeatureExtractor` returns, in the dtype of the model, or integers for `input_kind` 'tokens'."
+                "`SimFeatureExtractor` returns, or integers for `input_kind` 'tokens'."
             )
         if len(shape) != (4 if kind == "patches" else 2) or (
             kind == "patches" and shape[1] != self.config.image_channels

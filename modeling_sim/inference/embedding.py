@@ -1,5 +1,6 @@
 """Embeddings of recordings: frames of one module, or their means."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,6 +112,7 @@ class SimEmbedder:
 
     Raises:
         ValueError: There is no such module or device, or axes belong to other weights.
+        TypeError: `model` is neither a SIM model nor a path.
         FileNotFoundError: There is no such model, or no file of axes.
     """
 
@@ -131,10 +133,16 @@ class SimEmbedder:
             raise ValueError(f"`pool` is {pool!r}; choose 'mean' or 'none'.")
         if precision not in _DTYPES:
             raise ValueError(f"`precision` is {precision!r}; choose of {', '.join(_DTYPES)}.")
+        model = getattr(model, "sim", model)  # of a model with a head
+        if not isinstance(model, (SimModel, str, Path)):
+            raise TypeError(f"`model` is a {type(model).__name__}; give a SIM model, or a folder or Hub id of one.")
         source = model.name_or_path or "" if isinstance(model, SimModel) else str(model)
         if not isinstance(model, SimModel):
-            feature_extractor = feature_extractor or feature_extractor_of(str(model))
-            model = load_encoder(str(model))
+            feature_extractor = feature_extractor or feature_extractor_of(source)
+            model = load_encoder(source)
+        elif feature_extractor is None and source:
+            with contextlib.suppress(OSError):  # a folder without one, or that is gone
+                feature_extractor = feature_extractor_of(source)
         self.config = model.config
         self.module = module_number(self.config, str(module))
         self.pool, self.precision = pool, precision
