@@ -523,6 +523,30 @@ def test_a_signal_saves_before_it_stops(whole_run, tmp_path, monkeypatch, capsys
     assert same(weights(tmp_path), weights(whole_run))
 
 
+@pytest.mark.parametrize("reader_dies", [False, True])
+def test_a_stopped_run_names_the_settings_that_would_begin_it_again(
+    whole_run, tmp_path, monkeypatch, capsys, reader_dies
+):
+    begin = Optimization.begin_step
+
+    def stop_and_begin(self, parts):
+        if self.schedulers[0].last_epoch == 12:
+            if reader_dies:
+                raise ReaderError("a reader process (pid 1) was killed")
+            os.kill(os.getpid(), signal.SIGTERM)
+        begin(self, parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimization, "begin_step", stop_and_begin)
+        with pytest.raises(SystemExit) as stopped:
+            train(tmp_path, "--resume", str(whole_run / "checkpoint-12"), "--overwrite_output_dir")
+    said = f"{stopped.value}{capsys.readouterr().out}"
+    assert "`resume`" in said
+    assert "`overwrite_output_dir`" in said
+    train(tmp_path)
+    assert same(weights(tmp_path), weights(whole_run))
+
+
 # ---------------------------------------------------------------------- real processes
 
 

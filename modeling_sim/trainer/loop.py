@@ -368,9 +368,8 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
         if received or (settings.save_steps and counts.step % settings.save_steps == 0 and not is_last):
             save(run)
         if received:
-            rerun = "the same command" if settings.named_checkpoint is None else "the command without `resume`"
             name = signal.Signals(received).name
-            run.log.say(f"stopped by {name} after step {counts.step}; rerun {rerun} to resume")
+            run.log.say(f"stopped by {name} after step {counts.step}; rerun {settings.command_to_resume} to resume")
             raise SystemExit(128 + received)
         if out_of_time:
             run.log.say(f"reached `max_train_time` after step {counts.step}")

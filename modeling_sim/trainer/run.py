@@ -284,7 +284,7 @@ def _what_is_kept(run: Run) -> str:
     newest = own_checkpoints(run.folder.path)
     if not newest:
         return "there is no checkpoint to resume from"
-    return f"rerun the same command to resume from {newest[0].name}"
+    return f"rerun {run.settings.command_to_resume} to resume from {newest[0].name}"
 
 
 # ---------------------------------------------------------------------- parts of a run

@@ -112,6 +112,13 @@ class RunArguments:
         """The checkpoint that `resume` names, if it names one."""
         return None if self.resume in ("auto", "never") else Path(self.resume)
 
+    @property
+    def command_to_resume(self) -> str:
+        """What to rerun after an interruption, for messages: the command without settings that would begin it again."""
+        changed = {"resume": self.resume != "auto", "overwrite_output_dir": self.overwrite_output_dir}
+        left_out = " and ".join(f"`{name}`" for name, is_changed in changed.items() if is_changed)
+        return f"the command without {left_out}" if left_out else "the same command"
+
     def validate(self) -> None:
         """Checks the ranges of the settings.
 
