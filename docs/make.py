@@ -36,7 +36,7 @@ from studies.axes import page as axes
 from studies.kl_weight import run as kl_weight
 from studies.objectives import run as objectives
 from studies.paper_claims import make as claims
-from studies.runner import SCALES, Place
+from studies.runner import Place
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -324,11 +324,8 @@ def _in_percent(value: float | None) -> str:
 
 def studies_page() -> str:
     """The page of the studies that have rows, with tables of the objectives."""
-    corpus = "synthetic_syllables"
-    places = {}
-    for study, scale in ((objectives.STUDY, "narrow"), (kl_weight.STUDY, "small"), (ablation.STUDY, "small")):
-        folder = ROOT / "studies" / study.name / "results" / f"{scale}_{corpus}"
-        places[study.name] = Place(study, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+    scales = ((objectives.STUDY, "narrow"), (kl_weight.STUDY, "small"), (ablation.STUDY, "small"))
+    places = {study.name: Place.committed(study, scale, "synthetic_syllables") for study, scale in scales}
     return render(
         "studies.md",
         done={name: len(place.done()) for name, place in places.items()},

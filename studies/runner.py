@@ -186,6 +186,12 @@ class Place:
     runs: Path
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def committed(cls, study: Study, scale_name: str, corpus: str) -> "Place":
+        """The place of the results in the study's own folder, to read them."""
+        folder = study.script.parent / "results" / f"{scale_name}_{corpus}"
+        return cls(study, scale_name, SCALES[scale_name], corpus, None, "cpu", folder, folder)
+
     @property
     def common(self) -> dict[str, Any]:
         """What the results of all rows begin with."""

@@ -169,8 +169,7 @@ def test_results_of_another_scale_or_corpus_are_refused(other, tiny):
 @pytest.mark.parametrize("study", [objectives.STUDY, kl_weight.STUDY, ablation.STUDY], ids=lambda study: study.name)
 def test_committed_results_count_as_done(study):
     for folder in (study.script.parent / "results").iterdir():
-        scale, corpus = folder.name.split("_", 1)
-        place = Place(study, scale, SCALES[scale], corpus, None, "cpu", folder, folder)
+        place = Place.committed(study, *folder.name.split("_", 1))
         assert place.finished == {path.stem for path in folder.glob("*.json") if path.name != kept.FILE_NAME}
 
 

@@ -119,8 +119,9 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
             parts, task, of, module, decoder, with_clips=kind not in played_decoders
         ):  # one model per kind
             played_decoders.add(kind)
-    places = [place for each in representations if each.control for place in each.places().values()]
-    if all(row.kind.startswith((CHANCE["kind"], *(place["kind"] for place in places))) for row in analysis.rows):
+    controls = [place["kind"] for each in representations if each.control for place in each.places().values()]
+    of_controls = (CHANCE["kind"], *controls)  # kinds with other axes begin with these
+    if all(row.kind.startswith(of_controls) for row in analysis.rows):
         reason = parts.errors[0] if parts.errors else "the measures apply to none of their modules."
         raise ValueError(f"nothing of the models could be measured: {reason}")
     if parts.found:

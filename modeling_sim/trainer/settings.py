@@ -9,6 +9,7 @@ from modeling_sim.settings import (
     Mappings,
     Preset,
     YamlMapping,
+    at_least,
     check_sim_checkpoint,
     setting,
 )
@@ -135,8 +136,7 @@ class RunArguments:
         )
         for least, names in ((1, positive), (0, not_negative)):
             for name in names.split():
-                if getattr(self, name) < least:
-                    raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
+                at_least(least)(name, getattr(self, name))
         if self.learning_rate <= 0:
             raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0.")
         if self.early_stopping_patience and not self.eval_steps:
