@@ -57,6 +57,7 @@ class Scale:
         tuning_steps: The same of a tuning row.
         decoder_steps: Steps of a decoder.
         max_items: Items per split for probes.
+        mixed_precision: That of trainings. It is fixed, so that rows of different machines can be compared.
         corpus_settings: Settings of the corpus by its name.
     """
 
@@ -68,6 +69,7 @@ class Scale:
     tuning_steps: int
     decoder_steps: int
     max_items: int
+    mixed_precision: str = "no"
     corpus_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -76,9 +78,9 @@ SCALES = {
     "small": Scale(128, 64, 10_240, 32, 1500, 300, 300, 5_000),
     # A third of the time of "small", for studies of many methods on a CPU.
     "narrow": Scale(64, 32, 10_240, 32, 1500, 300, 300, 5_000),
-    "paper": Scale(512, 256, 20_480, 32, 100_000, 5_000, 5_000, 200_000),
+    "paper": Scale(512, 256, 20_480, 32, 100_000, 5_000, 5_000, 200_000, mixed_precision="bf16"),
     # For tests: seconds per row.
-    "tiny": Scale(8, 4, 3_000, 3, 4, 2, 2, 400, {"synthetic_syllables": _TINY_CORPUS}),
+    "tiny": Scale(8, 4, 3_000, 3, 4, 2, 2, 400, corpus_settings={"synthetic_syllables": _TINY_CORPUS}),
 }
 
 
@@ -583,6 +585,7 @@ def _common(row: StudyRow, corpus_settings: dict[str, Any], place: Place) -> dic
         "data_dir": place.data_dir,
         "crop_samples": place.scale.crop_samples,
         "batch_size": place.scale.batch_size,
+        "mixed_precision": place.scale.mixed_precision,
         "keep_in_memory": place.corpus == "synthetic_syllables",
         "seed": row.seed,
         "save_total_limit": 1,

@@ -74,6 +74,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
     label = Label("phones", "probes,concentration,distribution", axes="own,temporal")
     monkeypatch.setitem(runner.LABELS, "synthetic_syllables", (label,))
     monkeypatch.setitem(module_scores.SCORES, "distribution", collapsed)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # rows of all machines have that of their scale
     place = place_of(Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), tiny_page), tmp_path)
     rows = {row.name: row for row in place.rows}
     killed_at(3, lambda: runner.run_row(rows["sim-0"], place))
@@ -84,6 +85,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
         runner.run_row(row, place)
     found = {name: place.result(row) for name, row in rows.items()}
     assert found["sim-0"]["steps"] == 4
+    assert read_json(place.runs / "sim-0" / "results.json")["precision"] == "no"
     assert found["simclr-0"]["steps"] == 2
     assert found["sim-0"]["seconds_of_audio"] == found["simclr-0"]["seconds_of_audio"]
     scores = {name: runner.score_of(found[name]) for name in rows["simclr-0"].tuned_by}
