@@ -216,9 +216,13 @@ def test_a_named_checkpoint_is_not_removed_to_replace_its_run(whole_run, tmp_pat
     (tmp_path / "checkpoint-9").mkdir()
     with pytest.raises(SystemExit, match="corrupt checkpoint"):
         train(run, "--resume", str(tmp_path / "checkpoint-9"), "--overwrite_output_dir")
-    assert sorted(path.name for path in run.iterdir()) == before
     copied = tmp_path / "checkpoint-12"
     shutil.copytree(run / "checkpoint-12", copied)
+    other_model = ["--model_settings", "{hidden_size: 16, context_size: 4, loss_window: 32}"]
+    for setting, field in ((["--max_steps", "4"], "max_steps"), (other_model, "context_size")):
+        with pytest.raises(SystemExit, match=field):
+            train(run, "--resume", str(copied), "--overwrite_output_dir", *setting)
+    assert sorted(path.name for path in run.iterdir()) == before
     train(run, "--resume", str(copied), "--overwrite_output_dir")
     assert same(weights(run), weights(whole_run))
 
@@ -545,6 +549,15 @@ def test_a_stopped_run_names_the_settings_that_would_begin_it_again(
     assert "`overwrite_output_dir`" in said
     train(tmp_path)
     assert same(weights(tmp_path), weights(whole_run))
+
+
+def test_an_error_before_the_first_save_names_the_checkpoint_of_the_start(whole_run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Optimization, "begin_step", fail)
+    with pytest.raises(SystemExit, match=r"whole\S*/checkpoint-12"):
+        train(tmp_path, "--resume", str(whole_run / "checkpoint-12"))
 
 
 # ---------------------------------------------------------------------- real processes

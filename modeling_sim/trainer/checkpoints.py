@@ -122,8 +122,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, numbers)
 
 
-def check_is_kept(path: Path, output_dir: Path) -> None:
-    """Checks that a checkpoint is complete, and that clearing a folder does not remove it.
+def read_kept(path: Path, output_dir: Path) -> Checkpoint:
+    """Reads a checkpoint like `read_checkpoint`, unless clearing a folder would remove it.
 
     Raises:
         ValueError: It is corrupt, or in that folder.
@@ -133,7 +133,7 @@ def check_is_kept(path: Path, output_dir: Path) -> None:
             f"`resume` is {path}, which `overwrite_output_dir` would remove; copy the checkpoint to another folder, or "
             "leave out one of the two settings."
         )
-    read_checkpoint(path)
+    return read_checkpoint(path)
 
 
 def check_is_last(checkpoint: Checkpoint, output_dir: Path) -> None:

@@ -28,7 +28,13 @@ from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.provenance import own_settings
 from modeling_sim.text import counted, in_one_line
-from modeling_sim.trainer.checkpoints import check_is_last, find_checkpoint, read_checkpoint, save_checkpoint
+from modeling_sim.trainer.checkpoints import (
+    Checkpoint,
+    check_is_last,
+    find_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
@@ -216,22 +222,8 @@ def resume(run: Run) -> None:
         run.task.begin()
         return
 
+    check_resumable(run.task, settings, checkpoint)
     numbers = checkpoint.numbers
-    if numbers["counts"]["stage_step"] > settings.max_steps:
-        raise ValueError(
-            f"{checkpoint.path} is at step {numbers['counts']['stage_step']}, but `max_steps` is "
-            f"{settings.max_steps}; increase it, or choose another `output_dir`."
-        )
-    # A checkpoint of an earlier version lacks newer fields, whose defaults change nothing.
-    newer = {**own_settings(type(run.task.model.config)()), "objective": INFONCE}
-    then = newer | numbers["comparable_config"]
-    different = sorted(name for name, value in run.task.comparable_config().items() if value != then.get(name))
-    if different:
-        raise ValueError(
-            f"cannot resume from {checkpoint.path}: {', '.join(different)} differ from this model's configuration. Use "
-            "the settings of that run, or choose another `output_dir`."
-        )
-    run.task.schedule.check_resumable(numbers["settings"])
     checkpoint.load_model(run.task.model)
     tensors = checkpoint.load_tensors()
     run.optimization.load_state_dict(tensors["optimization"])
@@ -251,6 +243,30 @@ def resume(run: Run) -> None:
         before = numbers["settings"].get(name)
         if before != value and name not in ("resume", "overwrite_output_dir", "output_dir"):
             log.say(f"  `{name}` was {before!r} and is now {value!r}")
+
+
+def check_resumable(task: Task, settings: RunArguments, checkpoint: Checkpoint) -> None:
+    """Checks that a run can resume from a checkpoint.
+
+    Raises:
+        ValueError: It is at a later step than `max_steps`, or of another configuration or schedule.
+    """
+    numbers = checkpoint.numbers
+    if numbers["counts"]["stage_step"] > settings.max_steps:
+        raise ValueError(
+            f"{checkpoint.path} is at step {numbers['counts']['stage_step']}, but `max_steps` is "
+            f"{settings.max_steps}; increase it, or choose another `output_dir`."
+        )
+    # A checkpoint of an earlier version lacks newer fields, whose defaults change nothing.
+    newer = {**own_settings(type(task.model.config)()), "objective": INFONCE}
+    then = newer | numbers["comparable_config"]
+    different = sorted(name for name, value in task.comparable_config().items() if value != then.get(name))
+    if different:
+        raise ValueError(
+            f"cannot resume from {checkpoint.path}: {', '.join(different)} differ from this model's configuration. Use "
+            "the settings of that run, or choose another `output_dir`."
+        )
+    task.schedule.check_resumable(numbers["settings"])
 
 
 def save(run: Run) -> None:

@@ -28,7 +28,7 @@ from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.text import counted, in_one_line
-from modeling_sim.trainer.checkpoints import check_is_kept, own_checkpoints
+from modeling_sim.trainer.checkpoints import own_checkpoints, read_kept
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast_parameters
 from modeling_sim.trainer.log import Log, Scores, prepare_output
@@ -37,6 +37,7 @@ from modeling_sim.trainer.loop import (
     Callback,
     Run,
     check_processes,
+    check_resumable,
     resume,
     steps_of_epochs,
     train,
@@ -195,10 +196,6 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     set_seed(settings.seed)
     task = build(accelerator, *groups)
     folder = RunFolder(settings.output_dir)
-    if settings.overwrite_output_dir and settings.named_checkpoint is not None:
-        check_is_kept(settings.named_checkpoint, folder.path)
-    if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
-        folder.clear()
     log = Log(
         folder.log,
         accelerator,
@@ -223,6 +220,10 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
     if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
         raise RunIsFinishedError(f"the run in {folder.path} is finished")
+    if settings.overwrite_output_dir and settings.named_checkpoint is not None:
+        check_resumable(task, settings, read_kept(settings.named_checkpoint, folder.path))
+    if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
+        folder.clear()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder.reopen()
@@ -282,6 +283,8 @@ def finish(run: Run, trained: list[Scores], *, steps_left_out: int) -> None:
 def _what_is_kept(run: Run) -> str:
     """How to resume after an error."""
     newest = own_checkpoints(run.folder.path)
+    if not newest and run.settings.named_checkpoint is not None:
+        return f"rerun the same command to begin again from {run.settings.named_checkpoint}"
     if not newest:
         return "there is no checkpoint to resume from"
     return f"rerun {run.settings.command_to_resume} to resume from {newest[0].name}"
