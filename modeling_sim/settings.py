@@ -97,8 +97,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+_REQUIRED = "(required)"
+
+
 class HelpFormatter(RawDescriptionHelpFormatter):
     """Hides defaults of nothing and False, writes `~` for the home folder, keeps the line breaks of a description."""
+
+    def add_arguments(self, actions: Iterable[Action]) -> None:
+        """Adds required settings before others; those of a dataclass come after the ones it inherits."""
+        super().add_arguments(sorted(actions, key=lambda action: not (action.help or "").endswith(_REQUIRED)))
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
@@ -579,7 +586,7 @@ class _Parser(HfArgumentParser):
         if options.get("action") == "store_false":
             options["help"] = f"Turn off `--{options['dest']}`."
         if options.get("required"):
-            options["help"] = f"{options['help']} (required)"
+            options["help"] = f"{options['help']} {_REQUIRED}"
         return super().add_argument(*(flag for flag in flags if "-" not in flag.lstrip("-")), **options)
 
     def refuse_unknown_flags(self, argv: Sequence[str]) -> None:

@@ -90,6 +90,7 @@ def test_help_tells_required_settings_defaults_and_what_a_negative_flag_turns_of
     assert lines["--label"].endswith("(default: phones)")
     assert "`--align_modules`" in lines["--no_align_modules"]
     assert "(required)" in help_of("train-decoder")
+    assert next(iter(lines)) == "--model"  # required
 
 
 @pytest.mark.parametrize(
