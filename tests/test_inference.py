@@ -1,8 +1,10 @@
 """Streams, long audio, folded weights and embeddings give what the encoder makes of complete recordings."""
 
 import json
+import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -315,6 +317,58 @@ def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypa
     assert written == manifest["shards"]
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no metadata"])
+def test_a_lost_file_of_a_complete_folder_is_written_again(checkpoint, recordings, tmp_path, damage, monkeypatch):
+    out = tmp_path / "out"
+    manifest = embed(checkpoint, str(recordings), out, pool="none", shard_seconds=0.5)
+    shard, content = out / manifest["shards"][1], (out / manifest["shards"][1]).read_bytes()
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "cut":
+        shard.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        middle = len(content) // 2
+        shard.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        pq.write_table(pq.read_table(shard).replace_schema_metadata(None), shard)
+    full, written = embedding_files._ShardWriter.write, []
+
+    def write(self, *args):
+        assert not json.loads((out / "manifest.json").read_text())["complete"]
+        written.append(args[0].name)
+        full(self, *args)
+
+    monkeypatch.setattr(embedding_files._ShardWriter, "write", write)
+    assert embed(checkpoint, str(recordings), out, pool="none", shard_seconds=0.5) == manifest
+    assert written == [shard.name]
+    assert shard.read_bytes() == content
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_other_recordings_of_the_same_names_and_lengths_are_refused(checkpoint, recordings, tmp_path, as_bytes):
+    def data(folder):
+        paths = sorted(folder.glob("*.wav"))
+        audio = [{"path": path.name, "bytes": path.read_bytes()} if as_bytes else str(path) for path in paths]
+        return Dataset.from_dict({"id": [path.stem for path in paths], "audio": audio})
+
+    out = tmp_path / "out"
+    manifest = embed(checkpoint, data(recordings), out)
+    other = shutil.copytree(recordings, tmp_path / "other")
+    assert embed(checkpoint, data(other), out) == manifest
+    samples, rate = soundfile.read(other / "1.wav")
+    soundfile.write(other / "1.wav", -samples, rate, subtype="FLOAT")
+    with pytest.raises(FileExistsError, match="data_fingerprint"):
+        embed(checkpoint, data(other), out)
+
+
+def test_a_recording_that_vanished_is_skipped(checkpoint, recordings, tmp_path):
+    dataset = embedding_files.open_data(str(recordings))
+    (recordings / "1.wav").unlink()
+    with pytest.raises(AudioError, match=r"1\.wav"):
+        embed(checkpoint, dataset, tmp_path / "raise")
+    assert embed(checkpoint, dataset, tmp_path / "skip", on_bad_audio="skip")["skipped"] == 1
+
+
 def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path):
     out = tmp_path / "out"
     embed(checkpoint, str(recordings), out)
@@ -353,11 +407,12 @@ def test_recordings_that_cannot_be_read(checkpoint, recordings, tmp_path, capsys
     soundfile.write(recordings / "slow.wav", stereo[:, 0], 8000)
     with pytest.raises(BadAudioError, match=r"empty\.wav"):
         embed(checkpoint, str(recordings), tmp_path / "raise")
-    manifest = embed(checkpoint, str(recordings), tmp_path / "skip", on_bad_audio="skip")
-    assert (manifest["utterances"], manifest["resampled"], manifest["skipped"]) == (6, 1, 2)
-    listed = (tmp_path / "skip" / "skipped.tsv").read_text()
-    assert "empty.wav" in listed
-    assert "stereo.wav" in listed
+    for _ in range(2):
+        manifest = embed(checkpoint, str(recordings), tmp_path / "skip", on_bad_audio="skip")
+        assert (manifest["utterances"], manifest["resampled"], manifest["skipped"]) == (6, 1, 2)
+        listed = (tmp_path / "skip" / "skipped.tsv").read_text()
+        assert "empty.wav" in listed
+        assert "stereo.wav" in listed
     assert "8000" in capsys.readouterr().out
     (recordings / "empty.wav").unlink()
     with pytest.raises(AudioError, match=r"stereo\.wav.*average_channels"):
