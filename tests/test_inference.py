@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from functools import partial
 
+import accelerate
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,7 @@ import torch
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import prune
 from tqdm import tqdm
 
 from modeling_sim import (
@@ -29,7 +32,7 @@ from modeling_sim.commands import embed as command
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.inference import embedding, embedding_files
-from modeling_sim.inference.folding import fold
+from modeling_sim.inference.folding import FoldedConvLayer, fold
 from modeling_sim.inference.steps import MAX_SAMPLES
 
 PRESETS = ("sim", "sim-small", "sim-artificial", "gim", "gim-lowe", "cpc")
@@ -175,17 +178,88 @@ def test_folded_weights_give_the_same_frames(name, padded_batch):
                 torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=2e-6)
 
 
-def test_a_watched_model_is_not_folded(noise):
-    model, seen = model_of(), []
-    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: seen.append(1))
-    assert fold(model) is model
+def is_folded(model):
+    return any(isinstance(part, FoldedConvLayer) for part in model.modules())
+
+
+class Recorder(list):
+    def __call__(self, module, *_):
+        self.append(module)
+
+    hook = __call__
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "object", "partial"])
+def test_a_watched_model_is_not_folded(noise, kind):
+    model, seen = model_of(), Recorder()
+    hooks = {
+        "function": lambda module, *_: seen.append(module),
+        "method": seen.hook,
+        "object": seen,
+        "partial": partial(Recorder.hook, seen),
+    }
+    handle = model.conv_modules[0].layers[0].register_forward_hook(hooks[kind])
+    assert not is_folded(fold(model))
     stream, waveform = SimStream(model), noise(1, 2000) / 5
     parts = [stream.feed(waveform), stream.finish()]
     assert seen
+    assert not {*seen} & {*model.modules()}
     with torch.no_grad():
         assert_same(parts, list(model.module_latents(waveform)))
     handle.remove()
-    assert fold(model) is not model
+    assert is_folded(fold(model))
+
+
+@pytest.mark.parametrize("module", range(4))
+def test_a_watched_model_ends_at_the_module(noise, module, monkeypatch):
+    model, seen = model_of(), []
+    model.conv_modules[0].register_forward_hook(lambda *_: seen.append(1))
+    samples = noise(1, 4000)[0].numpy() / 5
+    with torch.no_grad():
+        expected = list(model.module_latents(torch.from_numpy(samples)[None]))[module].mean[0]
+    embedder = SimEmbedder(model, module=module, device="cpu")
+    for seconds in (60, 0.1):  # as a whole, in pieces
+        monkeypatch.setattr(embedding, "LONG_SECONDS", seconds)
+        seen.clear()
+        np.testing.assert_allclose(embedder(samples), expected, rtol=0, atol=1e-6)
+        assert seen
+        half = SimEmbedder(model, module=module, precision="bf16", device="cpu")(samples)
+        assert 0 < np.abs(half - expected.numpy()).max() < 0.05
+
+
+def as_it_is(model):
+    pass
+
+
+def watched(model):
+    model.context.register_forward_hook(lambda *_: None)
+
+
+def pruned(model):
+    prune.l1_unstructured(model.conv_modules[0].layers[1].conv, "weight", amount=0.5)
+
+
+def dispatched(model):
+    accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+
+
+@pytest.mark.parametrize("change", [as_it_is, watched, pruned, dispatched])
+def test_the_model_that_is_given_is_not_changed(noise, change):
+    model = model_of().double().train()
+    change(model)
+    model.conv_modules[1].eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    for _ in range(2):
+        SimStream(model).feed(noise(1, 2000) / 5)
+        SimEmbedder(model, module=0, precision="bf16", device="cpu")(noise(1, 2000)[0].numpy() / 5)
+        assert SimEmbedder(model, device="meta").encoder.device.type == "meta"
+    assert [part.training for part in model.modules()] == modes
+    assert len(model.conv_modules) == 3
+    assert model.config.num_modules == 4
+    for name, value in model.state_dict().items():
+        assert value.dtype == state[name].dtype
+        assert torch.equal(value, state[name])
 
 
 def test_long_audio_is_encoded_in_chunks(monkeypatch, padded_batch):
@@ -500,6 +574,25 @@ def test_a_model_in_memory_is_embedded_as_its_folder(checkpoint, recordings, tmp
         np.testing.assert_allclose(SimEmbedder(model, device="cpu")(recordings / "2.wav"), expected, rtol=0, atol=1e-6)
     with pytest.raises(TypeError, match="`model`"):
         SimEmbedder(torch.nn.Linear(1, 1))
+
+
+def test_a_damaged_feature_extractor_is_named(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    model = SimModel.from_pretrained(folder)
+    file = folder / "preprocessor_config.json"
+    for text in ("", '{"do_normalize": ', "[]", "null"):
+        file.write_text(text)
+        for source in (model, folder):
+            with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
+                SimEmbedder(source, device="cpu")
+    file.unlink()
+    assert not SimEmbedder(model, device="cpu").reader.extractor.do_normalize
+    SimFeatureExtractor().save_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        SimEmbedder(model, device="cpu")
+    shutil.rmtree(folder)
+    assert not SimEmbedder(model, device="cpu").reader.extractor.do_normalize
 
 
 def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
