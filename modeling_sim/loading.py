@@ -14,8 +14,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
+from modeling_sim.files import read_json
 from modeling_sim.settings import check_checkpoint, chosen_numbers
 from modeling_sim.text import in_one_line
 
@@ -28,9 +31,14 @@ def feature_extractor_of(path: str) -> Any:
 
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
+        OSError: The checkpoint has none.
+        ValueError: The file of a folder is damaged.
     """
     kind = _input_kind(_config_of(path))
     auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
+    file = Path(path, TOKENIZER_CONFIG_FILE if kind == "tokens" else FEATURE_EXTRACTOR_NAME)
+    if file.is_file():
+        read_json(file)  # transformers reports damaged files like missing ones, or without their names
     return auto.from_pretrained(path)
 
 

@@ -34,6 +34,7 @@ from modeling_sim.commands.train_decoder import main as train_decoder
 from modeling_sim.configuration_sim import POSITION_RATE
 from modeling_sim.data.batches import crop_batches, utterance_batches
 from modeling_sim.data.corpora import contract, load_corpus, sprites
+from modeling_sim.inference.folding import fold
 from modeling_sim.layers_sim import front
 from modeling_sim.loading import feature_extractor_of, load_encoder
 from modeling_sim.processing_sim import new_processor
@@ -67,6 +68,16 @@ def test_columns_of_patches_are_utterances():
             for row in range(rows):
                 patch = images[image, :, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4]
                 assert torch.equal(found[image * columns + column, row], patch.flatten())
+
+
+@pytest.mark.parametrize("module", [None, 0, 1, 2])
+@pytest.mark.parametrize("kind", ["patches", "tokens"])
+def test_folded_weights_give_the_same_frames(kind, module):
+    inputs = torch.rand(2, 1, 12, 10) if kind == "patches" else torch.randint(1, 200, (2, 12))
+    model = SimModel(image_config() if kind == "patches" else text_config()).eval()
+    with torch.no_grad():
+        expected = list(model.module_latents(inputs))[-1 if module is None else module].mean
+        torch.testing.assert_close(fold(model, module)(inputs).last_hidden_state, expected, rtol=0, atol=1e-6)
 
 
 def test_tokens_become_one_hot():

@@ -1,14 +1,19 @@
 """Streams, long audio, folded weights and embeddings give what the encoder makes of complete recordings."""
 
 import json
+import shutil
+from functools import partial
 
+import accelerate
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import prune
 from tqdm import tqdm
 
 from modeling_sim import (
@@ -27,7 +32,7 @@ from modeling_sim.commands import embed as command
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.inference import embedding, embedding_files
-from modeling_sim.inference.folding import fold
+from modeling_sim.inference.folding import FoldedConvLayer, fold
 from modeling_sim.inference.steps import MAX_SAMPLES
 
 PRESETS = ("sim", "sim-small", "sim-artificial", "gim", "gim-lowe", "cpc")
@@ -173,17 +178,88 @@ def test_folded_weights_give_the_same_frames(name, padded_batch):
                 torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=2e-6)
 
 
-def test_a_watched_model_is_not_folded(noise):
-    model, seen = model_of(), []
-    handle = model.conv_modules[0].layers[0].register_forward_hook(lambda *_: seen.append(1))
-    assert fold(model) is model
+def is_folded(model):
+    return any(isinstance(part, FoldedConvLayer) for part in model.modules())
+
+
+class Recorder(list):
+    def __call__(self, module, *_):
+        self.append(module)
+
+    hook = __call__
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "object", "partial"])
+def test_a_watched_model_is_not_folded(noise, kind):
+    model, seen = model_of(), Recorder()
+    hooks = {
+        "function": lambda module, *_: seen.append(module),
+        "method": seen.hook,
+        "object": seen,
+        "partial": partial(Recorder.hook, seen),
+    }
+    handle = model.conv_modules[0].layers[0].register_forward_hook(hooks[kind])
+    assert not is_folded(fold(model))
     stream, waveform = SimStream(model), noise(1, 2000) / 5
     parts = [stream.feed(waveform), stream.finish()]
     assert seen
+    assert not {*seen} & {*model.modules()}
     with torch.no_grad():
         assert_same(parts, list(model.module_latents(waveform)))
     handle.remove()
-    assert fold(model) is not model
+    assert is_folded(fold(model))
+
+
+@pytest.mark.parametrize("module", range(4))
+def test_a_watched_model_ends_at_the_module(noise, module, monkeypatch):
+    model, seen = model_of(), []
+    model.conv_modules[0].register_forward_hook(lambda *_: seen.append(1))
+    samples = noise(1, 4000)[0].numpy() / 5
+    with torch.no_grad():
+        expected = list(model.module_latents(torch.from_numpy(samples)[None]))[module].mean[0]
+    embedder = SimEmbedder(model, module=module, device="cpu")
+    for seconds in (60, 0.1):  # as a whole, in pieces
+        monkeypatch.setattr(embedding, "LONG_SECONDS", seconds)
+        seen.clear()
+        np.testing.assert_allclose(embedder(samples), expected, rtol=0, atol=1e-6)
+        assert seen
+        half = SimEmbedder(model, module=module, precision="bf16", device="cpu")(samples)
+        assert 0 < np.abs(half - expected.numpy()).max() < 0.05
+
+
+def as_it_is(model):
+    pass
+
+
+def watched(model):
+    model.context.register_forward_hook(lambda *_: None)
+
+
+def pruned(model):
+    prune.l1_unstructured(model.conv_modules[0].layers[1].conv, "weight", amount=0.5)
+
+
+def dispatched(model):
+    accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+
+
+@pytest.mark.parametrize("change", [as_it_is, watched, pruned, dispatched])
+def test_the_model_that_is_given_is_not_changed(noise, change):
+    model = model_of().double().train()
+    change(model)
+    model.conv_modules[1].eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    for _ in range(2):
+        SimStream(model).feed(noise(1, 2000) / 5)
+        SimEmbedder(model, module=0, precision="bf16", device="cpu")(noise(1, 2000)[0].numpy() / 5)
+        assert SimEmbedder(model, device="meta").encoder.device.type == "meta"
+    assert [part.training for part in model.modules()] == modes
+    assert len(model.conv_modules) == 3
+    assert model.config.num_modules == 4
+    for name, value in model.state_dict().items():
+        assert value.dtype == state[name].dtype
+        assert torch.equal(value, state[name])
 
 
 def test_long_audio_is_encoded_in_chunks(monkeypatch, padded_batch):
@@ -315,6 +391,58 @@ def test_an_interrupted_run_continues(checkpoint, recordings, tmp_path, monkeypa
     assert written == manifest["shards"]
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "no metadata"])
+def test_a_lost_file_of_a_complete_folder_is_written_again(checkpoint, recordings, tmp_path, damage, monkeypatch):
+    out = tmp_path / "out"
+    manifest = embed(checkpoint, str(recordings), out, pool="none", shard_seconds=0.5)
+    shard, content = out / manifest["shards"][1], (out / manifest["shards"][1]).read_bytes()
+    if damage == "missing":
+        shard.unlink()
+    elif damage == "cut":
+        shard.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        middle = len(content) // 2
+        shard.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        pq.write_table(pq.read_table(shard).replace_schema_metadata(None), shard)
+    full, written = embedding_files._ShardWriter.write, []
+
+    def write(self, *args):
+        assert not json.loads((out / "manifest.json").read_text())["complete"]
+        written.append(args[0].name)
+        full(self, *args)
+
+    monkeypatch.setattr(embedding_files._ShardWriter, "write", write)
+    assert embed(checkpoint, str(recordings), out, pool="none", shard_seconds=0.5) == manifest
+    assert written == [shard.name]
+    assert shard.read_bytes() == content
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_other_recordings_of_the_same_names_and_lengths_are_refused(checkpoint, recordings, tmp_path, as_bytes):
+    def data(folder):
+        paths = sorted(folder.glob("*.wav"))
+        audio = [{"path": path.name, "bytes": path.read_bytes()} if as_bytes else str(path) for path in paths]
+        return Dataset.from_dict({"id": [path.stem for path in paths], "audio": audio})
+
+    out = tmp_path / "out"
+    manifest = embed(checkpoint, data(recordings), out)
+    other = shutil.copytree(recordings, tmp_path / "other")
+    assert embed(checkpoint, data(other), out) == manifest
+    samples, rate = soundfile.read(other / "1.wav")
+    soundfile.write(other / "1.wav", -samples, rate, subtype="FLOAT")
+    with pytest.raises(FileExistsError, match="data_fingerprint"):
+        embed(checkpoint, data(other), out)
+
+
+def test_a_recording_that_vanished_is_skipped(checkpoint, recordings, tmp_path):
+    dataset = embedding_files.open_data(str(recordings))
+    (recordings / "1.wav").unlink()
+    with pytest.raises(AudioError, match=r"1\.wav"):
+        embed(checkpoint, dataset, tmp_path / "raise")
+    assert embed(checkpoint, dataset, tmp_path / "skip", on_bad_audio="skip")["skipped"] == 1
+
+
 def test_a_folder_of_something_else_is_refused(checkpoint, recordings, tmp_path):
     out = tmp_path / "out"
     embed(checkpoint, str(recordings), out)
@@ -353,11 +481,12 @@ def test_recordings_that_cannot_be_read(checkpoint, recordings, tmp_path, capsys
     soundfile.write(recordings / "slow.wav", stereo[:, 0], 8000)
     with pytest.raises(BadAudioError, match=r"empty\.wav"):
         embed(checkpoint, str(recordings), tmp_path / "raise")
-    manifest = embed(checkpoint, str(recordings), tmp_path / "skip", on_bad_audio="skip")
-    assert (manifest["utterances"], manifest["resampled"], manifest["skipped"]) == (6, 1, 2)
-    listed = (tmp_path / "skip" / "skipped.tsv").read_text()
-    assert "empty.wav" in listed
-    assert "stereo.wav" in listed
+    for _ in range(2):
+        manifest = embed(checkpoint, str(recordings), tmp_path / "skip", on_bad_audio="skip")
+        assert (manifest["utterances"], manifest["resampled"], manifest["skipped"]) == (6, 1, 2)
+        listed = (tmp_path / "skip" / "skipped.tsv").read_text()
+        assert "empty.wav" in listed
+        assert "stereo.wav" in listed
     assert "8000" in capsys.readouterr().out
     (recordings / "empty.wav").unlink()
     with pytest.raises(AudioError, match=r"stereo\.wav.*average_channels"):
@@ -445,6 +574,25 @@ def test_a_model_in_memory_is_embedded_as_its_folder(checkpoint, recordings, tmp
         np.testing.assert_allclose(SimEmbedder(model, device="cpu")(recordings / "2.wav"), expected, rtol=0, atol=1e-6)
     with pytest.raises(TypeError, match="`model`"):
         SimEmbedder(torch.nn.Linear(1, 1))
+
+
+def test_a_damaged_feature_extractor_is_named(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    model = SimModel.from_pretrained(folder)
+    file = folder / "preprocessor_config.json"
+    for text in ("", '{"do_normalize": ', "[]", "null"):
+        file.write_text(text)
+        for source in (model, folder):
+            with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
+                SimEmbedder(source, device="cpu")
+    file.unlink()
+    assert not SimEmbedder(model, device="cpu").reader.extractor.do_normalize
+    SimFeatureExtractor().save_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        SimEmbedder(model, device="cpu")
+    shutil.rmtree(folder)
+    assert not SimEmbedder(model, device="cpu").reader.extractor.do_normalize
 
 
 def test_half_precision_is_near(checkpoint, recordings, monkeypatch):

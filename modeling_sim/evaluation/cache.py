@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from modeling_sim.analysis import LinearTransform
 from modeling_sim.analysis.scorecard import Row
+from modeling_sim.data.digests import key_name
 from modeling_sim.evaluation.clips import Media
-from modeling_sim.evaluation.feature_store import key_name
 from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions

@@ -4,23 +4,19 @@ Features need not fit into memory, and are reused when the same label is measure
 Weights, recordings, labels and settings are identified by their content, never by names or dates.
 """
 
-import hashlib
 import json
 import shutil
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
-from datasets import Dataset
 from tqdm.auto import tqdm
 
-from modeling_sim.data.audio import AudioError
+from modeling_sim.data.digests import key_name
 
 _META = "meta.json"
 
@@ -30,15 +26,6 @@ _COLUMNS = ("labels", "utterances", "speakers", "seconds")
 
 # Part of every key: raise it whenever the same key would mean different features.
 _VERSION = 3
-
-
-# Seconds after a change in which a file may change again without a new time stamp: some file systems store times in
-# steps of one or two seconds.
-_SAME_TIME = 2.5
-
-
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
-"""Digests of files by path, with the system's data about each file when it was read: see `file_digest`."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +118,6 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
     return _read(folder)
 
 
-def key_name(key: Any) -> str:
-    """Name in the cache for a key in types of JSON."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-
-
 def _read(folder: Path) -> Items:
     meta = json.loads((folder / _META).read_text())
     features: dict[str, np.ndarray] = {
@@ -149,54 +131,3 @@ def _read(folder: Path) -> Items:
 
 def _file_name(feature: str) -> str:
     return f"{feature.replace(' ', '_')}.float32"
-
-
-def corpus_fingerprint(dataset: Dataset, label: str) -> str:
-    """Digest of a corpus' recordings, by id, length, speaker and content, and of their labels.
-
-    Args:
-        dataset: A corpus.
-        label: The column of classes that is read.
-
-    Raises:
-        AudioError: A recording cannot be read.
-    """
-    rows, paths = _rows_digest(dataset, label)
-    return key_name([rows, *map(file_digest, paths)])
-
-
-@lru_cache(maxsize=4)  # a train and a test split are asked for with every model
-def _rows_digest(dataset: Dataset, label: str) -> tuple[str, list[str]]:
-    """Digest of what the data set itself holds, which does not change, and the files that it names."""
-    digest, paths = hashlib.sha256(), []
-    names = dict.fromkeys(["id", "num_samples", "sampling_rate", "audio", "speaker_id", label])
-    columns = dataset.with_format(None).select_columns([name for name in names if name in dataset.column_names])
-    for row in columns:  # one at a time: some corpora hold the audio itself
-        audio = row.pop("audio")
-        content = audio["bytes"]
-        if content is None:
-            paths.append(audio["path"])
-        held = None if content is None else hashlib.sha256(content).hexdigest()
-        digest.update(json.dumps([row, held], sort_keys=True).encode())
-    return digest.hexdigest(), paths
-
-
-def file_digest(path: str) -> str:
-    """SHA-256 of a file's content; the file is read again only if its time stamps, size or inode have changed.
-
-    Raises:
-        AudioError: It cannot be read.
-    """
-    try:
-        stat = Path(path).stat()
-        found = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        known = _digests.get(path)
-        if known is not None and known[0] == found:
-            return known[1]
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SAME_TIME:
-        _digests[path] = (found, digest)
-    return digest

@@ -17,7 +17,8 @@ from modeling_sim.data.corpora.alignments import (
     num_label_frames,
 )
 from modeling_sim.data.corpora.contract import is_frame_label
-from modeling_sim.evaluation.feature_store import FeatureWriter, Items, corpus_fingerprint, stored_items
+from modeling_sim.data.digests import corpus_fingerprint
+from modeling_sim.evaluation.feature_store import FeatureWriter, Items, stored_items
 from modeling_sim.evaluation.representations import Representation, TimedFrames
 from modeling_sim.text import inner_bar
 
@@ -62,7 +63,7 @@ def extract(
     key = {
         "encoder": representation.fingerprint(),
         "extractor": representation.extractor.to_json_string(),
-        "corpus": corpus_fingerprint(dataset, label),
+        "corpus": corpus_fingerprint(dataset, "speaker_id", label),
         "label": [label, pooling, chunk_seconds, frame_step, max_items, seed],
         # Samples are drawn batch by batch.
         "batch_size": batch_size,
@@ -99,7 +100,7 @@ def extract(
                 share=share,
                 seed=seed,
             )
-        if corpus_fingerprint(dataset, label) != key["corpus"]:
+        if corpus_fingerprint(dataset, "speaker_id", label) != key["corpus"]:
             raise AudioError("recordings changed while their features were computed; run the command again.")
 
     return stored_items(cache_dir, key, write)

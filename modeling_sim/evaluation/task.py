@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes
+from modeling_sim.data.digests import corpus_fingerprint
 from modeling_sim.evaluation.factors import (
     FEWEST_UTTERANCES,
     Factors,
@@ -16,7 +17,7 @@ from modeling_sim.evaluation.factors import (
     of_voiced_moments,
     utterance_columns,
 )
-from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint
+from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.features import Pooling, extract
 from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AnalysisArguments, load_split, load_splits
@@ -77,7 +78,7 @@ class LabelTask:
     def fingerprint(self) -> dict[str, Any]:
         """What measures depend on, apart from settings and models: recordings, labels and factors."""
         splits = {**self.splits, **({} if self.abx_split is None else {"abx": self.abx_split})}
-        corpus = {split: corpus_fingerprint(data, self.arguments.label) for split, data in splits.items()}
+        corpus = {split: corpus_fingerprint(data, "speaker_id", self.arguments.label) for split, data in splits.items()}
         factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.columns.items()}
         return {"corpus": corpus, "classes": self.classes, "factors": factors}
 

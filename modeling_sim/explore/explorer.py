@@ -18,8 +18,9 @@ from modeling_sim.analysis.concentration import rotation_gap
 from modeling_sim.data.audio import read_audio, read_header
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW
 from modeling_sim.data.corpora.contract import class_label, is_frame_label
+from modeling_sim.data.digests import corpus_fingerprint, key_name
 from modeling_sim.evaluation.axes import drawn_utterances, find_axes, frame_moments, load_axes, save_axes
-from modeling_sim.evaluation.feature_store import Items, corpus_fingerprint, key_name
+from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.features import extract
 from modeling_sim.evaluation.models import attach_decoders, load_representations
 from modeling_sim.evaluation.representations import Representation, SimModules
@@ -389,7 +390,7 @@ class Explorer:
             _VERSION,
             kind,
             self.representations[model].key,
-            self._once(("corpus",), lambda: corpus_fingerprint(self.dataset, self.label)),
+            self._once(("corpus",), lambda: corpus_fingerprint(self.dataset, "speaker_id", self.label)),
             self.label,
             feature,
             axes,

@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 import torch
 from transformers import SequenceFeatureExtractor
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from modeling_sim.data.audio import as_recording, read_audio, read_header, resampled_length
 from modeling_sim.feature_extraction_sim import SimFeatureExtractor, as_waveform
@@ -87,7 +88,7 @@ class SimEmbedder:
     """Makes embeddings of recordings with one module of an encoder.
 
     Args:
-        model: The encoder, or its folder or Hub id. Its weights are copied, see `fold`.
+        model: The encoder, or its folder or Hub id. It is copied and not changed, see `fold`.
         module: "context", or the number of a module, counted from 0.
         pool: "none": one embedding per frame. "mean": the mean over the frames of a recording.
         feature_extractor: Of the model; that of its folder by default, or one with the model's sampling rate.
@@ -111,7 +112,8 @@ class SimEmbedder:
         (100, 64)
 
     Raises:
-        ValueError: There is no such module or device, or axes belong to other weights.
+        ValueError: There is no such module or device, axes belong to other weights, or the file of the feature
+            extractor is damaged.
         TypeError: `model` is neither a SIM model nor a path.
         FileNotFoundError: There is no such model, or no file of axes.
     """
@@ -141,7 +143,8 @@ class SimEmbedder:
             feature_extractor = feature_extractor or feature_extractor_of(source)
             model = load_encoder(source)
         elif feature_extractor is None and source:
-            with contextlib.suppress(OSError):  # a folder without one, or that is gone
+            has_one = Path(source, FEATURE_EXTRACTOR_NAME).is_file()
+            with contextlib.nullcontext() if has_one else contextlib.suppress(OSError):  # or a folder that is gone
                 feature_extractor = feature_extractor_of(source)
         self.config = model.config
         self.module = module_number(self.config, str(module))
@@ -151,7 +154,8 @@ class SimEmbedder:
             sampling_rate=self.config.sampling_rate, min_samples=self.config.receptive_field()
         )
         self.reader = RecordingReader(feature_extractor, average_channels=average_channels)
-        self.encoder = fold(model, self.module, dtype=_DTYPES[precision]).to(self.device)  # type: ignore[arg-type]
+        folded = fold(model, self.module, dtype=_DTYPES[precision])
+        self.encoder = SimModel.to(folded, self.device)  # see `fold`
         self.channels = self.config.num_channels(self.module)
         self.axes = "given" if not isinstance(axes, str) else "own" if axes == "own" else "temporal"
         self.transform = None if axes == "own" else self._transform(axes, source, model)
@@ -242,7 +246,7 @@ class SimEmbedder:
         lengths = self.encoder.config.num_frames(mask.sum(dim=1))
         with torch.inference_mode():
             frames = self.encoder(
-                inputs.to(self.device), None if bool(mask.all()) else mask.to(self.device)
+                inputs.to(self.device, self.encoder.dtype), None if bool(mask.all()) else mask.to(self.device)
             ).last_hidden_state.float()
             if self.pool == "mean":  # padded frames are 0
                 frames = frames.sum(dim=1) / lengths.to(self.device)[:, None].clamp(min=1)
@@ -267,8 +271,8 @@ class SimEmbedder:
         state, total, count, done = self.encoder.initial_state(), torch.zeros((), dtype=torch.float64), 0, 0
         for samples in self.reader.pieces(row):
             done += len(samples)
-            inputs = torch.from_numpy(((samples - shift) * scale).astype(np.float32))[None].to(self.device)
-            modules, state = self.encoder.step(inputs, state, last=done == length)
+            inputs = torch.from_numpy(((samples - shift) * scale).astype(np.float32))[None]
+            modules, state = self.encoder.step(inputs.to(state[0]), state, last=done == length)
             frames = modules[-1].hidden_state[0].float()
             if self.pool == "none":
                 yield self._in_axes(frames).cpu().numpy()

@@ -1,7 +1,6 @@
 """Embeddings of data sets in Parquet files."""
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from modeling_sim.data.corpora import check_corpus_settings, corpus_names, load_
 from modeling_sim.data.corpora import corpus_settings as settings_of
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, file_or_row_names
 from modeling_sim.data.corpora.scan import check_audio, check_streamed_audio
+from modeling_sim.data.digests import corpus_fingerprint, key_name
 from modeling_sim.files import read_json, replacing, write_json
 from modeling_sim.inference.embedding import Pool, Precision, RecordingReader, SimEmbedder, is_long, say_resampled
 from modeling_sim.modeling_sim import CHUNK_SECONDS, SimModel
@@ -228,7 +228,7 @@ class _Writer:
         fields = {"id": pa.string(), "seconds": pa.float64()}
         fields |= {"embedding": vector} if self.is_mean else {"start": pa.int64(), "embedding": pa.list_(vector)}
         self.schema, self.vector = pa.schema(fields), vector
-        self.writer = pq.ParquetWriter(path, self.schema)
+        self.writer = pq.ParquetWriter(path, self.schema, write_page_checksum=True)
         self.columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
         self.bytes, self.last, self.start = 0, "", 0
 
@@ -371,8 +371,11 @@ def embed(
     """Embeds every recording of a data set into Parquet files of a folder, which `load_dataset("parquet")` reads.
 
     The files are written complete or not at all. After a kill the same call continues with the file that was not
-    complete. Memory is bounded by one file, however long recordings are: those of more than a minute are read and
-    encoded piece by piece, and their frames make several rows, of which `start` is the number of the first frame.
+    complete, and writes files again that are missing or damaged. It knows the data set by the ids, lengths and content
+    of its recordings, but a stream only by the first 20 ids and lengths.
+
+    Memory is bounded by one file, however long recordings are: those of more than a minute are read and encoded piece
+    by piece, and their frames make several rows, of which `start` is the number of the first frame.
 
     Args:
         model: An embedder, whose settings are then used in place of the next six; or the encoder, or its folder or id.
@@ -423,17 +426,23 @@ def embed(
         if shard_seconds is None:
             per_second = model.config.frame_rate(model.module) * model.channels * 4
             shard_seconds = _SECONDS_OF_MEANS if model.pool == "mean" else _SHARD_BYTES / per_second
-        description |= {"data_fingerprint": _data_fingerprint(dataset), "shard_seconds": shard_seconds}
-        manifest = {"schema": 1, "complete": False, **description}
+        skip = on_bad_audio == "skip"
+        description |= {"data_fingerprint": _data_fingerprint(dataset, skip=skip), "shard_seconds": shard_seconds}
+        manifest = {"schema": 2, "complete": False, **description}
         then = _read_manifest(folder)
         _refuse_others(folder, then, manifest)
-        if then.get("complete"):
+        lost = _lost_shards(folder, then.get("shards", []))
+        if then.get("complete") and not lost:
             say(f"the embeddings in {folder} are already complete")
+            manifest = then
         else:
             manifest["versions"] = versions()
             write_json(folder / MANIFEST_NAME, manifest)
-            _write_shards(model, dataset, folder, shard_seconds, batch_size, num_workers, skip=on_bad_audio == "skip")
-            write_json(folder / MANIFEST_NAME, {**manifest, **_totals(folder)})
+            for name in lost:
+                say(f"{folder / name} is missing or damaged and is written again")
+                (folder / name).unlink(missing_ok=True)
+            _write_shards(model, dataset, folder, shard_seconds, batch_size, num_workers, skip=skip)
+        write_json(folder / MANIFEST_NAME, {**manifest, **_totals(folder)})
         return _read_manifest(folder)
 
 
@@ -471,17 +480,28 @@ def _refuse_others(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]
         )
 
 
-def _data_fingerprint(dataset: Dataset | IterableDataset) -> str:
-    """Digest of ids and lengths: of all rows, of a stream of the first ones."""
+def _data_fingerprint(dataset: Dataset | IterableDataset, *, skip: bool) -> str:
+    """Digest of the recordings; of a stream, whose content comes only once, of the first ids and lengths."""
+    if not isinstance(dataset, IterableDataset):
+        return corpus_fingerprint(dataset, skip_unreadable=skip)
     columns = ["id", "num_samples", "sampling_rate"]
-    digest = hashlib.sha256()
-    if isinstance(dataset, IterableDataset):
-        rows: Iterable[Any] = islice(dataset.select_columns(columns), 20)
-    else:
-        rows = dataset.with_format(None).select_columns(columns)
-    for row in rows:
-        digest.update(json.dumps([row[name] for name in columns]).encode())
-    return digest.hexdigest()
+    return key_name([[row[name] for name in columns] for row in islice(dataset.select_columns(columns), 20)])
+
+
+def _lost_shards(folder: Path, written: Sequence[str]) -> list[str]:
+    """Names of shards that cannot be read to their end, and of those of `written` that are missing."""
+    there = {path.name: _is_intact(path) for path in folder.glob(_SHARDS)}
+    return sorted(name for name in {*there, *written} if not there.get(name))
+
+
+def _is_intact(shard: Path) -> bool:
+    """Whether all of a shard can be read and equals what was written, by its checksums."""
+    with contextlib.suppress(OSError, ValueError, TypeError, pa.ArrowException):
+        file = pq.ParquetFile(shard, page_checksum_verification=True)
+        for group in range(file.num_row_groups):  # one at a time, as they were written
+            file.read_row_group(group)
+        return _META in file.metadata.metadata
+    return False
 
 
 def _write_shards(

@@ -1,7 +1,7 @@
 """Encoders for inference alone, with weights that are prepared once: faster, with the same frames up to rounding."""
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,18 +82,20 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
     channel that is 1 at real frames carries the biases of these heads.
 
     Args:
-        model: The encoder. One with hooks, adapters or other layers than its own is returned as it is.
+        model: The encoder, which is not changed. One with hooks, adapters or other layers than its own is copied
+            without folding, and calls the same hooks.
         module: The module whose frames are wanted, counted from 0; `None` for all, with log-variances.
         dtype: Of the convolutions, half precision for instance; that of `model` by default. A GRU on a CPU keeps its
-            own: the products of one frame are too small to gain.
+            own, if the model is folded: the products of one frame are too small to gain.
 
     Returns:
         A `SimModel` in evaluation mode, on the device of `model`, whose last module is the one that is wanted.
     """
+    config = model.config if module is None else _ending_at(model.config, module)
     if not all(_is_foldable(part) for part in model.modules()):
-        return model.eval()
+        return _copy(model, config, dtype)
     dtype = dtype or model.dtype
-    folded = _empty(model.config, module)
+    folded = _empty(config)
     carried: SimLatentHead | None = None  # the head of the module below, if it becomes part of the next product
     for number, target in enumerate(cast("list[SimConvModule]", list(folded.conv_modules))):
         source = cast("SimConvModule", model.conv_modules[number])
@@ -122,17 +124,42 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
     return cast("SimModel", folded.to(model.device).eval().requires_grad_(False))  # type: ignore[arg-type]
 
 
-def _empty(config: SimConfig, module: int | None) -> SimModel:
-    """A model without memory for weights that ends at a module and has no batch norm."""
+def _ending_at(config: SimConfig, module: int) -> SimConfig:
+    """The configuration of a model that ends at a module and gives its means."""
+    ending = copy.deepcopy(config)
+    module %= config.num_modules
+    for name in ("conv_kernel", "conv_stride", "conv_padding"):
+        setattr(ending, name, getattr(config, name)[: module + 1])
+    if module < config.num_conv_modules:
+        ending.context_size = 0
+    ending.latent_distribution, ending.kl_weight = "deterministic", 0.0
+    ending.contrastive_modules, ending.probe_module = "all", -1  # valid without the modules above
+    return ending
+
+
+def _copy(model: SimModel, config: SimConfig, dtype: torch.dtype | None) -> SimModel:
+    """A copy of a model in evaluation mode with the modules of `config`, which calls the hooks of the model."""
+    parts = list(model.modules())
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [hook for part in parts for name in names for hook in getattr(part, name).values()]
+    # Copies of hooks that are methods or partial functions would write to copies of what they are bound to.
+    memo: dict[int, Any] = {id(hook): hook for hook in hooks if not isinstance(hook, nn.Module)}
+    # Pruning keeps a product of parameters as an attribute, which cannot be copied with its gradient.
+    computed = [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    memo |= {id(value): value.detach().clone() for value in computed}
+    copied = copy.deepcopy(model, memo)
+    copied.config = config
+    del copied.conv_modules[config.num_conv_modules :]
+    if not config.context_size:
+        copied.context = None
+    if dtype is not None:
+        SimModel.to(copied, dtype)  # accelerate gives a model its own method `to`, whose copy changes the model
+    return copied.eval()
+
+
+def _empty(config: SimConfig) -> SimModel:
+    """A model without memory for weights and without batch norm."""
     settings = {name: getattr(config, name) for name in type(config).__annotations__}
-    if module is not None:
-        module %= config.num_modules
-        kept = min(module + 1, config.num_conv_modules)
-        names = ("sampling_rate", "hidden_size", "latent_size", "latent_head")
-        settings = {name: settings[name] for name in names}
-        settings |= {name: getattr(config, name)[:kept] for name in ("conv_kernel", "conv_stride", "conv_padding")}
-        settings |= {"context_size": config.context_size if module == config.num_conv_modules else 0}
-        settings |= {"latent_distribution": "deterministic", "kl_weight": 0.0}
     with torch.device("meta"):
         return SimModel(SimConfig(**{**settings, "use_batch_norm": False}))
 

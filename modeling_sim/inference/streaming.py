@@ -18,8 +18,8 @@ class SimStream:
     `SimModel.step` is the same with the state as tensors.
 
     Args:
-        model: The encoder, or a model with one as `sim`. Its weights are copied now; changes of them have no effect on
-            this stream.
+        model: The encoder, or a model with one as `sim`. It is copied now and not changed; later changes of it have
+            no effect on this stream.
         batch_size: Streams that are fed together.
 
     Example:
