@@ -18,7 +18,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_sim.data.corpora import corpus_info
-from modeling_sim.data.corpora.contract import class_label
+from modeling_sim.data.corpora.overlap import named_speakers
 
 
 def versions() -> dict[str, str]:
@@ -63,17 +63,12 @@ def hours(dataset: Dataset | IterableDataset) -> float | None:
 
 def held_out_speakers(train: Dataset | IterableDataset, test: Dataset) -> dict[str, int] | None:
     """Number of held-out speakers, and of those also in the training split; `None` if speakers are unknown."""
-    if isinstance(train, IterableDataset) or not all("speaker_id" in data.column_names for data in (train, test)):
+    if isinstance(train, IterableDataset):
         return None
-    trained_on, held_out = _speakers(train), _speakers(test)
-    return {"speakers": len(held_out), "heard_in_training": len(held_out & trained_on)} if held_out else None
-
-
-def _speakers(dataset: Dataset) -> set[str]:
-    """Names of the known speakers; names, because splits may number speakers differently."""
-    label = class_label(dataset, "speaker_id")
-    known = [speaker for speaker in dataset.unique("speaker_id") if speaker is not None]
-    return set(map(str, known if label is None else label.int2str(known)))
+    trained_on, held_out = named_speakers(train), named_speakers(test)
+    if not (trained_on and held_out):
+        return None
+    return {"speakers": len(held_out), "heard_in_training": len(held_out & trained_on)}
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

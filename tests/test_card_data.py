@@ -4,7 +4,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.data.licenses import known_licenses, refuse_looser
+from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER
+from modeling_sim.data.licenses import check_license, known_licenses, refuse_looser
 from modeling_sim.hub.card import data_flag, data_text, license_line, start_of
 from modeling_sim.provenance import held_out_speakers, hours, hub_dataset, hub_id
 
@@ -62,6 +63,8 @@ def test_held_out_speakers_are_known_by_name_however_splits_number_them():
     unknown = Dataset.from_dict({"speaker_id": [None, "cat"]})
     assert held_out_speakers(train, unknown) == {"speakers": 1, "heard_in_training": 0}
     assert held_out_speakers(train, unknown.select(range(1))) is None
+    nameless = Dataset.from_dict({"speaker_id": [UNKNOWN_SPEAKER]})
+    assert held_out_speakers(train, nameless) is held_out_speakers(nameless, test) is None
     assert held_out_speakers(train, train) == {"speakers": 2, "heard_in_training": 2}
     assert held_out_speakers(train, test.remove_columns("speaker_id")) is None
     assert held_out_speakers(IterableDataset.from_generator(lambda: iter([{"speaker_id": 1}])), test) is None
@@ -123,6 +126,15 @@ def test_the_license_says_where_it_comes_from():
 def test_a_looser_license_is_refused(stated, known):
     with pytest.raises(ValueError, match=f"'{stated}'.*'(mit|{known})'"):
         refuse_looser(stated, ["mit", known] if known != "mit" else [known])
+
+
+def test_terms_that_are_not_stated_may_be_those_of_a_model_that_began_from_a_known_license():
+    own = {"corpus_license": "other", "license": "other", "base_license": "cc-by-4.0"}
+    check_license("other", own)
+    check_license("cc-by-4.0", own)
+    for stated, training in (("mit", own), ("other", {**own, "license": "cc-by-nc-4.0"})):
+        with pytest.raises(ValueError, match=stated):
+            check_license(stated, training)
 
 
 def test_the_same_license_and_a_stricter_one_may_be_stated():

@@ -38,6 +38,16 @@ def license_of_model(model: str | None) -> str | None:
     return license_id
 
 
+def check_license(stated: str, training: Mapping[str, Any]) -> None:
+    """Checks that a license is that of a run's results, or as strict as what binds its model.
+
+    Raises:
+        ValueError: See `refuse_looser`.
+    """
+    if stated != training.get("license"):
+        refuse_looser(stated, known_licenses(training))
+
+
 def refuse_looser(stated: str, known: list[str]) -> None:
     """Checks that a license is as strict as those that bind a model.
 

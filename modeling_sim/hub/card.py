@@ -18,7 +18,7 @@ from modeling_sim import SimConfig
 from modeling_sim.analysis.scorecard import PROPERTY_NAMES, REGRESSED, Row, features_name
 from modeling_sim.data.corpora import corpus_info, corpus_names
 from modeling_sim.data.corpora.contract import CorpusInfo
-from modeling_sim.data.licenses import known_licenses, license_name, refuse_looser
+from modeling_sim.data.licenses import check_license, license_name
 from modeling_sim.evaluation.representations import SPECTRA
 from modeling_sim.evaluation.results import Results
 from modeling_sim.evaluation.settings import AXES
@@ -455,7 +455,7 @@ def license_of(training: Mapping[str, Any], stated: str | None) -> str:
     if stated is None:
         license_id: str = training.get("license", training["corpus_license"])
         return license_id
-    refuse_looser(stated, known_licenses(training))
+    check_license(stated, training)
     return stated
 
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from modeling_sim.data.licenses import known_licenses, refuse_looser
+from modeling_sim.data.licenses import check_license
 from modeling_sim.evaluation.results import SCHEMA, Results
 from modeling_sim.files import read_json, read_results
 from modeling_sim.text import in_one_line
@@ -106,7 +106,8 @@ def _license_problems(metadata: dict[str, Any], body: str, folder: Path) -> Iter
             yield f"cannot read the linked file {link}: {in_one_line(error)}"
             continue
         try:
-            refuse_looser(license_id, known_licenses(results) if "modules" in results else [])
+            if "modules" in results:
+                check_license(license_id, results)
         except ValueError as error:
             yield f"`license` conflicts with {link}: {error}"
 

@@ -40,7 +40,7 @@ def _content(row: dict[str, Any]) -> Hashable:
 
 def say_shared_speakers(train: Dataset, test: Dataset) -> None:
     """Prints a warning if named speakers of the test split are in the training split."""
-    of_train, of_test = _speakers(train), _speakers(test)
+    of_train, of_test = named_speakers(train), named_speakers(test)
     shared = of_train & of_test
     if shared:
         say_once(
@@ -49,9 +49,10 @@ def say_shared_speakers(train: Dataset, test: Dataset) -> None:
         )
 
 
-def _speakers(dataset: Dataset) -> set[str]:
-    classes = class_label(dataset, "speaker_id") if "speaker_id" in dataset.column_names else None
-    if classes is None:
+def named_speakers(dataset: Dataset) -> set[str]:
+    """Names of a split's speakers, which splits may number differently, without those that are unknown."""
+    if "speaker_id" not in dataset.column_names:
         return set()
-    present = {value for value in dataset["speaker_id"][:] if value is not None}
-    return {classes.names[value] for value in present} - {UNKNOWN_SPEAKER}
+    label = class_label(dataset, "speaker_id")
+    found = [speaker for speaker in dataset.unique("speaker_id") if speaker is not None]
+    return set(map(str, found if label is None else label.int2str(found))) - {UNKNOWN_SPEAKER}
