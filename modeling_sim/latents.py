@@ -76,6 +76,8 @@ def points_between(start: torch.Tensor, end: torch.Tensor, places: torch.Tensor,
     line = (1 - places) * start + places * end
     if path == "linear":
         return line
+    if start.dtype.itemsize < 4:  # small norms are 0 in float16
+        return points_between(start.float(), end.float(), places.float(), path).to(start.dtype)
     start_norm, end_norm = start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True)
     if path == "norm_corrected":
         norm = (1 - places) * start_norm + places * end_norm

@@ -52,11 +52,17 @@ def test_the_output_has_the_announced_length_for_any_number_of_frames(frames, ar
         assert not waveforms[:, common:].any()
 
 
-def test_each_utterance_ends_where_it_ends():
-    waveforms = decoder()(torch.randn(2, 4, 6), torch.tensor([100, 300])).waveforms
-    assert waveforms.shape == (2, 300)
-    assert not waveforms[0, 100:].any()
-    assert waveforms[0, :100].all()
+@pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
+def test_padded_utterances_are_decoded_as_alone(architecture):
+    model = decoder(architecture=architecture)
+    frames, latents = [12, 30], torch.randn(2, 30, 6)
+    lengths = [model.config.num_samples(count) for count in frames]
+    waveforms = model(latents, torch.tensor(lengths)).waveforms
+    assert waveforms.shape == (2, lengths[1])
+    assert not waveforms[0, lengths[0] :].any()
+    for row, (count, length) in enumerate(zip(frames, lengths, strict=True)):
+        alone = model(latents[row : row + 1, :count]).waveforms[0]
+        torch.testing.assert_close(waveforms[row, :length], alone)
 
 
 def test_it_is_plain_transposed_convolutions_of_standardized_latents():
@@ -305,6 +311,16 @@ def test_the_arc_keeps_the_norm_that_the_line_loses():
     middle = {path: interpolate(start, end, steps=3, path=path)[1].norm() / norm for path in ("linear", "slerp")}
     assert middle["linear"] == pytest.approx(math.sqrt(0.5), abs=0.05)
     assert middle["slerp"] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("path", ["slerp", "norm_corrected"])
+def test_paths_in_half_precision_are_those_in_float32(path):
+    start, end = torch.randn(2, 5, 6)
+    start[3], end[3] = 0.0, 0.0  # padding
+    start[4], end[4] = 1e-4 * start[4], 1e-4 * end[4]  # a product of such norms is 0 in float16
+    half = interpolate(start.half(), end.half(), steps=5, path=path)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), interpolate(start, end, steps=5, path=path), atol=2e-6, rtol=5e-3)
 
 
 def test_the_arc_is_the_plane_rotation_and_degenerate_frames_take_the_line():

@@ -155,8 +155,9 @@ class SimDecoder(PreTrainedModel):
 
         Args:
             latents: `(batch, frames, channels)` of the module that the decoder was trained on.
-            num_samples: Length of every utterance, a number or `(batch,)`; waveforms are truncated or padded with zeros
-                to the longest. `None`: the length that the layers give, `config.num_samples(frames)`.
+            num_samples: Length of every utterance; waveforms are truncated or padded with zeros. Or one length each,
+                `(batch,)`, if latents are padded: an utterance is decoded from as many of its frames as come closest to
+                its length. `None`: the length that the layers give, `config.num_samples(frames)`.
             kwargs: `return_dict`; other arguments are ignored.
 
         Raises:
@@ -170,6 +171,8 @@ class SimDecoder(PreTrainedModel):
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
             )
+        if isinstance(num_samples, torch.Tensor) and num_samples.ndim:
+            return SimDecoderOutput(waveforms=self._decoded_apart(latents, num_samples))
         frames: Any = latents.shape[1]
         if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
             raise ValueError(
@@ -192,13 +195,16 @@ class SimDecoder(PreTrainedModel):
             waveforms = hidden_states[:, 0]
         if num_samples is None:
             return SimDecoderOutput(waveforms=waveforms)
-        lengths = None if isinstance(num_samples, int) else torch.as_tensor(num_samples, device=waveforms.device)
-        longest = int(num_samples if lengths is None else lengths.max())
-        waveforms = F.pad(waveforms, (0, longest - waveforms.shape[1]))  # negative padding truncates
-        if lengths is not None and lengths.ndim:
-            is_audio = torch.arange(longest, device=waveforms.device) < lengths[:, None]
-            waveforms = waveforms * is_audio
+        waveforms = F.pad(waveforms, (0, int(num_samples) - waveforms.shape[1]))  # negative padding truncates
         return SimDecoderOutput(waveforms=waveforms)
+
+    def _decoded_apart(self, latents: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Waveforms `(batch, samples)` of padded utterances, one at a time: layers would mix them with the padding."""
+        hop, waveforms = self.config.hop_length, []
+        for row, length in zip(latents.split(1), lengths.tolist(), strict=True):
+            frames = 1 + (length - self.config.num_samples(1) + hop // 2) // hop
+            waveforms.append(self(row[:, : max(1, frames)], length).waveforms[0])
+        return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
 
 def synthesize(
