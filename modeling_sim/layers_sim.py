@@ -87,17 +87,17 @@ def front(
             each column of whose patches becomes an utterance: row `image * columns + column`.
         mask: `(batch, samples)`, `(batch, tokens)` or `(batch, height)`, nonzero where real. A patch is real if all of
             its rows are.
-        dtype: Data type of one-hot tokens.
+        dtype: Data type of the weights, and of the result.
     """
     if config.input_kind == "tokens":
         return F.one_hot(values, config.vocab_size).to(dtype), mask
     if config.input_kind == "waveform":
-        return values[..., None], mask
+        return values[..., None].to(dtype), mask
     size, stride = config.patch_size, config.patch_stride
     patches = values.unfold(2, size, stride).unfold(3, size, stride)  # (batch, channels, rows, columns, size, size)
     if mask is not None:
         mask = mask.unfold(1, size, stride).amin(-1).repeat_interleave(patches.shape[3], dim=0)
-    return patches.permute(0, 3, 2, 1, 4, 5).flatten(3).flatten(0, 1), mask
+    return patches.permute(0, 3, 2, 1, 4, 5).flatten(3).flatten(0, 1).to(dtype), mask
 
 
 class _RowConvolution(torch.autograd.Function):

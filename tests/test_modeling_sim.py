@@ -735,6 +735,12 @@ def test_a_float64_model_is_float64_throughout(make, noise):
     assert {state.dtype for state in states} == {torch.float64}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_takes_the_extractors_float32(dtype, make, noise):
+    model, waveforms = make(SimModel, "gim").eval().to(dtype), noise(1, 4000)
+    torch.testing.assert_close(model(waveforms).last_hidden_state, model(waveforms.to(dtype)).last_hidden_state)
+
+
 # ---------------------------------------------------------------------- files
 
 

@@ -161,6 +161,7 @@ def test_a_killed_run_resumes_and_ends_as_one_that_was_not(gaussian, tmp_path, k
     ("flags", "message"),
     [
         (["--noise", "-1"], "`noise`"),
+        (["--noise", "nan"], "`noise`"),
         (["--module", "9"], "`module` .*0, 1, 2, 3, context"),
         (["--latents", "sample"], "`latents` 'sample'"),
         (["--architecture", "source_filter"], "`loss` 'waveform'.*`architecture`"),

@@ -179,7 +179,7 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(
                 f"`context_size` is {self.context_size}; give the channels of the context module, or 0 for none."
             )
-        if self.batch_norm_eps <= 0:
+        if not self.batch_norm_eps > 0:  # NaN as well
             raise ValueError(f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0, for example 1e-5.")
         if not 0 < self.batch_norm_momentum <= 1:
             raise ValueError(f"`batch_norm_momentum` is {self.batch_norm_momentum}; it must be in (0, 1].")

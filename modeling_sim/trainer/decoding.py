@@ -21,6 +21,7 @@ from modeling_sim.latents import encode
 from modeling_sim.loading import feature_extractor_of, load_encoder, module_number
 from modeling_sim.modeling_sim import real_frames
 from modeling_sim.provenance import weights_fingerprint
+from modeling_sim.settings import at_least
 from modeling_sim.trainer.devices import to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
@@ -290,5 +291,5 @@ def check(arguments: DecoderArguments) -> None:
         raise ValueError(f"`loss` is {arguments.loss!r}; choose {', '.join(LOSSES)}.")
     if arguments.architecture == "source_filter" and arguments.loss == "waveform":
         raise ValueError("`loss` 'waveform' needs phases, which `architecture` 'source_filter' lacks; choose 'stft'.")
-    if arguments.noise < 0 or arguments.decoder_hidden_size < 0:
-        raise ValueError("`noise` and `decoder_hidden_size` must be at least 0.")
+    for name in ("noise", "decoder_hidden_size"):
+        at_least(0)(name, getattr(arguments, name))

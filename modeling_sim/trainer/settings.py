@@ -137,7 +137,7 @@ class RunArguments:
         for least, names in ((1, positive), (0, not_negative)):
             for name in names.split():
                 at_least(least)(name, getattr(self, name))
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:  # NaN as well
             raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0.")
         if self.early_stopping_patience and not self.eval_steps:
             raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
