@@ -33,6 +33,8 @@ _SHOWN_OF_AXES = tuple(
     str.split("rotation_gap dci_disentanglement_gap dci_completeness_gap best_dimension best_dimension_gap")
 )
 
+_PRECISIONS = {"no": "fp32"}
+
 _NULLS = {"best_dimension": "The same, random axes"}
 
 
@@ -144,12 +146,17 @@ def _costs(place: Place) -> list[str]:
             by_kind.setdefault(result["row"]["kind"], []).append(result)
     if not by_kind:
         return []
-    lines = ["| | seeds | steps | hours of audio | training, min | settings |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| | seeds | steps | hours of audio | training, min | precision | settings |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for kind, results in by_kind.items():
         minutes = np.mean([result["training_seconds"] for result in results]) / 60
         hours = np.mean([result["seconds_of_audio"] for result in results]) / 3600
+        precision = ", ".join(sorted({_PRECISIONS.get(result["precision"], result["precision"]) for result in results}))
         settings = ", ".join(f"{name} {value}" for name, value in results[0]["settings"].items())
         lines.append(
-            f"| {kind} | {len(results)} | {results[0]['steps']} | {hours:.2f} | {minutes:.1f} | `{settings}` |"
+            f"| {kind} | {len(results)} | {results[0]['steps']} | {hours:.2f} | {minutes:.1f} | {precision} | "
+            f"`{settings}` |"
         )
     return lines

@@ -57,7 +57,7 @@ class Scale:
         tuning_steps: The same of a tuning row.
         decoder_steps: Steps of a decoder.
         max_items: Items per split for probes.
-        mixed_precision: That of trainings. It is fixed, so that rows of different machines can be compared.
+        mixed_precision: That of trainings, on all machines.
         corpus_settings: Settings of the corpus by its name.
     """
 
@@ -197,7 +197,9 @@ class Place:
     @property
     def common(self) -> dict[str, Any]:
         """What the results of all rows begin with."""
-        scale = {"scale": self.scale_name, "scale_settings": asdict(self.scale)}
+        sizes = asdict(self.scale)
+        del sizes["mixed_precision"]  # each result says in which it was trained
+        scale = {"scale": self.scale_name, "scale_settings": sizes}
         return {"schema": _SCHEMA, "study": self.study.name, **scale, "corpus": self.corpus}
 
     @property
@@ -507,6 +509,7 @@ def run_row(row: StudyRow, place: Place) -> None:
             place,
             settings=settings,
             **tuning,
+            precision=trained["precision"],
             steps=trained["steps"],
             seconds_of_audio=trained["crops"] * row.views * place.scale.crop_samples / 16_000,
             training_seconds=trained["seconds"],

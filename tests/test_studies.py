@@ -85,7 +85,7 @@ def test_a_study_that_is_killed_resumes_and_gives_tables_and_pictures(tmp_path, 
         runner.run_row(row, place)
     found = {name: place.result(row) for name, row in rows.items()}
     assert found["sim-0"]["steps"] == 4
-    assert read_json(place.runs / "sim-0" / "results.json")["precision"] == "no"
+    assert found["sim-0"]["precision"] == "no"
     assert found["simclr-0"]["steps"] == 2
     assert found["sim-0"]["seconds_of_audio"] == found["simclr-0"]["seconds_of_audio"]
     scores = {name: runner.score_of(found[name]) for name in rows["simclr-0"].tuned_by}
@@ -182,7 +182,7 @@ def write_result(place, name):
     """Results of a row as if it had been measured."""
     row = next(row for row in place.rows if row.name == name)
     found = {"labels": {"phones": []}, "settings": row.settings, "seconds": 1.0}
-    costs = {"steps": 4, "training_seconds": 1.0, "seconds_of_audio": 1.0}
+    costs = {"precision": "no", "steps": 4, "training_seconds": 1.0, "seconds_of_audio": 1.0}
     runner._write(row, place, **found, **costs)
 
 
@@ -371,6 +371,7 @@ def fill(place, kinds=None):
             "row": asdict(row),
             "settings": row.settings,
             "steps": 1500,
+            "precision": "no",
             "seconds": 60.0,
             "seconds_of_audio": 30_720.0,
             "training_seconds": 50.0,
