@@ -107,8 +107,12 @@ def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> 
     names = list(dict.fromkeys(name for name, _ in own))
     modules = list(dict.fromkeys(module for _, module in own))
     rank = {weight: number for number, weight in enumerate(sorted({each[0] for line in own.values() for each in line}))}
-    figure = Figure(figsize=(4.5 * max(1, len(names)), 5.2), layout="constrained", dpi=120)
-    axes = figure.subplots(1, max(1, len(names)), sharex=True, sharey=True, squeeze=False)[0]
+    columns = max(1, min(2, len(names)))
+    count = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(4.5 * columns, 1 + 3.6 * count), layout="constrained", dpi=120)
+    axes = list(figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
     for name, axis in zip(names, axes, strict=False):
         for number, module in enumerate(modules):
             for lines, style, ending in ((own, "o-", ""), (temporal, "s:", ", temporal components")):
@@ -126,11 +130,11 @@ def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> 
         if control is not None:
             axis.plot(*control, "s", color=GRAY, markersize=6, label=f"{_CONTROL}, temporal components")
         axis.set_title(name, loc="left", fontsize=10)
-        axis.set_xlabel("accuracy of phones")
+        axis.set(xlabel="accuracy of phones", ylabel="gap of the best dimension over random axes")
+        axis.label_outer()
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("gap of the best dimension over random axes")
     if names:
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
