@@ -338,11 +338,18 @@ def test_samples_without_a_rate_are_no_audio(tmp_path):
         load_corpus("hub", "train", dataset_id=str(tmp_path))
 
 
-def test_a_streams_row_without_a_speaker_is_of_none(syllables, tmp_path):
-    corpus = syllables.remove_columns("reader").add_column("reader", ["a", None, ""] * 4)
-    corpus.to_parquet(tmp_path / "train.parquet")
-    stream = load_corpus("hub", **arguments(tmp_path, streaming=True))
-    assert [row["speaker_id"] for row in stream] == ["a", "unknown", "unknown"] * 4
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_of_missing_speakers_are_no_speakers(syllables, tmp_path, streaming):
+    for name, speaker in (("some", "a"), ("none", "")):
+        cells = [speaker, None, "", "nan"] * 3
+        corpus = syllables.remove_columns("reader").add_column("reader", cells)
+        corpus.to_parquet(tmp_path / name / "train.parquet")
+        found = load_corpus("hub", **arguments(tmp_path / name, streaming=streaming))
+        if streaming:
+            assert [row["speaker_id"] for row in found] == [speaker or "unknown", *["unknown"] * 3] * 3
+        else:
+            assert found.features["speaker_id"].names == [speaker or "unknown"]
+            assert found["speaker_id"][:4] == ([0, None, None, None] if speaker else [0] * 4)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

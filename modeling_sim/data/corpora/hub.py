@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -30,6 +30,7 @@ from modeling_sim.data.corpora.alignments import with_phones
 from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
 from modeling_sim.data.corpora.contract import (
     AUDIO_STORAGE,
+    MISSING,
     POSITION_RATE,
     UNKNOWN_SPEAKER,
     CorpusInfo,
@@ -37,6 +38,7 @@ from modeling_sim.data.corpora.contract import (
     as_text,
     find_speaker_column,
     png,
+    replace_column,
     signal_column,
 )
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
@@ -91,7 +93,8 @@ def load(
         speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
             `spk` and `client_id`.
         label_columns: Column, or columns, to keep, under their own names or mapped to others. They are converted to
-            `ClassLabel`, except in a stream, whose values are not known in advance.
+            `ClassLabel`, except in a stream, whose values are not known in advance. Cells that are empty, NaN, `nan`,
+            `<NA>` or `None` become null, as in the corpus `folder`.
         source_split: Split, or slice of one, that `split_by` divides.
         split_by: Rule that divides `source_split`, for data sets without a test split (see `data.corpora.splits`). It
             copies the audio once into the cache. A stream can only be divided by "list".
@@ -126,14 +129,27 @@ def load(
         return with_phones(source, alignments)
     if "id" not in source.column_names:
         source = source.add_column("id", file_or_row_names(source))
-    if "speaker_id" not in source.column_names:
-        source = source.add_column("speaker_id", [UNKNOWN_SPEAKER] * len(source))
-    for name in ("speaker_id", *labels.values()):
-        source = as_class_label(source, name)
-    source = as_text(source, "id")
+    source = as_text(with_classes(source, labels.values(), str(dataset_id)), "id")
     if split_by is not None:
         source = divide(source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
     return with_phones(source, alignments)
+
+
+def with_classes(source: Dataset, labels: Iterable[str], source_name: str) -> Dataset:
+    """Converts labels and speakers to `ClassLabel`; if no row names a speaker, all are of one unknown speaker.
+
+    Args:
+        source: Rows with these columns, with `speaker_id` or without.
+        labels: Columns of labels.
+        source_name: Name of the data set in messages.
+    """
+    has_speakers = "speaker_id" in source.column_names
+    for name in [*labels, *(["speaker_id"] if has_speakers else [])]:
+        source = as_class_label(source, name, source_name)
+    if not has_speakers or source.features["speaker_id"] == ClassLabel(names=[]):
+        unknown = ClassLabel(names=[UNKNOWN_SPEAKER])
+        source = replace_column(source, "speaker_id", [0] * len(source), unknown)
+    return source
 
 
 def measured(source: Dataset | IterableDataset, image_size: int) -> Dataset:
@@ -328,7 +344,7 @@ class _Complete:
             name = PurePath(path).stem if path else f"{number:08d}"
             self.seen[name] += 1
             values["id"] = name if self.seen[name] == 1 else f"{name} ({self.seen[name]})"
-        if "speaker_id" in values and values["speaker_id"] is None:
+        if "speaker_id" in values and (values["speaker_id"] or "") in MISSING:
             values["speaker_id"] = UNKNOWN_SPEAKER
         return values
 
