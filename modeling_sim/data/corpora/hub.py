@@ -52,6 +52,14 @@ INFO = CorpusInfo(
 )
 
 
+_STRINGS = ("string", "large_string", "string_view")
+
+
+# Modes that PNG has. Others are converted: those of 16 bits in another byte order, which Pillow resizes wrongly, and
+# other forms of color.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
 def load(
     *,
     split: str = "train",
@@ -105,7 +113,8 @@ def load(
             `data.corpora.alignments.read_alignments`.
 
     Raises:
-        ValueError: A column, split or rule does not exist, or `audio_column` is not audio.
+        ValueError: A column, split or rule does not exist; `audio_column` is not audio; or a row has no image or text,
+            or an image that cannot be read.
     """
     source = open_source(
         dataset_id, config, source_split if split_by else split, revision=revision, streaming=streaming
@@ -121,7 +130,7 @@ def load(
     wanted = {old: new for new, old in own.items() if old is not None} | labels
     source = choose_columns(source, wanted, str(dataset_id))
     if "audio" not in own:
-        source = measured(source, image_size)
+        source = measured(source, str(image_column or text_column), image_size)
     if isinstance(source, IterableDataset):
         source = complete_stream(source)
         if split_by is not None:
@@ -152,33 +161,51 @@ def with_classes(source: Dataset, labels: Iterable[str], source_name: str) -> Da
     return source
 
 
-def measured(source: Dataset | IterableDataset, image_size: int) -> Dataset:
+def measured(source: Dataset | IterableDataset, column: str, image_size: int) -> Dataset:
     """Adds the lengths of images, after resizing them, or of texts.
 
     Args:
         source: Rows with `image` or `text`.
+        column: Name of this column in messages.
         image_size: Height and width in pixels.
 
     Raises:
-        ValueError: The rows are a stream, or the column holds neither images nor texts.
+        ValueError: The rows are a stream; the column holds neither images nor texts; or a row is null, cannot be read,
+            or has an image of 32 bits.
     """
     kind = signal_column(source)
     feature = source.features[kind]
     if isinstance(source, IterableDataset):
         raise ValueError(f"`{kind}_column` needs the complete data set; remove `streaming`.")
-    if not isinstance(feature, Image if kind == "image" else Value):
-        raise ValueError(f"`{kind}_column` is a column of {feature}; give a column of {kind}s.")
+    if not (isinstance(feature, Image) if kind == "image" else getattr(feature, "dtype", None) in _STRINGS):
+        raise ValueError(f"`{kind}_column` {column!r} is a column of {feature}; give a column of {kind}s.")
     if kind == "image":
         features = Features({**source.features, "image": Image(decode=False)})
-        resize = partial(_resized, size=(image_size, image_size))
-        source = source.cast_column("image", Image(decode=False)).map(resize, features=features)
-    lengths = [image_size] * len(source) if kind == "image" else [len(text.encode()) for text in source["text"][:]]
+        resize = partial(_resized, column=column, size=(image_size, image_size))
+        source = source.cast_column("image", Image(decode=False)).map(resize, with_indices=True, features=features)
+        lengths = [image_size] * len(source)
+    else:
+        texts = source["text"][:]
+        if None in texts:
+            raise ValueError(f"`text_column` {column!r}: row {texts.index(None)} has no text; remove the row.")
+        lengths = [len(text.encode()) for text in texts]
     source = source.add_column("num_samples", lengths)
     return source.add_column("sampling_rate", [POSITION_RATE] * len(source))
 
 
-def _resized(row: dict[str, Any], *, size: tuple[int, int]) -> dict[str, Any]:
-    return {"image": png(Image().decode_example(row["image"]).resize(size))}
+def _resized(row: dict[str, Any], number: int, *, column: str, size: tuple[int, int]) -> dict[str, Any]:
+    where = f"`image_column` {column!r}: row {number}"
+    if row["image"] is None:
+        raise ValueError(f"{where} has no image; remove the row.")
+    try:
+        image = Image().decode_example(row["image"])
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{where} has an image that cannot be read ({error}); repair or remove it.") from error
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{where} has an image of mode {image.mode}, of unknown range; convert it to 8 or 16 bits.")
+    if image.mode not in _PNG_MODES:
+        image = image.convert("I").convert("I;16") if image.mode.startswith("I;16") else image.convert("RGB")
+    return {"image": png(image.resize(size))}
 
 
 def open_source(
