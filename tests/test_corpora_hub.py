@@ -12,9 +12,10 @@ import pytest
 import soundfile
 from datasets import Audio, DatasetDict
 
-from modeling_sim.data.audio import read_audio
+from modeling_sim.data.audio import AudioError, read_audio, read_header
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.alignments import num_label_frames
+from modeling_sim.data.corpora.audio_file import AudioFile
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.text import say_once
 
@@ -283,6 +284,9 @@ FORMS = {
         lambda _, number: {"array": waveform(number), "path": "x.wav", "sampling_rate": 16_000}, pa.struct(SAMPLES)
     ),
     "samples of a channel": parquet_of(lambda _, number: {"array": [waveform(number)], "sampling_rate": 16_000}),
+    "samples of channels": parquet_of(
+        lambda _, number: {"array": np.stack([waveform(number)] * 2, axis=1).tolist(), "sampling_rate": 16_000}
+    ),
     "whole numbers": parquet_of(
         lambda _, number: {"array": np.round(waveform(number) * 32_768).astype(int), "sampling_rate": 16_000}
     ),
@@ -330,6 +334,29 @@ def test_samples_and_paths_that_cannot_be_read_are_skipped(tmp_path, streaming):
         assert len(list(load_corpus("hub", "train", on_bad_audio="skip", **settings))) == 1
         with pytest.raises(BadAudioError):
             list(load_corpus("hub", "train", **settings))
+
+
+def test_integers_of_full_scale_are_samples():
+    audio = AudioFile().encode_example({"array": [-32768, 32767] * 400, "sampling_rate": 16_000})
+    np.testing.assert_array_equal(read_audio(audio)[:2], np.float32([-1, 32767 / 32768]))
+
+
+@pytest.mark.parametrize(
+    ("array", "rate"),
+    [
+        (np.zeros((3000, 4000), np.float32), 16_000),
+        (np.zeros((2, 2, 800)), 16_000),
+        ([[0.0] * 800, [0.0] * 700], 16_000),
+        (np.zeros(800), 0),
+        (np.zeros(800), -1),
+        (np.zeros(800), np.nan),
+        (np.zeros(800), "16 kHz"),
+        (np.zeros(800), 2**40),
+    ],
+)
+def test_samples_that_no_file_can_hold_are_unusable_audio(array, rate):
+    with pytest.raises(AudioError):
+        read_header(AudioFile().encode_example({"array": array, "sampling_rate": rate}))
 
 
 def test_samples_without_a_rate_are_no_audio(tmp_path):
