@@ -172,6 +172,18 @@ def test_images_by_the_auto_classes(tmp_path):
     assert resized(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
 
 
+def test_images_of_16_bits_are_scaled():
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    shallow, deep = Pillow.fromarray(levels.astype(np.uint8)), Pillow.fromarray(levels * 257)
+    swapped = Pillow.frombytes("I;16B", deep.size, np.asarray(deep).astype(">u2").tobytes())
+    for channels in (1, 3):
+        images = SimImageProcessor(num_channels=channels)([shallow, deep, swapped], return_tensors="np")["pixel_values"]
+        assert (images == images[0]).all()
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"images.*{mode}"):
+            SimImageProcessor(num_channels=1)(shallow.convert(mode))
+
+
 @pytest.fixture(params=["patches", "tokens"])
 def saved(request, tmp_path):
     """The folder of a model of images or text, with its processor."""
