@@ -82,9 +82,10 @@ def test_folded_weights_give_the_same_frames(kind, module):
 
 def test_tokens_become_one_hot():
     config = text_config(vocabulary=["a", "b"])
-    found, _ = front(config, torch.tensor([[1, 2, 0]]), None, torch.float64)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        found, _ = front(config, torch.tensor([[1, 2, 0]], dtype=dtype), None, torch.float64)
+        assert found.dtype == torch.float64
+        assert found.tolist() == [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
 
 
 def test_geometry_counts_pixels_and_symbols():
@@ -137,6 +138,8 @@ def test_what_is_handed_on_is_a_sample():
         (image_config(), torch.randint(9, (2, 1, 16, 16)), TypeError),
         (text_config(), torch.randn(2, 16), TypeError),
         (text_config(), torch.randint(9, (2, 3, 16)), ValueError),
+        (text_config(), torch.full((2, 16), 257), ValueError),
+        (text_config(), torch.full((2, 16), -1), ValueError),
     ],
 )
 def test_wrong_inputs_are_named(config, values, error):
