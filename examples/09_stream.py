@@ -17,6 +17,7 @@ from transformers import AutoModelForAudioFrameClassification
 
 from modeling_sim import SimStream
 from modeling_sim.data.audio import read_audio
+from modeling_sim.modeling_sim import SimModelOutput
 
 CHUNK_SECONDS = 0.02
 
@@ -40,6 +41,12 @@ def of_microphone(rate: int) -> Iterator[np.ndarray]:
             yield stream.read(int(CHUNK_SECONDS * rate))[0][:, 0]
 
 
+def encoded(stream: SimStream, chunks: Iterator[np.ndarray]) -> Iterator[SimModelOutput]:
+    """What each chunk completes, and then the last frames, which see the zeros after the end."""
+    yield from map(stream.feed, chunks)
+    yield stream.finish()
+
+
 def main(checkpoint: str, audio_file: str | None, *, fast: bool, microphone: bool) -> None:
     """Prints the class of the frames whenever it changes."""
     model = AutoModelForAudioFrameClassification.from_pretrained(checkpoint).eval()
@@ -51,8 +58,8 @@ def main(checkpoint: str, audio_file: str | None, *, fast: bool, microphone: boo
     rate = config.sampling_rate
     chunks = of_microphone(rate) if microphone else of_file(str(audio_file), rate, fast=fast)
     seen, said = 0, ""
-    for chunk in chunks:
-        frames = stream.feed(chunk).hidden_states[model.probe_module]
+    for output in encoded(stream, chunks):
+        frames = output.hidden_states[model.probe_module]
         with torch.inference_mode():
             answers = model.classifier(frames)[0].argmax(dim=-1).tolist()
         for answer in answers:

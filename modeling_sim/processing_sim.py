@@ -44,8 +44,18 @@ class SimImageProcessor(PilBackend):
         return super().from_dict(image_processor_dict, **kwargs)
 
     def process_image(self, image: Any, **kwargs: Any) -> np.ndarray:  # type: ignore[override]
-        """An image as an array `(channels, height, width)`."""
+        """An image as an array `(channels, height, width)`.
+
+        Raises:
+            ValueError: The image has mode "I" or "F", of 32 bits, whose range is not known.
+        """
         if hasattr(image, "convert"):
+            if image.mode in ("I", "F"):
+                raise ValueError(
+                    f"`images` has one of mode {image.mode!r}, of unknown range; convert it to 8 or 16 bits."
+                )
+            if image.mode.startswith("I;16"):  # which `convert` would clip
+                image = image.convert("I").point(lambda value: value * (1 / 257) + 0.5)
             image = image.convert("L" if self.num_channels == 1 else "RGB")
         return super().process_image(image, **kwargs)
 

@@ -13,7 +13,7 @@ from benchmarks.reading import crop_against_file, crops_per_second
 from modeling_sim import SimFeatureExtractor
 from modeling_sim.commands.corpora import CorporaArguments, main
 from modeling_sim.data.corpora import corpus_info, corpus_names, corpus_settings, load_corpus
-from modeling_sim.data.corpora.contract import as_class_label, as_text, class_names
+from modeling_sim.data.corpora.contract import IGNORED, as_class_label, as_text, class_names
 from modeling_sim.data.corpora.describe import describe, description_table, plot_utterance
 from modeling_sim.data.corpora.splits import share_of_each, share_of_groups, split_ids
 from modeling_sim.evaluation import ProbeArguments
@@ -97,14 +97,25 @@ def test_the_contracts_columns(corpus):
 def test_class_names_are_sorted_as_numbers_and_nulls_stay(corpus):
     assert class_names(["b", "10", None, "9", "a", "9"]) == ["9", "10", "a", "b"]
     numbered = corpus.add_column("chapter", [10, 9, None, 10, 9, 9])
-    labeled = as_class_label(numbered, "chapter")
+    labeled = as_class_label(numbered, "chapter", "this")
     assert labeled.features["chapter"].names == ["9", "10"]
     assert labeled["chapter"][:] == [1, 0, None, 1, 0, 0]
     assert as_text(numbered, "chapter")["chapter"][:] == ["10", "9", None, "10", "9", "9"]
-    assert as_class_label(corpus, "phones") is corpus
-    listed = as_class_label(corpus.add_column("tags", [["y", "x"], [], None, ["x"], [], []]), "tags")
+    assert as_class_label(corpus, "phones", "this") is corpus
+    listed = as_class_label(corpus.add_column("tags", [["y", "x"], [], None, ["x"], [], []]), "tags", "this")
     assert listed.features["tags"].feature.names == ["x", "y"]
     assert listed["tags"][:4] == [[1, 0], [], None, [0]]
+
+
+def test_missing_values_are_no_classes(corpus):
+    for cells in (["b", "nan", "a", "", "None", None], [2.0, np.nan, 1.0, np.nan, None, None]):
+        labeled = as_class_label(corpus.add_column("word", cells), "word", "this")
+        assert labeled["word"][:] == [1, None, 0, None, None, None]
+    listed = as_class_label(
+        corpus.add_column("tags", [["b", "", "a"], ["nan", None], None, ["a"], [], []]), "tags", "this"
+    )
+    assert listed.features["tags"].feature.names == ["a", "b"]
+    assert listed["tags"][:] == [[1, IGNORED, 0], [IGNORED, IGNORED], None, [0], [], []]
 
 
 def test_a_share_of_each_group_does_not_depend_on_the_others():

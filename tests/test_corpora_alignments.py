@@ -9,7 +9,6 @@ from modeling_sim import SimConfig
 from modeling_sim.data.audio import log_mel, read_audio
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.alignments import (
-    IGNORED,
     label_centers,
     labels_at_frames,
     labels_from_segments,
@@ -19,6 +18,7 @@ from modeling_sim.data.corpora.alignments import (
     read_textgrid_phones,
     with_phones,
 )
+from modeling_sim.data.corpora.contract import IGNORED
 
 LONG_GRID = """File type = "ooTextFile"
 Object class = "TextGrid"

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 from datasets import Audio, DatasetDict
 
-from modeling_sim.data.audio import read_audio
+from modeling_sim.data.audio import AudioError, read_audio, read_header
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.data.corpora.alignments import num_label_frames
+from modeling_sim.data.corpora.audio_file import AudioFile
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.text import say_once
 
@@ -283,6 +284,9 @@ FORMS = {
         lambda _, number: {"array": waveform(number), "path": "x.wav", "sampling_rate": 16_000}, pa.struct(SAMPLES)
     ),
     "samples of a channel": parquet_of(lambda _, number: {"array": [waveform(number)], "sampling_rate": 16_000}),
+    "samples of channels": parquet_of(
+        lambda _, number: {"array": np.stack([waveform(number)] * 2, axis=1).tolist(), "sampling_rate": 16_000}
+    ),
     "whole numbers": parquet_of(
         lambda _, number: {"array": np.round(waveform(number) * 32_768).astype(int), "sampling_rate": 16_000}
     ),
@@ -332,17 +336,47 @@ def test_samples_and_paths_that_cannot_be_read_are_skipped(tmp_path, streaming):
             list(load_corpus("hub", "train", **settings))
 
 
+def test_integers_of_full_scale_are_samples():
+    audio = AudioFile().encode_example({"array": [-32768, 32767] * 400, "sampling_rate": 16_000})
+    np.testing.assert_array_equal(read_audio(audio)[:2], np.float32([-1, 32767 / 32768]))
+
+
+@pytest.mark.parametrize(
+    ("array", "rate"),
+    [
+        (np.zeros((3000, 4000), np.float32), 16_000),
+        (np.zeros((2, 2, 800)), 16_000),
+        ([[0.0] * 800, [0.0] * 700], 16_000),
+        (np.zeros(800), 0),
+        (np.zeros(800), -1),
+        (np.zeros(800), np.nan),
+        (np.zeros(800), "16 kHz"),
+        (np.zeros(800), 2**40),
+    ],
+)
+def test_samples_that_no_file_can_hold_are_unusable_audio(array, rate):
+    with pytest.raises(AudioError):
+        read_header(AudioFile().encode_example({"array": array, "sampling_rate": rate}))
+
+
 def test_samples_without_a_rate_are_no_audio(tmp_path):
     pa.parquet.write_table(pa.table({"audio": [{"array": [0.1, 0.2]}]}), tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="audio"):
         load_corpus("hub", "train", dataset_id=str(tmp_path))
 
 
-def test_a_streams_row_without_a_speaker_is_of_none(syllables, tmp_path):
-    corpus = syllables.remove_columns("reader").add_column("reader", ["a", None, ""] * 4)
-    corpus.to_parquet(tmp_path / "train.parquet")
-    stream = load_corpus("hub", **arguments(tmp_path, streaming=True))
-    assert [row["speaker_id"] for row in stream] == ["a", "unknown", "unknown"] * 4
+@pytest.mark.parametrize("streaming", [False, True])
+def test_names_of_missing_speakers_are_no_speakers(syllables, tmp_path, streaming):
+    for name, speaker in (("some", "a"), ("none", "")):
+        cells = [speaker, None, "", "nan"] * 3
+        corpus = syllables.remove_columns("reader").add_column("reader", cells)
+        corpus.to_parquet(tmp_path / name / "train.parquet")
+        found = load_corpus("hub", **arguments(tmp_path / name, streaming=streaming))
+        if streaming:
+            assert [row["speaker_id"] for row in found] == [speaker or "unknown", *["unknown"] * 3] * 3
+        else:
+            assert found.features["speaker_id"].names == [speaker or "unknown"]
+            assert found["speaker_id"][:4] == ([0, None, None, None] if speaker else [0] * 4)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

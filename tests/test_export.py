@@ -201,6 +201,14 @@ def test_smaller_formats_are_near_and_small(dtype, streaming, make, noise, tmp_p
             assert 0 < error < (0.01 if dtype == "float16" else 0.15), name
 
 
+def test_all_audio_sets_the_ranges_of_a_stream(make, noise, tmp_path):
+    start, end = 0.01 * noise(1600), noise(500)
+    for name, waveform in (("start", start), ("end", end), ("both", torch.cat([start, end]))):
+        graph = encoder_graph(make(), streaming=True)
+        write_int8(graph, tmp_path / f"{name}.onnx", [waveform.numpy()], step=1600)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.onnx")}) == 3
+
+
 def test_static_ranges_leave_utterances_alone(make, noise, tmp_path):
     quiet, loud = 0.01 * noise(1, 8000), noise(1, 8000, seed=1)
     write_int8(encoder_graph(make()), tmp_path / "model.onnx", [quiet[0].numpy(), loud[0].numpy()])
@@ -262,12 +270,19 @@ def test_int8_is_calibrated_on_recordings(checkpoint, noise, tmp_path):
         (["--format", "torch-export", "--dtype", "int8"], "dtype"),
         (["--dtype", "int4"], "dtype"),
         (["--calibration_audio", "nowhere"], "nowhere"),
+        (["--dtype", "int8", "--max_calibration_files", "0"], "max_calibration_files"),
     ],
 )
 def test_what_does_not_fit_leaves_no_folder(flags, field, checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         export.main([str(checkpoint), str(tmp_path / "out"), *flags])
     assert field in str(error.value) + capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranges_need_a_recording(make, tmp_path):
+    with pytest.raises(ValueError, match="waveforms"):
+        export_folder(make(), SimFeatureExtractor(), tmp_path / "out", dtype="int8", waveforms=[])
     assert not (tmp_path / "out").exists()
 
 

@@ -82,9 +82,10 @@ def test_folded_weights_give_the_same_frames(kind, module):
 
 def test_tokens_become_one_hot():
     config = text_config(vocabulary=["a", "b"])
-    found, _ = front(config, torch.tensor([[1, 2, 0]]), None, torch.float64)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        found, _ = front(config, torch.tensor([[1, 2, 0]], dtype=dtype), None, torch.float64)
+        assert found.dtype == torch.float64
+        assert found.tolist() == [[[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
 
 
 def test_geometry_counts_pixels_and_symbols():
@@ -137,6 +138,8 @@ def test_what_is_handed_on_is_a_sample():
         (image_config(), torch.randint(9, (2, 1, 16, 16)), TypeError),
         (text_config(), torch.randn(2, 16), TypeError),
         (text_config(), torch.randint(9, (2, 3, 16)), ValueError),
+        (text_config(), torch.full((2, 16), 257), ValueError),
+        (text_config(), torch.full((2, 16), -1), ValueError),
     ],
 )
 def test_wrong_inputs_are_named(config, values, error):
@@ -170,6 +173,18 @@ def test_images_by_the_auto_classes(tmp_path):
     assert model(**inputs).logits.shape == (2, 3)
     resized = SimImageProcessor(num_channels=3, do_resize=True, size={"height": 8, "width": 8})
     assert resized(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
+
+
+def test_images_of_16_bits_are_scaled():
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    shallow, deep = Pillow.fromarray(levels.astype(np.uint8)), Pillow.fromarray(levels * 257)
+    swapped = Pillow.frombytes("I;16B", deep.size, np.asarray(deep).astype(">u2").tobytes())
+    for channels in (1, 3):
+        images = SimImageProcessor(num_channels=channels)([shallow, deep, swapped], return_tensors="np")["pixel_values"]
+        assert (images == images[0]).all()
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"images.*{mode}"):
+            SimImageProcessor(num_channels=1)(shallow.convert(mode))
 
 
 @pytest.fixture(params=["patches", "tokens"])
@@ -336,6 +351,38 @@ def test_a_data_set_by_column(tmp_path):
     assert found["num_samples"][:] == [3, 6]
     with pytest.raises(ValueError, match="image_column"):
         load_corpus("hub", dataset_id=str(tmp_path / "texts"), image_column="line")
+
+
+def test_images_of_every_mode_are_read(tmp_path):
+    pixels = np.random.default_rng(0).integers(255, size=(10, 14, 3), dtype=np.uint8)
+    color, gray = Pillow.fromarray(pixels), Pillow.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    swapped = Pillow.frombytes("I;16B", gray.size, np.asarray(gray).astype(">u2").tobytes())
+    images = [color.convert("CMYK"), color.convert("LAB"), gray, swapped]
+    features = Features({"img": Image()})
+    Dataset.from_dict({"img": images}, features=features).save_to_disk(tmp_path / "images")
+    found = load_corpus("hub", dataset_id=str(tmp_path / "images"), image_column="img", image_size=8)
+    cmyk, lab, *grays = (np.asarray(Image().decode_example(row["image"])).astype(float) for row in found)
+    for colors in (cmyk, lab):
+        assert np.abs(colors - np.asarray(color.resize((8, 8)))).mean() < 12
+    for levels in grays:
+        assert np.abs(levels - np.asarray(gray.resize((8, 8))).astype(float)).max() <= 257
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature", "cells", "names"),
+    [
+        ("text", Value("string"), ["a", None], r"line.*\b1\b"),
+        ("text", Value("int64"), [1, 2], "line"),
+        ("text", Value("binary"), [b"a", b"b"], "line"),
+        ("image", Image(), [Pillow.new("L", (8, 8)), None], r"line.*\b1\b"),
+        ("image", Image(), [{"bytes": b"no image", "path": None}], r"line.*\b0\b"),
+        ("image", Image(), [Pillow.new("L", (8, 8)), Pillow.new("F", (8, 8))], r"line.*\b1\b"),
+    ],
+)
+def test_cells_that_are_no_image_or_text_are_named(kind, feature, cells, names, tmp_path):
+    Dataset.from_dict({"line": cells}, features=Features({"line": feature})).save_to_disk(tmp_path / "rows")
+    with pytest.raises(ValueError, match=rf"{kind}_column.*{names}"):
+        load_corpus("hub", dataset_id=str(tmp_path / "rows"), **{f"{kind}_column": "line"})
 
 
 def test_the_page_shows_the_results():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_sim import SimConfig, num_output_frames
-from .objectives_sim import full_precision, is_autocast
+from .objectives_sim import full_precision, is_autocast, require
 
 # Device types on which convolutions are computed as matrix products; all others use torch's own convolution.
 # `benchmarks/gpu_benchmark.py` measures which is faster.
@@ -88,9 +88,17 @@ def front(
         mask: `(batch, samples)`, `(batch, tokens)` or `(batch, height)`, nonzero where real. A patch is real if all of
             its rows are.
         dtype: Data type of the weights, and of the result.
+
+    Raises:
+        ValueError: A token id is not in 0 to `vocab_size` - 1; see `require` for accelerators and graphs.
     """
     if config.input_kind == "tokens":
-        return F.one_hot(values, config.vocab_size).to(dtype), mask
+        require(
+            ((values >= 0) & (values < config.vocab_size)).all(),
+            f"`input_values` has token ids that are not in 0 to `vocab_size` - 1 = {config.vocab_size - 1}; give those "
+            "of the model's `SimTokenizer`.",
+        )
+        return F.one_hot(values.long(), config.vocab_size).to(dtype), mask
     if config.input_kind == "waveform":
         return values[..., None].to(dtype), mask
     size, stride = config.patch_size, config.patch_stride

@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Literal, cast
 
 from modeling_sim.commands.command import command
-from modeling_sim.settings import check_sim_checkpoint, setting
+from modeling_sim.settings import at_least, check_sim_checkpoint, setting
 
 
 @dataclass
@@ -34,7 +34,9 @@ class ExportArguments:
     calibration_audio: str | None = setting(
         None, "Folder of recordings to set the ranges of int8; unset to measure them while the model runs."
     )
-    max_calibration_files: int = setting(16, "Number of recordings to use from this folder, the first by name.")
+    max_calibration_files: int = setting(
+        16, "Number of recordings to use from this folder, the first by name.", check=at_least(1)
+    )
     overwrite_output_dir: bool = setting(
         False, "Replace the saved model in `output_dir`, including all other files in the folder."
     )

@@ -10,13 +10,12 @@ from datasets import Dataset
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import utterance_batches
 from modeling_sim.data.corpora.alignments import (
-    IGNORED,
     LABEL_HOP,
     LABEL_RATE,
     label_centers,
     num_label_frames,
 )
-from modeling_sim.data.corpora.contract import is_frame_label
+from modeling_sim.data.corpora.contract import IGNORED, is_frame_label
 from modeling_sim.data.digests import corpus_fingerprint
 from modeling_sim.evaluation.feature_store import FeatureWriter, Items, stored_items
 from modeling_sim.evaluation.representations import Representation, TimedFrames

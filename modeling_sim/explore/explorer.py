@@ -16,8 +16,8 @@ from modeling_sim import SimDecoder
 from modeling_sim.analysis import FrameMoments, LinearTransform, Moment, loudest_moments, mean_correlation_coefficient
 from modeling_sim.analysis.concentration import rotation_gap
 from modeling_sim.data.audio import read_audio, read_header
-from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW
-from modeling_sim.data.corpora.contract import class_label, is_frame_label
+from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW
+from modeling_sim.data.corpora.contract import IGNORED, class_label, is_frame_label
 from modeling_sim.data.digests import corpus_fingerprint, key_name
 from modeling_sim.evaluation.axes import drawn_utterances, find_axes, frame_moments, load_axes, save_axes
 from modeling_sim.evaluation.feature_store import Items

@@ -52,13 +52,15 @@ def export_folder(
 
     Raises:
         ImportError: `onnx` or `onnxruntime` is not installed.
-        ValueError: `dtype` or `waveforms` does not fit the other settings.
+        ValueError: `dtype` or `waveforms` does not fit the other settings, or `waveforms` is empty.
         OSError: The folder is there, or cannot be written.
     """
     if format == "torch-export" and dtype != "float32":
         raise ValueError(f"`dtype` is {dtype!r}, which is for `format` 'onnx'; a program is 'float32'.")
     if waveforms is not None and dtype != "int8":
         raise ValueError(f"`waveforms` are for `dtype` 'int8', which has ranges to set; `dtype` is {dtype!r}.")
+    if waveforms is not None and not len(waveforms):
+        raise ValueError("`waveforms` is empty; give at least one, or None to measure ranges while the graph runs.")
     output_dir = Path(output_dir).resolve()
     check_output_dir(output_dir, overwrite_output_dir=overwrite_output_dir)
     output_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -57,13 +57,15 @@ class _Reader(CalibrationDataReader):
 
 
 def _inputs(session: InferenceSession, waveforms: Iterable[np.ndarray], step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of a graph for each waveform, or for each step of it."""
+    """Inputs of a graph for each waveform, or for each step of it, the last padded."""
     for waveform in waveforms:
         size = step or len(waveform)
         state = first_state(session)
-        for start in range(0, len(waveform) - size + 1, size):
+        for start in range(0, len(waveform), size):
             samples = waveform[None, start : start + size]
-            inputs = {"input_values": samples, "attention_mask": np.ones_like(samples, np.int64), **state}
+            padding = [(0, 0), (0, size - samples.shape[1])]
+            mask = np.pad(np.ones_like(samples, np.int64), padding)
+            inputs = {"input_values": np.pad(samples, padding), "attention_mask": mask, **state}
             yield inputs
             if state:
                 state = next_state(run(session, inputs))

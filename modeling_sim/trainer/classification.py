@@ -15,8 +15,8 @@ from transformers import SequenceFeatureExtractor
 from modeling_sim import SimConfig, SimForAudioFrameClassification, SimForSequenceClassification
 from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
-from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
-from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
+from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
+from modeling_sim.data.corpora.contract import IGNORED, is_frame_label, label_classes, with_same_classes
 from modeling_sim.loading import check_encoder, feature_extractor_of, module_number
 from modeling_sim.processing_sim import new_processor
 from modeling_sim.text import counted

@@ -21,7 +21,7 @@ from unicodedata import normalize
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
-from modeling_sim.data.corpora.contract import replace_column
+from modeling_sim.data.corpora.contract import IGNORED, replace_column
 from modeling_sim.data.corpora.tree import decode_text, read_text, visible_files
 from modeling_sim.text import counted, say_once
 
@@ -32,9 +32,6 @@ LABEL_WINDOW = 400
 
 
 LABEL_HOP = 160
-
-
-IGNORED = -100  # torch's default `ignore_index`
 
 
 PHONES = "phones"

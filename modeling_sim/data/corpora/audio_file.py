@@ -32,7 +32,8 @@ class AudioFile(Audio):
     """`Audio(decode=False)` that accepts audio in every form that data sets have, without torchcodec.
 
     A value may be a path, the bytes of a file, a mapping with `path`, `bytes` or both, or a mapping with `array`,
-    samples `(samples,)` or `(channels, samples)`, and `sampling_rate`. Samples become a WAV file with the same values:
+    samples `(samples,)`, `(samples, channels)` or `(channels, samples)`, whose shorter axis is that of the channels,
+    and `sampling_rate`. Samples become a WAV file with the same values:
     32-bit floats, or 16-bit integers. A file in an archive or on the Hub (`zip://`, `hf://`) is read into `bytes`.
 
     Args:
@@ -69,16 +70,20 @@ class AudioFile(Audio):
 
 
 def _wav(array: Any, sampling_rate: Any) -> bytes:
-    """Samples as a WAV file; empty bytes, which the scan reports, if they are invalid or have no sampling rate."""
-    samples = np.asarray(array)
-    if samples.ndim == 2:
-        samples = samples.T
-    if not sampling_rate or samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+    """Samples as a WAV file; empty bytes, which the scan reports, if there is no such file."""
+    file, limits = io.BytesIO(), np.iinfo(np.int16)
+    try:
+        samples = np.asarray(array)
+        if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
+            return b""
+        if samples.ndim == 2 and len(samples) < samples.shape[1]:
+            samples = samples.T
+        low, high = samples.min(initial=0), samples.max(initial=0)
+        is_int16 = samples.dtype.kind in "iu" and limits.min <= low and high <= limits.max
+        samples = samples.astype(np.int16 if is_int16 else np.float32)
+        soundfile.write(file, samples, int(sampling_rate), format="WAV", subtype="PCM_16" if is_int16 else "FLOAT")
+    except (OverflowError, TypeError, ValueError, soundfile.LibsndfileError):
         return b""
-    is_int16 = samples.dtype.kind in "iu" and np.abs(samples).max(initial=0) <= np.iinfo(np.int16).max
-    samples = samples.astype(np.int16 if is_int16 else np.float32)
-    file = io.BytesIO()
-    soundfile.write(file, samples, int(sampling_rate), format="WAV", subtype="PCM_16" if is_int16 else "FLOAT")
     return file.getvalue()
 
 

@@ -20,6 +20,7 @@ The splits of a corpus share the class names of every label column.
 
 import io
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -30,7 +31,7 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 
-from modeling_sim.text import printable, say_once
+from modeling_sim.text import counted, printable, say_once
 
 SIGNALS = ("audio", "image", "text")
 
@@ -114,6 +115,13 @@ def is_frame_label(dataset: Dataset, label: str) -> bool:
 
 
 UNKNOWN_SPEAKER = "unknown"
+
+
+# What programs write for a missing class or speaker.
+MISSING = ("", "nan", "NaN", "<NA>", "None")
+
+
+IGNORED = -100  # torch's default `ignore_index`
 
 
 # Names of a speaker column, ignoring case and all characters but letters, the most specific first.
@@ -282,20 +290,27 @@ def as_text(dataset: Dataset, name: str) -> Dataset:
     return replace_column(dataset, name, texts, Value("string"))
 
 
-def as_class_label(dataset: Dataset, name: str) -> Dataset:
-    """Converts a column of strings or numbers, or of lists of them, to `ClassLabel`; nulls stay.
+def as_class_label(dataset: Dataset, name: str, source: str) -> Dataset:
+    """Converts a column of strings or numbers, or of lists of them, to `ClassLabel`.
 
-    The classes are its sorted distinct values. A column of `ClassLabel`, or of lists of them, is unchanged.
+    The classes are its sorted distinct values, except names of missing values, which become null, or in a list
+    `IGNORED`. A column of `ClassLabel`, or of lists of them, is unchanged.
+
+    Args:
+        dataset: A data set with this column.
+        name: The column.
+        source: What has it, for the line that reports missing values.
     """
     if class_label(dataset, name) is not None:
         return dataset
     values = dataset[name][:]
     if isinstance(dataset.features[name], List):
-        rows = [None if row is None else [str(value) for value in row] for row in values]
-        names = class_names(value for row in rows if row is not None for value in row)
-        numbers = [None if row is None else _numbers(row, names) for row in rows]
-        return replace_column(dataset, name, numbers, List(ClassLabel(names=names)))
-    texts = [None if value is None else str(value) for value in values]
+        texts = known_classes((value for row in values if row is not None for value in row), name, source)
+        names = class_names(texts)
+        numbers = iter(IGNORED if number is None else number for number in _numbers(texts, names))
+        rows = [None if row is None else [next(numbers) for _ in row] for row in values]
+        return replace_column(dataset, name, rows, List(ClassLabel(names=names)))
+    texts = known_classes(values, name, source)
     names = class_names(texts)
     return replace_column(dataset, name, _numbers(texts, names), ClassLabel(names=names))
 
@@ -305,6 +320,22 @@ def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
     feature = dataset.features[name]
     feature = getattr(feature, "feature", feature)
     return feature if isinstance(feature, ClassLabel) else None
+
+
+def known_classes(values: Iterable[Any], column: str, source: str) -> list[str | None]:
+    """Values as names of classes, `None` for missing ones; a line says how many of them are not empty.
+
+    Args:
+        values: One value per row.
+        column: Name of the column, for the line.
+        source: What has it, for the line.
+    """
+    names = ["" if value is None else str(value) for value in values]
+    for name, number in Counter(name for name in names if name and name in MISSING).items():
+        say_once(
+            f"{source}: {counted(number, 'cell')} of the column {printable(column)} with {name!r} taken as missing"
+        )
+    return [None if name in MISSING else name for name in names]
 
 
 def class_names(values: Iterable[str | None]) -> list[str]:

@@ -234,7 +234,8 @@ def _title(dataset: Dataset, utterance: Mapping[str, Any]) -> str:
         if value is None:
             continue
         if label is not None:
-            value = " ".join(label.int2str(value)) if isinstance(value, list) else label.int2str(value)
+            values = value if isinstance(value, list) else [value]
+            value = " ".join(label.names[number] for number in values if number >= 0)
         if value != UNKNOWN_SPEAKER:
             parts.append(f"{name.removesuffix('_id')} {value}")
     return ", ".join(parts)

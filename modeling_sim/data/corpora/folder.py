@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from modeling_sim.data.corpora.contract import (
     CorpusInfo,
     class_names,
     find_speaker_column,
+    known_classes,
     make_dataset,
     plain_array,
 )
@@ -49,10 +49,6 @@ _NO_LABELS = ("id", "file", "split", *_MEASURED)
 
 
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t,;"}  # the usual one first
-
-
-# What programs write for a missing class or speaker.
-_MISSING = ("nan", "NaN", "<NA>", "None")
 
 
 _Row = dict[str, Any]
@@ -126,8 +122,10 @@ def load(
     columns: dict[str, Any] = {
         name: plain_array(name, [row.get(name) for row in rows]) for name in present if name not in _NO_LABELS
     }
-    columns |= {name: _classes(texts(name), name, source) for name in label_columns}
-    columns["speaker_id"] = [] if speaker_column is None else _classes(texts(speaker_column), speaker_column, source)
+    columns |= {name: known_classes(texts(name), name, source) for name in label_columns}
+    columns["speaker_id"] = (
+        [] if speaker_column is None else known_classes(texts(speaker_column), speaker_column, source)
+    )
     if not any(columns["speaker_id"]):
         columns["speaker_id"] = [UNKNOWN_SPEAKER] * len(rows)
     labels = {name: class_names(columns[name]) for name in ("speaker_id", *label_columns)}
@@ -200,15 +198,6 @@ def _text(value: Any, column: str, source: str) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # programs write integers in a column with gaps as floats
     return None if value in (None, "") else str(value)
-
-
-def _classes(names: Sequence[str | None], column: str, source: str) -> list[str | None]:
-    """Names of classes, with `None` for the names of missing values."""
-    for name, number in Counter(name for name in names if name in _MISSING).items():
-        say_once(
-            f"{source}: {counted(number, 'cell')} of the column {printable(column)} with {name!r} taken as missing"
-        )
-    return [None if name in _MISSING else name for name in names]
 
 
 def _id_of(file: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -30,6 +30,7 @@ from modeling_sim.data.corpora.alignments import with_phones
 from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
 from modeling_sim.data.corpora.contract import (
     AUDIO_STORAGE,
+    MISSING,
     POSITION_RATE,
     UNKNOWN_SPEAKER,
     CorpusInfo,
@@ -37,6 +38,7 @@ from modeling_sim.data.corpora.contract import (
     as_text,
     find_speaker_column,
     png,
+    replace_column,
     signal_column,
 )
 from modeling_sim.data.corpora.splits import SplitRule, split_ids
@@ -48,6 +50,14 @@ INFO = CorpusInfo(
     license="other",
     path_settings=("lists", "alignments"),
 )
+
+
+_STRINGS = ("string", "large_string", "string_view")
+
+
+# Modes that PNG has. Others are converted: those of 16 bits in another byte order, which Pillow resizes wrongly, and
+# other forms of color.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def load(
@@ -91,7 +101,8 @@ def load(
         speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
             `spk` and `client_id`.
         label_columns: Column, or columns, to keep, under their own names or mapped to others. They are converted to
-            `ClassLabel`, except in a stream, whose values are not known in advance.
+            `ClassLabel`, except in a stream, whose values are not known in advance. Cells that are empty, NaN, `nan`,
+            `<NA>` or `None` become null, as in the corpus `folder`.
         source_split: Split, or slice of one, that `split_by` divides.
         split_by: Rule that divides `source_split`, for data sets without a test split (see `data.corpora.splits`). It
             copies the audio once into the cache. A stream can only be divided by "list".
@@ -102,7 +113,8 @@ def load(
             `data.corpora.alignments.read_alignments`.
 
     Raises:
-        ValueError: A column, split or rule does not exist, or `audio_column` is not audio.
+        ValueError: A column, split or rule does not exist; `audio_column` is not audio; or a row has no image or text,
+            or an image that cannot be read.
     """
     source = open_source(
         dataset_id, config, source_split if split_by else split, revision=revision, streaming=streaming
@@ -118,7 +130,7 @@ def load(
     wanted = {old: new for new, old in own.items() if old is not None} | labels
     source = choose_columns(source, wanted, str(dataset_id))
     if "audio" not in own:
-        source = measured(source, image_size)
+        source = measured(source, str(image_column or text_column), image_size)
     if isinstance(source, IterableDataset):
         source = complete_stream(source)
         if split_by is not None:
@@ -126,43 +138,74 @@ def load(
         return with_phones(source, alignments)
     if "id" not in source.column_names:
         source = source.add_column("id", file_or_row_names(source))
-    if "speaker_id" not in source.column_names:
-        source = source.add_column("speaker_id", [UNKNOWN_SPEAKER] * len(source))
-    for name in ("speaker_id", *labels.values()):
-        source = as_class_label(source, name)
-    source = as_text(source, "id")
+    source = as_text(with_classes(source, labels.values(), str(dataset_id)), "id")
     if split_by is not None:
         source = divide(source, split=split, split_by=split_by, lists=lists, test_fraction=test_fraction, seed=seed)
     return with_phones(source, alignments)
 
 
-def measured(source: Dataset | IterableDataset, image_size: int) -> Dataset:
+def with_classes(source: Dataset, labels: Iterable[str], source_name: str) -> Dataset:
+    """Converts labels and speakers to `ClassLabel`; if no row names a speaker, all are of one unknown speaker.
+
+    Args:
+        source: Rows with these columns, with `speaker_id` or without.
+        labels: Columns of labels.
+        source_name: Name of the data set in messages.
+    """
+    has_speakers = "speaker_id" in source.column_names
+    for name in [*labels, *(["speaker_id"] if has_speakers else [])]:
+        source = as_class_label(source, name, source_name)
+    if not has_speakers or source.features["speaker_id"] == ClassLabel(names=[]):
+        unknown = ClassLabel(names=[UNKNOWN_SPEAKER])
+        source = replace_column(source, "speaker_id", [0] * len(source), unknown)
+    return source
+
+
+def measured(source: Dataset | IterableDataset, column: str, image_size: int) -> Dataset:
     """Adds the lengths of images, after resizing them, or of texts.
 
     Args:
         source: Rows with `image` or `text`.
+        column: Name of this column in messages.
         image_size: Height and width in pixels.
 
     Raises:
-        ValueError: The rows are a stream, or the column holds neither images nor texts.
+        ValueError: The rows are a stream; the column holds neither images nor texts; or a row is null, cannot be read,
+            or has an image of 32 bits.
     """
     kind = signal_column(source)
     feature = source.features[kind]
     if isinstance(source, IterableDataset):
         raise ValueError(f"`{kind}_column` needs the complete data set; remove `streaming`.")
-    if not isinstance(feature, Image if kind == "image" else Value):
-        raise ValueError(f"`{kind}_column` is a column of {feature}; give a column of {kind}s.")
+    if not (isinstance(feature, Image) if kind == "image" else getattr(feature, "dtype", None) in _STRINGS):
+        raise ValueError(f"`{kind}_column` {column!r} is a column of {feature}; give a column of {kind}s.")
     if kind == "image":
         features = Features({**source.features, "image": Image(decode=False)})
-        resize = partial(_resized, size=(image_size, image_size))
-        source = source.cast_column("image", Image(decode=False)).map(resize, features=features)
-    lengths = [image_size] * len(source) if kind == "image" else [len(text.encode()) for text in source["text"][:]]
+        resize = partial(_resized, column=column, size=(image_size, image_size))
+        source = source.cast_column("image", Image(decode=False)).map(resize, with_indices=True, features=features)
+        lengths = [image_size] * len(source)
+    else:
+        texts = source["text"][:]
+        if None in texts:
+            raise ValueError(f"`text_column` {column!r}: row {texts.index(None)} has no text; remove the row.")
+        lengths = [len(text.encode()) for text in texts]
     source = source.add_column("num_samples", lengths)
     return source.add_column("sampling_rate", [POSITION_RATE] * len(source))
 
 
-def _resized(row: dict[str, Any], *, size: tuple[int, int]) -> dict[str, Any]:
-    return {"image": png(Image().decode_example(row["image"]).resize(size))}
+def _resized(row: dict[str, Any], number: int, *, column: str, size: tuple[int, int]) -> dict[str, Any]:
+    where = f"`image_column` {column!r}: row {number}"
+    if row["image"] is None:
+        raise ValueError(f"{where} has no image; remove the row.")
+    try:
+        image = Image().decode_example(row["image"])
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{where} has an image that cannot be read ({error}); repair or remove it.") from error
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{where} has an image of mode {image.mode}, of unknown range; convert it to 8 or 16 bits.")
+    if image.mode not in _PNG_MODES:
+        image = image.convert("I").convert("I;16") if image.mode.startswith("I;16") else image.convert("RGB")
+    return {"image": png(image.resize(size))}
 
 
 def open_source(
@@ -328,7 +371,7 @@ class _Complete:
             name = PurePath(path).stem if path else f"{number:08d}"
             self.seen[name] += 1
             values["id"] = name if self.seen[name] == 1 else f"{name} ({self.seen[name]})"
-        if "speaker_id" in values and values["speaker_id"] is None:
+        if "speaker_id" in values and (values["speaker_id"] or "") in MISSING:
             values["speaker_id"] = UNKNOWN_SPEAKER
         return values
 

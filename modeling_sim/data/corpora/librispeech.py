@@ -206,7 +206,7 @@ def _from_hub(
     if isinstance(source, IterableDataset):
         source = complete_stream(source, text_columns=["chapter_id"])
         return divide_stream(source, split=split, split_by=split_by, lists=lists)
-    source = as_class_label(as_text(as_text(source, "id"), "chapter_id"), "speaker_id")
+    source = as_class_label(as_text(as_text(source, "id"), "chapter_id"), "speaker_id", str(name))
     source = source.add_column("sex", [None] * len(source), feature=ClassLabel(names=_SEXES))
     return source if split == "all" else divide(source, split=split, split_by=split_by, lists=lists, **draw)
 
