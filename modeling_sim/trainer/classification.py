@@ -17,7 +17,7 @@ from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
 from modeling_sim.data.corpora.alignments import IGNORED, LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import is_frame_label, label_classes, with_same_classes
-from modeling_sim.loading import check_encoder, feature_extractor_of, module_number
+from modeling_sim.loading import check_encoder, feature_extractor_of, load_model, module_number
 from modeling_sim.processing_sim import new_processor
 from modeling_sim.text import counted
 from modeling_sim.trainer.devices import send, to_device
@@ -229,9 +229,16 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, Any]:
 
 
 def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Classifier:
-    """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given."""
+    """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given.
+
+    Raises:
+        ValueError: The checkpoint lacks weights of the encoder; see `load_model`.
+    """
     model_class = SimForAudioFrameClassification if frames else SimForSequenceClassification
-    return model_class(config) if path is None else model_class.from_pretrained(path, config=config).float()
+    if path is None:
+        return model_class(config)
+    model: Classifier = load_model(model_class, path, config, may_be_new=r"classifier\..*")
+    return model
 
 
 def with_label(dataset: Dataset, label: str) -> Dataset:
