@@ -4,9 +4,11 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -83,7 +85,7 @@ def load_encoder(path: str) -> SimModel:
 
     Raises:
         ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text;
-            or its weights are incomplete.
+            or its weights are damaged, incomplete or of other shapes than those of its configuration.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     return _encoder(path, _config_of(path))
@@ -95,7 +97,7 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
     Raises:
         ValueError: The checkpoint is neither a SIM encoder, nor a speech encoder with a convolutional front end
             (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi); or its weights are
-            incomplete.
+            damaged, incomplete or of other shapes than those of its configuration.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     config = _config_of(path)
@@ -150,20 +152,34 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
         model_class: Class of the model, or an Auto class.
         path: Folder or Hub id.
         config: Configuration of the model.
-        may_be_new: Regular expression for the names of tensors that are initialized if the checkpoint lacks them; by
-            default none.
+        may_be_new: Regular expression for the names of tensors that are initialized if the checkpoint lacks them or has
+            them in another shape; by default none.
 
     Raises:
-        ValueError: Tensors are missing.
+        ValueError: The weights are damaged, tensors are missing, or they have other shapes than those of `config`.
     """
     file = Path(path, SAFE_WEIGHTS_NAME)
     weights = str(file if file.is_file() else path)
-    with _quiet():
-        model, found = model_class.from_pretrained(path, config=config, output_loading_info=True)
+    try:
+        with _quiet():
+            model, found = model_class.from_pretrained(
+                path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (SafetensorError, EOFError, RuntimeError, UnpicklingError) as error:  # the others are of torch.load
+        raise ValueError(
+            f"{weights} cannot be read ({in_one_line(error)}); save or download the model again."
+        ) from error
     required = [name for name in model.state_dict() if not re.fullmatch(may_be_new, name)]
     missing = [name for name in required if name in found["missing_keys"]]
     if missing:
         raise ValueError(f"{weights} lacks {_some(missing)}; save or download the model again.")
+    shapes = {name: f"{tuple(saved)} instead of {tuple(wanted)}" for name, saved, wanted in found["mismatched_keys"]}
+    other = [f"{name} {shapes[name]}" for name in required if name in shapes]
+    if other:
+        raise ValueError(
+            f"{weights} has tensors of other shapes than those of the configuration: {_some(other)}; correct "
+            "config.json, or the settings that change it."
+        )
     return model.float().eval()
 
 

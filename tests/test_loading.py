@@ -1,9 +1,12 @@
 """Checkpoints by folder or name: errors for missing ones, and the number of requests to the Hub."""
 
+import json
+
 import datasets
 import httpx2
 import huggingface_hub
 import pytest
+import torch
 from hub_server import Fault
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2Model
@@ -119,6 +122,16 @@ def lacks(*beginnings):
     return damage
 
 
+def truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def widen(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 12}))
+
+
 @pytest.fixture(params=["pretrained", "encoder"])
 def saved(request, tmp_path):
     config = SimConfig.preset("sim-small", hidden_size=8, context_size=8)
@@ -131,6 +144,8 @@ def saved(request, tmp_path):
 SYLLABLES = ["--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2, num_syllables: 1}"]
 DAMAGES = [
     (lacks("sim.context", "context", "sim.conv_modules.2", "conv_modules.2"), r"conv_modules\.2\."),
+    (truncate, ""),
+    (widen, r"conv_modules\.0\."),
 ]
 
 
@@ -161,6 +176,14 @@ def test_commands_end_on_damaged_weights_in_one_line(damage, tensor, command, fl
         command.main(["--output_dir", str(tmp_path / "out"), *flags, str(saved)])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_the_weights_do_not_fit_are_an_error(saved, tmp_path):
+    flags = [*SYLLABLES, "--model_settings", "{hidden_size: 7}", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"saved/model\.safetensors.*conv_modules\.0\."):
+        pretrain.main([*flags, "--init_from", str(saved)])
+    with pytest.raises(SystemExit, match=r"saved/model\.safetensors.*conv_modules\.0\."):
+        finetune.main([*flags, "--label", "vowel", "--model", str(saved)])
 
 
 def test_a_loss_is_complete_or_new(tmp_path):
@@ -198,3 +221,10 @@ def test_other_encoders_may_lack_the_mask_of_training_but_nothing_else(tmp_path)
     lacks("encoder.layer_norm")(tmp_path)
     with pytest.raises(ValueError, match=r"model\.safetensors.*encoder\.layer_norm\."):
         loading.load_audio_encoder(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    loading.load_audio_encoder(str(tmp_path))
+    for content in (b"", (tmp_path / "pytorch_model.bin").read_bytes()[:10], b"no weights"):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=tmp_path.name):
+            loading.load_audio_encoder(str(tmp_path))
