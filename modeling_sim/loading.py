@@ -117,6 +117,11 @@ def is_codec(config: PreTrainedConfig) -> bool:
     return config.model_type in _CODECS
 
 
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a model was saved as a classifier: its encoder was trained on a label and has no contrastive loss."""
+    return any(name.endswith("Classification") for name in config.architectures or [])
+
+
 def load_decoder(path: str) -> SimDecoder:
     """A decoder, in float32 and in evaluation mode; raises like `load_encoder`."""
     config = _config_of(path)
@@ -145,7 +150,7 @@ def check_weights(path: str) -> None:
     load_model(getattr(modeling_sim, (config.architectures or [""])[0], AutoModel), path, config)
 
 
-def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_new: str = "(?!)") -> Any:
+def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_new: str = "") -> Any:
     """The model of a checkpoint, with all of its weights, in float32 and in evaluation mode.
 
     Args:

@@ -406,8 +406,8 @@ def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
         check_encoder(arguments.init_from)
         config = SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
         has_loss = SimForPreTraining.__name__ in (config.architectures or [])
-        new = {} if has_loss else {"may_be_new": r"predictors\..*"}
-        model = load_model(SimForPreTraining, arguments.init_from, config, **new)
+        new = "" if has_loss else r"predictors\..*"
+        model = load_model(SimForPreTraining, arguments.init_from, config, may_be_new=new)
         return model, feature_extractor_of(arguments.init_from)
     config = SimConfig.preset(arguments.preset, **arguments.model_settings)
     return SimForPreTraining(config), new_processor(config)
