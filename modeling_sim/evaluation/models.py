@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from modeling_sim import SimConfig, SimDecoder, SimModel
 from modeling_sim.data.audio import read_audio
@@ -23,6 +23,7 @@ from modeling_sim.files import read_json
 from modeling_sim.loading import (
     check_device,
     feature_extractor_of,
+    is_classifier,
     load_audio_encoder,
     load_decoder,
     module_numbers,
@@ -59,7 +60,7 @@ def load_representations(
     if len({weights_fingerprint(model) for model in models}) < len(models):
         raise ValueError("`model` names one checkpoint twice; give each of them once.")
     extractors = [feature_extractor_of(path) for path in arguments.model]
-    kinds = _kinds(arguments.model, models)
+    kinds = _kinds(models)
     reference = next((model.config for model in models if isinstance(model, SimModel)), None) if align else None
     fresh: list[PreTrainedModel] = []
     for number, model in enumerate(models if controls else []):  # one seed each, since seeds are compared with seeds
@@ -83,16 +84,17 @@ def load_representations(
     return representations
 
 
-def _kinds(paths: Sequence[str], models: Sequence[PreTrainedModel]) -> list[str]:
+def _kinds(models: Sequence[PreTrainedModel]) -> list[str]:
     """The kind of every model: its method, numbered if there are several configurations of it."""
     known: list[tuple[str, dict[str, Any]]] = []
     kinds = []
-    for path, model in zip(paths, models, strict=True):
-        fields = {"classifier": is_classifier(path), "type": model.config.model_type, **own_settings(model.config)}
+    for model in models:
+        finetuned = is_classifier(model.config)
+        fields = {"classifier": finetuned, "type": model.config.model_type, **own_settings(model.config)}
         kind = next((name for name, own in known if own == fields), None)
         if kind is None:
             kind = method_of(model.config) if isinstance(model, SimModel) else model.config.model_type
-            kind += " finetuned" * is_classifier(path)
+            kind += " finetuned" * finetuned
             same = sum(name.split(" #")[0] == kind for name, _ in known)
             kind += f" #{same + 1}" * bool(same)
             known.append((kind, fields))
@@ -124,12 +126,6 @@ def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dic
         return {config.module_names[number]: number for number in module_numbers(config, chosen)}
     wanted = [reference.module_names[number] for number in module_numbers(reference, chosen)]
     return {name: number for name, number in aligned_modules(config, reference).items() if name in wanted}
-
-
-def is_classifier(path: str) -> bool:
-    """Whether a checkpoint is a classifier: its encoder was trained on a label and has no contrastive loss."""
-    architectures = AutoConfig.from_pretrained(path).architectures or []
-    return any(name.endswith("Classification") for name in architectures)
 
 
 def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:

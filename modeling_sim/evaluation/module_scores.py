@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from modeling_sim import SimForPreTraining
+from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.analysis import (
     BestDimensions,
     LinearTransform,
@@ -39,6 +39,7 @@ from modeling_sim.evaluation.models import Frames, frames_of
 from modeling_sim.evaluation.probe_scores import Subject, measure_neighbors, measure_probes
 from modeling_sim.evaluation.representations import Representation, SimModules, Spectra
 from modeling_sim.evaluation.task import LabelTask
+from modeling_sim.loading import load_model
 from modeling_sim.provenance import model_fingerprint
 from modeling_sim.trainer.held_out import evaluate
 
@@ -398,7 +399,7 @@ def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimM
     """Measures the contrastive accuracy on the held-out split, if the model has a contrastive loss."""
     if "SimForPreTraining" not in (of.model.config.architectures or []):
         return
-    model = SimForPreTraining.from_pretrained(path).float().to(of.model.device).eval()
+    model = load_model(SimForPreTraining, path, SimConfig.from_pretrained(path)).to(of.model.device)
 
     def measure(analysis: Analysis) -> None:
         batches = utterance_batches(task.splits["test"], of.extractor, batch_size=16, cut=True)

@@ -23,7 +23,7 @@ from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.scrubbing import scrub, scrub_file
 from modeling_sim.hub.upload import CARD_NAME, MODEL_MESSAGE, RUN_FILES, upload
 from modeling_sim.inference.axes import read_temporal_axes
-from modeling_sim.loading import check_reads_audio, load_encoder
+from modeling_sim.loading import check_reads_audio, check_weights, load_encoder
 from modeling_sim.provenance import weights_fingerprint
 from modeling_sim.trainer.checkpoints import STATE_NAME, find_checkpoint, sealed
 from modeling_sim.trainer.run_folder import CURVES_NAME, RESULTS_NAME, SETTINGS_NAME
@@ -68,11 +68,13 @@ def stage_run(
 
     Raises:
         FileNotFoundError: A file of the model is missing, or there are no results to render a card from.
-        ValueError: A file is broken, links to a file outside of its folder, or names one; or the card has problems.
+        ValueError: A file is broken or lacks weights, links to a file outside of its folder, or names one; or the card
+            has problems.
     """
     if (folder / "config.json").is_file():
         check_reads_audio(str(folder))  # cards describe speech
     stage_model(folder, staged, os.symlink)
+    check_weights(str(folder))
     for name in RUN_FILES:
         if (folder / name).is_file():
             _stage_file(folder / name, staged / name, os.symlink)

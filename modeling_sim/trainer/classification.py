@@ -17,9 +17,9 @@ from modeling_sim.analysis import bootstrap_interval
 from modeling_sim.analysis.intervals import accuracy, macro_f1
 from modeling_sim.data.corpora.alignments import LABEL_HOP, LABEL_RATE, LABEL_WINDOW, labels_at_frames
 from modeling_sim.data.corpora.contract import IGNORED, is_frame_label, label_classes, with_same_classes
-from modeling_sim.loading import check_encoder, feature_extractor_of, module_number
+from modeling_sim.loading import check_encoder, feature_extractor_of, is_classifier, load_model, module_number
 from modeling_sim.processing_sim import new_processor
-from modeling_sim.text import counted
+from modeling_sim.text import counted, say
 from modeling_sim.trainer.devices import send, to_device
 from modeling_sim.trainer.log import Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Part
@@ -200,7 +200,7 @@ def build(
     if data.corpus_settings.get("streaming"):
         raise ValueError("finetuning must count classes first; load the corpus without `streaming`.")
     config, extractor = encoder_config(arguments)
-    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings))
+    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings, config.input_kind))
     classes = label_classes(train_data, arguments.label)
     train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
     check_classes(train_data, arguments.label, classes)
@@ -229,9 +229,31 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, Any]:
 
 
 def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Classifier:
-    """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given."""
+    """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given.
+
+    The checkpoint's own classifier is kept if it tells the same classes apart, from the same module; else a line says
+    that it is replaced.
+
+    Raises:
+        ValueError: The checkpoint lacks weights of the encoder; see `load_model`.
+    """
     model_class = SimForAudioFrameClassification if frames else SimForSequenceClassification
-    return model_class(config) if path is None else model_class.from_pretrained(path, config=config).float()
+    if path is None:
+        return model_class(config)
+    saved = SimConfig.from_pretrained(path)
+    is_same = saved.architectures == [model_class.__name__] and _task_of(saved) == _task_of(config)
+    new = "" if is_same else r"classifier\..*"
+    model: Classifier = load_model(model_class, path, config, may_be_new=new)
+    if is_classifier(saved) and not is_same:
+        say(f"{path} has a classifier of another label or module; training starts with a new one")
+        model.classifier = model_class(config).classifier
+    return model
+
+
+def _task_of(config: SimConfig) -> tuple[Any, ...]:
+    """What a classifier tells apart, and in which module."""
+    problem_type = config.problem_type or "single_label_classification"
+    return problem_type, config.id2label, config.probe_module % config.num_modules
 
 
 def with_label(dataset: Dataset, label: str) -> Dataset:

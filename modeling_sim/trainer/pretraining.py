@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
 from modeling_sim.data.augmentation import augmentation_names, augmented
-from modeling_sim.loading import check_encoder, feature_extractor_of
+from modeling_sim.loading import check_encoder, feature_extractor_of, load_model
 from modeling_sim.objectives_sim import count_active_units
 from modeling_sim.processing_sim import new_processor
 from modeling_sim.trainer.devices import to_device
@@ -286,7 +286,7 @@ def build(
     check_execution(model.config, data, settings, accelerator)
     check_objective(model.config, settings)
     model.to(accelerator.device)
-    train_data, test_data = load_data(accelerator, data, settings)
+    train_data, test_data = load_data(accelerator, data, settings, model.config.input_kind)
     if settings.objective == INFONCE:
         check_negatives(model.config, data, settings, len(test_data))
     build_task = PretrainingTask if settings.objective == INFONCE else ViewTask
@@ -397,12 +397,17 @@ def check_negatives(config: SimConfig, data: DataArguments, settings: Pretrainin
 
 
 def build_model(arguments: ModelArguments) -> tuple[SimForPreTraining, Any]:
-    """A new model of a preset, or a pretrained one, and its feature extractor or other processor."""
+    """A new model of a preset, or a pretrained one, and its feature extractor or other processor.
+
+    Raises:
+        ValueError: The checkpoint lacks weights; see `load_model`. One without a loss gets new predictors.
+    """
     if arguments.init_from is not None:
         check_encoder(arguments.init_from)
-        model = SimForPreTraining.from_pretrained(
-            arguments.init_from, config=SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
-        ).float()
+        config = SimConfig.from_pretrained(arguments.init_from, **arguments.model_settings)
+        has_loss = SimForPreTraining.__name__ in (config.architectures or [])
+        new = "" if has_loss else r"predictors\..*"
+        model = load_model(SimForPreTraining, arguments.init_from, config, may_be_new=new)
         return model, feature_extractor_of(arguments.init_from)
     config = SimConfig.preset(arguments.preset, **arguments.model_settings)
     return SimForPreTraining(config), new_processor(config)

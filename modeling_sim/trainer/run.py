@@ -21,6 +21,7 @@ from transformers import set_seed
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora import corpus_info, load_corpus
+from modeling_sim.data.corpora.contract import check_signal
 from modeling_sim.data.corpora.overlap import say_shared_recordings
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
@@ -309,18 +310,24 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def load_data(
-    accelerator: Accelerator, data: DataArguments, settings: RunArguments
+    accelerator: Accelerator, data: DataArguments, settings: RunArguments, input_kind: str
 ) -> tuple[Dataset | IterableDataset, Dataset]:
     """Claims the output folder, and loads the splits to train and to evaluate on.
 
     Streams are shuffled, and only used for training. The main process reads first, so that only it fills caches. With
     `on_bad_audio` "skip", skipped recordings are listed in the output folder.
+
+    Raises:
+        ValueError: The corpus has other signals than the model's `input_kind`, for example images and not audio.
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             folder = RunFolder(settings.output_dir)
             folder.claim(resume=settings.resume, overwrite_output_dir=settings.overwrite_output_dir)
-        return _load_splits(data, settings)
+        train_data, test_data = _load_splits(data, settings)
+    for dataset in (train_data, test_data):
+        check_signal(data.corpus, dataset, input_kind)
+    return train_data, test_data
 
 
 def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:

@@ -37,7 +37,7 @@ from modeling_sim.evaluation.clips import (
     traversal_changes,
 )
 from modeling_sim.files import write_json
-from modeling_sim.loading import feature_extractor_of, load_encoder
+from modeling_sim.loading import feature_extractor_of, load_decoder, load_encoder
 
 _PITCH = PROPERTIES.index("pitch, semitones")
 # Semitones up to which two pitches are the same, and from which two utterances have different ones.
@@ -212,7 +212,7 @@ def main() -> None:
         parser.error("`pairs` has an encoder without a decoder.")
     rows = {}
     for model, path in zip(arguments.pairs[::2], arguments.pairs[1::2], strict=True):
-        found = measured(model, SimDecoder.from_pretrained(path).eval(), arguments.utterances)
+        found = measured(model, load_decoder(path), arguments.utterances)
         rows[f"{Path(model).name} {Path(path).name}"] = found
         print(model, found, sep=": ", flush=True)
     if arguments.output:

@@ -33,7 +33,8 @@ from datasets import Audio, ClassLabel, Dataset, Features, Image, IterableDatase
 
 from modeling_sim.text import counted, printable, say_once
 
-SIGNALS = ("audio", "image", "text")
+SIGNALS = {"waveform": "audio", "patches": "image", "tokens": "text"}
+"""The column of a corpus that a model reads, by the model's `input_kind`."""
 
 POSITION_RATE = 100  # that of `configuration_sim`, repeated here because importing it imports torch
 
@@ -65,7 +66,26 @@ def png(image: Any) -> dict[str, Any]:
 
 def signal_column(dataset: Dataset | IterableDataset) -> str:
     """The column that a model reads: `audio`, `image` or `text`, the first that the data set has."""
-    return next((name for name in SIGNALS if name in dataset.column_names), "audio")
+    return next((name for name in SIGNALS.values() if name in dataset.column_names), "audio")
+
+
+def check_signal(corpus: str, dataset: Dataset | IterableDataset, input_kind: str) -> None:
+    """Checks that a corpus has what a model reads.
+
+    Args:
+        corpus: Name of the corpus.
+        dataset: One of its splits.
+        input_kind: What the model reads, as in `SimConfig`.
+
+    Raises:
+        ValueError: It has another signal, for example images for a model of audio.
+    """
+    signal, wanted = signal_column(dataset), SIGNALS[input_kind]
+    if signal != wanted:
+        raise ValueError(
+            f"`corpus` {corpus!r} has the column `{signal}`, but a model with `input_kind` {input_kind!r} reads "
+            f"`{wanted}`; choose another corpus, or a model of {signal}."
+        )
 
 
 def with_same_classes(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
