@@ -177,7 +177,9 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
     required = [name for name in model.state_dict() if not re.fullmatch(may_be_new, name)]
     missing = [name for name in required if name in found["missing_keys"]]
     if missing:
-        raise ValueError(f"{weights} lacks {_some(missing)}; save or download the model again.")
+        raise ValueError(
+            f"{weights} lacks {_some(missing)}; save or download it again, or correct the settings of the model."
+        )
     shapes = {name: f"{tuple(saved)} instead of {tuple(wanted)}" for name, saved, wanted in found["mismatched_keys"]}
     other = [f"{name} {shapes[name]}" for name in required if name in shapes]
     if other:

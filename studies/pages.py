@@ -153,7 +153,9 @@ def _costs(place: Place) -> list[str]:
     for kind, results in by_kind.items():
         minutes = np.mean([result["training_seconds"] for result in results]) / 60
         hours = np.mean([result["seconds_of_audio"] for result in results]) / 3600
-        precision = ", ".join(sorted({_PRECISIONS.get(result["precision"], result["precision"]) for result in results}))
+        precision = ", ".join(
+            sorted({_PRECISIONS.get(name := result.get("precision"), name or "unknown") for result in results})
+        )
         settings = ", ".join(f"{name} {value}" for name, value in results[0]["settings"].items())
         lines.append(
             f"| {kind} | {len(results)} | {results[0]['steps']} | {hours:.2f} | {minutes:.1f} | {precision} | "

@@ -132,7 +132,11 @@ def test_terms_that_are_not_stated_may_be_those_of_a_model_that_began_from_a_kno
     own = {"corpus_license": "other", "license": "other", "base_license": "cc-by-4.0"}
     check_license("other", own)
     check_license("cc-by-4.0", own)
-    for stated, training in (("mit", own), ("other", {**own, "license": "cc-by-nc-4.0"})):
+    for stated, training in (
+        ("mit", own),
+        ("other", {**own, "license": "cc-by-nc-4.0"}),
+        ("mit", {**own, "license": "mit"}),
+    ):
         with pytest.raises(ValueError, match=stated):
             check_license(stated, training)
 

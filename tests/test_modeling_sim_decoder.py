@@ -55,14 +55,33 @@ def test_the_output_has_the_announced_length_for_any_number_of_frames(frames, ar
 @pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
 def test_padded_utterances_are_decoded_as_alone(architecture):
     model = decoder(architecture=architecture)
+    model.config.return_dict = False
     frames, latents = [12, 30], torch.randn(2, 30, 6)
-    lengths = [model.config.num_samples(count) for count in frames]
-    waveforms = model(latents, torch.tensor(lengths)).waveforms
+    latents[0, frames[0] :] = 0.0
+    lengths = [model.config.num_samples(count) - 7 for count in frames]
+    waveforms = model(latents, lengths, return_dict=True).waveforms
     assert waveforms.shape == (2, lengths[1])
     assert not waveforms[0, lengths[0] :].any()
     for row, (count, length) in enumerate(zip(frames, lengths, strict=True)):
-        alone = model(latents[row : row + 1, :count]).waveforms[0]
+        alone = model(latents[row : row + 1, :count], length, return_dict=True).waveforms[0]
         torch.testing.assert_close(waveforms[row, :length], alone)
+
+
+def test_frames_after_an_utterance_are_0_and_left_out(tiny_config):
+    encoder = SimModel(tiny_config()).eval()
+    lengths = torch.tensor([1239, 2000])
+    audio = torch.randn(2, 2000)
+    mask = torch.arange(2000) < lengths[:, None]
+    batch = encoder(audio * mask, mask, output_hidden_states=True).hidden_states[0]
+    alone = encoder(audio[:1, :1239], output_hidden_states=True).hidden_states[0]
+    model = decoder(latent_size=batch.shape[2])
+    torch.testing.assert_close(model(batch, lengths).waveforms[0, :1239], model(alone, 1239).waveforms[0])
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([100]), torch.tensor([[100, 100]]), [1, 2, 3]])
+def test_there_is_one_length_per_utterance(lengths):
+    with pytest.raises(ValueError, match="`num_samples`"):
+        decoder()(torch.randn(2, 4, 6), lengths)
 
 
 def test_it_is_plain_transposed_convolutions_of_standardized_latents():

@@ -156,14 +156,15 @@ class SimDecoder(PreTrainedModel):
         Args:
             latents: `(batch, frames, channels)` of the module that the decoder was trained on.
             num_samples: Length of every utterance; waveforms are truncated or padded with zeros. Or one length each,
-                `(batch,)`, if latents are padded: an utterance is decoded from as many of its frames as come closest to
-                its length. `None`: the length that the layers give, `config.num_samples(frames)`.
+                `(batch,)`, if latents are padded with frames of 0, as encoders pad them: these are left out. `None`:
+                the length that the layers give, `config.num_samples(frames)`.
             kwargs: `return_dict`; other arguments are ignored.
 
         Raises:
             TypeError: `latents` is not a tensor.
-            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels, or
-                `torch.export` exports a source-filter decoder for any number of frames.
+            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels; `num_samples`
+                is neither a number nor one per utterance; or `torch.export` exports a source-filter decoder for any
+                number of frames.
         """
         if not isinstance(latents, torch.Tensor):
             raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor: `torch.as_tensor(latents)`.")
@@ -171,8 +172,11 @@ class SimDecoder(PreTrainedModel):
             raise ValueError(
                 f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
             )
-        if isinstance(num_samples, torch.Tensor) and num_samples.ndim:
-            return SimDecoderOutput(waveforms=self._decoded_apart(latents, num_samples))
+        if num_samples is not None and not isinstance(num_samples, int):
+            lengths = torch.as_tensor(num_samples)
+            if lengths.ndim:
+                return SimDecoderOutput(waveforms=self._decoded_apart(latents, lengths))
+            num_samples = int(lengths)
         frames: Any = latents.shape[1]
         if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
             raise ValueError(
@@ -195,15 +199,19 @@ class SimDecoder(PreTrainedModel):
             waveforms = hidden_states[:, 0]
         if num_samples is None:
             return SimDecoderOutput(waveforms=waveforms)
-        waveforms = F.pad(waveforms, (0, int(num_samples) - waveforms.shape[1]))  # negative padding truncates
+        waveforms = F.pad(waveforms, (0, num_samples - waveforms.shape[1]))  # negative padding truncates
         return SimDecoderOutput(waveforms=waveforms)
 
     def _decoded_apart(self, latents: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Waveforms `(batch, samples)` of padded utterances, one at a time: layers would mix them with the padding."""
-        hop, waveforms = self.config.hop_length, []
-        for row, length in zip(latents.split(1), lengths.tolist(), strict=True):
-            frames = 1 + (length - self.config.num_samples(1) + hop // 2) // hop
-            waveforms.append(self(row[:, : max(1, frames)], length).waveforms[0])
+        if lengths.shape != latents.shape[:1]:
+            raise ValueError(
+                f"`num_samples` has shape {tuple(lengths.shape)}; give a number, or one per utterance: {len(latents)}."
+            )
+        waveforms = []
+        for row, length in zip(latents, lengths.tolist(), strict=True):
+            frames = row.any(dim=-1).nonzero().amax() + 1 if row.any() else 1
+            waveforms.append(self(row[None, :frames], length, return_dict=True).waveforms[0])
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 
 

@@ -39,12 +39,12 @@ def license_of_model(model: str | None) -> str | None:
 
 
 def check_license(stated: str, training: Mapping[str, Any]) -> None:
-    """Checks that a license is that of a run's results, or as strict as what binds its model.
+    """Checks that a license is as strict as those that bind a run's model; "other" may be that of its results.
 
     Raises:
         ValueError: See `refuse_looser`.
     """
-    if stated != training.get("license"):
+    if not stated == training.get("license") == "other":
         refuse_looser(stated, known_licenses(training))
 
 

@@ -60,7 +60,7 @@ def stage_space(
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     fingerprint = weights_fingerprint(load_encoder(str(folder)))
     licenses = [license_of_model(str(path)) for path in (folder, *decoders)]
-    if stated_license is not None:
+    if stated_license not in (None, strictest(licenses)):
         refuse_looser(stated_license, [each for each in licenses if each and each != "other"])
     model = f"models/{title}"
     places = [f"decoders/{number}" for number in range(len(decoders))]

@@ -155,7 +155,7 @@ class SimEmbedder:
         )
         self.reader = RecordingReader(feature_extractor, average_channels=average_channels)
         folded = fold(model, self.module, dtype=_DTYPES[precision])
-        self.encoder = SimModel.to(folded, self.device)  # see `fold`
+        self.encoder = SimModel.to(folded, self.device)  # a copied model may have accelerate's `to`
         self.channels = self.config.num_channels(self.module)
         self.axes = "given" if not isinstance(axes, str) else "own" if axes == "own" else "temporal"
         self.transform = None if axes == "own" else self._transform(axes, source, model)

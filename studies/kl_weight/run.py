@@ -8,9 +8,11 @@ Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -105,41 +107,47 @@ def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> 
     Larger points are larger weights. Most weights below 0.01 give nearly the same point, so only the others are named.
     """
     names = list(dict.fromkeys(name for name, _ in own))
-    modules = list(dict.fromkeys(module for _, module in own))
     rank = {weight: number for number, weight in enumerate(sorted({each[0] for line in own.values() for each in line}))}
     columns = max(1, min(2, len(names)))
     count = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(4.5 * columns, 1 + 3.6 * count), layout="constrained", dpi=120)
     axes = list(figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axis in axes[len(names) :]:
-        axis.set_visible(False)
     for name, axis in zip(names, axes, strict=False):
-        for number, module in enumerate(modules):
-            for lines, style, ending in ((own, "o-", ""), (temporal, "s:", ", temporal components")):
-                if points := lines.get((name, module)):
-                    weights, accuracies, gaps = zip(*points, strict=True)
-                    color = style_of(number).color
-                    axis.plot(accuracies, gaps, style, color=color, markersize=3, label=module + ending)
-                    sizes = [8 + 10 * rank[weight] for weight in weights]
-                    axis.scatter(accuracies, gaps, sizes, color=color, marker=style[0], alpha=0.7)
-                    for weight, accuracy, gap in points:
-                        if weight >= _NAMED_FROM:
-                            axis.annotate(
-                                f"{weight:g}", (accuracy, gap), (4, 4), textcoords="offset points", fontsize=7
-                            )
+        _draw_line(axis, own, temporal, name, rank)
         if control is not None:
             axis.plot(*control, "s", color=GRAY, markersize=6, label=f"{_CONTROL}, temporal components")
         axis.set_title(name, loc="left", fontsize=10)
-        axis.set(xlabel="accuracy of phones", ylabel="gap of the best dimension over random axes")
-        axis.label_outer()
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    for axis in axes[: len(names)][-columns:]:  # the last of each column
+        axis.set_xlabel("accuracy of phones")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[::columns]:
+        axis.set_ylabel("gap of the best dimension over random axes")
     if names:
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8
         )
     return figure
+
+
+def _draw_line(axis: Axes, own: Curves, temporal: Curves, name: str, rank: Mapping[float, int]) -> None:
+    """Draws a line's points of each module, own axes and temporal components."""
+    modules = list(dict.fromkeys(module for _, module in own))
+    for number, module in enumerate(modules):
+        color = style_of(number).color
+        for lines, style, ending in ((own, "o-", ""), (temporal, "s:", ", temporal components")):
+            if points := lines.get((name, module)):
+                weights, accuracies, gaps = zip(*points, strict=True)
+                axis.plot(accuracies, gaps, style, color=color, markersize=3, label=module + ending)
+                sizes = [8 + 10 * rank[weight] for weight in weights]
+                axis.scatter(accuracies, gaps, sizes, color=color, marker=style[0], alpha=0.7)
+                for weight, accuracy, gap in points:
+                    if weight >= _NAMED_FROM:
+                        axis.annotate(f"{weight:g}", (accuracy, gap), (4, 4), textcoords="offset points", fontsize=7)
 
 
 def sentences(own: Curves, temporal: Curves) -> list[str]:
