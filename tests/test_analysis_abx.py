@@ -55,6 +55,19 @@ def corpus():
 
 
 @pytest.mark.parametrize("mode", ["within", "across"])
+@pytest.mark.parametrize("channels", [64, 257, 512])
+def test_collapsed_features_are_at_chance_whatever_the_lengths(channels, mode):
+    """Phones of different lengths with one direction and any gain: rounding must not decide."""
+    generator = np.random.default_rng(0)
+    direction = generator.normal(size=channels)
+    tokens = list(itertools.product(range(5), range(3), range(4)))  # phone, speaker, repetition
+    segments = [generator.uniform(0.1, 9, size=(2 + 3 * phone, 1)) * direction for phone, _, _ in tokens]
+    phones, speakers, _ = zip(*tokens, strict=True)
+    contexts = [0] * len(tokens)
+    assert abx(segments, phones, speakers, contexts, mode=mode).error == 0.5
+
+
+@pytest.mark.parametrize("mode", ["within", "across"])
 @pytest.mark.parametrize("in_context", [False, True])
 def test_it_is_the_naive_one(corpus, mode, in_context):
     segments, phones, speakers, contexts = corpus

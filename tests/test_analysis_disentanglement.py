@@ -149,6 +149,17 @@ def test_rare_classes_weigh_as_much_as_frequent_ones_in_separated_predictability
     assert np.abs(score.scores[1:]).max() < 0.2  # always the frequent class would be right in 95 % of items
 
 
+def test_separated_predictability_of_noise_is_0_where_the_test_part_lacks_classes():
+    """Ten speakers of two utterances each: few of them are in the test part."""
+    utterances = np.repeat(np.arange(20), 30)
+    gaps = []
+    for seed in range(10):
+        code = np.random.default_rng(seed).normal(size=(600, 4))
+        score = separated_attribute_predictability(code, {"speaker": utterances // 2}, groups=utterances, seed=seed)
+        gaps.append(score.scores.mean())
+    assert abs(np.mean(gaps)) < 0.08
+
+
 def test_modularity_is_1_for_a_perfect_code_and_noise_dimensions_do_not_count(perfect, noise, factors):
     score = modularity_explicitness(perfect, factors)
     assert score.modularity > 0.999

@@ -119,6 +119,8 @@ def test_a_regression_is_scored_on_groups_that_it_did_not_see():
     assert linear_r2(np.eye(40)[groups], of_group, groups) < 0.1  # the group says nothing about other groups
     with pytest.raises(ValueError, match="groups"):
         linear_r2(features, values, np.zeros(400))
+    with pytest.raises(ValueError, match="`values`"):
+        linear_r2(features, np.full(400, 0.1), groups)
 
 
 def test_l2_is_chosen_on_groups_held_out():

@@ -2,7 +2,7 @@ import pytest
 from matplotlib.text import Text
 
 from modeling_sim.plots import save_figure
-from modeling_sim.trainer.curves import draw_curves
+from modeling_sim.trainer.curves import draw_curves, write_curves
 
 
 def line(step, split, modules):
@@ -47,3 +47,10 @@ def test_names_are_drawn_as_they_are_and_a_logarithmic_axis_has_plain_numbers(tm
     save_figure(figure, tmp_path / "curves.png")
     texts = {text.get_text() for text in figure.findobj(Text)}
     assert {r"a\$b_\$ and $\nothing".replace(" $", r" \$"), r"\$x^"} <= texts
+
+
+@pytest.mark.parametrize("written", ['{"step": 1}', "[1]", "3"])
+def test_a_line_that_is_not_of_a_log_is_named(written, tmp_path):
+    (tmp_path / "log.jsonl").write_text(f"{written}\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 1"):
+        write_curves(tmp_path)

@@ -452,6 +452,14 @@ def test_modules_stop_from_the_bottom_up():
     assert stopping.best[0] == 1.0
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_loss_that_is_not_a_number_is_never_the_lowest(together):
+    stopping = EarlyStopping()
+    for loss in (math.nan, 5.0, 4.0, 3.0, 2.0):
+        assert stopping.update([loss], range(1), 2, together=together) == []
+    assert stopping.best == [2.0]
+
+
 def test_each_stage_of_a_sequential_run_can_stop_early():
     """The first module trains to the end; the second stops, although the first did not."""
     stopping = EarlyStopping()

@@ -920,6 +920,10 @@ def test_utterances_labelled_minus_100_do_not_enter_the_loss(make, noise):
     output = head(noise(3, 4000), labels=torch.tensor([2, -100, 0]))
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0])))
     assert head(noise(3, 4000)).loss is None
+    unlabeled = head(noise(3, 4000), labels=torch.full((3,), -100)).loss
+    unlabeled.backward()
+    assert not unlabeled  # NaN would be true
+    assert not head.classifier.weight.grad.any()
 
 
 def test_frames_labelled_minus_100_and_padding_do_not_enter_the_loss(make, padded_batch):

@@ -165,6 +165,13 @@ def test_autocorrelations_are_those_of_pairs_of_real_frames(lengths, noise):
     assert autocorrelations(torch.ones(1, 9, 2), torch.ones(1, 9, 2), [3]).max() == pytest.approx(0.99)
 
 
+def test_autocorrelations_leave_out_pairs_with_padding_between_frames(noise):
+    latents, mask = noise(1, 5, 3, seed=1), torch.tensor([[1, 1, 0, 1, 1]])
+    first, second = latents[0, [0, 3]], latents[0, [1, 4]]
+    expected = (first * second).sum(0) / (first.square().sum(0) * second.square().sum(0)).sqrt()
+    torch.testing.assert_close(autocorrelations(latents, latents, [1], mask)[0], expected)
+
+
 @pytest.mark.parametrize("lengths", [[40, 25, 3], [40, 40, 40]])
 def test_penalties_on_moments_equal_their_definitions(lengths, noise):
     latents = noise(3, 40, 5, seed=1) + 1

@@ -116,6 +116,14 @@ def naive_sigreg(embeddings, directions, knots=17, largest=3.0):
     return np.mean(statistics)
 
 
+@pytest.mark.parametrize("channels", [8, 64, 256])
+def test_collapsed_frames_are_found_in_the_queue_by_guessing(channels):
+    frames = torch.randn(1, channels).expand(6, channels)
+    keys = torch.nn.functional.normalize(frames, dim=1)
+    accuracy = queue_info_nce(frames, keys, keys[:1].expand(99, channels), 0.1)[1]
+    assert float(accuracy) == pytest.approx(1 / 100)
+
+
 def test_losses_are_those_of_naive_versions():
     first, second = two_views()
     queue = torch.nn.functional.normalize(torch.randn(9, 5, generator=torch.Generator().manual_seed(1)), dim=1)
@@ -125,6 +133,8 @@ def test_losses_are_those_of_naive_versions():
     keys = torch.nn.functional.normalize(second, dim=1)
     loss = queue_info_nce(first, keys, queue, 0.1)[0]
     assert float(loss) == pytest.approx(naive_moco(first, keys, queue, 0.1), rel=1e-4)
+    hits = [all(cosine(query, key) >= cosine(query, entry) for entry in queue) for query, key in zip(first, keys)]  # noqa: B905
+    assert float(queue_info_nce(first, keys, queue, 0.1)[1]) == pytest.approx(np.mean(hits))
     expected = np.mean([2 - 2 * cosine(*pair) for pair in zip(first, second, strict=True)])
     assert float(cosine_distance(first, second)) == pytest.approx(expected, rel=1e-4)
     assert [float(term) for term in vicreg_terms(first, second)] == pytest.approx(naive_vicreg(first, second), rel=1e-4)

@@ -22,6 +22,14 @@ def test_each_label_has_the_papers_settings():
     assert paper_settings("speaker_id").batch_size == 8
 
 
+@pytest.mark.parametrize("name", ["features", "queries"])
+def test_values_that_are_not_numbers_are_refused_by_name(name):
+    arguments = {"features": np.eye(4), "queries": np.eye(4), "labels": np.arange(4)}
+    arguments[name] = np.full((4, 4), np.nan)
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        paper_predictions(**arguments, num_classes=4, settings=PaperSettings(1, 1e-3, 2), bias=True)
+
+
 def test_features_are_not_standardised():
     """Tiny features, which a standardised probe reads perfectly, stay at chance: the paper's random baseline."""
     generator = np.random.default_rng(0)

@@ -901,13 +901,14 @@ class SimClassifier(SimPreTrainedModel):
         counts = torch.ones(rows, dtype=torch.bool, device=logits.device) if mask is None else mask != 0
         if is_single:
             labels = labels.long().masked_fill(~counts, _IGNORED)
-            return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+            total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
+            return total / (labels != _IGNORED).sum().clamp(min=1)  # 0 without a label
         labels = labels.float()
         is_regression = problem_type == "regression"
         known = counts[..., None] & (~labels.isnan() if is_regression else labels != _IGNORED)
         loss = F.mse_loss if is_regression else F.binary_cross_entropy_with_logits
         losses = loss(logits, labels.masked_fill(~known, 0.0), reduction="none")
-        return (losses * known).sum() / known.sum()
+        return (losses * known).sum() / known.sum().clamp(min=1)
 
     def freeze_base_model(self) -> None:
         """Freezes the encoder: its weights get no gradient, and its batch-norm statistics no updates."""

@@ -454,7 +454,7 @@ def autocorrelations(
         for offset in offsets:
             first, second = context[:, :-offset], latents[:, offset:]
             if frame_mask is not None:  # both frames of a pair are real
-                first = first.masked_fill(padded[:, offset:], 0.0)
+                first, second = first.masked_fill(padded[:, offset:], 0.0), second.masked_fill(padded[:, :-offset], 0.0)
             norms = first.square().sum(dim=(0, 1)) * second.square().sum(dim=(0, 1))
             found.append((first * second).sum(dim=(0, 1)) / norms.sqrt().clamp(min=torch.finfo(norms.dtype).tiny))
         return torch.stack(found).clamp(-_LARGEST_CORRELATION, _LARGEST_CORRELATION)

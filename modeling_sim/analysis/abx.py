@@ -16,6 +16,8 @@ import numpy as np
 _WARPED_TOGETHER = 4096
 # Segments are padded to a multiple of this many frames.
 _LENGTH_STEP = 4
+# Cosine distances of equal directions are rounded to less, which would decide between them.
+_ROUNDING = 1e-12
 _ByPhone = dict[Hashable, list[int]]
 
 
@@ -187,6 +189,7 @@ def distances(
             left, row_lengths = _padded([segments[queries[row]] for row in rows], row_length)
             right, column_lengths = _padded([segments[keys[column]] for column in columns], column_length)
             flat = 1.0 - left.reshape(-1, left.shape[2]) @ right.reshape(-1, left.shape[2]).T
+            flat[np.abs(flat) < _ROUNDING] = 0.0
             costs = flat.astype(np.float32).reshape(*left.shape[:2], *right.shape[:2]).transpose(0, 2, 1, 3)
             size = (row_length, column_length)
             waiting[size].add(costs, row_lengths, column_lengths, result, np.ix_(rows, columns))

@@ -142,9 +142,10 @@ def disentanglement(
 ) -> Disentanglement:
     """All measures of this file, of the factors and of permuted factors.
 
-    Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that an
-    interval may lie above its value if there are few items. Dimensions that were informative stay so in every draw, and
-    a factor that is constant in a draw is excluded from it.
+    Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that
+    an interval may lie beside its value if there are few items: above it, or below it if it is that of a gap.
+    Dimensions that were informative stay so in every draw, and a factor that is constant in a draw is excluded from
+    it.
 
     Args:
         codes: `(items, dims)`.
@@ -697,9 +698,9 @@ def _single_dimension_accuracy(
     met = _counts(binned[:, test], factor.values[test], bins, factor.num_classes)
     densest = (seen / seen.sum(axis=1, keepdims=True).clip(min=1)).argmax(axis=2, keepdims=True)
     recalls = met / met.sum(axis=1, keepdims=True).clip(min=1)
-    present = len(np.unique(factor.values[test]))
-    accuracy = np.take_along_axis(recalls, densest, axis=2).sum(axis=(1, 2)) / present
-    return (accuracy - 1 / present) / (1 - 1 / present)
+    accuracy = np.take_along_axis(recalls, densest, axis=2).sum(axis=(1, 2)) / len(np.unique(factor.values[test]))
+    chance = 1 / max(2, len(np.unique(factor.values[train])))  # the classes that a bin can have, tested or not
+    return (accuracy - chance) / (1 - chance)
 
 
 def _squared_correlation(centred: np.ndarray, amounts: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from modeling_sim.analysis.probes import check_items
 from modeling_sim.text import inner_bar
 
 
@@ -74,7 +75,13 @@ def paper_predictions(
         bias: Whether the layer has a bias.
         seed: Seed of initialisation and order.
         device: Device to compute on.
+
+    Raises:
+        ValueError: A feature or query is not finite, or labels are not those of a probe.
     """
+    check_items(features, labels, num_classes)
+    if not np.isfinite(queries).all():
+        raise ValueError("`queries` contains NaN or infinity.")
     generator = torch.Generator().manual_seed(seed)
     layer = torch.nn.Linear(features.shape[1], num_classes, bias=bias)
     torch.nn.init.xavier_normal_(layer.weight, generator=generator)

@@ -63,7 +63,7 @@ def fit_linear_probe(
     Raises:
         ValueError: Only one class has items, lengths disagree, or a feature is not finite.
     """
-    _check(features, labels, num_classes)
+    check_items(features, labels, num_classes)
     mean, scale = _standardisation(features)
     inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
     targets = torch.from_numpy(labels.astype(np.int64)).to(device)
@@ -169,7 +169,7 @@ def linear_r2(
         seed: Seed of the folds.
 
     Raises:
-        ValueError: Lengths disagree, a value is not finite, or there are fewer than 2 groups.
+        ValueError: Lengths disagree, a value is not finite, all values are equal, or there are fewer than 2 groups.
     """
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - of the extra `analysis`
     from sklearn.model_selection import GroupKFold, cross_val_predict  # noqa: PLC0415 - as above
@@ -180,6 +180,8 @@ def linear_r2(
     if count < 2:
         raise ValueError(f"`groups` holds {count} group; cross-validation needs at least 2.")
     features, values = np.asarray(features, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if values.size and np.ptp(values) == 0:
+        raise ValueError("`values` are all equal; there is no variance to explain.")
     folds = GroupKFold(min(num_folds, count), shuffle=True, random_state=seed)
     # A fold has about (1 - 1 / folds) of the items, which is not worth a penalty of its own.
     regression = make_pipeline(StandardScaler(), Ridge(alpha=l2 * len(features)))
@@ -214,7 +216,7 @@ def fit_mlp_probe(
         seed: Seed of initialisation and order.
         device: Device to compute on.
     """
-    _check(features, labels, num_classes)
+    check_items(features, labels, num_classes)
     mean, scale = _standardisation(features)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -282,7 +284,8 @@ def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(dtype), scale.astype(dtype)
 
 
-def _check(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def check_items(features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    """Checks that a probe can learn from items; raises a ValueError."""
     if len(features) != len(labels):
         raise ValueError(f"`features` has {len(features)} items but `labels` {len(labels)}; give one label per item.")
     if not np.isfinite(features).all():

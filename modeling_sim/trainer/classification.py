@@ -111,7 +111,7 @@ class ClassificationTask(CropTask):
             )
         self.backward_pass(outputs.loss, loss_scale=loss_scale, accumulating=accumulating)
         counted = labels != IGNORED
-        hits = ((outputs.logits.argmax(dim=-1) == labels) & counted).sum() / counted.sum()
+        hits = ((outputs.logits.argmax(dim=-1) == labels) & counted).sum() / counted.sum().clamp(min=1)
         return torch.stack([outputs.loss.detach(), hits])[None]
 
     @torch.no_grad()

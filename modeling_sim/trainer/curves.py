@@ -18,6 +18,9 @@ from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME
 
+# What each line of a log has.
+_FIELDS = {"step", "split", "title", "chance", "modules"}
+
 # Quantities with a panel, if the log has them.
 _PANELS = {
     "loss": "Loss",
@@ -36,7 +39,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no log.
-        ValueError: A line is not valid JSON.
+        ValueError: A line is not valid JSON, or not of a log.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,9 +47,14 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            lines.append(json.loads(line))
+            found = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: invalid JSON ({error})") from error
+        if not isinstance(found, dict) or _FIELDS - found.keys():
+            raise ValueError(
+                f"{path}, line {number}: no line of a training log, which has {', '.join(sorted(_FIELDS))}."
+            )
+        lines.append(found)
     return lines
 
 

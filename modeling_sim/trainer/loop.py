@@ -120,11 +120,11 @@ class EarlyStopping:
         self.waited = self.waited or [0] * len(losses)
         for row in range(self.finished, rows.stop):
             best = self.best[row]
-            better = best is None or losses[row] < best
+            better = math.isfinite(losses[row]) and (best is None or losses[row] < best)
             self.best[row], self.waited[row] = (losses[row], 0) if better else (best, self.waited[row] + 1)
         before = self.finished
         if together:
-            if min(self.waited[row] for row in rows if math.isfinite(losses[row])) >= patience:
+            if min((self.waited[row] for row in rows if math.isfinite(losses[row])), default=0) >= patience:
                 self.finished = rows.stop
         else:
             while self.finished < rows.stop and self.waited[self.finished] >= patience:
