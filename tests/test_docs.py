@@ -189,6 +189,7 @@ def install(folder):
 
 
 @pytest.mark.trains
+@pytest.mark.slow
 def test_the_walk_throughs_of_extend_work(tmp_path):
     package = shutil.copytree(
         ROOT / "modeling_sim", tmp_path / "modeling_sim", ignore=shutil.ignore_patterns("__pycache__")

@@ -72,6 +72,7 @@ def test_a_terminal_has_bars_unless_they_are_not_wanted(tmp_path, flags, environ
     assert ("step 2" in printed) != has_bars
 
 
+@pytest.mark.slow
 def test_names_that_a_locale_cannot_print_are_escaped(tmp_path):
     plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run(tmp_path / "Löwe", "--eval_steps", "2", **plain)
