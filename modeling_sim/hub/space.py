@@ -60,7 +60,8 @@ def stage_space(
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     fingerprint = weights_fingerprint(load_encoder(str(folder)))
     licenses = [license_of_model(str(path)) for path in (folder, *decoders)]
-    if stated_license not in (None, strictest(licenses)):
+    default = strictest([*licenses, "apache-2.0"])  # the package's
+    if stated_license not in (None, default):
         refuse_looser(stated_license, [each for each in licenses if each and each != "other"])
     model = f"models/{title}"
     places = [f"decoders/{number}" for number in range(len(decoders))]
@@ -94,7 +95,7 @@ def stage_space(
         "sdk_version": gradio,
         "python_version": "3.11",
         "app_file": "app.py",
-        "license": stated_license or strictest([*licenses, "apache-2.0"]),
+        "license": stated_license or default,
         "tags": ["speech", "interpretability", "smooth-infomax"],
         **({"datasets": [dataset_name]} if dataset_name else {}),
     }
