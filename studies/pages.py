@@ -33,7 +33,7 @@ _SHOWN_OF_AXES = tuple(
     str.split("rotation_gap dci_disentanglement_gap dci_completeness_gap best_dimension best_dimension_gap")
 )
 
-_PRECISIONS = {"no": "fp32"}
+_PRECISIONS = {"no": "fp32", None: "unknown"}  # results of earlier versions have none
 
 _NULLS = {"best_dimension": "The same, random axes"}
 
@@ -153,9 +153,8 @@ def _costs(place: Place) -> list[str]:
     for kind, results in by_kind.items():
         minutes = np.mean([result["training_seconds"] for result in results]) / 60
         hours = np.mean([result["seconds_of_audio"] for result in results]) / 3600
-        precision = ", ".join(
-            sorted({_PRECISIONS.get(name := result.get("precision"), name or "unknown") for result in results})
-        )
+        names = [result.get("precision") for result in results]
+        precision = ", ".join(sorted({_PRECISIONS.get(name, name) for name in names}))
         settings = ", ".join(f"{name} {value}" for name, value in results[0]["settings"].items())
         lines.append(
             f"| {kind} | {len(results)} | {results[0]['steps']} | {hours:.2f} | {minutes:.1f} | {precision} | "

@@ -133,7 +133,10 @@ def test_losses_are_those_of_naive_versions():
     keys = torch.nn.functional.normalize(second, dim=1)
     loss = queue_info_nce(first, keys, queue, 0.1)[0]
     assert float(loss) == pytest.approx(naive_moco(first, keys, queue, 0.1), rel=1e-4)
-    hits = [all(cosine(query, key) >= cosine(query, entry) for entry in queue) for query, key in zip(first, keys)]  # noqa: B905
+    hits = [
+        all(cosine(query, key) >= cosine(query, entry) for entry in queue)
+        for query, key in zip(first, keys, strict=True)
+    ]
     assert float(queue_info_nce(first, keys, queue, 0.1)[1]) == pytest.approx(np.mean(hits))
     expected = np.mean([2 - 2 * cosine(*pair) for pair in zip(first, second, strict=True)])
     assert float(cosine_distance(first, second)) == pytest.approx(expected, rel=1e-4)

@@ -156,7 +156,7 @@ class SimDecoder(PreTrainedModel):
         Args:
             latents: `(batch, frames, channels)` of the module that the decoder was trained on.
             num_samples: Length of every utterance; waveforms are truncated or padded with zeros. Or one length each,
-                `(batch,)`, if latents are padded with frames of 0, as encoders pad them: these are left out. `None`:
+                `(batch,)`, if latents are padded with frames of 0, as encoders pad them: these are skipped. `None`:
                 the length that the layers give, `config.num_samples(frames)`.
             kwargs: `return_dict`; other arguments are ignored.
 
@@ -210,7 +210,8 @@ class SimDecoder(PreTrainedModel):
             )
         waveforms = []
         for row, length in zip(latents, lengths.tolist(), strict=True):
-            frames = row.any(dim=-1).nonzero().amax() + 1 if row.any() else 1
+            real = row.any(dim=-1).nonzero()
+            frames = real[-1] + 1 if len(real) else 1
             waveforms.append(self(row[None, :frames], length, return_dict=True).waveforms[0])
         return nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
 

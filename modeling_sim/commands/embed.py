@@ -8,7 +8,7 @@ set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name
 
 The output folder gets Parquet files, which `datasets.load_dataset("parquet", data_files="embeddings/*.parquet")`
 reads, with the columns `id`, `seconds` and `embedding`, and `manifest.json`, with the model's fingerprint, the module
-and its frame rate. Files are written complete or not at all, and the same command continues after an interruption and
+and its frame rate. Files are written complete or not at all, and the same command resumes after an interruption, and
 writes missing or damaged files again.
 Recordings of hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number
 of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused; a stream counts

@@ -101,8 +101,8 @@ def load(
         speaker_column: Column of speakers. `None`: `speaker_id`, or the first of the usual names, such as `speaker`,
             `spk` and `client_id`.
         label_columns: Column, or columns, to keep, under their own names or mapped to others. They are converted to
-            `ClassLabel`, except in a stream, whose values are not known in advance. There, cells that are empty, NaN,
-            `nan`, `<NA>` or `None` become null, as in the corpus `folder`; in lists, -100.
+            `ClassLabel`, and cells that are empty, NaN, `nan`, `<NA>` or `None` to null (in lists, to -100), as in the
+            corpus `folder`. A stream, whose values are not known in advance, keeps its values.
         source_split: Split, or slice of one, that `split_by` divides.
         split_by: Rule that divides `source_split`, for data sets without a test split (see `data.corpora.splits`). It
             copies the audio once into the cache. A stream can only be divided by "list".
