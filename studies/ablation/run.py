@@ -4,10 +4,11 @@
 
 The rows are settings of the same model, from GIM to SIM. Those of sampling and KL come first, with all seeds, so that a
 part of the study already compares them; then shared noise and batch normalization, variant by variant. The preset with
-readable axes, which differs in several settings, is there for comparison. Give the same command again after any
-interruption; `--plan` lists the rows.
+readable axes, which differs in several settings, is there for comparison. The last rows try other learning rates
+without batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 _FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")
 
+# Next to the default, 0.001: without batch normalization another one may be the best.
+_LEARNING_RATES = (0.0003, 0.003)
+
 
 def rows() -> list[StudyRow]:
-    """The variants of sampling and KL, seed by seed, then each of the others with all seeds."""
+    """The variants of sampling and KL, seed by seed, each of the others with all seeds, then other learning rates."""
     first = [(kind, seed) for seed in SEEDS for kind in _FIRST]
     others = [(kind, seed) for kind in VARIANTS if kind not in _FIRST for seed in SEEDS]
-    return [
+    variants = [
         StudyRow(
             f"{kind.lower().replace(', ', '-').replace(' ', '-')}-{seed}",
             kind,
@@ -50,6 +54,17 @@ def rows() -> list[StudyRow]:
         )
         for kind, seed in first + others
         for preset, settings in [VARIANTS[kind]]
+    ]
+    gim = next(row for row in variants if row.kind == "GIM, no batch norm")
+    return variants + [
+        replace(
+            gim,
+            name=f"{gim.name}-learning-rate-{rate}",
+            kind=f"{gim.kind}, learning rate {rate}",
+            settings={**gim.settings, "learning_rate": rate},
+            decoders=(),
+        )
+        for rate in _LEARNING_RATES
     ]
 
 
