@@ -59,7 +59,7 @@ CLAIMS = {
     "linear_accuracy": "Information",
     "abx_within": "Information",
     "wasserstein": "N(0, I)",
-    "wasserstein_standardised": "N(0, I)",
+    "wasserstein_standardized": "N(0, I)",
     "mmd_whitened": "N(0, I)",
     "curve_area_paper": "Few dimensions",
     "curve_area": "Few dimensions",

@@ -44,7 +44,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="Folder of recordings; synthetic speech if not given.")
     parser.add_argument("--output_dir", default="runs/mine", help="Where the model goes.")
-    parser.add_argument("--steps", type=int, default=200, help="Optimiser steps.")
+    parser.add_argument("--steps", type=int, default=200, help="Optimizer steps.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.folder is None:

@@ -35,6 +35,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
     parser.add_argument("--output_dir", default="runs/vowels", help="Where the classifier goes.")
-    parser.add_argument("--steps", type=int, default=100, help="Optimiser steps.")
+    parser.add_argument("--steps", type=int, default=100, help="Optimizer steps.")
     arguments = parser.parse_args()
     main(arguments.checkpoint, arguments.output_dir, arguments.steps)

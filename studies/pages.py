@@ -19,7 +19,7 @@ PAGE_NAME = "results.md"
 
 SHOWN = tuple(
     str.split(
-        "linear_accuracy abx_within abx_across kl active_units wasserstein wasserstein_standardised mmd mmd_whitened "
+        "linear_accuracy abx_within abx_across kl active_units wasserstein wasserstein_standardized mmd mmd_whitened "
         "total_correlation gini rotation_gap dci_informativeness dci_disentanglement_gap dci_completeness_gap "
         "best_dimension best_dimension_gap path_ratio jump_ratio lipschitz_95 curve_area curve_area_pca log_mel"
     )

@@ -123,7 +123,10 @@ def test_speaking_twice_as_slowly_is_no_difference():
     [
         (([np.ones((1, 2))], ["a"], ["s"]), "within"),
         (([np.ones((0, 2))] * 2, ["a", "b"], ["s"] * 2), "segment"),
-        (([np.ones((1, 2))], ["a", "b"], ["s"]), "segment"),
+        (([np.ones((1, 2))], ["a", "b"], ["s"]), "phones"),
+        (([np.ones((1, 2))] * 2, ["a", "b"], ["s"] * 2, [0]), "contexts"),
+        (([np.ones(2)] * 2, ["a", "b"], ["s"] * 2), "segments"),
+        (([np.ones((1, 2)), np.ones((1, 3))], ["a", "b"], ["s"] * 2), "segments"),
     ],
 )
 def test_what_cannot_be_compared_is_reported(arguments, message):
@@ -131,7 +134,7 @@ def test_what_cannot_be_compared_is_reported(arguments, message):
         abx(*arguments)
 
 
-def test_tokens_are_runs_between_neighbours():
+def test_tokens_are_runs_between_neighbors():
     labels = np.array([0, 0, 1, 1, 2, 0, 0, 1, 2, 2])
     utterances = np.array(["u"] * 6 + ["v"] * 4)
     tokens = find_tokens(labels, utterances, np.arange(10), ["SIL", "a", "b"])
@@ -185,5 +188,7 @@ def test_limits_make_fewer_triples(limits):
     segments = [generator.normal(size=(2, 3)) for _ in range(90)]
     phones, speakers = (np.arange(90) % 3).tolist(), (np.arange(90) // 3 % 5).tolist()
     everything = abx(segments, phones, speakers, mode="across", max_tokens=100, max_speakers=100)
+    lists = [segment.tolist() for segment in segments]
+    assert abx(lists, phones, speakers, mode="across", max_tokens=100, max_speakers=100) == everything
     limited = abx(segments, phones, speakers, mode="across", **{"max_tokens": 100, "max_speakers": 100, **limits})
     assert limited.num_triples < everything.num_triples / 2

@@ -201,8 +201,12 @@ def test_the_best_dimension_is_that_of_a_loop_over_rank_correlations():
     with_gaps = np.where(np.arange(400) % 2, pitch, np.nan)
     expected = best_dimensions(codes[1::2], {"pitch": pitch[1::2]}).correlation
     assert best_dimensions(codes, {"pitch": with_gaps}).correlation == expected
+    by_name = best_dimensions(codes, {"thirds": np.array(["low", "middle", "high"])[thirds]}).correlation
+    assert by_name == best_dimensions(codes, {"thirds": thirds}).correlation
     with pytest.raises(ValueError, match="pitch"):
         best_dimensions(codes, {"pitch": np.ones(400)})
+    with pytest.raises(ValueError, match="pitch"):
+        best_dimensions(codes, {"pitch": np.ones((400, 2))})
     with pytest.raises(ValueError, match="utterance"):  # any dimension would follow it
         best_dimensions(codes, {"utterance": np.arange(400) * 3 // 5})
 

@@ -43,7 +43,7 @@ def perfect(factors, noise):
 
 
 def rotated(code):
-    """Standardised dimensions, mixed by a random rotation."""
+    """Standardized dimensions, mixed by a random rotation."""
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(code.shape[1],) * 2))[0]
     return (code - code.mean(axis=0)) / code.std(axis=0) @ rotation
 

@@ -37,7 +37,7 @@ def test_the_linear_probe_is_scikit_learns(blobs):
     features, labels = blobs
     probe = fit_linear_probe(features, labels, 3, l2=1e-2)
     standardized = (features - features.mean(0)) / features.std(0)
-    # sklearn minimises the sum of losses plus |w|^2 / (2 C)
+    # sklearn minimizes the sum of losses plus |w|^2 / (2 C)
     reference = LogisticRegression(C=1 / (2 * 1e-2 * len(labels)), tol=1e-8, max_iter=1000).fit(standardized, labels)
     np.testing.assert_allclose(probe.weight, reference.coef_, atol=2e-3)
     assert (probe.predict(features) == reference.predict(standardized)).mean() > 0.995
@@ -279,7 +279,7 @@ def test_half_precision_features_are_probed_like_others():
     assert accuracy_of[0] == pytest.approx(accuracy_of[1], abs=1e-3)
 
 
-def test_neighbours_are_near_whatever_the_scales_of_features():
+def test_neighbors_are_near_whatever_the_scales_of_features():
     generator = np.random.default_rng(0)
     labels = generator.integers(2, size=600)
     features = np.stack([labels + 0.2 * generator.normal(size=600), 1e4 * generator.normal(size=600)], axis=1)

@@ -227,7 +227,7 @@ def test_smoothness_reports_transitions_between_labels_that_differ(linear, laten
 
     settings = {"features": waveform, "num_pairs": 100, "lipschitz_pairs": 2, "resamples": 20}
     score = smoothness(linear, latents, classifier=LabeledClassifier(predict, labels), **settings)
-    assert score.transitions.rate.value == score.transitions.recognised == 1
+    assert score.transitions.rate.value == score.transitions.recognized == 1
     assert 20 < score.transitions.num_paths < 80
     blind = LabeledClassifier(lambda values: torch.zeros(len(values), dtype=torch.long), labels)
     assert smoothness(linear, latents, classifier=blind, **settings).transitions.rate.value == 0
@@ -255,9 +255,9 @@ def test_log_mel_bands_hold_frequencies_and_a_tone_lies_in_its_band():
     time = torch.arange(16_000) / 16_000
     spectra = features(torch.stack([(2 * math.pi * hertz * time).sin() for hertz in (200.0, 1000.0, 4000.0)]))
     mels = torch.linspace(2595 * math.log10(1 + 20 / 700), 2595 * math.log10(1 + 8000 / 700), 66)
-    centres = 700 * (10 ** (mels[1:-1] / 2595) - 1)
+    centers = 700 * (10 ** (mels[1:-1] / 2595) - 1)
     for spectrum, hertz in zip(spectra.mean(dim=1), (200.0, 1000.0, 4000.0), strict=True):
-        assert centres[spectrum.argmax()].item() == pytest.approx(hertz, rel=0.1)
+        assert centers[spectrum.argmax()].item() == pytest.approx(hertz, rel=0.1)
     assert features(torch.zeros(1, 400)).max().item() == pytest.approx(math.log(1e-6))
     white = features(torch.randn(1, 160_000, generator=torch.Generator().manual_seed(0))).exp().mean(dim=(0, 1))
     torch.testing.assert_close(white, features.filters.sum(dim=0).float(), rtol=0.2, atol=0)

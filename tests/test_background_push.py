@@ -69,7 +69,7 @@ def commits(hub):
     return [commit.title for commit in hub.repo("org/run").commits.values()][1:]
 
 
-def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimiser(hub, checkpoint, tmp_path):
+def test_every_nth_checkpoint_is_uploaded_without_states_of_the_optimizer(hub, checkpoint, tmp_path):
     said = []
     with pushing(tmp_path, said, every=2) as push:
         for step in (1, 2, 3):

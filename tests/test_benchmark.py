@@ -30,7 +30,7 @@ def test_the_plain_formulation_has_as_many_parameters_and_starts_at_a_like_loss(
     model, plain = SimForPreTraining(config).train(), PlainSim(config).train()
     inputs = torch.randn(4, 10240)
     assert sum(parameter.numel() for parameter in plain.parameters()) == model.num_parameters()
-    # Initialisation, noise and negatives are drawn alike, so the losses agree in distribution.
+    # Initialization, noise and negatives are drawn alike, so the losses agree in distribution.
     ours = torch.stack([model(inputs).loss for _ in range(8)]).mean()
     theirs = torch.stack([plain(inputs) for _ in range(8)]).mean()
     torch.testing.assert_close(ours, theirs, rtol=0.15, atol=0)

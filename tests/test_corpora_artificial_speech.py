@@ -105,7 +105,7 @@ def test_audio_comes_at_16_khz(data):
         assert len(read_audio(row["audio"])) == resampled_length(length, rate, 16_000)
 
 
-def test_the_licence_is_stated():
+def test_the_license_is_stated():
     assert corpus_info("artificial_speech").license == "cc-by-nc-sa-4.0"
 
 

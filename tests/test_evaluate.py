@@ -370,7 +370,7 @@ def test_a_folder_of_another_kind_is_refused(models, decoders):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--label", "colour"], "colour"),
+        (["--label", "color"], "color"),
         (["--label", "vowel", "--factors", "vowel,vowle"], "`factors` names 'vowle'"),
         (["--label", "vowel", "--factors", "phones"], "`factors` names 'phones'"),
         (["--label", "vowel", "--factors", "audio"], "`factors` names 'audio'"),
@@ -589,9 +589,9 @@ def test_one_short_clip_does_not_cut_all_others_to_its_length():
 def test_clips_are_prepared_as_the_model_reads_them():
     clips = padded_clips([(100, 1500), (0, 1400)])
     _, plain = trimmed_waveforms(clips, SimFeatureExtractor())
-    _, normalised = trimmed_waveforms(clips, SimFeatureExtractor(do_normalize=True))
+    _, normalized = trimmed_waveforms(clips, SimFeatureExtractor(do_normalize=True))
     expected = (plain - plain.mean(dim=1, keepdim=True)) / plain.std(dim=1, correction=0, keepdim=True)
-    torch.testing.assert_close(normalised, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(normalized, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("num_samples", [None, 1000])

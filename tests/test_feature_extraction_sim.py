@@ -115,7 +115,7 @@ def test_the_mask_is_optional(extractor, waveform):
     assert "attention_mask" not in SimFeatureExtractor(return_attention_mask=False)(waveform, sampling_rate=RATE)
 
 
-def test_normalisation_is_per_utterance_and_does_not_see_padding_or_what_is_cut(waveform):
+def test_normalization_is_per_utterance_and_does_not_see_padding_or_what_is_cut(waveform):
     extractor = SimFeatureExtractor(do_normalize=True)
     loud = np.concatenate([waveform[:600], 1e3 * waveform[600:]])
     waves = [3 * waveform + 1, waveform[:600], loud]
@@ -135,7 +135,7 @@ def test_loud_audio_is_normalized():
     assert values.std() == pytest.approx(1)
 
 
-def test_normalised_silence_is_silence():
+def test_normalized_silence_is_silence():
     batch = SimFeatureExtractor(do_normalize=True)(np.zeros(1000, np.float32), sampling_rate=RATE)
     assert not batch["input_values"].any()
 
@@ -216,6 +216,6 @@ def test_an_extractor_loads_as_it_was_saved(tmp_path, waveform):
     )
 
 
-def test_normalisation_is_recorded_in_the_saved_file(tmp_path):
+def test_normalization_is_recorded_in_the_saved_file(tmp_path):
     SimFeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
     assert '"do_normalize": true' in (tmp_path / "preprocessor_config.json").read_text()

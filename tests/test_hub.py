@@ -144,7 +144,7 @@ def test_a_card_that_was_edited_on_the_hub_is_replaced_on_request_alone(api, hub
 
 
 @pytest.mark.parametrize("repo_id", ["name", "", "a/b/c", "org/a..b"])
-def test_a_repository_is_an_organisation_and_a_name(repo_id):
+def test_a_repository_is_an_organization_and_a_name(repo_id):
     with pytest.raises(ValueError, match=f"`repo_id`.*'{repo_id}'"):
         check_repo_id(repo_id)
     check_repo_id("org/name")

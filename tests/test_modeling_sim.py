@@ -797,7 +797,7 @@ def test_a_pretraining_checkpoint_loads_without_talk_of_unexpected_weights(model
         ("", 1),
     ],
 )
-def test_what_a_checkpoint_lacks_is_initialised_and_never_garbage(part, bound, make, tmp_path):
+def test_what_a_checkpoint_lacks_is_initialized_and_never_garbage(part, bound, make, tmp_path):
     model = make(SimForPreTraining, initial_log_variance=-3.0)
     kept = {name: value for name, value in model.state_dict().items() if part not in name}
     missing = set(model.state_dict()) - set(kept)
@@ -822,7 +822,7 @@ def test_what_a_checkpoint_lacks_is_initialised_and_never_garbage(part, bound, m
         assert torch.equal(state[name], kept[name]), name
 
 
-def test_a_loaded_log_variance_bias_is_not_initialised_again(make, tmp_path):
+def test_a_loaded_log_variance_bias_is_not_initialized_again(make, tmp_path):
     model = make(SimForPreTraining, initial_log_variance=-3.0)
     with torch.no_grad():
         for module in model.sim.conv_modules:
@@ -833,7 +833,7 @@ def test_a_loaded_log_variance_bias_is_not_initialised_again(make, tmp_path):
         assert torch.equal(module.latent_head.bias, torch.full((32,), 0.5))
 
 
-def test_a_new_model_has_torchs_own_initialisation(tiny_config):
+def test_a_new_model_has_torchs_own_initialization(tiny_config):
     """Bounds of the uniform distributions that `nn.Conv1d`, `nn.Linear` and `nn.GRU` start from."""
     torch.manual_seed(0)
     model = SimForPreTraining(tiny_config(hidden_size=64, context_size=32))
@@ -915,7 +915,7 @@ def test_heads_read_the_module_that_is_chosen(probe_module, make, padded_batch):
     torch.testing.assert_close(by_utterance.logits[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_utterances_labelled_minus_100_do_not_enter_the_loss(make, noise):
+def test_utterances_labeled_minus_100_do_not_enter_the_loss(make, noise):
     head = make(SimForSequenceClassification, num_labels=3).eval()
     output = head(noise(3, 4000), labels=torch.tensor([2, -100, 0]))
     torch.testing.assert_close(output.loss, F.cross_entropy(output.logits[[0, 2]], torch.tensor([2, 0])))
@@ -926,7 +926,7 @@ def test_utterances_labelled_minus_100_do_not_enter_the_loss(make, noise):
     assert not head.classifier.weight.grad.any()
 
 
-def test_frames_labelled_minus_100_and_padding_do_not_enter_the_loss(make, padded_batch):
+def test_frames_labeled_minus_100_and_padding_do_not_enter_the_loss(make, padded_batch):
     head = make(SimForAudioFrameClassification, num_labels=3, probe_module=1).eval()
     frame_mask = head.sim.get_frame_mask(padded_batch[1], 1)
     labels = torch.randint(3, frame_mask.shape, generator=seeded())

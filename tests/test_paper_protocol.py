@@ -30,8 +30,8 @@ def test_values_that_are_not_numbers_are_refused_by_name(name):
         paper_predictions(**arguments, num_classes=4, settings=PaperSettings(1, 1e-3, 2), bias=True)
 
 
-def test_features_are_not_standardised():
-    """Tiny features, which a standardised probe reads perfectly, stay at chance: the paper's random baseline."""
+def test_features_are_not_standardized():
+    """Tiny features, which a standardized probe reads perfectly, stay at chance: the paper's random baseline."""
     generator = np.random.default_rng(0)
     labels = generator.integers(3, size=600)
     features = np.eye(3)[labels] + 0.1 * generator.normal(size=(600, 3))

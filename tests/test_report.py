@@ -534,7 +534,7 @@ def test_quality_says_where_silence_does_as_well(text):
     assert section.count("no better than silence") == 1
 
 
-def test_small_correlations_of_either_sign_have_a_colour_and_none_has_none():
+def test_small_correlations_of_either_sign_have_a_color_and_none_has_none():
     assert SIGNED(0.5)[3] == 0
     for place in (0.45, 0.55):  # correlations of -0.1 and 0.1
         assert SIGNED(place)[3] > 0.15

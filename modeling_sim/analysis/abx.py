@@ -56,16 +56,17 @@ def abx(
         segments: Frames of each token, `(frames, channels)`, at least one frame each.
         phones: Phone of each token.
         speakers: Its speaker.
-        contexts: Its neighbours, such as `(previous, next)`; `None` for any context.
+        contexts: Its neighbors, such as `(previous, next)`; `None` for any context.
         mode: "within" or "across" speakers.
         max_tokens: Most tokens of a phone, speaker and context; more are drawn from at random.
         max_speakers: Most speakers whose X each speaker's A and B are compared with across speakers.
         seed: Seed of these draws.
 
     Raises:
-        ValueError: Lengths disagree, a token has no frames, or no triple exists.
+        ValueError: Lengths or channels disagree, a token has no frames, or no triple exists.
     """
-    _check(segments, phones, speakers, mode)
+    segments = [np.asarray(segment) for segment in segments]
+    _check(segments, phones, speakers, contexts, mode)
     generator = np.random.default_rng(seed)
     tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
     # In float64: an untrained network's frames point almost one way, and 1 - cosine of 1e-8 is lost in float32.
@@ -91,11 +92,22 @@ def abx(
     return AbxScore(float(np.mean(by_pair)), len(by_pair), triples)
 
 
-def _check(segments: Sequence[np.ndarray], phones: Sequence[Hashable], speakers: Sequence[Hashable], mode: str) -> None:
-    if not len(segments) == len(phones) == len(speakers):
-        raise ValueError(f"{len(segments)} segments, {len(phones)} phones and {len(speakers)} speakers; give one each.")
-    if any(len(segment) == 0 for segment in segments):
-        raise ValueError("a segment has no frames.")
+def _check(
+    segments: list[np.ndarray],
+    phones: Sequence[Hashable],
+    speakers: Sequence[Hashable],
+    contexts: Sequence[Hashable] | None,
+    mode: str,
+) -> None:
+    for name, values in (("phones", phones), ("speakers", speakers), ("contexts", contexts)):
+        if values is not None and len(values) != len(segments):
+            raise ValueError(f"`{name}` has {len(values)} items for {len(segments)} `segments`; give one each.")
+    for number, segment in enumerate(segments):
+        if segment.ndim != 2 or segment.size == 0 or segment.shape[1] != segments[0].shape[1]:
+            raise ValueError(
+                f"`segments[{number}]` has shape {segment.shape}; expected (frames, channels), not empty, with as many "
+                "channels as the others."
+            )
     if not all(np.isfinite(segment).all() for segment in segments):
         raise ValueError("a segment contains NaN or infinity.")
     if mode not in ("within", "across"):

@@ -212,7 +212,7 @@ def dci(
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018).
 
     The importance of dimension i for factor j is |w_ij| of a linear model with an L1 penalty on standardized codes
-    (summed over classes), or the mean decrease in impurity of a forest of extremely randomised trees (Geurts et al.
+    (summed over classes), or the mean decrease in impurity of a forest of extremely randomized trees (Geurts et al.
     2006) that try every dimension at every split: with the usual random few, dimensions of noise get splits where the
     one that matters is not among them. The two models disagree on one and the same code, so give both. `l1` is fixed
     rather than tuned: a tuned one would differ between codes and move completeness. Columns are scaled to sum 1 so
@@ -322,14 +322,14 @@ def separated_attribute_predictability(
     known = _checked(codes, factors, min_factors=1)
     train, test = _split(_groups(groups, len(codes)), test_share, seed)
     binned = _binned(codes, bins, "width")
-    centred = codes - codes.mean(axis=0, dtype=np.float64)
+    centered = codes - codes.mean(axis=0, dtype=np.float64)
     columns = []
     for factor in known:
         if factor.discrete:
             _check_split(factor, train, test)
             columns.append(_single_dimension_accuracy(binned, factor, train, test, bins))
         else:
-            columns.append(_squared_correlation(centred, factor.values))
+            columns.append(_squared_correlation(centered, factor.values))
     scores = np.stack(columns, axis=1)
     gaps = _gap(scores)
     return SeparatedAttributePredictability(float(gaps.mean()), gaps, scores, tuple(factor.name for factor in known))
@@ -703,11 +703,11 @@ def _single_dimension_accuracy(
     return (accuracy - chance) / (1 - chance)
 
 
-def _squared_correlation(centred: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+def _squared_correlation(centered: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     """R^2 `(dims,)` of a line through each of `(items, dims)` codes of mean 0; 0 for a constant one."""
     target = amounts - amounts.mean()
-    variance = np.einsum("nd,nd->d", centred, centred) * (target @ target)
-    return np.divide((target @ centred) ** 2, variance, out=np.zeros(len(variance)), where=variance > 0)
+    variance = np.einsum("nd,nd->d", centered, centered) * (target @ target)
+    return np.divide((target @ centered) ** 2, variance, out=np.zeros(len(variance)), where=variance > 0)
 
 
 def _informative(

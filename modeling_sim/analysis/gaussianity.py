@@ -12,8 +12,8 @@ import torch
 
 from modeling_sim.text import counted
 
-from ._arrays import principal_axes
-from .probes import _standardisation
+from ._arrays import ROUNDING, principal_axes
+from .probes import _standardization
 
 # Variance over frames above which a dimension is active; Burda et al.'s (2016), as in the training logs.
 ACTIVE_UNIT_VARIANCE = 0.01
@@ -171,7 +171,7 @@ def standardized(points: np.ndarray) -> np.ndarray:
         points: `(items, dims)`.
     """
     points = checked_points(points, "points").astype(np.float64)
-    mean, scale = _standardisation(points)
+    mean, scale = _standardization(points)
     points -= mean
     points /= scale
     return points
@@ -191,11 +191,12 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
         ValueError: Every dimension is constant.
     """
     points = checked_points(points, "points").astype(np.float64)
+    rounding = ROUNDING * np.abs(points).max()
     points -= points.mean(axis=0)
     directions, variances = (part.numpy() for part in principal_axes(torch.from_numpy(points)))
-    kept = variances > tolerance * variances[0]
-    if not kept.any():
+    if np.sqrt(variances[0]) <= rounding:
         raise ValueError("`points` are all the same; there is nothing to whiten.")
+    kept = variances > tolerance * variances[0]
     return points @ (directions[:, kept] / np.sqrt(variances[kept]))
 
 

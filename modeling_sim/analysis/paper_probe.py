@@ -73,7 +73,7 @@ def paper_predictions(
         num_classes: Classes there are.
         settings: How to train.
         bias: Whether the layer has a bias.
-        seed: Seed of initialisation and order.
+        seed: Seed of initialization and order.
         device: Device to compute on.
 
     Raises:

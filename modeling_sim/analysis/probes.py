@@ -17,10 +17,10 @@ L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A multinomial logistic regression on standardised features.
+    """A multinomial logistic regression on standardized features.
 
     Args:
-        weight: `(classes, features)`, of standardised features, so that its entries compare between features.
+        weight: `(classes, features)`, of standardized features, so that its entries compare between features.
         bias: `(classes,)`.
         mean: `(features,)`, taken from features before they meet `weight`.
         scale: `(features,)`, their standard deviation, which they are then divided by.
@@ -64,7 +64,7 @@ def fit_linear_probe(
         ValueError: Only one class has items, lengths disagree, or a feature is not finite.
     """
     check_items(features, labels, num_classes)
-    mean, scale = _standardisation(features)
+    mean, scale = _standardization(features)
     inputs = torch.from_numpy(((features - mean) / scale).astype(np.float32)).to(device)
     targets = torch.from_numpy(labels.astype(np.int64)).to(device)
     one_hot = F.one_hot(targets, num_classes).T.to(inputs.dtype).contiguous()
@@ -202,7 +202,7 @@ def fit_mlp_probe(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> torch.nn.Module:
-    """One hidden layer on standardised features, by AdamW; a module that takes `(items, features)` in float32.
+    """One hidden layer on standardized features, by AdamW; a module that takes `(items, features)` in float32.
 
     Args:
         features: `(items, features)`.
@@ -213,16 +213,16 @@ def fit_mlp_probe(
         batch_size: Items per step.
         learning_rate: Learning rate of AdamW; it falls to 0 along a cosine.
         weight_decay: Weight decay of AdamW.
-        seed: Seed of initialisation and order.
+        seed: Seed of initialization and order.
         device: Device to compute on.
     """
     check_items(features, labels, num_classes)
-    mean, scale = _standardisation(features)
+    mean, scale = _standardization(features)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torch.nn.Sequential(
-            _Standardise(mean, scale),
+            _Standardize(mean, scale),
             torch.nn.Linear(features.shape[1], hidden_size),
             torch.nn.ReLU(),
             torch.nn.Linear(hidden_size, num_classes),
@@ -242,7 +242,7 @@ def fit_mlp_probe(
     return network.eval()
 
 
-class _Standardise(torch.nn.Module):
+class _Standardize(torch.nn.Module):
     """Features with mean 0 and standard deviation 1."""
 
     mean: torch.Tensor
@@ -258,28 +258,28 @@ class _Standardise(torch.nn.Module):
 
 
 def knn_predictions(
-    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, num_neighbours: int = 10
+    features: np.ndarray, labels: np.ndarray, queries: np.ndarray, *, num_neighbors: int = 10
 ) -> np.ndarray:
-    """Most frequent class of the nearest training items, by Euclidean distance of standardised features.
+    """Most frequent class of the nearest training items, by Euclidean distance of standardized features.
 
     Args:
         features: `(items, features)` of the training items.
         labels: `(items,)`.
         queries: `(queries, features)`.
-        num_neighbours: Items that vote; fewer if there are no more.
+        num_neighbors: Items that vote; fewer if there are no more.
     """
     from sklearn.neighbors import KNeighborsClassifier  # noqa: PLC0415 - of the extra `analysis`
 
-    mean, scale = _standardisation(features)
-    classifier = KNeighborsClassifier(min(num_neighbours, len(features)))
+    mean, scale = _standardization(features)
+    classifier = KNeighborsClassifier(min(num_neighbors, len(features)))
     classifier.fit((features - mean) / scale, labels)
     return np.asarray(classifier.predict((queries - mean) / scale))
 
 
-def _standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _standardization(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature; 1 where a feature is constant."""
     mean, scale = features.mean(axis=0, dtype=np.float64), deviations(features)  # half precision overflows
-    # As precise as the features, half precision apart: float64 here would make all that is standardised twice as large.
+    # As precise as the features, half precision apart: float64 here would make all that is standardized twice as large.
     dtype = np.result_type(features, np.float32)
     return mean.astype(dtype), scale.astype(dtype)
 

@@ -79,7 +79,7 @@ def reconstruction_curve(
 
     The defaults compare models fairly. `ranking="pair", standardize=False, distance="mse", num_pairs=None` is the
     measure of the Smooth InfoMax paper: dimensions are chosen anew for every pair and by squared differences of means
-    over time, which favours models with a few dimensions of high variance, and waveforms are compared, where a shift in
+    over time, which favors models with a few dimensions of high variance, and waveforms are compared, where a shift in
     phase is an error.
 
     Args:

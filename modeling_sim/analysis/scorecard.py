@@ -194,7 +194,7 @@ MEASURES = (
         "The same on the means, which are what other measures use.", "lower", "1.29 / sqrt(frames)",
     ),
     Measure(
-        "wasserstein_standardised", "Gaussianity", "W1, z-scored",
+        "wasserstein_standardized", "Gaussianity", "W1, z-scored",
         "W1 of the means, with each dimension scaled to mean 0 and deviation 1, so that only its shape counts.",
         "lower",
         "1.29 / sqrt(frames)",

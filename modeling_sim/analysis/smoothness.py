@@ -34,12 +34,12 @@ class CleanTransitions:
 
     Args:
         rate: Share of paths on which the predicted class changes once, from the class of the start to that of the end.
-        recognised: Share of paths whose two ends are predicted rightly: the rate cannot be higher.
+        recognized: Share of paths whose two ends are predicted rightly: the rate cannot be higher.
         num_paths: Paths between items of different classes.
     """
 
     rate: Interval
-    recognised: float
+    recognized: float
     num_paths: int
 
 
@@ -165,8 +165,8 @@ def smoothness(
             lambda values: classifier.predict(restored(values)), start[differ], end[differ], steps, path, batch_size
         )
         clean = _is_clean(classes, start_labels[differ], end_labels[differ])
-        recognised = (classes[:, 0] == start_labels[differ]) & (classes[:, -1] == end_labels[differ])
-        transitions = CleanTransitions(interval(np.mean, clean, differ), float(recognised.mean()), len(clean))
+        recognized = (classes[:, 0] == start_labels[differ]) & (classes[:, -1] == end_labels[differ])
+        transitions = CleanTransitions(interval(np.mean, clean, differ), float(recognized.mean()), len(clean))
     return Smoothness(
         interval(np.median, straight),
         interval(np.median, jumps),
@@ -198,7 +198,7 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
 
 
 def step_distances(points: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances `(paths, steps)` of neighbours among points `(paths, steps + 1, ...)`."""
+    """Euclidean distances `(paths, steps)` of neighbors among points `(paths, steps + 1, ...)`."""
     return points.flatten(2).diff(dim=1).norm(dim=2)
 
 

@@ -162,9 +162,9 @@ def _center_of_gravity(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 def _formants(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
     """The two lowest resonances narrower than 500 Hz and above 150 Hz, `(frames, 2)` in Hz; NaN where there is none."""
-    emphasised = lfilter([1, -0.97], [1], frames) * np.hamming(frames.shape[1])
+    emphasized = lfilter([1, -0.97], [1], frames) * np.hamming(frames.shape[1])
     order = 2 + sampling_rate // 1000
-    correlation = _autocorrelation(emphasised)[:, : order + 1]
+    correlation = _autocorrelation(emphasized)[:, : order + 1]
     matrices = correlation[:, np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
     matrices = matrices + (1e-6 * correlation[:, :1, None] + 1e-12) * np.eye(order)
     coefficients = np.linalg.solve(matrices, correlation[:, 1:, None])[..., 0]

@@ -28,8 +28,8 @@ _NOT_MEASURED_BY = frozenset(
 )
 
 
-# Part of every key: raise it whenever a measure of the same features would give another number.
-MEASURES_VERSION = 7
+# Part of every key: raise it whenever a measure of the same features would have another number or name.
+MEASURES_VERSION = 8
 
 
 @dataclass

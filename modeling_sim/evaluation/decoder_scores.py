@@ -240,12 +240,12 @@ def _quality(
 def _drawn(task: LabelTask, split: str, most: int) -> Dataset:
     """Utterances of a split that have a label; a random draw if there are more than `most`."""
     data, arguments = task.splits[split], task.arguments
-    labelled = [
+    labeled = [
         number
         for number, label in enumerate(data[arguments.label][:])
         if task.of_frames or (label is not None and label >= 0)
     ]
-    return data.select(np.sort(np.random.default_rng(arguments.seed).permutation(labelled)[:most]))
+    return data.select(np.sort(np.random.default_rng(arguments.seed).permutation(labeled)[:most]))
 
 
 def _latents(of: SimModules, module: int, waveforms: torch.Tensor) -> torch.Tensor:

@@ -357,7 +357,7 @@ def measure_distribution(analysis: Analysis, subject: Subject) -> None:
         for measure in ("wasserstein", "mmd"):
             analysis.add(place, f"{measure}_means", of_means.summary()[measure])
     z_scored = standardized(means)
-    analysis.add(place, "wasserstein_standardised", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
+    analysis.add(place, "wasserstein_standardized", float(np.median(gaussianity(z_scored, seed=seed).wasserstein)))
     analysis.add(place, "mmd_whitened", gaussianity(whitened(means), seed=seed).mmd)
     for measure, copula in (("total_correlation", False), ("total_correlation_copula", True)):
         analysis.add(

@@ -36,7 +36,7 @@ MEASURES = (
     "linear_accuracy",
     "abx_within",
     "wasserstein",
-    "wasserstein_standardised",
+    "wasserstein_standardized",
     "mmd_whitened",
     "total_correlation",
     "gini",

@@ -40,7 +40,7 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
 
     Args:
         codes: `(items, dims)`.
-        factors: `(items,)` under each name: floats are amounts, integers classes. Items with NaN are skipped.
+        factors: `(items,)` under each name: floats are amounts, whose NaN are skipped; anything else is classes.
 
     Raises:
         ValueError: A code is not finite, lengths disagree, a property is the same everywhere, or has more classes than
@@ -49,13 +49,16 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
     codes = checked_points(codes, "codes")
     ranks: dict[bytes, np.ndarray] = {}  # by the items that factors have: several have the same
     found = {}
-    for name, values in factors.items():
-        if len(values) != len(codes):
-            raise ValueError(f"factor {name!r} has {len(values)} items but `codes` {len(codes)}.")
-        has = np.isfinite(values)
+    for name, factor in factors.items():
+        values = np.asarray(factor)
+        if values.shape != (len(codes),):
+            raise ValueError(
+                f"factor {name!r} has shape {values.shape}; give one value for each of {len(codes)} items."
+            )
+        has = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(codes), dtype=bool)
         if has.tobytes() not in ranks:
             ranks[has.tobytes()] = _unit(rankdata(codes[has], axis=0))
-        found[name] = _agreement(ranks[has.tobytes()], np.asarray(values)[has], name)
+        found[name] = _agreement(ranks[has.tobytes()], values[has], name)
     dimension = {name: int(values.argmax()) for name, values in found.items()}
     return BestDimensions(dimension, {name: float(values.max()) for name, values in found.items()}, found)
 
