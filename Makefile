@@ -8,7 +8,7 @@ RUN    := $(VENV)/bin
 
 help:
 	@echo "make demo       install into $(VENV), pretrain a small SIM on built-in speech, write a report with sound (about 6 minutes)"
-	@echo "make test       run the whole suite"
+	@echo "make test       run the tests, except those that take minutes each"
 	@echo "make test-fast  run the tests of the parts alone, in a minute"
 	@echo "make fuzz       1,000 damaged audio files and 100 killed runs: about 20 minutes"
 	@echo "make test-slow  run the tests that take minutes each"

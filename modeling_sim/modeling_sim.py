@@ -378,8 +378,9 @@ class SimModel(SimPreTrainedModel):
         For images and text see `front` in `layers_sim.py`.
 
         Raises:
-            TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` has integers in place of
-                floats or the reverse, or float64 for weights of less. Other floats are converted to the weights' dtype.
+            TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` is integer where floats are
+                expected, or the reverse, or float64 while the weights have lower precision. Other floats are converted
+                to the weights' dtype.
             ValueError: `input_values` has another shape or is too short for one frame of the last module, or
                 `attention_mask` has padding before or within the audio (see `require` for accelerators).
         """

@@ -84,13 +84,13 @@ class SimConfig(PreTrainedConfig):
         critic: How the convolutional modules score candidates: "bilinear" (the paper), or "gaussian", which scores by
             the autocorrelation of each channel at each offset, measured on the batch, and determines the axes of the
             latents (see `info_nce`). The context module always uses the bilinear critic.
-        num_prediction_steps: Frames ahead that the context predicts (K).
-        prediction_offsets: Frames from a context to each of its targets, increasing; `None` for 1, ..., K.
-        num_negatives: Negatives per pair of context and target (N).
+        num_prediction_steps: Frames ahead that each frame, the anchor, predicts (K).
+        prediction_offsets: Frames from an anchor to each of its targets, increasing; `None` for 1, ..., K.
+        num_negatives: Negatives per pair of anchor and target (N).
         negatives: Frames of the batch that negatives are drawn from: "any" (the paper), "not_positive" (any but the
             target), "same_utterance", "other_utterances".
-        negative_sharing: "anchor": draw separate negatives for each context (the paper). "batch": draw once for all
-            contexts, which makes hundreds of negatives cheap.
+        negative_sharing: "anchor": draw separate negatives for each anchor (the paper). "batch": draw once for all
+            anchors, which makes hundreds of negatives cheap.
         covariance_weight: Weight of `covariance_penalty`, which whitens the means of a module's latents.
         lagged_covariance_weight: Weight of `lagged_covariance_penalty` of the means, at the prediction offsets, over
             the first `loss_window` frames.
@@ -362,7 +362,7 @@ class SimConfig(PreTrainedConfig):
 
     @property
     def offsets(self) -> list[int]:
-        """Frames from a context to each of its targets."""
+        """Frames from an anchor to each of its targets."""
         return list(self.prediction_offsets or range(1, self.num_prediction_steps + 1))
 
     @property

@@ -34,7 +34,7 @@ MEASURES_VERSION = 8
 
 @dataclass
 class Analysis:
-    """Results as they come in.
+    """Results of an evaluation, collected part by part.
 
     `weights` and `hits` belong to probes: classifier weights by the name of the features, and by representation and
     module the numbers of correct items and of all items in each group, `(groups, 2)`. `transforms` lead to other axes,

@@ -1,4 +1,4 @@
-"""The one engine of all measures: `evaluate`, with `probe` and `abx` as presets; see `modeling-sim evaluate --help`."""
+"""Runs all measures: `evaluate`, with `probe` and `abx` as presets; see `modeling-sim evaluate --help`."""
 
 import csv
 import itertools
@@ -67,7 +67,7 @@ def evaluate(arguments: AnalysisArguments) -> Results:
     Raises:
         ValueError: A label, group of measures or module is unknown, a decoder belongs to none of the models, or nothing
             can be measured.
-        OSError: A model or the data is not there.
+        OSError: A model or the data cannot be found.
     """
     return _run(arguments, "analysis")
 

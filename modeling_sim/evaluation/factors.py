@@ -47,7 +47,7 @@ def utterance_columns(dataset: Dataset, names: str) -> dict[str, np.ndarray]:
         names: Columns separated by commas; empty for those of `FACTORS` that can be used.
 
     Raises:
-        ValueError: A named column is not there, or does not have one varying value per utterance.
+        ValueError: A named column does not exist, or does not have one varying value per utterance.
     """
     found = {}
     for name in [name.strip() for name in names.split(",")] if names else FACTORS:

@@ -52,7 +52,7 @@ def load_representations(
 
     Raises:
         ValueError: A model is no audio encoder, has no such module or layer, or is given twice.
-        OSError: A model is not there.
+        OSError: A model cannot be found.
     """
     check_device(arguments.device)
     names = names_of(arguments.model)

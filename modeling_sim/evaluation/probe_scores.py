@@ -116,8 +116,7 @@ class Subject:
 class Groups:
     """Names of groups to draw items by, `(items,)`.
 
-    These are speakers if the splits share none and each has at least two, since there is nothing to draw from one;
-    otherwise, utterances.
+    Speakers if the splits share none and each split has at least two; otherwise utterances.
     """
 
     name: str

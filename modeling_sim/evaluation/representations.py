@@ -71,8 +71,8 @@ class Representation(ABC):
         name: Name in tables.
         method: What makes the features: "SIM", "wav2vec2", ...
         extractor: Makes padded batches of waveforms, at the sampling rate that `encode` reads.
-        kind: What it is a seed of; the method by default.
-        control: Whether it is there for comparison: a spectrum or an untrained network.
+        kind: Name shared by models that differ only by seed; by default the method.
+        control: Whether it is a control: a spectrum or an untrained network.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class SimModules(Representation):
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """As of any representation, but for the choice of modules."""
+        """See `Representation.key`; it does not depend on which modules are chosen."""
         latents = ["sample", self.seed] if self.sample else ["mean"]
         return {"of": [self._weights, *latents], "extractor": self.extractor.to_json_string()}
 

@@ -165,7 +165,7 @@ class Results:
             with_curves: Read `curves.json` next to it too, if it is there.
 
         Raises:
-            FileNotFoundError: The file is not there.
+            FileNotFoundError: The file does not exist.
             ValueError: It is not JSON, has another schema or other fields, or a row has a kind or measure that is not
                 described, or a value that is no number.
         """

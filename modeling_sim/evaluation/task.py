@@ -112,7 +112,7 @@ class LabelTask:
         return train, test
 
     def moments(self, representation: Representation) -> Items:
-        """Features of the split of ABX every 10 ms; every 20 ms of utterances, which are longer than phones."""
+        """Features of the ABX split every 10 ms, or every 20 ms if the label is one of utterances."""
         arguments = self.arguments
         return extract(
             self.abx_split,

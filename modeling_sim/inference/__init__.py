@@ -1,1 +1,1 @@
-"""Models at work: embeddings of data sets, streams, and weights that are folded for both."""
+"""Inference: embeddings of data sets, streams, and encoders with merged weights."""

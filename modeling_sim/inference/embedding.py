@@ -36,14 +36,14 @@ def say_resampled(rates: Iterable[int], rate: int) -> None:
 
 
 class RecordingReader:
-    """Reads recordings as the inputs of a model; without the model, since processes that read ahead get it pickled."""
+    """Reads recordings as inputs of a model. It does not hold the model, because it is pickled for worker processes."""
 
     def __init__(self, extractor: SequenceFeatureExtractor, *, average_channels: bool) -> None:
         self.extractor, self.average_channels = extractor, average_channels
         self.rate = int(extractor.sampling_rate)
 
     def samples(self, row: Mapping[str, Any], start: int = 0, num_samples: int | None = None) -> np.ndarray:
-        """Samples of a row of a corpus at the model's rate, or a part of them; a very short one ends in silence."""
+        """Samples of a row at the model's rate, or a part of them; too short recordings are padded with zeros."""
         audio = row["audio"]
         if isinstance(audio, np.ndarray):
             samples = audio[start:] if num_samples is None else audio[start : start + num_samples]
@@ -282,7 +282,7 @@ class SimEmbedder:
             yield self._in_axes(total / count).float().numpy()
 
     def description(self) -> dict[str, Any]:
-        """What the embeddings depend on and how they lie in time, as JSON holds it."""
+        """What the embeddings depend on, and the times of their frames, as JSON types."""
         config, module = self.config, self.module
         return {
             "model_fingerprint": self.fingerprint,

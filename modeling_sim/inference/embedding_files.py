@@ -370,15 +370,15 @@ def embed(
 ) -> dict[str, Any]:
     """Embeds every recording of a data set into Parquet files of a folder, which `load_dataset("parquet")` reads.
 
-    The files are written complete or not at all. After a kill the same call continues with the file that was not
-    complete, and writes files again that are missing or damaged. It knows the data set by the ids, lengths and content
-    of its recordings, but a stream only by the first 20 ids and lengths.
+    Files are written complete or not at all. After an interruption, the same call resumes with the incomplete file and
+    rewrites missing or damaged ones. Data sets are identified by the ids, lengths and content of their recordings,
+    streams by the first 20 ids and lengths.
 
     Memory is bounded by one file, however long recordings are: those of more than a minute are read and encoded piece
     by piece, and their frames make several rows, of which `start` is the number of the first frame.
 
     Args:
-        model: An embedder, whose settings are then used in place of the next six; or the encoder, or its folder or id.
+        model: The encoder, its folder or Hub id; or a `SimEmbedder`, and then `module` to `axes` are ignored.
         dataset: A corpus, any data set with a column `audio`, or the first argument of `open_data`; or a function that
             gives a data set, called with `on_bad_audio` and `bad_audio_list` once the folder is known to be free.
         output_dir: The folder.
@@ -388,9 +388,9 @@ def embed(
         precision: As in `SimEmbedder`.
         average_channels: As in `SimEmbedder`.
         axes: As in `SimEmbedder`.
-        batch_size: Recordings that are encoded together, at most, of 20 seconds on average.
+        batch_size: Maximum number of recordings per batch, for an average length of 20 seconds.
         num_workers: Processes that read ahead; 0 reads in this one.
-        on_bad_audio: At a recording that cannot be read: "raise", or "skip", which lists it in `skipped.tsv`.
+        on_bad_audio: "raise" stops at an unreadable recording; "skip" lists it in `skipped.tsv`.
         shard_seconds: Seconds of audio per file; by default as many as make 128 MB of frames, or two hours for means.
         overwrite_output_dir: Replace embeddings that the folder holds.
 

@@ -25,13 +25,13 @@ _ONES = 16
 
 
 class FoldedConvLayer(SimConvLayer):
-    """A convolution without batch norm, and its ReLU, whose weight lies as `row_products` takes it.
+    """A convolution without batch norm, and its ReLU, with the weight in the layout of `row_products`.
 
     Args:
         layer: The layer whose sizes it has.
         weight: `(out_channels, in_channels, kernel)`.
         bias: `(out_channels,)`.
-        dtype: Of its products.
+        dtype: Data type of the matrix products.
     """
 
     def __init__(self, layer: SimConvLayer, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> None:
@@ -47,7 +47,7 @@ class FoldedConvLayer(SimConvLayer):
         self.bias = _frozen(bias, dtype)
 
     def margins(self, following: SimConvLayer | None, frames: int, device: torch.device) -> tuple[int, int] | None:
-        """As of any layer; `device` is not asked."""
+        """See `SimConvLayer.margins`; `device` is ignored."""
         if following is None or self.in_channels > 1 or following.in_channels == 1:
             return None
         return following.zeros_around(frames)
@@ -60,7 +60,7 @@ class FoldedConvLayer(SimConvLayer):
         is_padded: bool = False,
         margins: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """As of any layer."""
+        """See `SimConvLayer.forward`."""
         kernel, stride, padding = self.sizes
         padding = 0 if is_padded else padding
         hidden_states = hidden_states.to(self.bias.dtype)
@@ -76,17 +76,17 @@ class FoldedConvLayer(SimConvLayer):
 def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | None = None) -> SimModel:
     """An encoder for inference with a copy of the weights of `model`, faster and with the same frames up to rounding.
 
-    Batch norm becomes part of the convolutions. With `module` the encoder ends there and gives that module's means:
-    heads of log-variances are dropped, and a mean below is a linear map in front of a linear map, so both become one
-    (a fifth of the products of the preset "sim"). The zeros around a module's means are not the means of zeros; so a
-    channel that is 1 at real frames carries the biases of these heads.
+    Batch norm is merged into the convolutions. With `module`, the encoder ends there and returns that module's means:
+    heads of log-variances are dropped, and the mean heads of earlier modules are merged into the next convolution (they
+    are a fifth of the multiplications of the preset "sim"). Padding stays zero after the merge, so the biases of merged
+    heads are carried by an extra channel that is 1 at real frames.
 
     Args:
         model: The encoder, which is not changed. One with hooks, adapters or other layers than its own is copied
             without folding, and calls the same hooks.
         module: The module whose frames are wanted, counted from 0; `None` for all, with log-variances.
-        dtype: Of the convolutions, half precision for instance; that of `model` by default. A GRU on a CPU keeps its
-            own, if the model is folded: the products of one frame are too small to gain.
+        dtype: Data type of the convolutions, by default that of `model`. A GRU on a CPU keeps its own, because the
+            products of one frame are too small to gain.
 
     Returns:
         A `SimModel` in evaluation mode, on the device of `model`, whose last module is the one that is wanted.

@@ -13,8 +13,8 @@ from modeling_sim.modeling_sim import SimModel, SimModelOutput, SimModuleLatents
 class SimStream:
     """Streams of audio through an encoder: `feed` samples, get frames, `finish` at the end.
 
-    Concatenated over all calls, the frames of each module are those that `SimModel` makes of the complete audio, up to
-    rounding, at whatever samples it is divided. The state is a few frames per convolution and the GRU's hidden state;
+    Concatenated over all calls, the frames of each module equal those of `SimModel` on the complete audio up to
+    rounding, however it is divided. The state is a few frames per convolution and the GRU's hidden state;
     `SimModel.step` is the same with the state as tensors.
 
     Args:
@@ -44,10 +44,10 @@ class SimStream:
 
     @property
     def latency(self) -> dict[str, float]:
-        """Milliseconds from the first sample that a frame sees until it is given, by the module's name.
+        """Latency of each module in milliseconds, by its name.
 
-        That is its receptive field: a frame is given with the last sample that it sees. The time that the computation
-        takes, and the length of the pieces that are fed, come on top.
+        It is the time from the first to the last sample in a frame's receptive field. Computation time and the length
+        of the chunks are added to it.
         """
         config = self.model.config
         milliseconds = {}
@@ -61,7 +61,7 @@ class SimStream:
         return milliseconds
 
     def reset(self) -> None:
-        """Begins all streams anew."""
+        """Restarts all streams."""
         self._state: list[torch.Tensor] = self.model.initial_state(self.batch_size)
         self._short_steps = ShortSteps.of(self.model)
         self._is_finished = False
@@ -80,8 +80,8 @@ class SimStream:
                 list of floats in [-1, 1], at the model's `sampling_rate`; of any length, 0 too.
 
         Returns:
-            As of `SimModel` with `output_hidden_states=True`, without a mask: all frames are real, and a module that
-            has no complete one gives 0 frames.
+            Like `SimModel` with `output_hidden_states=True`, without a mask: all frames are real, and a module without
+            a complete frame returns 0 frames.
 
         Raises:
             ValueError: `samples` has another shape, or the streams were finished.
@@ -100,13 +100,13 @@ class SimStream:
         return self._step(samples, last=False)
 
     def finish(self) -> SimModelOutput:
-        """The last frames, which see the zeros after the end of the audio; then `reset` begins anew."""
+        """Returns the last frames, which include the padding at the end of the audio; `reset` restarts the streams."""
         return self._step(torch.zeros(self.batch_size, 0), last=True)
 
     @torch.inference_mode()
     def _step(self, samples: torch.Tensor, *, last: bool) -> SimModelOutput:
         if self._is_finished:
-            raise ValueError("`finish` was called; call `reset` to begin anew.")
+            raise ValueError("`finish` was called; call `reset` to restart.")
         samples = samples.to(self._state[0])
         if self._short_steps is None or last or samples.shape[1] > MAX_SAMPLES:
             modules, self._state = self.model.step(samples, self._state, last=last)
