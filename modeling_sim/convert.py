@@ -35,7 +35,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
-from modeling_sim.files import follow_umask, temporary_folder
+from modeling_sim.files import MODEL_NAMES, replacing_folder
 from modeling_sim.text import in_one_line
 
 Method = Literal["sim", "gim", "gim-lowe", "cpc"]
@@ -136,62 +136,22 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor], method: Method, /
     return model.eval()
 
 
-def check_output_dir(output_dir: str | Path, *, overwrite_output_dir: bool) -> None:
-    """Checks that a model may be written to a folder.
-
-    Args:
-        output_dir: Folder for the model.
-        overwrite_output_dir: Whether a saved model in it may be replaced.
-
-    Raises:
-        OSError: It is a file, or a folder that is not empty and, with `overwrite_output_dir`, does not hold a saved
-            model.
-    """
-    output_dir = Path(output_dir).resolve()
-    if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(f"the output {output_dir} is a file; give a folder.")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
-        return
-    if not overwrite_output_dir:
-        raise FileExistsError(
-            f"the output {output_dir} is not empty; give another folder, or set `overwrite_output_dir` to replace "
-            "the saved model in it."
-        )
-    if not (output_dir / "config.json").is_file():
-        raise FileExistsError(
-            f"the output {output_dir} is not empty and holds no saved model (no config.json); give another folder."
-        )
-
-
 def save_folder(model: SimForPreTraining, output_dir: str | Path, *, overwrite_output_dir: bool = False) -> None:
-    """Writes model, configuration and feature extractor to a temporary folder, then moves it to `output_dir`.
+    """Writes model, configuration and feature extractor to a folder, complete or not at all.
 
     Args:
         model: The model.
         output_dir: Folder to write; must be empty or not exist.
-        overwrite_output_dir: Replace an existing folder with a saved model, including all other files in it.
+        overwrite_output_dir: Replace an earlier model of this package.
 
     Raises:
-        OSError: The folder is not empty, or cannot be written; an existing folder is then unchanged.
+        OSError: The folder is not empty or holds other files, or cannot be written; it is then unchanged.
     """
-    output_dir = Path(output_dir).resolve()
-    check_output_dir(output_dir, overwrite_output_dir=overwrite_output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
     config = model.config
     extractor = SimFeatureExtractor(sampling_rate=config.sampling_rate, min_samples=config.receptive_field())
-    with temporary_folder(output_dir) as temporary:
-        written, replaced = temporary / "written", temporary / "replaced"
-        model.save_pretrained(written)
-        extractor.save_pretrained(written)
-        follow_umask(temporary)
-        if output_dir.exists():
-            output_dir.replace(replaced)
-        try:
-            written.replace(output_dir)
-        except BaseException:
-            if replaced.exists():
-                replaced.replace(output_dir)
-            raise
+    with replacing_folder(output_dir, MODEL_NAMES, overwrite_output_dir=overwrite_output_dir) as folder:
+        model.save_pretrained(folder)
+        extractor.save_pretrained(folder)
 
 
 # ---------------------------------------------------------------------- what a checkpoint holds
@@ -414,4 +374,4 @@ def _join(sources: Sequence[torch.Tensor]) -> torch.Tensor:
     return sources[0] if len(sources) == 1 else torch.cat(list(sources))
 
 
-__all__ = ["Method", "check_output_dir", "convert_state_dict", "read_state_dict", "save_folder"]
+__all__ = ["Method", "convert_state_dict", "read_state_dict", "save_folder"]

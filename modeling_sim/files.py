@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,88 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+MODEL_NAMES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "configuration_sim*.py",
+    "modeling_sim*.py",
+    "layers_sim.py",
+    "objectives_sim.py",
+    "feature_extraction_sim.py",
+    "processing_sim.py",
+    "tokenizer_config.json",
+    "vocabulary.json",
+)
+"""Names of the files of a saved model."""
+
+
+def check_output_dir(output_dir: str | Path, names: Sequence[str], *, overwrite_output_dir: bool) -> None:
+    """Checks that a folder may be written, or replaced.
+
+    Args:
+        output_dir: Folder to write.
+        names: Names of all files that are written, or `fnmatch` patterns.
+        overwrite_output_dir: Whether an earlier folder with these files may be replaced.
+
+    Raises:
+        OSError: It is a file, or a folder that is not empty and may not be replaced, or holds files that were not
+            written by the same command.
+    """
+    output_dir = Path(output_dir).resolve()
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"`output_dir` {output_dir} is a file; give a folder.")
+    found = sorted(path.name for path in output_dir.iterdir()) if output_dir.exists() else []
+    if not found:
+        return
+    others = [name for name in found if not any(fnmatch(name, each) for each in names)]
+    try:
+        is_own = not others and read_json(output_dir / "config.json").get("model_type") == "sim"
+    except (OSError, ValueError):
+        is_own = False
+    if not is_own:
+        named = ", ".join((others or found)[:3])
+        raise FileExistsError(f"`output_dir` {output_dir} holds other files ({named}); choose another folder.")
+    if not overwrite_output_dir:
+        raise FileExistsError(
+            f"`output_dir` {output_dir} is not empty; choose another folder, or set `overwrite_output_dir`."
+        )
+
+
+@contextlib.contextmanager
+def replacing_folder(
+    output_dir: str | Path, names: Sequence[str], *, overwrite_output_dir: bool = False
+) -> Iterator[Path]:
+    """Yields a temporary folder to fill, and moves it to `output_dir` if no error occurs.
+
+    Args:
+        output_dir: See `check_output_dir`.
+        names: See `check_output_dir`.
+        overwrite_output_dir: See `check_output_dir`.
+
+    Raises:
+        OSError: See `check_output_dir`; or a folder cannot be written. `output_dir` is then unchanged.
+    """
+    output_dir = Path(output_dir).resolve()
+    check_output_dir(output_dir, names, overwrite_output_dir=overwrite_output_dir)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(output_dir) as temporary:
+        written, replaced = temporary / "written", temporary / "replaced"
+        written.mkdir()
+        yield written
+        follow_umask(temporary)
+        if output_dir.exists():
+            output_dir.replace(replaced)
+        try:
+            written.replace(output_dir)
+        except BaseException:
+            if replaced.exists():
+                replaced.replace(output_dir)
+            raise
 
 
 def follow_umask(folder: Path) -> None:

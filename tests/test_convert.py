@@ -1,5 +1,6 @@
 """Checkpoints of both code bases against networks with their names, built here from plain torch.nn."""
 
+import json
 import pickle
 from collections import OrderedDict
 from typing import get_type_hints
@@ -463,27 +464,37 @@ def test_a_damaged_checkpoint_is_refused_and_leaves_nothing(checkpoint, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
-def test_a_folder_with_something_in_it_is_replaced_only_if_that_is_asked_and_it_holds_a_model(checkpoint, tmp_path):
+def test_only_a_model_of_this_package_is_replaced_and_only_if_that_is_asked(checkpoint, tmp_path):
     folder = tmp_path / "sim"
     command = [str(checkpoint), str(folder), "--method", "sim"]
     folder.mkdir()
     main(command)  # an empty folder is as good as none
-    (folder / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit, match=r"`overwrite_output_dir`"):
         main(command)
-    assert (folder / "notes.txt").exists()
+    (folder / "config.json").write_text(json.dumps({**json.loads((folder / "config.json").read_text()), "old": True}))
     main([*command, "--overwrite_output_dir"])
-    assert not (folder / "notes.txt").exists()
+    assert "old" not in json.loads((folder / "config.json").read_text())
     assert SimForPreTraining.from_pretrained(folder).config.hidden_size == CHANNELS
-
-    other = tmp_path / "thesis"
-    other.mkdir()
-    (other / "thesis.tex").write_text("mine")
-    with pytest.raises(SystemExit, match=r"config\.json"):
-        main([str(checkpoint), str(other), "--method", "sim", "--overwrite_output_dir"])
     with pytest.raises(SystemExit, match=r"model_99\.ckpt"):
         main([str(checkpoint), str(checkpoint), "--method", "sim", "--overwrite_output_dir"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_99.ckpt", "sim", "thesis"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_99.ckpt", "sim"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("thesis.tex", "mine"), ("config.json", '{"port": 1}'), ("config.json", "{"), ("sim/config.json", "{}")],
+)
+def test_a_folder_with_other_files_is_never_replaced(checkpoint, tmp_path, name, content):
+    folder = tmp_path / "folder"
+    if name != "config.json":
+        main([str(checkpoint), str(folder), "--method", "sim"])
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit, match=name.partition("/")[0]):
+        main([str(checkpoint), str(folder), "--method", "sim", "--overwrite_output_dir"])
+    assert sorted(folder.rglob("*")) == before
+    assert (folder / name).read_text() == content
 
 
 def test_a_disk_that_fills_up_leaves_the_old_folder_as_it_was(checkpoint, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Exported encoders give what the model gives: ONNX files, a step of a stream, smaller number formats, programs."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -291,6 +292,15 @@ def test_a_missing_package_is_named_with_its_extra(checkpoint, tmp_path, monkeyp
     with pytest.raises(SystemExit, match=r"onnx.*\[export\]"):
         export.main([str(checkpoint), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_never_replaces_the_model_that_it_reads_nor_a_folder_around_it(checkpoint, tmp_path):
+    model = tmp_path / "runs" / "model"
+    shutil.copytree(checkpoint, model)
+    for folder in (model, model.parent):
+        with pytest.raises(SystemExit, match="`output_dir`"):
+            export.main([str(model), str(folder), "--format", "torch-export", "--overwrite_output_dir"])
+    assert sorted(path.name for path in model.iterdir()) == sorted(path.name for path in checkpoint.iterdir())
 
 
 def test_a_folder_of_something_else_is_kept(checkpoint, tmp_path):

@@ -19,6 +19,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from modeling_sim.commands.command import command
+from modeling_sim.files import MODEL_NAMES, check_output_dir
 from modeling_sim.settings import Mappings, YamlMapping, setting
 
 if TYPE_CHECKING:
@@ -40,22 +41,19 @@ class ConvertArguments(Mappings):
         "{}",
         "Fields of SimConfig that do not follow from the tensors, as YAML: '{num_negatives: 10, kl_weight: 0.001}'.",
     )
-    overwrite_output_dir: bool = setting(
-        False, "Replace the saved model in `output_dir`, including all other files in the folder."
-    )
+    overwrite_output_dir: bool = setting(False, "Replace a model of this package in `output_dir`.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("convert", __doc__, argv, ConvertArguments, positional=["checkpoint", "output_dir"]) as (settings,):
         from modeling_sim.convert import (  # noqa: PLC0415 - imports torch
-            check_output_dir,
             convert_state_dict,
             read_state_dict,
             save_folder,
         )
 
-        check_output_dir(settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)
+        check_output_dir(settings.output_dir, MODEL_NAMES, overwrite_output_dir=settings.overwrite_output_dir)
         tensors = read_state_dict(settings.checkpoint)
         model = convert_state_dict(tensors, settings.method, **settings.model_settings)
         save_folder(model, settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)

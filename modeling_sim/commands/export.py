@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any, Literal, cast
 
 from modeling_sim.commands.command import command
+from modeling_sim.files import check_output_dir
 from modeling_sim.settings import at_least, check_sim_checkpoint, setting
 
 
@@ -37,19 +38,16 @@ class ExportArguments:
     max_calibration_files: int = setting(
         16, "Number of recordings to use from this folder, the first by name.", check=at_least(1)
     )
-    overwrite_output_dir: bool = setting(
-        False, "Replace the saved model in `output_dir`, including all other files in the folder."
-    )
+    overwrite_output_dir: bool = setting(False, "Replace an earlier export in `output_dir`.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     with command("export", __doc__, argv, ExportArguments, positional=["model", "output_dir"]) as (settings,):
-        from modeling_sim.convert import check_output_dir  # noqa: PLC0415 - imports torch
-        from modeling_sim.export.folder import export_folder  # noqa: PLC0415
+        from modeling_sim.export.folder import EXPORTED_NAMES, export_folder  # noqa: PLC0415 - imports torch
         from modeling_sim.loading import feature_extractor_of, load_encoder  # noqa: PLC0415
 
-        check_output_dir(settings.output_dir, overwrite_output_dir=settings.overwrite_output_dir)
+        check_output_dir(settings.output_dir, EXPORTED_NAMES, overwrite_output_dir=settings.overwrite_output_dir)
         model, extractor = load_encoder(settings.model), cast("Any", feature_extractor_of(settings.model))
         waveforms = None
         if settings.calibration_audio is not None:

@@ -9,11 +9,12 @@ import torch
 from transformers import SequenceFeatureExtractor
 
 from modeling_sim import SimModel
-from modeling_sim.convert import check_output_dir
 from modeling_sim.export.torch_program import convolutions_program
-from modeling_sim.files import follow_umask, remove_folder, temporary_folder
+from modeling_sim.files import replacing_folder
 
 ENCODER, STEP, PROGRAM = "model.onnx", "streaming.onnx", "model.pt2"
+EXPORTED_NAMES = (ENCODER, STEP, PROGRAM, "config.json", "preprocessor_config.json", "*_sim.py")
+"""Names of the files of an export."""
 
 Format = Literal["onnx", "torch-export"]
 Dtype = Literal["float32", "float16", "int8"]
@@ -45,7 +46,7 @@ def export_folder(
         format: Format of the files.
         dtype: Data type of weights and products. "float16" and "int8" are for ONNX.
         waveforms: Model inputs `(samples,)`, whose activations set the ranges of int8; see `write_int8`.
-        overwrite_output_dir: Replace the folder of a saved model that is there, with everything in it.
+        overwrite_output_dir: Replace an earlier export.
 
     Returns:
         Bytes of each file that holds weights.
@@ -53,7 +54,7 @@ def export_folder(
     Raises:
         ImportError: `onnx` or `onnxruntime` is not installed.
         ValueError: `dtype` or `waveforms` does not fit the other settings, or `waveforms` is empty.
-        OSError: The folder is there, or cannot be written.
+        OSError: The folder is not empty or holds other files, or cannot be written; it is then unchanged.
     """
     if format == "torch-export" and dtype != "float32":
         raise ValueError(f"`dtype` is {dtype!r}, which is for `format` 'onnx'; a program is 'float32'.")
@@ -61,10 +62,7 @@ def export_folder(
         raise ValueError(f"`waveforms` are for `dtype` 'int8', which has ranges to set; `dtype` is {dtype!r}.")
     if waveforms is not None and not len(waveforms):
         raise ValueError("`waveforms` is empty; give at least one, or None to measure ranges while the graph runs.")
-    output_dir = Path(output_dir).resolve()
-    check_output_dir(output_dir, overwrite_output_dir=overwrite_output_dir)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(output_dir) as folder:
+    with replacing_folder(output_dir, EXPORTED_NAMES, overwrite_output_dir=overwrite_output_dir) as folder:
         if format == "onnx":
             _write_onnx(model, extractor, folder, dtype, waveforms)
         else:
@@ -72,10 +70,6 @@ def export_folder(
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         model.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
-        follow_umask(folder)
-        if output_dir.exists():
-            remove_folder(output_dir)
-        folder.replace(output_dir)
     return sizes
 
 

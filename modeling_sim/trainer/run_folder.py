@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
-from modeling_sim.files import follow_umask, read_json, remove_folder, temporary_folder, write_json
+from modeling_sim.files import MODEL_NAMES, follow_umask, read_json, remove_folder, temporary_folder, write_json
 from modeling_sim.trainer.checkpoints import own_checkpoints, save_model
 
 RESULTS_NAME = "results.json"
@@ -54,19 +54,7 @@ RUN_NAMES = (
     CURVES_NAME,
     "bad_audio_train.tsv",
     "bad_audio_eval.tsv",
-    "config.json",
-    "preprocessor_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "configuration_sim*.py",
-    "modeling_sim*.py",
-    "layers_sim.py",
-    "objectives_sim.py",
-    "feature_extraction_sim.py",
-    "processing_sim.py",
-    "tokenizer_config.json",
-    "vocabulary.json",
+    *MODEL_NAMES,
 )
 """Names of the files of a training run, except checkpoints."""
 
