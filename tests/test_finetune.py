@@ -187,6 +187,15 @@ def test_a_wrong_label_costs_no_finished_run(pretrained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_the_model_to_start_from_is_never_replaced(pretrained, tmp_path):
+    run(tmp_path, "--model", str(pretrained), "--label", "vowel", "--save_steps", "1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for model in (tmp_path, tmp_path / "checkpoint-3"):
+        with pytest.raises(SystemExit, match=r"`model` .*`output_dir`"):
+            run(tmp_path, "--model", str(model), "--label", "vowel", "--overwrite_output_dir")
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -185,8 +185,8 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     Raises:
         ValueError: A setting is out of range, the corpus has unusable recordings, or the checkpoint to resume from is
             corrupt or differs from the model's configuration.
-        FileExistsError: `output_dir` holds files of another program, or a different finished run and
-            `overwrite_output_dir` is not set.
+        FileExistsError: `output_dir` holds files of another program, the model to start from, or a different finished
+            run and `overwrite_output_dir` is not set.
         RunIsFinishedError: `output_dir` holds this run, and it is finished.
         FileNotFoundError: Data or a checkpoint does not exist.
         OSError: There is not enough disk space.
@@ -221,6 +221,12 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
     if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
         raise RunIsFinishedError(f"the run in {folder.path} is finished")
+    for name in ("model", "init_from"):
+        base = all_settings.get(name)
+        if settings.overwrite_output_dir and base and Path(base).resolve().is_relative_to(folder.path.resolve()):
+            raise FileExistsError(
+                f"`{name}` {base} is in `output_dir`, which would be replaced; choose another folder."
+            )
     if settings.overwrite_output_dir and settings.named_checkpoint is not None:
         check_resumable(task, settings, read_kept(settings.named_checkpoint, folder.path))
     if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
