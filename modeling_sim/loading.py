@@ -161,7 +161,8 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
             them in another shape; by default none.
 
     Raises:
-        ValueError: The weights are damaged, tensors are missing, or they have other shapes than those of `config`.
+        ValueError: The weights are damaged or not finite, tensors are missing, or they have other shapes than those of
+            `config`.
     """
     file = Path(path, SAFE_WEIGHTS_NAME)
     weights = str(file if file.is_file() else path)
@@ -174,7 +175,8 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
         raise ValueError(
             f"{weights} cannot be read ({in_one_line(error)}); save or download the model again."
         ) from error
-    required = [name for name in model.state_dict() if not re.fullmatch(may_be_new, name)]
+    tensors = model.state_dict()
+    required = [name for name in tensors if not re.fullmatch(may_be_new, name)]
     missing = [name for name in required if name in found["missing_keys"]]
     if missing:
         raise ValueError(
@@ -186,6 +188,11 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
         raise ValueError(
             f"{weights} has tensors of other shapes than those of the configuration: {_some(other)}; correct "
             "config.json, or the settings that change it."
+        )
+    broken = [name for name in required if not tensors[name].isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{weights} has NaN or infinity in {_some(broken)}; its training has diverged, train it again."
         )
     return model.float().eval()
 

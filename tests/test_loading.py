@@ -132,6 +132,15 @@ def widen(folder):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 12}))
 
 
+def diverge(folder):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if "conv_modules.1.layers.0" in name and tensor.is_floating_point():
+            tensor.view(-1)[0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 @pytest.fixture(params=["pretrained", "encoder"])
 def saved(request, tmp_path):
     config = SimConfig.preset("sim-small", hidden_size=8, context_size=8)
@@ -146,6 +155,7 @@ DAMAGES = [
     (lacks("sim.context", "context", "sim.conv_modules.2", "conv_modules.2"), r"conv_modules\.2\."),
     (truncate, ""),
     (widen, r"conv_modules\.0\."),
+    (diverge, r"conv_modules\.1\.layers\.0\."),
 ]
 
 

@@ -1,6 +1,8 @@
 """An interrupted run, killed, stopped or out of disk space, resumes with the result of an uninterrupted one."""
 
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -423,6 +425,38 @@ def test_a_loss_beyond_all_bounds_is_reported_with_what_helps(tmp_path, capsys):
     assert "module 0" in said[0]
     assert "`learning_rate`" in said[0]
     assert "module 0" in " ".join(json.loads((tmp_path / "results.json").read_text())["diverged"])
+
+
+def test_a_model_that_becomes_nan_has_diverged(tmp_path, capsys):
+    """The first step breaks the weights, and too few others follow to stop the run."""
+    train(tmp_path, "--learning_rate", "1e30", "--warmup_steps", "0", "--max_steps", "4")
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "diverged by step 4" in line]
+    assert "module 0" in said
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["diverged"] == ["module 0", "module 1", "module 2", "context"]
+
+
+def test_early_stopping_ends_a_run_whose_loss_was_never_finite(tmp_path, capsys):
+    train(tmp_path, *shlex.split("--learning_rate 1e30 --warmup_steps 0 --eval_steps 1 --early_stopping_patience 2"))
+    assert "stopped training context" in capsys.readouterr().out
+
+
+def test_early_stopping_says_nothing_of_modules_without_a_loss(tmp_path, monkeypatch, capsys):
+    score = pretraining_task.PretrainingTask.evaluate
+    evaluated = itertools.count(1)
+
+    def worse(self):
+        scores = score(self)
+        assert [math.isnan(row["loss"]) for row in scores] == [True, True, True, False]
+        scores[-1]["loss"] = float(next(evaluated))
+        return scores
+
+    monkeypatch.setattr(pretraining_task.PretrainingTask, "evaluate", worse)
+    settings = "{hidden_size: 8, context_size: 4, contrastive_modules: context, gradient_isolation: false}"
+    flags = ["--objective", "vicreg", "--model_settings", settings]
+    train(tmp_path, *flags, "--eval_steps", "1", "--early_stopping_patience", "1")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stopped training")]
+    assert [line.split()[2] for line in said] == ["context"]
 
 
 def test_a_loss_that_is_as_usual_is_not(whole_run):

@@ -338,14 +338,12 @@ def train(run: Run) -> list[Scores]:
                     break
         if run.settings.save_steps:
             save(run)
-        scores = score(run)
+        return score(run)
     except (ReaderError, AudioError, BadAudioError):
         # Other processes are waiting in the middle of a step, so a state that is spread over them cannot be saved.
         if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
             save(run)
         raise
-    check_diverged(run, scores)
-    return scores
 
 
 def train_stage(run: Run, stop: StopRequest) -> bool:
@@ -442,6 +440,8 @@ def score(run: Run) -> list[Scores]:
     scores = run.task.evaluate()
     run.evaluating = False
     run.log.write(run.counts.step, "test", scores)
+    if run.untrained:
+        check_diverged(run, scores, held_out=True)
     if run.trained_parts:
         run.task.begin_stage(run.counts.stage, run.early_stopping.finished)
     return scores
@@ -472,27 +472,32 @@ def consider_stopping(run: Run, scores: list[Scores], rows: range) -> None:
     stopping = run.early_stopping
     together = len(run.optimization.parts) < run.task.num_rows  # all rows share one gradient
     for row in stopping.update(losses, rows, run.settings.early_stopping_patience, together=together):
-        run.log.say(
-            f"stopped training {run.log.row_names[row]} after step {run.counts.step}: its held-out loss has not fallen "
-            f"below {stopping.best[row]:.3f} for {stopping.waited[row]} evaluations"
-        )
+        best, has_loss = stopping.best[row], math.isfinite(run.untrained[row]["loss"])
+        if best is not None or has_loss:
+            below = "been finite" if best is None else f"fallen below {best:.3f}"
+            run.log.say(
+                f"stopped training {run.log.row_names[row]} after step {run.counts.step}: its held-out loss has not "
+                f"{below} for {stopping.waited[row]} evaluations"
+            )
     run.trained_parts = run.task.begin_stage(run.counts.stage, stopping.finished)
 
 
-def check_diverged(run: Run, scores: Sequence[Scores]) -> None:
-    """Warns once per row that its loss has diverged, although it is finite."""
+def check_diverged(run: Run, scores: Sequence[Scores], *, held_out: bool = False) -> None:
+    """Warns once per row that its loss has diverged; `held_out` are scores of the held-out data."""
     found = []
     for row, (now, before) in enumerate(zip(scores, run.untrained, strict=True)):
-        bound = _ABSURD_LOSS * max(1.0, abs(before["loss"])) if math.isfinite(before["loss"]) else _ABSURD_LOSS
-        # NaN marks a row without a loss; `check_finite` handles gradients that are not finite.
-        if row not in run.diverged and abs(now["loss"]) > bound:
+        had_loss = math.isfinite(before["loss"])  # NaN marks a row without a loss
+        too_large = abs(now["loss"]) > _ABSURD_LOSS * (max(1.0, abs(before["loss"])) if had_loss else 1.0)
+        # In training, a loss that is not finite may come from one batch, whose step is skipped; see `check_finite`.
+        lost = held_out and had_loss and not math.isfinite(now["loss"])
+        if row not in run.diverged and (too_large or lost):
             run.diverged.add(row)
             found.append(f"{run.log.row_names[row]} ({now['loss']:.3g}, {before['loss']:.3g} before the first step)")
     if found:
         run.log.say(
-            f"training has diverged by step {run.counts.step}: the loss of {', '.join(found)} is too large. Restart "
-            f"with a lower `learning_rate` (now {run.settings.learning_rate:g}), more `warmup_steps`, or "
-            "`max_grad_norm`."
+            f"training has diverged by step {run.counts.step}: the loss of {', '.join(found)} is too large or not "
+            f"finite. Restart with a lower `learning_rate` (now {run.settings.learning_rate:g}), more `warmup_steps`, "
+            "or `max_grad_norm`."
         )
 
 
