@@ -140,7 +140,10 @@ def test_streams_are_copied_and_reset(noise):
     torch.testing.assert_close(stream.finish().last_hidden_state, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("samples", "error"), [(np.zeros(5, np.int16), TypeError), (np.zeros((2, 5)), ValueError)])
+@pytest.mark.parametrize(
+    ("samples", "error"),
+    [(np.zeros(5, np.int16), TypeError), (np.zeros((2, 5)), ValueError), (np.array([0.0, np.nan]), ValueError)],
+)
 def test_a_stream_refuses_other_inputs(samples, error):
     with pytest.raises(error, match="samples"):
         SimStream(MODELS["sim"]).feed(samples)

@@ -84,7 +84,7 @@ class SimStream:
             a complete frame returns 0 frames.
 
         Raises:
-            ValueError: `samples` has another shape, or the streams were finished.
+            ValueError: `samples` has another shape or is not finite, or the streams were finished.
             TypeError: `samples` is not of floats.
         """
         samples = torch.as_tensor(samples)
@@ -97,6 +97,8 @@ class SimStream:
             )
         if not samples.is_floating_point():
             raise TypeError(f"`samples` is {samples.dtype}; give floats in [-1, 1], of int16 by dividing by 32768.")
+        if not samples.isfinite().all():  # the GRU would keep it to the end of the stream
+            raise ValueError("`samples` contains NaN or infinity.")
         return self._step(samples, last=False)
 
     def finish(self) -> SimModelOutput:
