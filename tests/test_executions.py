@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -214,7 +215,27 @@ def test_stages_share_the_cost():
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    return launched(2, tmp_path_factory.mktemp("two_processes"))
+    folder = tmp_path_factory.mktemp("two_processes")
+    launched(2, folder, "--eval_batch_size", "2")
+    return folder
+
+
+def test_two_processes_score_the_model_that_they_save(two_processes, tmp_path):
+    train(tmp_path, "--init_from", str(two_processes), "--max_steps", "1")
+    saved, again = read_log(two_processes / "log.jsonl")[-1], read_log(tmp_path / "log.jsonl")[0]
+    assert saved["split"] == again["split"] == "test"
+    for score, expected in zip(saved["modules"][:3], again["modules"], strict=False):
+        assert score["kl"] == pytest.approx(expected["kl"], rel=1e-5)
+
+
+def test_two_processes_resume_on_the_same_finished_modules(tmp_path):
+    """Batch normalization of finished modules has the statistics of one process, as after a resumption."""
+    flags = ["--execution", "sequential", "--save_total_limit", "9"]
+    complete = launched(2, tmp_path, *flags)
+    (tmp_path / "results.json").unlink()
+    for step in range(9, 21):  # resumes in the second of four stages of 5 steps
+        shutil.rmtree(tmp_path / f"checkpoint-{step}", ignore_errors=True)
+    assert_equal(launched(2, tmp_path, *flags), complete)
 
 
 def free_port():
@@ -264,7 +285,7 @@ def test_two_machines_end_with_the_weights_of_two_processes_on_one(two_processes
         for process in machines:
             process.kill()
     assert codes == [0, 0], "".join(path.read_text()[-3000:] for path in tmp_path.glob("*.txt"))
-    assert_equal(load_file(tmp_path / "run" / "model.safetensors"), two_processes)
+    assert_equal(*(load_file(folder / "model.safetensors") for folder in (tmp_path / "run", two_processes)))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["crops"] == 5 * 3 * 2
 
 
@@ -305,7 +326,7 @@ def test_gathered_negatives_have_the_gradients_of_one_batch(tmp_path):
 import torch
 from accelerate import Accelerator, DistributedType
 from modeling_sim import SimConfig, SimForPreTraining
-from modeling_sim.trainer.greedy import backward_step, broadcast_parameters, module_generator
+from modeling_sim.trainer.greedy import backward_step, module_generator
 
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index

@@ -133,13 +133,13 @@ def test_two_processes_average_their_gradients(tmp_path):
             import torch
             from accelerate import Accelerator
             from modeling_sim import SimConfig, SimForPreTraining
-            from modeling_sim.trainer.greedy import backward_step, broadcast_parameters
+            from modeling_sim.trainer.greedy import backward_step, broadcast
 
             accelerator = Accelerator(cpu=True)
             assert accelerator.num_processes == 2
             torch.manual_seed(accelerator.process_index)
             model = SimForPreTraining(SimConfig.preset("sim", hidden_size=8, context_size=8, use_batch_norm=False))
-            broadcast_parameters(model, accelerator)
+            broadcast([*model.parameters(), *model.buffers()], accelerator)
             batches = torch.randn(2, 2, 8000, generator=torch.Generator().manual_seed(1))
             arguments = dict(seed=0, step=1)
             for execution in ("joint", "per_module"):

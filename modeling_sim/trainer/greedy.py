@@ -15,7 +15,7 @@ For speed, use data parallelism: the first module takes about 60 % of the comput
 is at most about 1.6 times as fast as one process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -330,8 +330,8 @@ class _Gather(torch.autograd.Function):
         return total[ctx.placement.replica], None
 
 
-def broadcast_parameters(model: torch.nn.Module, accelerator: Accelerator) -> None:
-    """Copies the parameters and buffers of the first process to all others."""
+def broadcast(tensors: Iterable[torch.Tensor], accelerator: Accelerator) -> None:
+    """Copies the values of the first process to all others."""
     if accelerator.num_processes > 1:
-        for tensor in [*model.parameters(), *model.buffers()]:
+        for tensor in tensors:
             torch.distributed.broadcast(tensor.detach(), src=0)

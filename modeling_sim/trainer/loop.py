@@ -35,6 +35,7 @@ from modeling_sim.trainer.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from modeling_sim.trainer.greedy import broadcast
 from modeling_sim.trainer.log import Log, MetricMeans, Scores, bars_are_shown
 from modeling_sim.trainer.optimization import Optimization
 from modeling_sim.trainer.run_folder import RunFolder
@@ -278,7 +279,7 @@ def save(run: Run) -> None:
         return
     run.saved_step = run.counts.step
     schedule = run.task.schedule
-    schedule.share_model()
+    share_model(run)
     optimization = schedule.gather_optimization(run.optimization.state_dict())
     means = run.means.state_dict(schedule.gather_rows)
     if not run.accelerator.is_main_process:
@@ -353,6 +354,7 @@ def train_stage(run: Run, stop: StopRequest) -> bool:
     if run.early_stopping.finished >= rows.stop:
         return True
     run.early_stopping.finished = max(run.early_stopping.finished, rows.start)  # earlier stages are finished
+    share_model(run)
     run.trained_parts = task.begin_stage(counts.stage, run.early_stopping.finished)
     batches = iter(task.batches(counts.position))
     latest_ids: deque[list[str]] = deque(maxlen=settings.max_skipped_steps * settings.gradient_accumulation_steps)
@@ -433,9 +435,16 @@ def training_step(
     run.task.after_step(stage_step / settings.max_steps)
 
 
+def share_model(run: Run) -> None:
+    """Makes the model equal in all processes, to evaluate or save it, or to train on its finished modules."""
+    run.task.schedule.share_model()
+    # Each process measures the statistics of batch normalization on its own crops.
+    broadcast(run.task.model.buffers(), run.accelerator)
+
+
 def score(run: Run) -> list[Scores]:
     """Scores the model on the held-out split and logs the scores."""
-    run.task.schedule.share_model()
+    share_model(run)
     run.evaluating = True
     scores = run.task.evaluate()
     run.evaluating = False

@@ -31,7 +31,7 @@ from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.text import counted, in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints, read_kept
 from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
-from modeling_sim.trainer.greedy import broadcast_parameters
+from modeling_sim.trainer.greedy import broadcast
 from modeling_sim.trainer.log import Log, Scores, prepare_output
 from modeling_sim.trainer.loop import (
     SAVING_ERRORS,
@@ -238,7 +238,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     optimization = Optimization(task.parts(), accelerator, settings)
     run = Run(accelerator, settings, all_settings, task, folder, log, optimization)
     resume(run)
-    broadcast_parameters(task.model, accelerator)
+    broadcast([*task.model.parameters(), *task.model.buffers()], accelerator)
     return run
 
 
