@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks.arguments import output_file
 from benchmarks.training_step import add_step_arguments, package_step, seconds_of
 from modeling_sim import SimConfig
 from modeling_sim.files import write_json
@@ -61,7 +62,7 @@ def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_step_arguments(parser, rounds=11)
-    parser.add_argument("--output", help="Write the figures to this JSON file.")
+    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     sizes = {"batch_size": arguments.batch_size, "crop_samples": arguments.crop_samples}

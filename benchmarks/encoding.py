@@ -18,7 +18,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ import soundfile
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from benchmarks.arguments import output_file, whole_number
 from modeling_sim import SimConfig, SimEmbedder, SimModel, SimStream, embed
 from modeling_sim.files import write_json
 from modeling_sim.inference.folding import fold
@@ -34,6 +34,7 @@ from modeling_sim.settings import HelpFormatter
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RATE, _CHUNK_MS, _FILES = 16_000, 20, 16
+_WARM_UP_CHUNKS = 10
 
 
 def in_turn(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -103,7 +104,7 @@ def streaming(preset: str, num_chunks: int) -> dict[str, Any]:
     stream = SimStream(SimModel(SimConfig.preset(preset)))
     chunk = torch.randn(_RATE * _CHUNK_MS // 1000) / 10
     clock, processor = [], []
-    for _ in range(num_chunks):
+    for _ in range(_WARM_UP_CHUNKS + num_chunks):
         begin, begin_processor = time.perf_counter(), time.process_time()
         stream.feed(chunk)
         clock.append(1000 * (time.perf_counter() - begin))
@@ -114,8 +115,8 @@ def streaming(preset: str, num_chunks: int) -> dict[str, Any]:
         "chunks": num_chunks,
         "latency_ms": stream.latency,
     }
-    for name, times in (("clock_ms", clock[10:]), ("processor_ms", processor[10:])):
-        quantiles = np.quantile(times, [0, 0.5, 0.95, 0.99, 1])
+    for name, times in (("clock_ms", clock), ("processor_ms", processor)):
+        quantiles = np.quantile(times[_WARM_UP_CHUNKS:], [0, 0.5, 0.95, 0.99, 1])
         result[name] = dict(zip(("least", "median", "95 %", "99 %", "most"), map(float, quantiles), strict=True))
     result["times_real_time"] = {name: _CHUNK_MS / result[name]["median"] for name in ("clock_ms", "processor_ms")}
     return result
@@ -129,9 +130,9 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="Recordings per batch.")
     parser.add_argument("--dtypes", nargs="+", default=list(_DTYPES), choices=list(_DTYPES), help="Precisions.")
     parser.add_argument("--seconds", type=float, default=10.0, help="Length of a recording.")
-    parser.add_argument("--rounds", type=int, default=5, help="Rounds after the first.")
-    parser.add_argument("--chunks", type=int, default=2000, help="Chunks of the stream; 0 for no stream.")
-    parser.add_argument("--output", type=Path, help="File for the results.")
+    parser.add_argument("--rounds", type=whole_number(1), default=5, help="Rounds after the first.")
+    parser.add_argument("--chunks", type=whole_number(0), default=2000, help="Chunks of the stream; 0 for no stream.")
+    parser.add_argument("--output", type=output_file, help="File for the results.")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "versions": versions()}
     torch.set_num_threads(1)

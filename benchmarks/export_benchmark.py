@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from benchmarks.arguments import output_file, whole_number
 from benchmarks.encoding import in_turn
 from modeling_sim import SimModel
 from modeling_sim.analysis import bootstrap_interval, fit_linear_probe
@@ -162,13 +163,13 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="Checkpoint, a folder or Hub id.")
     parser.add_argument("data_dir", help="Folder of LibriSpeech with alignments.")
-    parser.add_argument("output", help="File for the results.")
+    parser.add_argument("output", type=output_file, help="File for the results.")
     parser.add_argument("--train_utterances", type=int, default=1000, help="Most utterances to fit probes to.")
     parser.add_argument("--test_utterances", type=int, default=1000, help="Most utterances to score probes on.")
     parser.add_argument("--max_items", type=int, default=40_000, help="Frames of them to fit each probe to.")
-    parser.add_argument("--repeats", type=int, default=20, help="Timings of each encoder.")
+    parser.add_argument("--repeats", type=whole_number(1), default=20, help="Timings of each encoder.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads to time.")
-    parser.add_argument("--steps", type=int, default=1000, help="Steps of a stream to time.")
+    parser.add_argument("--steps", type=whole_number(11), default=1000, help="Steps of a stream to time.")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)

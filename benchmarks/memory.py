@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+from benchmarks.arguments import output_file
 from benchmarks.training_step import peak_megabytes
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.files import replacing, write_json
@@ -172,8 +173,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
     parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
     parser.add_argument("--resident", action="store_true", help="Take the kernel's figures too.")
-    parser.add_argument("--output", help="Write the figures to this JSON file.")
-    parser.add_argument("--table", help="Write the table to this Markdown file.")
+    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
+    parser.add_argument("--table", type=output_file, help="Write the table to this Markdown file.")
     arguments = parser.parse_args()
     figures = by_depth(
         resident=arguments.resident,
@@ -183,7 +184,6 @@ def main() -> None:
     )
     print(table(figures))
     if arguments.output:
-        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.output, figures)
     if arguments.table:
         with replacing(arguments.table) as path:

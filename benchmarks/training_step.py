@@ -36,6 +36,7 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from benchmarks.arguments import output_file, whole_number
 from benchmarks.plain_sim import PlainSim
 from benchmarks.reading import crop_against_file, crops_per_second
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining
@@ -339,7 +340,9 @@ def add_step_arguments(parser: ArgumentParser, *, rounds: int) -> None:
     """Adds the flags of steps that are timed in turn; `rounds` is how often by default."""
     parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
     parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
-    parser.add_argument("--rounds", type=int, default=rounds, help="Timed steps of each way, after one untimed.")
+    parser.add_argument(
+        "--rounds", type=whole_number(1), default=rounds, help="Timed steps of each way, after one untimed."
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
 
@@ -354,7 +357,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="Processes of the pipeline.")
     add_step_arguments(parser, rounds=5)
     parser.add_argument("--data_dir", help="A LibriSpeech tree; times the reading of crops as well.")
-    parser.add_argument("--output", help="Write the figures to this JSON file.")
+    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
     arguments = parser.parse_args()
     executions = list(EXECUTIONS) if arguments.execution == "all" else arguments.execution.split(",")
     unknown = [execution for execution in executions if execution not in EXECUTIONS]

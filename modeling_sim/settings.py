@@ -4,6 +4,7 @@ Nothing here imports torch, which takes seconds, so that a mistake is reported b
 """
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
+from modeling_sim.data.corpora.tree import read_text
 from modeling_sim.files import nearest, read_json
 from modeling_sim.text import in_one_line
 
@@ -59,7 +61,7 @@ def setting(
         default: The default; `dataclasses.MISSING` for a setting that must be given.
         help_line: For `--help`; a function if the text takes time to make.
         check: Raises if a value is invalid, given the name of the setting and the value, or each value of a list. A
-            command calls it before it imports torch; values that are `None` or empty are not checked.
+            command calls it before it imports torch, unless the value is `None`.
     """
     metadata = {"help": help_line, "check": check}
     if isinstance(default, (dict, list)):
@@ -89,7 +91,18 @@ class Mappings:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML reads text."""
+    """Reads 1e-3 as a number and refuses a key given twice, as YAML 1.2 does; PyYAML reads text, and the last value."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Composes a mapping; raises `yaml.YAMLError` if it has a key twice."""
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:  # before `<<` adds the keys of other mappings
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+                keys.add((key.tag, key.value))
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -131,7 +144,7 @@ def read_settings(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not YAML or holds no mapping, or it extends itself.
+        ValueError: The file is not UTF-8 text, not YAML or holds no mapping, has a key twice, or extends itself.
     """
     if path is None:
         return {}
@@ -148,7 +161,7 @@ def read_settings(
         )
     if path in extended_by:
         raise ValueError(f"{path} extends itself.")
-    settings = _yaml(path.read_text(encoding="utf-8-sig"), str(path), as_text=as_text) or {}
+    settings = _yaml(read_text(path), str(path), as_text=as_text) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must contain `key: value` lines, not a {type(settings).__name__}.")
     base = {}
@@ -184,6 +197,8 @@ def mapping_of(name: str, value: Any) -> dict[str, Any]:
     value = _yaml(value, f"`{name}`") if isinstance(value, str) else value
     if not isinstance(value, dict):
         raise ValueError(f"`{name}` is {value!r}; give a mapping, for example '{{key: value}}'.")
+    if wrong := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"`{name}` has the key {wrong[0]!r}, which is not text; give the name of a setting.")
     return value
 
 
@@ -218,12 +233,13 @@ def as_dict(groups: Sequence[Any]) -> dict[str, Any]:
 _HUB_TIMEOUT_SECONDS = 5
 
 
-def at_least(minimum: float) -> Callable[[str, float], None]:
-    """A check of `setting` that a number is not below a minimum, nor NaN."""
+def at_least(minimum: float, maximum: float = math.inf) -> Callable[[str, float], None]:
+    """A check of `setting` that a number is finite, not below a minimum and not above a maximum."""
 
     def check(name: str, value: float) -> None:
-        if not value >= minimum:
-            raise ValueError(f"`{name}` is {value}; it must be at least {minimum:g}.")
+        if not (minimum <= value <= maximum and math.isfinite(value)):
+            limit = "and finite" if math.isinf(maximum) else f"and at most {maximum}"
+            raise ValueError(f"`{name}` is {value}; it must be at least {minimum:g} {limit}.")
 
     return check
 

@@ -22,10 +22,10 @@ from modeling_sim.evaluation.settings import (
     load_split,
 )
 from modeling_sim.explore.settings import ExploreArguments
-from modeling_sim.hub.settings import HubArguments
+from modeling_sim.hub.settings import HubArguments, PublishArguments
 from modeling_sim.inference.embedding_files import open_data
 from modeling_sim.settings import as_dict, parse_arguments
-from modeling_sim.trainer.settings import PRETRAINING, DataArguments
+from modeling_sim.trainer.settings import PRETRAINING, DataArguments, ModelArguments, PretrainingArguments
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "sim-small-librispeech"
 
@@ -215,6 +215,86 @@ def test_a_negative_seed_is_refused_by_its_name(kind, flags):
     settings = measuring("--model", str(CHECKPOINT), "--seed", "-1", *flags, kind=kind)
     with pytest.raises(ValueError, match="`seed`"):
         check([settings])
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (PretrainingArguments(output_dir=""), "output_dir"),
+        (ModelArguments(init_from=""), "init_from"),
+        (DataArguments(data_dir=""), "data_dir"),
+        (EmbedArguments(model=str(CHECKPOINT), data=""), "data"),
+        (AnalysisArguments(model=[str(CHECKPOINT), ""]), "model"),
+        (PublishArguments(checkpoint=""), "checkpoint"),
+    ],
+)
+def test_an_empty_path_model_or_data_set_is_refused_by_its_name(settings, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        check([settings])
+
+
+def test_a_setting_that_is_empty_by_default_may_be_empty():
+    check([AnalysisArguments(model=[str(CHECKPOINT)], utterance="", dims="")])
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (PretrainingArguments, "num_train_epochs"),
+        (PretrainingArguments, "learning_rate"),
+        (DataArguments, "reader_timeout"),
+        (ExploreArguments, "max_megabytes"),
+        (EmbedArguments, "shard_seconds"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_their_names(settings, name, value):
+    needed = {"model": str(CHECKPOINT), "data": "synthetic_syllables"}
+    own = {field.name for field in dataclasses.fields(settings)}
+    group = settings(**{key: needed[key] for key in needed.keys() & own}, **{name: value})
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        check([group])
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_train_epochs", math.inf), ("weight_decay", -1.0), ("seed", 2**32)])
+def test_a_run_from_python_refuses_numbers_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        PretrainingArguments(**{name: value}).validate()
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_port_that_cannot_be_is_refused(port):
+    with pytest.raises(ValueError, match="`port`"):
+        check([ExploreArguments(model=str(CHECKPOINT), port=port)])
+
+
+@pytest.mark.parametrize("name", ["model_settings", "corpus_settings", "objective_settings"])
+def test_keys_of_mappings_are_text(name, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"{name}: {{1: 2}}\n")
+    for flags in (["--config", str(tmp_path / "run.yaml")], [f"--{name}", "{1: 2}"]):
+        with pytest.raises((ValueError, SystemExit), match=f"`{name}`"):
+            parse_arguments("", flags, PRETRAINING)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("seed: 1\nseed: 2", "seed"),
+        ("extends: base.yaml\nextends: base.yaml", "extends"),
+        ("model_settings: {hidden_size: 8, 'hidden_size': 16}", "hidden_size"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(text, key, tmp_path):
+    (tmp_path / "base.yaml").write_text("seed: 0\n")
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"run\.yaml .*'{key}'"):
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING)
+
+
+def test_a_settings_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"output_dir: caf\xe9\n")
+    with pytest.raises(ValueError, match=r"run\.yaml"):
+        parse_arguments("", ["--config", str(tmp_path / "run.yaml")], PRETRAINING)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import critics
+from benchmarks import critics, encoding, export_benchmark, memory, training_step
 from benchmarks.plain_sim import PlainSim
 from benchmarks.training_step import SavedMemory, benchmark, peak_megabytes, table
 from modeling_sim import SimConfig, SimForPreTraining
@@ -22,6 +22,35 @@ def test_saved_memory_counts_shared_storage_once_and_lets_go_of_it():
         assert memory.bytes == 0
         (model(inputs[:1].clone()) ** 2).sum().backward()
     assert memory.peak == 320
+
+
+@pytest.mark.parametrize(
+    ("benchmark_", "flags"),
+    [
+        (encoding, ["--rounds", "0"]),
+        (encoding, ["--chunks", "-1"]),
+        (critics, ["--rounds", "0"]),
+        (training_step, ["--rounds", "0"]),
+        (export_benchmark, ["model", "data", "x.json", "--steps", "10"]),
+    ],
+)
+def test_numbers_that_nothing_can_be_measured_with_are_refused_by_their_flags(benchmark_, flags, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark", *flags])
+    with pytest.raises(SystemExit):
+        benchmark_.main()
+    assert flags[-2] in capsys.readouterr().err
+
+
+def test_a_stream_of_few_chunks_is_timed():
+    assert encoding.streaming("sim-small", 1)["clock_ms"]["least"] > 0
+
+
+def test_a_benchmark_makes_the_folder_of_its_table_before_it_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["memory", "--table", str(tmp_path / "new" / "x.md")])
+    monkeypatch.setattr(memory, "by_depth", lambda **_: (tmp_path / "new").is_dir())
+    monkeypatch.setattr(memory, "table", str)
+    memory.main()
+    assert (tmp_path / "new" / "x.md").read_text() == "True"
 
 
 def test_the_plain_formulation_has_as_many_parameters_and_starts_at_a_like_loss():

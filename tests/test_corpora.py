@@ -243,7 +243,7 @@ def test_help_explains_every_setting(name, capsys):
 def test_the_command_says_what_is_wrong(settings, flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
-        main([*COMMAND, "--corpus_settings", f"{{{SMALL}, {settings}}}", *flags])
+        main([*COMMAND, "--corpus_settings", f"{{num_train: 3, num_test: 2, {settings}}}", *flags])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,3 +54,9 @@ def test_a_line_that_is_not_of_a_log_is_named(written, tmp_path):
     (tmp_path / "log.jsonl").write_text(f"{written}\n")
     with pytest.raises(ValueError, match=r"log\.jsonl, line 1"):
         write_curves(tmp_path)
+
+
+def test_a_log_with_a_byte_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(b'{"title": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"log\.jsonl"):
+        write_curves(tmp_path)

@@ -1,6 +1,7 @@
 """Streams, long audio, folded weights and embeddings give what the encoder makes of complete recordings."""
 
 import json
+import math
 import shutil
 from functools import partial
 
@@ -619,3 +620,10 @@ def test_half_precision_is_near(checkpoint, recordings, monkeypatch):
 def test_wrong_settings_name_the_field(checkpoint, setting, value):
     with pytest.raises(ValueError, match=f"`{setting}`"):
         SimEmbedder(checkpoint, **{setting: value})
+
+
+@pytest.mark.parametrize("seconds", [0, math.nan, math.inf])
+def test_files_of_no_or_endless_length_are_refused(checkpoint, recordings, tmp_path, seconds):
+    with pytest.raises(ValueError, match="`shard_seconds`"):
+        embed(checkpoint, str(recordings), tmp_path / "out", shard_seconds=seconds)
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,6 +92,28 @@ def test_a_second_run_on_the_same_folder_is_refused_and_nothing_is_lost(finished
     with pytest.raises(SystemExit, match=r"`max_steps`.*`overwrite_output_dir`"):
         pretrain.main([*TINY, "--output_dir", str(finished_run), "--max_steps", "1"])
     assert (finished_run / "model.safetensors").read_bytes() == weights
+
+
+def test_a_refused_command_leaves_no_claim_in_a_folder_without_one(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns(CLAIM_NAME, LOCK_NAME))
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(SystemExit, match="`max_steps`"):
+        pretrain.main([*TINY, "--output_dir", str(folder), "--max_steps", "1"])
+    assert {path.name for path in folder.iterdir()} == before
+    assert {CLAIM_NAME, LOCK_NAME} <= {path.name for path in finished_run.iterdir()}
+
+
+def test_damaged_results_are_named_and_are_not_those_of_a_finished_run(finished_run, tmp_path):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "results.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"results\.json"):
+        pretrain.main([*TINY, "--output_dir", str(folder), "--max_steps", "6", "--logging_steps", "2"])
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_folder_whose_name_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="modeling-sim pretrain: .*" + 300 * "x"):
+        pretrain.main(["--output_dir", str(tmp_path / (300 * "x"))])
 
 
 def test_the_same_seed_gives_the_same_weights(finished_run, tmp_path):

@@ -679,6 +679,30 @@ def test_all_models_need_a_folder_of_models_and_no_name(flags, named, hub, tmp_p
     assert not hub.repos
 
 
+@pytest.mark.parametrize("name", ["two x", "two"])
+def test_a_later_model_that_cannot_be_published_stops_all_before_the_first_upload(name, hub, run_folder, tmp_path):
+    for folder in ("one", name):
+        shutil.copytree(run_folder, tmp_path / folder)
+    if name == "two":
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SystemExit, match=name):
+        publish.main([str(tmp_path), "--all", "org"])
+    assert hub.requests == []
+
+
+def test_a_data_set_of_a_space_has_a_name_that_can_be(hub, run_folder):
+    with pytest.raises(SystemExit, match="`space_dataset` is 'x y'"):
+        publish.main([str(run_folder), "--space", "--repo_id", "org/x", "--space_dataset", "x y", "--dry_run"])
+    assert hub.requests == []
+
+
+def test_a_card_that_is_not_utf8_is_named(hub, run_folder, tmp_path):
+    (tmp_path / "card.md").write_bytes(b"\xff")
+    with pytest.raises(SystemExit, match=r"card\.md"):
+        publish.main([str(run_folder), "--repo_id", "org/tiny", "--card", str(tmp_path / "card.md")])
+    assert hub.requests == []
+
+
 def test_what_is_no_part_of_the_model_stays_here(pretrained, tmp_path):
     """A script with a token, or an optimizer's tensors, may be in a run's folder; neither is uploaded."""
     folder = tmp_path / "run"

@@ -747,6 +747,18 @@ def test_files_that_are_not_there_are_named(tmp_path):
         write_report(tmp_path)
 
 
+def test_sounds_that_are_cut_off_are_named(tmp_path):
+    folder = leave(tmp_path, *make_analysis())
+    path = folder / "media.npz"
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[100:200] = bytes(100)
+    for left in (content[: len(content) // 2], bytes(damaged), b"", b"x"):
+        path.write_bytes(left)
+        with pytest.raises(ValueError, match=r"media\.npz"):
+            write_report(folder)
+
+
 def test_the_command_renders_the_same_page_again_and_names_what_is_wrong(tmp_path, capsys):
     analysis, arrays = make_analysis()
     analysis["curves"] = {"correlation": analysis["curves"]["correlation"][:1]}

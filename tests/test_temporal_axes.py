@@ -138,6 +138,8 @@ def test_axes_that_cannot_be_used_name_their_file(bare, copy, recordings, monkey
     path, quoted = copy / "axes.safetensors", shlex.quote(str(copy))
     with pytest.raises(FileNotFoundError, match=r"bare.*axes\.safetensors"):
         SimEmbedder(bare, axes="temporal")
+    with pytest.raises(ValueError, match="`axes` is ''"):
+        SimEmbedder(copy, axes="")
     for axes in ("tempral", LinearTransform(torch.eye(3), torch.eye(3), torch.zeros(3))):
         with pytest.raises(ValueError, match="`axes`"):
             SimEmbedder(copy, axes=axes)

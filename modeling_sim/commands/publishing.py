@@ -1,6 +1,7 @@
 """Implementation of `modeling-sim publish`: collects files, shows or uploads them, and checks cards."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from modeling_sim.hub.upload import (
     SPACE_MESSAGE,
     HubError,
     RepoType,
+    check_name,
     check_repo_id,
     files_below,
     plan_upload,
@@ -43,69 +45,94 @@ def check(path: str) -> None:
 
 
 def publish(settings: PublishArguments) -> None:
-    """Collects and checks the files of a model, and uploads or shows them.
+    """Collects and checks the files of a model, and uploads or shows them; see `publish_each`."""
+    publish_each([settings])
+
+
+def publish_each(models: Sequence[PublishArguments]) -> None:
+    """Collects and checks the files of all models, and then uploads or shows them.
 
     Raises:
-        ValueError: Settings are missing or incompatible, or a file must not be published.
+        ValueError: Settings are missing or incompatible, or a file must not be published; nothing was uploaded.
         OSError: A file or the Hub cannot be read or written.
     """
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary) / str(number) for number in range(len(models))]
+        for settings, staged in zip(models, folders, strict=True):
+            staged.mkdir()
+            stage(settings, staged)
+        for settings, staged in zip(models, folders, strict=True):
+            send(settings, staged)
+
+
+def stage(settings: PublishArguments, staged: Path) -> None:
+    """Checks settings, and collects the files to upload in an empty folder; raises as `publish_each`."""
     if settings.checkpoint is None or settings.repo_id is None:
         raise ValueError("give a `checkpoint` and a `repo_id`, or a card to `check`.")
     if settings.license is not None and settings.card is not None:
         raise ValueError("`license` only applies to a rendered card; state the license in your own `card`.")
-    if settings.revision == "":
-        raise ValueError("`revision` is empty; give the name of a branch, or remove it for main.")
     check_repo_id(settings.repo_id)
     of_model = [name for name in ("measures", "card", "with_training_state") if getattr(settings, name)]
     if settings.space and of_model:
         raise ValueError(f"`{of_model[0]}` only applies to a model; remove it, or `space`.")
     if not settings.space and (settings.decoder or settings.space_dataset):
         raise ValueError("`decoder` and `space_dataset` only apply to a Space; set `space`, or remove them.")
-    repo_type: RepoType = "space" if settings.space else "model"
-    with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(temporary)
-        if settings.space:
-            stage_space(
-                Path(settings.checkpoint),
-                staged,
-                repo_id=settings.repo_id,
-                decoders=[Path(path) for path in settings.decoder],
-                dataset_name=settings.space_dataset,
-                stated_license=settings.license,
-            )
-        else:
-            stage_run(
-                Path(settings.checkpoint),
-                staged,
-                repo_id=settings.repo_id,
-                measures=[Path(path) for path in settings.measures],
-                card=None if settings.card is None else Path(settings.card),
-                stated_license=settings.license,
-                with_training_state=settings.with_training_state,
-            )
-        if settings.dry_run:
-            show(staged)
-            show_repo(staged, settings.repo_id, settings, repo_type)
-            print((staged / CARD_NAME).read_text(encoding="utf-8"))
-            return
-        uploaded = upload(
-            HfApi(),
-            settings.repo_id,
+    if settings.space_dataset is not None:
+        check_name("space_dataset", settings.space_dataset)
+    if settings.space:
+        stage_space(
+            Path(settings.checkpoint),
             staged,
-            message=SPACE_MESSAGE if settings.space else MODEL_MESSAGE,
-            private=settings.private,
-            revision=settings.revision,
-            replace_others=settings.yes,
-            repo_type=repo_type,
+            repo_id=settings.repo_id,
+            decoders=[Path(path) for path in settings.decoder],
+            dataset_name=settings.space_dataset,
+            stated_license=settings.license,
         )
-        print(f"uploaded to {uploaded.address}")
-        print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
+    else:
+        stage_run(
+            Path(settings.checkpoint),
+            staged,
+            repo_id=settings.repo_id,
+            measures=[Path(path) for path in settings.measures],
+            card=None if settings.card is None else Path(settings.card),
+            stated_license=settings.license,
+            with_training_state=settings.with_training_state,
+        )
+
+
+def send(settings: PublishArguments, staged: Path) -> None:
+    """Uploads or shows the files that `stage` collected; raises `OSError` if the Hub cannot be reached."""
+    repo_id, repo_type = str(settings.repo_id), _repo_type(settings)
+    if settings.all is not None:
+        print(f"{settings.checkpoint} -> {repo_id}")
+    if settings.dry_run:
+        show(staged)
+        show_repo(staged, repo_id, settings, repo_type)
+        print((staged / CARD_NAME).read_text(encoding="utf-8"))
+        return
+    uploaded = upload(
+        HfApi(),
+        repo_id,
+        staged,
+        message=SPACE_MESSAGE if settings.space else MODEL_MESSAGE,
+        private=settings.private,
+        revision=settings.revision,
+        replace_others=settings.yes,
+        repo_type=repo_type,
+    )
+    print(f"uploaded to {uploaded.address}")
+    print("".join(f"{line}\n" for line in uploaded.plan.describe()), end="")
+
+
+def _repo_type(settings: PublishArguments) -> RepoType:
+    return "space" if settings.space else "model"
 
 
 def publish_all(settings: PublishArguments) -> None:
     """Publishes every model of a folder with its measures, and lists all in a collection.
 
-    An encoder NAME with a decoder NAME-decoder also gets a Space, NAME-explorer.
+    An encoder NAME with a decoder NAME-decoder also gets a Space, NAME-explorer. Everything is checked before the first
+    upload.
 
     Raises:
         ValueError: Settings of a single model are given, or a file must not be published.
@@ -119,23 +146,22 @@ def publish_all(settings: PublishArguments) -> None:
     folders = sorted(path.parent for path in root.glob("*/config.json"))
     if not folders:
         raise FileNotFoundError(f"`checkpoint` {root} has no folders of models.")
-    published: dict[str, RepoType] = {}
 
-    def publish_one(folder: Path, ending: str = "", **changes: Any) -> None:
-        repo_id = f"{settings.all}/{folder.name}{ending}"
-        print(f"{folder} -> {repo_id}")
-        publish(replace(settings, checkpoint=str(folder), repo_id=repo_id, **changes))
-        published[repo_id] = "space" if changes.get("space") else "model"
+    def one(folder: Path, ending: str = "", **changes: Any) -> PublishArguments:
+        return replace(settings, checkpoint=str(folder), repo_id=f"{settings.all}/{folder.name}{ending}", **changes)
 
     of_model: dict[str, Any] = {"space_dataset": None}
     of_space: dict[str, Any] = {"space": True, "with_training_state": False}
-    for folder in folders:
-        measures = [str(path) for pattern in MEASURES for path in sorted(folder.glob(pattern))]
-        publish_one(folder, measures=measures, **of_model)
+    models = [
+        one(folder, measures=[str(path) for pattern in MEASURES for path in sorted(folder.glob(pattern))], **of_model)
+        for folder in folders
+    ]
     for folder in folders:
         decoder = folder.with_name(f"{folder.name}-decoder")
         if decoder in folders:
-            publish_one(folder, "-explorer", decoder=[str(decoder)], **of_space)
+            models.append(one(folder, "-explorer", decoder=[str(decoder)], **of_space))
+    publish_each(models)
+    published = {str(each.repo_id): _repo_type(each) for each in models}
     if settings.dry_run:
         print(f"collection {TITLE!r} of {settings.all}: {', '.join(published)}")
         return

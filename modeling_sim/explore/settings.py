@@ -38,4 +38,4 @@ class ExploreArguments(CorpusArguments):
     max_seconds: float = setting(30.0, "Longest recording that the page accepts, in seconds.")
     max_megabytes: float = setting(20.0, "Largest file that the page accepts, in MB.")
     host: str = setting("127.0.0.1", "Address to serve at; 0.0.0.0 lets other machines connect.")
-    port: int = setting(7860, "Port; 0 for any free one.")
+    port: int = setting(7860, "Port; 0 for any free one.", check=at_least(0, 65535))

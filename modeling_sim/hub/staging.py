@@ -15,6 +15,7 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
+from modeling_sim.data.corpora.tree import read_text
 from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.evaluation.results import ANALYSIS_NAME, Results
 from modeling_sim.files import read_json, read_results, write_json
@@ -91,7 +92,7 @@ def stage_run(
             folder, staged, repo_id, pictures, axes=axes, fingerprint=fingerprint, stated_license=stated_license
         )
     else:
-        text = card.read_text(encoding="utf-8")
+        text = read_text(card)
     (staged / CARD_NAME).write_text(text, encoding="utf-8")
     problems = check_card(staged / CARD_NAME)
     if problems:

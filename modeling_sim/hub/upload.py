@@ -124,10 +124,19 @@ def check_repo_id(repo_id: str) -> None:
     """
     if repo_id.count("/") != 1:
         raise ValueError(f"`repo_id` is {repo_id!r}; give org/name, where org is a user or an organization.")
+    check_name("repo_id", repo_id)
+
+
+def check_name(setting: str, value: str) -> None:
+    """Checks that a setting is a name that the Hub allows, with or without an organization.
+
+    Raises:
+        ValueError: It is not.
+    """
     try:
-        validate_repo_id(repo_id)
+        validate_repo_id(value)
     except HFValidationError as error:
-        raise ValueError(f"`repo_id` is {repo_id!r}, which is not a valid name: {error}") from error
+        raise ValueError(f"`{setting}` is {value!r}, which is not a valid name: {error}") from error
 
 
 def upload(

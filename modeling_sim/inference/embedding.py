@@ -168,9 +168,9 @@ class SimEmbedder:
             from modeling_sim.inference.axes import read_temporal_axes  # noqa: PLC0415 - own axes do not need it
 
             folder = source if axes == "temporal" else axes
-            if not folder:
+            if axes == "temporal" and not source:
                 raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
-            if folder == axes and not Path(folder).is_dir():
+            if axes != "temporal" and not (axes and Path(axes).is_dir()):
                 raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
             transforms, _ = read_temporal_axes(folder, weights_fingerprint(model), model=source)
             name = self.config.module_names[self.module]

@@ -408,8 +408,8 @@ def embed(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
-    if shard_seconds is not None and shard_seconds <= 0:
-        raise ValueError(f"`shard_seconds` is {shard_seconds}; give seconds above 0, or None.")
+    if shard_seconds is not None and not 0 < shard_seconds < math.inf:  # NaN as well
+        raise ValueError(f"`shard_seconds` is {shard_seconds}; give finite seconds above 0, or None.")
     if not isinstance(model, SimEmbedder):
         model = SimEmbedder(
             model, module, pool, device=device, precision=precision, average_channels=average_channels, axes=axes

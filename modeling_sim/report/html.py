@@ -6,9 +6,11 @@ It is made only from `analysis.json`, `curves.json` and `media.npz`, which `mode
 output folder: a number that is not in those files is not in the report.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -71,7 +73,7 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
 
     Raises:
         FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
-        ValueError: A group is unknown, or a clip cannot be used.
+        ValueError: A group is unknown, the file is damaged, or a clip cannot be used.
     """
     if not analysis.media:
         return []
@@ -81,6 +83,8 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
     unknown = {item["group"] for item in analysis.media} - set(_MEDIA_GROUPS)
     if unknown:
         raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+    if not _is_intact(path):
+        raise ValueError(f"{path} is damaged; run `modeling-sim evaluate` again.")
     sounds = []
     with np.load(path) as arrays:
         for group, (title, sentence) in _MEDIA_GROUPS.items():
@@ -88,6 +92,15 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
             if items:
                 sounds.append(Sounds(group.replace("_", "-"), title, sentence, by_module(items)))
     return sounds
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a file is a complete archive whose files have their checksums."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, EOFError, RuntimeError, zlib.error):
+        return False
 
 
 def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:

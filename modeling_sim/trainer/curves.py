@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from modeling_sim.data.corpora.tree import read_text
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback
@@ -39,13 +40,13 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no log.
-        ValueError: A line is not valid JSON, or not of a log.
+        ValueError: The file is not UTF-8 text, or a line is not valid JSON, or not of a log.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the output folder of a training run.")
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
             found = json.loads(line)
         except json.JSONDecodeError as error:

@@ -273,9 +273,11 @@ class RunFolder:
 
         Raises:
             FileExistsError: It holds a finished run with different settings, or one that cannot be extended.
+            ValueError: The results are damaged.
         """
         if not self.results.exists():
             return False
+        read_json(self.results)
         then = _read_dict(self.settings).get("settings")
         finished = f"`output_dir` {self.path} holds a finished run"
         otherwise = "choose another folder"

@@ -1,5 +1,6 @@
 """Settings of a run: dataclasses, filled from a YAML file and then from flags."""
 
+import math
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,7 @@ class DataArguments(CorpusArguments):
         300.0,
         "Seconds to wait for a batch from the processes of `num_workers` before the run saves a checkpoint and ends; 0 "
         "for no limit.",
+        check=at_least(0),
     )
 
 
@@ -124,21 +126,22 @@ class RunArguments:
         """Checks the ranges of the settings.
 
         Raises:
-            ValueError: A number is too low, or `early_stopping_patience` is set without `eval_steps`.
+            ValueError: A number is out of its range, or `early_stopping_patience` is set without `eval_steps`.
         """
         positive = (
             "max_steps batch_size eval_batch_size logging_steps save_total_limit max_skipped_steps "
             "gradient_accumulation_steps"
         )
         not_negative = (
-            "warmup_steps eval_steps max_grad_norm seed save_steps num_train_epochs max_train_time "
-            "early_stopping_patience"
+            "warmup_steps eval_steps max_grad_norm save_steps num_train_epochs max_train_time "
+            "early_stopping_patience weight_decay"
         )
         for least, names in ((1, positive), (0, not_negative)):
             for name in names.split():
                 at_least(least)(name, getattr(self, name))
-        if not self.learning_rate > 0:  # NaN as well
-            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0.")
+        at_least(0, 2**32 - 1)("seed", self.seed)  # NumPy's range
+        if not 0 < self.learning_rate < math.inf:  # NaN as well
+            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0 and finite.")
         if self.early_stopping_patience and not self.eval_steps:
             raise ValueError("`early_stopping_patience` counts evaluations, so it needs `eval_steps`; set both.")
 
