@@ -439,7 +439,7 @@ def share_model(run: Run) -> None:
     """Makes the model equal in all processes, to evaluate or save it, or to train on its finished modules."""
     run.task.schedule.share_model()
     # Each process measures the statistics of batch normalization on its own crops.
-    broadcast(run.task.model.buffers(), run.accelerator)
+    broadcast([buffer for part in run.optimization.parts for buffer in part.buffers], run.accelerator)
 
 
 def score(run: Run) -> list[Scores]:
