@@ -5,7 +5,7 @@
 The rows are settings of the same model, from GIM to SIM. Those of sampling and KL come first, with all seeds, so that a
 part of the study already compares them; then shared noise and batch normalization, variant by variant. The preset with
 readable axes, which differs in several settings, is there for comparison. The last rows try other learning rates
-without batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
+with and without batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
 """
 
 from dataclasses import replace
@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 _FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")
 
-# Next to the default, 0.001: without batch normalization another one may be the best.
+# Next to the default, 0.001: with and without batch normalization, another one may be the best.
 _LEARNING_RATES = (0.0003, 0.003)
 
 
@@ -55,16 +55,17 @@ def rows() -> list[StudyRow]:
         for kind, seed in first + others
         for preset, settings in [VARIANTS[kind]]
     ]
-    gim = next(row for row in variants if row.kind == "GIM, no batch norm")
     return variants + [
         replace(
-            gim,
-            name=f"{gim.name}-learning-rate-{rate}",
-            kind=f"{gim.kind}, learning rate {rate}",
-            settings={**gim.settings, "learning_rate": rate},
+            row,
+            name=f"{row.name}-learning-rate-{rate}",
+            kind=f"{row.kind}, learning rate {rate}",
+            settings={**row.settings, "learning_rate": rate},
             decoders=(),
         )
+        for row in variants
         for rate in _LEARNING_RATES
+        if row.kind in ("GIM", "GIM, no batch norm") and row.seed == 0
     ]
 
 
