@@ -183,7 +183,7 @@ def linear_r2(
     if values.size and np.ptp(values) == 0:
         raise ValueError("`values` are all equal; there is no variance to explain.")
     folds = GroupKFold(min(num_folds, count), shuffle=True, random_state=seed)
-    # The same penalty for all folds, which have about equally many items.
+    # The penalty uses the number of all items; each fold is fitted to slightly fewer, which makes little difference.
     regression = make_pipeline(StandardScaler(), Ridge(alpha=l2 * len(features)))
     predicted = cross_val_predict(regression, features, values, groups=groups, cv=folds)
     return float(1 - np.square(values - predicted).mean() / values.var())

@@ -317,7 +317,7 @@ class Explorer:
         return self._once(("axes", model, feature, name), make)
 
     def _saved_axes(self, model: str) -> dict[str, LinearTransform]:
-        """The temporal axes in the checkpoint of a model, by feature; nothing if there are none that can be used."""
+        """The temporal axes in the checkpoint of a model, by feature; empty if there are no usable ones."""
 
         def make() -> dict[str, LinearTransform]:
             of = self.representations[model]

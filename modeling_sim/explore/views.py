@@ -201,7 +201,7 @@ def labels_view(evidence: Evidence, *, most: int = 12) -> str:
     if not found:
         return str(
             Markup(
-                '<p class="sim-note">No dimension has a label: none of {} follows a property more closely than random '
+                '<p class="sim-note">No dimension has a label: none of {} correlates with a property more than random '
                 "axes of the same space do.</p>"
             ).format(evidence.num_dims)
         )

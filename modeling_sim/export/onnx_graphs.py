@@ -208,7 +208,7 @@ def _masked(graph: _Graph, hidden: str, real: str) -> str:
 
 
 def stream_delays(model: SimModel) -> list[int]:
-    """Frames of each module that a stream gives before its first real one; the context's are those of its input."""
+    """Frames that a stream returns before the first real one, per module; the context has as many as its input."""
     delays, delay = [], 0
     for module in cast("list[SimConvModule]", list(model.conv_modules)):
         for layer in cast("list[SimConvLayer]", list(module.layers)):

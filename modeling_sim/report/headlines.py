@@ -60,7 +60,7 @@ _Find = Callable[[Results, str, str], _Found | None]
 
 
 class _Subject(NamedTuple):
-    """A possible headline: its question, the measure that answers it, the control in words, and where to find both."""
+    """A possible headline: question, measure, name of the control, and a function that finds both values."""
 
     question: str
     measure: str

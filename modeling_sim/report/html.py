@@ -42,7 +42,7 @@ _MEDIA_GROUPS = {
         "Extremes of one dimension",
         (
             "Speech around the frames in which a dimension is largest or smallest. A line in the spectrogram marks the "
-            "frame; its value is in standard deviations from the mean. The dimensions are those that follow a property "
+            "frame; its value is in standard deviations from the mean. Dimensions have the highest rank correlation "
             "(for classes, correlation ratio) with a property."
         ),
     ),
@@ -80,7 +80,7 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
         raise FileNotFoundError(f"{path} does not exist, but {ANALYSIS_NAME} lists sounds in it.")
     unknown = {item["group"] for item in analysis.media} - set(_MEDIA_GROUPS)
     if unknown:
-        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; known: {list(_MEDIA_GROUPS)}.")
     sounds = []
     with np.load(path) as arrays:
         for group, (title, sentence) in _MEDIA_GROUPS.items():

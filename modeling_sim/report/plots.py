@@ -223,7 +223,7 @@ def kind_style(kinds: Sequence[Kind], name: str) -> tuple[str, str]:
 
 
 def _root(name: str, trained: Sequence[str]) -> str:
-    """The kind that a control is of, by its name: a trained one, or a spectrum in other axes; else itself."""
+    """The trained kind, or spectrum, that a control belongs to by its name; other kinds return themselves."""
     if name in trained:
         return name
     of_other_axes = (name.removesuffix(ending) for ending in _DASHES if name.endswith(ending))

@@ -110,7 +110,7 @@ class Quality(NamedTuple):
 
 
 class EffectCell(NamedTuple):
-    """The change by a move; `share` in [0, 1] is its size over the factor's spread, relative to the table's largest."""
+    """A change of a factor; `share` in [0, 1] is its size over the factor's spread, relative to the largest one."""
 
     value: str
     share: float
@@ -118,7 +118,7 @@ class EffectCell(NamedTuple):
 
 
 class EffectTable(NamedTuple):
-    """Effects of moving single dimensions, how utterances differ, and how much of that the decoder conveys."""
+    """Effects of changing single dimensions, spread of utterances, and how much of it the decoder reproduces."""
 
     kind: str
     model: str
@@ -149,7 +149,7 @@ def modules_of(places: Iterable[tuple[str, str]], controls: Iterable[str]) -> li
 
 
 def belongs(own: str, module: str, modules: Sequence[str]) -> bool:
-    """Whether a row of module `own` is shown with `module`: with itself, or with all if it is none of `modules`."""
+    """Whether a row of module `own` is shown with `module`: if both are equal, or `own` is not in `modules`."""
     return own == module or own not in modules
 
 
@@ -385,7 +385,7 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
-    """Effects of traversals; a cell's share is that of how its factor varies between utterances, 1 at most."""
+    """Effects of traversals; a cell's share is relative to its factor's spread between utterances, at most 1."""
     tables = []
     for entry in entries:
         # The number of decimals follows from the variation of the factor: effects that round to 0 are negligible.
