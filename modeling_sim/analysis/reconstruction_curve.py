@@ -86,7 +86,7 @@ def reconstruction_curve(
     Args:
         latents: `(items, frames, dims)`.
         decode: The decoder, in evaluation mode: `(batch, frames, dims)` to `(batch, samples)`, each item independently.
-            ks: Numbers of dimensions, each in [0, dims]; powers of 2 and all dimensions by default.
+        ks: Numbers of dimensions, each in [0, dims]; powers of 2 and all dimensions by default.
         ranking: "pair": by the squared difference of the pair's means over time; "global": by the mean of that over all
             pairs; "random": a random order for each pair; or `(dims,)` dimensions in the order of replacement.
         standardize: Whether dimensions are first scaled to standard deviation 1 over all frames.

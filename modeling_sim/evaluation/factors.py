@@ -116,7 +116,8 @@ def sound_at(dataset: Dataset, items: Items) -> np.ndarray:
 
     Args:
         dataset: The utterances, which are read.
-        items: Frames of the utterances."""
+        items: Frames of the utterances.
+    """
     rows = rows_of(dataset, items.utterances)
     sound = np.full((len(rows), len(PROPERTIES)), np.nan)
     for row in np.unique(rows).tolist():

@@ -33,7 +33,7 @@ def write_int8(
         path: File to write.
         waveforms: Model inputs `(samples,)` for the calibration of the ranges of int8. `None` for dynamic quantization,
             which is slower and makes the output of an utterance depend slightly on the other utterances of its batch.
-            step: Samples per step of a stream for the calibration; 0 for a graph of complete utterances.
+        step: Samples per step of a stream for the calibration; 0 for a graph of complete utterances.
     """
     first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     settings = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": [first]}

@@ -161,7 +161,7 @@ class Property:
         return float(abs(places.sum() - 0.5 * len(places)) * math.sqrt(12 / max(1, len(places))))
 
     def summary(self, chosen: np.ndarray) -> dict[str, Any]:
-        """Classes that are more frequent in some moments and their share, or the median; next to all moments."""
+        """More frequent classes and their fraction, or the median, in a subset and in all frames."""
         if self.is_class:
             counts = np.bincount(self.values[chosen], minlength=len(self.names))
             frequent = (counts >= _FEWEST) & (counts >= _TIMES * len(chosen) * self.shares)

@@ -150,7 +150,7 @@ def config_of(corpus: str, preset: str, fields: dict[str, Any]) -> SimConfig:
 
 
 def n_grams(splits: list[Data], size: int) -> list[np.ndarray]:
-    """Counts of the runs of up to `size` symbols that at least 5 training items have, `(items, runs)` of each split."""
+    """Counts of n-grams of up to `size` symbols in at least 5 training items, `(items, n-grams)` per split."""
 
     def runs(word: list[int]) -> list[tuple[int, ...]]:
         sizes = range(1, size + 1)
