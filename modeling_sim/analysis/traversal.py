@@ -146,7 +146,7 @@ def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[
     known = properties[:, varies]
     complete = np.isfinite(known).all(axis=1)
     if complete.sum() <= known.shape[1] + 1:
-        raise ValueError(f"only {complete.sum()} items have all `properties`; give more than {known.shape[1] + 1}.")
+        raise ValueError(f"`properties` are complete for {complete.sum()} items; give more than {known.shape[1] + 1}.")
     known, latents = known[complete], coordinates[complete]
     known, latents = known - known.mean(axis=0), latents - latents.mean(axis=0)
     changes = np.linalg.lstsq(known / deviations(known), latents, rcond=None)[0]

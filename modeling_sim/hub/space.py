@@ -67,7 +67,7 @@ def stage_space(
     places = [f"decoders/{number}" for number in range(len(decoders))]
     for path, place in zip((folder, *decoders), (model, *places), strict=True):
         if path != folder and load_decoder(str(path)).config.encoder_fingerprint != fingerprint:
-            raise ValueError(f"decoder {path} was trained on a model other than {folder}; give its decoders.")
+            raise ValueError(f"decoder {path} was trained on another model than {folder}; give its decoders.")
         (staged / place).mkdir(parents=True)
         stage_model(path, staged / place, os.symlink)
     if (folder / AXES_NAME).is_file():
