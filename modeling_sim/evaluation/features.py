@@ -167,7 +167,7 @@ def _at_labels(
     if abs(len(value) - expected) > 1:  # an aligner may count one window more or less
         raise ValueError(
             f"`label` {label!r} has {len(value)} classes for {name}, which has {expected} label frames of 10 ms; it is "
-            "not a frame label, or belongs to another recording."
+            "not a label of frames, or of another recording."
         )
     chosen = np.arange(0, len(value), frame_step)
     own = np.asarray(value)[chosen]

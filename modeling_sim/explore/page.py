@@ -130,7 +130,7 @@ class Page:
         path = shlex.quote([arguments.model, *arguments.compare][self.models.index(model)])
         features = self.explorer.features(model)
         if not hasattr(self.explorer.representations[model], "decoders"):
-            return views.note("Only latents of SIM models can be decoded to sounds.")
+            return views.note("Sounds are decoded from the latents of SIM models alone.")
         number, corpus = features.index(feature), arguments.corpus
         have = f" Decoders of {', '.join(decoders)} are loaded: choose one of these modules." if decoders else ""
         return str(
