@@ -1,4 +1,4 @@
-"""Times steps of a pipeline; run by `benchmark.py` in as many processes as there are stages.
+"""Times steps of a pipeline; run by `training_step.py` with one process per stage.
 
 ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m benchmarks.pipeline figures.json --preset sim
 """
