@@ -2,8 +2,8 @@
 
     python benchmarks/critics.py --output benchmarks/results/critics.json
 
-All models have the channels of a preset and take the same input; steps alternate, so that a machine whose speed drifts
-slows all of them. The ratio is the figure to quote.
+All models have the channels of a preset and take the same input; steps alternate, so that changes of the machine's
+speed affect all of them. Quote the ratio.
 """
 
 import statistics
@@ -42,14 +42,14 @@ def benchmark(width: str, *, batch_size: int, crop_samples: int, rounds: int, de
     for number in tqdm(range(rounds + 1), desc=f"rounds of sim{width}"):
         for name, (_, step) in ways.items():
             taken = seconds_of(step, inputs.device)
-            if number:  # the first step allocates
+            if number:  # the first step allocates memory
                 seconds[name].append(taken)
     bilinear = seconds["bilinear critic"]
     return {
         name: {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds_per_step": statistics.median(seconds[name]),
-            # Round by round: all steps of a round met the machine in the same state.
+            # Ratios per round, in which the machine was in the same state for all steps.
             "time_against_bilinear": statistics.median(
                 own / other for own, other in zip(seconds[name], bilinear, strict=True)
             ),
@@ -62,7 +62,7 @@ def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_step_arguments(parser, rounds=11)
-    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
+    parser.add_argument("--output", type=output_file, help="JSON file for the results.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     sizes = {"batch_size": arguments.batch_size, "crop_samples": arguments.crop_samples}

@@ -2,14 +2,14 @@
 
     python benchmarks/encoding.py --output benchmarks/results/encoding.json
 
-"encoder" is `SimModel` as it is, "folded" what `modeling-sim embed` uses for the context (see `inference/folding.py`),
-"call" a `SimEmbedder` on one file, and "embed" the command's own function on a folder of 16 files of the same length,
-from the search for files to the written result. wav2vec2-base has fresh weights: time does not depend on them. All are
-timed in turn, in one process, dtype by dtype, so that a machine whose speed drifts slows them alike; quote the ratios,
-which are medians over rounds. `--threads` sets torch's threads; with one of them the processor's time is measured, with
-more that of the clock, for which the machine should do nothing else.
+"encoder" is the plain `SimModel`, "folded" the encoder that `modeling-sim embed` uses for the context (see
+`inference/folding.py`), "call" a `SimEmbedder` on one file, and "embed" the command's function on a folder of 16 files
+of the same length, from the search for files to the written result. wav2vec2-base has random weights, because time does
+not depend on them. All are timed in turn, in one process, dtype by dtype, so that changes of the machine's speed affect
+them equally; quote the ratios, which are medians over rounds. `--threads` sets torch's threads; with one thread CPU
+time is measured, with more threads wall-clock time, for which nothing else should run on the machine.
 
-The stream gets chunks of 20 ms of one microphone. The tail says how long the slowest chunks take.
+The stream gets chunks of 20 ms of one microphone. The tail is the time of the slowest chunks.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _WARM_UP_CHUNKS = 10
 def in_turn(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every step, round by round; the first round warms up.
 
-    With one thread they are those of the processor, to which other programs add little.
+    With one thread it is CPU time, on which other programs have little effect.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -100,7 +100,7 @@ def encoding(preset: str, dtype: str, batch_size: int, seconds: float, rounds: i
 
 
 def streaming(preset: str, num_chunks: int) -> dict[str, Any]:
-    """Time per chunk of 20 ms, in milliseconds: of the clock, and of the processor, without that of other programs."""
+    """Wall-clock time and CPU time per chunk of 20 ms, in milliseconds."""
     stream = SimStream(SimModel(SimConfig.preset(preset)))
     chunk = torch.randn(_RATE * _CHUNK_MS // 1000) / 10
     clock, processor = [], []
@@ -125,12 +125,12 @@ def streaming(preset: str, num_chunks: int) -> dict[str, Any]:
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("--preset", default="sim", help="Preset that is encoded with.")
+    parser.add_argument("--preset", default="sim", help="Preset of the encoder.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Threads of torch.")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="Recordings per batch.")
     parser.add_argument("--dtypes", nargs="+", default=list(_DTYPES), choices=list(_DTYPES), help="Precisions.")
     parser.add_argument("--seconds", type=float, default=10.0, help="Length of a recording.")
-    parser.add_argument("--rounds", type=whole_number(1), default=5, help="Rounds after the first.")
+    parser.add_argument("--rounds", type=whole_number(1), default=5, help="Rounds after the warm-up.")
     parser.add_argument("--chunks", type=whole_number(0), default=2000, help="Chunks of the stream; 0 for no stream.")
     parser.add_argument("--output", type=output_file, help="File for the results.")
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Exported encoders next to PyTorch: file sizes, differences, phone probes, speed.
+"""Compares exported encoders with PyTorch: file sizes, differences, phone probes, speed.
 
     python -m benchmarks.export_benchmark runs/librispeech-small LibriSpeech benchmarks/results/export.json
 
-Probes are linear, of phones, on the frames of each module of the test split. "retrained" ones are fitted to the frames
-of the exported encoder, "unchanged" ones to those of PyTorch: what a classifier that exists already loses. Losses are
-of accuracy, next to PyTorch's, with 95 % bootstrap intervals over utterances. The recordings that set the ranges of
-"int8, static" are of the training split.
+Linear probes predict phones from the frames of each module on the test split. "retrained" probes are fitted to the
+frames of the exported encoder, "unchanged" ones to those of PyTorch: the loss of an existing classifier. Losses are
+differences of accuracy from PyTorch, with 95 % bootstrap intervals over utterances. The calibration recordings of
+"int8, static" are from the training split.
 """
 
 import statistics
@@ -45,18 +45,18 @@ L2 = 1e-4
 
 
 class OnnxModules(SimModules):
-    """Frames of the modules of a SIM model, as an ONNX file gives them."""
+    """Frames of the modules of a SIM model, computed by an ONNX file."""
 
     def __init__(self, name: str, model: SimModel, extractor: Any, path: Path) -> None:
         super().__init__(name, model, extractor)
         self.session = session(path)
 
     def fingerprint(self) -> Any:
-        """The model and the file's name."""
+        """The model and the name of the file."""
         return [super().fingerprint(), self.name]
 
     def encode(self, batch: Mapping[str, Any]) -> dict[str, TimedFrames]:
-        """Frames of each module, by its name; where they lie in time is as in PyTorch."""
+        """Frames of each module, by its name; their times are those of PyTorch."""
         inputs = {name: batch[name].numpy() for name in ("input_values", "attention_mask")}
         outputs = run(self.session, {**inputs, "attention_mask": inputs["attention_mask"].astype(np.int64)})
         frames = {f"means.{module}": outputs[f"means.{module}"] for module in range(self.model.config.num_conv_modules)}
@@ -67,7 +67,7 @@ class OnnxModules(SimModules):
 
 
 def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A file, ready to run on the CPU."""
+    """Loads a file for the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -76,7 +76,7 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 def probe_losses(
     model: SimModel, extractor: Any, folders: Mapping[str, Path], splits: Mapping[str, Dataset], max_items: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Accuracies of PyTorch's probes, and of each export the losses and the differences of frames, by module."""
+    """Accuracies of PyTorch's probes, and for each export the losses and the differences of frames, by module."""
     classes = len(label_classes(splits["train"], "phones"))
 
     def items(representation: SimModules, split: str, cache: str) -> Items:
@@ -112,7 +112,7 @@ def probe_losses(
 
 
 def speeds(model: SimModel, folders: Mapping[str, Path], repeats: int, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Seconds of audio per second, PyTorch and every export in turns; medians."""
+    """Seconds of audio per second, of PyTorch and every export, timed in turn; medians."""
     rows = []
     for threads in counts:
         torch.set_num_threads(threads)
@@ -164,9 +164,9 @@ def main() -> None:
     parser.add_argument("model", help="Checkpoint, a folder or Hub id.")
     parser.add_argument("data_dir", help="Folder of LibriSpeech with alignments.")
     parser.add_argument("output", type=output_file, help="File for the results.")
-    parser.add_argument("--train_utterances", type=int, default=1000, help="Most utterances to fit probes to.")
-    parser.add_argument("--test_utterances", type=int, default=1000, help="Most utterances to score probes on.")
-    parser.add_argument("--max_items", type=int, default=40_000, help="Frames of them to fit each probe to.")
+    parser.add_argument("--train_utterances", type=int, default=1000, help="Maximum for fitting probes.")
+    parser.add_argument("--test_utterances", type=int, default=1000, help="Maximum for scoring probes.")
+    parser.add_argument("--max_items", type=int, default=40_000, help="Number of frames to fit each probe to.")
     parser.add_argument("--repeats", type=whole_number(1), default=20, help="Timings of each encoder.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads to time.")
     parser.add_argument("--steps", type=whole_number(11), default=1000, help="Steps of a stream to time.")
@@ -192,7 +192,7 @@ def main() -> None:
         }.items():
             folders[name] = Path(temporary) / name
             sizes[name] = export_folder(model, extractor, folders[name], **settings)
-        smaller = {name: folder for name, folder in folders.items() if name != "float32"}  # which is as PyTorch
+        smaller = {name: folder for name, folder in folders.items() if name != "float32"}  # it equals PyTorch
         accuracies, losses = probe_losses(model, extractor, smaller, splits, arguments.max_items)
         timed = speeds(model, folders, arguments.repeats, arguments.threads)
         steps = step_times(model, folders, arguments.steps)

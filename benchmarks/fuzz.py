@@ -1,15 +1,17 @@
-"""Damages sound files in many ways, and counts what the package makes of them: `python benchmarks/fuzz.py`.
+"""Damages audio files in many ways, and counts errors of the package: `python benchmarks/fuzz.py`.
 
-Every damaged file is in a folder with two intact neighbors. The folder is loaded under `on_bad_audio` "skip" and
-"raise", and crops of it are read. What is counted:
+Every damaged file is in a folder with two intact neighbors. The folder is loaded with `on_bad_audio` "skip" and
+"raise", and crops of it are read. Counted errors are:
 
-- crash: a process that dies, or any exception but `AudioError` and `BadAudioError`, or one that does not name the file;
+- crash: a process that dies, or any exception except `AudioError` and `BadAudioError`, or one that does not name the
+file;
 - hang: more than 60 seconds, or more than 4 GB of memory, for a process of 50 files;
-- lost: a complete neighbor that is not read, or an undamaged file that is refused;
-- silent: a file that is accepted and then gives, without an error, another number of samples than its header said when
+- lost: a complete neighbor that is not read, or an undamaged file that is rejected;
+- silent: a file that is accepted and then returns, without an error, a different number of samples than in its header
+when
   it was scanned, samples outside [-1, 1] or not finite, fewer samples than libsndfile decodes from end to end, or as
-  many as if nothing had been cut off or joined on. Samples that are changed but as plausible as
-  before (a bit of a PCM sample) cannot be noticed by anyone, and are not counted.
+  many as if nothing had been cut off or joined on. Samples that are changed but plausible, such as one bit of a PCM
+  sample, cannot be detected, and are not counted.
 
 Exits with 1 if any count is not 0. The same seed makes the same files.
 """
@@ -114,7 +116,7 @@ def damaged(generator: np.random.Generator, content: bytes, how: str, other: byt
 
 
 def decoded_length(path: Path) -> int:
-    """Samples that libsndfile decodes from end to end, in blocks."""
+    """Number of samples that libsndfile decodes from a complete file, in blocks."""
     count = 0
     with soundfile.SoundFile(path) as file:
         while block := len(file.read(4_096)):
@@ -123,7 +125,7 @@ def decoded_length(path: Path) -> int:
 
 
 def scanned(root: Path, path: Path, how: str) -> tuple[Any, list[str]]:
-    """The folder under "skip", and what goes wrong when it is loaded, each with its kind first."""
+    """The folder loaded with "skip", and the errors of loading, each starting with its kind."""
     data, found = None, []
     for on_bad_audio in ("raise", "skip"):
         try:
@@ -141,7 +143,7 @@ def scanned(root: Path, path: Path, how: str) -> tuple[Any, list[str]]:
 
 
 def cropped(data: Any) -> list[str]:
-    """What goes wrong when crops are read."""
+    """Errors when crops are read."""
     try:
         batches = crop_batches(
             data, SimFeatureExtractor(), crop_samples=4_000, batch_size=4, seed=0, on_bad_audio="skip"
@@ -153,7 +155,7 @@ def cropped(data: Any) -> list[str]:
 
 
 def verdicts(root: Path, path: Path, how: str, num_before: int) -> list[str]:
-    """What goes wrong with the damaged file of a folder."""
+    """Errors with the damaged file of a folder."""
     data, found = scanned(root, path, how)
     if data is None:
         return found
@@ -172,7 +174,7 @@ def verdicts(root: Path, path: Path, how: str, num_before: int) -> list[str]:
 
 
 def silent(path: Path, row: dict[str, Any], samples: np.ndarray, how: str, num_before: int) -> list[str]:
-    """What is wrong with samples that were read without an error."""
+    """Problems of samples that were read without an error."""
     found = []
     if not (np.abs(samples) <= 1).all():
         found.append("silent: samples outside [-1, 1]")
@@ -192,7 +194,7 @@ def silent(path: Path, row: dict[str, Any], samples: np.ndarray, how: str, num_b
 
 
 def work(seed: int, first: int, count: int, results: Path) -> None:
-    """Makes and reads files `first` and those that follow; writes a line for each."""
+    """Makes and reads `count` files from number `first` on; writes a line for each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     disable_progress_bars()
@@ -217,7 +219,7 @@ def work(seed: int, first: int, count: int, results: Path) -> None:
 
 
 def run(seed: int, count: int) -> list[tuple[int, str, str, list[str]]]:
-    """The verdicts of all files; a process that dies or hangs is a verdict on the file it was at."""
+    """The verdicts of all files; a crash or hang of a process is a verdict on the file that it was reading."""
     rows: list[tuple[int, str, str, list[str]]] = []
     with tempfile.TemporaryDirectory() as folder:
         results, first = Path(folder) / "results", 0
@@ -241,7 +243,7 @@ def run(seed: int, count: int) -> list[tuple[int, str, str, list[str]]]:
 
 
 def main() -> None:
-    """Prints a table, and exits with 1 where anything was found."""
+    """Prints a table, and exits with 1 if there are errors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000, help="damaged files")
     parser.add_argument("--seed", type=int, default=0)

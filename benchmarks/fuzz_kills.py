@@ -1,18 +1,18 @@
-"""Kills small training runs at random instants, damages their checkpoints, resumes them, and compares the weights.
+"""Kills small training runs at random times, damages their checkpoints, resumes them, and compares the weights.
 
     python benchmarks/fuzz_kills.py --count 100 --seed 0
 
-A run gets SIGKILL, SIGTERM or SIGUSR1 at a random instant of its life, a few times in a row; after some of the kills
-one bit of one file of its newest checkpoint is flipped. Then it is resumed until it ends. What counts:
+A run gets SIGKILL, SIGTERM or SIGUSR1 at a random time, a few times in a row; after some of the kills one bit of one
+file of its newest checkpoint is flipped. Then it is resumed until it ends. Counted errors are:
 
     crashes   a process ended with a traceback, or with a code that is neither 0 nor that of its signal
     hangs     a process did not end in time
     lost      a run did not end with 0, or started further back than its newest intact checkpoint
-    silent    the final weights are not those, bit by bit, of a run that nothing disturbed
-    left      temporary files stayed in the output folder of a run that ended
+    silent    the final weights are not those, bit by bit, of an undisturbed run left      temporary files stayed in the
+    output folder of a run that ended
 
-The exit code is 1 if there is any. Runs are forked from one process that has imported everything, which saves seconds
-per run; each is otherwise the real command in a process of its own.
+The exit code is 1 if there is any error. Runs are forked from one process that has imported everything, which saves
+seconds per run; otherwise each is the real command in a separate process.
 """
 
 # ruff: noqa: S311 - a script that prints, and draws instants rather than keys
@@ -43,9 +43,9 @@ from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME, RESULTS_NAME
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 KINDS = ("crashes", "hangs", "lost", "silent", "left")
-# Seconds after which a process of a run that takes a second or two counts as hanging.
+# Seconds after which a process counts as hanging; a run takes one or two seconds.
 TIME_OUT = 60.0
-# Kills of one run, at most.
+# Maximum number of kills of one run.
 KILLS = 4
 RUN = shlex.split(
     "--model_settings '{hidden_size: 16, context_size: 8, loss_window: 32, use_batch_norm: true}' "
@@ -63,7 +63,7 @@ class Ended(NamedTuple):
 
 
 def train(output_dir: Path, *, number: int = 0, after: float = TIME_OUT) -> Ended:
-    """Runs the command in a fork; if it is still there `after` some seconds, it gets a signal of some `number`."""
+    """Runs the command in a fork; if it still runs `after` some seconds, it gets the signal `number`."""
     output = output_dir.with_suffix(".out")
     child = os.fork()
     if child == 0:
@@ -79,7 +79,7 @@ def train(output_dir: Path, *, number: int = 0, after: float = TIME_OUT) -> Ende
 
 
 def _wait(child: int, seconds: float) -> int | None:
-    """Exit code of a child that ends within some seconds."""
+    """Exit code of a child that ends within some seconds, otherwise `None`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -90,7 +90,7 @@ def _wait(child: int, seconds: float) -> int | None:
 
 
 def _train_and_exit(output_dir: Path, output: Path) -> None:
-    """The life of a fork."""
+    """Runs in the fork."""
     code = 1
     try:
         descriptor = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
@@ -111,7 +111,7 @@ def _train_and_exit(output_dir: Path, output: Path) -> None:
 
 
 def newest_intact(output_dir: Path) -> int:
-    """Step of the newest checkpoint that can be resumed from, 0 if there is none."""
+    """Step of the newest intact checkpoint, 0 if there is none."""
     for path in own_checkpoints(output_dir) if output_dir.is_dir() else []:
         try:
             return int(read_checkpoint(path).numbers["step"])
@@ -121,7 +121,7 @@ def newest_intact(output_dir: Path) -> int:
 
 
 def flip_a_bit(output_dir: Path, draw: random.Random) -> str:
-    """Damages the newest checkpoint, its small state file as often as all other files; names the file."""
+    """Damages the newest checkpoint, the small state file as often as all others together; returns the damaged bit."""
     newest = own_checkpoints(output_dir)[0]
     others = sorted(path for path in newest.iterdir() if path.name != STATE_NAME)
     path = newest / STATE_NAME if draw.random() < 0.5 else draw.choice(others)
@@ -133,12 +133,12 @@ def flip_a_bit(output_dir: Path, draw: random.Random) -> str:
 
 
 class Fuzzed:
-    """One run and its troubles.
+    """One run and its errors.
 
     Args:
         output_dir: Folder of the run.
-        right: Weights that it should end with.
-        draw: Generator of instants, signals and damage.
+        right: Expected final weights.
+        draw: Generator of times, signals and damage.
     """
 
     def __init__(self, output_dir: Path, right: dict[str, torch.Tensor], draw: random.Random) -> None:
@@ -148,7 +148,7 @@ class Fuzzed:
         self.troubles: list[tuple[str, str]] = []
 
     def live(self, seconds: float) -> None:
-        """Kills the run a few times within the seconds that it takes, and lets it end."""
+        """Kills the run a few times within `seconds`, then lets it end."""
         for _ in range(self.draw.randint(1, KILLS)):
             number, after = self.draw.choice(SIGNALS), self.draw.uniform(0, seconds)
             self.story.append(f"{signal.Signals(number).name} after {after:.3f} s")
@@ -161,29 +161,29 @@ class Fuzzed:
         self.check_result(ended)
 
     def damage(self) -> None:
-        """Flips a bit after every other kill, and notes what the next process has to start from."""
+        """Flips a bit after every other kill, and records the step that the next process must start from."""
         unfinished = self.output_dir.is_dir() and not (self.output_dir / RESULTS_NAME).exists()
         if unfinished and own_checkpoints(self.output_dir) and self.draw.random() < 0.5:
             self.story.append(flip_a_bit(self.output_dir, self.draw))
         self.start = newest_intact(self.output_dir)
 
     def note(self, kind: str, ended: Ended) -> None:
-        """Adds a trouble."""
+        """Adds an error."""
         self.troubles.append((kind, f"{self.output_dir}: {'; '.join(self.story)}\n{ended.output[-2000:]}"))
 
     def check_process(self, ended: Ended, codes: Sequence[int]) -> None:
-        """How a process ended, and where it started."""
+        """Checks how a process ended, and where it started."""
         if ended.code is None:
             self.note("hangs", ended)
         elif "Traceback" in ended.output or ended.code not in codes:
             self.note("crashes", ended)
         resumed = re.search(r"resuming after step (\d+)", ended.output)
-        # One that was killed before it trained or said where it starts has lost nothing.
+        # A process that was killed before it trained or printed its first step has lost nothing.
         if (resumed or "step 2 of" in ended.output) and int(resumed[1] if resumed else 0) < self.start:
             self.note("lost", ended)
 
     def check_result(self, ended: Ended) -> None:
-        """What the run left."""
+        """Checks the results of the run."""
         weights = self.output_dir / "model.safetensors"
         if not (self.output_dir / RESULTS_NAME).is_file() or not weights.is_file():
             self.note("lost", ended)
@@ -194,7 +194,7 @@ class Fuzzed:
 
 
 def fuzz(arguments: Namespace) -> Counter[str]:
-    """Kills `count` processes in all, prints a table, and returns how often each kind of trouble was found."""
+    """Kills `count` processes in total, prints a table, and returns the number of errors of each kind."""
     draw, trouble = random.Random(arguments.seed), Counter(dict.fromkeys(KINDS, 0))
     with tempfile.TemporaryDirectory(prefix="fuzz-kills-") as temporary:
         undisturbed = Path(temporary) / "undisturbed"
@@ -202,7 +202,7 @@ def fuzz(arguments: Namespace) -> Counter[str]:
         ended = train(undisturbed)
         seconds = time.monotonic() - started
         if ended.code != 0:
-            raise SystemExit(f"the run that nothing disturbs does not end:\n{ended.output}")
+            raise SystemExit(f"the undisturbed run does not end:\n{ended.output}")
         right, kills, runs = load_file(undisturbed / "model.safetensors"), 0, 0
         while kills < arguments.count:
             fuzzed = Fuzzed(Path(temporary) / f"run-{runs}", right, draw)
@@ -221,8 +221,8 @@ def fuzz(arguments: Namespace) -> Counter[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=100, help="Kills, at least.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of instants, signals and damage.")
+    parser.add_argument("--count", type=int, default=100, help="Minimum number of kills.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of times, signals and damage.")
     torch.set_num_threads(1)
     return int(any(fuzz(parser.parse_args(argv)).values()))
 

@@ -1,12 +1,12 @@
-"""Everything that a GPU is needed for, in one command within a budget of time: `make gpu`, see docs/gpu.md.
+"""Everything that needs a GPU, in one command within a time budget: `make gpu`, see docs/gpu.md.
 
     DEVICE=cuda BUDGET=10m PARTS="tests benchmark runs probes" make gpu
 
-Every part has a share of the time that is left when it begins, and is stopped when that is over. A finished part is
-skipped when the command is given again; any other continues from what it has written. On a CPU (`DEVICE=cpu`) every
+Every part gets a share of the remaining time when it starts, and is stopped after that. If the command is rerun,
+finished parts are skipped, and the others continue from the files that they have written. On a CPU (`DEVICE=cpu`) every
 part runs in miniature, as a rehearsal.
 
-This file needs Python and PyTorch alone: it installs the wheels of `make gpu-bundle`, if there are any, for the parts.
+This file only needs Python and PyTorch: it installs the wheels of `make gpu-bundle`, if there are any, for the parts.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def seconds_of(budget: str) -> float:
     """Seconds of "10m", "90s" or "1h".
 
     Raises:
-        ValueError: It is none of that form.
+        ValueError: `budget` does not have this form.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget.strip())
     if match is None:
@@ -70,10 +70,10 @@ def seconds_of(budget: str) -> float:
 
 
 def parts_of(names: str) -> list[str]:
-    """Parts by name, in their own order.
+    """Names of parts, in the order of `SHARES`.
 
     Raises:
-        ValueError: A name is unknown, or there is none.
+        ValueError: A name is unknown, or no name is given.
     """
     asked = names.split()
     unknown = [name for name in asked if name not in SHARES]
@@ -83,7 +83,7 @@ def parts_of(names: str) -> list[str]:
 
 
 def share_of(part: str, parts: Sequence[str], left: float) -> float:
-    """Seconds of a part, of those that are left for it and the parts after it."""
+    """Seconds for a part, out of the seconds that are left for it and the parts after it."""
     later = parts[parts.index(part) :]
     return left * SHARES[part] / sum(SHARES[name] for name in later)
 
@@ -99,13 +99,13 @@ def run_parts(
 ) -> dict[str, Any]:
     """Runs the parts that are not finished, one after the other, and returns the state of all parts so far.
 
-    A part that has used up its share gets SIGTERM, and SIGKILL after its grace; its state is then "stopped".
+    A part that has used its share gets SIGTERM, and SIGKILL after a grace period; its state is then "stopped".
 
     Args:
         parts: Names, in the order to run them in.
         commands: The command of each.
         work: Folder of the state, `parts.json`, and of the logs.
-        budget: Seconds for all of them.
+        budget: Seconds for all parts.
         environment: Environment of the commands; `None` for this process' own.
         on_change: Called every few seconds and after each part.
     """
@@ -141,7 +141,7 @@ def _run(
     environment: Mapping[str, str] | None,
     on_change: Callable[[], None],
 ) -> tuple[int, bool]:
-    """Exit code of a command, and whether its time was over; SIGTERM and SIGINT to this process reach it."""
+    """Exit code of a command, and whether its time was up; SIGTERM and SIGINT to this process are passed on."""
     grace = min(GRACE[part], seconds / 3)
     deadline = time.monotonic() + seconds - grace
     with log.open("ab") as file:
@@ -154,15 +154,15 @@ def _run(
                 on_change()
                 if time.monotonic() >= deadline:
                     stopped = True
-                    process.terminate()  # it alone: it signals its own processes, and a second signal would end those
+                    process.terminate()  # only it: it signals its own processes, and a second signal would kill those
                     _wait(process, grace)
                     break
         finally:
-            if process.poll() is None and not stopped:  # this process is to end
+            if process.poll() is None and not stopped:  # this process is ending
                 process.terminate()
                 _wait(process, grace)
             with contextlib.suppress(ProcessLookupError, PermissionError):  # none is left
-                os.killpg(process.pid, signal.SIGKILL)  # with what the part itself has started
+                os.killpg(process.pid, signal.SIGKILL)  # including processes that the part has started
             process.wait()
     return process.returncode, stopped
 
@@ -203,7 +203,7 @@ def check_device(device: str) -> str:
 
 
 def install(bundle: Path, site: Path) -> list[str]:
-    """Installs the bundle's wheels into a folder of their own, and returns the folders to import from."""
+    """Installs the bundle's wheels into a separate folder, and returns the folders to import from."""
     wheels = sorted(map(str, (bundle / "wheels").glob("*.whl")))
     made_for = read(bundle / "bundle.json").get("python")
     if not wheels or made_for != ".".join(platform.python_version_tuple()[:2]) or sys.platform != "linux":
@@ -220,7 +220,7 @@ def install(bundle: Path, site: Path) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON file, or an empty dict where there is none."""
+    """Reads a JSON file; an empty dict if it does not exist."""
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
@@ -243,7 +243,7 @@ def tests_of(log: Path) -> dict[str, Any]:
 
 
 def collect(work: Path, out: Path, device: str) -> None:
-    """Writes `results.json` and `summary.md` of all that is there."""
+    """Writes `results.json` and `summary.md` of all available results."""
     results = {
         "device": device,
         "parts": read(work / "parts.json"),

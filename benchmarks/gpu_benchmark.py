@@ -1,8 +1,8 @@
-"""Speed and memory on a GPU: the part "benchmark" of `make gpu`. Each figure is written as soon as it is there.
+"""Speed and memory on a GPU: the part "benchmark" of `make gpu`. Each figure is written as soon as it is measured.
 
-A step is a complete one, forward, backward and Adam, on crops of 0.64 s, as the paper trains on artificial speech. All
-formulations and precisions run in one process on the same card, and so does the large matrix product whose rate is the
-measure of them. The loader is measured next to the step that it has to feed, and encoding next to randomly initialized
+A step is complete, forward, backward and Adam, on crops of 0.64 s, like the paper's training on artificial speech. All
+formulations and precisions run in one process on the same card, as does the large matrix product whose rate they are
+compared with. The loader is compared with the step that it has to supply, and encoding with randomly initialized
 wav2vec2-base and HuBERT-base.
 """
 
@@ -43,13 +43,13 @@ OUT_OF_MEMORY = "out of memory"
 
 
 class Benchmark:
-    """Figures by name, in the order in which they are worth having.
+    """Figures by name, in order of importance.
 
     Args:
         device: cuda or cpu.
         bundle: Folder of the audio.
-        miniature: Tiny models and few steps, to see that all of it runs.
-        figures: Those that are there already.
+        miniature: Tiny models and few steps, to check that everything runs.
+        figures: Figures that have already been measured.
     """
 
     def __init__(self, device: str, bundle: Path, *, miniature: bool, figures: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Benchmark:
         self.precisions = [name for name in PRECISIONS if bf16 or name != "bf16"]
 
     def measurements(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Names and functions of all figures; a function may read those before it."""
+        """Names and functions of all figures; a function may use earlier figures."""
         yield "card", self.card
         yield "matrix products, TFLOP/s", self.matrix_rates
         yield "GFLOP per crop", self.gigaflop_per_crop
@@ -81,7 +81,7 @@ class Benchmark:
             yield step_name("compiled", precision, batch_size), self.step("compiled", precision, batch_size)
 
     def card(self) -> dict[str, Any]:
-        """What is measured on."""
+        """The hardware and software."""
         about: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count(), "miniature": self.miniature}
         if self.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.device)
@@ -89,7 +89,7 @@ class Benchmark:
         return about
 
     def matrix_rates(self) -> dict[str, float]:
-        """Rate of a large matrix product, the best of some, by precision."""
+        """Rate of a large matrix product, the best of several, by precision."""
         size = 256 if self.miniature else 8192
         rates = {}
         for name in self.precisions:
@@ -137,7 +137,7 @@ class Benchmark:
     def made_step(
         self, form: str, name: str, batch_size: int, execution: str = "per_module"
     ) -> Iterator[Callable[[], Any]]:
-        """The step of a formulation; afterwards its memory is free again."""
+        """The step of a formulation; frees its memory afterwards."""
         torch.manual_seed(0)
         inputs = 0.1 * torch.randn(batch_size, CROP_SAMPLES, device=self.device)
         before = set(layers_sim.ROW_PRODUCT_DEVICES)
@@ -163,7 +163,7 @@ class Benchmark:
             free_memory(self.device)
 
     def faster_convolutions(self) -> dict[str, Any]:
-        """Time of torch's convolutions over that of row products, and which to train with."""
+        """Time of torch's convolutions divided by that of row products, and which of them to train with."""
         ratios = {}
         for batch_size in self.batch_sizes:
             for name in self.precisions:
@@ -176,7 +176,7 @@ class Benchmark:
         return {"choice": "row products" if deciding >= 1 else "torch", **ratios}
 
     def loader(self) -> dict[str, float]:
-        """What loaders deliver: decoding, with reader processes, and from memory."""
+        """Crops per second of loaders: decoding, with reader processes, and from memory."""
         corpus, settings = artificial_data(self.bundle, miniature=self.miniature)
         dataset, extractor = load_corpus(corpus, "train", **settings), SimFeatureExtractor()
         batch_size = self.batch_sizes[-1]
@@ -189,7 +189,7 @@ class Benchmark:
         return rates
 
     def peaks(self) -> dict[str, float]:
-        """Peak memory of a step beyond what it began with, by execution."""
+        """Peak memory of a step beyond that at its start, by execution."""
         found = {}
         with precision("tf32"):
             for execution in ("plain", *EXECUTIONS[:3]):
@@ -200,7 +200,7 @@ class Benchmark:
         return found
 
     def largest_batch(self) -> int:
-        """Most crops of which a step fits, to a sixteenth, found by doubling and then bisecting."""
+        """Largest batch that fits into memory, to within a sixteenth, by doubling and then bisecting."""
 
         def fits(batch_size: int) -> bool:
             try:
@@ -223,7 +223,7 @@ class Benchmark:
 
     @torch.inference_mode()
     def encoding(self) -> dict[str, float]:
-        """Seconds of audio that encoders without training read per second."""
+        """Seconds of audio per second of untrained encoders."""
         small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         sizes = small if self.miniature else {}
         models: dict[str, Callable[[], torch.nn.Module]] = {
@@ -256,7 +256,7 @@ def step_name(form: str, name: str, batch_size: int) -> str:
 
 
 def largest(fits: Callable[[int], bool], start: int, limit: int) -> int:
-    """Largest number up to `limit` for which `fits` holds, to a sixteenth; 0 if not even 1 does."""
+    """Largest number up to `limit` for which `fits` is true, with a precision of a sixteenth; 0 if there is none."""
     low, high = 0, limit + 1
     number = min(start, limit)
     while high - low > max(1, low // 16):
@@ -272,7 +272,7 @@ def largest(fits: Callable[[int], bool], start: int, limit: int) -> int:
 
 @contextlib.contextmanager
 def precision(name: str) -> Iterator[None]:
-    """Float32 products as they are, or in TF32; bf16 is up to autocast."""
+    """Computes float32 products in full precision or TF32; bf16 is set by autocast."""
     matrix, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest" if name == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = name != "fp32"
@@ -284,14 +284,14 @@ def precision(name: str) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> None:
-    """Gives a device's memory back."""
+    """Frees a device's memory."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def measure(benchmark: Benchmark, path: Path) -> None:
-    """Takes all figures that are not there yet and writes the file after each; an error is a figure's value."""
+    """Measures all missing figures and writes the file after each; an error is recorded as the figure's value."""
     for name, function in benchmark.measurements():
         known = benchmark.figures.get(name)
         if known is not None and not (isinstance(known, dict) and "error" in known):

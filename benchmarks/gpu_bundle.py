@@ -1,10 +1,10 @@
-"""Makes one folder of all that `make gpu` needs on a machine without a network: wheels and audio, see docs/gpu.md.
+"""Makes one folder with everything that `make gpu` needs on a machine without a network, see docs/gpu.md.
 
     make gpu-bundle DATA=DATA_FOLDER
 
-The wheels are those of the packages installed here, for Python 3.12 on x86-64 Linux, less those that an image with
-PyTorch and the usual scientific packages has. Audio is stored at 16 kHz: artificial speech as FLAC without loss, and as
-much of LibriSpeech as fits, in equal shares of every speaker, as Ogg Vorbis.
+The wheels are those of the packages installed here, for Python 3.12 on x86-64 Linux, minus those of an image with
+PyTorch and the usual scientific packages. Audio is stored at 16 kHz: artificial speech as FLAC, and as much of
+LibriSpeech as fits, with equal shares of every speaker, as Ogg Vorbis.
 """
 
 import argparse
@@ -43,7 +43,7 @@ LIBRISPEECH_TEXTS = ("*.txt", "*.TXT", "alignments/*")
 
 
 def closure(requirements: Sequence[str], without: set[str]) -> dict[str, str]:
-    """Versions of installed packages and of what they require, by name, without some and what only those require."""
+    """Versions of installed packages and their dependencies, without some and their own dependencies."""
     found: dict[str, str] = {}
     waiting = [canonical(name) for name in requirements]
     while waiting:
@@ -57,13 +57,13 @@ def closure(requirements: Sequence[str], without: set[str]) -> dict[str, str]:
 
 
 def canonical(requirement: str) -> str:
-    """Name of the package in a line of requirements, in the form in which names are compared."""
+    """Normalized name of the package in a line of requirements."""
     match = re.match(r"[A-Za-z0-9._-]+", requirement)
     return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
 
 
 def applies(requirement: str) -> bool:
-    """Whether a requirement is of no extra, and of this platform."""
+    """Whether a requirement belongs to no extra, and to this platform."""
     from packaging.requirements import Requirement  # noqa: PLC0415 - a package of pip's, for this command alone
 
     marker = Requirement(requirement).marker
@@ -71,7 +71,7 @@ def applies(requirement: str) -> bool:
 
 
 def download_wheels(folder: Path, without: set[str], python: str) -> list[str]:
-    """Downloads the wheels, and returns what they are of as NAME==VERSION."""
+    """Downloads the wheels, and returns their packages as NAME==VERSION."""
     wanted = ["transformers", "accelerate", "datasets", "evaluate", "huggingface-hub", "soundfile", "soxr", "httpx2"]
     pinned = sorted(f"{name}=={version}" for name, version in closure(wanted, without).items())
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def copy_librispeech(source: Path, target: Path, limit: int) -> int:
         kept.append(path.stem)
         for text in path.parent.glob("*.trans.txt"):
             shutil.copy(text, copy.parent / text.name)
-    for name in ("train.txt", "test.txt"):  # the split is that of the source
+    for name in ("train.txt", "test.txt"):  # keep the split of the source
         if (source / name).is_file():
             ids = [line for line in (source / name).read_text().split() if line in set(kept)]
             (target / name).write_text("".join(f"{line}\n" for line in ids))
@@ -138,15 +138,15 @@ def repository_size() -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Folder with `artificial_speech` and `librispeech`; either may lack.")
+    parser.add_argument("--data", type=Path, help="Folder with `artificial_speech` and `librispeech`; both optional.")
     parser.add_argument("--output", type=Path, default=ROOT / "gpu-bundle", help="Folder to make; it is replaced.")
-    parser.add_argument("--megabytes", type=float, default=60, help="MiB of the folder and the repository together.")
+    parser.add_argument("--megabytes", type=float, default=60, help="MiB of folder plus repository.")
     parser.add_argument("--without", default=IN_THE_IMAGE, help="Packages that the image has.")
     parser.add_argument("--python", default="3.12", help="Version of Python of the image.")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
     if output.exists() and not (output / "bundle.json").is_file():
-        parser.error(f"--output {output} is a folder of something else")
+        parser.error(f"--output {output} is not a folder of this command")
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     write(output / "bundle.json", {"python": arguments.python})
@@ -155,14 +155,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         copy_artificial(arguments.data / "artificial_speech", output / "data" / "artificial_speech")
     utterances = 0
     if arguments.data and (arguments.data / "librispeech").is_dir():
-        # A twentieth less: file systems and archives add to the bytes of many small files.
+        # A twentieth less: file systems and archives need additional bytes for many small files.
         left = int(0.95 * arguments.megabytes * 2**20) - size_of(output) - repository_size()
         utterances = copy_librispeech(arguments.data / "librispeech", output / "data" / "librispeech", left)
     write(output / "bundle.json", {"python": arguments.python, "wheels": wheels, "librispeech_utterances": utterances})
     total = size_of(output) + repository_size()
     print(f"{output}: {size_of(output) / 2**20:.1f} MiB, {total / 2**20:.1f} MiB with the repository")
     if total > arguments.megabytes * 2**20:
-        raise SystemExit(f"gpu_bundle: that is more than {arguments.megabytes:g} MiB; raise --megabytes.")
+        raise SystemExit(f"gpu_bundle: that is more than {arguments.megabytes:g} MiB; increase --megabytes.")
 
 
 if __name__ == "__main__":

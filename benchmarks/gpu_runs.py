@@ -1,4 +1,4 @@
-"""Trainings at the paper's size and their probes: the parts "runs" and "probes" of `make gpu`.
+"""Training runs at the paper's size and their probes: the parts "runs" and "probes" of `make gpu`.
 
 SIM, GIM and CPC on the paper's artificial speech with its published settings (10,000 steps of 64 crops), SIM once more
 with batch normalization, and SIM on LibriSpeech. Float32 products are in TF32, recordings are kept in memory, and the
@@ -7,7 +7,7 @@ is stopped resumes from its checkpoint. Encoders are written in bfloat16, as NAM
 
     python -m benchmarks.gpu_runs unpack sim-artificial.safetensors runs/sim-artificial-bf16
 
-makes a folder of one, which `from_pretrained` reads.
+converts one to a folder for `from_pretrained`.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from modeling_sim.trainer.checkpoints import find_checkpoint
 
 @dataclass
 class PaperRun:
-    """A training.
+    """A training run.
 
     Args:
-        name: Name of its folder and weights.
+        name: Name of the folder and the weights.
         config: Settings file of the package.
         corpus: "artificial_speech" or "librispeech".
         flags: Settings that differ from the file's.
-        max_steps: Steps.
+        max_steps: Number of steps.
     """
 
     name: str
@@ -73,14 +73,14 @@ RUNS = [
 
 
 PARALLEL = 3
-"""Runs at a time on one GPU: a step's host work, which is one core's, is about as long as the GPU's."""
+"""Number of runs at a time on one GPU: a step takes about as long on one CPU core as on the GPU."""
 
 
 _MINIATURE = ["--eval_steps", "0", "--save_steps", "2", "--logging_steps", "2", "--batch_size", "4"]
 
 
 def artificial_data(bundle: Path, *, miniature: bool = False) -> tuple[str, dict[str, Any]]:
-    """Corpus and settings of the artificial speech of a bundle; a rehearsal takes a few synthetic syllables."""
+    """Corpus and settings of the artificial speech of a bundle; a rehearsal uses a few synthetic syllables."""
     if miniature:
         return "synthetic_syllables", {"num_train": 16, "num_test": 8}
     return "artificial_speech", {"data_dir": str(bundle / "data" / "artificial_speech")}
@@ -90,12 +90,12 @@ def artificial_data(bundle: Path, *, miniature: bool = False) -> tuple[str, dict
 
 
 class Training:
-    """Runs that are trained, some at a time, until all are finished or SIGTERM comes.
+    """Runs that are trained, some at a time, until all are finished or SIGTERM is received.
 
     Args:
-        device: cuda or cpu, on which all is in miniature.
+        device: "cuda", or "cpu" for runs in miniature.
         work: Folder of the runs' folders and of `runs.json`.
-        out: Folder that gets the weights.
+        out: Folder for the weights.
         bundle: Folder of the audio.
     """
 
@@ -131,7 +131,7 @@ class Training:
         return [sys.executable, "-m", "benchmarks.gpu_runs", "train", choice, *flags]
 
     def has_data(self, run: PaperRun) -> bool:
-        """Whether the audio of a run is there; a rehearsal makes artificial speech."""
+        """Whether the audio of a run is available; a rehearsal generates its speech."""
         own = self.miniature and run.corpus == "artificial_speech"
         return own or (self.bundle / "data" / run.corpus).is_dir()
 
@@ -140,7 +140,7 @@ class Training:
         return 4 if self.miniature else run.max_steps
 
     def all(self) -> None:
-        """Trains all runs and writes their weights, of those that are stopped as well."""
+        """Trains all runs and writes their weights, also those of stopped runs."""
         waiting = []
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (PARALLEL + 1))), **os.environ}
         for run in RUNS:
@@ -171,7 +171,7 @@ class Training:
             raise SystemExit(128 + signal.SIGTERM)
 
     def report(self) -> dict[str, Any]:
-        """Writes `runs.json`: how far each run is and what it scores, by its log or its results."""
+        """Writes `runs.json`: progress and scores of each run, from its log or its results."""
         states = {}
         for run in RUNS:
             folder = self.work / "runs" / run.name
@@ -207,7 +207,7 @@ class Training:
 
 
 def trained_folder(run: Path) -> Path | None:
-    """The folder of a run's model: its own if it is finished, else its newest complete checkpoint."""
+    """The folder of a run's model: the run's own folder if it is finished, otherwise its newest complete checkpoint."""
     if (run / "results.json").is_file():
         return run
     if not run.is_dir():
@@ -217,7 +217,7 @@ def trained_folder(run: Path) -> Path | None:
 
 
 def train(convolutions: str, flags: list[str]) -> None:
-    """Trains one run, in a process of its own, with TF32 and the convolutions that were found faster."""
+    """Trains one run in this process, with TF32 and the given convolutions."""
     from modeling_sim import layers_sim  # noqa: PLC0415 - what trains is imported where it is wanted
     from modeling_sim.commands import pretrain  # noqa: PLC0415
 
@@ -234,7 +234,7 @@ def pack(folder: Path, path: Path, **about: object) -> None:
     """Writes the encoder of a saved model as one file in bfloat16, with its configuration in the header.
 
     Raises:
-        ValueError: It has more than 16 MiB.
+        ValueError: The file would have more than 16 MiB.
     """
     model = SimForPreTraining.from_pretrained(folder).sim
     tensors = {
@@ -243,14 +243,14 @@ def pack(folder: Path, path: Path, **about: object) -> None:
     }
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > FILE_LIMIT - 2**16:
-        raise ValueError(f"the encoder in {folder} has {size / 2**20:.1f} MiB in bfloat16; a file holds 16.")
+        raise ValueError(f"the encoder in {folder} has {size / 2**20:.1f} MiB in bfloat16; the limit is 16 MiB.")
     metadata = {name: str(value) for name, value in about.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"format": "pt", "config": json.dumps(model.config.to_dict()), **metadata})
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Makes a folder that `from_pretrained` reads of a file that `pack` wrote; the weights become float32."""
+    """Converts a file of `pack` to a folder for `from_pretrained`, with float32 weights."""
     with safe_open(path, "pt") as file:
         config = SimConfig.from_dict(json.loads(file.metadata()["config"]))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
@@ -265,7 +265,7 @@ def unpack(path: Path, folder: Path) -> None:
 
 
 def probe_all(device: str, work: Path, bundle: Path) -> None:
-    """Probes the runs as the cards do, on what is trained of them, and writes `probes.json` after each."""
+    """Probes the current models of the runs like the cards, and writes `probes.json` after each."""
     from modeling_sim.evaluation import ProbeArguments, probe  # noqa: PLC0415 - the runs do without it
 
     miniature = device == "cpu"

@@ -4,9 +4,9 @@
 
 Stacks of 3, 6, 12 and 24 modules of the same size: in each a kernel of 3 at stride 1, so that all have the same number
 of frames, after a first module that reads the waveform at a hop of 20 samples. Activations are the storages that
-operators make in a forward and backward pass, at the time when most of them are alive; parameters, gradients of
-parameters and the optimizer, which do grow with depth in any execution, are listed apart. With `--resident` each figure
-is also taken from the kernel, in a process of its own: the most resident memory of a step beyond what it began with.
+operators allocate in a forward and backward pass, at their peak; parameters, their gradients and the optimizer, which
+grow with depth in any execution, are listed separately. With `--resident` resident memory is also measured, in a
+separate process: the peak of a step beyond the memory at its start.
 """
 
 import subprocess
@@ -34,9 +34,9 @@ DEPTHS = (3, 6, 12, 24)
 
 
 class AliveMemory(TorchDispatchMode):
-    """Bytes of the storages that operators make while it is entered: `bytes` are alive now, `peak` were at most.
+    """Bytes of the storages that operators allocate within the context: `bytes` now, `peak` at most.
 
-    A storage counts once, until its last tensor is gone.
+    A storage counts once, until its last tensor is deleted.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class AliveMemory(TorchDispatchMode):
         self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator and counts what it made."""
+        """Runs an operator and counts its allocations."""
         given = {self._key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -97,7 +97,7 @@ def make_step(execution: Execution, depth: int, sizes: dict[str, int]) -> tuple[
 
 
 def measure(execution: Execution, depth: int, sizes: dict[str, int]) -> dict[str, float]:
-    """Megabytes of a step: its activations, and what grows with depth in any execution."""
+    """Megabytes of a step: its activations, and the parts that grow with depth in any execution."""
     model, step = make_step(execution, depth, sizes)
     with AliveMemory() as memory:
         step()
@@ -111,7 +111,7 @@ def measure(execution: Execution, depth: int, sizes: dict[str, int]) -> dict[str
 
 
 def resident_megabytes(execution: Execution, depth: int, sizes: dict[str, int]) -> float:
-    """The most resident memory of a step beyond what it began with, in a process of its own."""
+    """Peak resident memory of a step beyond that at its start, in a separate process."""
     program = f"from benchmarks.memory import print_resident\nprint_resident({execution!r}, {depth}, {sizes!r})"
     command = [sys.executable, "-c", program]
     finished = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
@@ -119,7 +119,7 @@ def resident_megabytes(execution: Execution, depth: int, sizes: dict[str, int]) 
 
 
 def print_resident(execution: Execution, depth: int, sizes: dict[str, int]) -> None:
-    """What `resident_megabytes` runs in its process."""
+    """Runs in the process of `resident_megabytes`."""
     torch.set_num_threads(1)
     print(peak_megabytes(make_step(execution, depth, sizes)[1], torch.device("cpu")))
 
@@ -172,8 +172,8 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=128, help="Channels.")
     parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
     parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
-    parser.add_argument("--resident", action="store_true", help="Take the kernel's figures too.")
-    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
+    parser.add_argument("--resident", action="store_true", help="Also measure resident memory.")
+    parser.add_argument("--output", type=output_file, help="JSON file for the results.")
     parser.add_argument("--table", type=output_file, help="Write the table to this Markdown file.")
     arguments = parser.parse_args()
     figures = by_depth(

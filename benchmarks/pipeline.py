@@ -1,4 +1,4 @@
-"""Times steps of a pipeline; run by `benchmark.py` in as many processes as there are stages.
+"""Times steps of a pipeline; run by `training_step.py` with one process per stage.
 
 ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m benchmarks.pipeline figures.json --preset sim
 """
@@ -60,7 +60,7 @@ def main() -> None:
         optimizer.zero_grad()
         ends.append(time.perf_counter())
     pipeline.drain()
-    # A step is complete when the last stage has taken it; the first one fills the pipeline.
+    # A step is complete when the last stage has finished it; the first step fills the pipeline.
     seconds = torch.tensor(statistics.median(later - earlier for earlier, later in itertools.pairwise(ends)))
     torch.distributed.broadcast(seconds, accelerator.num_processes - 1)
     if accelerator.is_main_process:

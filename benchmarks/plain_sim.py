@@ -1,8 +1,8 @@
-"""Smooth InfoMax written plainly: what `benchmark.py` compares this package's training step against.
+"""A straightforward implementation of Smooth InfoMax, as the baseline of `benchmarks/training_step.py`.
 
-The formulation is the one a first implementation takes from the paper: (batch, channels, frames) convolutions, a
-head for the mean and one for the log-variance, N permutations of all frames of the batch as negatives, a loop over
-the prediction steps with batched vector products, and one backward pass over the summed loss. Nothing else uses it.
+It follows the formulas of the paper directly: (batch, channels, frames) convolutions, a head for the mean and one for
+the log-variance, N permutations of all frames of the batch as negatives, a loop over the prediction steps with batched
+vector products, and one backward pass over the summed loss. Only benchmarks use it.
 """
 
 import torch

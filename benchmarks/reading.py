@@ -1,4 +1,4 @@
-"""How fast speech is read: a crop against the complete file, and crops per second with worker processes."""
+"""Speed of reading speech: a crop compared with the complete file, and crops per second with worker processes."""
 
 import time
 from collections.abc import Callable
@@ -15,15 +15,15 @@ _RATE = 16_000
 
 
 def crop_against_file(audio: dict[str, Any], *, crop_samples: int = 20_480, repeats: int = 50) -> dict[str, float]:
-    """Time to read one random crop, and the complete recording, with the disk's cache warm.
+    """Time to read one random crop, and the complete recording, with a warm disk cache.
 
     Args:
         audio: The recording, as in the column `audio`.
         crop_samples: Length of a crop, in samples at 16 kHz.
-        repeats: Readings; the medians are given, which another program on the machine disturbs little.
+        repeats: Number of repetitions; medians are returned, on which other programs have little effect.
 
     Returns:
-        `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds` and `share`, the former by the latter.
+        `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds` and `share`, their ratio.
     """
     header = read_header(audio)
     length = len(read_audio(audio, sampling_rate=_RATE))
@@ -54,9 +54,10 @@ def crops_per_second(
     keep_in_memory: bool = False,
     seed: int = 0,
 ) -> float:
-    """Crops per second of a loader: read, resampled, collated.
+    """Crops per second of a loader, including reading, resampling and collating.
 
-    The first batch is not timed, since it starts the workers; in memory it is the first epoch, which decodes.
+    The first batch, which starts the workers, is not timed; with `keep_in_memory` the first epoch, which decodes, is
+    not timed.
 
     Args:
         dataset: A corpus.
@@ -64,7 +65,7 @@ def crops_per_second(
         crop_samples: See `crop_batches`.
         batch_size: See `crop_batches`.
         num_workers: See `crop_batches`.
-        num_batches: Batches to time.
+        num_batches: Number of batches to time.
         keep_in_memory: See `crop_batches`.
         seed: See `crop_batches`.
     """

@@ -1,11 +1,11 @@
-"""Times `reconstruction_curve` against the same measure pair by pair, in one run.
+"""Compares the time of `reconstruction_curve` with the same measure computed pair by pair, in one run.
 
     python benchmarks/reconstruction_curve.py
 
-The plain loop is the measure as the Smooth InfoMax paper's code computes it: for every number of dimensions and every
+The plain loop computes the measure like the code of the Smooth InfoMax paper: for every number of dimensions and every
 ordered pair it builds and decodes the ten steps of an interpolation, of which it uses the first, and decodes the second
-item, pair by pair. Both decode with the same small network, and their numbers must agree. What can be saved is twofold:
-decodings, which is arithmetic and printed, and the costs that every call has, which depend on decoder and machine.
+item, pair by pair. Both decode with the same small network, and their numbers must agree. Time can be saved by fewer
+decodings, whose number is printed, and by less overhead per call, which depends on decoder and machine.
 """
 
 import json
@@ -22,7 +22,7 @@ from modeling_sim.analysis import reconstruction_curve
 from modeling_sim.analysis.decoding import Decode
 from modeling_sim.settings import HelpFormatter
 
-# Steps of the interpolation that the loop builds.
+# Number of steps of the interpolation in the loop.
 _STEPS = 10
 
 
@@ -51,7 +51,7 @@ def pair_by_pair(latents: torch.Tensor, decode: Decode, ks: Sequence[int]) -> np
 
     pairs = [(i, j) for i in range(len(latents)) for j in range(len(latents)) if i != j]
     with torch.no_grad():
-        # The last step of the interpolation is the first item, the first step has the second's dimensions.
+        # The last step of the interpolation is the first item, the first step has the dimensions of the second.
         largest = sum(float(error(latents[i], latents[j], latents.shape[2], _STEPS - 1)) for i, j in pairs)
         return np.array(
             [
@@ -66,7 +66,7 @@ def small_decoder(dims: int, hidden_size: int, seed: int) -> Decode:
 
     Args:
         dims: Number of dimensions of the latents.
-        hidden_size: Channels between.
+        hidden_size: Channels of hidden layers.
         seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
@@ -85,15 +85,15 @@ def small_decoder(dims: int, hidden_size: int, seed: int) -> Decode:
 
 
 def compare(*, items: int, dims: int, hidden_size: int, batch_size: int, seed: int) -> dict[str, Any]:
-    """Seconds of both, their ratios, and how far their numbers lie apart.
+    """Seconds of both, their ratios, and the largest difference of their results.
 
-    The ratio of processor time is that to quote where other programs run: these stretch the time of many small calls.
+    Quote the ratio of CPU time if other programs run, because they slow down many small calls.
 
     Args:
-        items: Items there are; all ordered pairs are taken.
+        items: Number of items; all ordered pairs are used.
         dims: Number of dimensions of the latents.
         hidden_size: Channels of the decoder.
-        batch_size: Latents that are decoded at a time.
+        batch_size: Number of latents that are decoded at a time.
         seed: Seed of latents and decoder.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -125,11 +125,11 @@ def compare(*, items: int, dims: int, hidden_size: int, batch_size: int, seed: i
 def main() -> None:
     """Entry point."""
     parser = ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0], formatter_class=HelpFormatter)
-    parser.add_argument("--items", type=int, default=20, help="Items; all ordered pairs are taken.")
+    parser.add_argument("--items", type=int, default=20, help="Number of items; all ordered pairs are used.")
     parser.add_argument("--dims", type=int, default=512, help="Dimensions of the latents.")
     parser.add_argument("--hidden_size", type=int, default=16, help="Channels of the decoder.")
     parser.add_argument("--batch_size", type=int, default=32, help="Latents that are decoded at a time.")
-    parser.add_argument("--seed", type=int, default=0, help="Of latents and decoder.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of latents and decoder.")
     print(json.dumps(compare(**vars(parser.parse_args())), indent=2))
 
 

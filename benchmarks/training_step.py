@@ -1,19 +1,19 @@
-"""Times a training step of this package against a plain formulation of the same mathematics, in one run.
+"""Compares the time of a training step of this package with a plain implementation, in one run.
 
     python benchmarks/training_step.py
 
-Both take the same input and do a full step: forward, backward, Adam. They alternate, so that a machine whose speed
-drifts slows both; the ratio is the figure to quote. "Saved" is what autograd keeps for the backward pass at one time,
-parameters excluded; "peak" is the memory of the step beyond that at its start: as the allocator counts it on a GPU,
-as the kernel counts resident memory on Linux. The bound is arithmetic: the step's matrix products at the rate of one
-large product.
+Both take the same input and do a complete step: forward, backward, Adam. They alternate, so that changes of the
+machine's speed affect both; quote the ratio. "Saved" is the peak memory that autograd saves for the backward pass,
+without parameters; "peak" is the memory of the step beyond that at its start: allocated memory on a GPU, resident
+memory on Linux. The bound is the time of the step's matrix products at the rate of one large product.
 
-`sequential` steps every module once, each on the output of the finished ones below, which is as much training as
-a step of the others. `pipeline` runs in processes of its own that share the CPU threads, or take a GPU each; its saved
-memory is that of its largest stage.
+`sequential` trains every module for one step, each on the output of the finished modules below, which is the same
+amount of training as a step of the others. `pipeline` runs in separate processes that share the CPU threads, or use one
+GPU each; its saved memory is that of its largest stage.
 
-With `--data_dir`, a LibriSpeech tree, it also times reading: a crop, found by seeking, against its complete file, and
-the crops per second of loaders with 0, 1 and 2 workers; and the trainer, data included, against the bare step.
+With `--data_dir`, a LibriSpeech folder, it also measures reading (a crop, found by seeking, compared with its complete
+file, and crops per second of loaders with 0, 1 and 2 workers), and compares the trainer, including data, with the bare
+step.
 """
 
 import ctypes
@@ -52,9 +52,9 @@ from modeling_sim.trainer.settings import DataArguments, ModelArguments, Pretrai
 
 
 class SavedMemory:
-    """Bytes that autograd holds for backward passes: `peak` is the most at any time while the context is entered.
+    """Bytes that autograd saves for backward passes; `peak` is the maximum within the context.
 
-    Tensors that share memory count once; parameters do not count.
+    Tensors that share memory are counted once; parameters are not counted.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -75,7 +75,7 @@ class SavedMemory:
 
 
 class _Saved:
-    """A tensor that autograd saved; it is counted until autograd lets go of it."""
+    """A tensor that autograd saved; it is counted until autograd releases it."""
 
     def __init__(self, memory: SavedMemory, tensor: torch.Tensor) -> None:
         # A detached alias: holding an output of the graph itself would keep the graph alive.
@@ -131,7 +131,7 @@ def plain_step(config: SimConfig, inputs: torch.Tensor) -> tuple[torch.nn.Module
 
 
 def peak_megabytes(step: Callable[[], Any], device: torch.device) -> float:
-    """Most memory that a call needs beyond what is in use before it; NaN where neither CUDA nor Linux tells."""
+    """Peak memory of a call beyond that in use before it; NaN without CUDA or Linux."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -141,8 +141,8 @@ def peak_megabytes(step: Callable[[], Any], device: torch.device) -> float:
     if not status.exists():
         return float("nan")
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # what earlier calls freed would hide what this one takes
-    reset.write_text("5")  # the high-water mark becomes what is in use
+        libc.malloc_trim(0)  # memory freed by earlier calls would hide that of this call
+    reset.write_text("5")  # resets the peak to the memory in use
     before = _kilobytes(status, "VmRSS")
     step()
     return (_kilobytes(status, "VmHWM") - before) / 1e3
@@ -164,7 +164,7 @@ def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
 
 
 def matrix_product_rate(device: torch.device, size: int = 3072, repeats: int = 5) -> float:
-    """Floating-point operations per second of a large float32 matrix product, the best of some."""
+    """Floating-point operations per second of a large float32 matrix product, the best of several."""
     left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     left @ right
     return max(2 * size**3 / seconds_of(lambda: left @ right, device) for _ in range(repeats))
@@ -179,7 +179,7 @@ def benchmark(
     steps: int,
     device: str,
 ) -> dict[str, Any]:
-    """Runs all steps and returns their figures, one dict per way to run the step, the plain formulation first."""
+    """Runs all steps and returns their results, one dict per execution, the plain implementation first."""
     torch.manual_seed(0)
     inputs = 0.1 * torch.randn(batch_size, crop_samples, device=device)
     ways: dict[str, tuple[torch.nn.Module, Callable[[], Any]]] = {"plain": plain_step(config, inputs)}
@@ -203,7 +203,7 @@ def benchmark(
     rows = {}
     for way in ways:
         median = statistics.median(seconds[way])
-        # Pair by pair: both of a pair met the machine in the same state.
+        # Ratios per pair, in which the machine was in the same state.
         speedups = [plain / own for plain, own in zip(seconds["plain"], seconds[way], strict=True)]
         rows[way] = {
             "seconds_per_step": median,
@@ -255,7 +255,7 @@ def benchmark_pipeline(
 
 
 def benchmark_trainer(preset: str, data_dir: str, *, batch_size: int, crop_samples: int, steps: int) -> float:
-    """Throughput of the trainer's own step, data included, over that of the bare step; the median over pairs."""
+    """Throughput of the trainer's step, including data, divided by that of the bare step; the median over pairs."""
     torch.manual_seed(0)
     _, bare = package_step(SimConfig.preset(preset), 0.1 * torch.randn(batch_size, crop_samples), "per_module")
     with tempfile.TemporaryDirectory() as folder:
@@ -337,11 +337,11 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def add_step_arguments(parser: ArgumentParser, *, rounds: int) -> None:
-    """Adds the flags of steps that are timed in turn; `rounds` is how often by default."""
+    """Adds the flags of steps that are timed in turn; `rounds` is the default number."""
     parser.add_argument("--batch_size", type=int, default=8, help="Crops per step.")
     parser.add_argument("--crop_samples", type=int, default=20480, help="Samples per crop.")
     parser.add_argument(
-        "--rounds", type=whole_number(1), default=rounds, help="Timed steps of each way, after one untimed."
+        "--rounds", type=whole_number(1), default=rounds, help="Timed steps per execution, after one warm-up step."
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
@@ -356,8 +356,8 @@ def main() -> None:
     )
     parser.add_argument("--processes", type=int, default=2, help="Processes of the pipeline.")
     add_step_arguments(parser, rounds=5)
-    parser.add_argument("--data_dir", help="A LibriSpeech tree; times the reading of crops as well.")
-    parser.add_argument("--output", type=output_file, help="Write the figures to this JSON file.")
+    parser.add_argument("--data_dir", help="LibriSpeech folder; also measures the reading of crops.")
+    parser.add_argument("--output", type=output_file, help="JSON file for the results.")
     arguments = parser.parse_args()
     executions = list(EXECUTIONS) if arguments.execution == "all" else arguments.execution.split(",")
     unknown = [execution for execution in executions if execution not in EXECUTIONS]

@@ -16,7 +16,7 @@ from modeling_sim.data.corpora import load_corpus
 
 
 def main(checkpoint: str, audio_file: str | None = None) -> None:
-    """Prints what each module makes of an utterance."""
+    """Prints the latents of each module for an utterance."""
     extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
     model = AutoModel.from_pretrained(checkpoint)
 

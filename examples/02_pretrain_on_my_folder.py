@@ -2,8 +2,8 @@
 
     python examples/02_pretrain_on_my_folder.py my_speech --output_dir runs/mine
 
-The folder may hold WAV, FLAC, Ogg or MP3 files of any rate, in any tree; the folder that a file is in counts as its
-speaker. Without one, a few synthetic utterances are written to a temporary folder and trained on.
+The folder may contain WAV, FLAC, Ogg or MP3 files of any sampling rate, in any subfolders; the name of a file's folder
+is its speaker. Without a folder, the model is trained on a few synthetic utterances in a temporary folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from modeling_sim.trainer.settings import DataArguments, ModelArguments, Pretrai
 
 
 def write_some_speech(folder: Path) -> None:
-    """Synthetic utterances of two speakers, as anyone's recordings might lie in a folder."""
+    """Writes synthetic utterances of two speakers to a folder, like a user's recordings."""
     for row in load_corpus("synthetic_syllables", "train", num_train=12, num_speakers=2):
         path = folder / f"speaker_{row['speaker_id']}" / f"{row['id']}.wav"
         path.parent.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def main(folder: str, output_dir: str, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="Folder of recordings; synthetic speech if not given.")
-    parser.add_argument("--output_dir", default="runs/mine", help="Where the model goes.")
+    parser.add_argument("--output_dir", default="runs/mine", help="Folder for the model.")
     parser.add_argument("--steps", type=int, default=200, help="Optimizer steps.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

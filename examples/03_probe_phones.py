@@ -1,8 +1,8 @@
-"""Read phones from the frames of every module with a linear probe, next to the spectrum and an untrained network.
+"""Predict phones from the frames of every module with a linear probe, next to the spectrum and an untrained network.
 
     python examples/03_probe_phones.py runs/demo
 
-`training/probe.py` does this for any corpus and label, with intervals and pictures; here are the parts it is made of.
+`training/probe.py` does this for any corpus and label, with intervals and pictures; this example shows its parts.
 """
 
 import argparse

@@ -26,6 +26,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="Output folder of a finished run.")
     parser.add_argument("--repo_id", default="org/sim-demo", help="Repository of the Hub, org/name.")
-    parser.add_argument("--upload", action="store_true", help="Upload, rather than show what would be.")
+    parser.add_argument("--upload", action="store_true", help="Upload, instead of only showing what would be uploaded.")
     arguments = parser.parse_args()
     main(arguments.checkpoint, arguments.repo_id, upload=arguments.upload)

@@ -2,9 +2,9 @@
 
     python examples/05_use_in_a_pipeline.py runs/demo
 
-The classifier recognizes the vowel of a synthetic syllable; any column of classes of any corpus will do. `read_audio`
-also reads files, at any rate: `read_audio({"path": "speech.wav"}, sampling_rate=16000)`. Given a path instead of an
-array, the pipeline needs FFmpeg.
+The classifier recognizes the vowel of a synthetic syllable; any class column of any corpus can be used instead.
+`read_audio` also reads files, at any rate: `read_audio({"path": "speech.wav"}, sampling_rate=16000)`. Given a path
+instead of an array, the pipeline needs FFmpeg.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(checkpoint: str, output_dir: str, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
-    parser.add_argument("--output_dir", default="runs/vowels", help="Where the classifier goes.")
+    parser.add_argument("--output_dir", default="runs/vowels", help="Folder for the classifier.")
     parser.add_argument("--steps", type=int, default=100, help="Optimizer steps.")
     arguments = parser.parse_args()
     main(arguments.checkpoint, arguments.output_dir, arguments.steps)

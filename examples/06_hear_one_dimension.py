@@ -1,9 +1,9 @@
-"""Train a decoder on one module, move one of its dimensions, and write what it sounds like.
+"""Train a decoder on one module, change one of its dimensions, and write the sounds.
 
     python examples/06_hear_one_dimension.py runs/demo --output_dir runs/heard
 
-Writes WAV files: an utterance, its reconstruction, the way to another utterance, and one dimension at five values, and
-prints how pitch, level and formants follow the dimension.
+Writes WAV files: an utterance, its reconstruction, an interpolation to another utterance, and one dimension at five
+values, and prints how pitch, level and formants change with the dimension.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from modeling_sim.latents import decode, encode, interpolate, traverse
 
 
 def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
-    """Trains the decoder on synthetic syllables, and listens."""
+    """Trains the decoder on synthetic syllables, and writes decoded sounds."""
     settings = "{num_syllables: 1, num_train: 128, num_test: 16}"
     data = ["--corpus", "synthetic_syllables", "--corpus_settings", settings, "--crop_samples", "8000"]
     run = ["--max_steps", str(steps), "--output_dir", str(output_dir / "decoder"), "--overwrite_output_dir"]
@@ -55,7 +55,7 @@ def main(checkpoint: str, output_dir: Path, module: int, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/heard"), help="Where the files go.")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/heard"), help="Folder for the files.")
     parser.add_argument("--module", type=int, default=2, help="Module to decode.")
     parser.add_argument("--steps", type=int, default=300, help="Steps of the decoder's training.")
     arguments = parser.parse_args()

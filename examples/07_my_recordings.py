@@ -1,10 +1,10 @@
-"""From a folder of recordings and a table of labels to a probe, and to a report of SIM next to Greedy InfoMax.
+"""Probe and compare SIM and Greedy InfoMax on a folder of recordings and a table of labels.
 
     python examples/07_my_recordings.py my_speech my_speech/words.csv --label word --output_dir runs/my_recordings
 
 The table has a row per recording: `file`, a path below the folder, `speaker`, and classes in the column of `--label`.
-Without a folder, 60 synthetic vowels of four speakers are written to one, with their table. Steps and models are small,
-so the numbers show how it is done and not how good it gets: give 1,000 steps and more to recordings of your own.
+Without a folder, 60 synthetic vowels of four speakers and their table are written to one. The models are small and
+trained for few steps, so the numbers only illustrate the procedure: use at least 1,000 steps for your own recordings.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from modeling_sim.data.corpora import load_corpus
 
 
 def write_some_speech(folder: Path) -> Path:
-    """Synthetic vowels as anyone's recordings might lie in a folder, and a table of who says what."""
+    """Writes synthetic vowels to a folder, like a user's recordings, and a table of their speakers and labels."""
     vowels = load_corpus("synthetic_syllables", "train", num_train=60, num_speakers=4, num_syllables=1)
     names = vowels.features["vowel"].names
     table = folder / "words.csv"
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", nargs="?", type=Path, help="Folder of recordings; synthetic vowels if not given.")
     parser.add_argument("table", nargs="?", type=Path, help="CSV, TSV or JSONL file (default: words.csv in it).")
     parser.add_argument("--label", default="vowel", help="Column of classes to probe.")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/my_recordings"), help="Where the results go.")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/my_recordings"), help="Folder for the results.")
     parser.add_argument("--steps", type=int, default=40, help="Optimizer steps of each model.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

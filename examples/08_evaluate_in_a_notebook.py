@@ -37,6 +37,6 @@ def main(checkpoint: str, output_dir: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="Folder or Hub id of a checkpoint.")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/notebook"), help="Where the results go.")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/notebook"), help="Folder for the results.")
     arguments = parser.parse_args()
     main(arguments.checkpoint, arguments.output_dir)

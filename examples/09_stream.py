@@ -2,9 +2,9 @@
 
     python examples/09_stream.py runs/phones speech.wav
 
-The checkpoint is one of `modeling-sim finetune` with a label of frames, such as phones; see example 03 for probes. The
-file is read in real time, in chunks of 20 ms, unless `--fast` is given; `--microphone` listens instead and needs the
-package sounddevice. A frame is printed as soon as the last sample that it sees has come.
+The checkpoint is an output of `modeling-sim finetune` with a frame label, such as phones; see example 03 for probes.
+The file is read in real time, in chunks of 20 ms, unless `--fast` is given; `--microphone` listens instead and needs
+the package sounddevice. A frame is printed as soon as the last sample of its receptive field has arrived.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CHUNK_SECONDS = 0.02
 
 
 def of_file(path: str, rate: int, *, fast: bool) -> Iterator[np.ndarray]:
-    """Chunks of a file, each at the moment when a microphone would give it."""
+    """Yields chunks of a file at the speed of a microphone."""
     samples, size, begin = read_audio({"path": path}, sampling_rate=rate), int(CHUNK_SECONDS * rate), time.monotonic()
     for start in range(0, len(samples), size):
         chunk = samples[start : start + size]
@@ -42,7 +42,7 @@ def of_microphone(rate: int) -> Iterator[np.ndarray]:
 
 
 def encoded(stream: SimStream, chunks: Iterator[np.ndarray]) -> Iterator[SimModelOutput]:
-    """What each chunk completes, and then the last frames, which see the zeros after the end."""
+    """Yields the frames that each chunk completes, then the last frames, which include the padding at the end."""
     yield from map(stream.feed, chunks)
     yield stream.finish()
 
@@ -52,7 +52,7 @@ def main(checkpoint: str, audio_file: str | None, *, fast: bool, microphone: boo
     model = AutoModelForAudioFrameClassification.from_pretrained(checkpoint).eval()
     config, stream = model.config, SimStream(model)
     name = config.module_names[model.probe_module]
-    print(f"{name}: a frame comes {stream.latency[name]:.0f} ms after the first sample that it sees")
+    print(f"{name}: latency of {stream.latency[name]:.0f} ms from the first sample of a frame")
     if not microphone and audio_file is None:
         raise SystemExit("give a file, or --microphone")
     rate = config.sampling_rate

@@ -1,10 +1,10 @@
-"""Train with the `Trainer` of transformers: every module of SIM, each by its own loss, then a classifier on top.
+"""Train with the `Trainer` of transformers: all modules of SIM, each with its own loss, then a classifier.
 
     python examples/10_train_with_transformers.py --output_dir runs/trainer
     torchrun --nproc_per_node 2 examples/10_train_with_transformers.py --output_dir runs/trainer
 
 `modeling-sim pretrain` and `finetune` do more, such as exact resuming and training one module at a time; this is for
-those who have their own code around `Trainer`. Any data set whose rows hold a waveform can replace the syllables.
+your own code with `Trainer`. Any data set whose rows hold a waveform can replace the syllables.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(output_dir: str, steps: int, num_train: int) -> None:
     trainer.train()
     print(f"sum of the modules' losses on held-out syllables: {trainer.evaluate()['eval_loss']:.2f}")
     trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # of several processes, the first one writes what all load
+    trainer.accelerator.wait_for_everyone()  # with several processes, the first one writes the model that all load
 
     labeled = {split: dataset.rename_column("vowel", "labels") for split, dataset in splits.items()}
     vowels = splits["train"].features["vowel"].num_classes
@@ -65,7 +65,7 @@ def main(output_dir: str, steps: int, num_train: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", default="runs/trainer", help="Where the models go.")
+    parser.add_argument("--output_dir", default="runs/trainer", help="Folder for the models.")
     parser.add_argument("--steps", type=int, default=100, help="Optimizer steps of each training.")
     parser.add_argument("--num_train", type=int, default=128, help="Utterances to train on.")
     arguments = parser.parse_args()

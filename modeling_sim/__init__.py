@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _program = Path((sys.argv or [""])[0]).stem
 _IS_COMMAND = _program == "modeling-sim" or (_program == "-m" and "modeling_sim.cli" in sys.orig_argv)
 
-# Not imported before they are used by anyone: they need more than transformers and torch.
+# Imported on first use: they need more packages than transformers and torch.
 _LAZY = {
     "SimEmbedder": "modeling_sim.inference.embedding",
     "SimStream": "modeling_sim.inference.streaming",

@@ -27,10 +27,10 @@ from modeling_sim.files import read_json
 from modeling_sim.settings import check_checkpoint, chosen_numbers
 from modeling_sim.text import in_one_line
 
-# Tensors that measures do not need and that public checkpoints, for example of wav2vec2, lack: for masks in training.
+# Tensors that only masking in training needs, and that public checkpoints, for example of wav2vec2, lack.
 _ONLY_FOR_TRAINING = r"(.*\.)?masked_spec_embed"
 
-# Model types whose encoder gives one latent per `hop_length` samples.
+# Model types whose encoder returns one latent per `hop_length` samples.
 _CODECS = ("dac", "encodec", "mimi")
 
 
@@ -39,8 +39,8 @@ def feature_extractor_of(path: str) -> Any:
 
     Raises:
         FileNotFoundError: The checkpoint is neither a folder nor a model in the cache or on the Hub.
-        OSError: The checkpoint has none.
-        ValueError: The file of a folder is damaged.
+        OSError: The checkpoint has no feature extractor.
+        ValueError: The file of the feature extractor is damaged.
     """
     kind = _input_kind(_config_of(path))
     auto: Any = {"patches": AutoImageProcessor, "tokens": AutoTokenizer}.get(kind, AutoFeatureExtractor)
@@ -51,7 +51,7 @@ def feature_extractor_of(path: str) -> Any:
 
 
 def names_of(paths: Sequence[str]) -> list[str]:
-    """Names for tables: Hub ids, and as many of the last parts of folders as distinguish them."""
+    """Names for tables: Hub ids, and the last parts of folders, as many as are needed to tell them apart."""
     resolved = [Path(path).resolve().parts if Path(path).is_dir() else (path,) for path in paths]
     longest = max(map(len, resolved))
     for count in range(1, longest + 1):
@@ -74,7 +74,7 @@ def check_device(name: str) -> None:
 
 
 def default_device(name: str | None) -> str:
-    """The device of this name, or a GPU if there is one, else the CPU; raises like `check_device`."""
+    """The given device; for `None` a GPU if available, otherwise the CPU. Raises like `check_device`."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(name)
     return name
@@ -205,7 +205,7 @@ def _encoder(path: str, config: PreTrainedConfig) -> SimModel:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the table in which transformers reports wrong tensors, and its bar where there is no terminal."""
+    """Silences the table in which transformers reports wrong tensors, and its progress bar outside of terminals."""
     verbosity = logging.get_verbosity()
     hook = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": None}))
     logging.set_verbosity_error()

@@ -14,13 +14,14 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_sim_decoder import HIGHEST_PITCH, SimDecoderConfig
 
-# Source-filter synthesis. Seconds of the windows that are filtered, and from one to the next.
+# Source-filter synthesis. Length and hop of the filtered windows in seconds.
 _WINDOW, _HOP = 0.032, 0.008
-# Points of a spectral envelope, on the mel scale, and frames that each of its convolutions reads.
+# Points of a spectral envelope on the mel scale, and kernel size of the convolutions that predict it.
 _POINTS, _KERNEL = 64, 5
 # Natural logarithm of the gain at 0: pulses and noise have a variance of 1, speech has less.
 _GAIN, _HIGHEST_GAIN = -3.0, 3.0
-# Seconds that latents are averaged over to read the pitch, which changes slowly; its lowest value in Hz, and its start.
+# Seconds over which latents are averaged for the pitch, which changes slowly; its lowest value in Hz, and its initial
+# value.
 _PITCH_SECONDS = 0.1
 _LOWEST_PITCH = 50.0
 _START_OF_PITCH = math.log2(150.0)
@@ -43,10 +44,11 @@ class SimDecoder(PreTrainedModel):
     The decoder first standardizes each channel with a mean and a scale that the checkpoint stores, so that training
     does not depend on the scale of the latents. They are 0 and 1 until `set_standardization` sets them.
 
-    Transposed convolutions take the pitch from wherever they find it. With `architecture="source_filter"` the pitch is
-    one number per frame, a linear function of the latents averaged over 0.1 seconds, which `set_pitch` sets. Pulses of
-    that pitch and noise pass through filters whose spectral envelopes convolutions read from the latents (harmonic
-    plus noise synthesis, as in Engel et al. 2020, DDSP). So moving a dimension changes the pitch by a known factor.
+    Transposed convolutions may encode the pitch in any way. With `architecture="source_filter"` the pitch is one number
+    per frame, a linear function of the latents averaged over 0.1 seconds, which `set_pitch` sets. Pulses of that pitch
+    and noise pass through filters, whose spectral envelopes are computed from the latents by convolutions (harmonic
+    plus noise synthesis, as in Engel et al. 2020, DDSP). Changing a dimension therefore changes the pitch by a known
+    factor.
     """
 
     config: SimDecoderConfig
@@ -110,7 +112,7 @@ class SimDecoder(PreTrainedModel):
         self.scale.copy_(scale)
 
     def set_pitch(self, weight: torch.Tensor, bias: float) -> None:
-        """Sets the linear function that gives the pitch, in octaves above 1 Hz.
+        """Sets the linear function from latents to the pitch, in octaves above 1 Hz.
 
         Args:
             weight: `(channels,)`, octaves per standardized unit of each channel.
@@ -127,20 +129,20 @@ class SimDecoder(PreTrainedModel):
         self.pitch_bias.fill_(bias)
 
     def averaged(self, latents: torch.Tensor) -> torch.Tensor:
-        """Standardized latents as the pitch reads them, of the same shape: means over 0.1 seconds around each frame."""
+        """Standardized latents averaged over 0.1 seconds around each frame, the input of the pitch; same shape."""
         return self._means(self.standardized(latents).float().transpose(1, 2), _PITCH_SECONDS).transpose(1, 2)
 
     def standardized(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents `(..., channels)` less the mean, by the scale."""
+        """Latents `(..., channels)` minus the mean, divided by the scale."""
         return (latents - self.mean) / self.scale
 
     def _means(self, values: torch.Tensor, seconds: float) -> torch.Tensor:
-        """Means of values `(batch, channels, frames)` over some time around each frame."""
+        """Means of values `(batch, channels, frames)` over `seconds` around each frame."""
         half = round(seconds * self.config.sampling_rate / self.config.hop_length / 2)
         return F.avg_pool1d(values, 2 * half + 1, 1, half, count_include_pad=False)
 
     def pitch(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pitch of each frame in Hz, `(batch, frames)` of latents `(batch, frames, channels)`; 50 to 500 Hz."""
+        """Pitch of each frame in Hz, `(batch, frames)`, from 50 to 500, of latents `(batch, frames, channels)`."""
         octaves = self.averaged(latents) @ self.pitch_weight.float() + self.pitch_bias.float()
         return torch.exp2(octaves.clamp(math.log2(_LOWEST_PITCH), math.log2(HIGHEST_PITCH)))
 
@@ -157,7 +159,7 @@ class SimDecoder(PreTrainedModel):
             latents: `(batch, frames, channels)` of the module that the decoder was trained on.
             num_samples: Length of every utterance; waveforms are truncated or padded with zeros. Or one length each,
                 `(batch,)`, if latents are padded with frames of 0, as encoders pad them: these are skipped. `None`:
-                the length that the layers give, `config.num_samples(frames)`.
+                the length of the layers' output, `config.num_samples(frames)`.
             kwargs: `return_dict`; other arguments are ignored.
 
         Raises:
@@ -246,7 +248,7 @@ def synthesize(
     of_pulses, of_noise = (gains.clamp(max=_HIGHEST_GAIN - _GAIN) + _GAIN).exp().unbind(1)
     parts = torch.fft.irfft(spectra[:-1] * of_pulses + spectra[-1:] * of_noise, size, dim=1) * window[:, None]
     weights = window.square()[None, :, None].expand(1, -1, parts.shape[2])
-    # As `torch.istft` does, which looks at values, so that `torch.func.linearize` cannot trace it.
+    # Same as `torch.istft`, which `torch.func.linearize` cannot trace because it checks values.
     waveforms = _overlapped(parts, hop) / _overlapped(weights, hop).clamp(min=1e-8)
     return waveforms[:, size // 2 : size // 2 + num_samples]
 
@@ -259,7 +261,7 @@ def _overlapped(windows: torch.Tensor, hop: int) -> torch.Tensor:
 
 def _pulses(frequencies: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     """Cosines of all multiples of a frequency up to half the sampling rate, of variance 1, `(batch, samples)`."""
-    # In float32 the sum over a minute is too coarse for high harmonics; MPS has nothing else.
+    # In float32 the sum over a minute is too coarse for high harmonics; MPS does not support float64.
     exact = torch.float32 if frequencies.device.type == "mps" else torch.float64
     phases = (frequencies / sampling_rate).cumsum(dim=-1, dtype=exact)
     phases = torch.pi * (phases - phases.detach().floor()).to(frequencies.dtype)
@@ -272,7 +274,7 @@ def _pulses(frequencies: torch.Tensor, sampling_rate: int) -> torch.Tensor:
 
 
 def _at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Values along the last axis at places between them, by linear interpolation; the outermost beyond the ends."""
+    """Linear interpolation of values at fractional indices of the last axis; constant beyond the ends."""
     places = places.clamp(0, values.shape[-1] - 1)
     before = places.long().clamp(max=max(0, values.shape[-1] - 2))
     after = (before + 1).clamp(max=values.shape[-1] - 1)

@@ -100,7 +100,8 @@ class SimTokenizer(PreTrainedTokenizer):
         """Loads a saved tokenizer.
 
         Raises:
-            OSError: There is none, as next to models of speech; `AutoProcessor` then looks for another processor.
+            OSError: The checkpoint has no tokenizer, for example because it is a model of speech; `AutoProcessor` then
+                looks for another processor.
         """
         found = super().from_pretrained(*args, **kwargs)
         tokenizer = found[0] if isinstance(found, tuple) else found
@@ -114,7 +115,7 @@ class SimTokenizer(PreTrainedTokenizer):
         return len(self.symbols)
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids by symbol; bytes are the characters with their number."""
+        """Mapping from symbols to ids; a byte is represented by the character with its number."""
         return dict(self.ids)
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -143,7 +144,7 @@ class SimTokenizer(PreTrainedTokenizer):
 
 
 def new_processor(config: SimConfig) -> "SimFeatureExtractor | SimImageProcessor | SimTokenizer":
-    """The processor of a new model: what converts its inputs."""
+    """The processor that converts the inputs of a new model."""
     if config.input_kind == "patches":
         return SimImageProcessor(num_channels=config.image_channels)  # type: ignore[call-arg]
     if config.input_kind == "tokens":

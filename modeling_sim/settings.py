@@ -114,7 +114,7 @@ _REQUIRED = "(required)"
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):
-    """Hides defaults of nothing and False, writes `~` for the home folder, keeps the line breaks of a description."""
+    """Hides empty, None and False defaults, writes `~` for the home folder, keeps a description's line breaks."""
 
     def add_arguments(self, actions: Iterable[Action]) -> None:
         """Adds required settings before others; those of a dataclass come after the ones it inherits."""
@@ -172,7 +172,7 @@ def read_settings(
 
 
 def merged(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings on top of others; mappings are merged."""
+    """`base` overridden by `settings`; mappings are merged."""
     mappings = {
         name: {**base.get(name, {}), **mapping_of(name, settings[name])} for name in _MAPPINGS if name in settings
     }
@@ -255,7 +255,7 @@ def check_folder(name: str, value: str) -> None:
 
 
 def check_sim_checkpoint(name: str, value: str) -> None:
-    """Checks that a checkpoint holds an encoder of this package, as far as a folder tells; see `check_checkpoint`.
+    """Checks that a checkpoint exists and, if it is a folder, holds an encoder of this package.
 
     Raises:
         ValueError: The folder holds another model, for example a decoder.
@@ -276,7 +276,7 @@ def check_checkpoint(name: str, value: str) -> None:
     """
     folder = Path(value)
     config = folder / "config.json"
-    if config.is_file() or config.is_symlink():  # a link that leads nowhere is an error of its own
+    if config.is_file() or config.is_symlink():  # a broken link raises an error of its own later
         return
     if folder.is_dir():
         saved = {path.parent for path in folder.glob("checkpoint-*/config.json")}
@@ -360,7 +360,7 @@ def _hub_error(ask: Callable[[], object]) -> Exception | None:
 
 
 def nearest_path(path: str, others: Iterable[str] = ()) -> str:
-    """The end of an error message, which suggests the most similar path in the same folder, or one of other words."""
+    """The end of an error message, which suggests the most similar path in the same folder, or word of `others`."""
     folder = Path(path).parent
     paths = [str(other) for other in folder.iterdir()] if folder.is_dir() else []
     return nearest(path, [*others, *paths], cutoff=0.8)
@@ -425,7 +425,7 @@ def _config_class() -> Any:
 
 @dataclass
 class _BareConfig:
-    """What `SimConfig` needs of `PreTrainedConfig`."""
+    """The part of `PreTrainedConfig` that `SimConfig` needs."""
 
     num_labels: int = 2
 
@@ -492,7 +492,7 @@ class CorpusArguments(Mappings):
         return {**self.corpus_settings, "dataset_id": self.dataset_name}
 
     def for_loading(self) -> dict[str, Any]:
-        """Settings of the corpus, its folder among them, for `load_corpus`; raises as `with_dataset`."""
+        """Settings of the corpus for `load_corpus`, including its folder; raises like `with_dataset`."""
         return {**self.with_dataset(), **({"data_dir": self.data_dir} if self.data_dir else {})}
 
 
@@ -518,8 +518,8 @@ def parse_arguments(
         argv: Flags; those of the process if `None`.
         classes: Dataclasses of the settings.
         command: Name of the command in messages; the program's name if `None`.
-        positional: Fields that may also be given as positional arguments, in this order; a list, which can only be the
-            last one, gets all that follow.
+        positional: Fields that may also be given as positional arguments, in this order; only the last one may be a
+            list, which takes all remaining arguments.
 
     Returns:
         An instance of each class.
@@ -558,7 +558,7 @@ def parse_arguments(
     parser.set_defaults(**{name: "{}" for name in _MAPPINGS if name in defaults})  # those of the file are added below
     needed = parser.make_optional(positional)
     *parsed, words = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    groups = tuple(parsed[: len(classes)])  # what follows holds `config`
+    groups = tuple(parsed[: len(classes)])  # the last one holds `config`
     by_place = parser.values_by_place(positional, words)
     for group in groups:
         for name, value in by_place.items():
@@ -577,7 +577,7 @@ def parse_arguments(
 
 
 def _on_defaults_of_corpus(from_file: dict[str, Any], given: Namespace, known: Collection[str]) -> dict[str, Any]:
-    """Settings of a file on top of those that the corpus suggests; a checkpoint to start from has its own model."""
+    """Settings of a file on top of the corpus' suggestions, without those for the model if a checkpoint is given."""
     corpus = given.corpus or from_file.get("corpus")
     if corpus not in corpus_names():
         return from_file
@@ -647,7 +647,7 @@ class _Parser(HfArgumentParser):
         return self._option_string_actions[f"--{name}"].nargs == "+"
 
     def values_by_place(self, names: Sequence[str], words: Sequence[str]) -> dict[str, Any]:
-        """Values of positional arguments by their names; ends the command at a word that is none."""
+        """Values of positional arguments by name; ends the command if there are too many."""
         values: list[Any] = list(words)
         if names and self.is_list(names[-1]) and len(words) >= len(names):
             values[len(names) - 1 :] = [words[len(names) - 1 :]]

@@ -1,4 +1,4 @@
-"""The page of a study: which rows are done, what they cost, tables of each label and module, and pictures."""
+"""The page of a study: finished rows, their costs, tables of each label and module, and pictures."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SHOWN = tuple(
 """Measures in tables, if they were measured."""
 
 TEMPORAL = " + SOBI"
-"""Ending of the kinds whose single dimensions are temporal components."""
+"""Suffix of the kinds whose single dimensions are temporal components."""
 
 _SHOWN_OF_AXES = tuple(
     str.split("rotation_gap dci_disentanglement_gap dci_completeness_gap best_dimension best_dimension_gap")
@@ -39,9 +39,9 @@ _NULLS = {"best_dimension": "The same, random axes"}
 
 
 def results_of(place: Place, label: str, kinds: Sequence[str], controls: Sequence[str] = ()) -> Results:
-    """The rows of a label of all final rows that are done, in one; comparisons are with the first kind.
+    """The results of a label over all finished final rows; comparisons are with the first kind.
 
-    A spectrum, which has no seed, has a value by each model that it was measured with: probes differ by their seeds.
+    A spectrum, which has no seed, has one value per model that it was measured with, because probes have seeds.
     """
     final = [result for result in place.done() if not result["row"]["tuning"]]
     rows = [Row(**each) for result in final for each in result["labels"].get(label, [])]
@@ -74,8 +74,8 @@ def write_page(
     Args:
         place: The study.
         title: Heading.
-        text: What the study asks, and how to read the page.
-        controls: Kinds for comparison, drawn hollow; those that are not of rows come last.
+        text: Question of the study, and explanation of the page.
+        controls: Kinds for comparison, drawn hollow; those without rows come last.
         drawn: Measures in the picture of each label.
         extra: Further lines, after the costs.
     """
@@ -114,7 +114,7 @@ def write_page(
 
 
 def _without_components(results: Results, kinds: Sequence[str]) -> list[str]:
-    """Which kinds have models whose single dimensions were measured with their own axes only, and how many."""
+    """A line on kinds with models whose single dimensions were only measured on their own axes, and their number."""
     measured = {(row.kind, row.representation) for row in results.rows if row.measure.startswith("best_dimension")}
     counts = Counter(kind for kind, name in measured if (kind + TEMPORAL, name + TEMPORAL) not in measured)
     found = [f"{kind} ({counts[kind]})" for kind in kinds if counts[kind]]
@@ -122,7 +122,7 @@ def _without_components(results: Results, kinds: Sequence[str]) -> list[str]:
 
 
 def _state(place: Place) -> list[str]:
-    """Which rows are missing or have failed, and what could not be measured."""
+    """Lines on missing and failed rows, and on measures that failed."""
     found = {row.name: place.result(row) for row in place.rows}
     done = [name for name, result in found.items() if result and "error" not in result]
     lines = [f"{len(done)} of {len(found)} rows are done."]
@@ -139,7 +139,7 @@ def _state(place: Place) -> list[str]:
 
 
 def _costs(place: Place) -> list[str]:
-    """A table of what each kind has cost, and its settings if they were tuned."""
+    """A table of the cost of each kind, and its settings if they were tuned."""
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for result in place.done():
         if not result["row"]["tuning"]:

@@ -1,12 +1,12 @@
 """Runs the rows of a study: each trains one model, measures it, and writes one file of results.
 
-A study is a list of rows, in an order that makes a partial result readable, and a page with tables and pictures that
-can be made from any part of the results. Each row runs in a process of its own. A row whose results are there is not
-run again, and an interrupted row resumes from its last checkpoint, so the same command can be given after any kill.
+A study is a list of rows, in an order that makes partial results useful, and a page with tables and pictures, which can
+be made from partial results. Each row runs in a separate process. A row with results is not run again, and an
+interrupted row resumes from its last checkpoint, so the same command can be rerun after any interruption.
 
-Methods are compared at equal seconds of audio through the encoder: a row that reads two views of each crop gets half of
-the steps. Rows may be preceded by tuning rows, which train for a short time on a development split; the best of them
-gives its settings to the final rows of its method.
+Methods are compared at equal seconds of audio through the encoder: a row with two views of each crop has half of the
+steps. Rows may be preceded by tuning rows, which train for a short time on a development split; the final rows of a
+method use the settings of the best one.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from modeling_sim.text import counted, duration, in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Seconds to wait for the lock of a row whose process was told to end, and between looks at the parent of a process.
+# Seconds to wait for the lock of a row whose process was terminated, and between checks of a process' parent.
 _LOCK_SECONDS, _LOOK_SECONDS = 120, 2.0
 
 # Exit code of a row that another process runs.
 _BUSY = os.EX_TEMPFAIL
 
-# Results that other rows or steps leave open are of this version.
+# Version of the results; increase it when they are no longer comparable.
 _SCHEMA = 1
 
 
@@ -53,12 +53,12 @@ class Scale:
         context_size: Channels of the context.
         crop_samples: Samples per crop.
         batch_size: Crops per step.
-        steps: Steps of a final row that reads one view of each crop.
-        tuning_steps: The same of a tuning row.
+        steps: Steps of a final row with one view of each crop.
+        tuning_steps: Steps of such a tuning row.
         decoder_steps: Steps of a decoder.
         max_items: Items per split for probes.
-        mixed_precision: That of trainings, on all machines.
-        corpus_settings: Settings of the corpus by its name.
+        mixed_precision: Precision of training, on all machines.
+        corpus_settings: Settings of corpora, by name of the corpus.
     """
 
     hidden_size: int
@@ -86,7 +86,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Label:
-    """A column of classes, and what is measured with it.
+    """A class column, and the settings of its measures.
 
     Args:
         name: The column.
@@ -114,7 +114,7 @@ LABELS = {
     ),
     "librispeech": (_PHONES, _SPEAKERS),
 }
-"""What is measured on each corpus; the first label decides between tuning rows, by its linear probe."""
+"""Labels of each corpus; tuning rows are compared by the linear probe of the first one."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class StudyRow:
 
     Args:
         name: Name of its files.
-        kind: Method or setting, which it is a seed of.
-        settings: Settings of `modeling-sim pretrain`, or of `modeling-sim finetune` if they have a `label`; those of
+        kind: Method or setting, shared by rows that differ only by seed.
+        settings: Settings of `modeling-sim pretrain`, or of `modeling-sim finetune` if they contain a `label`; those of
             the scale and the corpus are added.
         seed: Seed of the run.
-        views: Views of each crop that pass through the encoder.
-        tuning: This is a tuning row: it trains for a short time, and only the first label's probe is measured.
-        tuned_by: Names of the tuning rows, the best of which gives `learning_rate` and whatever else they set.
+        views: Number of views of each crop that pass through the encoder.
+        tuning: Whether this is a tuning row: it trains for a short time, and only the first label's probe is measured.
+        tuned_by: Names of the tuning rows; the row uses the settings of the best one.
         has_controls: Also measure the spectrum and the untrained network.
         decoders: Modules for which decoders are trained, for smoothness and reconstruction.
         decoder_settings: Settings of `modeling-sim train-decoder`, on top of those of the scale and the corpus.
@@ -148,7 +148,7 @@ class StudyRow:
 
 
 def _plain(row: StudyRow) -> dict[str, Any]:
-    """A row as it is read from JSON."""
+    """A row as JSON types, for comparison with a file."""
     return json.loads(json.dumps(asdict(row)))
 
 
@@ -157,10 +157,10 @@ class Study:
     """A study.
 
     Args:
-        script: The file that calls `main` with it.
+        script: The file that calls `main` with this study.
         description: What the command does, for `--help`.
-        rows: The rows, in their order.
-        write_page: Writes tables and pictures of whatever results there are into a folder.
+        rows: The rows, in order.
+        write_page: Writes tables and pictures of the available results.
     """
 
     script: Path
@@ -170,13 +170,13 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Name of the study, that of its folder."""
+        """Name of the study: the name of its folder."""
         return self.script.parent.name
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study of one scale and corpus keeps its files, and what its rows share."""
+    """Folders of a study for one scale and corpus, and the common settings of its rows."""
 
     study: Study
     scale_name: str
@@ -190,15 +190,15 @@ class Place:
 
     @classmethod
     def committed(cls, study: Study, scale_name: str, corpus: str) -> "Place":
-        """The place of the results in the study's own folder, to read them."""
+        """The place with the results in the study's own folder, for reading."""
         folder = study.script.parent / "results" / f"{scale_name}_{corpus}"
         return cls(study, scale_name, SCALES[scale_name], corpus, None, "cpu", folder, folder)
 
     @property
     def common(self) -> dict[str, Any]:
-        """What the results of all rows begin with."""
+        """The first fields of the results of all rows."""
         sizes = asdict(self.scale)
-        del sizes["mixed_precision"]  # each result says in which it was trained
+        del sizes["mixed_precision"]  # each result contains its own
         scale = {"scale": self.scale_name, "scale_settings": sizes}
         return {"schema": _SCHEMA, "study": self.study.name, **scale, "corpus": self.corpus}
 
@@ -208,10 +208,10 @@ class Place:
         return self.study.rows
 
     def result(self, row: StudyRow) -> dict[str, Any] | None:
-        """The results of a row, if it is done; a damaged file counts as a row that has failed.
+        """The results of a row, if it is finished; a damaged file counts as a failed row.
 
         Raises:
-            ValueError: They belong to other settings.
+            ValueError: The results belong to other settings.
         """
         if row.name in self._known:
             return self._known[row.name]
@@ -224,7 +224,7 @@ class Place:
             return {"error": in_one_line(error)}
         if not isinstance(found.get("row"), dict):
             return {"error": f"{path} has no settings of a row"}
-        # A setting that did not exist when the row was measured had its default.
+        # A setting that did not exist when the row was measured counts as its default.
         stored = {**_plain(StudyRow(row.name, row.kind, row.settings)), **found["row"]}
         if stored != _plain(row) or any(found.get(name) != value for name, value in self.common.items()):
             raise ValueError(f"{path} has results of other settings; remove it, or change `--results`.")
@@ -238,11 +238,11 @@ class Place:
 
     @property
     def finished(self) -> set[str]:
-        """Names of the rows that are done or have failed."""
+        """Names of the rows that are finished or have failed."""
         return {row.name for row in self.rows if self.result(row) is not None}
 
     def done(self) -> list[dict[str, Any]]:
-        """The results of all rows that are done without an error, in order."""
+        """The results of all rows that are finished without an error, in order."""
         return [found for row in self.rows if (found := self.result(row)) and "error" not in found]
 
 
@@ -255,14 +255,14 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="small", help="sizes of models and runs")
     parser.add_argument("--corpus", choices=LABELS, default="synthetic_syllables", help="data")
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
-    parser.add_argument("--budget", type=seconds_of, help="limit of time, as '8h' or '30m'")
+    parser.add_argument("--budget", type=seconds_of, help="time limit, such as '8h' or '30m'")
     parser.add_argument("--processes", type=int, default=1, help="rows that run at the same time, one GPU each if any")
     parser.add_argument("--device", default="cpu", help="device of the measures; trainings use a GPU if there is one")
     parser.add_argument("--results", type=Path, help="folder of results; by default in the study's folder")
     parser.add_argument("--runs", type=Path, help="folder of models and logs; by default runs/studies/...")
-    parser.add_argument("--page", action="store_true", help="only write tables and pictures of the results there are")
-    parser.add_argument("--plan", action="store_true", help="only list the rows, and which are done")
-    parser.add_argument("--retry", action="store_true", help="run rows again that ended with an error")
+    parser.add_argument("--page", action="store_true", help="only write tables and pictures of the available results")
+    parser.add_argument("--plan", action="store_true", help="only list the rows and their state")
+    parser.add_argument("--retry", action="store_true", help="rerun failed rows")
     parser.add_argument("--only", help="run this row in this process")
     parser.add_argument("--parent", type=int, help=SUPPRESS)  # id of the process that `--only` ends with
     given = parser.parse_args(argv)
@@ -284,12 +284,12 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
     if given.only:
         row = next((row for row in place.rows if row.name == given.only), None)
         if row is None:
-            parser.error(f"`--only` is {given.only!r}, which is no row; see `--plan`.")
+            parser.error(f"`--only` is {given.only!r}, which is not a row; see `--plan`.")
         end_with_parent(given.parent or os.getppid())
         run_row(row, place)
         return
     with errors_in_one_line(f"{study.name}/{study.script.name}"):
-        _ = place.finished  # results of other settings are refused at once
+        _ = place.finished  # raises an error early for results of other settings
     if given.plan:
         _print_plan(place)
         return
@@ -300,7 +300,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
 
 
 def _print_plan(place: Place) -> None:
-    """Prints the rows, and which are done or have failed."""
+    """Prints the rows, and which are finished or have failed."""
     for row in place.rows:
         found = place.result(row)
         error = (found or {}).get("error")
@@ -308,7 +308,7 @@ def _print_plan(place: Place) -> None:
 
 
 def _run_all(place: Place, given: Namespace) -> None:
-    """Runs the rows that are not done, several at a time; those that wait for tuning rows later."""
+    """Runs the unfinished rows, several at a time, and after their tuning rows."""
     started, running, busy, kills = time.monotonic(), dict[str, _Running](), set[str](), Counter[str]()
     if given.retry:
         for row in place.rows:
@@ -329,7 +329,7 @@ def _run_all(place: Place, given: Namespace) -> None:
                 print(_progress(each.row, outcome, place, running, given, started), flush=True)
     left = [row.name for row in place.rows if place.result(row) is None]
     if left:
-        print(f"{counted(len(left), 'row')} left, {left[0]} first; give the same command again to run them")
+        print(f"{counted(len(left), 'row')} left, {left[0]} first; rerun the same command to run them")
 
 
 class _Running(NamedTuple):
@@ -341,7 +341,7 @@ class _Running(NamedTuple):
 
 
 def _ready(place: Place, given: Namespace, taken: Collection[str], started: float) -> list[StudyRow]:
-    """Rows that are neither done nor taken by a process, whose tuning rows are done, and for which there is time."""
+    """Rows that are neither finished nor running, whose tuning rows are finished, and for which there is time."""
     left = given.budget - (time.monotonic() - started) if given.budget is not None else math.inf
     rate, finished = _rate(place), place.finished
     return [
@@ -352,12 +352,12 @@ def _ready(place: Place, given: Namespace, taken: Collection[str], started: floa
 
 
 def _work(row: StudyRow, scale: Scale) -> float:
-    """What the duration of a row is estimated by: its steps, and as many as a tuning row's for measuring."""
+    """Estimated work of a row: its steps, plus the steps of a tuning row for measuring."""
     return _steps(row, scale) * row.views + scale.tuning_steps
 
 
 def _rate(place: Place) -> float:
-    """Seconds per unit of `_work` in the rows that are done."""
+    """Seconds per unit of `_work` in the finished rows."""
     found = [(row, result) for row in place.rows if (result := place.result(row)) and "error" not in result]
     work = sum(_work(row, place.scale) for row, _ in found)
     return sum(result["seconds"] for _, result in found) / work if work else 0.0
@@ -377,7 +377,7 @@ def _start(row: StudyRow, place: Place, given: Namespace, slot: int) -> "subproc
     flags += ["--results", str(place.results), "--runs", str(place.runs), "--parent", str(os.getpid())]
     flags += ["--data_dir", place.data_dir] if place.data_dir else []
     with (place.runs / f"{row.name}.log").open("ab") as log:
-        # In a session of its own: Ctrl-C reaches it once, through this process.
+        # In a separate session, so that it only receives Ctrl-C through this process.
         return subprocess.Popen(
             [sys.executable, str(place.study.script), *flags],
             env=environment,
@@ -394,7 +394,7 @@ def _num_gpus() -> int:
 
 
 def _finish(row: StudyRow, code: int, place: Place, busy: set[str], kills: Counter[str]) -> str:
-    """How a row has ended, in words; records its error if it has failed or was killed for the second time."""
+    """Describes how a row has ended; records its error if it has failed or was killed for the second time."""
     if place.result(row) is None:
         killed = code < 0 or code > 128
         kills[row.name] += killed
@@ -417,7 +417,7 @@ def _write(row: StudyRow, place: Place, **more: Any) -> None:
 def _progress(
     row: StudyRow, outcome: str, place: Place, running: Mapping[str, _Running], given: Namespace, started: float
 ) -> str:
-    """One line after a row: how it ended, and the estimate for the rest."""
+    """Prints one line after a row: how it ended, and the estimated remaining time."""
     left = [each for each in place.rows if place.result(each) is None]
     remaining = _rate(place) * sum(_work(each, place.scale) for each in left) / given.processes
     parts = [
@@ -433,7 +433,7 @@ def _progress(
 
 @contextlib.contextmanager
 def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
-    """Ends all rows with this process, whatever ends it; their trainings save first."""
+    """Ends all rows if this process ends for any reason; their training runs save first."""
 
     def stop(number: int, _frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -451,10 +451,10 @@ def _passing_signals(running: Mapping[str, _Running]) -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Ends this process as by SIGTERM once its parent has ended, which may have had no time to do so.
+    """Ends this process like SIGTERM when its parent has ended without stopping it.
 
     Args:
-        parent: Id of the parent, from itself: it may have ended while this process started.
+        parent: Process id, given by the parent itself, because it may have ended while this process started.
     """
 
     def watch() -> None:
@@ -469,7 +469,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def _steps(row: StudyRow, scale: Scale) -> int:
-    """Steps of a row: seconds of audio through the encoder are equal for all rows."""
+    """Steps of a row, for equal seconds of audio through the encoder in all rows."""
     return max(1, (scale.tuning_steps if row.tuning else scale.steps) // row.views)
 
 
@@ -522,9 +522,9 @@ def run_row(row: StudyRow, place: Place) -> None:
 
 
 def development_split(place: Place) -> dict[str, Any]:
-    """Settings of a corpus whose test split shares nothing with the study's test split.
+    """Settings of a corpus whose test split does not overlap with that of the study.
 
-    Synthetic syllables are drawn anew; of other corpora every tenth training utterance is held out.
+    Synthetic syllables are generated with another seed; for other corpora every tenth training utterance is held out.
     """
     if place.corpus == "synthetic_syllables":
         return {"seed": 1000}
@@ -542,17 +542,17 @@ def development_split(place: Place) -> dict[str, Any]:
 
 
 def _with_best(row: StudyRow, place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a row on top of those of the best of its tuning rows, and which that is, out of how many.
+    """The settings of a row on top of those of its best tuning row, and facts about the choice.
 
     Raises:
-        ValueError: Some tuning rows are not done, or all have failed.
+        ValueError: Some tuning rows are unfinished, or all have failed.
     """
     if not row.tuned_by:
         return row.settings, {}
     tuning = {each.name: each for each in place.rows if each.name in row.tuned_by}
     results = {name: place.result(each) for name, each in tuning.items()}
     if missing := [name for name in row.tuned_by if results.get(name) is None]:
-        raise ValueError(f"{row.name} needs tuning rows that are not done: {', '.join(missing)}")
+        raise ValueError(f"{row.name} needs tuning rows that are not finished: {', '.join(missing)}")
     scores = {name: score_of(result) for name, result in results.items() if result}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] < 0:
@@ -562,7 +562,7 @@ def _with_best(row: StudyRow, place: Place) -> tuple[dict[str, Any], dict[str, A
 
 
 def score_of(result: dict[str, Any]) -> float:
-    """What tuning rows are chosen by: the best module's linear probe of the first label; -1 after an error."""
+    """Score of a tuning row: the best module's linear probe of the first label; -1 after an error."""
     if "error" in result:
         return -1.0
     rows = next(iter(result["labels"].values()))
@@ -581,7 +581,7 @@ def _flags(settings: dict[str, Any]) -> list[str]:
 
 
 def _common(row: StudyRow, corpus_settings: dict[str, Any], place: Place) -> dict[str, Any]:
-    """Settings that all trainings share."""
+    """Common settings of all training runs."""
     return {
         "corpus": place.corpus,
         "corpus_settings": corpus_settings,
@@ -613,7 +613,7 @@ def _train(
 
 
 def _run(command: str, settings: dict[str, Any], folder: Path, **more: Any) -> None:
-    """Runs a training command, or resumes; its settings, and what else it depends on, are stored next to its folder.
+    """Runs or resumes a training command; its settings and dependencies are stored next to its folder.
 
     Raises:
         ValueError: The folder has a run of other settings.
@@ -621,7 +621,7 @@ def _run(command: str, settings: dict[str, Any], folder: Path, **more: Any) -> N
     from modeling_sim import cli  # noqa: PLC0415 - imports torch with its command
 
     path = _settings_file(folder)
-    # Data may move.
+    # The data may be in another folder.
     wanted = json.loads(json.dumps({"command": command, **settings, "data_dir": None, **more}))
     if folder.exists() and path.is_file() and read_json(path) != wanted:
         raise ValueError(f"{folder} has a run of other settings, which are in {path}; remove both")
@@ -630,7 +630,7 @@ def _run(command: str, settings: dict[str, Any], folder: Path, **more: Any) -> N
 
 
 def _settings_file(folder: Path) -> Path:
-    """Where the settings of a run are stored."""
+    """The file with the settings of a run."""
     return folder.with_name(f"{folder.name}-settings.json")
 
 
@@ -652,7 +652,7 @@ def _train_decoder(module: int, row: StudyRow, corpus_settings: dict[str, Any], 
 def measure(
     row: StudyRow, label: Label, corpus_settings: dict[str, Any], folder: Path, decoders: Sequence[str], place: Place
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of the scorecard of the row's model, and of its controls if it has them; and what could not be measured."""
+    """Rows of the scorecard for the row's model, and its controls if it has any; and measures that failed."""
     from modeling_sim.analysis.scorecard import Row  # noqa: PLC0415 - imports torch
     from modeling_sim.evaluation.cache import Analysis, AnalysisParts  # noqa: PLC0415
     from modeling_sim.evaluation.decoder_scores import measure_decoder  # noqa: PLC0415

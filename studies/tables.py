@@ -1,4 +1,4 @@
-"""Tables and pictures of scorecards, which studies share: a column or color per kind, a row per measure."""
+"""Tables and pictures of scorecards, used by several studies: a column or color per kind, a row per measure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,7 +25,7 @@ def table(
         module: Name of a module.
         kinds: Columns, for those that were measured.
         measures: Keys of the rows.
-        nulls: Names of further rows, by the measures whose values mean nothing without a null of the model's own.
+        nulls: Names of further rows, by the measures whose values are meaningless without the model's own null value.
     """
     titles = {measure.key: measure for measure in analysis.measures}
     first = kinds[0]
@@ -55,7 +55,7 @@ def table(
 def draw(
     analysis: Results, title: str, *, colors: Mapping[str, str], measures: Sequence[str], modules: Sequence[str]
 ) -> Figure:
-    """Every model as a point: a row per measure, a column per module, a line per kind within; controls are hollow."""
+    """Draws every model as a point: a row per measure, a column per module, a line per kind; controls are hollow."""
     known = {measure.key: measure for measure in analysis.measures}
     controls = {kind.name for kind in analysis.kinds if kind.is_control}
     # Kinds with a value, by measure.
@@ -78,7 +78,7 @@ def draw(
             if not any(len(line.get_xdata()) for line in axis.lines):
                 axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color="#999999", fontsize=8)
             axis.set_yticks(range(len(names)), names)
-            axis.xaxis.set_major_locator(MaxNLocator(4))  # of long numbers, more would run into each other
+            axis.xaxis.set_major_locator(MaxNLocator(4))  # with more, long numbers would overlap
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.tick_params(length=0, labelsize=8)
             axis.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
@@ -118,7 +118,7 @@ def _verdict(analysis: Results, measure: str, module: str, first: str, kind: str
 
 
 def leave_only_vertical_lines(axis: Axes) -> None:
-    """Takes everything but vertical lines and names from a panel whose rows are read by their names."""
+    """Removes everything except vertical lines and names from a panel with named rows."""
     axis.tick_params(length=0)
     axis.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)

@@ -18,7 +18,7 @@ _ROUNDING, _ROUNDING_OF_HALF = 1e-6, 2
 # Keeps the score of the Gaussian critic finite, which divides by 1 - rho^2.
 _LARGEST_CORRELATION = 0.99
 
-# Deviations from 0 beyond which a value counts as this far in a polynomial, so that outliers do not decide a moment.
+# Values are clamped to this distance from 0 before a polynomial, so that outliers do not dominate a moment.
 _LARGEST_DEVIATION = 3.0
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
@@ -236,8 +236,8 @@ def _gaussian_scores(
         bank: See `_bilinear_scores`.
     """
     anchors, window = context.shape[1], latents.shape[1]
-    linear = correlations / (1 - correlations.square())  # of c z
-    quadratic = -0.5 * correlations * linear  # of z^2
+    linear = correlations / (1 - correlations.square())  # coefficient of c z
+    quadratic = -0.5 * correlations * linear  # coefficient of z^2
     of_squares = latents.square() @ quadratic.T  # (batch, window, steps)
     of_pairs = [
         F.pad(
@@ -342,11 +342,11 @@ def draw_negatives(
     if frame_mask is None:
         frame_mask = torch.ones(num_utterances, frames, dtype=torch.bool, device=device)
 
-    # Real frames first, in order: the r-th real frame of the batch is real_frames[r]. Every source is then a range
-    # of r with a hole in it, and no count has to be copied to the host.
+    # Real frames first, in order: the r-th real frame of the batch is real_frames[r]. Every source is then a range of r
+    # without one subrange (the hole), and no count has to be copied to the host.
     real = frame_mask.reshape(-1) != 0
     real_frames = torch.argsort(~real, stable=True)
-    rank = real.cumsum(0)  # real frames up to and including one
+    rank = real.cumsum(0)  # number of real frames up to and including each frame
     length = real.view(num_utterances, frames).sum(1)[:, None]
     utterance_start = (length.cumsum(0) - length)[:batch]
     length = length[:batch]
@@ -503,7 +503,7 @@ def lagged_covariance_penalty(
 
 
 def independence_penalty(latents: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """How much of a channel a polynomial of another one predicts: `sum_d ||offdiag(E[h_d(z) z^T])||^2 / channels`.
+    """How well polynomials of a channel predict other channels: `sum_d ||offdiag(E[h_d(z) z^T])||^2 / channels`.
 
     The h_d are the normalized Hermite polynomials of degrees 2 and 3, orthogonal to z and to each other for a standard
     normal z. Channels that are uncorrelated at every lag can still be functions of each other, as a slow property and

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from .configuration_sim import takes_numpy_numbers
 
 HIGHEST_PITCH = 500.0
-"""Of a source-filter decoder, in Hz."""
+"""Highest pitch of a source-filter decoder in Hz."""
 
 
 @takes_numpy_numbers

@@ -23,8 +23,8 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
         padding_value: Value of padded samples. The models mask padding, so it does not change their output.
         do_normalize: Shift and scale each utterance to mean 0 and variance 1. Off by default: the paper's models
             were trained on audio in [-1, 1] without normalization.
-        min_samples: Fewest samples of an utterance; the default is the receptive field of one frame of the published
-            models.
+        min_samples: Minimum number of samples of an utterance; the default is the receptive field of one frame of the
+            published models.
         return_attention_mask: Return the mask by default. The models need it for a padded batch.
         kwargs: Further arguments of `SequenceFeatureExtractor`.
 
@@ -140,7 +140,7 @@ def as_waveform(samples: Any, name: str) -> np.ndarray:
 
     Args:
         samples: An array, a tensor or a list of numbers; floats in [-1, 1], or int16 or int32.
-        name: What they are, for errors.
+        name: Name of the samples in error messages.
 
     Raises:
         ValueError: They are stereo, empty or not finite.

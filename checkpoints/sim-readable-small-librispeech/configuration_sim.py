@@ -9,8 +9,9 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# Positions per second of images (rows of pixels) and text (symbols), which have no time: one per label frame of 10 ms,
-# and limits in seconds, such as those of `utterance_batches`, are thousands of positions.
+# Nominal positions per second of images (rows of pixels) and text (symbols), which have no time. A position thus lasts
+# one label frame of 10 ms, and limits in seconds, such as those of `utterance_batches`, correspond to thousands of
+# positions.
 POSITION_RATE = 100
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
@@ -45,7 +46,7 @@ class SimConfig(PreTrainedConfig):
     r"""Configuration of Smooth InfoMax (SIM), Greedy InfoMax (GIM) and Contrastive Predictive Coding (CPC) models.
 
     The three methods are settings of one model. The defaults are the LibriSpeech model of the SIM paper
-    (arXiv 2408.12936); `SimConfig.preset(name)` gives the others.
+    (arXiv 2408.12936); `SimConfig.preset(name)` returns the others.
 
     A *module* is a stack of convolutions with its own loss; the last module may be a GRU, the *context*.
     A *frame* is one output position of a module.
@@ -210,12 +211,12 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(f"`latent_size` is {self.latent_size}; give at least 1, or None for `hidden_size`.")
         if self.latent_head == "identity" and self.num_latents != self.hidden_size:
             raise ValueError(
-                f"`latent_head` 'identity' gives `hidden_size` {self.hidden_size} channels, but `latent_size` is "
+                f"`latent_head` 'identity' returns `hidden_size` {self.hidden_size} channels, but `latent_size` is "
                 f"{self.latent_size}; set `latent_head` to 'linear' or `latent_size` to None."
             )
         if self.latent_distribution == "gaussian" and self.latent_head == "identity":
             raise ValueError(
-                "`latent_head` 'identity' gives one tensor, but `latent_distribution` 'gaussian' needs a mean and a "
+                "`latent_head` 'identity' returns one tensor, but `latent_distribution` 'gaussian' needs a mean and a "
                 "log-variance; set `latent_head` to 'linear' or `latent_distribution` to 'deterministic'."
             )
         if isinstance(self.kl_weight, list) and len(self.kl_weight) != self.num_conv_modules:
@@ -452,7 +453,7 @@ _SMALL: dict[str, Any] = {"hidden_size": 128, "context_size": 64}
 # receive little but noise until the first one has learned. Log-variances stay far from the clamp in training; it only
 # keeps one loud frame from filling a batch with noise.
 _NARROW: dict[str, Any] = {"initial_log_variance": -4.0, "log_variance_clamp": (-10.0, 2.0)}
-# Latents with axes of their own, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
+# Latents whose axes the loss determines, see `docs/theory.md`. Measured at the small width, on crops of .64 s, whose 64
 # frames of module 2 have 63 as their longest offset.
 _READABLE: dict[str, Any] = {
     **_NARROW,

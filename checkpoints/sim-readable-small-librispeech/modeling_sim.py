@@ -467,14 +467,14 @@ class SimModel(SimPreTrainedModel):
     ) -> tuple[list[SimModuleLatents], list[torch.Tensor]]:
         """Encodes the next samples of streams: returns the frames that they complete, and the state for the next call.
 
-        Concatenated over calls, the frames are those of the complete audio, wherever it is divided. The model must be
-        in evaluation mode, since batch statistics in training mode are those of complete utterances.
+        Concatenated over calls, the frames are those of the complete audio, however it is divided. The model must be in
+        evaluation mode, since batch statistics in training mode are those of complete utterances.
 
         Args:
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
             state: State from the last call, or `initial_state`. For a convolution it contains the last input frames,
                 fewer than the kernel size; always the same number after a multiple of `config.hop_length()` samples.
-            last: Whether the audio ends here, which completes the frames that see the padding at its end.
+            last: Whether the audio ends here, which completes the frames that include the padding at its end.
 
         Returns:
             The output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete
@@ -730,13 +730,13 @@ class SimForPreTraining(SimPreTrainedModel):
     def _moment_penalties(self, mean: torch.Tensor, frame_mask: torch.Tensor | None) -> torch.Tensor:
         """The weighted penalties on moments of a module's means, 0-dim float32; 0 if none is set.
 
-        Samples would not do: noise alone has the identity as its covariance.
+        Samples are not used, because pure noise already has the identity as its covariance.
         """
         config, penalty = self.config, torch.zeros((), device=mean.device)
         if config.covariance_weight:
             penalty = penalty + config.covariance_weight * covariance_penalty(mean, frame_mask)
         if config.lagged_covariance_weight:
-            # As many frames as in the contrastive loss; the first ones will do, as training crops start anywhere.
+            # As many frames as in the contrastive loss; the first ones suffice, because training crops start at random.
             window = slice(config.loss_window)
             mask = None if frame_mask is None else frame_mask[:, window]
             lagged = lagged_covariance_penalty(mean[:, window], config.offsets, mask)

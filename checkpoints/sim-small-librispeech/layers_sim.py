@@ -31,8 +31,8 @@ def _rows(hidden_states: torch.Tensor, taps: int, stride: int, padding: int, fra
 def tap_weights(weight: torch.Tensor, stride: int) -> torch.Tensor:
     """`(out_channels, taps, stride * in_channels)` of a convolution's weight, see `_RowConvolution`.
 
-    A last tap that the kernel does not fill ends in zeros. The output channels stay in front: exchanging the other two
-    moves neighbors and takes a tenth of the time.
+    The last tap is padded with zeros if the kernel does not fill it. Only the last two axes of the weight are
+    exchanged, which takes a tenth of the time of moving the output channels, too.
     """
     out_channels, in_channels, kernel = weight.shape
     taps = -(-kernel // stride)
@@ -259,14 +259,16 @@ class SimConvLayer(nn.Module):
 
         Args:
             hidden_states: `(batch, frames, channels)`, the next input frames of a stream; may have none.
-            held: `(batch, frames, channels)`, what the last call returned; zeros of the padding at the start.
+            held: `(batch, frames, channels)`, the input frames that the last call returned; at the start, the zeros of
+                the padding.
             last: No input follows: the padding at the end is added, which completes all frames.
         """
         kernel, stride, padding = self.sizes
         inputs = torch.cat([held, hidden_states], dim=1)
         if last:
             inputs = F.pad(inputs, (0, 0, 0, padding))
-        # Where strides leave inputs out, a frame waits for those before the next one: none is owed to a later call.
+        # With a stride longer than the kernel, a frame is computed once the skipped inputs after it have arrived, so
+        # that they need not be skipped in a later call.
         frames = max(0, (inputs.shape[1] - (kernel if last else max(kernel, stride))) // stride + 1)
         if not frames:
             return inputs.new_zeros(len(inputs), 0, self.out_channels), inputs
@@ -455,7 +457,7 @@ def gru_weights(gru: nn.GRU) -> list[torch.Tensor]:
 def gru_frames(
     weights: list[torch.Tensor], hidden_states: torch.Tensor, state: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `run_gru`, with the weights that `gru_weights` prepared, and in their dtype."""
+    """Like `run_gru`, with the weights that `gru_weights` prepared, and in their dtype."""
     dtype = weights[0].dtype
     if state is None:
         state = hidden_states.new_zeros(1, len(hidden_states), weights[1].shape[1], dtype=dtype)
@@ -467,8 +469,8 @@ def run_gru(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames of a GRU, `(batch, frames, hidden_size)`, and its state after them, `(1, batch, hidden_size)`.
 
-    A CPU computes in float32 at least, whatever the weights and autocast: the products of one frame are too small to
-    gain from half precision, and bfloat16 takes several times as long. The state then stays in float32.
+    A CPU computes in float32 at least, regardless of the weights' dtype and of autocast: the products of one frame are
+    too small to gain from half precision, and bfloat16 takes several times as long. The state then stays in float32.
     """
     on_cpu, dtype = hidden_states.device.type == "cpu", next(gru.parameters()).dtype
     with full_precision(hidden_states.device) if on_cpu else nullcontext():

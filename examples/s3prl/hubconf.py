@@ -3,8 +3,8 @@
     python run_downstream.py -m train -n sim_phones -u sim -k runs/sim-small -d ctc ...
     torch.hub.load("examples/s3prl", "sim", "runs/sim-small", source="local")
 
-`-k` is the folder or Hub id of a checkpoint. `-s` selects what a task reads: `hidden_states` (the default, a weighted
-sum of the modules), `last_hidden_state` (the context) or a module at its own frame rate, such as `module_0`.
+`-k` is the folder or Hub id of a checkpoint. `-s` selects the features of a task: `hidden_states` (the default, a
+weighted sum of the modules), `last_hidden_state` (the context) or a module at its own frame rate, such as `module_0`.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Measures of representations, on plain arrays: nothing here depends on models, corpora or files.
 
-Everything random follows from an integer `seed` rather than from a generator that is passed along: a measure and its
-control, or two models, are to be compared on the same pairs, splits and rotations.
+Everything random follows from an integer `seed` rather than from a shared generator, so that a measure and its control,
+or two models, are compared on the same pairs, splits and rotations.
 """
 
 from ._arrays import random_rotation

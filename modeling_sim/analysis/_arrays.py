@@ -1,4 +1,4 @@
-"""Deviations, rotations and principal axes, as several measures need them."""
+"""Standard deviations, rotations and principal axes, which several measures use."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Spread of a channel, relative to its largest value, up to which it is constant but for rounding.
+# A channel whose spread, relative to its largest value, is at most this is constant up to rounding.
 ROUNDING = 1e-6
 
 
@@ -32,12 +32,12 @@ def minimized(
 ) -> np.ndarray:
     """The minimum `(size,)` of a function of a vector by L-BFGS-B.
 
-    SciPy's vectors are too short for threads of their own, which keep the cores busy while PyTorch's compute: on two
-    cores a fit then takes ten times as long.
+    SciPy is limited to one thread: its vectors are short, and its threads would compete with those of PyTorch. On two
+    cores a fit would take ten times as long.
 
     Args:
         loss_and_gradient: The function and its gradient `(size,)`, in float64.
-        start: `(size,)`, where to begin.
+        start: `(size,)`, initial value.
         bounds: Smallest and largest value of each entry; `None` for none.
         **options: Options of SciPy's method.
     """
@@ -50,13 +50,13 @@ def minimized(
 
 
 def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
-    """An orthogonal matrix `(dims, dims)`, uniform in Haar's sense; it may reflect, too, which changes no axis.
+    """An orthogonal matrix `(dims, dims)`, uniform in Haar's sense; it may include a reflection, which changes no axis.
 
     It is Q of the QR decomposition of a Gaussian matrix; the decomposition is unique, and Q uniform, once the diagonal
     of R is made positive (Mezzadri 2007).
 
     Args:
-        dims: Its size.
+        dims: Size of the matrix.
         generator: Generator for the Gaussian matrix.
     """
     orthogonal, triangular = np.linalg.qr(generator.standard_normal((dims, dims)))
@@ -64,9 +64,9 @@ def random_rotation(dims: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def principal_axes(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Axes, as columns `(dims, dims)`, and variances `(dims,)` of centered `(items, dims)`, the largest first.
+    """Principal axes, as columns `(dims, dims)`, and variances `(dims,)`, largest first, of centered `(items, dims)`.
 
-    Products are of the frames' precision, sums and what follows are float64.
+    Products have the precision of the frames; sums and everything after them are float64.
     """
     return principal_axes_of(second_moment(frames, frames) / len(frames))
 
@@ -78,7 +78,7 @@ def principal_axes_of(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def second_moment(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """`first.T @ second` in float64, of `(items, dims)`; summed over parts, so that float32 keeps its digits."""
+    """`first.T @ second` in float64, of `(items, dims)`; summed over parts, so that float32 does not lose precision."""
     moment = torch.zeros(first.shape[1], second.shape[1], dtype=torch.float64, device=first.device)
     for part, other in zip(first.split(8192), second.split(8192), strict=True):
         moment += part.T @ other

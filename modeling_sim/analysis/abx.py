@@ -1,7 +1,7 @@
 """ABX phone discriminability: is X, a token of phone A, nearer to another token of A than to one of phone B?
 
-Schatz et al. (2013). A and B are of one speaker; X is of the same one ("within") or of another ("across"). With
-contexts, A, B and X lie between the same phones ("triphone"); without, between any.
+Schatz et al. (2013). A and B come from one speaker, X from the same speaker ("within") or another one ("across"). With
+contexts, A, B and X have the same neighboring phones ("triphone"); without, any.
 """
 
 import itertools
@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-# Matrices that are warped at a time: enough that numpy's own overhead is small, few enough for the cache.
+# Number of matrices that are aligned at a time: large enough that numpy's overhead is small, small enough for the
+# cache.
 _WARPED_TOGETHER = 4096
 # Segments are padded to a multiple of this many frames.
 _LENGTH_STEP = 4
-# Cosine distances of equal directions are rounded to less, which would decide between them.
+# Cosine distances below this are treated as 0: they are rounding errors, which would otherwise break ties.
 _ROUNDING = 1e-12
 _ByPhone = dict[Hashable, list[int]]
 
@@ -26,9 +27,9 @@ class AbxScore:
     """Outcome of `abx`.
 
     Args:
-        error: Share of triples in which X is nearer to B, ties counting half; 0.5 is chance, 0 perfect.
-        num_pairs: Ordered pairs of phones that had triples; the error is their mean.
-        num_triples: Triples that were compared.
+        error: Fraction of triples in which X is closer to B, ties counting half; 0.5 is chance, 0 perfect.
+        num_pairs: Number of ordered pairs of phones with triples; the error is the mean over them.
+        num_triples: Number of compared triples.
     """
 
     error: float
@@ -50,16 +51,16 @@ def abx(
     """ABX error with the cosine distance along the best alignment in time.
 
     Errors are averaged over the triples of a cell (phones A and B, speakers, context), over contexts, over speakers,
-    and over ordered pairs of phones, as the ZeroSpeech challenges do, so that frequent phones do not rule.
+    and over ordered pairs of phones, as the ZeroSpeech challenges do, so that frequent phones do not dominate.
 
     Args:
         segments: Frames of each token, `(frames, channels)`, at least one frame each.
         phones: Phone of each token.
-        speakers: Its speaker.
-        contexts: Its neighbors, such as `(previous, next)`; `None` for any context.
+        speakers: Speaker of each token.
+        contexts: Neighboring phones of each token, such as `(previous, next)`; `None` to ignore contexts.
         mode: "within" or "across" speakers.
-        max_tokens: Most tokens of a phone, speaker and context; more are drawn from at random.
-        max_speakers: Most speakers whose X each speaker's A and B are compared with across speakers.
+        max_tokens: Maximum number of tokens per phone, speaker and context, drawn at random if there are more.
+        max_speakers: For "across": maximum number of speakers of X for each speaker of A and B.
         seed: Seed of these draws.
 
     Raises:
@@ -69,7 +70,8 @@ def abx(
     _check(segments, phones, speakers, contexts, mode)
     generator = np.random.default_rng(seed)
     tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
-    # In float64: an untrained network's frames point almost one way, and 1 - cosine of 1e-8 is lost in float32.
+    # In float64: frames of an untrained network have almost equal directions, and float32 cannot represent a distance 1
+    # - cosine of 1e-8.
     units = [_unit_rows(segment.astype(np.float64)) for segment in segments]
     blocks = [
         _Block(by_speaker[speaker], by_speaker[other], (speaker, other))
@@ -77,7 +79,7 @@ def abx(
         for speaker, other in _speaker_pairs(list(by_speaker), mode, max_speakers, generator)
         if len(by_speaker[speaker]) > 1 and not by_speaker[speaker].keys().isdisjoint(by_speaker[other])
     ]
-    # errors[pair][speakers] = one mean a context
+    # errors[pair][speakers] = one mean per context
     errors: dict[tuple[Hashable, Hashable], dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
     triples = 0
     for block, distance in zip(blocks, distances(units, [(of.queries, of.keys) for of in blocks]), strict=True):
@@ -150,12 +152,12 @@ def _speaker_pairs(
 
 
 class _Block:
-    """All triples of one context with A and B of one speaker and X of one, the same or another.
+    """All triples of one context, of one speaker of A and B, and of one speaker of X, who may be the same.
 
     Args:
         own: Tokens of A's and B's speaker.
         others: Tokens of X's speaker.
-        speakers: The two.
+        speakers: Speaker of A and B, and speaker of X.
     """
 
     def __init__(self, own: _ByPhone, others: _ByPhone, speakers: tuple[Hashable, Hashable]) -> None:
@@ -164,7 +166,7 @@ class _Block:
         self.queries = [index for phone in own for index in others.get(phone, [])]
 
     def compare(self, distance: np.ndarray) -> Iterator[tuple[tuple[Hashable, Hashable], int, float]]:
-        """Pair of phones, triples, and in how many X is nearer to B; a token is not compared with itself."""
+        """Yields each pair of phones, its number of triples and of errors; a token is not compared with itself."""
         row = {index: number for number, index in enumerate(self.queries)}
         column = {index: number for number, index in enumerate(self.keys)}
         for a, b in itertools.permutations(self.own, 2):
@@ -184,14 +186,14 @@ class _Block:
 def distances(
     segments: Sequence[np.ndarray], blocks: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[np.ndarray]:
-    """Distances of segments to others along their best alignment, `(queries, keys)` for every block.
+    """Distances between segments along their best alignment, `(queries, keys)` for every block.
 
     Args:
         segments: Rows of norm 1, `(frames, channels)`.
         blocks: Indices of queries and of keys. There may be few large blocks or many small ones.
     """
     results = [np.empty((len(queries), len(keys)), dtype=np.float32) for queries, keys in blocks]
-    # Matrices of like sizes wait for each other, so that little is padded and warping runs on many at a time.
+    # Matrices of similar sizes are collected, so that there is little padding and many are aligned at a time.
     waiting: dict[tuple[int, int], _Costs] = defaultdict(_Costs)
 
     for result, (queries, keys) in zip(results, blocks, strict=True):
@@ -213,7 +215,7 @@ def distances(
 
 
 class _Costs:
-    """Cost matrices of one size, and where their distances go."""
+    """Cost matrices of one size, and where to write their distances."""
 
     def __init__(self) -> None:
         self.matrices = 0
@@ -229,7 +231,7 @@ class _Costs:
         result: np.ndarray,
         where: tuple[np.ndarray, ...],
     ) -> None:
-        """Takes `(queries, keys, rows, columns)` costs; their distances go to `result[where]`."""
+        """Adds `(queries, keys, rows, columns)` costs; their distances will be written to `result[where]`."""
         queries, keys = costs.shape[:2]
         self.costs.append(costs.reshape(queries * keys, *costs.shape[2:]))
         self.lengths.append((np.repeat(row_lengths, keys), np.tile(column_lengths, queries)))
@@ -237,7 +239,7 @@ class _Costs:
         self.matrices += queries * keys
 
     def warp(self) -> None:
-        """Computes and delivers the distances."""
+        """Computes the distances and writes them to the results."""
         row_lengths, column_lengths = (np.concatenate(lengths) for lengths in zip(*self.lengths, strict=True))
         costs = np.concatenate(self.costs)
         distance = np.concatenate(
@@ -258,7 +260,7 @@ def _unit_rows(segment: np.ndarray) -> np.ndarray:
 
 
 def _by_length(segments: Sequence[np.ndarray], indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-    """Positions in `indices` of segments of like lengths, and the length to pad them to."""
+    """Positions in `indices` of segments of similar lengths, and the length to pad them to."""
     padded = np.array([-(-len(segments[index]) // _LENGTH_STEP) * _LENGTH_STEP for index in indices])
     return [(np.flatnonzero(padded == length), int(length)) for length in np.unique(padded)]
 
@@ -270,8 +272,8 @@ def dtw(costs: np.ndarray, row_lengths: np.ndarray, column_lengths: np.ndarray) 
 
     Args:
         costs: `(matrices, rows, columns)`.
-        row_lengths: `(matrices,)`, rows of each matrix that count.
-        column_lengths: `(matrices,)`, columns that count.
+        row_lengths: `(matrices,)`, number of rows of each matrix that are not padding.
+        column_lengths: `(matrices,)`, number of columns that are not padding.
     """
     matrices, rows, columns = costs.shape
     total = np.full((rows + 1, columns + 1, matrices), np.inf, dtype=costs.dtype)

@@ -1,8 +1,8 @@
-"""How few dimensions hold what a probe predicts, and whether they are the latent's own axes.
+"""How few dimensions a probe needs, and whether these are the latent's own axes.
 
-Weights of a probe compare between dimensions only for features of one scale: `LinearProbe.weight` is of standardized
-features; bring other weights there with `standardized_weights`. Concentrated weights alone do not show that axes mean
-something; `rotation_gap` does.
+Weights of a probe are only comparable between dimensions of equal scale: `LinearProbe.weight` refers to standardized
+features; convert other weights with `standardized_weights`. Concentrated weights alone do not show that axes are
+meaningful; `rotation_gap` does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,8 @@ from .gaussianity import checked_points, generator_of, standardized
 from .intervals import Interval, majority_accuracy
 from .probes import LinearProbe, fit_linear_probe
 
-# `single_best_dimension` cuts a dimension into bins of about this many training items, and not into more than so many.
+# `single_best_dimension` divides a dimension into bins of about this many training items, and into at most so many
+# bins.
 _ITEMS_A_BIN, _MOST_BINS = 20, 256
 
 
@@ -27,7 +28,7 @@ class EffectiveDimensions:
     Args:
         entropy: `exp(H(|w| / sum |w|))` (Roy & Vetterli 2007); Gaussian weights have 385 of 512.
         participation_ratio: `(sum w^2)^2 / sum w^4`; Gaussian weights have about a third, 172 of 512.
-        energy_90: Dimensions that hold 90 % of the squared weights; Gaussian weights have 228 of 512.
+        energy_90: Number of dimensions with 90 % of the squared weights; Gaussian weights have 228 of 512.
     """
 
     entropy: float
@@ -69,7 +70,7 @@ class SingleBestDimension:
     Args:
         dimension: The one with the best accuracy in training.
         accuracy: Its accuracy on the test items.
-        accuracies: `(dims,)`, of every dimension on the test items.
+        accuracies: `(dims,)`, accuracy of every dimension on the test items.
         controls: `(permutations,)`, `accuracy` with permuted training labels: the result of choosing among
             dimensions that are all uninformative.
         chance: See `AccuracyByDimensions`.
@@ -93,9 +94,9 @@ class RotationGap:
 
     Args:
         aligned: The measure on the axes as they are.
-        rotated: `(rotations,)`, on randomly rotated ones.
+        rotated: `(rotations,)`, the measure on randomly rotated axes.
         interval: The gap, `aligned` minus the mean of `rotated`, with a 95 % prediction interval for the difference to
-            one more random rotation. If axes mean nothing, it excludes 0 in 5 % of cases.
+            one more random rotation. If the axes are arbitrary, it excludes 0 in 5 % of cases.
     """
 
     aligned: float
@@ -104,7 +105,7 @@ class RotationGap:
 
     @property
     def gap(self) -> float:
-        """`aligned` minus the mean of `rotated`; about 0 if axes mean nothing."""
+        """`aligned` minus the mean of `rotated`; about 0 if the axes are arbitrary."""
         return self.interval.value
 
 
@@ -129,7 +130,7 @@ class Concentration:
     rotation_gap: RotationGap
 
     def summary(self) -> dict[str, float]:
-        """Its single numbers, intervals as `_low` and `_high`."""
+        """The scalar results, with bounds of intervals as `_low` and `_high`."""
         return {
             "gini": self.gini,
             "hoyer": self.hoyer,
@@ -166,16 +167,16 @@ def concentration(
 
     Weights, ranking and the single best dimension come from the training items, accuracies from the test items. The
     rotation gap needs no further fit: the probe of rotated features is the rotated probe, up to the effect of `l2`,
-    which here weighs weights before the rotation.
+    which here penalizes the weights before the rotation.
 
     Args:
         train_features: `(items, dims)`.
         train_labels: `(items,)` integers below `num_classes`.
-        test_features: `(test items, dims)`, of other utterances than those of training.
+        test_features: `(test items, dims)`, of utterances that are not in the training items.
         test_labels: `(test items,)`.
-        num_classes: Classes there are.
-        probe: Probe of all dimensions and the training items with this `l2`, if there is one already; it saves a fit.
-        l2: See `fit_linear_probe`, for all probes; choose it on the training items, `choose_l2` does.
+        num_classes: Number of classes.
+        probe: Probe already fitted to all dimensions of the training items with this `l2`; `None` to fit it.
+        l2: See `fit_linear_probe`, for all probes; choose it with `choose_l2`, on the training items.
         ks: See `accuracy_by_dimensions`.
         num_rotations: See `rotation_gap`.
         seed: Seed of rotations and permutations.
@@ -218,13 +219,13 @@ def concentration(
 
 
 def standardized_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Weights as they would be on features divided by their scale: `weight * scale`.
+    """Converts weights of raw features to those of standardized features: `weight * scale`.
 
     Weights on raw features are large where features are small, however informative they are. `LinearProbe.weight` is
     standardized already.
 
     Args:
-        weight: `(classes, dims)` or `(dims,)`, on raw features.
+        weight: `(classes, dims)` or `(dims,)`, weights of raw features.
         scale: `(dims,)`, the features' standard deviations in training.
 
     Raises:
@@ -241,9 +242,9 @@ def standardized_weights(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def gini(weights: np.ndarray) -> float:
     """Gini index of absolute weights (Hurley & Rickard 2009), the mean over classes.
 
-    0 if all are equal, `1 - 1 / dims` if one alone is not 0; Gaussian weights have 0.414. Each class is measured by
-    itself: it may have dimensions of its own, and classes whose weights are larger altogether do not count as
-    concentration. A class without weights, one that had no items, is skipped.
+    0 if all are equal, `1 - 1 / dims` if only one is not 0; Gaussian weights have 0.414. Each class is measured
+    separately, because classes may use different dimensions, and larger weights of one class are not concentration. A
+    class whose weights are all 0, for lack of items, is skipped.
 
     Args:
         weights: `(classes, dims)` or `(dims,)`, of standardized features.
@@ -260,7 +261,7 @@ def gini(weights: np.ndarray) -> float:
 def hoyer(weights: np.ndarray) -> float:
     """Hoyer's (2004) sparseness `(sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1)` of n weights, the mean over classes.
 
-    0 if all are equal, 1 if one alone is not 0; Gaussian weights have 0.211 at 512 dims, 0.228 at 64.
+    0 if all are equal, 1 if only one is not 0; Gaussian weights have 0.211 at 512 dims, 0.228 at 64.
 
     Args:
         weights: See `gini`.
@@ -274,7 +275,7 @@ def hoyer(weights: np.ndarray) -> float:
 
 
 def effective_dimensions(weights: np.ndarray) -> EffectiveDimensions:
-    """Numbers of dimensions that weights spread over, means over classes.
+    """Numbers of dimensions that weights spread over, averaged over classes.
 
     Args:
         weights: See `gini`.
@@ -296,7 +297,7 @@ def effective_dimensions(weights: np.ndarray) -> EffectiveDimensions:
 
 
 def rank_dimensions(weight: np.ndarray) -> np.ndarray:
-    """Dimensions by the norm of their weights over classes, the largest first.
+    """Dimensions sorted by the norm of their weights over classes, largest first.
 
     Args:
         weight: `(classes, dims)`, of standardized features.
@@ -317,10 +318,10 @@ def accuracy_by_dimensions(
     l2: float = 1e-4,
     device: str | torch.device = "cpu",
 ) -> AccuracyByDimensions:
-    """Accuracy of probes that read the most important dimensions alone (as in sparse probing, Gurnee et al. 2023).
+    """Accuracy of probes of only the most important dimensions (as in sparse probing, Gurnee et al. 2023).
 
-    Each k gets a probe of its own: weights of all dimensions with some set to 0 would not be the best for the others.
-    Uninformative features have chance at all k. Axes that mean nothing show in a random `ranking` doing as well.
+    A separate probe is fitted for each k: weights fitted to all dimensions are not optimal if some are set to 0.
+    Uninformative features are at chance for all k. If axes are arbitrary, a random `ranking` is as good.
 
     Args:
         train_features: `(items, dims)`.
@@ -328,22 +329,22 @@ def accuracy_by_dimensions(
         test_features: `(test items, dims)`.
         test_labels: `(test items,)`.
         num_classes: Classes there are.
-        ks: Numbers of dimensions; `None` for the powers of 2. All of them is always added.
+        ks: Numbers of dimensions; `None` for the powers of 2. The number of all dimensions is always added.
         ranking: `(dims,)`, the dimensions, most important first; `None` for the order of the training probe's weights.
-            Copies of a dimension share its weight, so that none of them may come first.
-        probe: Probe of all dimensions and the training items, if there is one already; it saves a fit.
+            Copies of a dimension share its weight, so they may all have a low rank.
+        probe: Probe already fitted to all dimensions of the training items; `None` to fit it.
         l2: See `fit_linear_probe`.
         device: Device to fit on.
 
     Raises:
-        ValueError: See `fit_linear_probe`; lengths or dims disagree, a k is out of range, or `ranking` is no
+        ValueError: See `fit_linear_probe`; lengths or dims disagree, a k is out of range, or `ranking` is not a
             permutation of the dims.
     """
     _check_test(train_features, test_features, test_labels)
     dims = train_features.shape[1]
     ks = [2**power for power in range(dims.bit_length())] if ks is None else ks
     if any(not 1 <= k <= dims for k in ks):
-        raise ValueError(f"`ks` must lie in [1, {dims}], the dims there are; found {list(ks)}.")
+        raise ValueError(f"`ks` must be in [1, {dims}], up to the number of dims; found {list(ks)}.")
     if probe is None:
         probe = fit_linear_probe(train_features, train_labels, num_classes, l2=l2, device=device)
     if ranking is None:
@@ -380,10 +381,10 @@ def single_best_dimension(
 ) -> SingleBestDimension:
     """The most informative single dimension, chosen on the training items and scored on the test items.
 
-    A dimension is cut into bins with equally many training items, about 20 and no more than 256 bins, and a bin is
-    read as its most frequent class in training. This takes no heed of the dimension's scale, finds classes that lie in
-    several intervals, and costs a count. The best of many dimensions does well by luck on the items it is chosen on;
-    on the test items, permuted labels give about chance.
+    A dimension is divided into at most 256 bins of about 20 training items each or more, and each bin predicts its most
+    frequent class in training. The result does not depend on the dimension's scale, a class may occupy several
+    intervals, and only counting is needed. The best of many dimensions is good by chance on the items it is chosen on;
+    on the test items, permuted labels reach about chance.
 
     Args:
         train_features: `(items, dims)`.
@@ -391,7 +392,7 @@ def single_best_dimension(
         test_features: `(test items, dims)`.
         test_labels: `(test items,)`.
         num_classes: Classes there are.
-        num_permutations: Controls with permuted training labels.
+        num_permutations: Number of controls with permuted training labels.
         seed: Seed of the permutations.
 
     Raises:
@@ -431,21 +432,22 @@ def single_best_dimension(
 def rotation_gap(
     measure: Callable[[np.ndarray], float], points: np.ndarray, *, num_rotations: int = 20, seed: int = 0
 ) -> RotationGap:
-    """Difference of a measure between the axes of points and random axes; 0 on average if axes mean nothing.
+    """Difference of a measure between the axes of points and random axes; 0 on average if the axes are arbitrary.
 
     The points are standardized and measured. They are also rotated at random, standardized again, so that all axes have
-    one scale, and measured. Standardizing raises dimensions that hardly vary to the scale of the others: remove
-    inactive dimensions to measure the axes of those that vary. If dimensions are strongly correlated, a few directions
-    dominate, which random axes share unequally and standardized ones equally: the gap of a Gini coefficient is then
-    slightly below 0 even for axes that mean nothing, -0.02 for 64 dimensions with a spectrum that falls as 1 / i^2.
+    the same scale, and measured. Standardizing amplifies dimensions with little variance: remove inactive dimensions to
+    measure the axes of the others. If dimensions are strongly correlated, a few directions dominate, which random axes
+    contain in unequal parts and standardized axes in equal parts: the gap of a Gini coefficient is then slightly below
+    0 even for arbitrary axes, -0.02 for 64 dimensions with a spectrum proportional to 1 / i^2.
 
-    There is no bootstrap over items: it ignores which rotation the data happen to be in, and would find axes that mean
-    nothing significant in most studies.
+    There is no bootstrap over items: it ignores the randomness of the rotation, and would call arbitrary axes
+    significant in most studies.
 
     Args:
-        measure: Function of `(items, dims)` standardized points, in their order; it may fit a probe to their labels.
+        measure: Function of standardized points `(items, dims)`, in the order of `points`; it may fit a probe to their
+            labels.
         points: `(items, dims)`.
-        num_rotations: Random rotations, at least 2; each costs a measure.
+        num_rotations: Number of random rotations, at least 2; `measure` is called once for each.
         seed: Seed of the rotations.
 
     Raises:
@@ -461,10 +463,10 @@ def rotation_gaps(
     num_rotations: int = 20,
     seed: int = 0,
 ) -> dict[str, RotationGap]:
-    """`rotation_gap` of several numbers that are measured together, all on the same rotations.
+    """`rotation_gap` of several measures that are computed together, on the same rotations.
 
     Args:
-        measure: Function of `(items, dims)` standardized points, with numbers by name.
+        measure: Function of standardized points `(items, dims)` that returns numbers by name.
         points: See `rotation_gap`.
         num_rotations: See `rotation_gap`.
         seed: See `rotation_gap`.
@@ -484,11 +486,11 @@ def rotation_gaps(
 def _rotation_gaps(
     of_rotation: Callable[[np.ndarray | None], Mapping[str, float]], dims: int, num_rotations: int, seed: int
 ) -> dict[str, RotationGap]:
-    """Rotation gaps of measures; `None` means the axes as they are."""
+    """Rotation gaps of measures, which are called with a rotation, or with `None` for the axes as they are."""
     from scipy.stats import t  # noqa: PLC0415 - of the extra `analysis`
 
     if num_rotations < 2:
-        raise ValueError(f"`num_rotations` is {num_rotations}; give at least 2, so that their scatter is known.")
+        raise ValueError(f"`num_rotations` is {num_rotations}; give at least 2, so that their variance is known.")
     generator = generator_of(seed, "rotations")
     aligned = of_rotation(None)
     turned = [of_rotation(random_rotation(dims, generator)) for _ in range(num_rotations)]
@@ -496,7 +498,7 @@ def _rotation_gaps(
     for name, value in aligned.items():
         rotated = np.array([of_one[name] for of_one in turned])
         gap = float(value - rotated.mean())
-        # Student's prediction interval of one more rotation: a range of so few would be too narrow.
+        # Student's prediction interval of one more rotation: the range of so few rotations would be too narrow.
         margin = float(t.ppf(0.975, num_rotations - 1) * rotated.std(ddof=1) * (1 + 1 / num_rotations) ** 0.5)
         gaps[name] = RotationGap(float(value), rotated, Interval(gap, gap - margin, gap + margin))
     return gaps
@@ -511,7 +513,7 @@ def _rotated_weights(weight: np.ndarray, covariance: np.ndarray, rotation: np.nd
 
 
 def _magnitudes(weights: np.ndarray) -> np.ndarray:
-    """Absolute weights, `(classes, dims)` in float64, without classes that have none."""
+    """Absolute weights, `(classes, dims)` in float64, without classes whose weights are all 0."""
     magnitudes = np.abs(np.atleast_2d(np.asarray(weights, dtype=np.float64)))
     if magnitudes.ndim != 2 or magnitudes.shape[1] < 2:
         raise ValueError(f"`weights` has shape {np.shape(weights)}; expected (classes, dims) or (dims,), dims >= 2.")
@@ -519,29 +521,29 @@ def _magnitudes(weights: np.ndarray) -> np.ndarray:
         raise ValueError("`weights` contains NaN or infinity.")
     magnitudes = magnitudes[magnitudes.any(axis=1)]
     if not len(magnitudes):
-        raise ValueError("`weights` are all 0: a probe that reads nothing; lower its `l2`.")
+        raise ValueError("`weights` are all 0, so the probe ignores its features; lower its `l2`.")
     return magnitudes
 
 
 def _bins(features: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Bin of every value, `(dims, items)`; values that equal an edge lie below it, so that ties stay together."""
+    """Bin of every value, `(dims, items)`; a value equal to an edge belongs to the lower bin, so ties stay together."""
     bins = [np.searchsorted(edges[:, dim], features[:, dim], side="left") for dim in range(features.shape[1])]
     return np.array(bins, dtype=np.int16)
 
 
 def _bin_classes(bins: np.ndarray, labels: np.ndarray, num_bins: int, num_classes: int) -> np.ndarray:
-    """Most frequent class of every bin, the overall one where none has items; `(num_bins,)`."""
+    """Most frequent class of every bin, `(num_bins,)`; for an empty bin, the most frequent class overall."""
     counts = np.bincount(bins.astype(np.int64) * num_classes + labels, minlength=num_bins * num_classes)
     overall = np.bincount(labels, minlength=num_classes)
-    # The overall frequencies decide ties.
+    # Ties are decided by the overall frequencies.
     return np.asarray((counts.reshape(num_bins, num_classes) + 0.5 * overall / len(labels)).argmax(axis=1))
 
 
 def mean_along(positions: np.ndarray, values: np.ndarray) -> float:
-    """Mean of a line through values at rising positions, by trapezoids.
+    """Mean of the piecewise linear curve through values at ascending positions (trapezoidal rule).
 
     Args:
-        positions: `(steps,)`, rising.
+        positions: `(steps,)`, ascending.
         values: `(steps,)`.
     """
     from scipy.integrate import trapezoid  # noqa: PLC0415 - of the extra `analysis`

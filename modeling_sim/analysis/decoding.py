@@ -1,28 +1,29 @@
-"""What measures through a decoder share: features of decoded audio, its decoding in batches, and pairs of items."""
+"""Helpers of measures that use a decoder: features of decoded audio, decoding in batches, and pairs of items."""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-# Latents `(batch, frames, channels)` to waveforms `(batch, samples)`, each item by itself.
+# Latents `(batch, frames, channels)` to waveforms `(batch, samples)`, each item independently.
 Decode = Callable[[torch.Tensor], torch.Tensor]
-# Waveforms `(batch, samples)` to what is compared of them, `(batch, ...)`.
+# Waveforms `(batch, samples)` to the features that are compared, `(batch, ...)`.
 Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 class LogMel:
-    """Log-mel spectra of waveforms, differentiable: natural logarithm of power summed under triangles on the mel scale.
+    """Differentiable log-mel spectra: natural logarithm of the power in triangular filters on the mel scale.
 
-    Distances of waveforms are large between sounds that differ only in phase, which is inaudible.
+    Unlike distances between waveforms, distances between them are small for sounds that differ only in phase, which is
+    inaudible.
 
     Args:
         sampling_rate: Samples per second of the waveforms.
-        num_mels: Bands, from 20 Hz to half the sampling rate.
-        window: Seconds of a Hann window.
-        hop: Seconds from one window to the next.
+        num_mels: Number of bands, from 20 Hz to half the sampling rate.
+        window: Length of the Hann window in seconds.
+        hop: Distance between windows in seconds.
         floor: Power that is added to each band. White noise of variance 1 has a power near 1 in a frequency bin, so
-            1e-6 is 60 dB below it: differences between silences do not rule a distance.
+            1e-6 is 60 dB below it: differences between silent parts do not dominate a distance.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class LogMel:
         self.floor = floor
         hann = torch.hann_window(self.length, periodic=True, dtype=torch.float64)
         self.window = hann / hann.square().sum().sqrt()
-        # Twice the window or more, so that even the narrow lowest bands hold a frequency.
+        # At least twice the window, so that even the narrow lowest bands contain a frequency bin.
         self.size = 2 << (self.length - 1).bit_length()
         lowest, highest = _mel(torch.tensor([20.0, sampling_rate / 2], dtype=torch.float64)).tolist()
         edges = torch.linspace(lowest, highest, num_mels + 2, dtype=torch.float64)
@@ -49,7 +50,7 @@ class LogMel:
         self._copies: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """`(batch, windows, num_mels)` of `(batch, samples)`; windows never leave the signal.
+        """Converts `(batch, samples)` to `(batch, windows, num_mels)`; windows lie completely within the signal.
 
         Raises:
             ValueError: The waveforms are shorter than a window.
@@ -57,7 +58,7 @@ class LogMel:
         if waveforms.shape[-1] < self.length:
             raise ValueError(f"waveforms have {waveforms.shape[-1]} samples, fewer than the {self.length} of a window.")
         place = waveforms.device, waveforms.dtype
-        if place not in self._copies:  # once: a GPU's host waits for such a copy
+        if place not in self._copies:  # cached: a copy to a GPU blocks the host
             self._copies[place] = self.window.to(waveforms), self.filters.to(waveforms)
         window, filters = self._copies[place]
         frames = waveforms.unfold(-1, self.length, self.hop) * window
@@ -67,23 +68,23 @@ class LogMel:
 
 
 def _mel(frequency: torch.Tensor) -> torch.Tensor:
-    """Place of a frequency in Hz on the mel scale: 2595 log10(1 + f / 700), O'Shaughnessy 1987."""
+    """Converts a frequency in Hz to the mel scale: 2595 log10(1 + f / 700), O'Shaughnessy 1987."""
     return 2595.0 * torch.log10(1.0 + frequency / 700.0)
 
 
 def decoded_features(
     decode: Decode, latents: torch.Tensor, features: Features | None, *, batch_size: int
 ) -> torch.Tensor:
-    """Features `(items, ...)` of decoded latents, a batch at a time and without gradients.
+    """Features `(items, ...)` of decoded latents, computed in batches and without gradients.
 
     Args:
         decode: The decoder, in evaluation mode.
         latents: `(items, frames, channels)`.
         features: Features of waveforms; `None` for the waveforms themselves.
-        batch_size: Latents that are decoded at a time.
+        batch_size: Number of latents that are decoded at a time.
 
     Raises:
-        ValueError: The decoder does not give `(batch, samples)`, or gives NaN or infinity.
+        ValueError: The decoder does not return `(batch, samples)`, or returns NaN or infinity.
     """
     parts = []
     with torch.no_grad():
@@ -91,7 +92,7 @@ def decoded_features(
             waveforms = decode(batch)
             if waveforms.ndim != 2 or len(waveforms) != len(batch):
                 raise ValueError(
-                    f"`decode` gave {tuple(waveforms.shape)} for {len(batch)} latents; it must give (batch, samples)."
+                    f"`decode` returned {tuple(waveforms.shape)} for {len(batch)} latents; expected (batch, samples)."
                 )
             parts.append(waveforms if features is None else features(waveforms))
     decoded = torch.cat(parts)
@@ -101,18 +102,18 @@ def decoded_features(
 
 
 def draw_pairs(num_items: int, num_pairs: int | None, seed: int | np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """First and second items, `(pairs,)` each, of ordered pairs that are all different, in sorted order.
+    """First and second items, `(pairs,)` each, of distinct ordered pairs, sorted.
 
     Args:
-        num_items: Items there are.
-        num_pairs: Pairs to draw; all if `None` or more than there are.
+        num_items: Number of items.
+        num_pairs: Number of pairs to draw; all if `None` or more than there are.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: There are fewer than 2 items, or no pair is wanted.
+        ValueError: There are fewer than 2 items, or `num_pairs` is below 1.
     """
     if num_items < 2:
-        raise ValueError(f"{num_items} item makes no pair; give at least 2.")
+        raise ValueError(f"there is only {num_items} item and thus no pair; give at least 2.")
     if num_pairs is not None and num_pairs < 1:
         raise ValueError(f"`num_pairs` is {num_pairs}; give at least 1.")
     existing = num_items * (num_items - 1)
@@ -121,7 +122,7 @@ def draw_pairs(num_items: int, num_pairs: int | None, seed: int | np.random.Gene
     else:
         numbers = np.sort(np.random.default_rng(seed).choice(existing, num_pairs, replace=False))
     first, second = np.divmod(numbers, num_items - 1)
-    # An item is no partner of its own: partners from its number on move up by one.
+    # An item is not paired with itself: partners from its index on are shifted by one.
     return first, second + (second >= first)
 
 

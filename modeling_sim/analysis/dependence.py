@@ -1,8 +1,8 @@
 """How much the dimensions of a latent depend on each other: total correlation in nats, 0 if they do not.
 
 Total correlation is the KL divergence of a joint distribution to the product of its marginals (Watanabe 1960). Every
-estimate of it from finite data is too high, by more the more dimensions there are: it comes with what the same
-estimator finds in data whose dimensions were shuffled apart.
+estimate of it from finite data is too high, the more so the more dimensions there are. Therefore it is returned with
+the estimate of the same data after each dimension was shuffled independently.
 """
 
 import math
@@ -14,9 +14,9 @@ import torch
 
 from .gaussianity import checked_points, generator_of
 
-# With more, the densities of `stratified_total_correlation` depend on a sample's own Gaussian, not on its neighbors'.
+# With more dimensions, the densities of `stratified_total_correlation` depend on a sample's own Gaussian alone.
 MAX_STRATIFIED_DIMENSIONS = 16
-# Components of the mixture are evaluated for this many samples at a time.
+# Number of samples for which the components of the mixture are evaluated at a time.
 _CHUNK = 256
 
 
@@ -26,9 +26,10 @@ class TotalCorrelation:
 
     Args:
         value: The estimate.
-        null: The same estimator's mean on data with every dimension shuffled on its own: its bias where the truth is 0.
+        null: Mean of the same estimator on data with every dimension shuffled independently: its bias if the true value
+            is 0.
         corrected: `value - null`; about 0 for independent dimensions, and it may be negative.
-        per_dimension: `corrected / dims`, to compare latents of unlike widths.
+        per_dimension: `corrected / dims`, to compare latents of different widths.
     """
 
     value: float
@@ -42,20 +43,20 @@ def total_correlation(
 ) -> TotalCorrelation:
     """Total correlation of the Gaussian with the points' covariance S, `(sum_j log S_jj - log |S|) / 2`.
 
-    It sees linear dependence alone, and is a lower bound of the truth if the marginals are normal. On n independent
-    items with independent dimensions it is about `dims (dims - 1) / (4 n)`: 1.3 for 512 dimensions and 50,000 items.
-    The null takes this off. Frames that follow each other are not independent, so that the bias is larger than the
-    null: take frames at least some 10 apart, and as many of every model. A bootstrap repeats items, which adds the
-    bias once more to each of its draws and nothing to their nulls: its interval is of use where the null is small
-    next to the value.
+    It only measures linear dependence, and is a lower bound of the true value if the marginals are normal. On n
+    independent items with independent dimensions it is about `dims (dims - 1) / (4 n)`: 1.3 for 512 dimensions and
+    50,000 items. Subtracting the null corrects this bias. Consecutive frames are not independent, so that the bias is
+    larger than the null: use frames at least about 10 apart, and the same number for every model. A bootstrap repeats
+    items, which increases the bias of each draw but not its null: its interval is only useful if the null is small
+    compared with the value.
 
     Args:
         points: `(items, dims)`, with more items than dimensions.
-        copula: Whether values are first replaced by the normal quantiles of their ranks. The result then depends on no
-            monotone change of a dimension, so outliers and marginals that are not normal do not enter.
-        shrinkage: Share of the identity in the correlation matrix, which makes it invertible for points of deficient
-            rank; the estimates, null included, are lower for it.
-        num_shuffles: Shuffles that the null is averaged over.
+        copula: Whether values are first replaced by the normal quantiles of their ranks. The result then does not
+            change with monotone functions of a dimension, so outliers and non-normal marginals have no effect.
+        shrinkage: Weight of the identity in the correlation matrix, which makes it invertible for rank-deficient
+            points; it lowers the estimates, including the null.
+        num_shuffles: Number of shuffles that the null is averaged over.
         seed: Seed of the shuffles.
 
     Raises:
@@ -68,7 +69,7 @@ def total_correlation(
         raise ValueError(f"`shrinkage` is {shrinkage}; give at least 0 and less than 1.")
     if items <= dims and not shrinkage:
         raise ValueError(
-            f"`points` holds {items} items of {dims} dims, so that their covariance has no inverse; give more items, "
+            f"`points` holds {items} items of {dims} dims, so their covariance is singular; give more items, "
             "project on fewer dims, or give a `shrinkage` above 0."
         )
     rows = np.ascontiguousarray(points.T, dtype=np.float64)
@@ -89,20 +90,22 @@ def stratified_total_correlation(
     """Total correlation of the aggregate posterior, the mixture of the Gaussians of all frames.
 
     It is the mean over samples z of `log q(z) - sum_j log q(z_j)`, where q is the mixture of N Gaussians. The Gaussian
-    that z was drawn from has weight 1 / N, and a random draw represents all others: the stratified weights of Chen et
-    al. (2018, appendix C), in their simplest form. With N up to `max_items` there is no draw, and q is exact. It
-    measures any dependence, not only linear dependence.
+    that z was drawn from has weight 1 / N, and a random subset represents all others: the simplest form of the
+    stratified weights of Chen et al. (2018, appendix C). If N is at most `max_items`, all Gaussians are used, and q is
+    exact. The estimate includes nonlinear dependence.
 
-    If few Gaussians reach z, its own Gaussian makes `log q(z)` too high, and a draw that misses its neighbors makes it
-    too low. The null has more of this bias, since shuffled Gaussians are further apart: `corrected` understates
-    dependence, by half for 16 correlated dimensions and 2000 items. The bias grows with the number of dimensions and as
-    variances fall; if the null is about as large as the value, take fewer dimensions or more items.
+    If few Gaussians have density at z, its own Gaussian makes `log q(z)` too high, and a subset without its neighbors
+    makes it too low. This bias is larger for the null, because shuffled Gaussians are further apart: `corrected`
+    underestimates dependence, by half for 16 correlated dimensions and 2000 items. The bias increases with the number
+    of dimensions and with smaller variances; if the null is about as large as the value, use fewer dimensions or more
+    items.
 
     Args:
         means: `(frames, dims)`, at most 16 dims, for example those with the largest KL divergence.
         log_variances: Natural logarithms, `(frames, dims)`.
-        max_items: Gaussians that are drawn if there are more; the cost grows with their square.
-        num_shuffles: Shuffles that the null is averaged over; a mean moves with its variance.
+        max_items: Maximum number of Gaussians, drawn if there are more; the cost is quadratic in it.
+        num_shuffles: Number of shuffles that the null is averaged over; each mean is shuffled together with its
+            variance.
         seed: Seed of samples, draws and shuffles.
 
     Raises:
@@ -115,7 +118,7 @@ def stratified_total_correlation(
     dims = means.shape[1]
     if dims > MAX_STRATIFIED_DIMENSIONS:
         raise ValueError(
-            f"`means` has {dims} dims, but densities estimated from samples mean nothing above "
+            f"`means` has {dims} dims, but densities estimated from samples are meaningless above "
             f"{MAX_STRATIFIED_DIMENSIONS}; take a block of the dims, or `total_correlation`."
         )
     if max_items < 2:
@@ -146,7 +149,7 @@ def _with_null(
 
 
 def _normal_scores(rows: np.ndarray) -> np.ndarray:
-    """The normal quantiles of the ranks in every row; equal values share their mean rank."""
+    """Normal quantiles of the ranks in every row; equal values get their mean rank."""
     from scipy.special import ndtri  # noqa: PLC0415 - of the extra `analysis`
     from scipy.stats import rankdata  # noqa: PLC0415
 
@@ -162,7 +165,7 @@ def _unit_rows(rows: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     constant = np.flatnonzero(norm[:, 0] <= 1e-12 * rows.shape[1] ** 0.5 * largest)
     if len(constant):
-        raise ValueError(f"`points` has constant dims, {_some(constant)}; remove them, they depend on nothing.")
+        raise ValueError(f"`points` has constant dims, {_some(constant)}; remove them.")
     rows /= norm
     return rows
 
@@ -173,7 +176,7 @@ def _gaussian_total_correlation(rows: np.ndarray, shrinkage: float) -> float:
     eigenvalues = np.linalg.eigvalsh(correlation)
     if eigenvalues[0] <= len(rows) * np.finfo(np.float64).eps * eigenvalues[-1]:
         raise ValueError(
-            "`points` has dims that are linear combinations of others, so that their total correlation is infinite; "
+            "`points` has dims that are linear combinations of others, so their total correlation is infinite; "
             "remove copies, project on principal components, or give a `shrinkage` above 0."
         )
     return float(-0.5 * np.log(eigenvalues).sum())
@@ -182,7 +185,7 @@ def _gaussian_total_correlation(rows: np.ndarray, shrinkage: float) -> float:
 def _mixture_total_correlation(
     means: np.ndarray, log_variances: np.ndarray, num_components: int, generator: np.random.Generator
 ) -> float:
-    """Estimate from some components `(items, dims)` of a mixture of `num_components` equal ones."""
+    """Estimate from a subset `(items, dims)` of the `num_components` equally weighted components of a mixture."""
     items, dims = means.shape
     samples = torch.from_numpy(means + np.exp(log_variances / 2) * generator.standard_normal(means.shape))
     # One row per dimension, `(dims, items)`: densities are computed for one dimension at a time.

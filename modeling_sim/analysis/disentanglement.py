@@ -1,8 +1,8 @@
-"""Disentanglement: does each dimension of a code follow one known factor, and each factor one dimension?
+"""Disentanglement: does each dimension of a code encode one known factor, and each factor use one dimension?
 
-Locatello et al. (2019) found that the measures disagree and that no unsupervised loss can raise one of them
-alone. So there are four here, and `disentanglement` gives each next to the same measure of permuted factors. A factor
-that two dimensions share, or a dimension that has a copy, brings the gaps (MIG, SAP) to 0 however clean the code is.
+Locatello et al. (2019) found that the measures disagree and that no unsupervised loss improves them reliably. Therefore
+there are four here, and `disentanglement` returns each with the same measure of permuted factors. The gaps (MIG, SAP)
+are 0 for a factor that two dimensions share, or whose dimension has a copy, even if the code is disentangled otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from .probes import fit_linear_probe
 
 Factors = np.ndarray | Mapping[str, np.ndarray]
 ImportanceModel = Literal["l1_logistic", "forest"]
-# Cells that are counted at a time: indices of 8 bytes, within the cache of most machines.
+# Number of cells that are counted at a time: their indices of 8 bytes fit into the cache of most machines.
 _COUNTED_TOGETHER = 1 << 21
 
 
@@ -28,15 +28,16 @@ class Dci:
     """Outcome of `dci`.
 
     Args:
-        disentanglement: 1 if every dimension serves one factor, 0 if each serves all alike; dimensions count by their
-            share of the importance.
-        completeness: 1 if one dimension predicts each factor, 0 if all do alike or none does; mean over factors.
-        informativeness: Mean over factors of what `informativeness_of_factors` holds.
-        importance: `(dims, factors)`, each column of sum 1, or 0 where nothing was learnt.
-        disentanglement_of_dims: `(dims,)`, 0 for a dimension of no importance.
+        disentanglement: 1 if every dimension is important for one factor only, 0 if each is equally important for all;
+            mean over dimensions, weighted by their importance.
+        completeness: 1 if one dimension predicts each factor, 0 if all are equally important or none is; mean over
+            factors.
+        informativeness: Mean of `informativeness_of_factors`.
+        importance: `(dims, factors)`, each column with sum 1, or all 0 if the model uses no dimension.
+        disentanglement_of_dims: `(dims,)`, 0 for a dimension without importance.
         completeness_of_factors: `(factors,)`.
         informativeness_of_factors: `(factors,)` on test items: accuracy if discrete, R^2 if continuous.
-        chance: `(factors,)`, what `informativeness_of_factors` is for a constant answer.
+        chance: `(factors,)`, `informativeness_of_factors` of a constant prediction.
         names: Names of the factors.
     """
 
@@ -57,7 +58,8 @@ class MutualInformationGap:
 
     Args:
         gap: Mean of `gap_of_factors`, from 0 to 1.
-        gap_of_factors: `(factors,)`, information of the best dimension less that of the second, by the entropy.
+        gap_of_factors: `(factors,)`, information of the best dimension minus that of the second, divided by the
+            entropy.
         mutual_information: `(dims, factors)`, in nats.
         entropy: `(factors,)`, in nats; of the bins if the factor is continuous.
         names: Names of the factors.
@@ -76,7 +78,7 @@ class SeparatedAttributePredictability:
 
     Args:
         gap: Mean of `gap_of_factors`, from 0 to 1.
-        gap_of_factors: `(factors,)`, score of the best dimension less that of the second.
+        gap_of_factors: `(factors,)`, score of the best dimension minus that of the second.
         scores: `(dims, factors)`, how well one dimension alone predicts the factor: 0 is chance, 1 perfect.
         names: Names of the factors.
     """
@@ -93,9 +95,10 @@ class ModularityExplicitness:
 
     Args:
         modularity: 1 if every informative dimension depends on one factor alone; 0 if no dimension is informative.
-        explicitness: Mean over factors of what `explicitness_of_factors` holds; 0.5 is chance.
-        informative: `(dims,)`, whether a dimension has more information on a factor than any has on permuted factors.
-        explicitness_of_factors: `(factors,)`, share of pairs of test items that a linear read-out puts in order.
+        explicitness: Mean of `explicitness_of_factors`; 0.5 is chance.
+        informative: `(dims,)`, whether a dimension has more information about a factor than any dimension has about
+            permutations of that factor.
+        explicitness_of_factors: `(factors,)`, fraction of pairs of test items that a linear model ranks correctly.
         names: Names of the factors.
     """
 
@@ -115,9 +118,10 @@ class Disentanglement:
         mutual_information_gap: Outcome of `mutual_information_gap`.
         separated_attribute_predictability: Outcome of `separated_attribute_predictability`.
         modularity_explicitness: Outcome of `modularity_explicitness`.
-        permuted: All of this with factors that have nothing to do with the code; `None` in itself.
-        intervals: Over groups, of `mutual_information_gap` and `modularity`. The others are scored on a test part: to
-            split a draw of groups again would be another measure.
+        permuted: The same results for permuted factors, which are independent of the code; its own `permuted` is
+            `None`.
+        intervals: Bootstrap intervals over groups of `mutual_information_gap` and `modularity`. The other measures have
+            none: they need a training and a test part, and splitting a resample again would change the measure.
     """
 
     dci: Dci
@@ -142,19 +146,19 @@ def disentanglement(
 ) -> Disentanglement:
     """All measures of this file, of the factors and of permuted factors.
 
-    Intervals need care: a draw of groups repeats items, and counts of repeated items overrate information, so that
-    an interval may lie beside its value if there are few items: above it, or below it if it is that of a gap.
-    Dimensions that were informative stay so in every draw, and a factor that is constant in a draw is excluded from
-    it.
+    Interpret intervals with care: a resample of groups repeats items, and counts of repeated items overestimate
+    information, so that with few items the interval may not contain its value: it may be above the value, or below for
+    a gap. The informative dimensions are the same in every resample, and a factor that is constant in a resample is
+    excluded from it.
 
     Args:
         codes: `(items, dims)`.
-        factors: `(items, factors)`, or `(items,)` under each name: integers are classes, floats are amounts.
+        factors: `(items, factors)`, or `(items,)` by name: integers are classes, floats are amounts.
         groups: `(items,)`, utterances or speakers, whose items are not independent; `None` if all items are.
         model: See `dci`.
         bins: See `mutual_information_gap`.
-        test_share: Share of the groups to test on.
-        resamples: Draws of groups for intervals; each repeats all but the fits. 0 for no intervals.
+        test_share: Fraction of the groups to test on.
+        resamples: Number of bootstrap resamples for intervals; 0 for no intervals.
         seed: Seed of the split, the permutation and the draws.
         device: Device to fit probes on.
 
@@ -175,7 +179,8 @@ def disentanglement(
             {},
         )
 
-    # A stream of its own: an order that `modularity_explicitness` draws too would find no informative dimension.
+    # A separate random stream: with an order that `modularity_explicitness` also draws, no dimension would be
+    # informative.
     order = permuted_items(group, np.random.default_rng([seed, 1]))
     complete = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
     if resamples == 0:
@@ -213,24 +218,25 @@ def dci(
 
     The importance of dimension i for factor j is |w_ij| of a linear model with an L1 penalty on standardized codes
     (summed over classes), or the mean decrease in impurity of a forest of extremely randomized trees (Geurts et al.
-    2006) that try every dimension at every split: with the usual random few, dimensions of noise get splits where the
-    one that matters is not among them. The two models disagree on one and the same code, so give both. `l1` is fixed
-    rather than tuned: a tuned one would differ between codes and move completeness. Columns are scaled to sum 1 so
-    that factors of unlike kinds weigh the same in `disentanglement`. Two warnings: the few weights that a code of noise
-    gets may lie anywhere, so where informativeness is at chance the other two mean nothing; and values do not compare
-    between codes of different numbers of dimensions.
+    2006) that consider every dimension at every split: with the usual random subset, dimensions of noise get splits
+    where the relevant dimension is not in the subset. The two models disagree on the same code, so report both. `l1` is
+    fixed rather than tuned: a tuned value would differ between codes and change completeness. Columns are scaled to sum
+    1, so that discrete and continuous factors have the same weight in `disentanglement`. Two warnings: a code of noise
+    gets a few arbitrary weights, so if informativeness is at chance, the other two scores are meaningless; and values
+    are not comparable between codes with different numbers of dimensions.
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
         factors: At least 2, as in `disentanglement`.
         groups: See `disentanglement`; a group is in the training or in the test part.
         model: "l1_logistic" (Lasso for a continuous factor) or "forest".
-        l1: Deviation of class means from the overall mean, in standard deviations and between classes of one size, or
-            correlation with a continuous factor, up to which a dimension by itself gets no weight.
+        l1: A single dimension gets no weight if its class means deviate from the overall mean by at most this many
+            standard deviations (for classes of equal size), or if its correlation with a continuous factor is at most
+            this.
         num_trees: Number of trees of the forest.
-        items_per_tree: Most training items that are drawn for a tree; more cost time in proportion.
+        items_per_tree: Maximum number of training items that are drawn per tree; the time is proportional to it.
         test_share: See `disentanglement`.
-        seed: Seed of split and forest.
+        seed: Seed of the split and the forest.
         device: Device to fit the logistic regression on.
 
     Raises:
@@ -269,16 +275,16 @@ def dci(
 def mutual_information_gap(
     codes: np.ndarray, factors: Factors, bins: int = 20, *, binning: Literal["width", "count"] = "width"
 ) -> MutualInformationGap:
-    """Mutual information gap (Chen et al. 2018): the best dimension's information less the second's, by the entropy.
+    """Mutual information gap (Chen et al. 2018): the best dimension's information minus the second's, over the entropy.
 
-    Counts overrate information by about (bins - 1) (classes - 1) / (2 items) nats per dimension, so the best of many
-    noise dimensions may look informative; permuted factors show by how much.
+    Counts overestimate information by about (bins - 1) (classes - 1) / (2 items) nats per dimension, so the best of
+    many noise dimensions may seem informative; compare with permuted factors.
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
-        factors: See `disentanglement`; continuous ones are cut into `bins` too.
-        bins: Bins of every dimension.
-        binning: Bins of equal "width", as in published figures, or of equal "count", which outliers do not spoil.
+        factors: See `disentanglement`; continuous ones are divided into `bins`, too.
+        bins: Number of bins of every dimension.
+        binning: Bins of equal "width", as in published figures, or of equal "count", which is robust to outliers.
 
     Raises:
         ValueError: A value is not finite, a factor is constant, lengths disagree or there are too few dimensions.
@@ -301,18 +307,18 @@ def separated_attribute_predictability(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> SeparatedAttributePredictability:
-    """Separated attribute predictability (Kumar et al. 2018): the best single dimension's score less the second's.
+    """Separated attribute predictability (Kumar et al. 2018): the best single dimension's score minus the second's.
 
-    A continuous factor scores by the R^2 of a line. A discrete one scores by accuracy on test items, classes weighing
-    the same, scaled so that chance is 0: (accuracy - 1 / K) / (1 - 1 / K). Kumar's unscaled gap is (1 - 1 / K) times
-    this one. The classifier names the class that is densest in the item's bin of the dimension, where Kumar's cuts the
-    dimension by linear separation: it also finds a class that lies between others.
+    The score of a continuous factor is the R^2 of a linear regression. The score of a discrete factor is the balanced
+    accuracy on test items, scaled so that chance is 0: (accuracy - 1 / K) / (1 - 1 / K). Kumar's unscaled gap is (1 - 1
+    / K) times this one. The classifier predicts the class with the highest density in the item's bin of the dimension.
+    Unlike the linear classifier of Kumar et al., it also recognizes a class that lies between others.
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
         factors: See `disentanglement`.
         groups: See `disentanglement`.
-        bins: Bins of equal width, of every dimension.
+        bins: Number of bins of equal width, for every dimension.
         test_share: See `disentanglement`.
         seed: Seed of the split.
 
@@ -350,14 +356,14 @@ def modularity_explicitness(
     """Modularity and explicitness (Ridgeway & Mozer 2018).
 
     Modularity of dimension i is 1 - sum over the other factors of m_if^2 / ((V - 1) max_f m_if^2), where m_if is mutual
-    information. Taken over all dimensions, as published, it is ruled by those that hold noise alone. Here it is a mean
-    over the informative dimensions, weighted by max_f m_if: those above the largest value that any dimension has in
-    `num_permutations` permutations of the factor. With 19, a code of noise has an informative dimension for a factor
-    in 1 case of 20, whatever its size.
+    information. The published mean over all dimensions is dominated by dimensions of pure noise. Here it is a mean over
+    the informative dimensions, weighted by max_f m_if: those above the largest value of any dimension in
+    `num_permutations` permutations of the factor. With 19, a code of noise of any size has an informative dimension for
+    a factor in 1 of 20 cases.
 
     Explicitness of a discrete factor is the mean over classes of the one-vs-rest area under the ROC curve of a linear
-    probe. That area is the share of pairs that are ranked rightly, which a continuous factor has too: there it is the
-    concordance of a ridge regression.
+    probe. That area is the fraction of correctly ranked pairs, which is also defined for a continuous factor: there it
+    is the concordance of a ridge regression.
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.
@@ -365,9 +371,9 @@ def modularity_explicitness(
         groups: See `disentanglement`.
         bins: See `mutual_information_gap`.
         test_share: See `disentanglement`; explicitness is measured on that part.
-        l2: Weight of squared weights in both regressions, added to a mean loss.
-        num_permutations: Number of permutations of the factors, for the largest information by chance.
-        seed: Seed of split and permutation.
+        l2: Factor of the sum of squared weights that is added to the mean loss in both regressions.
+        num_permutations: Number of permutations of the factors, to find the largest information by chance.
+        seed: Seed of the split and the permutations.
         device: Device to fit the probe on.
 
     Raises:
@@ -398,12 +404,12 @@ def modularity_explicitness(
 
 
 def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.ndarray:
-    """An order of items, `(items,)`, in which their factors have nothing to do with the codes.
+    """An order of items, `(items,)`, that makes their factors independent of the codes.
 
-    Every group takes the factors of another one, so factors that change slowly within a group still do: a permutation
-    of single frames would make the null look better than it is. Where groups differ in length, the other one's are
-    taken at the same share of the way, some twice or not at all. Every item moves by itself if each is a group of its
-    own.
+    Every group gets the factors of another group, so factors that change slowly within a group still do: a permutation
+    of single frames would underestimate the null. If groups differ in length, factors are taken at the same relative
+    position in the other group, some of them twice or not at all. If every item is a separate group, items are permuted
+    individually.
 
     Args:
         groups: `(items,)`.
@@ -416,7 +422,7 @@ def permuted_items(groups: np.ndarray, seed: int | np.random.Generator) -> np.nd
     members = np.argsort(group, kind="stable")
     sizes = np.bincount(group)
     starts = np.cumsum(sizes) - sizes
-    # Of the items in the order of `members`: their group, and their place in it.
+    # For the items in the order of `members`: their group, and their position in it.
     own = np.repeat(np.arange(len(names)), sizes)
     place = np.arange(len(groups)) - starts[own]
     order = np.empty(len(groups), dtype=np.int64)
@@ -442,7 +448,7 @@ def _factor_columns(factors: Factors) -> dict[str, np.ndarray]:
 
 
 def _checked(codes: np.ndarray, factors: Factors, *, min_factors: int) -> list[_Factor]:
-    """The factors, once all is as it should be."""
+    """The factors, after checking codes and factors."""
     if codes.ndim != 2 or codes.shape[1] < 2 or len(codes) < 2:
         raise ValueError(f"`codes` has shape {codes.shape}; give (items, dims), at least 2 of each.")
     if not np.isfinite(codes).all():
@@ -474,7 +480,7 @@ def _groups(groups: np.ndarray | None, num_items: int) -> np.ndarray:
 
 
 def _split(groups: np.ndarray, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test items, no group in both."""
+    """Training and test items; no group is in both."""
     from sklearn.model_selection import GroupShuffleSplit  # noqa: PLC0415 - of the extra `analysis`
 
     if len(np.unique(groups)) < 2:
@@ -497,7 +503,7 @@ def _check_split(factor: _Factor, train: np.ndarray, test: np.ndarray) -> None:
 
 
 def measurable_factors(factors: Factors, groups: np.ndarray, *, test_share: float = 0.2, seed: int = 0) -> list[str]:
-    """Names of the factors that vary in both parts of the split of `disentanglement`, and also when permuted.
+    """Names of the factors that vary in both parts of the split of `disentanglement`, before and after permutation.
 
     Args:
         factors: See `disentanglement`.
@@ -563,17 +569,17 @@ def l1_logistic_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression, mean cross-entropy + `l1` x sum |weight|: weight `(classes, features)` and bias.
 
-    By L-BFGS with bounds: a weight is a positive part less a negative one, neither below 0, which leaves a smooth
-    problem. A step is two matrix products for all classes together, where scikit-learn's solver with this penalty
-    takes item after item.
+    Solved by L-BFGS with bounds: a weight is the difference of two non-negative parts, which makes the problem smooth.
+    A step consists of two matrix products for all classes, whereas scikit-learn's solver for this penalty processes one
+    item at a time.
 
     Args:
         features: `(items, features)`, standardized.
         labels: `(items,)` integers below `num_classes`.
-        num_classes: Classes there are.
-        l1: Strength; the bias is free.
-        max_iterations: Most steps.
-        tolerance: It ends when no entry of the projected gradient is larger than this share of `l1`.
+        num_classes: Number of classes.
+        l1: Strength of the penalty; the bias is not penalized.
+        max_iterations: Maximum number of steps.
+        tolerance: Stop when no entry of the projected gradient exceeds this fraction of `l1`.
         device: Device to compute on, in float32.
     """
     inputs = torch.from_numpy(features.astype(np.float32, copy=False)).to(device)
@@ -625,7 +631,7 @@ def _shares(amounts: np.ndarray, *, axis: int) -> np.ndarray:
 
 
 def _concentration(importance: np.ndarray, *, axis: int) -> np.ndarray:
-    """1 - entropy of the shares along an axis, by its largest value; 0 where nothing has importance."""
+    """1 minus the entropy of the shares along an axis, divided by its maximum; 0 where nothing has importance."""
     shares = _shares(importance, axis=axis)
     concentration = 1.0 - _entropy(shares, axis=axis) / np.log(importance.shape[axis])
     return np.where(shares.sum(axis=axis) > 0, concentration, 0.0)
@@ -638,7 +644,7 @@ def _entropy(shares: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:
-    """Best less second best of `(dims, factors)`."""
+    """Best minus second best of `(dims, factors)`."""
     second, best = np.partition(scores, [-2, -1], axis=0)[-2:]
     return best - second
 
@@ -665,7 +671,7 @@ def _classes(factor: _Factor, bins: int, binning: str) -> np.ndarray:
 
 
 def _counts(binned: np.ndarray, classes: np.ndarray, bins: int, num_classes: int | None = None) -> np.ndarray:
-    """How often bins and classes meet, `(dims, bins, classes)`."""
+    """Number of items in each bin and class, `(dims, bins, classes)`."""
     num_classes = num_classes or int(classes.max()) + 1
     cells = bins * num_classes
     counts = np.empty((len(binned), cells), dtype=np.int64)
@@ -685,7 +691,7 @@ def _information(binned: np.ndarray, classes: list[np.ndarray], bins: int) -> np
 def _mutual_information(counts: np.ndarray) -> np.ndarray:
     """Mutual information of bins and classes in nats, from `(dims, bins, classes)` counts."""
     joint = counts / counts.sum(axis=(1, 2), keepdims=True)
-    # H(bin) + H(class) - H(bin, class); rounding alone would bring it below 0.
+    # H(bin) + H(class) - H(bin, class); only rounding can make it negative.
     information = _entropy(joint.sum(axis=2)) + _entropy(joint.sum(axis=1)) - _entropy(joint.reshape(len(joint), -1))
     return information.clip(min=0.0)
 
@@ -693,7 +699,7 @@ def _mutual_information(counts: np.ndarray) -> np.ndarray:
 def _single_dimension_accuracy(
     binned: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, bins: int
 ) -> np.ndarray:
-    """Test accuracy `(dims,)` of the densest class in a bin, classes weighing the same, scaled so that chance is 0."""
+    """Balanced test accuracy `(dims,)` of the densest class in each bin, scaled so that chance is 0."""
     seen = _counts(binned[:, train], factor.values[train], bins, factor.num_classes)
     met = _counts(binned[:, test], factor.values[test], bins, factor.num_classes)
     densest = (seen / seen.sum(axis=1, keepdims=True).clip(min=1)).argmax(axis=2, keepdims=True)
@@ -704,7 +710,7 @@ def _single_dimension_accuracy(
 
 
 def _squared_correlation(centered: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """R^2 `(dims,)` of a line through each of `(items, dims)` codes of mean 0; 0 for a constant one."""
+    """R^2 `(dims,)` of a linear regression on each of `(items, dims)` codes of mean 0; 0 if constant."""
     target = amounts - amounts.mean()
     variance = np.einsum("nd,nd->d", centered, centered) * (target @ target)
     return np.divide((target @ centered) ** 2, variance, out=np.zeros(len(variance)), where=variance > 0)
@@ -719,7 +725,7 @@ def _informative(
     num_permutations: int,
     seed: int,
 ) -> np.ndarray:
-    """Dimensions `(dims,)` with more information on a factor than the best one has on any permutation of it."""
+    """Mask `(dims,)`: more information about a factor than any dimension has about its permutations."""
     generator = np.random.default_rng(seed)
     largest = np.zeros(len(classes))
     for _ in range(num_permutations):
@@ -730,7 +736,7 @@ def _informative(
 
 
 def _modularity(information: np.ndarray, informative: np.ndarray) -> float:
-    """Modularity from `(dims, factors)` nats: a mean over informative dimensions, weighted by the largest of each."""
+    """Modularity from `(dims, factors)` nats: mean over informative dimensions, weighted by their largest values."""
     kept = information[informative]
     most = kept.max(axis=1, initial=0.0)
     if not most.sum():
@@ -754,10 +760,10 @@ def _ranking_of_classes(
 
 
 def _ranking_of_amounts(codes: np.ndarray, factor: _Factor, train: np.ndarray, test: np.ndarray, l2: float) -> float:
-    """Concordance of a ridge regression: share of pairs of test items of unlike factor that are in the right order.
+    """Concordance of a ridge regression: fraction of test pairs with different factors that are ranked correctly.
 
-    It is (1 + Somers' D) / 2, with D = (concordant - discordant) / (pairs that differ in the factor). Kendall's tau by
-    itself would keep a factor of few levels below 1 however well it is predicted.
+    It is (1 + Somers' D) / 2, with D = (concordant - discordant) / (pairs that differ in the factor). Kendall's tau
+    would be below 1 for a factor with few levels even if it is predicted perfectly.
     """
     from scipy.stats import kendalltau  # noqa: PLC0415 - of the extra `analysis`
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above
@@ -765,13 +771,13 @@ def _ranking_of_amounts(codes: np.ndarray, factor: _Factor, train: np.ndarray, t
     target = factor.values / factor.values[train].std()
     predictions = Ridge(alpha=l2 * len(train)).fit(codes[train], target[train]).predict(codes[test])
     tau = kendalltau(predictions, target[test]).statistic
-    if np.isnan(tau):  # every prediction is the same: nothing is put in order
+    if np.isnan(tau):  # all predictions are equal: nothing is ranked
         return 0.5
     somers_d = tau * (_pairs_that_differ(predictions) / _pairs_that_differ(target[test])) ** 0.5
     return (float(somers_d) + 1.0) / 2.0
 
 
 def _pairs_that_differ(values: np.ndarray) -> float:
-    """Twice the number of pairs of unlike values."""
+    """Twice the number of pairs of different values."""
     _, counts = np.unique(values, return_counts=True)
     return float(len(values) ** 2 - (counts.astype(np.float64) ** 2).sum())

@@ -1,7 +1,7 @@
-"""How near latents are to a standard normal, by dimension and jointly.
+"""How close latents are to a standard normal distribution, per dimension and jointly.
 
-The hypothesis of SIM is that its latents follow N(0, I). Deterministic latents have no reason to; compare with them
-raw, `standardized` and `whitened`, since rescaling alone may bring them as near.
+The hypothesis of SIM is that its latents follow N(0, I). For deterministic latents nothing enforces this; compare with
+them raw, `standardized` and `whitened`, because rescaling alone may bring them as close.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from modeling_sim.text import counted
 from ._arrays import ROUNDING, principal_axes
 from .probes import _standardization
 
-# Variance over frames above which a dimension is active; Burda et al.'s (2016), as in the training logs.
+# Variance over frames above which a dimension is active (Burda et al. 2016), as in the training logs.
 ACTIVE_UNIT_VARIANCE = 0.01
-# Widths of the kernels of `maximum_mean_discrepancy`; those of Tolstikhin et al. (2018).
+# Widths of the kernels of `maximum_mean_discrepancy`, as in Tolstikhin et al. (2018).
 _KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-# Dimensions that are computed at a time, so that temporary arrays stay small.
+# Number of dimensions that are computed at a time, so that temporary arrays stay small.
 _CHUNK = 64
 
 
@@ -29,13 +29,13 @@ class Gaussianity:
 
     Args:
         kl_per_dimension: KL divergence of the frames' Gaussians to N(0, 1), in nats, averaged over frames; 0 means that
-            a dimension carries nothing about its frame. `None` for deterministic points.
+            a dimension contains no information about its frame. `None` for deterministic points.
         active: Whether the variance of the mean over frames is above 0.01; meaningless for standardized points.
         wasserstein: Distance W1 of the values to N(0, 1), the mean difference of quantiles. Values drawn from N(0, 1)
             have about `1.29 / sqrt(frames)`.
-        kolmogorov_smirnov: Largest difference of their distribution function to the normal one, in [0, 1]. Values drawn
-            from N(0, 1) have about `0.87 / sqrt(frames)`. No p-values: with many frames any difference has a small one,
-            and frames are not independent of each other.
+        kolmogorov_smirnov: Largest difference between their distribution function and the normal one, in [0, 1]. Values
+            drawn from N(0, 1) have about `0.87 / sqrt(frames)`. No p-values: with many frames any difference has a
+            small one, and frames are not independent of each other.
         mean: 0 for N(0, 1).
         variance: 1 for N(0, 1).
         skewness: 0 for N(0, 1); NaN where a dimension is constant.
@@ -60,15 +60,15 @@ class Gaussianity:
 
     @property
     def active_kl_share(self) -> float | None:
-        """Share of the KL divergence that active dimensions carry; `None` if there is no divergence."""
+        """Fraction of the KL divergence in active dimensions; `None` if the divergence is 0."""
         if self.kl_per_dimension is None or self.kl_per_dimension.sum() <= 0:
             return None
         return float(self.kl_per_dimension[self.active].sum() / self.kl_per_dimension.sum())
 
     def summary(self) -> dict[str, float | None]:
-        """Single numbers: sums and counts, and medians over active dimensions, `None` where there are none.
+        """Scalar results: sums and counts, and medians over active dimensions, `None` if there are none.
 
-        Inactive dimensions of a Gaussian model are N(0, 1) whatever the frame: they would hide the others.
+        Inactive dimensions of a Gaussian model are N(0, 1) for every frame: they would hide the others.
         """
         return {
             "kl": None if self.kl_per_dimension is None else float(self.kl_per_dimension.sum()),
@@ -97,15 +97,15 @@ def gaussianity(
 ) -> Gaussianity:
     """Compares latents with N(0, I).
 
-    With variances, the values compared are one sample per frame, so that they follow the aggregate posterior; without,
-    they are the points themselves. Of a Gaussian model report both: its means alone have too little variance.
+    With `log_variances`, one sample per frame is compared, so that values follow the aggregate posterior; without, the
+    points themselves are compared. For a Gaussian model, report both: its means alone have too little variance.
 
     Args:
         means: `(frames, dims)`, posterior means, or deterministic points.
         log_variances: Natural logarithms, of the shape of `means`; `None` for deterministic points.
         samples: Samples of the Gaussians, of the shape of `means`, instead of drawing them; only with `log_variances`.
         seed: Seed of the samples, and of the draws of `maximum_mean_discrepancy`.
-        max_items: Most frames that `maximum_mean_discrepancy` takes; its cost grows with their square.
+        max_items: Maximum number of frames for `maximum_mean_discrepancy`, whose cost is quadratic in it.
 
     Raises:
         ValueError: Shapes disagree, a value is not finite, or there are fewer than 2 frames.
@@ -139,13 +139,14 @@ def maximum_mean_discrepancy(points: np.ndarray, *, max_items: int = 2000, seed:
     """Squared maximum mean discrepancy to N(0, I), unbiased (Gretton et al. 2012).
 
     The kernel is the mean of inverse multiquadrics `c / (c + |x - y|^2)` with `c = 2 dims s` for several scales s, so
-    that distances in any number of dimensions fall on its slope (Tolstikhin et al. 2018). On N(0, I) it is 0 on
-    average. Its scatter falls with `max_items`: at 512 dimensions and 2000 items it is about 1e-5. Items that a
-    bootstrap repeats are at distance 0 and make it too high; get its scatter from other seeds or halves of the data.
+    that it is sensitive to the distances that occur in any number of dimensions (Tolstikhin et al. 2018). For N(0, I)
+    it is 0 on average. Its standard deviation decreases with `max_items`: at 512 dimensions and 2000 items it is about
+    1e-5. Items that a bootstrap repeats have distance 0 and make it too high; estimate its variation with other seeds
+    or halves of the data.
 
     Args:
         points: `(items, dims)`.
-        max_items: Items that are drawn if there are more; as many are drawn of N(0, I).
+        max_items: Maximum number of items, drawn if there are more; the same number is drawn from N(0, I).
         seed: Seed of both draws.
 
     Raises:
@@ -178,14 +179,14 @@ def standardized(points: np.ndarray) -> np.ndarray:
 
 
 def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
-    """Principal components with variance 1, float64: a cloud whose mean is 0 and whose covariance is the identity.
+    """Principal components with variance 1, float64: their mean is 0 and their covariance is the identity.
 
-    Principal components mix dimensions, and mixtures of many look normal whatever was mixed.
+    Principal components mix dimensions, and mixtures of many dimensions are close to normal for any dimensions.
 
     Args:
-        points: `(items, dims)`; with hardly more items than dimensions any cloud becomes white.
-        tolerance: Components with a variance below this share of the largest are dropped, not scaled up: in data of
-            deficient rank they hold rounding alone. The result then has fewer columns than `points`.
+        points: `(items, dims)`, with many more items than dimensions; otherwise any points become white.
+        tolerance: Components with a variance below this fraction of the largest are dropped: in rank-deficient data
+            they contain only rounding errors. The result then has fewer columns than `points`.
 
     Raises:
         ValueError: Every dimension is constant.
@@ -201,7 +202,7 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
 
 
 def checked_points(points: np.ndarray, name: str) -> np.ndarray:
-    """The points if they are `(items, dims)`, finite and at least 2; else a ValueError with their name."""
+    """Returns the points if they are at least 2 and `(items, dims)`, all finite; otherwise raises a ValueError."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"`{name}` has shape {points.shape}; expected (items, dims).")
@@ -213,7 +214,7 @@ def checked_points(points: np.ndarray, name: str) -> np.ndarray:
 
 
 def generator_of(seed: int, purpose: str) -> np.random.Generator:
-    """A generator for one purpose, unlike `numpy.random.default_rng(seed)`, which may have drawn the very points."""
+    """A generator for one purpose; `numpy.random.default_rng(seed)` may have generated the points themselves."""
     return np.random.default_rng([seed, *purpose.encode()])
 
 
@@ -232,13 +233,13 @@ def _draw(means: np.ndarray, log_variances: np.ndarray, generator: np.random.Gen
 
 
 def _chunks(points: np.ndarray) -> Iterator[np.ndarray]:
-    """Some dimensions at a time, each in one piece of memory: `(dims, items)` in float64."""
+    """Yields some dimensions at a time as contiguous arrays `(dims, items)` in float64."""
     for start in range(0, points.shape[1], _CHUNK):
         yield np.ascontiguousarray(points[:, start : start + _CHUNK].T, dtype=np.float64)
 
 
 def _kl_per_dimension(means: np.ndarray, log_variances: np.ndarray) -> np.ndarray:
-    # expm1: a divergence near 0 would drown in the rounding of exp(log_variance) - 1
+    # expm1: the rounding error of exp(log_variance) - 1 would exceed a divergence near 0
     return np.concatenate(
         [
             0.5 * (mean**2 + np.expm1(log_variance) - log_variance).mean(axis=1)
@@ -254,7 +255,7 @@ def _describe(values: np.ndarray) -> tuple[np.ndarray, ...]:
     squares = deviation**2
     variance = squares.mean(axis=1)
     third, fourth = np.einsum("di,di->d", squares, deviation), np.einsum("di,di->d", squares, squares)
-    # What is left of a constant after its mean was taken off is rounding.
+    # A constant minus its mean is only a rounding error.
     varies = variance > (1e-12 * np.abs(values).max(axis=1)) ** 2
     root = np.sqrt(np.where(varies, variance, np.nan))
     items = values.shape[1]
@@ -268,11 +269,11 @@ def _describe(values: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _distances_to_normal(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""W1 and the Kolmogorov-Smirnov statistic of `(dims, items)`, every row in rising order, to N(0, 1).
+    r"""W1 and the Kolmogorov-Smirnov statistic of `(dims, items)`, rows ascending, to N(0, 1).
 
-    W1 is the integral over u of `|x(u) - q(u)|`, where q is the normal quantile function and x, that of the values, is
-    constant from one multiple of 1 / items to the next. As the integral of q(u) is `-density(q(u))`, each step is known
-    exactly once it is cut where q crosses x.
+    W1 is the integral over u of `|x(u) - q(u)|`, where q is the normal quantile function and x that of the values,
+    which is constant between multiples of 1 / items. The integral of q(u) is `-density(q(u))`, so each interval is
+    integrated exactly after splitting it where q crosses x.
     """
     from scipy.special import ndtr, ndtri  # noqa: PLC0415 - of the extra `analysis`
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Score = Callable[[np.ndarray], np.ndarray]
-# Resamples whose confusion matrices are held at a time.
+# Number of resamples whose confusion matrices are in memory at a time.
 _CHUNK = 64
 
 
@@ -19,17 +19,17 @@ class Interval:
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether a value lies outside."""
+        """Whether a value is outside the interval."""
         return value < self.low or value > self.high
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share on the diagonal of `(..., classes, classes)` counts, true class first."""
+    """Fraction of `(..., classes, classes)` counts on the diagonal; the true class is the first axis."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)).clip(min=1)
 
 
 def majority_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
-    """Share of test labels that are the most frequent training label: chance, for one who knows no features.
+    """Fraction of test labels that equal the most frequent training label: the accuracy without any features.
 
     Args:
         train_labels: `(items,)`, integers from 0.
@@ -39,7 +39,7 @@ def majority_accuracy(train_labels: np.ndarray, test_labels: np.ndarray) -> floa
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur, as truth or as a prediction, in `(..., classes, classes)` counts."""
+    """Mean F1 over the classes that occur, as label or prediction, in `(..., classes, classes)` counts."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     occurrences = confusion.sum(axis=-1) + confusion.sum(axis=-2)
     f1 = np.divide(2.0 * hits, occurrences, out=np.zeros(hits.shape), where=occurrences > 0)
@@ -47,13 +47,13 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 def confusions(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray, num_classes: int) -> np.ndarray:
-    """Confusion matrix of every group, `(groups, classes, classes)`, true class first, groups in sorted order.
+    """Confusion matrix of every group, `(groups, classes, classes)`: groups are sorted, the true class comes first.
 
     Args:
         labels: `(items,)` integers.
         predictions: `(items,)` integers.
-        groups: `(items,)` of anything that sorts: utterances, or speakers.
-        num_classes: Classes there are.
+        groups: `(items,)` of sortable values: utterances, or speakers.
+        num_classes: Number of classes.
     """
     names, group = np.unique(groups, return_inverse=True)
     cells = np.zeros((len(names), num_classes, num_classes), dtype=np.int64)
@@ -71,17 +71,17 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of a score over groups (Efron 1979).
 
-    Frames of one utterance are alike, so utterances, or speakers, are drawn, with replacement.
+    Frames of one utterance are similar, so utterances or speakers are drawn, with replacement.
 
     Args:
-        confusion: `(groups, classes, classes)`, of `confusions`.
+        confusion: `(groups, classes, classes)`, from `confusions`.
         score: Function of `(..., classes, classes)` counts.
-        level: Share of repetitions of the complete study whose intervals contain the true value.
-        resamples: Draws; 1000 put the bounds within about 0.2 of their own standard deviations.
+        level: Confidence level.
+        resamples: Number of resamples. With 1000, the error of the bounds is about 0.2 of their standard deviation.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: There are fewer than 2 groups, so nothing is known of their variation.
+        ValueError: There are fewer than 2 groups, so their variation is unknown.
     """
     return _percentiles(score(confusion.sum(axis=0)), _resampled(confusion, score, resamples, seed), level)
 
@@ -98,7 +98,7 @@ def bootstrap_difference(
     """Interval of `score(first) - score(second)`, both drawn on the same groups.
 
     Args:
-        first: `(groups, classes, classes)`, of `confusions`.
+        first: `(groups, classes, classes)`, from `confusions`.
         second: The same for the second result, on the same items.
         score: See `bootstrap_interval`.
         level: See `bootstrap_interval`.
@@ -120,14 +120,15 @@ def bootstrap_statistic(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of any statistic over groups of items, if it does not follow from counts.
+    """Percentile bootstrap over groups of any statistic of items, for example one that is not a function of counts.
 
     Args:
-        statistic: Function of the indices of items, `(drawn items,)`, in which an item occurs as often as its group
-            was drawn. Draws for which it is NaN are skipped.
-        groups: `(items,)` of anything that sorts: utterances, or speakers.
+        statistic: Function of the indices of items, `(drawn items,)`, in which an item occurs as often as its group was
+            drawn. Resamples for which it is NaN are skipped.
+        groups: `(items,)` of sortable values: utterances, or speakers.
         level: See `bootstrap_interval`.
-        resamples: Draws; fewer than in `bootstrap_interval`, since each computes the statistic again.
+        resamples: Number of resamples; by default fewer than in `bootstrap_interval`, since the statistic is computed
+            for each.
         seed: Seed of the draws.
 
     Raises:
@@ -153,15 +154,15 @@ def bootstrap_pairs(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of a statistic of pairs over the items that they are pairs of.
+    """Percentile bootstrap of a statistic of pairs of items, over the items.
 
-    Pairs that share an item are not independent: a draw of pairs, or of first items alone, gives intervals that are too
-    narrow. Here items are drawn, and a pair occurs as often as the counts of its two ends, multiplied.
+    Pairs that share an item are not independent: drawing pairs, or only first items, results in intervals that are too
+    narrow. Here items are drawn, and a pair occurs as often as the product of the counts of its two items.
 
     Args:
         statistic: Function of the indices of pairs, `(drawn pairs,)`.
-        first: `(pairs,)`, one end of each pair, anything that sorts.
-        second: `(pairs,)`, the other end of each pair.
+        first: `(pairs,)`, one item of each pair, sortable.
+        second: `(pairs,)`, the other item of each pair.
         level: See `bootstrap_interval`.
         resamples: See `bootstrap_statistic`.
         seed: Seed of the draws.
@@ -177,7 +178,7 @@ def bootstrap_pairs(
     while len(draws) < resamples:
         times = generator.multinomial(len(items), np.full(len(items), 1 / len(items)))
         drawn = np.repeat(pairs, times[ends[0]] * times[ends[1]])
-        if len(drawn):  # of very few items a draw may hold no pair
+        if len(drawn):  # with very few items, a resample may contain no pair
             draws.append(statistic(drawn))
     return _percentiles(np.asarray(statistic(pairs)), np.array(draws), level)
 

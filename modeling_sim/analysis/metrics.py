@@ -23,13 +23,13 @@ _INPUTS = """
 Args:
     references: Class numbers, from 0.
     predictions: Class numbers.
-    groups: What each item belongs to, as text: utterances or speakers, which the interval is drawn over.
+    groups: Group of each item as text, utterance or speaker; groups are resampled for the interval.
     level: Level of the interval, 0.95 by default.
-    resamples: Resamples of the bootstrap, 1000 by default.
-    seed: Seed of its draws, 0 by default.
+    resamples: Number of bootstrap resamples, 1000 by default.
+    seed: Seed of the bootstrap, 0 by default.
 
 Returns:
-    {name}, {name}_low, {name}_high: the score and its interval; both bounds NaN where there is one group alone.
+    {name}, {name}_low, {name}_high: the score and its interval; both bounds are NaN if there is only one group.
 """
 
 
@@ -76,10 +76,10 @@ class _Grouped(evaluate.Metric):
 
 
 class GroupedAccuracy(_Grouped):
-    """Share of correct items; chance is the share of the most frequent class."""
+    """Fraction of correct items; chance is the fraction of the most frequent class."""
 
     score_name = "accuracy"
-    description = "Share of correct items, with a bootstrap interval over groups of items that are not independent."
+    description = "Fraction of correct items, with a bootstrap interval over groups of items that are not independent."
     score = staticmethod(accuracy)
 
 
@@ -96,7 +96,7 @@ class AbxError(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="ABX error: share of triples in which a token lies nearer to one of another phone.",
+            description="ABX error: fraction of triples in which a token is closer to one of another phone.",
             citation="Schatz, T. et al. (2013). Evaluating speech features with the Minimal-Pair ABX task.",
             inputs_description=(
                 "Args:\n    predictions: Frames of each token, lists of (frames, channels).\n    references: Phone of "

@@ -1,13 +1,12 @@
-"""The probes of the Smooth InfoMax paper as its code runs them, so that its rows can be compared with others.
+"""The probes of the Smooth InfoMax paper as in its code, so that results can be compared with the paper's.
 
-Facts from the authors' code (github.com/fdenoodt/Smooth-InfoMax): a linear layer by Adam for some epochs on
-features as they are, no standardization, no part of the training set to choose anything on; the test set is shuffled
-and its last items that do not fill a batch are dropped; the layer has a bias on the context and none on a
-convolutional module.
+In the authors' code (github.com/fdenoodt/Smooth-InfoMax), a linear layer is trained with Adam for some epochs, without
+standardization of features and without a validation set. The test set is shuffled, and the last incomplete batch is
+dropped. The layer has a bias for the context, but none for a convolutional module.
 
-Two things of it are not repeated: phones are placed on frames by time here, where the authors drop a model's first
-frames until the numbers agree; and an item is a complete utterance or a chunk of it here, where they test speakers on
-one random crop per utterance.
+There are two differences: here phones are aligned with frames by time, whereas the authors drop a model's first frames
+until the numbers agree; and here an item is a complete utterance or a chunk of it, whereas they test speakers on one
+random crop per utterance.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from modeling_sim.text import inner_bar
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """How a label's probe is trained there."""
+    """Training settings of the paper's probe for a label."""
 
     epochs: int
     learning_rate: float
@@ -40,15 +39,15 @@ _SYLLABLES = PaperSettings(epochs=50, learning_rate=1e-3, batch_size=64)
 
 
 def paper_settings(label: str) -> PaperSettings:
-    """Settings of a label; those of vowels and syllables for what the paper does not have.
+    """Settings for a label; for labels that the paper does not have, those of vowels and syllables.
 
-    Phones are trained with one utterance per step there; a batch here has as many frames as an utterance on average.
+    The authors train phones with one utterance per step; here a batch has as many frames as an average utterance.
     """
     return _SETTINGS.get(label, _SYLLABLES)
 
 
 def items_tested(num_items: int, settings: PaperSettings, seed: int) -> np.ndarray:
-    """Test items in the paper's manner: shuffled, and without those that do not fill the last batch, `(kept,)`."""
+    """Test items as in the paper, `(kept,)`: shuffled, without an incomplete last batch."""
     kept = num_items // settings.batch_size * settings.batch_size or num_items
     return np.random.default_rng(seed).permutation(num_items)[:kept]
 
@@ -64,20 +63,20 @@ def paper_predictions(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Classes that the paper's probe gives to queries, `(queries,)`.
+    """Predictions of the paper's probe, `(queries,)`.
 
     Args:
         features: `(items, channels)` to train on, not standardized.
         labels: `(items,)`.
         queries: `(queries, channels)`.
-        num_classes: Classes there are.
-        settings: How to train.
+        num_classes: Number of classes.
+        settings: Settings of the training.
         bias: Whether the layer has a bias.
-        seed: Seed of initialization and order.
+        seed: Seed of the initialization and the order.
         device: Device to compute on.
 
     Raises:
-        ValueError: A feature or query is not finite, or labels are not those of a probe.
+        ValueError: A feature or query is not finite, or labels are invalid (see `check_items`).
     """
     check_items(features, labels, num_classes)
     if not np.isfinite(queries).all():

@@ -11,7 +11,7 @@ from modeling_sim.text import inner_bar
 
 from ._arrays import deviations, minimized, principal_axes
 
-# Strengths that `choose_l2` tries.
+# Penalties that `choose_l2` tries.
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -20,10 +20,10 @@ class LinearProbe:
     """A multinomial logistic regression on standardized features.
 
     Args:
-        weight: `(classes, features)`, of standardized features, so that its entries compare between features.
+        weight: `(classes, features)`, of standardized features, so that its entries are comparable between features.
         bias: `(classes,)`.
-        mean: `(features,)`, taken from features before they meet `weight`.
-        scale: `(features,)`, their standard deviation, which they are then divided by.
+        mean: `(features,)`, subtracted from features before `weight` is applied.
+        scale: `(features,)`, standard deviations, by which features are then divided.
     """
 
     weight: np.ndarray
@@ -45,19 +45,19 @@ def fit_linear_probe(
     max_iterations: int = 1000,
     device: str | torch.device = "cpu",
 ) -> LinearProbe:
-    """Fits by L-BFGS: the problem is convex, so there is one solution, and the fit reaches it.
+    """Fits multinomial logistic regression by L-BFGS, until it converges to the global optimum.
 
-    Features of one network are strongly correlated, so that in their own coordinates L-BFGS is still far from that
-    answer after hundreds of steps where `l2` is small, and further the more they are: a comparison of models would be
-    one of their condition numbers. So the fit goes along principal components, each in units that make the loss about
-    equally curved along all, and is turned back. It is the same problem, penalty included, and takes fewer steps.
+    Features of a network are strongly correlated. If `l2` is small, L-BFGS on such features is far from the optimum
+    even after hundreds of steps, and a comparison of models would depend on their condition numbers. Therefore the
+    problem is preconditioned: it is solved in principal components, scaled so that the curvature of the loss is about
+    equal in all directions, and the solution is converted back. The problem, including the penalty, is the same.
 
     Args:
         features: `(items, features)`.
         labels: `(items,)` integers below `num_classes`.
-        num_classes: Classes there are; one that has no item is never predicted.
-        l2: Weight of the squared weights, summed; the bias is free.
-        max_iterations: Most iterations of L-BFGS, which stops earlier if the loss no longer falls.
+        num_classes: Number of classes; a class without items is never predicted.
+        l2: Factor of the sum of squared weights; the bias is not penalized.
+        max_iterations: Maximum number of iterations of L-BFGS, which stops earlier if the loss no longer decreases.
         device: Device to compute on, in float32.
 
     Raises:
@@ -75,7 +75,7 @@ def fit_linear_probe(
     penalty = l2 / curvatures
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        """Of weights and bias, which is the last column; by hand, as recording a graph takes longer than small fits."""
+        """For weights and bias (the last column); without autograd, whose overhead exceeds the time of small fits."""
         parameters = torch.from_numpy(flat).view(num_classes, -1).to(inputs)
         weight, bias = parameters[:, :-1], parameters[:, -1:].masked_fill(absent, -torch.inf)
         log_probabilities = torch.addmm(bias, weight, inputs).log_softmax(dim=0)
@@ -94,10 +94,10 @@ def fit_linear_probe(
 
 
 def _curvature(inputs: torch.Tensor, num_classes: int, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Principal axes as columns `(features, features)`, and about how curved a probe's loss is along each."""
+    """Principal axes as columns `(features, features)`, and the approximate curvature of a probe's loss along each."""
     axes, variances = principal_axes(inputs)
     curvatures = variances / num_classes + 2 * l2
-    # Directions without variance, where there is no penalty, have no curvature at all.
+    # Without a penalty, directions without variance have no curvature.
     return axes.to(inputs), curvatures.clamp(min=1e-9 * float(curvatures.max())).to(inputs)
 
 
@@ -112,20 +112,20 @@ def choose_l2(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> float:
-    """The strength with the best accuracy on a share of the training groups, after a fit on the others.
+    """The penalty with the best accuracy on held-out training groups, after fits on the others.
 
     Args:
         features: `(items, features)`.
         labels: `(items,)`.
-        groups: `(items,)`, utterances or speakers: a group is on one side alone.
-        num_classes: Classes there are.
-        grid: Strengths to try.
-        validation_share: Share of the groups to validate on.
-        seed: Seed of their draw.
+        groups: `(items,)`, utterances or speakers, each in one part only.
+        num_classes: Number of classes.
+        grid: Penalties to try.
+        validation_share: Fraction of the groups to validate on.
+        seed: Seed of the choice of these groups.
         device: See `fit_linear_probe`.
 
     Raises:
-        ValueError: There are fewer than 2 groups, or no two classes are left whichever are held out.
+        ValueError: There are fewer than 2 groups, or every choice of held-out groups leaves fewer than two classes.
     """
     names = np.random.default_rng(seed).permutation(np.unique(groups))
     count = max(1, round(validation_share * len(names)))
@@ -135,8 +135,8 @@ def choose_l2(
             break
     else:
         raise ValueError(
-            "choosing `l2` needs training groups (utterances or speakers) to hold out, and two classes in the others; "
-            "give it instead."
+            "choosing `l2` needs held-out training groups (utterances or speakers), and two classes in the others; "
+            "set it instead."
         )
     best, best_accuracy = grid[0], -1.0
     for l2 in grid:
@@ -158,14 +158,14 @@ def linear_r2(
 ) -> float:
     """R^2 of a ridge regression of an amount on standardized features, cross-validated over groups.
 
-    0 is the R^2 of the mean. It can be less, where the amount differs between groups and not within them.
+    0 is the R^2 of predicting the mean. It can be negative, for example if the amount differs only between groups.
 
     Args:
         features: `(items, features)`.
         values: `(items,)`, for example the logarithm of the pitch.
-        groups: `(items,)`, utterances or speakers: a group is on one side alone.
+        groups: `(items,)`, utterances or speakers, each in one fold only.
         l2: Strength of the penalty on weights, per item.
-        num_folds: Number of folds; at most that of groups.
+        num_folds: Number of folds, reduced to the number of groups if there are fewer.
         seed: Seed of the folds.
 
     Raises:
@@ -183,7 +183,7 @@ def linear_r2(
     if values.size and np.ptp(values) == 0:
         raise ValueError("`values` are all equal; there is no variance to explain.")
     folds = GroupKFold(min(num_folds, count), shuffle=True, random_state=seed)
-    # A fold has about (1 - 1 / folds) of the items, which is not worth a penalty of its own.
+    # The penalty uses the number of all items; each fold is fitted to slightly fewer, which makes little difference.
     regression = make_pipeline(StandardScaler(), Ridge(alpha=l2 * len(features)))
     predicted = cross_val_predict(regression, features, values, groups=groups, cv=folds)
     return float(1 - np.square(values - predicted).mean() / values.var())
@@ -202,16 +202,16 @@ def fit_mlp_probe(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> torch.nn.Module:
-    """One hidden layer on standardized features, by AdamW; a module that takes `(items, features)` in float32.
+    """Trains a network with one hidden layer on standardized features; it takes `(items, features)` in float32.
 
     Args:
         features: `(items, features)`.
         labels: `(items,)`.
-        num_classes: Classes there are.
+        num_classes: Number of classes.
         hidden_size: Units of the hidden layer.
-        epochs: Passes over the items.
+        epochs: Number of epochs.
         batch_size: Items per step.
-        learning_rate: Learning rate of AdamW; it falls to 0 along a cosine.
+        learning_rate: Initial learning rate of AdamW, with a cosine schedule to 0.
         weight_decay: Weight decay of AdamW.
         seed: Seed of initialization and order.
         device: Device to compute on.
@@ -243,7 +243,7 @@ def fit_mlp_probe(
 
 
 class _Standardize(torch.nn.Module):
-    """Features with mean 0 and standard deviation 1."""
+    """Standardizes features to mean 0 and standard deviation 1."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -266,7 +266,7 @@ def knn_predictions(
         features: `(items, features)` of the training items.
         labels: `(items,)`.
         queries: `(queries, features)`.
-        num_neighbors: Items that vote; fewer if there are no more.
+        num_neighbors: Number of neighbors that vote, at most the number of items.
     """
     from sklearn.neighbors import KNeighborsClassifier  # noqa: PLC0415 - of the extra `analysis`
 
@@ -278,8 +278,8 @@ def knn_predictions(
 
 def _standardization(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature; 1 where a feature is constant."""
-    mean, scale = features.mean(axis=0, dtype=np.float64), deviations(features)  # half precision overflows
-    # As precise as the features, half precision apart: float64 here would make all that is standardized twice as large.
+    mean, scale = features.mean(axis=0, dtype=np.float64), deviations(features)  # half precision would overflow
+    # In the precision of the features, at least float32: float64 would double the memory of standardized features.
     dtype = np.result_type(features, np.float32)
     return mean.astype(dtype), scale.astype(dtype)
 
@@ -293,7 +293,7 @@ def check_items(features: np.ndarray, labels: np.ndarray, num_classes: int) -> N
     if len(np.unique(labels)) < 2:
         raise ValueError("`labels` holds a single class; a probe needs at least 2.")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"`labels` must lie in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
+        raise ValueError(f"`labels` must be in [0, {num_classes}); found {labels.min()} to {labels.max()}.")
 
 
 def control_labels(
@@ -301,18 +301,18 @@ def control_labels(
 ) -> list[np.ndarray] | None:
     """Labels of a control task (Hewitt & Liang 2019) of the training and of the test items.
 
-    Every speaker's classes are renamed at random, with the classes' own frequencies in training; what a probe reaches
-    there it has by learning names by heart.
+    Every speaker's classes are renamed at random, with the class frequencies of the training items. Any accuracy of a
+    probe on them is due to memorization.
 
     Args:
         labels: Classes of the training items and of the test items, `(items,)` each.
-        speakers: Their speakers, `(items,)` each.
+        speakers: Speakers of the training items and of the test items, `(items,)` each.
         num_classes: Number of classes.
-        seed: Seed of the names.
+        seed: Seed of the new names.
 
     Returns:
-        New labels of both; `None` where there is one speaker, no test speaker is one of training, or the names leave
-        the training items one class.
+        New labels of both. `None` if there is only one speaker, no test speaker is in training, or the new training
+        labels have only one class.
     """
     known = np.unique(np.concatenate(speakers))
     if len(known) < 2 or not np.isin(speakers[1], speakers[0]).any():

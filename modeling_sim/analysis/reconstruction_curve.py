@@ -1,9 +1,9 @@
-"""Reconstruction curve: how much of the way from one utterance to another do a few dimensions of the latents go?
+"""Reconstruction curve: how much of the difference between two utterances do a few dimensions of the latents carry?
 
-The first k dimensions of utterance i are replaced, in all frames, by those of utterance j, and decoded. What is left of
-the distance to the decoded j, by the distance that i and j begin with, is the relative error of k. A curve that falls
-fast says that few dimensions distinguish the two for this decoder. It does not say that they are disentangled: a
-rotation to principal components alone makes a curve fall faster. So a curve is shown next to its controls.
+The first k dimensions of utterance i are replaced, in all frames, by those of utterance j, and decoded. The relative
+error of k is the distance to the decoded j, divided by the distance between the decoded i and j. If the curve decreases
+fast, few dimensions distinguish the two for this decoder. This does not mean that they are disentangled: a rotation to
+principal components already makes a curve decrease faster. Therefore a curve is shown with its controls.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,15 +37,16 @@ class ReconstructionCurve:
 
     Args:
         ks: Numbers of replaced dimensions.
-        error: `(ks,)`, mean error by mean largest error, both over pairs: 1 for k = 0, 0 for all dimensions.
-        median_ratio: `(ks,)`, median over pairs of a pair's error by its own largest error; a pair of equal sounds has
-            none. The ratio of means is dominated by the most distant pairs.
-        area: Mean of `error` over log2 k between the smallest and the largest k > 0, by trapezoids; lower is faster.
+        error: `(ks,)`, mean error divided by mean largest error, both over pairs: 1 for k = 0, 0 for all dimensions.
+        median_ratio: `(ks,)`, median over pairs of the error divided by the pair's own largest error, without pairs of
+            equal sounds. Unlike it, `error` is dominated by the most distant pairs.
+        area: Mean of `error` over log2 k between the smallest and the largest k > 0, by the trapezoidal rule; lower
+            means a faster decrease.
         area_interval: Bootstrap interval of `area` over items.
         first: `(pairs,)`, items whose dimensions are replaced.
         second: `(pairs,)`, items that these dimensions come from.
         pair_errors: `(pairs, ks)`, distances to the decoded second item.
-        largest_errors: `(pairs,)`, the same with no dimension replaced.
+        largest_errors: `(pairs,)`, the same without replacement.
     """
 
     ks: tuple[int, ...]
@@ -78,26 +79,27 @@ def reconstruction_curve(
     """Relative reconstruction error against the number of replaced dimensions.
 
     The defaults compare models fairly. `ranking="pair", standardize=False, distance="mse", num_pairs=None` is the
-    measure of the Smooth InfoMax paper: dimensions are chosen anew for every pair and by squared differences of means
-    over time, which favors models with a few dimensions of high variance, and waveforms are compared, where a shift in
-    phase is an error.
+    measure of the Smooth InfoMax paper: dimensions are ranked for each pair by squared differences of means over time,
+    which favors models with a few dimensions of high variance, and waveforms are compared, so that a phase shift counts
+    as an error.
 
     Args:
         latents: `(items, frames, dims)`.
-        decode: The decoder, in evaluation mode: `(batch, frames, dims)` to `(batch, samples)`, each item by itself.
+        decode: The decoder, in evaluation mode: `(batch, frames, dims)` to `(batch, samples)`, each item independently.
         ks: Numbers of dimensions, each in [0, dims]; powers of 2 and all dimensions by default.
-        ranking: "pair" by the squared difference of a pair's means over time, "global" by its mean over all pairs,
-            "random" anew for every pair, or `(dims,)` numbers of dimensions, the first to replace first.
-        standardize: Whether dimensions are first brought to standard deviation 1 over all frames.
+        ranking: "pair": by the squared difference of the pair's means over time; "global": by the mean of that over all
+            pairs; "random": a random order for each pair; or `(dims,)` dimensions in the order of replacement.
+        standardize: Whether dimensions are first scaled to standard deviation 1 over all frames.
         distance: Mean squared error of waveforms ("mse") or of their log-mel spectra ("log_mel").
-        transform: Coordinates to rank and replace in, as many as dims; `standardize` then plays no part.
+        transform: Coordinates in which dimensions are ranked and replaced, as many as dims; `standardize` is then
+            ignored.
         sampling_rate: Sampling rate of the decoded audio, for "log_mel".
         num_pairs: Ordered pairs of different items to draw; `None` for all.
-        batch_size: Latents that are decoded at a time.
-        resamples: Draws for the interval.
+        batch_size: Number of latents that are decoded at a time.
+        resamples: Number of resamples for the interval.
         seed: Seed of pairs, of the random ranking and of the interval.
-        decoded: `(items, ...)`, what `distance` compares of the decoded latents, if that is known: waveforms for "mse",
-            log-mel spectra for "log_mel".
+        decoded: `(items, ...)`, features of the decoded latents that `distance` compares, if already computed:
+            waveforms for "mse", log-mel spectra for "log_mel".
 
     Raises:
         ValueError: Latents are not finite or of another shape, `ks` or `ranking` does not fit them, or all pairs sound
@@ -113,7 +115,7 @@ def reconstruction_curve(
     largest = replacement.largest_errors(first, second)
     errors = np.zeros((len(first), len(numbers)))
     errors[:, numbers == 0] = largest[:, None]
-    # Neither end needs decoding: the latents are those of one item.
+    # Replacing no or all dimensions needs no decoding: the latents are those of one item.
     inner = (numbers > 0) & (numbers < latents.shape[2])
     bounds = torch.from_numpy(numbers[inner])[:, None].to(positions)
     if inner.any():
@@ -135,14 +137,14 @@ def reconstruction_controls(
     resamples: int = 200,
     seed: int = 0,
 ) -> dict[str, ReconstructionCurve]:
-    """The fair curve of the dimensions themselves, and what it has to be compared with, all on the same pairs.
+    """The fair curve of the model's own dimensions and its controls, all on the same pairs.
 
-    "dimensions" are ranked globally and standardized. "random" takes dimensions in random order. "rotation" is the fair
-    curve after a random rotation, "pca" in principal components, "ica" in independent and "temporal" in temporal ones:
-    dimensions that mean something by themselves should fall faster than "rotation", and a claim that a model's own axes
-    are good should survive "pca", "ica" and "temporal" of the model it is compared with. "oracle" ranks dimensions by
-    what replacing each alone does to the decoded sound. It is not the best ranking of all, which would take trying sets
-    of dimensions.
+    "dimensions" is the curve of standardized dimensions with a global ranking. "random" uses a random order. "rotation"
+    is the fair curve after a random rotation, "pca", "ica" and "temporal" are the fair curves in principal, independent
+    and temporal components. If single dimensions are meaningful, their curve should decrease faster than "rotation"; if
+    a model's own axes are claimed to be better, it should also decrease faster than "pca", "ica" and "temporal" of the
+    other model. "oracle" ranks dimensions by the effect of replacing each alone on the decoded sound. It is not the
+    optimal ranking, which would require trying sets of dimensions.
 
     Args:
         latents: See `reconstruction_curve`.
@@ -151,10 +153,10 @@ def reconstruction_controls(
         distance: See `reconstruction_curve`.
         sampling_rate: See `reconstruction_curve`.
         num_pairs: See `reconstruction_curve`.
-        oracle_pairs: Pairs to rank dimensions by; each takes as many decodings as there are dimensions.
+        oracle_pairs: Number of pairs for the "oracle" ranking; each is decoded once per dimension.
         batch_size: See `reconstruction_curve`.
         resamples: See `reconstruction_curve`.
-        seed: See `reconstruction_curve`; also for rotation and ICA.
+        seed: See `reconstruction_curve`; also the seed of the rotation and ICA.
     """
     check_latents(latents)
     features = _features(distance, sampling_rate)
@@ -192,14 +194,14 @@ def single_replacement_ranking(
     seed: int = 0,
     decoded: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Dimensions `(dims,)` in ascending order of the mean error that is left when each is replaced alone.
+    """Dimensions `(dims,)` in ascending order of the mean error that remains after replacing each alone.
 
     Args:
         latents: See `reconstruction_curve`.
         decode: See `reconstruction_curve`.
         distance: See `reconstruction_curve`.
         sampling_rate: See `reconstruction_curve`.
-        num_pairs: Pairs to average over; draw them by another seed than those of the curve.
+        num_pairs: Number of pairs to average over; use a different seed than for the curve.
         batch_size: See `reconstruction_curve`.
         seed: Seed of the pairs.
         decoded: See `reconstruction_curve`.
@@ -216,7 +218,7 @@ def single_replacement_ranking(
 
 
 class _Replacement:
-    """Latents in the coordinates of replacement, and what every item sounds like.
+    """Latents in the coordinates of the replacement, and features of every decoded item.
 
     Args:
         latents: `(items, frames, dims)`.
@@ -243,7 +245,7 @@ class _Replacement:
         self.decode, self.batch_size = decode, batch_size
         self.features = _features(distance, sampling_rate)
         self.transform = transform
-        # Without a transform the scale matters to the ranking alone: replaced values are left exactly as they are.
+        # Without a transform, the scale only affects the ranking: replaced values are copied exactly.
         self.coordinates = latents
         self.means = latents.mean(dim=1) / (scale_of(latents) if standardize else 1.0)
         if transform is not None:
@@ -271,7 +273,7 @@ class _Replacement:
         Args:
             first: `(pairs,)`.
             second: `(pairs,)`.
-            masks: `(pairs, variants, dims)`, which dimensions come from the second item.
+            masks: `(pairs, variants, dims)`, true for dimensions that come from the second item.
         """
         mixed = torch.where(masks[:, :, None], self.coordinates[second][:, None], self.coordinates[first][:, None])
         mixed = mixed.flatten(0, 1)
@@ -302,7 +304,7 @@ def _parts(total: int, size: int) -> Iterator[slice]:
 def _checked_ks(ks: Sequence[int] | None, dims: int) -> np.ndarray:
     numbers = np.unique([*(2 ** np.arange(dims.bit_length())), dims] if ks is None else list(ks))
     if not len(numbers) or numbers[0] < 0 or numbers[-1] > dims or numbers[-1] == 0:
-        raise ValueError(f"`ks` is {ks}; give numbers from 0 to {dims}, the dimensions there are, one of them above 0.")
+        raise ValueError(f"`ks` is {ks}; give numbers of dimensions from 0 to {dims}, at least one above 0.")
     return numbers
 
 
@@ -314,7 +316,7 @@ def _order(
     if not isinstance(ranking, str):
         ranking = torch.as_tensor(ranking)
         if ranking.shape != (dims,) or not ranking.sort().values.equal(torch.arange(dims).to(ranking)):
-            raise ValueError(f"`ranking` must hold every number from 0 to {dims - 1} once.")
+            raise ValueError(f"`ranking` must contain every number from 0 to {dims - 1} once.")
         return ranking.to(means.device).expand(len(first), dims)
     if ranking == "pair":
         return (means[first] - means[second]).square().argsort(dim=1, descending=True, stable=True)
@@ -342,13 +344,13 @@ def _curve(
         raise ValueError("all pairs decode to the same sound, so no error can be relative to their distance.")
 
     def area(pairs: np.ndarray) -> float:
-        # A resample of equal pairs alone has no distance to relate to; it is as good as fully replaced.
+        # If a resample only has pairs of equal sounds, all its errors are 0; avoid a division by 0.
         return _area(ks, errors[pairs].mean(axis=0) / max(largest[pairs].mean(), 1e-30))
 
     interval = bootstrap_pairs(area, first, second, resamples=resamples, seed=seed)
     return ReconstructionCurve(
         tuple(ks.tolist()),
-        # Rows that lie together are summed as `largest` is, so that no dimension replaced gives exactly 1.
+        # Contiguous rows are summed in the same order as `largest`, so that the error for k = 0 is exactly 1.
         np.ascontiguousarray(errors.T).mean(axis=1) / largest.mean(),
         np.median(errors[differ] / largest[differ, None], axis=0),
         interval.value,

@@ -9,7 +9,7 @@ from modeling_sim.analysis.decoding import LogMel
 LOSSES = ("waveform", "stft", "log_mel")
 
 
-# Windows in samples of the multi-resolution distance, at 16 kHz 16 to 128 ms; hops are a quarter of them.
+# Window lengths of the multi-resolution distance in samples, 16 to 128 ms at 16 kHz; hops are a quarter of them.
 _WINDOWS = (256, 512, 1024, 2048)
 
 
@@ -17,7 +17,7 @@ _FLOOR = 1e-5
 
 
 def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function of decoded and true waveforms `(batch, samples)` that gives one number per utterance, `(batch,)`.
+    """A function of decoded and true waveforms `(batch, samples)` that returns one number per utterance, `(batch,)`.
 
     Args:
         name: "waveform": mean squared error, the paper's. "stft": `multi_resolution_stft`. "log_mel": mean absolute
@@ -25,7 +25,7 @@ def reconstruction_loss(name: str, sampling_rate: int) -> Callable[[torch.Tensor
         sampling_rate: Samples per second.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: The name is unknown.
     """
     if name == "waveform":
         return lambda decoded, true: (decoded - true).square().mean(dim=-1)
@@ -56,7 +56,7 @@ def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Te
         )
         magnitudes = [spectrum.abs().clamp(min=_FLOOR) for spectrum in spectra]
         difference = (magnitudes[0] - magnitudes[1]).square().sum(dim=(1, 2)).sqrt()
-        # Silence has no spectrum to relate a difference to.
+        # Avoid a division by 0 for silence.
         norm = magnitudes[1].square().sum(dim=(1, 2)).sqrt()
         convergence = torch.where(norm > 2 * _FLOOR * magnitudes[1][0].numel() ** 0.5, difference / norm, 1.0)
         total = total + convergence + (magnitudes[0].log() - magnitudes[1].log()).abs().mean(dim=(1, 2))
@@ -66,8 +66,8 @@ def multi_resolution_stft(decoded: torch.Tensor, true: torch.Tensor) -> torch.Te
 def si_sdr(decoded: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Scale-invariant signal-to-distortion ratio in dB, `(batch,)`; Le Roux et al. (2019).
 
-    It compares samples, so it means something only for decoders that were trained on the waveform: one that is trained
-    on spectra is free in its phases.
+    It compares samples, so it is only meaningful for decoders that were trained on waveforms: spectral losses do not
+    determine the phase.
     """
     decoded = decoded - decoded.mean(dim=-1, keepdim=True)
     true = true - true.mean(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The scorecard: which measures there are, what each means, and which direction is better, fixed beforehand."""
+"""The scorecard: all measures, their meaning, and which direction is better, defined before any result."""
 
 import warnings
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-# Module of a spectrum in results, as it has no modules.
+# Module of a spectrum in results, because a spectrum has no modules.
 SPECTRUM_MODULE = "frame"
 
 
@@ -22,23 +22,23 @@ Direction = Literal["higher", "lower", "near 1", "none"]
 DIRECTION_WORDS: dict[Direction, str] = {
     "higher": "higher is better",
     "lower": "lower is better",
-    "near 1": "nearer to 1 is better",
+    "near 1": "closer to 1 is better",
     "none": "no direction",
 }
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of the scorecard.
+    """A measure of the scorecard.
 
     Args:
-        key: Its name in results.
+        key: Name in results.
         group: Heading in tables.
-        title: Its name for readers.
-        sentence: What it means.
+        title: Name for readers.
+        sentence: Explanation.
         direction: Which direction is better; "none" if neither is.
-        null: Its value if there is nothing to find.
-        format: How values are written.
+        null: Value without any effect, for example chance.
+        format: Format of values.
     """
 
     key: str
@@ -55,14 +55,14 @@ class Row:
     """A number of the results: one measure of one module.
 
     Args:
-        kind: Setting that the representation is a seed of: "SIM", "GIM + PCA", "log-mel", ...
+        kind: Name shared by representations that differ only by seed: "SIM", "GIM + PCA", "log-mel", ...
         representation: Name of the model or of the control.
-        module: Module, layer or output of a codec; `SPECTRUM_MODULE` for what has no modules.
+        module: Module, layer or output of a codec; `SPECTRUM_MODULE` if there are no modules.
         measure: Key of a `Measure`.
         value: The number; `None` if it is not defined.
         low: Lower bound of its 95 % interval, if it has one.
         high: Upper bound.
-        null: Its value if there is nothing to find, if that was measured too.
+        null: Value without any effect, if it was measured.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class Row:
 
 
 def features_name(representation: str, module: str) -> str:
-    """Name of a module of a representation in tables; of what has no modules, that of the representation."""
+    """Name of a module in tables; for a representation without modules, the name of the representation."""
     return representation if module == SPECTRUM_MODULE else f"{representation}, {module}"
 
 
@@ -90,7 +90,7 @@ VERDICTS = ("win", "loss", "undecided")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two kinds in one measure and module, over their seeds; the verdict, one of `VERDICTS`, is the first's."""
+    """Comparison of two kinds over their seeds; the verdict, one of `VERDICTS`, is that of the first kind."""
 
     measure: str
     module: str
@@ -114,15 +114,15 @@ PROPERTY_NAMES = (
     ("consonant", "consonant", True),
     ("speaker_id", "speaker", True),
 )
-"""Properties of speech that a best dimension is reported for: key, name, and whether it is one of classes."""
+"""Properties of speech for which the best dimension is reported: key, name, and whether it consists of classes."""
 
 
 REGRESSED = tuple((key, name) for key, name, of_classes in PROPERTY_NAMES if not of_classes and key not in ("F1", "F2"))
-"""Amounts that all frames have, which a regression on all dimensions is reported for: key and name."""
+"""Amounts of every frame, for which a regression on all dimensions is reported: key and name."""
 
 
 PROPERTY_OF_COLUMN = {"f0": "pitch"}
-"""Columns of corpora that are a property under another key."""
+"""Columns of corpora that are one of the properties under another name."""
 
 
 MEASURES = (
@@ -425,11 +425,11 @@ MEASURES = (
 def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
     """Compares kinds of models by every measure that has a direction.
 
-    With two or more models of each kind, which differ by their seeds, the interval is Welch's over models; for three of
-    each it is wide, as it should be. With fewer models the verdict is "undecided", unless the second kind is a
-    spectrum, which has no seed: then the interval is Student's, and the spectrum is compared with every module. The
-    verdict is also "undecided" if all models of each kind have the same value: a coarse measure ties by chance, and
-    does not show how models vary.
+    With two or more models of each kind, which differ by their seeds, the interval is Welch's over models; for three
+    models of each kind it is wide. With fewer models the verdict is "undecided", unless the second kind is a spectrum,
+    which has no seed: then the interval is Student's, and the spectrum is compared with every module. The verdict is
+    also "undecided" if all models of each kind have the same value: a coarse measure can be equal by chance and does
+    not show how models vary.
 
     Args:
         rows: Rows of results.
@@ -440,7 +440,7 @@ def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
         if row.value is not None and np.isfinite(row.value):
             by_model = of_models.setdefault((row.measure, row.module, row.kind), {})
             by_model.setdefault(row.representation, []).append(row.value)
-    # A model counts once, however often it was measured.
+    # A model counts once, even if it was measured several times.
     found = {key: [float(np.mean(measured)) for measured in by_model.values()] for key, by_model in of_models.items()}
     directions = {measure.key: measure.direction for measure in MEASURES}
     comparisons = []
@@ -458,7 +458,7 @@ def compare(rows: Iterable[Row], pairs: Iterable[tuple[str, str]]) -> list[Compa
 
 
 def _welch(first: list[float], second: list[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the difference of means; `None` if a kind has one model, or neither varies."""
+    """95 % interval of the difference of means; `None` if a kind has only one model, or if neither kind varies."""
     if min(len(first), len(second)) < 2 or (_is_one_value(first) and _is_one_value(second)):
         return None, None
     with warnings.catch_warnings():
@@ -468,7 +468,7 @@ def _welch(first: list[float], second: list[float]) -> tuple[float | None, float
 
 
 def _student(values: list[float], constant: float) -> tuple[float | None, float | None]:
-    """95 % interval of the mean's difference to a constant; `None` for one value, or several that are the same."""
+    """95 % interval of the mean minus a constant; `None` for a single value or equal values."""
     if len(values) < 2 or _is_one_value(values):
         return None, None
     margin = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
@@ -476,7 +476,7 @@ def _student(values: list[float], constant: float) -> tuple[float | None, float 
 
 
 def _is_one_value(values: list[float]) -> bool:
-    """Whether values differ by rounding at most."""
+    """Whether values are equal up to rounding."""
     return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
 
 

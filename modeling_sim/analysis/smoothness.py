@@ -1,8 +1,8 @@
-"""Smoothness: does sound change evenly while latents move from one utterance to another?
+"""Smoothness: does the decoded sound change evenly along a path of latents from one utterance to another?
 
-Latents are standardized, so that a model whose latents are large is not smoother for it, and sounds are compared by
-log-mel spectra. A decoder that was trained on noisy latents is smoother by itself: compare models through decoders of
-one architecture and training, with the same noise on their standardized latents.
+Latents are standardized, so that the scale of a model's latents has no effect, and sounds are compared by log-mel
+spectra. Training a decoder on noisy latents makes it smoother: compare models with decoders of the same architecture
+and training, with the same noise on their standardized latents.
 """
 
 import warnings
@@ -25,7 +25,7 @@ Statistic = Callable[[np.ndarray], np.floating]
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
-_NO_DERIVATIVE = "`decode` does not change with its latents; does it run under torch.no_grad, or detach?"
+_NO_DERIVATIVE = "the output of `decode` does not depend on its latents; does it use `torch.no_grad` or `detach`?"
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class CleanTransitions:
 
     Args:
         rate: Share of paths on which the predicted class changes once, from the class of the start to that of the end.
-        recognized: Share of paths whose two ends are predicted rightly: the rate cannot be higher.
-        num_paths: Paths between items of different classes.
+        recognized: Fraction of paths whose two ends are predicted correctly, an upper bound of `rate`.
+        num_paths: Number of paths between items of different classes.
     """
 
     rate: Interval
@@ -48,8 +48,8 @@ class LabeledClassifier:
     """A classifier of latents, and the classes of the items.
 
     Args:
-        predict: `(batch, frames, channels)`, as given to `smoothness`, not standardized, to classes `(batch,)`.
-        labels: `(items,)`, as `predict` numbers them.
+        predict: Maps latents `(batch, frames, channels)`, not standardized, to classes `(batch,)`.
+        labels: `(items,)`, with the class numbers of `predict`.
     """
 
     predict: Predict
@@ -63,8 +63,8 @@ class Smoothness:
     Args:
         path_ratio: Median of `path_ratio`; 1 is a straight path.
         jump_ratio: Median of `jump_ratio`; 1 is a uniform path.
-        lipschitz_median: Median, at a random place of each path, of the largest change of features by a unit of
-            standardized latents, divided by `mean_distance`; `None` if no pair was to be taken for it.
+        lipschitz_median: Median, over one random point per path, of the largest change of features for a unit step of
+            standardized latents, divided by `mean_distance`; `None` if `lipschitz_pairs` is 0.
         lipschitz_95: 95th percentile of the same.
         mean_distance: Mean distance of features between the ends of pairs.
         transitions: Transitions of a classifier, if one was given.
@@ -96,23 +96,25 @@ def smoothness(
     """All measures of this file along paths between random pairs of items.
 
     Args:
-        decode: The decoder, in evaluation mode: `(batch, frames, channels)` to `(batch, samples)`, each item by itself,
-            with gradients (not under `torch.no_grad`).
+        decode: The decoder, in evaluation mode: `(batch, frames, channels)` to `(batch, samples)`, each item
+            independently, with gradients (not under `torch.no_grad`).
         latents: `(items, frames, channels)`.
         features: Features of waveforms, compared by Euclidean distance; log-mel spectra by default.
         sampling_rate: Sampling rate of the decoded audio, for log-mel spectra.
-        num_pairs: Pairs to draw; more than there are items add little, since pairs that share an item depend on it.
-        steps: Steps of a path. More steps raise both ratios of a nonlinear decoder, so compare at equal numbers.
-        path: See `interpolation_path`, taken in standardized latents.
-        lipschitz_pairs: Number of these pairs to take derivatives on; 0 for none.
+        num_pairs: Number of pairs to draw. More pairs than items add little information, since pairs that share an item
+            are dependent.
+        steps: Number of steps of a path. More steps increase both ratios of a nonlinear decoder, so compare models with
+            the same number.
+        path: See `interpolation_path`; paths are in standardized latents.
+        lipschitz_pairs: Number of these pairs to compute derivatives for; 0 for none.
         classifier: For `transitions`.
-        batch_size: Latents that are decoded at a time.
-        resamples: Draws of items for intervals.
-        seed: Seed of pairs, places and draws.
+        batch_size: Number of latents that are decoded at a time.
+        resamples: Number of resamples of items for intervals.
+        seed: Seed of pairs, points and resamples.
 
     Raises:
-        ValueError: Latents are not finite or of another shape, the decoder is constant or has no gradients, labels are
-            not one per item, or fewer than 2 pairs have different ones.
+        ValueError: Latents are not finite or of another shape, the decoder is constant or has no gradients, there is
+            not one label per item, or fewer than 2 pairs have different labels.
     """
     check_latents(latents)
     if classifier is not None and len(classifier.labels) != len(latents):
@@ -183,7 +185,7 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
     Args:
         start: `(items, frames, channels)`.
         end: Latents of the same shape.
-        steps: Between points, all of the same length in the path's own parameter.
+        steps: Number of steps, equal in the path's parameter.
         path: See `points_between`.
 
     Raises:
@@ -198,14 +200,14 @@ def interpolation_path(start: torch.Tensor, end: torch.Tensor, steps: int, path:
 
 
 def step_distances(points: torch.Tensor) -> torch.Tensor:
-    """Euclidean distances `(paths, steps)` of neighbors among points `(paths, steps + 1, ...)`."""
+    """Euclidean distances `(paths, steps)` between consecutive points `(paths, steps + 1, ...)`."""
     return points.flatten(2).diff(dim=1).norm(dim=2)
 
 
 def path_ratio(points: torch.Tensor) -> torch.Tensor:
-    """Length of paths by the distance of their ends, `(paths,)`: 1 if straight, never less.
+    """Length of paths divided by the distance of their ends, `(paths,)`: at least 1, and 1 if straight.
 
-    Infinite for a path that moves and comes back to where it began; 1 for one that never moves.
+    Infinite for a path that returns to its start; 1 for a path of equal points.
 
     Args:
         points: `(paths, steps + 1, ...)`.
@@ -215,9 +217,9 @@ def path_ratio(points: torch.Tensor) -> torch.Tensor:
 
 
 def jump_ratio(points: torch.Tensor) -> torch.Tensor:
-    """Longest step of paths by their mean step, `(paths,)`: 1 if all are equal, at most their number.
+    """Longest step of paths divided by their mean step, `(paths,)`: 1 if all are equal, at most the number of steps.
 
-    1 for a path that never moves.
+    1 for a path of equal points.
 
     Args:
         points: `(paths, steps + 1, ...)`.
@@ -238,21 +240,20 @@ def local_lipschitz(
 ) -> torch.Tensor:
     """Largest singular value `(batch,)` of each item's Jacobian, of features with respect to latents.
 
-    By Lanczos's method on the product of the Jacobian's transpose and itself, with products of the Jacobian and vectors
-    forwards and backwards, for all items at once (Golub and Van Loan, Matrix Computations, 10.1): it finds the largest
-    singular value in a fraction of the steps of power iteration. It comes from below, so a stop before convergence
-    underrates.
+    By the Lanczos method on J^T J, with Jacobian-vector and vector-Jacobian products for all items at once (Golub and
+    Van Loan, Matrix Computations, 10.1), which needs a fraction of the steps of power iteration. The value is
+    approached from below, so it is underestimated before convergence.
 
     Args:
         decode: See `smoothness`.
         latents: `(batch, frames, channels)`.
         features: Features of waveforms; `None` for the waveforms themselves.
-        max_iterations: Most iterations.
-        tolerance: It ends when no value changes by more than this share of itself.
-        seed: Seed of the first directions.
+        max_iterations: Maximum number of iterations.
+        tolerance: Stop when no value changes by more than this fraction.
+        seed: Seed of the initial directions.
 
     Raises:
-        ValueError: Nothing changes with any latent to first order.
+        ValueError: All derivatives are 0.
     """
     values = _largest_singular_values(
         decode, latents, features, max_iterations=max_iterations, tolerance=tolerance, seed=seed
@@ -271,7 +272,7 @@ def _largest_singular_values(
     tolerance: float = 1e-3,
     seed: int,
 ) -> torch.Tensor:
-    """`local_lipschitz` of each item; 0 if its output does not change with its latents, as when all units are off."""
+    """`local_lipschitz` of each item; 0 if its output does not depend on its latents, as with inactive ReLUs."""
 
     def of_latents(values: torch.Tensor) -> torch.Tensor:
         waveforms = decode(values)
@@ -280,10 +281,10 @@ def _largest_singular_values(
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed), dtype=latents.dtype)
     direction, previous = _unit(noise.to(latents.device)), torch.zeros_like(latents)
     value, reach = torch.zeros(2, len(latents), dtype=torch.float64, device=latents.device)
-    # Entries of the tridiagonal matrix that the Jacobian's square is in the directions so far, `(batch,)` each.
+    # Entries of the tridiagonal matrix of J^T J in the basis of the directions so far, `(batch,)` each.
     diagonal: list[torch.Tensor] = []
     off_diagonal: list[torch.Tensor] = []
-    # Derivatives with respect to latents alone: those of the decoder's weights would be kept from step to step.
+    # Derivatives only with respect to latents: a graph of the decoder's weights would be kept in memory between steps.
     with torch.no_grad():
         pull_back = torch.func.vjp(of_latents, latents)[1]
         push_forward = _linear_part(of_latents, latents)
@@ -296,7 +297,7 @@ def _largest_singular_values(
             shares = torch.stack([diagonal[-1], reach]).to(latents)[..., None, None]
             following = pulled - shares[0] * direction - shares[1] * previous
             reach = following.flatten(1).double().norm(dim=1)
-            # An item without further directions continues from 0, which adds nothing to its matrix.
+            # An item without further directions continues with 0, which does not change its eigenvalues.
             reach = torch.where(reach > torch.finfo(latents.dtype).eps * value.square(), reach, 0.0)
             off_diagonal.append(reach)
             previous, direction = direction, _unit(following) * (reach > 0)[:, None, None]
@@ -304,7 +305,7 @@ def _largest_singular_values(
 
 
 def _largest_eigenvalue(diagonal: list[torch.Tensor], off_diagonal: list[torch.Tensor]) -> torch.Tensor:
-    """Of symmetric tridiagonal matrices, `(batch,)`, from their entries, `(batch,)` each."""
+    """Largest eigenvalue `(batch,)` of symmetric tridiagonal matrices, from their entries, `(batch,)` each."""
     matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
     if off_diagonal:
         lower = torch.diag_embed(torch.stack(off_diagonal, dim=1), offset=-1)
@@ -315,12 +316,12 @@ def _largest_eigenvalue(diagonal: list[torch.Tensor], off_diagonal: list[torch.T
 def _linear_part(
     function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The product of a function's Jacobian and a vector; what does not depend on the vector is computed once.
+    """The product of a function's Jacobian and a vector; everything independent of the vector is computed once.
 
-    A fourth of the time of `torch.func.jvp`, which computes the function again with every product.
+    Takes a quarter of the time of `torch.func.jvp`, which evaluates the function again for every product.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node")  # of constants that it folds
+        warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node")  # warns when it folds constants
         product: Callable[[torch.Tensor], torch.Tensor] = torch.func.linearize(function, at)[1]
     return product
 
@@ -338,20 +339,20 @@ def clean_transition_rate(
 ) -> float:
     """Share of paths on which the predicted class changes once, from the start's to the end's.
 
-    A path whose end is predicted wrongly is not clean: the rate describes the path only if the classifier is good.
+    A path whose end is predicted incorrectly is not clean, so the rate is only meaningful if the classifier is good.
 
     Args:
-        predict: `(batch, frames, channels)` to classes `(batch,)`.
+        predict: Maps latents `(batch, frames, channels)` to classes `(batch,)`.
         start: `(paths, frames, channels)`.
         end: Latents of the same shape.
         start_labels: `(paths,)`, classes of the starts.
-        end_labels: `(paths,)`, of the ends, each another than its start's.
+        end_labels: `(paths,)`, classes of the ends, each different from that of the start.
         steps: See `interpolation_path`.
         path: See `interpolation_path`.
-        batch_size: Latents that are classified at a time, about.
+        batch_size: Approximate number of latents that are classified at a time.
 
     Raises:
-        ValueError: A start and its end are of one class, or lengths disagree.
+        ValueError: A start and its end have the same class, or lengths disagree.
     """
     classes = _predicted(predict, start, end, steps, path, batch_size)
     return float(_is_clean(classes, np.asarray(start_labels), np.asarray(end_labels)).mean())
@@ -394,18 +395,18 @@ def _is_clean(classes: np.ndarray, start_labels: np.ndarray, end_labels: np.ndar
     if not len(classes) == len(start_labels) == len(end_labels):
         raise ValueError(f"{len(classes)} paths, {len(start_labels)} and {len(end_labels)} labels; give one each.")
     if (start_labels == end_labels).any():
-        raise ValueError("a path begins and ends in one class; remove such paths.")
+        raise ValueError("a path starts and ends in the same class; remove such paths.")
     once = (np.diff(classes, axis=1) != 0).sum(axis=1) == 1
     return once & (classes[:, 0] == start_labels) & (classes[:, -1] == end_labels)
 
 
 def _parts(paths: int, steps: int, batch_size: int) -> list[slice]:
-    """Paths whose points make about a batch."""
+    """Slices of paths whose points make about one batch."""
     together = max(1, batch_size // (steps + 1))
     return [slice(at, at + together) for at in range(0, paths, together)]
 
 
 def _unit(directions: torch.Tensor) -> torch.Tensor:
-    """Directions `(batch, frames, channels)` with norm 1 an item; 0 stays 0."""
+    """Directions `(batch, frames, channels)` with norm 1 per item; 0 stays 0."""
     norm = directions.flatten(1).norm(dim=1)[:, None, None]
     return directions / norm.clamp(min=torch.finfo(directions.dtype).tiny)

@@ -12,28 +12,28 @@ _LOWEST_PITCH, _HIGHEST_PITCH = 70.0, 400.0
 _WINDOW, _HOP = 0.04, 0.01
 
 
-# Share of a frame's energy that repeats with the pitch's period, from which a frame counts as voiced.
+# Normalized autocorrelation at the pitch period from which a frame counts as voiced.
 _VOICED = 0.5
 
 
-# Share of the energy of an utterance's loudest frame above which a frame counts as speech.
+# Energy relative to the loudest frame of the utterance above which a frame counts as speech.
 _LOUD = 0.05
 
 
-# Most windows that the medians of a sound are taken over. They overlap in a short sound and are adjacent in one of
-# 5 seconds, which takes a fourth of the time: windows 10 ms apart share three quarters of their samples.
+# Maximum number of windows for the medians of a sound. Windows 10 ms apart share three quarters of their samples; in a
+# sound of 5 seconds they are adjacent, which takes a quarter of the time.
 _MOST_WINDOWS = 128
 
 
-# Frames measured at a time: resonances take matrices of `order` squared per frame.
+# Number of frames that are measured at a time: formants need a matrix of `order ** 2` numbers per frame.
 _TOGETHER = 4096
 
 
 def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Medians of `frame_properties` over the voiced frames, or over the loud ones where none is voiced, `(5,)`.
+    """Medians of `frame_properties` over the voiced frames, or over the loud frames if none is voiced, `(5,)`.
 
-    Frames are 10 ms apart, or further in a sound of more than 1.3 s, so that there are 128 at most. All are NaN for
-    silence, or if a sample is not finite.
+    Frames are 10 ms apart, or more in a sound of more than 1.3 s, so that there are at most 128. All properties are NaN
+    for silence, or if a sample is not finite.
 
     Args:
         waveform: `(samples,)`.
@@ -49,17 +49,17 @@ def sound_properties(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def frame_properties(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> np.ndarray:
-    """Each of `PROPERTIES` in windows of 40 ms around some moments, `(moments, 5)`.
+    """Each of `PROPERTIES` in windows of 40 ms around given times, `(times, 5)`.
 
     Pitch is the period with the largest normalized autocorrelation; brightness the center of gravity of the spectrum;
     formants are the two lowest resonances of a linear prediction of order `2 + sampling_rate / 1000`. Frequencies are
-    semitones above 1 Hz, so that differences are those of hearing. Pitch is NaN in unvoiced frames, and all properties
-    in frames with less than a twentieth of the energy of the loudest one.
+    in semitones above 1 Hz, so that differences are perceptual. Pitch is NaN in unvoiced frames, and all properties in
+    frames with less than a twentieth of the energy of the loudest one.
 
     Args:
-        waveform: `(samples,)`; all is NaN if one is not finite.
+        waveform: `(samples,)`; all properties are NaN if a sample is not finite.
         sampling_rate: Samples per second.
-        seconds: `(moments,)`, centers of the windows; there is silence around the waveform.
+        seconds: `(times,)`, centers of the windows; the waveform is padded with zeros.
     """
     values = np.full((len(seconds), len(PROPERTIES)), np.nan)
     frames, loud = _windows(waveform, sampling_rate, seconds)
@@ -70,7 +70,7 @@ def frame_properties(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarr
 
 
 def frame_pitch(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> np.ndarray:
-    """The pitch alone of `frame_properties`, `(moments,)`, without the time that the formants take."""
+    """Only the pitch of `frame_properties`, `(times,)`, which is faster without the formants."""
     values = np.full(len(seconds), np.nan)
     frames, loud = _windows(waveform, sampling_rate, seconds)
     values[loud] = _voiced_pitch(frames[loud], sampling_rate)
@@ -78,7 +78,7 @@ def frame_pitch(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -
 
 
 def _windows(waveform: np.ndarray, sampling_rate: int, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Windows around moments, `(moments, samples)`, and the numbers of those that are loud enough for speech."""
+    """Windows around times, `(times, samples)`, and the indices of those that are loud enough for speech."""
     size = int(_WINDOW * sampling_rate)
     padded = np.pad(waveform.astype(np.float64), size)
     starts = np.rint(np.asarray(seconds) * sampling_rate - size / 2).astype(int) + size
@@ -111,14 +111,14 @@ def _semitones(frequencies: np.ndarray) -> np.ndarray:
 
 
 def _autocorrelation(frames: np.ndarray) -> np.ndarray:
-    """Of lags from 0 on, `(frames, samples)`."""
+    """Autocorrelation of each frame at lags from 0 on, `(frames, samples)`."""
     length = frames.shape[1]
     spectrum = np.fft.rfft(frames, 2 * length)
     return np.fft.irfft(np.abs(spectrum) ** 2)[:, :length]
 
 
 def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frequency of the strongest period of each frame, and how much of the energy repeats with it."""
+    """Frequency of the strongest period of each frame, and its normalized autocorrelation."""
     centered = frames - frames.mean(axis=1, keepdims=True)
     length = frames.shape[1]
     lags = np.arange(int(sampling_rate / _HIGHEST_PITCH), min(int(sampling_rate / _LOWEST_PITCH), length - 2) + 1)
@@ -127,7 +127,8 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
     first, second = squares[:, length - 1 - lags], squares[:, -1:] - squares[:, lags - 1]
     normalized = _autocorrelation(centered)[:, lags] / np.sqrt(first * second).clip(min=1e-12)
     highest = normalized.max(axis=1, keepdims=True)
-    # The shortest period that is nearly as good, since twice a period fits as well, and from there up to the next peak.
+    # Use the shortest period that is nearly as good as the best, because multiples of a period fit as well, and move
+    # from there to the next peak.
     good = (normalized >= 0.9 * highest).argmax(axis=1)
     falls = np.diff(normalized, axis=1, append=-np.inf) <= 0
     best = (falls & (np.arange(len(lags)) >= good[:, None])).argmax(axis=1)
@@ -138,13 +139,13 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _offset_of_peak(values: np.ndarray, highest: np.ndarray) -> np.ndarray:
-    """Where the top of a parabola through the highest value of a row and its neighbors lies, in steps from it.
+    """Offset in steps from the highest value of a row to the peak of a parabola through it and its neighbors.
 
     An integer number of samples is too coarse a period: at 16 kHz and 200 Hz, one sample is a fifth of a semitone.
 
     Args:
         values: `(rows, steps)`.
-        highest: `(rows,)`, steps; one at an end has no offset.
+        highest: `(rows,)`, step of the highest value; the offset is 0 for the first and the last step.
     """
     padded = np.pad(values, ((0, 0), (1, 1)), mode="edge")
     before, at, after = (padded[np.arange(len(values)), highest + step] for step in range(3))
@@ -154,7 +155,7 @@ def _offset_of_peak(values: np.ndarray, highest: np.ndarray) -> np.ndarray:
 
 
 def _center_of_gravity(frames: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Of the power spectrum of each frame, in Hz."""
+    """Center of gravity of the power spectrum of each frame, in Hz."""
     power = np.abs(np.fft.rfft(frames * np.hanning(frames.shape[1]))) ** 2
     frequencies = np.fft.rfftfreq(frames.shape[1], 1 / sampling_rate)
     return np.asarray(power @ frequencies / power.sum(axis=1).clip(min=1e-12))

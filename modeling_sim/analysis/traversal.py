@@ -1,4 +1,4 @@
-"""Traversal: does moving the best dimension for a property of the sound change that property and nothing else?"""
+"""Traversal: does changing the best dimension for a property of the sound change only that property?"""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ class Traversal:
     """Outcome of `traversal`.
 
     Args:
-        effects: `(directions, properties)`, median change over items, by the property's spread; 0 where no item has it.
-        selectivity: Mean over directions of the share of their effects that falls on the target: 1 if each changes its
-            target alone, `1 / properties` if each changes all alike. With an interval over items.
-        selectivity_of_directions: `(directions,)`, the same of each; 0 for one that changes nothing.
+        effects: `(directions, properties)`, median change over items, divided by `spread`; 0 if no item has the
+            property.
+        selectivity: Mean over directions of the target's share of all effects: 1 if each direction only changes its
+            target, `1 / properties` if it changes all properties equally. With an interval over items.
+        selectivity_of_directions: `(directions,)`, the share for each direction; 0 if it changes nothing.
     """
 
     effects: np.ndarray
@@ -27,23 +28,23 @@ class Traversal:
 def traversal(
     changes: np.ndarray, spread: np.ndarray, targets: np.ndarray, *, resamples: int = 1000, seed: int = 0
 ) -> Traversal:
-    """How selectively each direction of the latent space changes the property that it is meant to change.
+    """How selectively each direction of the latent space changes its target property.
 
-    Correlated properties, such as the brightness of a vowel and its formants, change together whatever is moved. So the
-    null is not `1 / properties` but the same function of random axes that are chosen by the same rule: pass their
+    Correlated properties, such as the brightness of a vowel and its formants, always change together. The null is
+    therefore not `1 / properties`, but the selectivity of random axes that are chosen by the same rule: pass their
     changes to a second call.
 
     Args:
-        changes: `(directions, items, properties)`, change of each property of each item by a move; NaN where an item
-            does not have the property.
-        spread: `(properties,)`, standard deviation of each property among utterances as they were spoken, to compare
-            properties of different units. One that does not vary, or is NaN, is skipped.
-        targets: `(directions,)`, number of the property that each direction is meant to change.
-        resamples: Draws of items for the interval.
-        seed: Seed of the draws.
+        changes: `(directions, items, properties)`, change of each property of each item when the direction is changed;
+            NaN if an item does not have the property.
+        spread: `(properties,)`, standard deviation of each property over original utterances, to compare properties of
+            different units. A property with 0 or NaN is skipped.
+        targets: `(directions,)`, index of the property that each direction should change.
+        resamples: Number of resamples of items for the interval.
+        seed: Seed of the resamples.
 
     Raises:
-        ValueError: Shapes disagree, a target is no property or does not vary, or nothing changes.
+        ValueError: Shapes disagree, a target is out of range or does not vary, or nothing changes.
     """
     changes, spread = np.asarray(changes, dtype=np.float64), np.asarray(spread, dtype=np.float64)
     targets = np.asarray(targets)
@@ -53,10 +54,10 @@ def traversal(
             "(directions, items, properties), (properties,) and (directions,)."
         )
     if not np.isin(targets, np.arange(len(spread))).all():
-        raise ValueError(f"`targets` are {targets.tolist()}; give numbers of properties, 0 to {len(spread) - 1}.")
+        raise ValueError(f"`targets` are {targets.tolist()}; give indices of properties, 0 to {len(spread) - 1}.")
     varies = spread > 0
     if not varies[targets].all():
-        raise ValueError(f"`targets` name properties {np.unique(targets[~varies[targets]]).tolist()}, without spread.")
+        raise ValueError(f"`targets` has properties without spread: {np.unique(targets[~varies[targets]]).tolist()}.")
     relative = np.divide(changes, spread, out=np.zeros_like(changes), where=varies)
 
     def effects_of(items: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ def traversal(
     items = np.arange(changes.shape[1])
     effects = effects_of(items)
     if not effects.any():
-        raise ValueError("`changes` holds no change of any property that varies; is the decoder constant?")
+        raise ValueError("`changes` is 0 for every property that varies; is the decoder constant?")
     return Traversal(
         effects,
         bootstrap_statistic(
@@ -82,21 +83,21 @@ def traversal(
 
 
 def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The coordinate whose ranks correlate most with those of each property, whatever the sign, and how much they do.
+    """The coordinate with the largest absolute rank correlation with each property, and that correlation.
 
-    The best of many coordinates correlates with anything: of 128 that have nothing to do with a property, the best has
-    about 0.17 over 256 items, and 0.44 over 40.
+    The best of many coordinates correlates with anything by chance: the best of 128 unrelated coordinates has about
+    0.17 over 256 items, and 0.44 over 40.
 
     Args:
         coordinates: `(items, coordinates)`.
-        properties: `(items, properties)`, NaN where an item does not have one.
+        properties: `(items, properties)`, NaN if an item does not have the property.
 
     Returns:
-        Numbers of coordinates `(properties,)`, -1 for a property that does not vary or that fewer than 3 items have,
-        and their Spearman correlations `(properties,)`, NaN for these.
+        Indices of coordinates `(properties,)`, -1 for a property that does not vary or that fewer than 3 items have,
+        and their Spearman correlations `(properties,)`, then NaN.
 
     Raises:
-        ValueError: The items are not as many, or a coordinate is NaN.
+        ValueError: The numbers of items differ, or a coordinate is NaN.
     """
     coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
     if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
@@ -117,23 +118,23 @@ def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.nd
 
 
 def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Directions in which the latents move where one property does and the others do not.
+    """Directions in which the latents change if one property changes and the others do not.
 
-    Coordinates are regressed on all properties at once, by least squares: a row of the regression is what a latent
-    changes by with its property, the others held. This needs no choice of axes, so it shows what the decoder can do: if
-    a move along this direction does not change the property alone either, the decoder is the limit and not the axes.
+    Coordinates are regressed on all properties at once, by least squares: each row of coefficients is the change of the
+    latents per unit of one property, with the others fixed. It does not depend on a choice of axes, so it shows the
+    limit of the decoder: if even this direction changes other properties, the decoder is the limit and not the axes.
 
     Args:
         coordinates: `(items, dims)`, of comparable scales.
-        properties: `(items, properties)`, NaN where an item does not have one; items that lack one that varies are
-            skipped.
+        properties: `(items, properties)`, NaN if an item does not have the property. Items that lack a varying property
+            are skipped.
 
     Returns:
-        Directions `(targets, dims)` of length 1, and the numbers of their properties `(targets,)`; a property that does
-        not vary, or that nothing follows, has none.
+        Directions `(targets, dims)` of length 1, and the indices of their properties `(targets,)`. There is none for a
+        property that does not vary or does not affect the coordinates.
 
     Raises:
-        ValueError: The items are not as many, or there are not more complete ones than properties.
+        ValueError: The numbers of items differ, or there are not more complete items than properties.
     """
     coordinates, properties = np.asarray(coordinates, dtype=np.float64), np.asarray(properties, dtype=np.float64)
     if coordinates.ndim != 2 or properties.ndim != 2 or len(coordinates) != len(properties):
@@ -155,7 +156,7 @@ def oracle_directions(coordinates: np.ndarray, properties: np.ndarray) -> tuple[
 
 
 def rank_correlations(coordinates: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each coordinate with the values, `(coordinates,)`; 0 where one of both is constant.
+    """Spearman's correlation of each coordinate with the values, `(coordinates,)`; 0 if either is constant.
 
     Args:
         coordinates: `(items, coordinates)`, finite.

@@ -1,14 +1,14 @@
-"""Finds temporal axes of a model, which are easier to read than its own, and adds them to its checkpoint.
+"""Finds temporal axes of a model, which are easier to interpret than its own, and adds them to its checkpoint.
 
     modeling-sim axes runs/sim-small recordings
     modeling-sim axes runs/sim-small librispeech --data_dir LibriSpeech --split train
     modeling-sim embed runs/sim-small recordings --axes temporal
 
-The channels of a model are an arbitrary mixture of what it knows. Temporal components (SOBI) are linear combinations of
-the channels of a module that are uncorrelated with each other now and at lags of 1 to 64 frames. They hold all but the
-directions in which frames hardly vary, and no labels are needed. The data may be anything that `modeling-sim embed`
-accepts; 20 minutes are enough. Give `--split train` to measure anything on the test split later.
-`--on_bad_audio skip` leaves out recordings whose headers show that they cannot be read.
+The channels of a model are arbitrary mixtures of the properties that it encodes. Temporal components (SOBI) are linear
+combinations of the channels of a module that are uncorrelated with each other, also at lags of 1 to 64 frames. They
+only drop directions in which frames hardly vary, and need no labels. The data may be anything that `modeling-sim embed`
+accepts; 20 minutes are enough. Give `--split train` to measure anything on the test split later. `--on_bad_audio skip`
+skips recordings whose headers show that they cannot be read.
 
 The file `axes.safetensors` holds the axes of every module. `modeling-sim embed`, `explore` and `publish` find it in the
 folder of the model.
@@ -26,13 +26,13 @@ from modeling_sim.text import counted, duration
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
 _SHOWN_LAG = 0.08
 
-# Axes that are found on fewer minutes of recordings come with a warning.
+# Axes found on fewer minutes of recordings cause a warning.
 _FEW_MINUTES = 5
 
 
 @dataclass
 class AxesArguments(EncodingArguments):
-    """How axes are found, and where they go."""
+    """Settings of the axes, and the output folder."""
 
     output_dir: str | None = setting(None, "Folder for axes.safetensors; by default that of the model.")
     minutes: float = setting(20.0, "Approximate minutes of recordings to draw.")
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             try:
                 read_axes(path)
             except ValueError as error:
-                if not starts_like_axes(path):  # a file of something else is not replaced
+                if not starts_like_axes(path):  # other files are not replaced
                     raise
                 print(f"replacing a damaged file: {error}")
         source = {"data_dir": settings.data_dir, "corpus_settings": settings.corpus_settings}

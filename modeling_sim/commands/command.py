@@ -123,7 +123,7 @@ def leaves_no_empty_folder(settings: Any) -> Iterator[None]:
         from modeling_sim.trainer.run_folder import CLAIM_NAME, LOCK_NAME  # noqa: PLC0415 - imports torch
 
         notes = {folder / CLAIM_NAME, folder / LOCK_NAME} - before
-        with contextlib.suppress(OSError):  # another command holds the lock, or has written a file
+        with contextlib.suppress(OSError):  # another command has the lock, or has written a file
             now = set(folder.iterdir())
             if before <= now <= before | notes and (made or now != before):
                 with FileLock(folder / LOCK_NAME, timeout=0):

@@ -8,17 +8,17 @@ set that `save_to_disk` wrote or of Parquet files, an id on the Hub, or the name
 
 The output folder gets Parquet files, which `datasets.load_dataset("parquet", data_files="embeddings/*.parquet")`
 reads, with the columns `id`, `seconds` and `embedding`, and `manifest.json`, with the model's fingerprint, the module
-and its frame rate. Files are written complete or not at all, and the same command resumes after an interruption, and
-writes missing or damaged files again.
-Recordings of hours are read piece by piece; without pooling, their frames make several rows, and `start` is the number
-of a row's first frame. A folder that holds embeddings of another model, data set or setting is refused; a stream counts
-as the same data set if its first 20 ids and lengths are equal.
+and its frame rate. Files are written complete or not at all. After an interruption, the same command resumes, and
+rewrites missing or damaged files. Long recordings are read in chunks; without pooling, their frames are stored in
+several rows, and `start` is the number of a row's first frame. A folder with embeddings of another model, data set or
+setting is an error; a stream counts as the same data set if its first 20 ids and lengths are equal.
 
-`--axes temporal` gives temporal components in place of the model's channels, of the file that `modeling-sim axes`
-writes: a linear map to dimensions that are easier to read, which drops only directions in which frames hardly vary.
+`--axes temporal` returns temporal components instead of the model's channels, with the file that `modeling-sim axes`
+writes: a linear map to dimensions that are easier to interpret, which only drops directions in which frames hardly
+vary.
 
-Recordings with another sampling rate are resampled. Stereo ones are refused unless `--average_channels` is given.
-`--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.
+Recordings with another sampling rate are resampled. Stereo recordings are an error unless `--average_channels` is
+given. `--on_bad_audio skip` lists recordings that cannot be read in `skipped.tsv` and continues without them.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ class EncodingArguments(Mappings):
     split: str = setting("all", "Split of the data.")
     data_dir: str | None = setting(None, "Folder of a corpus, or base folder of a manifest's paths.")
     corpus_settings: YamlMapping = setting("{}", CORPUS_SETTINGS_HELP)  # noqa: RUF009 - a field
-    on_bad_audio: Literal["raise", "skip"] = setting("raise", "At a recording that cannot be read.")
-    device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if there is one.")
+    on_bad_audio: Literal["raise", "skip"] = setting("raise", "What to do with unreadable recordings.")
+    device: str | None = setting(None, "Device, such as cpu or cuda:1; by default a GPU if available.")
 
     def validate(self) -> None:
         """Checks the settings and the split of a corpus.
@@ -58,21 +58,21 @@ class EncodingArguments(Mappings):
 
 @dataclass
 class EmbedArguments(EncodingArguments):
-    """What is embedded, how, and where it goes."""
+    """Settings of the embeddings, and the output folder."""
 
     output_dir: str = setting("embeddings", "Folder for the embeddings.")
     module: str = setting("context", "Module: 'context', or a number from 0.")
     pool: Literal["mean", "none"] = setting("mean", "Mean over the frames of a recording, or every frame.")
     axes: str = setting(
-        "own", "'own', 'temporal' for those of `modeling-sim axes` in the checkpoint, or another folder with such axes."
+        "own", "'own', 'temporal' (axes of `modeling-sim axes` in the checkpoint), or another folder with such axes."
     )
     streaming: bool = setting(False, "Read a data set of the Hub or on disk as a stream.")
     batch_size: int = setting(16, "Recordings per batch, of 20 seconds on average.")
     precision: Literal["fp32", "bf16"] = setting("fp32", "Precision of the convolutions.")
     num_workers: int = setting(0, "Processes that read ahead.")
-    average_channels: bool = setting(False, "Average the channels of stereo recordings instead of refusing them.")
+    average_channels: bool = setting(False, "Average the channels of stereo recordings instead of raising an error.")
     shard_seconds: float | None = setting(
-        None, "Seconds of audio per file; by default 128 MB of frames, or two hours for means."
+        None, "Seconds of audio per file; by default 128 MB of frames, or two hours of audio for means."
     )
     overwrite_output_dir: bool = setting(False, "Replace the embeddings in `output_dir`.")
 

@@ -1,4 +1,4 @@
-"""Exports an encoder for programs without this package, as ONNX or with `torch.export`.
+"""Exports an encoder for use without this package, as ONNX or with `torch.export`.
 
     modeling-sim export runs/sim-small exported/sim-small
     modeling-sim export runs/sim-small exported/sim-small-int8 --dtype int8 --calibration_audio recordings
@@ -9,7 +9,7 @@
 length. It has the convolutional modules only, because a GRU would fix the length.
 
 int8 is fastest with calibration audio; sixteen recordings are enough. Without it the ranges of activations are measured
-while the model runs, which is slower and more accurate.
+at run time (dynamic quantization), which is slower and more accurate.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ class ExportArguments:
 
     model: str = setting(MISSING, "Checkpoint: folder or Hub id.", check=check_sim_checkpoint)
     output_dir: str = setting(MISSING, "Folder for the files; new or empty.")
-    # `modeling_sim.export.folder.Format` and `Dtype`, which cannot be asked without torch.
+    # `modeling_sim.export.folder.Format` and `Dtype`, which cannot be imported without torch.
     format: Literal["onnx", "torch-export"] = setting("onnx", "Format of the files.")
     dtype: Literal["float32", "float16", "int8"] = setting(
         "float32", "Precision of weights and matrix products (ONNX only); inputs and outputs are float32."
     )
     calibration_audio: str | None = setting(
-        None, "Folder of recordings to set the ranges of int8; unset to measure them while the model runs."
+        None, "Folder of recordings for the calibration of int8; unset for dynamic quantization."
     )
     max_calibration_files: int = setting(
         16, "Number of recordings to use from this folder, the first by name.", check=at_least(1)

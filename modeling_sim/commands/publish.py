@@ -9,9 +9,9 @@ The card is rendered from the run's results and from `--measures`, output folder
 the latter it shows probes, ABX, and single dimensions next to random axes. It is checked before the upload, which stops
 if there are broken links or images, placeholders of the template, a license that is less strict than that of the data,
 or metadata that the Hub rejects. Optimizer states, data and paths of this machine are not uploaded. The commit also
-deletes outdated files of an earlier upload; all other files stay, and are listed. `--dry_run` shows the files, what
-would happen to files in the repository, and the card, without changing anything. The token is that of `hf auth login`,
-or HF_TOKEN.
+deletes outdated files of an earlier upload; all other files are kept, and listed. `--dry_run` shows the files, what
+would happen to files in the repository, and the card, without changing anything. The token is that of `hf auth login`
+or of HF_TOKEN.
 
     modeling-sim publish runs/sim-small --space --repo_id org/sim-small-explorer --decoder runs/decoder --dry_run
 

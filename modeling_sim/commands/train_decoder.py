@@ -3,9 +3,9 @@
     accelerate launch training/train_decoder.py --model runs/sim-small --module 2
 
 Each channel of the latents is standardized before decoding. Training on noisy latents makes a decoder smooth: for a
-fair comparison of models, train the decoder of a deterministic model with as much noise as Gaussian latents have
-(`--noise`; a run on a Gaussian model writes this value to results.json as `relative_noise_of_gaussians`). Before you
-draw conclusions from decoded audio, compare the reconstruction in results.json with that of silence.
+fair comparison of models, train the decoder of a deterministic model with the same amount of noise as Gaussian latents
+have (`--noise`; a run on a Gaussian model writes this value to results.json as `relative_noise_of_gaussians`). Before
+you draw conclusions from decoded audio, compare the reconstruction in results.json with that of silence.
 """
 
 from collections.abc import Sequence

@@ -68,7 +68,7 @@ def audio_name(audio: Mapping[str, Any] | None) -> str:
 
 
 def as_recording(audio: Any, sampling_rate: int | None = None) -> dict[str, Any]:
-    """A recording in any of the usual forms as a mapping: `path` or `bytes` of a file, or `array` and `sampling_rate`.
+    """Converts any usual form of a recording to a mapping: `path` or `bytes` of a file, or `array` and `sampling_rate`.
 
     Args:
         audio: A path; the bytes of a file; a mapping with `path` or `bytes`, or with `array` and `sampling_rate`; a
@@ -94,8 +94,8 @@ def read_header(audio: Mapping[str, Any]) -> AudioHeader:
     """Reads a recording's header, and checks that the file is complete.
 
     Decodes the last sample, checks the container (see `data.containers`), and reads one second from the middle of a
-    file of floats, whose samples may be out of range. Takes a fraction of a millisecond and a few reads, whatever the
-    length; FLAC, MP3 and Ogg are read from start to end, but not decoded.
+    file of floats, whose samples may be out of range. Takes a fraction of a millisecond and a few reads for any length;
+    FLAC, MP3 and Ogg are read from start to end, but not decoded.
 
     Raises:
         AudioError: The file is missing, empty, truncated, damaged, not audio or shorter than a millisecond, or its
@@ -241,7 +241,7 @@ def _errors_named(audio: Mapping[str, Any] | None, where: str = "") -> Iterator[
 
 
 def file_path(path: str | os.PathLike[str]) -> str | bytes:
-    """Encodes a data set's UTF-8 path for the file system, whatever the locale."""
+    """Encodes a data set's UTF-8 path for the file system, independent of the locale."""
     return os.fspath(path) if os.name == "nt" else os.fspath(path).encode("utf-8", "surrogateescape")
 
 

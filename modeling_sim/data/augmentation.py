@@ -1,8 +1,8 @@
 """Changes of a crop that keep its timing: each sound stays at its samples.
 
 They make the two views of objectives such as SimCLR, see `modeling_sim.trainer.objectives`. What is drawn for a crop
-depends only on the seed, the position of the crop in the stream, and the number of the view. So a resumed run, or one
-with another batch size, gives a crop the same views.
+depends only on the seed, the position of the crop in the stream, and the number of the view. Therefore the views of a
+crop are the same in a resumed run, or with another batch size.
 """
 
 import math
@@ -97,7 +97,7 @@ def augmented(
         names: Changes to make, of `AUGMENTATIONS`.
         seed: Seed of the run.
         view: Number of the view, from 0.
-        sampling_rate: In Hz.
+        sampling_rate: Sampling rate in Hz.
         mask: `(batch, samples)`, 1 where a sample is real and 0 where it is padding; `None` if all are real.
     """
     num_samples = waveforms.shape[1]

@@ -149,7 +149,7 @@ def _own_sigchld_handler() -> Iterator[None]:
 
 
 def _answer(batches: Iterator[Any], wanted: "queue.SimpleQueue[bool]", found: "queue.SimpleQueue[Any]") -> None:
-    """Puts a batch into `found` for each request in `wanted`, or the exception that ends the batches."""
+    """Puts a batch into `found` for each request in `wanted`, or the exception that stopped the iteration."""
     while wanted.get():
         try:
             found.put(next(batches))
@@ -354,11 +354,11 @@ def utterance_batches(
     Args:
         dataset: A corpus.
         feature_extractor: Converts waveforms to padded model inputs.
-        batch_size: Most utterances per batch.
-        max_samples: Most samples per batch, including padding, to bound memory; a longer utterance is a batch of its
-            own. `None` for no bound.
-        min_utterances: Fewest utterances per batch, if there are enough: 2 if negatives come from other utterances.
-            Takes precedence over the other two bounds.
+        batch_size: Maximum number of utterances per batch.
+        max_samples: Maximum number of samples per batch, including padding, to limit memory; a longer utterance forms
+            its own batch. `None` for no limit.
+        min_utterances: Minimum number of utterances per batch, if there are enough: 2 if negatives come from other
+            utterances. Takes precedence over the other two limits.
         process_index: Index of this process, which reads every `num_processes`-th batch.
         num_processes: Number of processes that share the batches; some may get one batch more than others.
         num_workers: Worker processes that read ahead.
@@ -370,7 +370,7 @@ def utterance_batches(
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it must be at least 1.")
     if max_samples is not None and max_samples < 1:
-        raise ValueError(f"`max_samples` is {max_samples}; give at least 1, or None for no bound.")
+        raise ValueError(f"`max_samples` is {max_samples}; give at least 1, or None for no limit.")
     rate = feature_extractor.sampling_rate
     pieces = [
         (number if piece.num_samples is None else piece.num_samples, piece)

@@ -14,19 +14,19 @@ class SimDataCollator:
     """Makes a padded batch of rows: `input_values` and `attention_mask`, and `labels` where rows have them.
 
     A row is a dict with a waveform in `column`, in any form of `as_recording`. Files are read and resampled; samples
-    must have the model's rate. All other columns but `labels` are ignored. Give `Trainer` the setting
-    `remove_unused_columns=False`: it would remove the waveforms.
+    must have the model's rate. All columns except this and `labels` are ignored. Set `remove_unused_columns=False` in
+    `TrainingArguments`: otherwise `Trainer` removes the waveforms.
 
     Args:
         feature_extractor: Checks, scales and pads the waveforms.
-        crop_samples: Longest waveform; a random part is taken of longer ones. `None`, the default, takes all, as
-            evaluation and labels of frames need it.
+        crop_samples: Maximum length of a waveform; longer ones are randomly cropped. `None`, the default, does not
+            crop, as evaluation and frame labels require.
         column: Column of the waveforms.
 
     Raises:
-        KeyError: On a call: a row has no such column.
-        ValueError: `crop_samples` is too short for a frame. On a call: the audio has another rate, or is not what
-            `SimFeatureExtractor` takes.
+        KeyError: When called: a row has no such column.
+        ValueError: `crop_samples` is too short for a frame. When called: the audio has another rate, or
+            `SimFeatureExtractor` does not accept it.
 
     Example:
         >>> import numpy as np
@@ -46,15 +46,15 @@ class SimDataCollator:
     ) -> None:
         least = getattr(feature_extractor, "min_samples", 1)
         if crop_samples is not None and crop_samples < least:
-            raise ValueError(f"`crop_samples` is {crop_samples}; one frame of the model sees {least}.")
+            raise ValueError(f"`crop_samples` is {crop_samples}; one frame of the model needs {least}.")
         self.feature_extractor, self.crop_samples, self.column = feature_extractor, crop_samples, column
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch of rows; crops are drawn from torch's random numbers, which `Trainer` seeds and restores."""
+        """A batch of rows; crops are drawn with torch's global generator, which `Trainer` seeds and restores."""
         if self.column not in rows[0]:
             raise KeyError(
-                f"rows have no column {self.column!r} but {', '.join(rows[0]) or 'none'}; name the waveforms' with "
-                "`column`, and give `Trainer` the setting `remove_unused_columns=False`."
+                f"rows have no column {self.column!r} but {', '.join(rows[0]) or 'none'}; name theirs with "
+                "`column`, and set `remove_unused_columns=False` in `TrainingArguments`."
             )
         rate = self.feature_extractor.sampling_rate
         batch = self.feature_extractor(  # type: ignore[operator]
@@ -78,7 +78,7 @@ class SimDataCollator:
 
 
 def _stacked(labels: Sequence[np.ndarray]) -> torch.Tensor:
-    """Labels of a batch; those of frames end with -100 where an utterance is shorter than the longest."""
+    """Labels of a batch; frame labels of shorter utterances are padded with -100."""
     if labels[0].ndim == 0:
         return torch.from_numpy(np.stack(labels))
     longest, more = max(map(len, labels)), [(0, 0)] * (labels[0].ndim - 1)

@@ -178,7 +178,7 @@ def _mended_wav(file: BinaryIO, size: int) -> Mended | None:
         return None
     rest = _read(file, place + 8, size)
     if _end_of_chunks(rest, order) == len(rest):
-        return None  # indeed empty; other chunks may follow
+        return None  # it is really empty; other chunks may follow
     return Mended(_read(file, 0, place + 4) + struct.pack(f"{order}I", len(rest)), place + 8, size)
 
 

@@ -30,7 +30,7 @@ def corpus_fingerprint(dataset: Dataset, *columns: str, skip_unreadable: bool = 
 
     Args:
         dataset: A corpus.
-        columns: The further columns; those that it does not have are left out.
+        columns: The further columns; those that it does not have are skipped.
         skip_unreadable: Count recordings that cannot be read as having no content, instead of an error.
 
     Raises:
@@ -40,13 +40,13 @@ def corpus_fingerprint(dataset: Dataset, *columns: str, skip_unreadable: bool = 
     return key_name([rows, *(_content_digest(path, skip_unreadable=skip_unreadable) for path in paths)])
 
 
-@lru_cache(maxsize=4)  # a train and a test split are asked for with every model
+@lru_cache(maxsize=4)  # it is called for a train and a test split with every model
 def _rows_digest(dataset: Dataset, columns: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Digest of what the data set itself holds, which does not change, and the files that it names."""
+    """Digest of the content of the data set itself, which does not change, and the files that it refers to."""
     digest, paths = hashlib.sha256(), []
     names = dict.fromkeys(["id", "num_samples", "sampling_rate", "audio", *columns])
     selected = dataset.with_format(None).select_columns([name for name in names if name in dataset.column_names])
-    for row in selected:  # one at a time: some corpora hold the audio itself
+    for row in selected:  # one at a time: some corpora contain the audio itself
         audio = row.pop("audio") or {}
         content = audio.get("bytes")
         if content is None:

@@ -32,10 +32,10 @@ def positions(signal: Any, processor: Any) -> np.ndarray:
 def padded(
     signals: Sequence[np.ndarray], processor: Any, *, padding: str, max_length: int | None = None
 ) -> dict[str, np.ndarray]:
-    """A batch of what `positions` returns, with zeros after the last one, as `input_values` and `attention_mask`.
+    """A batch of what `positions` returns, padded with zeros at the end, as `input_values` and `attention_mask`.
 
     Args:
-        signals: Images of one width, or token ids.
+        signals: Images of equal width, or token ids.
         processor: The image processor or tokenizer of a model.
         padding: "longest", or "max_length".
         max_length: Positions to pad to, with "max_length".

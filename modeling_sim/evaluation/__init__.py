@@ -19,7 +19,7 @@ _MODULES = {"Results": "results", "abx": "engine", "evaluate": "engine", "probe"
 
 
 def __getattr__(name: str) -> Any:
-    """The functions when they are first used: their imports take seconds, and settings are read without them."""
+    """Imports the functions on first use: this takes seconds, and settings can be read without them."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Other axes of representations: found on training utterances, applied to features, kept in a file.
+"""Other axes of representations: found on training utterances, applied to features, saved to a file.
 
 Example:
     >>> from modeling_sim.evaluation.axes import load_axes
@@ -39,16 +39,16 @@ from modeling_sim.text import inner_bar
 AXES_NAME = "axes.safetensors"
 """File of axes, in the results of an evaluation and next to the weights of a checkpoint."""
 
-# The entry of the file's metadata, one for all facts: safetensors writes several in random order.
+# Key of the file's metadata, a single one for all facts: safetensors writes several keys in random order.
 _META = "modeling_sim"
 
-# What follows the 8 bytes of the header's length.
+# Bytes after the 8 bytes of the header's length.
 _START = f'{{"__metadata__":{{"{_META}":'.encode()
 
-# Frames of a feature that independent components are found on.
+# Number of frames of a feature for finding independent components.
 _DRAWN_FRAMES = 10_000
 
-# Components that vary less, relative to the one that varies most, are rounding.
+# Components with less variation than this, relative to the largest one, are only rounding errors.
 _NO_VARIATION = 1e-3
 
 
@@ -78,12 +78,12 @@ def place_in_axes(place: Mapping[str, str], axes: str) -> dict[str, str]:
 
 
 def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = (), seed: int = 0) -> LinearTransform:
-    """The transform to the axes of a name of `AXES`, without components that are rounding.
+    """The transform to the axes with a name of `AXES`, without components that are only rounding errors.
 
     Args:
         axes: The name.
         moments: Moments of the feature's frames; see `frame_moments`.
-        drawn: Frames, which "independent" needs.
+        drawn: Frames, needed for "independent".
         seed: Seed of independent components.
 
     Raises:
@@ -93,7 +93,7 @@ def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = ()
         from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - of the extra `analysis`
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # such components are as good a control
+            warnings.simplefilter("ignore", ConvergenceWarning)  # still a good control
             found = independent_components(np.concatenate(drawn), max_frames=_DRAWN_FRAMES, seed=seed)
     elif axes == "principal":
         found = principal_components(moments)
@@ -107,7 +107,7 @@ def find_axes(axes: str, moments: FrameMoments, drawn: Sequence[np.ndarray] = ()
 
 
 def drawn_utterances(dataset: Dataset, seconds: float, seed: int) -> Dataset:
-    """Random utterances, at least one, that last as long in total, in the order of the data set."""
+    """Random utterances, at least one, with about `seconds` in total, in the order of the data set."""
     lengths = np.divide(dataset["num_samples"][:], dataset["sampling_rate"][:])
     order = np.random.default_rng(seed).permutation(len(dataset))
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order]), seconds))
@@ -129,7 +129,7 @@ def frame_moments(
         representation: Makes the frames.
         batch_size: Utterances per batch.
         draw: Return frames for independent components.
-        seconds: Further lags of the moments, next to `LAGS`.
+        seconds: Further lags of the moments in seconds, in addition to `LAGS`.
     """
     moments: dict[str, FrameMoments] = {}
     drawn: dict[str, list[np.ndarray]] = {}
@@ -163,7 +163,7 @@ def _utterances(
 
 
 def _sounding(timed: TimedFrames, row: int, seconds: np.ndarray) -> np.ndarray:
-    """Frames whose centers are between the first and the last of some moments."""
+    """Frames whose centers are between the first and the last of some times."""
     frames = timed.values[row, : timed.lengths[row]]
     if not len(seconds):
         return frames[:0]
@@ -185,14 +185,14 @@ def save_axes(
 
 
 def starts_like_axes(path: str | Path) -> bool:
-    """Whether a file starts like one that `save_axes` wrote with facts, though its rest may be damaged, or is empty."""
+    """Whether a file starts like one written by `save_axes` with facts, even if the rest is damaged, or is empty."""
     with Path(path).open("rb") as file:
         start = file.read(8 + len(_START))
     return not start or start[8:] == _START
 
 
 def load_axes(path: str | Path) -> dict[str, LinearTransform]:
-    """Transforms that `save_axes` wrote, by the name of the features that they give, as in results.
+    """Transforms that `save_axes` wrote, by the name of the resulting features, as in results.
 
     Raises:
         ValueError: The file is damaged, or `save_axes` did not write it.
@@ -211,4 +211,4 @@ def read_axes(path: str | Path) -> tuple[dict[str, LinearTransform], dict[str, A
             facts: dict[str, Any] = dict(json.loads((file.metadata() or {}).get(_META, "{}")))
         return {name: LinearTransform(**found) for name, found in parts.items()}, facts
     except (SafetensorError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged, or no file of axes ({error}).") from error
+        raise ValueError(f"{path} is damaged, or not a file of axes ({error}).") from error

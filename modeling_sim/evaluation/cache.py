@@ -1,4 +1,4 @@
-"""A cache of the parts of an evaluation, so that an interrupted one, or one with a further model, measures the rest."""
+"""A cache of the parts of an evaluation: after an interruption, or with a further model, only the rest is measured."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ from modeling_sim.evaluation.settings import AnalysisArguments
 from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
-# Settings that parts do not depend on: paths, the choice of models, and what a part's own key contains.
+# Settings that parts do not depend on: paths, the choice of models, and settings in the key of a part.
 _NOT_MEASURED_BY = frozenset(
     str.split(
         "model decoder modules measures align_modules data_dir dataset_name cache_dir output_dir overwrite_output_dir "
@@ -28,7 +28,7 @@ _NOT_MEASURED_BY = frozenset(
 )
 
 
-# Part of every key: raise it whenever a measure of the same features would have another number or name.
+# Part of every cache key: increase it whenever a measure of the same features would change its value or name.
 MEASURES_VERSION = 8
 
 
@@ -37,8 +37,8 @@ class Analysis:
     """Results of an evaluation, collected part by part.
 
     `weights` and `hits` belong to probes: classifier weights by the name of the features, and by representation and
-    module the numbers of correct items and of all items in each group, `(groups, 2)`. `transforms` lead to other axes,
-    by the name of the resulting features.
+    module the numbers of correct items and of all items in each group, `(groups, 2)`. `transforms` are those to other
+    axes, by the name of the resulting features.
     """
 
     arguments: AnalysisArguments
@@ -64,11 +64,11 @@ class Analysis:
         self.rows.append(Row(**place, measure=measure, value=value, low=low, high=high, null=null))
 
     def curve(self, name: str, place: Mapping[str, str], **content: Any) -> None:
-        """Adds something to draw."""
+        """Adds a curve to draw."""
         self.curves.setdefault(name, []).append({**place, **content})
 
     def extend(self, part: "Analysis") -> None:
-        """Adds all that a part of the evaluation has found."""
+        """Adds all results of a part of the evaluation."""
         for name in ("rows", "details", "quality"):
             getattr(self, name).extend(getattr(part, name))
         for name, entries in part.curves.items():
@@ -83,12 +83,12 @@ class AnalysisParts:
     """Measures parts of an evaluation, or reads them from the cache if nothing that they depend on has changed.
 
     A part depends on the settings, the data, its model's weights, `MEASURES_VERSION` and the versions of libraries. A
-    file of the cache that cannot be read is measured again. A part that cannot be measured, as when a module has
-    collapsed, is skipped, and `errors` holds the reason.
+    file of the cache that cannot be read is measured again. A part that cannot be measured, for example because a
+    module has collapsed, is skipped, and `errors` contains the reason.
 
     Args:
         analysis: Collects the results of all parts.
-        depends_on: What all parts depend on apart from settings and versions, in types of JSON.
+        depends_on: Everything that all parts depend on, except settings and versions, as JSON types.
     """
 
     def __init__(self, analysis: Analysis, depends_on: Mapping[str, Any]) -> None:
@@ -107,8 +107,8 @@ class AnalysisParts:
         """Adds a part, and returns whether it could be measured.
 
         Args:
-            name: What the part is, for messages.
-            key: What the part is and what it depends on, in types of JSON.
+            name: Name of the part in messages.
+            key: Identifies the part and everything it depends on, as JSON types.
             measure: Measures the part and adds the results to the analysis that it gets.
         """
         path = self.folder / f"{key_name({**self.common, **key})}.npz"
@@ -147,7 +147,7 @@ _TRANSFORM = [part.name for part in fields(LinearTransform)]
 
 
 def write_part(path: Path, part: Analysis) -> None:
-    """Writes what a part has found, complete or not at all."""
+    """Writes the results of a part, complete or not at all."""
     found = {name: getattr(part, name) for name in _LISTS}
     found |= {"rows": [asdict(row) for row in part.rows], "media": part.media.items}
     found |= {"weights": list(part.weights), "hits": list(part.hits), "transforms": list(part.transforms)}

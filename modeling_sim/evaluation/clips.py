@@ -19,15 +19,15 @@ from modeling_sim.latents import decode, interpolate, traverse
 _STEPS = 5
 
 
-# Values of a moved dimension, as shares of the range.
+# Values of a changed dimension, as fractions of the range.
 _PLACES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
-# Frames decoded at a time on a CPU.
+# Number of frames that are decoded at a time on a CPU.
 _DECODED_FRAMES = 512
 
 
-# Moments of a dimension to play, and seconds around each.
+# Number of frames of a dimension to play, and seconds around each.
 _LARGEST, _SMALLEST, _AROUND = 4, 3, 0.35
 
 
@@ -36,13 +36,13 @@ Recorded = tuple[str, np.ndarray] | tuple[str, np.ndarray, float]
 
 @dataclass
 class Media:
-    """Audio clips in groups, as the report plays them."""
+    """Audio clips in groups, for the report."""
 
     items: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, Any] = field(default_factory=dict)
 
     def add(self, group: str, title: str, clips: Sequence[Recorded], sampling_rate: int, **of: str) -> None:
-        """Adds clips that belong together: `(label, samples)`, or with the second to mark in the picture as a third."""
+        """Adds clips that belong together: `(label, samples)`, or `(label, samples, second to mark in the picture)`."""
         rows: list[dict[str, Any]] = []
         for label, samples, *mark in clips:
             name = f"clip_{len(self.arrays)}"
@@ -82,16 +82,16 @@ def record(
     """Adds the clips that the report plays through a decoder.
 
     Args:
-        media: Gets the clips.
+        media: The clips are added to it.
         decoder: The decoder, in evaluation mode.
         waveforms: `(items, samples)`, at least 4 items.
-        latents: Their latents, `(items, frames, channels)`.
+        latents: Latents of the waveforms, `(items, frames, channels)`.
         names: Name of each item, for titles.
-        order: Channels, the most important first.
-        moved: Channels to move one at a time, and why each was chosen.
-        deviations: Largest move of a channel, in standard deviations.
+        order: Channels, most important first.
+        moved: Channels to change one at a time, and the reason for each choice.
+        deviations: Largest change of a channel, in standard deviations.
         seed: Seed of the draws from the prior.
-        few: Number of channels of interpolations that move only a few, at most a fourth of all.
+        few: Number of channels for interpolations of only a few channels, at most a quarter of all.
         of: `kind`, `representation` and `module`, for the report.
     """
     rate, samples = decoder.config.sampling_rate, waveforms.shape[1]
@@ -122,19 +122,19 @@ def record(
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn(3, *latents.shape[1:], generator=generator).to(latents)
     prior = [(f"draw {number + 1}", clip) for number, clip in enumerate(decoded(draws))]
-    media.add("prior", "frames drawn from N(0, I), each by itself", prior, rate, **of)
+    media.add("prior", "frames drawn independently from N(0, I)", prior, rate, **of)
 
 
 def record_moments(
     media: Media, values: np.ndarray, items: Items, dataset: Dataset, title: str, sampling_rate: int, **of: str
 ) -> None:
-    """Adds the speech around the moments at which a dimension is largest, and at which it is smallest.
+    """Adds the speech around the frames in which a dimension is largest, and in which it is smallest.
 
     Args:
-        media: Gets the clips.
+        media: The clips are added to it.
         values: Values of the dimension, `(items,)`.
-        items: The moments.
-        dataset: Their utterances.
+        items: The frames.
+        dataset: Utterances of the frames.
         title: Title of the row of clips.
         sampling_rate: Sampling rate of the clips.
         of: `kind`, `representation` and `module`, for the report.
@@ -155,15 +155,15 @@ def record_moments(
 def traversal_changes(
     decoder: SimDecoder, latents: torch.Tensor, directions: torch.Tensor, num_samples: int
 ) -> np.ndarray:
-    """How much each of `PROPERTIES` of the decoded sound changes with each move, `(directions, items, properties)`.
+    """Change of each of `PROPERTIES` of the decoded sound along each direction, `(directions, items, properties)`.
 
-    Latents are moved in all frames, once by plus and once by minus the direction; the change is half the difference. It
-    is NaN where a sound lacks the property, as silence has no pitch.
+    The direction is added to the latents of all frames, and subtracted from them; the change is half the difference. It
+    is NaN if a sound lacks the property, for example the pitch of silence.
 
     Args:
         decoder: The decoder, in evaluation mode.
         latents: `(items, frames, channels)`.
-        directions: Moves `(directions, channels)`, in the units of the latents.
+        directions: `(directions, channels)`, in the units of the latents.
         num_samples: Samples per decoded item.
     """
     there, back = (
@@ -176,19 +176,19 @@ def traversal_changes(
 def temporal_moves(
     frames: torch.Tensor, lengths: Sequence[int], means: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Temporal components as axes to move.
+    """Temporal components as directions for traversals.
 
     Args:
-        frames: `(frames, channels)` to find them on, utterances one after the other.
+        frames: `(frames, channels)` to find them on, concatenated utterances.
         lengths: Frames of each utterance.
         means: `(utterances, channels)`, latents averaged over time.
 
     Returns:
         Coordinates of the means `(utterances, components)` in standard deviations of each component over frames, and
-        moves `(components, channels)` by one of them.
+        directions `(components, channels)` of one standard deviation.
 
     Raises:
-        ValueError: As `temporal_components`.
+        ValueError: See `temporal_components`.
     """
     components = temporal_components(frames, lengths)
     scale = components.apply(frames).std(dim=0)
@@ -196,9 +196,9 @@ def temporal_moves(
 
 
 def rotated_moves(coordinates: torch.Tensor, moves: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates and moves, as of `temporal_moves`, along a random rotation of their axes.
+    """Coordinates and directions like those of `temporal_moves`, after a random rotation of their axes.
 
-    If the axes are correlated, a rotated move is not one standard deviation of its axis.
+    If the axes are correlated, a rotated direction is not one standard deviation of its axis.
     """
     rotation = random_axes(coordinates, seed, standardize=False).matrix.to(moves)
     return coordinates @ rotation, rotation.T @ moves
@@ -225,7 +225,7 @@ def decoded_in_parts(decoder: SimDecoder, latents: torch.Tensor, num_samples: in
 
 
 def _decoded(decoder: SimDecoder, latents: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """What the decoder's `forward` gives, by `upsampled`."""
+    """The output of the decoder's `forward`, computed with `upsampled`."""
     frames = decoder.standardized(latents)
     for number, layer in enumerate(decoder.layers):
         frames = upsampled(layer, frames.relu() if number else frames)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Te
     """A transposed convolution of frames `(batch, frames, channels)`, `(batch, more frames, channels)`.
 
     With a stride of s, output n s + p is the product of frame n with tap p of the kernel, plus that of frame n - 1 with
-    tap s + p, and so on: one matrix gives all s outputs of a frame.
+    tap s + p, and so on: one matrix product computes all s outputs of a frame.
     """
     kernel, stride, cut = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
     batch, count, channels = frames.shape
@@ -244,10 +244,10 @@ def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Te
     outputs = layer.out_channels
     length = (count - 1) * stride - 2 * cut + kernel + layer.output_padding[0]
     taps = F.pad(layer.weight, (0, reach * stride - kernel)).view(channels, outputs, reach, stride)
-    if outputs < channels // 2:  # sums of products hold less than the frames that they are of
+    if outputs < channels // 2:  # sums of products need less memory than the frames
         products = frames @ taps.permute(0, 2, 3, 1).reshape(channels, -1)
         shifted = products.view(batch, count, reach, -1).unbind(2)
-        # Not in place: `torch.func.linearize` gives wrong derivatives of sums into a part of a tensor.
+        # Not in place: `torch.func.linearize` computes wrong derivatives of in-place sums.
         found = sum(F.pad(part, (0, 0, number, reach - 1 - number)) for number, part in enumerate(shifted))
     else:
         padded = F.pad(frames, (0, 0, reach - 1, reach - 1))

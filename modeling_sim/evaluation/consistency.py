@@ -15,7 +15,7 @@ from modeling_sim.evaluation.representations import Representation
 from modeling_sim.evaluation.settings import AXES
 from modeling_sim.evaluation.task import LabelTask
 
-# Components that hold this share of the variance are compared; the rest is noise, which never agrees.
+# Components with this fraction of the variance are compared; the rest is noise, which never agrees.
 _VARIANCE = 0.99
 
 
@@ -64,7 +64,7 @@ def _measure(
 
 
 def varying_components(components: np.ndarray) -> np.ndarray:
-    """The fewest of `(items, components)` that hold 99 % of their variance, in their order."""
+    """The smallest number of `(items, components)` with 99 % of the variance, in the same order."""
     variances = components.var(axis=0, dtype=np.float64)
     falling = np.argsort(-variances, kind="stable")
     count = np.searchsorted(np.cumsum(variances[falling]), _VARIANCE * variances.sum()) + 1

@@ -1,4 +1,4 @@
-"""The part of the scorecard that needs a decoder: its quality, smoothness, replaced dimensions and moved ones."""
+"""The part of the scorecard that needs a decoder: quality, smoothness, replaced and changed dimensions."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -43,29 +43,29 @@ from modeling_sim.latents import encode
 from modeling_sim.provenance import model_fingerprint
 from modeling_sim.text import inner_bar
 
-# Utterances encoded at a time on a CPU, whose cache holds few, and elsewhere.
+# Number of utterances that are encoded at a time: on a CPU, whose cache is small, and on other devices.
 _ENCODED_ON_CPU, _ENCODED_TOGETHER = 4, 32
 
 
-# Training utterances that choose the best dimension for each property of the sound: with fewer, the best of hundreds
-# of dimensions fits by chance.
+# Number of training utterances for choosing the best dimension for each property of the sound: with fewer, the best of
+# hundreds of dimensions fits by chance.
 _KNOWN = 256
 
 
-# Most utterances whose dimensions are moved.
+# Maximum number of utterances for traversals.
 _TRAVERSED = 16
 
 
-# Seconds of speech that are enough for pairs, and for utterances whose dimensions are moved: a long utterance averages
-# over more frames, so fewer are needed. At least `_CORRELATED` are taken.
+# Seconds of speech that are enough for pairs, and for traversals: a long utterance averages over more frames, so fewer
+# utterances are needed. At least `_CORRELATED` utterances are used.
 _PAIRED_SECONDS, _TRAVERSED_SECONDS = 60, 40
 
 
-# Random rotations to compare with: the mean over five still varies by a few hundredths.
+# Number of random rotations: the mean over five still varies by a few hundredths.
 _ROTATIONS = 5
 
 
-# Fewest utterances for a correlation.
+# Minimum number of utterances for a correlation.
 _CORRELATED = 8
 
 
@@ -73,7 +73,7 @@ _CORRELATED = 8
 _PLAYED_PROPERTIES = ("pitch, semitones", "F1, semitones")
 
 
-# Fewest utterances for clips: interpolations are between two pairs.
+# Minimum number of utterances for clips, with interpolations between two pairs.
 _FEWEST_PLAYED = 4
 
 
@@ -81,14 +81,14 @@ _FEWEST_PLAYED = 4
 _STAGES = 5
 
 
-# Most training utterances of the classifier of transitions.
+# Maximum number of training utterances for the classifier of transitions.
 _CLASSIFIED = 2000
 
 
 def measure_decoder(
     parts: AnalysisParts, task: LabelTask, of: SimModules, module: str, decoder: SimDecoder, *, with_clips: bool
 ) -> bool:
-    """Measures a decoder: its quality, its smoothness, how few dimensions matter, and what moving one of them changes.
+    """Measures a decoder: quality, smoothness, reconstruction from few dimensions, and effects of changing one.
 
     Args:
         parts: Collects the results.
@@ -148,7 +148,7 @@ def _measure_decoder(
                 bar.update()
 
         def classifier() -> LabeledClassifier | None:
-            if labels is None or decoder.config.noise:  # with noise, the latents are those of the decoder without
+            if labels is None or decoder.config.noise:  # a decoder with noise has the same latents as the one without
                 return None
             return LabeledClassifier(_classifier(task, of, module, num_samples), labels)
 
@@ -161,7 +161,7 @@ def _measure_decoder(
         attempt("the curve", lambda: _curves(analysis, row, decode, latents, decoded, rate, pairs))
         played = attempt("the traversal", traversals) or played
     else:
-        tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only its quality is given")
+        tqdm.write(f"the decoder of {row['module']} of {of.name} is no better than silence: only quality is measured")
     if with_clips and len(latents) >= _FEWEST_PLAYED:
         bar.set_postfix_str("sounds")
         names = dataset["id"][:] if labels is None else [task.classes[label] for label in labels]
@@ -190,9 +190,9 @@ def _as_many(most: int, seconds: float, seconds_of_each: float) -> int:
 def _with_chosen(
     task: LabelTask, of: SimModules, module: int, waveforms: torch.Tensor, latents: torch.Tensor, names: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Puts the utterance of the setting `utterance` before others, cut to their length.
+    """Inserts the utterance of the setting `utterance` before the others, cut to their length.
 
-    If it is shorter than they are, it is skipped with a message: the measures of the others are kept.
+    If it is shorter, it is skipped with a message; the others are still measured.
 
     Returns:
         Waveforms, latents and names.
@@ -229,7 +229,7 @@ def _quality(
     own = found["log_mel"].cpu().numpy()
     interval = vars(bootstrap_statistic(lambda items: float(own[items].mean()), np.arange(len(own))))
     analysis.add(row, "log_mel", **interval, null=means["log_mel_of_silence"])
-    # A loss on spectra does not determine phases, so for other decoders this ratio would mean nothing.
+    # A loss on spectra does not determine phases, so for other decoders this ratio is meaningless.
     ratio = float(si_sdr(decoded, waveforms).mean()) if decoder.config.loss == "waveform" else None
     noise = f", noise {decoder.config.noise:g}" if decoder.config.noise else ""
     described = f"{decoder.config.architecture.replace('_', '-')}, trained on {decoder.config.trained_on}s{noise}"
@@ -338,8 +338,8 @@ class _Known:
     """Properties of training utterances, and their latents.
 
     Args:
-        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN where an utterance does not have one.
-        spread: `(properties,)`, their standard deviations; NaN for a property that no utterance has.
+        properties: `(utterances, properties)`, each of `PROPERTIES`; NaN if an utterance does not have the property.
+        spread: `(properties,)`, standard deviations of the properties; NaN for a property that no utterance has.
         means: `(utterances, dims)`, latents averaged over time, in units of `scale`; 0 for a constant dimension.
         scale: `(dims,)`, standard deviations of latents over all frames.
         latents: `(utterances, frames, dims)`.
@@ -360,7 +360,7 @@ def _properties_of_training(task: LabelTask, of: SimModules, module: int, num_sa
         warnings.simplefilter("ignore", RuntimeWarning)  # a property that no utterance has is NaN
         spread = np.nanstd(properties, axis=0)
     if not (spread > 0).any():
-        raise ValueError(f"{len(waveforms)} training utterances of {num_samples} samples differ in no property.")
+        raise ValueError(f"{len(waveforms)} training utterances of {num_samples} samples are equal in every property.")
     latents = _latents(of, module, waveforms.to(of.model.device))
     scale = latents.std(dim=(0, 1))
     means = torch.where(scale > 0, latents.mean(dim=1) / scale.clamp(min=1e-30), 0.0)
@@ -379,12 +379,12 @@ def _traversals(
     *,
     seconds: float,
 ) -> dict[int, str]:
-    """Measures what moving the best dimension for each property does to the sound, next to random rotations.
+    """Measures how changing the best dimension for each property changes the sound, compared with random rotations.
 
-    Dimensions of the setting `dims` are moved too, each with the property that it follows most.
+    Dimensions of the setting `dims` are also changed, each for the property that it correlates with most.
 
     Returns:
-        Dimensions to play, and why each was chosen.
+        Dimensions to play, and the reason for each choice.
     """
     seed, num_samples = analysis.arguments.seed, waveforms.shape[1]
     moved = latents[: _as_many(_TRAVERSED, _TRAVERSED_SECONDS, seconds)]
@@ -393,11 +393,11 @@ def _traversals(
     def choose_and_move(
         coordinates: torch.Tensor, moves: torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The best axis for each property, the properties, their correlations, and the changes when the axes move.
+        """The best axis for each property, the properties, their correlations, and the changes along the axes.
 
         Args:
             coordinates: `(utterances, axes)`, of training utterances.
-            moves: `(axes, channels)`, a standard deviation of each axis.
+            moves: `(axes, channels)`, directions of one standard deviation of each axis.
         """
         best, correlations = most_telling(coordinates.double().cpu().numpy(), known.properties)
         targets = np.flatnonzero((best >= 0) & (known.spread > 0))
@@ -481,7 +481,7 @@ def _oracle(
     num_samples: int,
     known: _Known,
 ) -> dict[str, Any] | None:
-    """Measures moves along the regression direction of each property, which depend on no axes, only on the decoder."""
+    """Measures traversals along the regression direction of each property, which do not depend on axes."""
     try:
         directions, targets = oracle_directions(known.means.double().cpu().numpy(), known.properties)
     except ValueError as error:

@@ -45,19 +45,19 @@ from modeling_sim.provenance import git_revision, hub_dataset, versions, weights
 from modeling_sim.text import counted
 from modeling_sim.trainer.run_folder import clear_folder
 
-# Standard deviations beyond any latent, where a decoder means nothing.
+# Standard deviations beyond all latents, where the output of a decoder is meaningless.
 _FURTHEST = 20
 
 WEIGHTS_NAME = "weights.npz"
 
 
 def probe(arguments: ProbeArguments) -> Results:
-    """The measures "probes" of every module of every model, in `probe.json` with pictures; raises as `evaluate`."""
+    """The measures "probes" of every module of every model, in `probe.json` with pictures; raises like `evaluate`."""
     return _run(AnalysisArguments(**vars(arguments), measures="probes", align_modules=False), "probe")
 
 
 def abx(arguments: AbxArguments) -> Results:
-    """The measures "abx" of every module of every model, in `abx.json` with a picture; raises as `evaluate`."""
+    """The measures "abx" of every module of every model, in `abx.json` with a picture; raises like `evaluate`."""
     return _run(AnalysisArguments(**vars(arguments), measures="abx", align_modules=False), "ABX measurement")
 
 
@@ -123,7 +123,7 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
     of_controls = (CHANCE["kind"], *controls)  # kinds with other axes begin with these
     if all(row.kind.startswith(of_controls) for row in analysis.rows):
         reason = parts.errors[0] if parts.errors else "the measures apply to none of their modules."
-        raise ValueError(f"nothing of the models could be measured: {reason}")
+        raise ValueError(f"the models could not be measured: {reason}")
     if parts.found:
         print(f"read from {parts.folder}: {counted(parts.found, 'part')} measured before")
     results = _results(analysis, task, representations)
@@ -132,13 +132,13 @@ def _run(arguments: AnalysisArguments, preset: str) -> Results:
 
 
 def _check(arguments: AnalysisArguments) -> None:
-    """Refuses invalid settings before anything is measured."""
+    """Checks the settings before anything is measured."""
     for path in arguments.model:
         check_reads_audio(path)
     arguments.groups()
     arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
-        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two ways, each between two utterances.")
+        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two paths between two utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
         raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
     arguments.chosen_dims()
@@ -147,7 +147,7 @@ def _check(arguments: AnalysisArguments) -> None:
 
 
 def _check_dims(arguments: AnalysisArguments, models: Sequence[SimModules]) -> None:
-    """Refuses dimensions that no module of any model has."""
+    """Raises if no module of any model has a chosen dimension."""
     sizes = [model.model.config.num_channels(number) for model in models for number in model.modules.values()]
     if sizes and (missing := [dim for dim in arguments.chosen_dims() if dim >= max(sizes)]):
         raise ValueError(f"`dims` names {missing[0]}; the modules have dimensions 0 to {max(sizes) - 1}.")
@@ -189,7 +189,7 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
         measures=[measure for measure in MEASURES if measure.key in present],
         rows=rows,
         differences=_differences(analysis),
-        # The first kind with all others, and trained kinds with each other: the best of them has won against all.
+        # Compare the first kind with all others, and all trained kinds with each other to find the best.
         comparisons=compare(
             rows,
             [*((trained[0], kind) for kind in found if kind != trained[0]), *itertools.combinations(trained[1:], 2)],
@@ -205,7 +205,7 @@ def _results(analysis: Analysis, task: LabelTask, representations: Sequence[Repr
 
 
 def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
-    """Numbers of items and tokens, and factors; all representations have the same."""
+    """Numbers of items and tokens, and factors, which are the same for all representations."""
     groups, found = task.arguments.groups(), dict[str, Any]()
     if "abx" in groups:
         found["tokens"] = len(task.tokens(task.moments(representation)).phones)
@@ -223,7 +223,7 @@ def _items(task: LabelTask, representation: Representation) -> dict[str, Any]:
 
 
 def _differences(analysis: Analysis) -> list[Difference]:
-    """Differences of every probe's accuracy to the same module untrained, to log-mel, and to the first model."""
+    """Differences of every probe's accuracy from the same module untrained, from log-mel, and from the first model."""
     measure = f"{analysis.arguments.probe}_accuracy"
     models = names_of(analysis.arguments.model)
     differences = []
@@ -245,7 +245,7 @@ def _share(counts: np.ndarray) -> np.ndarray:
 def _write(results: Results, analysis: Analysis, preset: str) -> None:
     """Writes all files; the one with the rows last, as its presence means that the others are complete."""
     arguments, output_dir = analysis.arguments, Path(analysis.arguments.output_dir)
-    clear_folder(output_dir, preset)  # a report of earlier results must not remain next to new ones
+    clear_folder(output_dir, preset)  # the report of earlier results would not match the new ones
     names, pictures = _FILES[preset]
     for name, arrays, save in (
         (WEIGHTS_NAME, analysis.weights, np.savez),
@@ -271,7 +271,7 @@ _METHODS = {
     "SIM": "Smooth InfoMax: Gaussian latents, a contrastive and a KL loss at every module, no gradient between.",
     "SIM, mean": "Smooth InfoMax that passes on means instead of samples.",
     "SIM, beta 0": "Smooth InfoMax without the KL term.",
-    "GIM": "Greedy InfoMax as the authors of SIM have it: deterministic, with a linear head at every module.",
+    "GIM": "Greedy InfoMax as in the code of the SIM authors: deterministic, with a linear head at every module.",
     "GIM (Löwe)": "Greedy InfoMax of Löwe et al.: one module per convolution, the ReLU's output is the latent.",
     "CPC": "Contrastive Predictive Coding: one loss at the context, trained end to end.",
     "log-mel": "80 log-mel energies: what the spectrum alone contains.",

@@ -1,4 +1,4 @@
-"""Factors of items: columns of utterances, or properties of the sound at voiced moments."""
+"""Factors of items: columns of utterances, or properties of the sound in voiced frames."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ from modeling_sim.data.corpora.contract import class_label
 from modeling_sim.evaluation.feature_store import Items
 from modeling_sim.evaluation.settings import FACTORS
 
-# Most voiced items to take factors of: the time of DCI, on each of six sets of axes, grows in proportion.
+# Maximum number of voiced items with factors: the time of DCI, for each of six sets of axes, is proportional to it.
 _MOST_ITEMS = 5000
 
 FEWEST_UTTERANCES = 10
-"""Utterances in which a class must occur, so that both halves of a split have it."""
+"""Number of utterances in which a class must occur, so that both parts of a split contain it."""
 
 
 class Factors(NamedTuple):
@@ -75,12 +75,12 @@ def of_utterances(columns: dict[str, np.ndarray], dataset: Dataset, items: Items
 def of_voiced_moments(
     columns: dict[str, np.ndarray], dataset: Dataset, items: Items, label: str, ignored: list[int], seed: int
 ) -> Factors:
-    """Pitch, level, formants, label and speaker at voiced moments; also vocal tract and gain, if they are known.
+    """Pitch, level, formants, label and speaker in voiced frames; also vocal tract length and gain, if known.
 
     Args:
         columns: Result of `utterance_columns`.
         dataset: The utterances, which are read.
-        items: Moments in them.
+        items: Frames of the utterances.
         label: Name of the items' label.
         ignored: Classes that are not speech.
         seed: Seed of the draw, if there are many items, and of the split.
@@ -112,11 +112,11 @@ def of_voiced_moments(
 
 
 def sound_at(dataset: Dataset, items: Items) -> np.ndarray:
-    """`PROPERTIES` of the sound at given moments, `(items, properties)`; see `frame_properties`.
+    """`PROPERTIES` of the sound in given frames, `(items, properties)`; see `frame_properties`.
 
     Args:
         dataset: The utterances, which are read.
-        items: Moments in them.
+        items: Frames of the utterances.
     """
     rows = rows_of(dataset, items.utterances)
     sound = np.full((len(rows), len(PROPERTIES)), np.nan)

@@ -1,6 +1,6 @@
 """Features on disk: computed once per model, corpus and settings, and mapped into memory when needed.
 
-Features need not fit into memory, and are reused when the same label is measured again, also next to further models.
+Features do not need to fit into memory, and are reused when the same label is measured again, also with further models.
 Weights, recordings, labels and settings are identified by their content, never by names or dates.
 """
 
@@ -24,7 +24,7 @@ _META = "meta.json"
 _COLUMNS = ("labels", "utterances", "speakers", "seconds")
 
 
-# Part of every key: raise it whenever the same key would mean different features.
+# Part of every key: increase it whenever the same key would refer to different features.
 _VERSION = 3
 
 
@@ -83,14 +83,14 @@ class FeatureWriter:
 
 
 def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[FeatureWriter], None]) -> Items:
-    """Reads the items of a key from the cache, or writes them there first, complete or not at all.
+    """Reads the items of a key from the cache; if missing, writes them first, complete or not at all.
 
     Damaged features are written again. Files and folders follow the umask, since a cache may be shared.
 
     Args:
         cache_dir: Folder of all features; anything in it can be deleted.
-        key: All that the features depend on, in types of JSON.
-        write: Writes them.
+        key: Everything that the features depend on, as JSON types.
+        write: Function that writes them.
 
     Raises:
         OSError: The cache cannot be written or read.
@@ -100,11 +100,11 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
         try:
             return _read(folder)
         except (ValueError, KeyError, EOFError, FileNotFoundError, zipfile.BadZipFile) as error:
-            tqdm.write(f"the features in {folder} cannot be read and are made again: {error}")
+            tqdm.write(f"the features in {folder} cannot be read and are computed again: {error}")
             shutil.rmtree(folder)
     cache_dir.mkdir(parents=True, exist_ok=True)
     temporary = cache_dir / f".{folder.name}.{uuid4().hex}"
-    temporary.mkdir()  # unlike `tempfile`, with the permissions that the umask gives
+    temporary.mkdir()  # unlike `tempfile`, with the permissions of the umask
     try:
         writer = FeatureWriter(temporary)
         write(writer)

@@ -45,15 +45,16 @@ def extract(
         representation: Makes frames of a batch; see `representations.py`.
         label: A column of classes: one per utterance, or a list with one per 10 ms label frame.
         pooling: "frame": at every `frame_step`-th label frame, the model's frame nearest in time, so that all
-            representations are read at the same moments. "chunk": the mean over pieces of `chunk_seconds`.
-            "mean": the mean over the utterance.
+            representations are used at the same times. "chunk": the mean over pieces of `chunk_seconds`. "mean": the
+            mean over the utterance.
         chunk_seconds: Length of a chunk; the remainder at the end counts if it is at least half as long.
-        frame_step: Label frames from one item to the next: 4 are 40 ms, as frames 10 ms apart are nearly the same.
+        frame_step: Step between items in label frames. The default is 40 ms, because frames 10 ms apart are nearly
+            equal.
         max_items: Approximate number of items to keep, drawn evenly from all utterances; `None` for all.
         seed: Seed of the draw.
         batch_size: Utterances per batch.
         cache_dir: Folder where features are kept, so that they are computed once; see `feature_store.py`.
-        description: Word for the progress bar.
+        description: Label of the progress bar.
 
     Raises:
         ValueError: `pooling` is not "frame" for a frame label, or the label lacks a class for some label frame.

@@ -1,4 +1,4 @@
-"""The representations that settings name: kinds with their seeds, matching modules, decoders, latents."""
+"""Loads the representations of the settings: kinds with their seeds, matching modules, decoders, latents."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -45,13 +45,13 @@ def load_representations(
 
     Args:
         arguments: Settings of the measures.
-        align: For SIM models after the first, take the modules with the receptive field and hop of one of the first
-            model's, under its name. Otherwise take the modules that the settings name.
-        sample: Take samples of the latents of SIM models instead of their means.
+        align: For SIM models after the first, use the modules with the receptive field and hop of a module of the first
+            model, under its name. Otherwise use the modules of the settings.
+        sample: Use samples of the latents of SIM models instead of their means.
         controls: Include spectra and untrained networks.
 
     Raises:
-        ValueError: A model is no audio encoder, has no such module or layer, or is given twice.
+        ValueError: A model is not an audio encoder, has no such module or layer, or is given twice.
         OSError: A model cannot be found.
     """
     check_device(arguments.device)
@@ -103,7 +103,7 @@ def _kinds(models: Sequence[PreTrainedModel]) -> list[str]:
 
 
 def facts_of(path: str, of: SimModules | AudioEncoder) -> ModelFacts:
-    """What a model is, and how it was trained if files in its folder record it."""
+    """Facts about a model, and about its training if files in its folder record it."""
     config = of.model.config
     found: dict[str, Any] = {}
     for name, read in (
@@ -121,7 +121,7 @@ def facts_of(path: str, of: SimModules | AudioEncoder) -> ModelFacts:
 
 
 def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dict[str, int]:
-    """Numbers of the modules that a setting names, by name; raises as `module_numbers`."""
+    """Numbers of the modules of a setting, by name; raises like `module_numbers`."""
     if reference is None:
         return {config.module_names[number]: number for number in module_numbers(config, chosen)}
     wanted = [reference.module_names[number] for number in module_numbers(reference, chosen)]
@@ -129,7 +129,7 @@ def _modules(config: SimConfig, chosen: str, reference: SimConfig | None) -> dic
 
 
 def aligned_modules(config: SimConfig, reference: SimConfig) -> dict[str, int]:
-    """Modules with the same receptive field and hop as one of the reference model, by the name of that one.
+    """Modules with the same receptive field and hop as one of the reference model, by the name of the latter.
 
     For example, the only module of CPC is compared with the third of SIM. Modules without a counterpart are skipped.
     """
@@ -150,8 +150,8 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
     """Finds the model of each decoder, and the name of its module; decoders of modules not measured are skipped.
 
     Raises:
-        ValueError: A decoder belongs to none of the models, is a second one for a module, or differs from another of
-            its kind.
+        ValueError: A decoder belongs to none of the models, a module has two decoders, or decoders of one kind have
+            different settings.
     """
     by_fingerprint = {weights_fingerprint(of.model): of for of in models}
     alike: dict[tuple[str, str], SimDecoder] = {}
@@ -159,7 +159,7 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
         decoder = load_decoder(path).to(device)  # type: ignore[arg-type]
         of = by_fingerprint.get(decoder.config.encoder_fingerprint)
         if of is None:
-            raise ValueError(f"decoder {path} was trained on none of the models given; give its model with `--model`.")
+            raise ValueError(f"decoder {path} was trained on none of the given models; give its model with `--model`.")
         name = next((name for name, number in of.modules.items() if number == decoder.config.module), None)
         if name is None:
             tqdm.write(f"decoder {path} is skipped: its module is not measured")
@@ -167,26 +167,26 @@ def attach_decoders(models: Sequence[SimModules], paths: Sequence[str], device: 
         others = of.decoders.setdefault(name, [])
         if any(decoder_kind(of, other) == decoder_kind(of, decoder) for other in others):
             raise ValueError(
-                f"decoder {path} is a second one of module {decoder.config.module} of {of.name} "
-                f"{'with' if decoder.config.noise else 'without'} noise; give one, since two would count as two models."
+                f"decoder {path} is the second one for module {decoder.config.module} of {of.name} "
+                f"{'with' if decoder.config.noise else 'without'} noise; give one: two would count as two models."
             )
         others.append(decoder)
         _check_alike(path, decoder, alike.setdefault((decoder_kind(of, decoder), name), decoder))
 
 
 def _check_alike(path: str, decoder: SimDecoder, first: SimDecoder) -> None:
-    """Refuses a decoder with other training settings than the first of its kind and module."""
+    """Raises if the training settings differ from those of the first decoder of the same kind and module."""
     for name in ("architecture", "trained_on", "loss", "noise", "hidden_size"):
         own, other = getattr(decoder.config, name), getattr(first.config, name)
         if own != other:
             raise ValueError(
-                f"decoder {path} has `{name}` {own!r}, another of the same kind and module has {other!r}; decoders of "
-                "models that count as seeds of one kind must be trained alike."
+                f"decoder {path} has `{name}` {own!r}, but one of the same kind and module has {other!r}; decoders of "
+                "models that count as seeds of one kind must have equal settings."
             )
 
 
 def decoder_kind(of: SimModules, decoder: SimDecoder) -> str:
-    """Kind in results of a decoder's measures; decoders trained with noise are a kind by themselves."""
+    """Kind of a decoder's measures in results; decoders trained with noise are a separate kind."""
     return f"{of.kind} + noise" if decoder.config.noise else of.kind
 
 
@@ -202,7 +202,7 @@ class Frames:
 def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: int) -> dict[int, Frames]:
     """Frames of every module for complete utterances, at regular steps of at least 2 frames.
 
-    Frames that see only digital silence, as in padding, are excluded: they are all equal.
+    Frames of pure digital silence, such as padding, are excluded: they are all equal.
     """
     config = of.model.config
     lengths = np.asarray(dataset["num_samples"][:]) * config.sampling_rate / np.asarray(dataset["sampling_rate"][:])
@@ -225,7 +225,7 @@ def frames_of(of: SimModules, dataset: Dataset, *, max_frames: int, batch_size: 
 def _batches(
     of: SimModules, dataset: Dataset, lengths: np.ndarray, max_frames: int, batch_size: int
 ) -> Iterator[tuple[dict[int, tuple[np.ndarray, np.ndarray | None]], dict[int, np.ndarray], dict[int, int]]]:
-    """Means and log-variances of each module of a batch, which frames see any sound, and the step between frames."""
+    """Means and log-variances of each module of a batch, a mask of frames with sound, and the step between frames."""
     model, config = of.model, of.model.config
     steps = {
         module: max(2, int(np.ceil(lengths.sum() / config.hop_length(module) / max_frames)))
@@ -261,13 +261,14 @@ def _batches(
 def trimmed_waveforms(dataset: Dataset, extractor: Any, num_samples: int | None = None) -> tuple[Dataset, torch.Tensor]:
     """Utterances, and their waveforms cut to one length from the first sound on, `(utterances, samples)`.
 
-    Digital silence at both ends, as in padded syllables, is cut: on a logarithmic scale the faintest hiss of a decoder
-    is far from it, and would dominate every distance.
+    Digital silence at both ends, as in padded syllables, is removed: on a logarithmic scale even the faintest noise of
+    a decoder is far from it, and would dominate every distance.
 
     Args:
         dataset: The utterances.
         extractor: The model's feature extractor.
-        num_samples: Samples to take; by default as many as 95 % of the utterances have. Shorter ones are excluded.
+        num_samples: Number of samples; by default the length that 95 % of the utterances reach. Shorter ones are
+            excluded.
 
     Raises:
         ValueError: No utterance is long enough, or none has sound.

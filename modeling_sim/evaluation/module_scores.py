@@ -47,7 +47,7 @@ OF_AXES = ("concentration", "disentanglement", "distribution")
 """Groups of measures that depend on the axes; features in other axes are measured by these."""
 
 ROTATED = 5
-"""Random rotations that a trained model's own axes are compared with."""
+"""Number of random rotations that a trained model's own axes are compared with."""
 
 Score = Callable[[Analysis, Subject], None]
 
@@ -56,7 +56,7 @@ Score = Callable[[Analysis, Subject], None]
 _SHOWN = 8
 
 
-# Number of dimensions to play the largest and smallest moments of: those that follow a property most.
+# Number of dimensions whose largest and smallest frames are played: those with the largest correlations.
 _PLAYED = 4
 
 
@@ -70,13 +70,13 @@ def measure_representation(
     Args:
         parts: Collects the results.
         task: The label and its data.
-        representation: What to measure.
-        with_clips: Also add the moments of single dimensions for the report to play.
+        representation: The representation.
+        with_clips: Also add clips of the extreme frames of single dimensions, for the report.
     """
     arguments = task.arguments
     groups = [group for group in arguments.groups() if group in SCORES]
     if "probes" in groups and arguments.probe == "knn":
-        groups = [group for group in groups if group != "neighbors"]  # the probe is that classifier
+        groups = [group for group in groups if group != "neighbors"]  # the probe is the same classifier
     other_axes = arguments.other_axes() if {*OF_AXES, "consistency"} & set(arguments.groups()) else []
     if representation.control and not isinstance(representation, Spectra):
         other_axes = []
@@ -113,14 +113,14 @@ def _measure(score: Score, subject: Subject, analysis: Analysis) -> None:
 
 
 def _subjects(task: LabelTask, representation: Representation) -> Iterator[Subject]:
-    """Features to measure, one after the other, in their own axes."""
+    """Yields the features to measure, in their own axes."""
     items, moments = cache(partial(task.items, representation)), cache(partial(task.moments, representation))
     if representation.control or not isinstance(representation, SimModules):
         for feature, place in representation.places().items():
             yield Subject(task, place, items, moments, feature, is_control=representation.control)
         return
 
-    @cache  # encoded once for all modules, if any of them has to be measured
+    @cache  # encoded once for all modules, only if one of them must be measured
     def frames() -> dict[int, Frames]:
         arguments = task.arguments
         return frames_of(
@@ -171,7 +171,7 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
     summary = outcome.summary()
     analysis.add(place, "gini", summary["gini"])
     analysis.add(place, "single_best_accuracy", summary["single_best_accuracy"], null=summary["single_best_control"])
-    # As shares, so that spaces of different sizes compare. At chance, one dimension is enough and means nothing.
+    # As fractions, to compare spaces of different sizes. At chance, one dimension is enough, which is meaningless.
     num_dims = subject.train.shape[1]
     is_above_chance = subject.linear_accuracy.low > majority_accuracy(train.labels, test.labels)
     analysis.add(place, "effective_dimensions", summary["effective_dimensions"] / num_dims)
@@ -195,7 +195,7 @@ def measure_concentration(analysis: Analysis, subject: Subject) -> None:
 
 
 def _k95_of_random_axes(subject: Subject) -> float | None:
-    """Mean share of dimensions for 95 % on some random axes; `None` for a control."""
+    """Mean fraction of dimensions for 95 % on random axes; `None` for a control."""
     if subject.is_control:
         return None
     arguments, (train, test) = subject.task.arguments, subject.items()
@@ -218,7 +218,7 @@ def _k95_of_random_axes(subject: Subject) -> float | None:
 
 
 def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
-    """Measures DCI by two models, MIG, SAP, modularity, and how closely one or all dimensions follow each property."""
+    """Measures DCI by two models, MIG, SAP, modularity, and how well one or all dimensions predict each property."""
     _, test = subject.items()
     factors, seed = subject.task.factors(test), analysis.arguments.seed
     if len(factors.values) < 2:
@@ -243,8 +243,8 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
         analysis.add(subject.place, measure, value, null=null(outcome.permuted) if known else None)  # type: ignore[misc]
     best = best_dimensions(codes, factors.all)
     gaps = None
-    # Spectra are the strongest control of readable axes, which untrained networks are not. Components of all axes are
-    # white, so random axes of temporal ones are the same control for the others.
+    # Spectra are the strongest control of interpretable axes, stronger than untrained networks. Components of all other
+    # axes are white, so random axes of temporal components are a control for all of them.
     is_spectrum = subject.place["module"] == SPECTRUM_MODULE
     if subject.axes == "temporal" or (subject.axes == "own" and (is_spectrum or not subject.is_control)):
         gaps = axis_gaps(codes, factors.values, groups, factors.properties, num_rotations=ROTATED, seed=seed)
@@ -252,7 +252,7 @@ def measure_disentanglement(analysis: Analysis, subject: Subject) -> None:
             analysis.add(subject.place, f"{measure}_gap", **vars(gaps[measure].interval))
     rotated = {name: None if gaps is None else gaps[f"best_{name}"].rotated for name in factors.all}
     _add_best(analysis, subject.place, best, rotated)
-    if subject.axes == "own":  # which others share but for dropped components
+    if subject.axes == "own":  # the others have the same, except for dropped components
         for key, name in _reported(factors.values):
             if (values := factors.values[name]).dtype.kind == "f":
                 analysis.add(subject.place, f"linear_{key}", linear_r2(codes, values, groups, seed=seed), null=0.0)
@@ -270,7 +270,7 @@ def _reported(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _add_best(
     analysis: Analysis, place: dict[str, str], best: BestDimensions, rotated: dict[str, np.ndarray | None]
 ) -> None:
-    """The best dimension of each property, next to those of random axes, `(rotations,)`, where these were measured."""
+    """Adds the best dimension of each property, and those of random axes, `(rotations,)`, if measured."""
     nulls = [float(values.mean()) for values in rotated.values() if values is not None]
     value = float(np.mean(list(best.correlation.values())))
     analysis.add(place, "best_dimension", value, null=float(np.mean(nulls)) if nulls else None)
@@ -289,7 +289,7 @@ def _add_best(
 
 
 def play_moments(analysis: Analysis, subject: Subject) -> None:
-    """Adds the largest and smallest moments of the chosen dimensions, or of those that follow a property most.
+    """Adds the extreme frames of the chosen dimensions, or of those that correlate most with a property.
 
     Titles name the properties that a dimension is best for.
     """
@@ -309,7 +309,7 @@ def play_moments(analysis: Analysis, subject: Subject) -> None:
 
 
 def measure_abx(analysis: Analysis, subject: Subject) -> None:
-    """Measures ABX of the label within speakers and, if there are several, across; of phones also within triphones."""
+    """Measures ABX of the label within speakers and, if there are several, across; for phones also within triphones."""
     arguments, place, moments = analysis.arguments, subject.place, subject.moments()
     features, tokens = subject.features(moments), subject.task.tokens(moments)
     segments = [features[start:end] for start, end in zip(tokens.starts, tokens.ends, strict=True)]
@@ -326,7 +326,7 @@ def measure_abx(analysis: Analysis, subject: Subject) -> None:
                 max_tokens=arguments.max_tokens,
                 seed=arguments.seed,
             )
-        except ValueError as error:  # as where the label is the speaker
+        except ValueError as error:  # for example if the label is the speaker
             tqdm.write(f"abx_{mode}{ending} of {place['representation']} is skipped: {error}")
             continue
         measure = f"abx_{mode}{ending}"
@@ -336,9 +336,9 @@ def measure_abx(analysis: Analysis, subject: Subject) -> None:
 
 
 def measure_distribution(analysis: Analysis, subject: Subject) -> None:
-    """Measures how near frames are to N(0, I), and how far their dimensions depend on each other.
+    """Measures how close frames are to N(0, I), and how much their dimensions depend on each other.
 
-    The scale of components in other axes is a convention, so only the shape of their distribution is measured.
+    The scale of components in other axes is arbitrary, so only the shape of their distribution is measured.
     """
     if subject.frames is None:
         return
@@ -369,9 +369,9 @@ def measure_distribution(analysis: Analysis, subject: Subject) -> None:
         analysis.curve("kl_spectrum", place, values=np.sort(outcome.kl_per_dimension)[::-1].tolist())
     edges = np.linspace(-4, 4, 41)
     chosen = [dim for dim in analysis.arguments.chosen_dims() if dim < len(varying) and varying[dim]]
-    # Numbers among those that vary.
+    # Indices among the dimensions that vary.
     shown = np.searchsorted(np.flatnonzero(varying), chosen) if chosen else np.argsort(-means.var(axis=0))[:_SHOWN]
-    densities = [  # of all frames, those outside of the edges included
+    densities = [  # relative to all frames, including those outside of the edges
         (np.histogram(means[:, dim], edges)[0] / (len(means) * np.diff(edges))).tolist() for dim in shown
     ]
     analysis.curve(
@@ -392,7 +392,7 @@ SCORES: dict[str, Score] = {
     "abx": measure_abx,
     "distribution": measure_distribution,
 }
-"""Measures of features, by the group that the setting `measures` names."""
+"""Measures of features, by their group in the setting `measures`."""
 
 
 def measure_objective(parts: AnalysisParts, task: LabelTask, path: str, of: SimModules) -> None:

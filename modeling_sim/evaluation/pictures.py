@@ -50,9 +50,9 @@ def _in_brackets(text: str) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """A panel for the probe's accuracy, or for every measure of ABX: a color for each kind, gray for controls.
+    """Draws a panel for the probe's accuracy, or for every measure of ABX: a color per kind, gray for controls.
 
-    Seeds of one kind differ by their marker; the report has the same colors.
+    Seeds of one kind have different markers; the report uses the same colors.
     """
     shown = [measure for measure in results.measures if measure.key in (results.probe_measure, *_ABX)]
     by_features = list(results.by_features().items())[::-1]

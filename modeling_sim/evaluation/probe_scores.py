@@ -1,4 +1,4 @@
-"""Features of one module on the task, and the scores of classifiers that read them."""
+"""Features of one module on the task, and the scores of classifiers on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,23 +27,24 @@ from modeling_sim.evaluation.models import Frames
 from modeling_sim.evaluation.task import LabelTask
 
 CHANCE = {"kind": "chance", "representation": "chance: most frequent class", "module": SPECTRUM_MODULE}
-"""Place in results of a classifier that reads no features."""
+"""Place in results of a classifier without features."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Features of one module on the task, each part read when a measure first needs it.
+    """Features of one module on the task, loaded when a measure first needs them.
 
     Args:
         task: The label, the factors and the tokens.
         place: Kind, representation and module in results.
-        items: Gives training and test items.
-        moments: Gives the moments of ABX.
+        items: Function that returns training and test items.
+        moments: Function that returns the items of ABX.
         feature: Name of the module's features in items.
         axes: "own", or a name of `AXES`.
-        turn: Changes to these axes, `(items, channels)` to `(items, components)`; `None` for their own.
-        frames: Gives the module's frames on the test split, for their distribution; `None` if that is not measured.
-        is_control: Whether the features are there for comparison.
+        turn: Transform to these axes, `(items, channels)` to `(items, components)`; `None` for their own.
+        frames: Function that returns the module's frames on the test split, for their distribution; `None` if that is
+            not measured.
+        is_control: Whether the features are a control.
     """
 
     task: LabelTask
@@ -144,7 +145,7 @@ def _paper(task: LabelTask) -> PaperSettings | None:
 
 
 def measure_chance(analysis: Analysis, task: LabelTask, train: Items, test: Items) -> None:
-    """Adds the score of the most frequent class, and prints a note on classes that training lacks."""
+    """Adds the score of the most frequent class, and prints a note on classes without training items."""
     unseen = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if unseen:
         print(f"classes {unseen} of the test split have no item in the training split: they count as errors")
@@ -172,7 +173,7 @@ def measure_probes(analysis: Analysis, subject: Subject) -> None:
         return
     try:
         guesses = _predictions(subject, control[0], tested)
-    except ValueError as error:  # of few speakers, no part may be left to choose a penalty on
+    except ValueError as error:  # with few speakers, there may be no part for choosing a penalty
         name = features_name(subject.place["representation"], subject.place["module"])
         tqdm.write(f"{name}: no control task, since {error}")
         return

@@ -1,4 +1,4 @@
-"""Representations to measure: SIM models, spectra and audio encoders of transformers, as frames with their times."""
+"""Representations to measure: SIM models, spectra and audio encoders of transformers, as frames with times."""
 
 import itertools
 import zlib
@@ -27,10 +27,10 @@ _NUM_MELS, _NUM_MFCC, _FFT = 80, 13, 512
 
 
 class TimedFrames:
-    """Frames `(utterances, frames, channels)` of a batch, and where they lie in time.
+    """Frames `(utterances, frames, channels)` of a batch, and their times.
 
     Args:
-        values: Frames; padded ones may hold anything.
+        values: Frames; padded ones may have any value.
         lengths: Number of real frames of each utterance.
         start: Center of the first frame, in seconds.
         hop: Seconds from one frame to the next.
@@ -47,12 +47,12 @@ class TimedFrames:
         return cls(values, lengths, start, hop)
 
     def at(self, row: int, moments: np.ndarray) -> np.ndarray:
-        """The frames nearest to moments in seconds."""
+        """The frames nearest to given times in seconds."""
         index = np.rint((moments - self.start) / self.hop).astype(int)
         return self.values[row, index.clip(0, self.lengths[row] - 1)]
 
     def means(self, row: int, edges: np.ndarray) -> np.ndarray:
-        """Means over the frames between edges in seconds; the nearest frame where none lies between."""
+        """Means over the frames between edges in seconds; the nearest frame if there is none between."""
         bounds = np.rint((edges - self.start) / self.hop).astype(int).clip(0, self.lengths[row])
         bounds[0], bounds[-1] = 0, self.lengths[row]
         real = self.values[row, : self.lengths[row]]
@@ -69,8 +69,8 @@ class Representation(ABC):
 
     Args:
         name: Name in tables.
-        method: What makes the features: "SIM", "wav2vec2", ...
-        extractor: Makes padded batches of waveforms, at the sampling rate that `encode` reads.
+        method: Method of the features: "SIM", "wav2vec2", ...
+        extractor: Converts waveforms, at its sampling rate, to the padded batches of `encode`.
         kind: Name shared by models that differ only by seed; by default the method.
         control: Whether it is a control: a spectrum or an untrained network.
     """
@@ -87,7 +87,7 @@ class Representation(ABC):
 
     @abstractmethod
     def fingerprint(self) -> Any:
-        """All that the frames depend on, apart from the audio and the extractor, in types of JSON."""
+        """Everything that the frames depend on, except the audio and the extractor, as JSON types."""
 
     @abstractmethod
     def places(self) -> dict[str, dict[str, str]]:
@@ -98,7 +98,7 @@ class Representation(ABC):
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """What measures depend on apart from the audio: the model, and how waveforms are prepared."""
+        """Everything that measures depend on, except the audio: the model, and the preparation of waveforms."""
         return {"of": self.fingerprint(), "extractor": self.extractor.to_json_string()}
 
 
@@ -109,7 +109,7 @@ class Spectra(Representation):
         super().__init__("spectra", "spectra", SimFeatureExtractor(sampling_rate=LABEL_RATE), control=True)
 
     def places(self) -> dict[str, dict[str, str]]:
-        """Each spectrum as a kind by itself, without modules."""
+        """Each spectrum as a separate kind, without modules."""
         return {name: {"kind": name, "representation": name, "module": SPECTRUM_MODULE} for name in SPECTRA}
 
     def fingerprint(self) -> Any:
@@ -156,9 +156,9 @@ class SimModules(Representation):
     Args:
         name: Name in tables.
         model: The model, in evaluation mode.
-        extractor: Its feature extractor.
+        extractor: Feature extractor of the model.
         modules: Numbers of the modules, by their names in results; by default all, under their own names.
-        sample: Give samples of the latents instead of their means.
+        sample: Return samples of the latents instead of their means.
         seed: Seed of the samples.
         kind: What the model is a seed of; the method by default.
         control: Whether the model is there for comparison.
@@ -185,7 +185,7 @@ class SimModules(Representation):
         self.decoders: dict[str, list[SimDecoder]] = {}
 
     def places(self) -> dict[str, dict[str, str]]:
-        """Modules by their own names, under the names that they have in results."""
+        """Places of the modules, by their own names, with their names in results."""
         return {self.model.config.module_names[number]: self._place(name) for name, number in self.modules.items()}
 
     @cached_property
@@ -199,7 +199,7 @@ class SimModules(Representation):
         return model_fingerprint(self.model)
 
     def _generator(self, utterance: str) -> torch.Generator:
-        """Noise of a batch, by its first utterance: the same whatever was encoded before."""
+        """Generator for the noise of a batch, seeded by its first utterance, independent of earlier batches."""
         state = np.random.SeedSequence([self.seed, zlib.crc32(utterance.encode())]).generate_state(1, np.uint64)[0]
         return torch.Generator(self.model.device).manual_seed(int(state >> 1))
 
@@ -225,7 +225,7 @@ class SimModules(Representation):
         }
 
     def timed(self, module: int, values: np.ndarray, batch: Mapping[str, Any]) -> TimedFrames:
-        """Frames of a module, `(utterances, frames, channels)`, with their places in the audio of a batch."""
+        """Frames of a module, `(utterances, frames, channels)`, with their times in the audio of a batch."""
         config = self.model.config
         return TimedFrames(
             values,
@@ -251,8 +251,8 @@ class AudioEncoder(Representation):
 
     A speech encoder has features "layer 0", the input of its transformer, to "layer N". The time of a frame is the
     center of the receptive field of its convolutions. DAC, EnCodec and Mimi have one feature, "encoder": the latents
-    before quantization. The time of their frames is the middle of the samples that they code: the center of the
-    receptive field if padding is symmetric. A causal frame sees nothing later than these samples.
+    before quantization. The time of their frames is the middle of the samples that they encode: the center of the
+    receptive field if padding is symmetric. The receptive field of a causal frame ends with these samples.
 
     Only utterances of equal length are batched: padding changes the output of these models, even with an attention
     mask, through normalization over time and through convolutions over padded frames.
@@ -333,14 +333,14 @@ class AudioEncoder(Representation):
             expected = (waveforms.shape[1] - self.field) // self.hop + 1
             if states[0].shape[1] != expected:
                 raise ValueError(
-                    f"{self.name} has {states[0].shape[1]} frames where its `conv_kernel` and `conv_stride` make "
-                    f"{expected}, so its frames have no known place in time; it cannot be measured."
+                    f"{self.name} has {states[0].shape[1]} frames, but its `conv_kernel` and `conv_stride` result in "
+                    f"{expected}, so the times of its frames are unknown, and it cannot be measured."
                 )
             return states
         inputs = waveforms[:, None].expand(-1, getattr(config, "audio_channels", 1), -1)
         if getattr(
             config, "normalize", False
-        ):  # EnCodec at 48 kHz; over the utterance rather than chunks of one second
+        ):  # EnCodec at 48 kHz; normalizes the utterance rather than chunks of one second
             inputs = inputs / (waveforms.square().mean(dim=1).sqrt()[:, None, None] + 1e-8)
         encoder: Any = self.model.encoder
         latents = encoder(inputs)

@@ -1,4 +1,4 @@
-"""Results of an evaluation: typed rows, where they come from, and the file that holds them."""
+"""Results of an evaluation: typed rows, their origin, and their file."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from modeling_sim.analysis.scorecard import VERDICTS, Comparison, Measure, Row
 from modeling_sim.files import read_results, save_results
 
 SCHEMA = 2
-"""Version of the fields of `Results`; raise it when a field changes its meaning."""
+"""Version of the fields of `Results`; increase it when a field changes its meaning."""
 
 ANALYSIS_NAME, CURVES_NAME, MEDIA_NAME = "analysis.json", "curves.json", "media.npz"
 """Files of `modeling-sim evaluate`: results, curves to draw, and clips to play."""
@@ -19,7 +19,7 @@ REPORT_NAME, FIGURES = "report.html", "figure_*"
 
 @dataclass(frozen=True)
 class Kind:
-    """Representations that differ by their seed alone; `is_control` if they are there for comparison."""
+    """Representations that only differ by their seed; `is_control` if they are controls."""
 
     name: str
     description: str
@@ -29,17 +29,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model is; `None` for what its folder does not record.
+    """Facts about a model; `None` for facts that its folder does not record.
 
     Args:
-        representation: Its name in rows.
+        representation: Name of the model in rows.
         parameters: Number of parameters of the encoder.
         modules: Number of modules or layers.
-        dims: Dimensions of the latents of its last module but the context.
-        frame_rate: Frames per second there.
-        corpus: Corpus that it was trained on.
-        hours: Hours of speech in it.
-        steps: Steps of training.
+        dims: Dimensions of the latents of the last module before the context.
+        frame_rate: Frames per second of that module.
+        corpus: Corpus that the model was trained on.
+        hours: Hours of speech in the corpus.
+        steps: Number of training steps.
     """
 
     representation: str
@@ -54,7 +54,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more a representation reaches than another in one module on the same items, with a 95 % interval."""
+    """Difference of a measure between two representations in one module on the same items, with a 95 % interval."""
 
     representation: str
     against: str
@@ -67,24 +67,24 @@ class Difference:
 
 @dataclass(kw_only=True)
 class Results:
-    """What `evaluate`, `probe` and `abx` measured, and on what.
+    """Results of `evaluate`, `probe` and `abx`, and their settings and data.
 
     Args:
         corpus: Name of the corpus.
-        corpus_license: Its license, an id of the Hub.
+        corpus_license: License of the corpus, an id of the Hub.
         corpus_settings: Settings of the corpus that were given.
         dataset_id: Data set of the Hub; `None` for a folder or generated speech.
         label: Column of classes.
         classes: Names of the classes.
         factors: Columns that disentanglement was measured on.
-        skipped_factors: Columns that do not vary enough for that.
+        skipped_factors: Columns that do not vary enough for it.
         settings: Settings that the measures depend on.
         train_items: Number of items that probes were fitted on; `None` without probes.
-        test_items: Number of items that they were tested on.
+        test_items: Number of items that probes were tested on.
         tokens: Number of tokens that ABX compared; `None` without ABX.
         intervals_over: What bootstrap intervals resample.
-        facts: What each model is.
-        fingerprints: Digest of the weights by the name of each model; a card finds its own measures by it.
+        facts: Facts about each model.
+        fingerprints: Digest of the weights by the name of each model; used to find the measures of a model card.
         kinds: Kinds of representations, trained ones first.
         measures: Meaning of every measure in `rows`.
         rows: The numbers.
@@ -158,16 +158,16 @@ class Results:
 
     @classmethod
     def read(cls, path: Path, *, with_curves: bool = False) -> "Results":
-        """Results that `write` wrote.
+        """Reads results that `write` wrote.
 
         Args:
             path: The file.
-            with_curves: Read `curves.json` next to it too, if it is there.
+            with_curves: Also read `curves.json` next to it, if it exists.
 
         Raises:
             FileNotFoundError: The file does not exist.
-            ValueError: It is not JSON, has another schema or other fields, or a row has a kind or measure that is not
-                described, or a value that is no number.
+            ValueError: The file is not JSON, has another schema or other fields, or a row has a kind or measure that is
+                not described, or a value that is not a number.
         """
         values = read_results(path, schema=SCHEMA)
         curves = path.with_name(CURVES_NAME)
@@ -180,12 +180,12 @@ class Results:
                     values[name] = [row(**entry) for entry in values[name]]
             results = cls(**{name: value for name, value in values.items() if name != "schema"})
         except TypeError as error:
-            raise ValueError(f"{path} does not hold the fields of this version ({error}); measure again.") from error
+            raise ValueError(f"{path} does not have the fields of this version ({error}); measure again.") from error
         results._check(path)
         return results
 
     def _check(self, path: Path) -> None:
-        """Refuses an entry with an undescribed kind or measure, which tables would skip silently."""
+        """Raises for an entry with an undescribed kind or measure, which tables would skip silently."""
         kinds, measures = {kind.name for kind in self.kinds}, {measure.key for measure in self.measures}
         lists = {name: getattr(self, name) for name in ("media", "details", "reconstruction_quality")}
         lists |= {f"curves.{name}": entries for name, entries in self.curves.items()}
@@ -197,7 +197,7 @@ class Results:
         for name, place, value, known in named:
             if value not in known:
                 raise ValueError(
-                    f"{path}: `{place}` has {name} {value!r}, which is none of {', '.join(sorted(known))}."
+                    f"{path}: `{place}` has {name} {value!r}, which is not one of {', '.join(sorted(known))}."
                 )
         for row in self.rows:
             for name in ("value", "low", "high", "null"):

@@ -35,7 +35,7 @@ GROUPS = (
     "objective",
     "decoders",
 )
-"""Groups of measures; the last three are for SIM models only, and "consistency" for two models or more."""
+"""Groups of measures; the last three are for SIM models only, and "consistency" for at least two models."""
 
 AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "SFA"}
 """Axes other than a representation's own, and their names in results."""
@@ -43,7 +43,7 @@ AXES = {"principal": "PCA", "independent": "ICA", "temporal": "SOBI", "slow": "S
 
 @dataclass(kw_only=True)
 class MeasuringArguments(CorpusArguments):
-    """Which models are measured, on what, and where the results go."""
+    """Models to measure, data, and output folder."""
 
     model: list[str] = setting(  # noqa: RUF009 - a field
         MISSING,
@@ -69,7 +69,7 @@ class MeasuringArguments(CorpusArguments):
 
 @dataclass(kw_only=True)
 class ProbeArguments(MeasuringArguments):
-    """How features are probed."""
+    """Settings of probes."""
 
     output_dir: str = setting("runs/probe", "Folder for results and pictures.")
     latents: Literal["mean", "sample"] = setting("mean", "Probe the 'mean' of each Gaussian, or a 'sample'.")
@@ -97,7 +97,7 @@ class ProbeArguments(MeasuringArguments):
 
 @dataclass(kw_only=True)
 class AbxArguments(MeasuringArguments):
-    """How tokens are compared."""
+    """Settings of ABX."""
 
     output_dir: str = setting("runs/abx", "Folder for results and pictures.")
     split: str = setting("test", "Split for ABX; 'all' for every utterance.")
@@ -142,11 +142,11 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
     steps: int = setting(12, "Steps of a path between two utterances.")
     dims: str = setting(
         "",
-        "Dimensions to change, play and draw in each module: '3,17'. By default those that follow a property of the "
-        "sound most closely, and for histograms those that vary most.",
+        "Dimensions to change, play and draw in each module: '3,17'. By default those that correlate most with a "
+        "property of the sound, and for histograms those that vary most.",
     )
     utterance: str = setting("", "Id of the test utterance to play; by default a random one.")
-    range: float = setting(3.0, "How far dimensions are changed, up and down, in standard deviations.")
+    range: float = setting(3.0, "Largest change of dimensions in both directions, in standard deviations.")
 
     def validate(self) -> None:
         """Checks `axes_minutes` and the names in `measures` and `axes`.
@@ -160,7 +160,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         self.other_axes()
 
     def groups(self) -> list[str]:
-        """The groups of measures that `measures` names.
+        """The groups of measures in `measures`.
 
         Raises:
             ValueError: A group is unknown.
@@ -169,7 +169,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         return [GROUPS[number] for number in sorted(numbers)]
 
     def chosen_dims(self) -> list[int]:
-        """The numbers that `dims` names.
+        """The numbers in `dims`.
 
         Raises:
             ValueError: One is not a number from 0.
@@ -180,7 +180,7 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         return list(dict.fromkeys(map(int, names)))
 
     def other_axes(self) -> list[str]:
-        """The names of `AXES` that `axes` holds.
+        """The names of `AXES` in `axes`.
 
         Raises:
             ValueError: Axes are unknown.
@@ -190,14 +190,14 @@ class AnalysisArguments(ProbeArguments, AbxArguments):
         return [names[number] for number in sorted(numbers) if number]
 
 
-# Settings that may differ when a command is repeated.
+# Settings that may differ when a command is rerun.
 _CHANGE_NO_RESULT = ("batch_size", "cache_dir", "device", "figure_format", "output_dir", "overwrite_output_dir")
 
 
 def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[str], pictures: Sequence[str]) -> None:
-    """Creates the output folder, or refuses one whose results would be replaced.
+    """Creates the output folder, or raises if results in it would be replaced.
 
-    Call it before measuring. The same command may be repeated, and measures what has changed.
+    Call it before measuring. The same command may be rerun, and only measures what has changed.
 
     Args:
         arguments: Settings of the command.
@@ -206,9 +206,9 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
         pictures: Pictures that it writes, without their endings.
 
     Raises:
-        FileExistsError: The folder holds results of this kind of other settings and `overwrite_output_dir` is not set,
+        FileExistsError: The folder has results of this kind with other settings and `overwrite_output_dir` is not set,
             or files of another program.
-        NotADirectoryError: It is a file, or below one.
+        NotADirectoryError: The folder is a file, or inside of one.
     """
     from modeling_sim.trainer.run_folder import claim_folder  # noqa: PLC0415 - imports torch
 
@@ -226,9 +226,9 @@ def claim_output_dir(arguments: MeasuringArguments, kind: str, names: Sequence[s
 
 
 def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
-    """A split of the corpus that the settings name.
+    """A split of the corpus of the settings.
 
-    With `on_bad_audio` "skip", every recording is decoded, since measures have no replacement for one that turns out to
+    With `on_bad_audio` "skip", every recording is decoded, since measures cannot replace a recording that turns out to
     be unreadable later.
 
     Raises:
@@ -241,14 +241,14 @@ def load_split(arguments: MeasuringArguments, split: str) -> "Dataset":
         arguments.corpus, split, on_bad_audio=arguments.on_bad_audio, decode_all=skip, **arguments.for_loading()
     )
     if "audio" not in data.column_names:
-        raise ValueError(f"`corpus` is {arguments.corpus!r}, which has no audio but {', '.join(data.column_names)}.")
+        raise ValueError(f"`corpus` is {arguments.corpus!r}, which has no audio, only {', '.join(data.column_names)}.")
     return data
 
 
 def load_splits(arguments: MeasuringArguments) -> "dict[str, Dataset]":
-    """Both splits of the corpus that the settings name, with the same class numbers.
+    """Both splits of the corpus of the settings, with the same class numbers.
 
-    A warning is printed if they share recordings, or speakers unless the label is the speaker.
+    Prints a warning if they share recordings, or speakers (unless the label is the speaker).
     """
     from modeling_sim.data.corpora.contract import with_same_classes  # noqa: PLC0415 - imports datasets
     from modeling_sim.data.corpora.overlap import say_shared_recordings, say_shared_speakers  # noqa: PLC0415

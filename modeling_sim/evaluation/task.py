@@ -41,13 +41,13 @@ class Tokens(NamedTuple):
 
 
 class LabelTask:
-    """The label, its items, the factors and the tokens that measures read; the same for all representations.
+    """The label, its items, factors and tokens, which are the same for all representations.
 
     Args:
         arguments: Settings of the evaluation.
 
     Raises:
-        ValueError: The label or a factor is unknown, or factors are given with a label of frames.
+        ValueError: The label or a factor is unknown, or factors are given with a frame label.
     """
 
     def __init__(self, arguments: AnalysisArguments) -> None:
@@ -62,7 +62,7 @@ class LabelTask:
         self.of_frames = is_frame_label(data, arguments.label)
         self.pooling: Pooling = arguments.pooling or ("frame" if self.of_frames else "mean")
         if self.of_frames and arguments.factors:
-            raise ValueError("`factors` describe utterances, but the label is one of frames; remove `factors`.")
+            raise ValueError("`factors` describe utterances, but the label is a frame label; remove `factors`.")
         has_factors = "disentanglement" in groups
         self.columns = utterance_columns(self.splits["test"], arguments.factors) if has_factors else {}
         self.skipped_factors: list[str] = []
@@ -70,13 +70,13 @@ class LabelTask:
         self._labels: list[np.ndarray] | None = None
 
     def check_utterance(self) -> None:
-        """Refuses an `utterance` that the test split does not have; raises ValueError."""
+        """Raises a ValueError if the test split does not have the setting `utterance`."""
         name = self.arguments.utterance
         if name and name not in (ids := self.splits["test"]["id"][:] if self.splits else []):
             raise ValueError(f"`utterance` {name!r} is not in the test split{nearest(name, ids)}")
 
     def fingerprint(self) -> dict[str, Any]:
-        """What measures depend on, apart from settings and models: recordings, labels and factors."""
+        """Everything that measures depend on, except settings and models: recordings, labels and factors."""
         splits = {**self.splits, **({} if self.abx_split is None else {"abx": self.abx_split})}
         corpus = {split: corpus_fingerprint(data, "speaker_id", self.arguments.label) for split, data in splits.items()}
         factors = {name: hashlib.sha256(values.tobytes()).hexdigest() for name, values in self.columns.items()}
@@ -107,12 +107,12 @@ class LabelTask:
         )
         labels = [train.labels, test.labels]
         if not all(map(np.array_equal, self._labels or labels, labels)):
-            raise ValueError("the models read different items and cannot be compared.")
+            raise ValueError("the models have different items and cannot be compared.")
         self._labels = labels
         return train, test
 
     def moments(self, representation: Representation) -> Items:
-        """Features of the ABX split every 10 ms, or every 20 ms if the label is one of utterances."""
+        """Features of the ABX split every 10 ms, or every 20 ms for an utterance label."""
         arguments = self.arguments
         return extract(
             self.abx_split,
@@ -132,7 +132,7 @@ class LabelTask:
         return utterance_tokens(items.labels, items.utterances, items.speakers)
 
     def factors(self, test: Items) -> Factors:
-        """Factors of the test items, or of those at voiced moments if the label is one of frames."""
+        """Factors of the test items; for a frame label, only of voiced frames."""
         if self._found is None:
             data, seed = self.splits["test"], self.arguments.seed
             if self.of_frames:
@@ -145,7 +145,7 @@ class LabelTask:
                     tqdm.write(f"factor {name!r} is skipped: it is constant in a part of the test items")
             if "disentanglement" in self.arguments.groups() and len(self._found.values) < 2:
                 needed = f", in at least {FEWEST_UTTERANCES} utterances per class" if self.of_frames else ""
-                tqdm.write(f"no disentanglement: the test items need two factors that vary{needed}")
+                tqdm.write(f"disentanglement is not measured: the test items need two factors that vary{needed}")
         return self._found
 
 
@@ -171,6 +171,6 @@ def utterance_tokens(labels: np.ndarray, utterances: np.ndarray, speakers: np.nd
 
 
 def _runs(changes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and ends of runs of items, by where an item differs from the one before, `(items - 1,)`."""
+    """Starts and ends of runs of items, from `changes`, true if an item differs from the one before, `(items - 1,)`."""
     bounds = np.flatnonzero(np.concatenate([[True], changes, [True]]))
     return bounds[:-1], bounds[1:]

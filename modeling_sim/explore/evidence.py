@@ -1,13 +1,13 @@
-"""What the dimensions of a representation follow: labels with evidence, lag profiles, and frames to show.
+"""What the dimensions of a representation encode: labels with evidence, lag profiles, and frames to show.
 
-All of it is measured on one split, which the models were not trained on, and is kept in the cache.
+Everything is measured on one split, which the models were not trained on, and cached.
 
-If the factors that generated the speech are known, `right_labels` says which labels are right, by a rule that was fixed
-before any label was looked at. On utterances that were not used for labels, consider how far each factor's correlation
-with the dimension exceeds that of random axes. The factor with the largest lead must be one that the label means
-(`COUNTERPARTS`), or lead by at most 0.05 more than one. Factors are pitch and the first two formants of each voiced
-frame, whether a frame is voiced, its phone, and the gain and the vocal-tract length of the utterance, all as they were
-set, not as measured from the sound.
+If the factors that generated the speech are known, `right_labels` determines which labels are correct, by a rule that
+was fixed before any label was inspected. On utterances that were not used for labels, the lead of a factor is its
+correlation with the dimension minus that of random axes. A label is correct if the factor with the largest lead is one
+that the label means (`COUNTERPARTS`), or if its lead exceeds that of such a factor by at most 0.05. Factors are pitch
+and the first two formants of each voiced frame, whether a frame is voiced, its phone, and the gain and the vocal-tract
+length of the utterance, with the values used for synthesis, not measured from the sound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ from modeling_sim.data.corpora.contract import class_label, is_frame_label
 from modeling_sim.evaluation.factors import rows_of, sound_at
 from modeling_sim.evaluation.feature_store import Items
 
-# Most items to collect evidence from: every rotation ranks them in all dimensions.
+# Maximum number of items to collect evidence from: every rotation ranks them in all dimensions.
 _MOST_ITEMS = 2000
 
 # Classes that are not speech.
 _NO_PHONES = ("SIL", "SPN", "sil", "spn", "")
 
-# Fewest items with a property, for the property to be tested.
+# Minimum number of items with a property, for the property to be tested.
 _FEWEST_ITEMS = 100
 
 LAG_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
@@ -57,16 +57,16 @@ class Evidence:
     """Labels and statistics of the dimensions of one feature in one set of axes.
 
     Args:
-        labels: `(dims,)`, the property that each dimension is named after, or `None`.
-        directions: `(dims,)`, what large values mean; empty for dimensions without a label.
-        correlations: `(dims,)` by property.
-        random_axes: Correlation of the best dimension of a random rotation, on average, by property.
+        labels: `(dims,)`, the property that each dimension is labeled with, or `None`.
+        directions: `(dims,)`, meaning of large values; empty for dimensions without a label.
+        correlations: Correlations, `(dims,)` by property.
+        random_axes: Mean correlation of the best dimension of a random rotation, by property.
         limits: Correlation that a label must exceed, by property; see `dimension_labels`.
         num_rotations: Number of random rotations.
-        num_items: Number of moments that were measured.
+        num_items: Number of measured frames.
         lags: Lags of the profiles, in seconds.
         profiles: Autocorrelations, `(dims, lags)`.
-        means: `(dims,)`.
+        means: Means, `(dims,)`.
         deviations: Standard deviations, `(dims,)`.
     """
 
@@ -101,7 +101,7 @@ class Evidence:
         return f"{name}, |rho| = {short(own)}; random axes {short(rotated)}"
 
     def time_constant(self, dim: int) -> float:
-        """Seconds after which the autocorrelation of a dimension falls below 1/e; infinite if it does at no lag."""
+        """Seconds after which the autocorrelation of a dimension falls below 1/e; infinite if it never does."""
         profile, lags = np.array(self.profiles[dim]), np.array(self.lags)
         below = np.flatnonzero(profile < np.exp(-1))
         if not len(below):
@@ -111,7 +111,7 @@ class Evidence:
         return float(start + (before - np.exp(-1)) / (before - profile[last]) * (lags[last] - start))
 
     def as_dict(self) -> dict[str, object]:
-        """The fields in types of JSON."""
+        """The fields as JSON types."""
         return asdict(self)
 
 
@@ -121,11 +121,11 @@ def short(value: float) -> str:
 
 
 def properties_at(dataset: Dataset, items: Items, label: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Properties of moments with sound: of the sound itself, and phones and speakers where the corpus has them.
+    """Properties of frames with sound: of the sound itself, and phones and speakers if the corpus has them.
 
     Args:
         dataset: The utterances; their audio is read.
-        items: Moments in them.
+        items: Frames of these utterances.
         label: Column of the items' labels.
 
     Returns:
@@ -186,20 +186,20 @@ def find_evidence(
         codes: Values of the dimensions, `(items, dims)`.
         properties: `(items,)` each; see `properties_at`.
         classes: Names of the classes, for properties that are classes.
-        moments: Moments of the feature's frames, in its own axes.
+        moments: Statistical moments of the feature's frames, in its own axes.
         hop: Seconds from frame to frame.
         transform: Transform to the axes of `codes`; `None` for the feature's own.
         seed: Seed of draws and rotations.
 
     Raises:
-        ValueError: There are too few moments with sound to test any property.
+        ValueError: There are too few frames with sound to test any property.
     """
     chosen = drawn_moments(len(codes), seed)
     codes = np.asarray(codes[chosen], dtype=np.float64)
     tested = _tested({name: values[chosen] for name, values in properties.items()})
     if not tested:
         raise ValueError(
-            f"the split has {len(codes)} moments with sound; evidence needs {_FEWEST_ITEMS}: give more `minutes`, or a "
+            f"the split has {len(codes)} frames with sound; evidence needs {_FEWEST_ITEMS}: give more `minutes`, or a "
             "larger corpus."
         )
     outcome = dimension_labels(codes, tested, seed=seed)
@@ -230,7 +230,7 @@ def find_evidence(
 
 
 def direction(values: np.ndarray, amounts: np.ndarray, name: str, classes: Sequence[str]) -> str:
-    """Whether an amount rises with a dimension, or the classes at its two ends; both arguments are `(items,)`."""
+    """Whether an amount increases with a dimension, or the classes at its extremes; both arguments are `(items,)`."""
     has = np.isfinite(amounts)
     ranks, amounts = rankdata(values[has]), amounts[has]
     if amounts.dtype.kind == "f":
@@ -250,7 +250,7 @@ def direction(values: np.ndarray, amounts: np.ndarray, name: str, classes: Seque
 
 
 def planted_factors(dataset: Dataset, items: Items) -> dict[str, np.ndarray]:
-    """The factors that generated each of some moments of `synthetic_syllables`, `(items,)` each."""
+    """The generating factors of some frames of `synthetic_syllables`, `(items,)` each."""
     rows = rows_of(dataset, items.utterances)
     frames = np.rint((items.seconds * LABEL_RATE - LABEL_WINDOW / 2) / LABEL_HOP).astype(int)
     tracks, formants = dataset["f0_track"][:], dataset["formants"][:]
@@ -275,11 +275,11 @@ def planted_factors(dataset: Dataset, items: Items) -> dict[str, np.ndarray]:
 
 
 def right_labels(labels: Sequence[str | None], planted: DimensionLabels) -> list[bool | None]:
-    """Whether each label is right, `(dims,)`, by the rule at the top of this file; `None` without a label.
+    """Whether each label is correct, `(dims,)`, by the rule at the top of this file; `None` without a label.
 
     Args:
         labels: Labels of the dimensions, `(dims,)`.
-        planted: How the same dimensions follow the generating factors on other utterances.
+        planted: Correlations of the same dimensions with the generating factors, on other utterances.
     """
     leads = planted.leads
     return [

@@ -1,4 +1,4 @@
-"""The models, the corpus and all that the page shows of them, computed once and kept in the cache."""
+"""The models, the corpus and everything that the page shows of them, computed once and cached."""
 
 import contextlib
 import functools
@@ -35,16 +35,16 @@ from modeling_sim.text import say
 AXES = {"own": None, "temporal (SOBI)": "temporal", "principal (PCA)": "principal"}
 """Axes that dimensions are shown in, and their names for `find_axes`."""
 
-# Part of every key: raise it whenever the same key would give different evidence.
+# Part of every cache key: increase it whenever the same key would result in different evidence.
 _VERSION = 1
 
 # Minutes of utterances for axes and lag profiles.
 _AXES_MINUTES = 2.0
 
-# Label frames of 10 ms from one moment to the next.
+# Label frames of 10 ms between two frames of evidence.
 _FRAME_STEP = 2
 
-# Moments for matching the dimensions of two models.
+# Number of frames for matching the dimensions of two models.
 _MATCHED_ITEMS = 5000
 
 
@@ -117,7 +117,7 @@ class Explorer:
 
     Raises:
         ValueError: A model, decoder or setting is invalid, or the split is empty.
-        OSError: A model or the corpus is not there.
+        OSError: A model or the corpus cannot be found.
     """
 
     def __init__(self, arguments: ExploreArguments) -> None:
@@ -225,7 +225,7 @@ class Explorer:
         return {name: found[0] for name, found in of.decoders.items() if found} if isinstance(of, SimModules) else {}
 
     def is_gaussian(self, model: str, feature: str) -> bool:
-        """Whether a feature's frames are Gaussians that are pulled to N(0, 1)."""
+        """Whether a feature's frames are Gaussians with a KL term to N(0, 1)."""
         of = self.representations[model]
         if not isinstance(of, SimModules) or of.model.config.latent_distribution != "gaussian":
             return False
@@ -274,7 +274,7 @@ class Explorer:
     # ------------------------------------------------------------------ what is found on the corpus
 
     def items(self, model: str) -> Items:
-        """Moments of the corpus every 20 ms, with the frames of all features of a model."""
+        """Frames of the corpus every 20 ms, for all features of a model."""
         return self._once(
             ("items", model),
             lambda: extract(
@@ -290,7 +290,7 @@ class Explorer:
         )
 
     def codes(self, model: str, feature: str, axes: str = "own", dims: Sequence[int] | None = None) -> np.ndarray:
-        """Values `(items, dims)` at the moments of the corpus, of all dimensions or of some."""
+        """Values `(items, dims)` of all or some dimensions in the frames of `items`."""
         values = np.asarray(self.items(model).features[feature])
         transform = self.transform(model, feature, axes)
         if transform is not None:
@@ -317,7 +317,7 @@ class Explorer:
         return self._once(("axes", model, feature, name), make)
 
     def _saved_axes(self, model: str) -> dict[str, LinearTransform]:
-        """The temporal axes in the checkpoint of a model, by feature; nothing if there are none that can be used."""
+        """The temporal axes in the checkpoint of a model, by feature; empty if there are no usable ones."""
 
         def make() -> dict[str, LinearTransform]:
             of = self.representations[model]
@@ -327,13 +327,13 @@ class Explorer:
                 except FileNotFoundError:
                     pass
                 except (OSError, ValueError) as error:
-                    say(f"temporal axes of {model} are found anew: {error}")
+                    say(f"temporal axes of {model} are computed again: {error}")
             return {}
 
         return self._once(("saved axes", model), make)
 
     def evidence(self, model: str, feature: str, axes: str = "own") -> Evidence:
-        """Labels with their evidence, lag profiles and scales; from the cache if they were computed before.
+        """Labels with their evidence, lag profiles and scales; from the cache if available.
 
         Raises:
             ValueError: The split has too little speech.
@@ -369,11 +369,11 @@ class Explorer:
         return self._once(("evidence", model, feature, axes), make)
 
     def _properties(self, model: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Properties at the moments, which are the same for all models."""
+        """Properties of the frames, which are the same for all models."""
         return self._once(("properties",), lambda: properties_at(self.dataset, self.items(model), self.label))
 
     def _moments(self, model: str) -> dict[str, tuple[FrameMoments, float]]:
-        """Moments of the frames of each feature, and its hop in seconds."""
+        """Statistical moments of the frames of each feature, and its hop in seconds."""
 
         def make() -> dict[str, tuple[FrameMoments, float]]:
             few = drawn_utterances(self.dataset, _AXES_MINUTES * 60, self.arguments.seed)
@@ -401,7 +401,7 @@ class Explorer:
         return folder / f"{kind}-{key_name(key)}{suffix}"
 
     def moments(self, model: str, feature: str, axes: str, dim: int, *, smallest: bool = False) -> list[Moment]:
-        """Moments of the corpus at which a dimension is largest, or smallest."""
+        """Frames of the corpus in which a dimension is largest, or smallest."""
         items = self.items(model)
         values = self.codes(model, feature, axes, [dim])[:, 0]
         return loudest_moments(values, items.utterances, items.seconds, count=4, smallest=smallest)
@@ -422,7 +422,7 @@ class Explorer:
         return found
 
     def _matched(self, model: str, other: str, feature: str, axes: str) -> tuple[Any, float]:
-        """Matched dimensions of two models, and the mean correlation if the other's axes are random."""
+        """Matched dimensions of two models, and the mean correlation for random axes of the other model."""
 
         def make() -> tuple[Any, float]:
             first, second = (self.codes(name, feature, axes) for name in (model, other))

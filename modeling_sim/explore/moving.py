@@ -1,4 +1,4 @@
-"""Moves latents and decodes them: single dimensions, interpolation between two utterances, exchange of a group."""
+"""Changes latents and decodes them: single dimensions, interpolation of two utterances, exchange of a group."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,13 +15,14 @@ _WINDOW = 400
 
 
 class Moved(NamedTuple):
-    """A decoded sound before and after a move, and what changed.
+    """A decoded sound before and after a change of the latents, and what changed.
 
     Args:
         before: Samples `(samples,)` decoded from the original latents.
-        after: Samples `(samples,)` decoded from the moved latents.
+        after: Samples `(samples,)` decoded from the changed latents.
         rate: Sampling rate.
-        changes: Name of each of `PROPERTIES`, its value before and after; `None` if the sound has none.
+        changes: Name of each of `PROPERTIES`, its value before and after; `None` if the sound does not have the
+            property.
     """
 
     before: np.ndarray
@@ -41,10 +42,10 @@ class Moved(NamedTuple):
 def move(
     explorer: Explorer, utterance: Utterance, model: str, feature: str, axes: str, shifts: Mapping[int, float]
 ) -> Moved:
-    """Adds to dimensions in all frames of an utterance.
+    """Adds values to dimensions in all frames of an utterance.
 
     Args:
-        explorer: Has a decoder of the feature.
+        explorer: The explorer, with a decoder of the feature.
         utterance: The utterance.
         model: Name of the model.
         feature: Name of the feature.
@@ -76,19 +77,19 @@ def mix(
     share: float,
     dims: Sequence[int] | None,
 ) -> Moved:
-    """Moves dimensions of one utterance towards their values in another; a share of 1 exchanges them.
+    """Changes dimensions of one utterance towards their values in another; a share of 1 exchanges them.
 
     Both utterances are cut to the length of the shorter one.
 
     Args:
-        explorer: Has a decoder of the feature.
-        first: The utterance that is moved.
+        explorer: The explorer, with a decoder of the feature.
+        first: The utterance that is changed.
         second: The utterance with the target values.
         model: Name of the model.
         feature: Name of the feature.
         axes: A key of `AXES`.
-        share: How far, from 0 to 1.
-        dims: Dimensions that move; `None` for all.
+        share: Size of the change, from 0 to 1.
+        dims: Dimensions to change; `None` for all.
 
     Raises:
         KeyError: The feature has no decoder.
@@ -100,7 +101,7 @@ def mix(
     start, end = interpolate(*coded, steps=2, dims=dims)
     moved = (1 - share) * start + share * end
     before = latents[0][:frames]
-    # Axes with fewer components do not cover the latents; the part that they leave out stays unchanged.
+    # Axes with fewer components do not span the latents; the rest of the latents is unchanged.
     after = moved if transform is None else before + (moved - start) @ transform.inverse.float()
     return _decoded(explorer, model, feature, before, after, min(first.seconds, second.seconds))
 

@@ -24,7 +24,7 @@
     if (audio && !audio.paused && player.isConnected) requestAnimationFrame(() => follow(player));
   };
 
-  // Events of media do not bubble, so they are caught on the way down.
+  // Media events do not bubble, so they are handled in the capture phase.
   document.addEventListener("play", (event) => {
     for (const audio of document.querySelectorAll(".sim-player audio")) {
       if (audio !== event.target) audio.pause();

@@ -1,4 +1,4 @@
-"""The page: layout and events, served on this machine alone unless asked otherwise."""
+"""The page: layout and events, by default served only on this machine."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent
 # Number of sliders: as many as fit next to each other.
 _NUM_SLIDERS = 6
 
-# Seconds of a clip before and after its moment.
+# Seconds of a clip before and after its frame.
 _AROUND = 0.35
 
 _ALL = "all dimensions"
@@ -42,7 +42,7 @@ _UPLOADS_AGE = (3600, 86_400)
 _FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 _MONO = ["ui-monospace", "monospace"]
 
-# Folders of an absolute path in a message: whoever sees the page need not know the folders of the server.
+# Folders of an absolute path in a message, which are hidden from users of the page.
 _FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])+")
 
 
@@ -71,12 +71,12 @@ class Page:
         self.models = list(explorer.representations)
 
     def prepare(self) -> None:
-        """Computes what the page shows first, so that it is in the cache."""
+        """Computes and caches what the page shows first."""
         for model in self.models:
             self.explorer.evidence(model, self.explorer.default_feature(model))
 
     def source(self, number: int | None, upload: str | None) -> Utterance:
-        """The recording, if there is one, else an utterance of the corpus."""
+        """The uploaded recording, if there is one, otherwise an utterance of the corpus."""
         if upload:
             return self.explorer.recording(upload)
         return self.explorer.utterance(int(number or 0))
@@ -149,7 +149,7 @@ class Page:
     def moved(
         self, number: int, upload: str | None, model: str, feature: str, axes: str, dims: Sequence[int], *shifts: float
     ) -> str:
-        """An utterance before and after its latents are moved."""
+        """An utterance before and after its latents are changed."""
         note = self.decoder_note(model, feature)
         if note is not None:
             return note
@@ -173,7 +173,7 @@ class Page:
         group: str,
         dims: Sequence[int],
     ) -> str:
-        """An utterance with dimensions moved towards those of another."""
+        """An utterance with dimensions changed towards those of another."""
         note = self.decoder_note(model, feature)
         if note is not None:
             return note
@@ -220,7 +220,7 @@ def _sounds(title: str, result: Moved, *originals: Utterance) -> str:
 
 
 def groups_of(evidence: Evidence, dims: Sequence[int]) -> dict[str, list[int] | None]:
-    """Dimensions that move together, by name: all, those of each label, and those of the sliders."""
+    """Groups of dimensions by name: all, those of each label, and those of the sliders."""
     groups: dict[str, list[int] | None] = {_ALL: None}
     for name in dict.fromkeys(label for label in evidence.labels if label is not None):
         found = [dim for dim, label in enumerate(evidence.labels) if label == name]
@@ -253,7 +253,7 @@ class _Top(NamedTuple):
 
 
 class _Moving(NamedTuple):
-    """Controls and views of the tab that moves latents."""
+    """Controls and views of the tab that changes latents."""
 
     tab: Any
     dims: Any
@@ -411,11 +411,11 @@ def launch(arguments: ExploreArguments, *, host: str | None = None, block: bool 
 
     Raises:
         ValueError: See `Explorer`.
-        OSError: See `Explorer`; or the port is taken.
+        OSError: See `Explorer`; or the port is in use.
     """
     uploads = Path(arguments.cache_dir) / "uploads"
     uploads.mkdir(parents=True, exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # uploads and nothing else are written there
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # only uploads are written there
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     blocks = build(Explorer(arguments))
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from modeling_sim.settings import (
 
 @dataclass(kw_only=True)
 class ExploreArguments(CorpusArguments):
-    """What is explored, and where the page is."""
+    """The models and the data to explore, and the address of the page."""
 
     model: str = setting(MISSING, "Folder or Hub id of a checkpoint.", check=check_checkpoint)
     decoder: list[str] = setting(  # noqa: RUF009 - a field

@@ -25,13 +25,13 @@ from modeling_sim.text import counted
 QUANTITIES = ("mean", "standard deviation", "KL divergence to N(0, 1)")
 """Quantities of Gaussian frames that a heat map can show."""
 
-# Most columns of a heat map: more than a screen has, and few enough for the size of a page.
+# Maximum number of columns of a heat map: more than a screen has, but few enough for the size of a page.
 _MOST_COLUMNS = 1600
 
 # Standard deviations from a dimension's mean at which colors saturate.
 _MOST_DEVIATIONS = 3.0
 
-# Most dimensions for which every row of a heat map has a name.
+# Maximum number of dimensions for which every row of a heat map has a name.
 _NAMED_ROWS = 48
 
 # Points of a drawn waveform.
@@ -51,7 +51,7 @@ def utterance_view(
     Args:
         utterance: The recording.
         maps: Title, frames, evidence and quantity (of `QUANTITIES`) of each heat map.
-        most_rows: Most dimensions for which all rows have a name.
+        most_rows: Maximum number of dimensions for which all rows have a name.
     """
     (clip,) = clips_of([(utterance.name, utterance.samples)], utterance.rate)
     rows = [
@@ -196,12 +196,12 @@ def clips_view(title: str, recorded: Sequence[Recorded], rate: int) -> str:
 
 
 def labels_view(evidence: Evidence, *, most: int = 12) -> str:
-    """The labeled dimensions of a feature with their evidence, the strongest first."""
+    """The labeled dimensions of a feature with their evidence, strongest first."""
     found = [dim for dim in evidence.order() if evidence.labels[dim] is not None]
     if not found:
         return str(
             Markup(
-                '<p class="sim-note">No dimension has a label: none of {} follows a property more closely than random '
+                '<p class="sim-note">No dimension has a label: none of {} correlates with a property more than random '
                 "axes of the same space do.</p>"
             ).format(evidence.num_dims)
         )
@@ -223,10 +223,10 @@ def dimension_view(
 
     Args:
         evidence: Evidence of its feature.
-        dim: Its number.
-        values: Values at moments of the corpus, `(items,)`.
+        dim: Number of the dimension.
+        values: Values in frames of the corpus, `(items,)`.
         counterparts: The matching dimensions in other models.
-        is_gaussian: Whether values are pulled to N(0, 1); if not, the histogram standardizes them.
+        is_gaussian: Whether training has a KL term to N(0, 1); if not, the histogram standardizes values.
     """
     words = Markup('<p class="sim-label">Dimension {}: <b>{}</b> <small>{}</small></p>').format(
         dim, evidence.words(dim), evidence.directions[dim]
@@ -369,7 +369,7 @@ def note(text: str) -> str:
 
 
 def changes_view(changes: Sequence[tuple[str, float | None, float | None]]) -> str:
-    """What changed in the sound: name of the property, and its values before and after; `None` if it has none."""
+    """Changes of the sound: name of the property, and its values before and after; `None` if the sound lacks it."""
     rows = []
     for name, before, after in changes:
         quantity, unit = name.rsplit(", ", maxsplit=1)

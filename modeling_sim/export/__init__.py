@@ -1,1 +1,1 @@
-"""Encoders for programs without this package: ONNX for onnxruntime and the like, `torch.export` for PyTorch."""
+"""Exports encoders for use without this package: ONNX, for example for onnxruntime, and `torch.export` for PyTorch."""

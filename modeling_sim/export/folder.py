@@ -1,4 +1,4 @@
-"""Exported encoders as folders: the files to run, next to the configuration and the feature extractor."""
+"""Exported encoders as folders: the files to run, the configuration and the feature extractor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ EXPORTED_NAMES = (ENCODER, STEP, PROGRAM, "config.json", "preprocessor_config.js
 Format = Literal["onnx", "torch-export"]
 Dtype = Literal["float32", "float16", "int8"]
 
-# Seconds of audio per step of a stream while the ranges of int8 are measured.
+# Seconds of audio per step of a stream for the calibration of int8.
 _CALIBRATION_STEP = 1.0
 
 
@@ -33,35 +33,35 @@ def export_folder(
     waveforms: Sequence[np.ndarray] | None = None,
     overwrite_output_dir: bool = False,
 ) -> dict[str, int]:
-    """Writes an encoder for programs without this package.
+    """Exports an encoder for use without this package.
 
-    "onnx" writes `model.onnx` for complete utterances and `streaming.onnx`, a step of a stream; `encoder_graph` lists
-    their inputs and outputs. `model.onnx` normalizes audio where the feature extractor does. "torch-export" writes
-    `model.pt2`, the convolutional modules; see `convolutions_program`.
+    "onnx" writes `model.onnx` for complete utterances and `streaming.onnx` for a step of a stream; `encoder_graph`
+    lists their inputs and outputs. `model.onnx` normalizes audio if the feature extractor does. "torch-export" writes
+    `model.pt2` with the convolutional modules; see `convolutions_program`.
 
     Args:
         model: The encoder, in evaluation mode.
-        extractor: Its feature extractor.
+        extractor: Feature extractor of the encoder.
         output_dir: Folder to write; new or empty.
         format: Format of the files.
-        dtype: Data type of weights and products. "float16" and "int8" are for ONNX.
-        waveforms: Model inputs `(samples,)`, whose activations set the ranges of int8; see `write_int8`.
+        dtype: Data type of weights and matrix products. "float16" and "int8" are only supported by ONNX.
+        waveforms: Model inputs `(samples,)` for the calibration of int8; see `write_int8`.
         overwrite_output_dir: Replace an earlier export.
 
     Returns:
-        Bytes of each file that holds weights.
+        Size in bytes of each file with weights.
 
     Raises:
         ImportError: `onnx` or `onnxruntime` is not installed.
         ValueError: `dtype` or `waveforms` does not fit the other settings, or `waveforms` is empty.
-        OSError: The folder is not empty or holds other files, or cannot be written; it is then unchanged.
+        OSError: The folder is not empty or has other files, or cannot be written; it is then unchanged.
     """
     if format == "torch-export" and dtype != "float32":
-        raise ValueError(f"`dtype` is {dtype!r}, which is for `format` 'onnx'; a program is 'float32'.")
+        raise ValueError(f"`dtype` is {dtype!r}, which only `format` 'onnx' supports; set it to 'float32'.")
     if waveforms is not None and dtype != "int8":
-        raise ValueError(f"`waveforms` are for `dtype` 'int8', which has ranges to set; `dtype` is {dtype!r}.")
+        raise ValueError(f"`waveforms` are only used for `dtype` 'int8', but `dtype` is {dtype!r}.")
     if waveforms is not None and not len(waveforms):
-        raise ValueError("`waveforms` is empty; give at least one, or None to measure ranges while the graph runs.")
+        raise ValueError("`waveforms` is empty; give at least one, or None for dynamic quantization.")
     with replacing_folder(output_dir, EXPORTED_NAMES, overwrite_output_dir=overwrite_output_dir) as folder:
         if format == "onnx":
             _write_onnx(model, extractor, folder, dtype, waveforms)

@@ -1,8 +1,8 @@
 """ONNX graphs of an encoder: for complete utterances, and for one step of a stream.
 
-The graphs are written node by node, because a traced GRU has one fixed length. Batch normalization is part of the
-convolutions' weights. Tensors are `(batch, channels, 1, frames)`, as onnxruntime has its fastest kernels for
-two-dimensional convolutions alone.
+The graphs are built node by node, because a traced GRU has a fixed length. Batch normalization is merged into the
+convolutions' weights. Tensors are `(batch, channels, 1, frames)`, because the fastest kernels of onnxruntime only exist
+for two-dimensional convolutions.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from modeling_sim import SimModel
 from modeling_sim.layers_sim import SimConvLayer
 from modeling_sim.modeling_sim import SimConvModule
 
-# The oldest versions that have all that the graphs use, so that old runtimes read them.
+# The oldest versions with all operators of the graphs, so that old runtimes can read them.
 _OPSET, _IR_VERSION = 18, 8
 
 _END = np.iinfo(np.int64).max
 
-# Weight of "this frame is not real" in the GRU's update gate, whose sigmoid is then 1: the state stays as it is.
+# Input to the GRU's update gate for frames that are not real: its sigmoid is then 1, so the state does not change.
 _HOLD = 100.0
 
 NORMALIZATION = "normalization"
@@ -31,7 +31,7 @@ NORMALIZATION = "normalization"
 
 
 class _Graph:
-    """Nodes, constants, inputs and outputs of a graph; tensors are known by their names."""
+    """Nodes, constants, inputs and outputs of a graph; tensors are identified by their names."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -59,11 +59,11 @@ class _Graph:
         return str(self.constants.setdefault(key, numpy_helper.from_array(array, name)).name)
 
     def add(self, op: str, /, *inputs: Any, **attributes: Any) -> str:
-        """The first result of an operation on tensors, by name, and on constants, by value."""
+        """Adds an operation on tensors, given by name, and constants, given by value; returns its first output."""
         return self.add_all(op, 1, *inputs, **attributes)[0]
 
     def add_all(self, op: str, count: int, /, *inputs: Any, **attributes: Any) -> list[str]:
-        """The results of an operation."""
+        """Adds an operation like `add`; returns all of its outputs."""
         name = f"{self.prefix}.{len(self.nodes)}.{op}"
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         outputs = [f"{name}.{number}" for number in range(count)]
@@ -94,23 +94,23 @@ def encoder_graph(
     `log_variances.m` (if Gaussian) and `frame_masks.m`, `(batch_size, frames)` int64, 1 where a frame is real. All
     other frames are 0.
 
-    A step of a stream also takes the state, inputs named `past.*`, and gives the next one, outputs `present.*`. The
-    first state is zeros. `sequence_length` must be a multiple of `config.hop_length()`; every step gives
+    A step of a stream also takes the state, inputs named `past.*`, and returns the next state, outputs `present.*`. The
+    first state is zeros. `sequence_length` must be a multiple of `config.hop_length()`; every step returns
     `sequence_length / config.hop_length(m)` frames of module m. The first `stream_delays(config)[m]` of them are before
-    the audio. Steps whose mask is 0 give the last frames, which see the padding at the end.
+    the audio. Steps whose mask is 0 return the last frames, which include the padding at the end.
 
     Args:
         model: The encoder; its batch normalization is that of evaluation mode.
-        normalize: Shift and scale each utterance to mean 0 and variance 1 first, as `SimFeatureExtractor` with
-            `do_normalize` does; it changes nothing about an utterance that is normalized already.
-        streaming: Make a step of a stream.
-        metadata: Texts to keep in the file.
+        normalize: Shift and scale each utterance to mean 0 and variance 1 first, like `SimFeatureExtractor` with
+            `do_normalize`; it does not change an utterance that is already normalized.
+        streaming: Build the graph of a step of a stream.
+        metadata: Metadata to save in the file.
 
     Raises:
-        ValueError: Both `normalize` and `streaming`: mean and variance of an utterance are not known before its end.
+        ValueError: Both `normalize` and `streaming`: mean and variance of an utterance are unknown before its end.
     """
     if normalize and streaming:
-        raise ValueError("`normalize` needs complete utterances; normalize the audio of a stream before it is encoded.")
+        raise ValueError("`normalize` needs complete utterances; normalize the audio of a stream before encoding it.")
     config, graph = model.config, _Graph()
     waveform = graph.input("input_values", TensorProto.FLOAT, ["batch_size", "sequence_length"])
     attention_mask = graph.input("attention_mask", TensorProto.INT64, ["batch_size", "sequence_length"])
@@ -152,18 +152,18 @@ class _Frames(NamedTuple):
     hidden: str
     """`(batch, channels, 1, frames)`."""
     lengths: str
-    """`(batch,)`, real frames of the utterance so far."""
+    """`(batch,)`, number of real frames of the utterance so far."""
     real: str
     """`(batch, frames)` bool."""
     hop: int
     """Samples from one frame to the next."""
     delay: int
-    """Frames that a stream gives before its first real one."""
+    """Number of frames that a stream returns before its first real one."""
 
 
 def _continued(graph: _Graph, waveform: str, lengths: str, hop: int) -> tuple[str, str, str]:
-    """A step's waveform, the lengths of the utterances so far, and the position at which the step begins."""
-    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # fails at other lengths
+    """Waveform of a step, lengths of the utterances so far, and start position of the step."""
+    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # else an error
     position = graph.input("past.position", TensorProto.INT64, ["batch_size"])
     lengths = graph.add("Add", graph.input("past.length", TensorProto.INT64, ["batch_size"]), lengths)
     samples = graph.add("Gather", graph.add("Shape", waveform), 1)
@@ -208,7 +208,7 @@ def _masked(graph: _Graph, hidden: str, real: str) -> str:
 
 
 def stream_delays(model: SimModel) -> list[int]:
-    """Frames of each module that a stream gives before its first real one; the context's are those of its input."""
+    """Frames that a stream returns before the first real one, per module; the context has as many as its input."""
     delays, delay = [], 0
     for module in cast("list[SimConvModule]", list(model.conv_modules)):
         for layer in cast("list[SimConvLayer]", list(module.layers)):
@@ -218,17 +218,18 @@ def stream_delays(model: SimModel) -> list[int]:
 
 
 def _next_delay(layer: SimConvLayer, delay: int) -> int:
-    """The delay of a layer's frames, given that of its input's."""
+    """Delay of a layer's output frames, given the delay of its input frames."""
     _, stride, padding = layer.sizes
     return (delay + _kept(layer, delay) - padding) // stride
 
 
 def _kept(layer: SimConvLayer, delay: int) -> int:
-    """Input frames that a layer keeps from one step of a stream to the next.
+    """Number of input frames that a layer keeps from one step of a stream to the next.
 
-    A step gives a frame per `stride` input frames. For that the layer sees `kernel - stride` to `kernel - 1` earlier
-    ones, of which there is one number with which its frames lie where those of the complete utterance do: `-padding`
-    and multiples of `stride` from there, while the step's input begins at `-delay`. A negative number skips frames.
+    A step returns one frame per `stride` input frames, for which the layer needs `kernel - stride` to `kernel - 1`
+    earlier input frames. Exactly one of these numbers aligns its frames with those of the complete utterance, which
+    start at `-padding` plus multiples of `stride`, while the input of the step starts at `-delay`. A negative number
+    skips frames.
     """
     kernel, stride, padding = layer.sizes
     fewest = kernel - stride
@@ -251,7 +252,7 @@ def _with_past(graph: _Graph, hidden: str, layer: SimConvLayer, delay: int) -> s
 
 
 def _normalized(graph: _Graph, waveform: str, is_audio: str) -> str:
-    """Audio of mean 0 and variance 1, 0 where it is padding; constants as in `SimFeatureExtractor`."""
+    """Audio normalized to mean 0 and variance 1, 0 in padding; constants as in `SimFeatureExtractor`."""
     graph.prefix = NORMALIZATION
     count = graph.add("ReduceSum", is_audio, [1])
     mean = graph.add("Div", graph.add("ReduceSum", waveform, [1]), count)
@@ -279,7 +280,7 @@ def _convolution(graph: _Graph, hidden: str, layer: SimConvLayer, *, padding: in
 
 
 def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: bool) -> str:
-    """`(batch, frames, context_size)` of latents `(batch, channels, frames)`, 0 where `real` is false."""
+    """Context `(batch, frames, context_size)` from latents `(batch, channels, frames)`, 0 where `real` is false."""
     size = gru.hidden_size
     # PyTorch's gates are reset, update, new; ONNX' are update, reset, new.
     weight, recurrent, bias, recurrent_bias = (
@@ -287,7 +288,7 @@ def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: 
     )
     frames, past = graph.add("Transpose", latents, perm=[2, 0, 1]), [""]
     if streaming:
-        # Frames before the audio must leave the state at 0. A sequence that begins late is not what ONNX' GRU knows.
+        # Frames before the audio must not change the state 0, but the GRU of ONNX cannot start later in a sequence.
         is_real = graph.add("Cast", graph.add("Unsqueeze", graph.add("Transpose", real), [2]), to=TensorProto.FLOAT)
         frames = graph.add("Concat", frames, graph.add("Sub", 1.0, is_real), axis=2)
         hold = np.zeros((3, size, 1), np.float32)
@@ -304,7 +305,7 @@ def _context(graph: _Graph, latents: str, real: str, gru: nn.GRU, *, streaming: 
 
 
 def _num_frames(graph: _Graph, lengths: str, layer: SimConvLayer) -> str:
-    """`(batch,)`, frames that a layer makes of `lengths`; `num_output_frames` with a division that rounds to 0."""
+    """`(batch,)`, number of output frames of a layer; `num_output_frames` with a division that rounds to 0."""
     kernel, stride, padding = layer.sizes
     reach = graph.add("Max", graph.add("Add", lengths, 2 * padding - kernel + stride), 0)
     is_audio = graph.add("Cast", graph.add("Greater", lengths, 0), to=TensorProto.INT64)
@@ -312,7 +313,7 @@ def _num_frames(graph: _Graph, lengths: str, layer: SimConvLayer) -> str:
 
 
 def _real_frames(graph: _Graph, hidden: str, lengths: str, position: str | None, hop: int, delay: int) -> str:
-    """`(batch, frames)` bool, true at frames 0 to `lengths - 1`; a stream's step begins at its `position`."""
+    """`(batch, frames)` bool, true at frames 0 to `lengths - 1`; a step of a stream starts at `position`."""
     index = graph.add("Range", 0, graph.add("Gather", graph.add("Shape", hidden), 3), 1)
     if position is None:
         return graph.add("Less", index, graph.add("Unsqueeze", lengths, [1]))

@@ -1,4 +1,4 @@
-"""ONNX graphs in float16 and int8. Inputs and outputs stay float32, and so do the GRU and what reads the waveform."""
+"""ONNX graphs in float16 and int8. Inputs, outputs, the GRU, and the layer that reads the waveform stay float32."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,11 +14,11 @@ from modeling_sim.export.onnx_graphs import NORMALIZATION
 
 
 def float16_graph(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph in float16."""
+    """Converts a graph to float16."""
     return convert_float_to_float16(
         model,
         keep_io_types=True,
-        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GRU"],  # onnxruntime has no other one on a CPU
+        op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GRU"],  # onnxruntime only supports float32 on a CPU
         node_block_list=[node.name for node in model.graph.node if node.name.startswith(NORMALIZATION)],
     )
 
@@ -26,14 +26,14 @@ def float16_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 def write_int8(
     model: onnx.ModelProto, path: str | Path, waveforms: Iterable[np.ndarray] | None = None, *, step: int = 0
 ) -> None:
-    """Writes a graph with convolutions in int8, but for the first, as 8 bits are too few for a waveform.
+    """Writes a graph with convolutions in int8, except the first, because 8 bits are too few for a waveform.
 
     Args:
         model: A graph of `encoder_graph`.
         path: File to write.
-        waveforms: Model inputs `(samples,)`, whose activations set the ranges of int8. `None` measures ranges while the
-            graph runs: slower, and an utterance then depends a little on the others of its batch.
-        step: Samples that a step of a stream reads while ranges are set; 0 for a graph of complete utterances.
+        waveforms: Model inputs `(samples,)` for the calibration of the ranges of int8. `None` for dynamic quantization,
+            which is slower and makes the output of an utterance depend slightly on the other utterances of its batch.
+        step: Samples per step of a stream for the calibration; 0 for a graph of complete utterances.
     """
     first = next(node.name for node in model.graph.node if node.op_type == "Conv")
     settings = {"op_types_to_quantize": ["Conv"], "nodes_to_exclude": [first]}
@@ -46,7 +46,7 @@ def write_int8(
 
 
 class _Reader(CalibrationDataReader):
-    """Inputs in the form that onnxruntime's calibration asks for."""
+    """Inputs in the form that onnxruntime's calibration expects."""
 
     def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
         self.inputs = inputs
@@ -57,7 +57,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _inputs(session: InferenceSession, waveforms: Iterable[np.ndarray], step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Inputs of a graph for each waveform, or for each step of it, the last padded."""
+    """Yields the inputs of a graph for each waveform, or for each of its steps, the last one padded."""
     for waveform in waveforms:
         size = step or len(waveform)
         state = first_state(session)
@@ -72,13 +72,13 @@ def _inputs(session: InferenceSession, waveforms: Iterable[np.ndarray], step: in
 
 
 def run(session: InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of a graph by their names."""
+    """Runs a graph and returns its outputs by name."""
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def first_state(session: InferenceSession, batch_size: int = 1) -> dict[str, np.ndarray]:
-    """The zeros that a stream begins with; nothing for a graph of complete utterances."""
+    """The initial state of a stream, zeros; empty for a graph of complete utterances."""
     return {
         value.name: np.zeros([batch_size, *value.shape[1:]], np.int64 if value.type == "tensor(int64)" else np.float32)
         for value in session.get_inputs()
@@ -87,5 +87,5 @@ def first_state(session: InferenceSession, batch_size: int = 1) -> dict[str, np.
 
 
 def next_state(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The state that the next step of a stream takes, of the outputs of this one."""
+    """The state for the next step of a stream, from the outputs of this step."""
     return {name.replace("present.", "past."): value for name, value in outputs.items() if name.startswith("present.")}

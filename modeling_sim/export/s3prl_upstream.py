@@ -1,4 +1,4 @@
-"""An upstream for s3prl, which scores speech encoders on the tasks of SUPERB; `examples/s3prl` registers it."""
+"""An upstream for s3prl, which evaluates speech encoders on the tasks of SUPERB; `examples/s3prl` registers it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ class UpstreamExpert(nn.Module):
 
     Args:
         ckpt: Folder or Hub id of a checkpoint.
-        model_config: Ignored: a checkpoint holds its configuration.
-        kwargs: Ignored; what s3prl passes to every upstream.
+        model_config: Ignored, because a checkpoint contains its configuration.
+        kwargs: Further arguments that s3prl passes to every upstream; ignored.
 
     Raises:
-        ValueError: The checkpoint is of something else than an encoder.
-        FileNotFoundError: It is not there.
+        ValueError: The checkpoint is not an encoder.
+        FileNotFoundError: The checkpoint cannot be found.
     """
 
     def __init__(self, ckpt: str, model_config: str | None = None, **kwargs: Any) -> None:
@@ -38,9 +38,10 @@ class UpstreamExpert(nn.Module):
         """Encodes waveforms `(samples,)` in [-1, 1], without padding.
 
         Returns:
-            `hidden_states`: the latents of each convolutional module and the context, if that is as wide, for s3prl's
-            weighted sum: `(batch, frames, channels)` each, those of lower modules averaged over the span of a frame of
-            the last. `last_hidden_state`: the context. `module_0`, ...: the latents of a module at its own frame rate.
+            `hidden_states`: for s3prl's weighted sum, the latents of each convolutional module, and the context if it
+            has as many channels: `(batch, frames, channels)` each, at the frame rate of the last module (lower modules
+            are averaged). `last_hidden_state`: the context. `module_0`, ...: the latents of a module at its own frame
+            rate.
         """
         config = self.model.config
         waveforms = [_normalized(wav) for wav in wavs] if self.normalize else list(wavs)
@@ -57,7 +58,7 @@ class UpstreamExpert(nn.Module):
         return {"hidden_states": states, "last_hidden_state": outputs.last_hidden_state, **own_rates}
 
     def _at_last_rate(self, means: torch.Tensor, module: int, frames: int) -> torch.Tensor:
-        """`frames` frames of a module, averaged over the span from one frame of the last module to the next."""
+        """Averages a module's frames to `frames` frames at the frame rate of the last module."""
         config = self.model.config
         span = config.hop_length() // config.hop_length(module)
         offset = (config.frame_centers(1)[0] - config.frame_centers(1, module)[0]) / config.hop_length(module)
@@ -67,7 +68,7 @@ class UpstreamExpert(nn.Module):
 
 
 def _normalized(wav: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and variance 1, as `SimFeatureExtractor` makes it."""
+    """Normalizes to mean 0 and variance 1, like `SimFeatureExtractor`."""
     return (wav - wav.mean()) / (wav.var(correction=0) + 1e-7).sqrt()
 
 

@@ -11,14 +11,14 @@ from modeling_sim import SimModel
 
 
 class _Convolutions(nn.Module):
-    """All modules of an encoder but the context, with the names that the outputs have in ONNX files too."""
+    """All modules of an encoder except the context; outputs have the same names as in ONNX files."""
 
     def __init__(self, model: SimModel) -> None:
         super().__init__()
-        self.sim = copy.deepcopy(model).requires_grad_(False)  # a program has gradients where its parameters have
+        self.sim = copy.deepcopy(model).requires_grad_(False)  # or the program would compute gradients
 
     def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Means and log-variances of every module, and which frames are real."""
+        """Returns means, log-variances and frame masks of every module."""
         hidden_states, lengths = self.sim.prepare_inputs(input_values, attention_mask)
         outputs = {}
         for number, module in enumerate(self.sim.conv_modules):
@@ -32,13 +32,13 @@ class _Convolutions(nn.Module):
 
 
 def convolutions_program(model: SimModel) -> ExportedProgram:
-    """The convolutional modules, which hand on means, as a program of `torch.export`.
+    """The convolutional modules as a program of `torch.export`; each module reads the means of the one below.
 
-    It takes `input_values` and `attention_mask`, `(batch, samples)`, and gives a dict of the outputs of `encoder_graph`
-    that have a module's number.
+    It takes `input_values` and `attention_mask`, `(batch, samples)`, and returns a dict of those outputs of
+    `encoder_graph` that are numbered by module.
 
-    `torch.export` takes a GRU apart into its steps, as many as there are frames at the time, so the context is not in
-    the program: run `model.context` on the last means, or use the ONNX file, in which the GRU is one operation.
+    `torch.export` unrolls a GRU for a fixed number of frames, so the program does not contain the context: run
+    `model.context` on the last means, or use the ONNX file, in which the GRU is one operation.
     """
     samples = 20 * model.config.receptive_field()
     inputs = torch.zeros(2, samples), torch.ones(2, samples, dtype=torch.long)

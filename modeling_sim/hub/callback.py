@@ -33,7 +33,7 @@ class PushToHub(Callback):
 
     The thread uploads the newest checkpoint; older ones that are still waiting are skipped. The files of a checkpoint
     are linked until they are uploaded, so that the trainer may remove it at any time. Failures are only reported: the
-    next upload, at the latest that of the finished run, has all files.
+    next upload, at the latest that of the finished run, contains all files.
 
     Args:
         arguments: Settings of the upload; without `push_to_hub` nothing is uploaded.

@@ -2,8 +2,8 @@
 
 All numbers of a card come from the JSON files that the card links to. `results.json` records what only the training
 machine knows: `dataset_id`, the Hub id of the data set, or null for a folder or generated speech; and `base_model`, the
-Hub id of the model that training started from, or null for a folder or a new model. Results of earlier versions have
-neither, and neither do their cards.
+Hub id of the model that training started from, or null for a folder or a new model. Results and cards of earlier
+versions have neither.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,7 +122,7 @@ def render_card(
         config_link: Link to the configuration.
         settings_link: Link to the settings, if they are in a different file.
         pictures: Link to an image by the link to its results.
-        axes: Facts about the temporal axes next to the weights, if there are any.
+        axes: Facts about the temporal axes saved with the weights, if there are any.
         published: Whether the weights can be downloaded.
         measured_as: The model's name in the measures; by default the title.
         fingerprint: `weights_fingerprint` of the model, which identifies its measures; `None` uses its name.
@@ -447,7 +447,7 @@ def _metric(
 
 
 def license_of(training: Mapping[str, Any], stated: str | None) -> str:
-    """License of a model, by its Hub id: the one stated by its publisher, else that of its results.
+    """Hub id of a model's license: the one stated by its publisher, otherwise that of its results.
 
     Raises:
         ValueError: The stated license is less strict than that of the data or of the model that training started from.
@@ -481,7 +481,7 @@ def dataset_of(training: Mapping[str, Any]) -> str | None:
 
 
 def is_local(training: Mapping[str, Any]) -> bool:
-    """Whether the data was read from a folder, as far as recorded."""
+    """Whether the data was read from a folder, if that was recorded."""
     info = _info(training["corpus"])
     return training.get("dataset_id", "unknown") is None and not (info and info.generated)
 
@@ -790,7 +790,7 @@ def _dimensions_section(
     text: str = (
         "The largest rank correlation of any one dimension with a property of the sound (for classes, the correlation "
         "ratio of ranks). The number after the slash is that of random axes, the same dimensions rotated at random: a "
-        f"dimension means something only if it exceeds them. Data: {_corpus_text(measure)}, test split, "
+        f"dimension is meaningful only if it exceeds them. Data: {_corpus_text(measure)}, test split, "
         f"{markdown(_groups(measure))}, "
     )
     text += f"{'none of whom are' if _has_new_speakers(measure) else 'whose speakers may be'} in the training split."
@@ -820,7 +820,7 @@ def _dimensions_section(
 
 
 def _next_to_random_axes(row: Row) -> str:
-    is_of_all = row.measure.startswith("linear_")  # which does not depend on axes
+    is_of_all = row.measure.startswith("linear_")  # a regression does not depend on axes
     return decimal(row.value) + ("" if is_of_all or row.null is None else f" / {decimal(row.null)}")
 
 

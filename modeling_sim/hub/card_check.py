@@ -1,4 +1,4 @@
-"""Checks a model card: its metadata, its license, its links and images, and that its template is filled in."""
+"""Checks a model card: its metadata, its license, its links and images, and whether its template is filled in."""
 
 import math
 import re

@@ -26,7 +26,7 @@ class Method(NamedTuple):
     name: str
     description: str
     references: tuple[str, ...]
-    """Words in the titles of the papers to cite, as CITATION.cff has them."""
+    """Words in the titles of the papers to cite, as in CITATION.cff."""
 
 
 METHODS = {

@@ -13,7 +13,7 @@ DESCRIPTION = "Representations with one local loss per module, their decoders an
 def publish_collection(
     api: HfApi, namespace: str, repositories: Mapping[str, RepoType], *, private: bool = False
 ) -> Collection:
-    """Lists repositories in the collection `TITLE`, which is created if it does not exist; others in it stay.
+    """Adds repositories to the collection `TITLE`, which is created if it does not exist.
 
     Args:
         api: Client with the Hub's URL and the token.

@@ -1,7 +1,7 @@
 """Removes paths of the training machine from uploaded files.
 
-Only settings contain paths, so only settings are changed. Names of classes, rows and modules stay, even if they look
-like paths: "/a/" and "a" are two phonemes.
+Only settings contain paths, so only settings are changed. Names of classes, rows and modules are kept, even if they
+look like paths: "/a/" and "a" are two phonemes.
 """
 
 import functools
@@ -40,7 +40,8 @@ def scrub(value: Any) -> Any:
     """Shortens every local path in the settings of a results or settings file to its last part.
 
     Settings for paths are shortened even if the path is relative, except a Hub id, org/name, that is not a local
-    folder. Any other setting is shortened if it looks like a local path or exists on this machine. Other fields stay.
+    folder. Any other setting is shortened if it looks like a local path or exists on this machine. Other fields are
+    unchanged.
 
     Args:
         value: The content of a JSON file, or the settings themselves.

@@ -45,6 +45,6 @@ class PublishArguments:
     check: str | None = setting(None, "Check this card and publish nothing.")
 
     def validate(self) -> None:
-        """Checks that the model exists; raises as `check_checkpoint`."""
+        """Checks that the model exists; raises like `check_checkpoint`."""
         if self.checkpoint is not None and self.all is None:
             check_checkpoint("checkpoint", self.checkpoint)

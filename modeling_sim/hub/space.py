@@ -21,12 +21,12 @@ from modeling_sim.provenance import weights_fingerprint
 
 _PACKAGE = Path(modeling_sim.__file__).parent
 
-# Files of the package besides code that the explorer reads.
+# Files of the package, in addition to code, that the explorer reads.
 _SUFFIXES = (".py", ".js", ".css", ".html", ".yaml", ".typed")
 
 _EXTRAS = ("train", "analysis")
 
-# Spaces without a GPU, which is most of them, need none of the gigabytes of CUDA.
+# Most Spaces have no GPU and do not need the gigabytes of CUDA.
 _WHEELS = "--extra-index-url https://download.pytorch.org/whl/cpu"
 
 
@@ -55,19 +55,19 @@ def stage_space(
         FileNotFoundError: A file of a model is missing.
         ValueError: A file is damaged, a decoder belongs to another model, or the stated license is less strict than
             that of the model or a decoder.
-        ImportError: Gradio is not installed, whose version the Space gets.
+        ImportError: Gradio is not installed; the Space uses its installed version.
     """
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     fingerprint = weights_fingerprint(load_encoder(str(folder)))
     licenses = [license_of_model(str(path)) for path in (folder, *decoders)]
-    default = strictest([*licenses, "apache-2.0"])  # the package's
+    default = strictest([*licenses, "apache-2.0"])  # license of the package
     if stated_license not in (None, default):
         refuse_looser(stated_license, [each for each in licenses if each and each != "other"])
     model = f"models/{title}"
     places = [f"decoders/{number}" for number in range(len(decoders))]
     for path, place in zip((folder, *decoders), (model, *places), strict=True):
         if path != folder and load_decoder(str(path)).config.encoder_fingerprint != fingerprint:
-            raise ValueError(f"decoder {path} was trained on another model than {folder}; give decoders of this one.")
+            raise ValueError(f"decoder {path} was trained on another model than {folder}; give its decoders.")
         (staged / place).mkdir(parents=True)
         stage_model(path, staged / place, os.symlink)
     if (folder / AXES_NAME).is_file():

@@ -44,7 +44,7 @@ def push_run(output_dir: Path, repo_id: str) -> str:
     """Publishes a finished run with a card; returns the URL of the commit, and what happened to other files.
 
     Raises:
-        ValueError: A file is not a file of the trainer, or is broken.
+        ValueError: A file is not a file of the trainer, or is damaged.
         OSError: The Hub cannot be reached, or denies access.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -69,8 +69,8 @@ def stage_run(
 
     Raises:
         FileNotFoundError: A file of the model is missing, or there are no results to render a card from.
-        ValueError: A file is broken or lacks weights, links to a file outside of its folder, or names one; or the card
-            has problems.
+        ValueError: A file is damaged or lacks weights, or refers to a file outside of its folder; or the card has
+            problems.
     """
     if (folder / "config.json").is_file():
         check_reads_audio(str(folder))  # cards describe speech
@@ -104,8 +104,8 @@ def stage_model(folder: Path, staged: Path, place: Place) -> None:
 
     Raises:
         FileNotFoundError: One of these files is missing.
-        ValueError: Weights are truncated, a configuration is not JSON or does not name its code, or a file links to a
-            file outside of its folder, or names one.
+        ValueError: Weights are truncated, a configuration is not JSON or does not name its code, or a file refers to a
+            file outside of its folder.
     """
     for name in ("config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
@@ -133,7 +133,7 @@ def stage_axes(folder: Path, staged: Path, fingerprint: str) -> dict[str, Any]:
     """Adds the axes of a checkpoint, with scrubbed facts about them, which are returned.
 
     Raises:
-        ValueError: The file is damaged, of other weights, or a link to a file outside of its folder.
+        ValueError: The file is damaged, belongs to other weights, or is a link to a file outside of its folder.
     """
     _require_inside(folder / AXES_NAME)
     transforms, facts = read_temporal_axes(str(folder), fingerprint)
@@ -256,7 +256,7 @@ def _stage_measures(measures: Sequence[Path], staged: Path, *, title: str, finge
             if (staged / f"{name}.json").exists():
                 raise ValueError(f"{path} and another one of `measures` have the same task; give one of them.")
             _stage_file(path, staged / f"{name}.json", os.symlink)
-            if f"{name}.json" == ANALYSIS_NAME:  # without what only the report needs, which is most of it
+            if f"{name}.json" == ANALYSIS_NAME:  # without the data of the report, which is most of it
                 small = replace(Results.read(staged / ANALYSIS_NAME), media=[], comparisons=[])
                 small.write(staged / ANALYSIS_NAME)
             if path.with_suffix(".png").is_file():

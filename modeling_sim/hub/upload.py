@@ -164,7 +164,7 @@ def upload(
         private: Make a new repository private.
         revision: Branch; `None` for main.
         replace_others: Upload to a repository with a different model or other files, or replace an edited card.
-        repo_type: Whether the repository is of a model, or a Space that runs an explorer.
+        repo_type: Type of the repository: a model, or a Space that runs an explorer.
 
     Raises:
         HubError: There is no token or no write access, the network fails, the repository has other contents or is
@@ -241,7 +241,7 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-# ---------------------------------------------------------------------- what is there
+# ---------------------------------------------------------------------- state of the repository
 
 
 def plan_upload(
@@ -350,7 +350,7 @@ def _model_class(path: Path) -> str | None:
 
 
 def _card_was_edited(api: HfApi, repo_id: str, commit: str | None, repo_type: RepoType) -> bool:
-    """Whether the card differs from that of the last upload that had one."""
+    """Whether the card differs from that of the last upload with a card."""
     for earlier in api.list_repo_commits(repo_id, revision=commit, repo_type=repo_type):
         if earlier.title in (MODEL_MESSAGE, SPACE_MESSAGE):
             then, now = (

@@ -1,4 +1,4 @@
-"""Temporal axes as a part of a checkpoint: found once without labels, and kept in a file next to its weights."""
+"""Temporal axes of a checkpoint: found once without labels, and saved in a file next to the weights."""
 
 import shlex
 from pathlib import Path
@@ -25,8 +25,8 @@ class ModuleAxes(NamedTuple):
     """Temporal components of a module.
 
     Args:
-        transform: From frames of the module to components, in the order of `temporal_components`: the most predictable
-            first.
+        transform: Transform from frames of the module to components, sorted as in `temporal_components`: most
+            predictable first.
         lags: Lags in seconds.
         autocorrelations: `(components, lags)`.
     """
@@ -50,15 +50,15 @@ def find_temporal_axes(
 
     Args:
         model: The encoder, in evaluation mode.
-        feature_extractor: Of the model.
+        feature_extractor: Feature extractor of the model.
         dataset: Recordings, with the columns of a corpus.
-        data: Their name, without paths: cards show it.
-        minutes: Approximate minutes of recordings that are drawn.
+        data: Name of the recordings, without paths; it appears on cards.
+        minutes: Approximate minutes of recordings to draw.
         batch_size: Recordings per batch.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: `minutes` are not positive, or the recordings have no more frames of a module than the module has
+        ValueError: `minutes` are not positive, or the number of frames of a module does not exceed the number of its
             dimensions.
     """
     if not minutes > 0:  # NaN as well
@@ -96,7 +96,7 @@ def find_temporal_axes(
 def read_temporal_axes(
     folder: str, fingerprint: str, *, model: str | None = None
 ) -> tuple[dict[str, LinearTransform], dict[str, Any]]:
-    """Transforms by the name of the module, and facts about them, of the file in a checkpoint or another folder.
+    """Transforms by the name of the module, and facts about them, from a checkpoint or another folder.
 
     Args:
         folder: The folder, or Hub id of the checkpoint.
@@ -126,15 +126,15 @@ def read_temporal_axes(
             f"package, or {remedy}"
         )
     if facts.get("encoder_fingerprint") != fingerprint:
-        raise ValueError(f"{path} has axes of other weights; {remedy}")
+        raise ValueError(f"{path} has axes for other weights; {remedy}")
     return transforms, facts
 
 
 def _remedy(folder: str, model: str, *, replace: bool = False) -> str:
-    """The end of an error message: the command that finds axes of `model`, in `folder` only if it is the model's."""
+    """The end of an error message: the command that finds axes of `model`, in its own folder if that is `folder`."""
     model = model or "MODEL"
     command = shlex.join(["modeling-sim", "axes", model, "DATA"])
-    # Another folder may hold the axes of its own model; one on the Hub cannot be written to.
+    # Another folder may contain the axes of its own model; a repository on the Hub is read-only.
     if not Path(folder).is_dir() or Path(folder).resolve() != Path(model).resolve():
         return f"run `{command} --output_dir FOLDER` and give FOLDER, a new folder, as `axes`."
     return f"run `{command}{' --overwrite_output_dir' if replace else ''}`."

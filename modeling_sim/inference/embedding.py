@@ -67,7 +67,7 @@ class RecordingReader:
             yield self.samples(row, start, min(step, length - start))
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Reads a row from end to end, before any of it is written; raises as `read_audio`."""
+        """Decodes a complete row before any of it is written; raises like `read_audio`."""
         for _ in self.pieces(row):
             pass
 
@@ -91,12 +91,13 @@ class SimEmbedder:
         model: The encoder, or its folder or Hub id. It is copied and not changed, see `fold`.
         module: "context", or the number of a module, counted from 0.
         pool: "none": one embedding per frame. "mean": the mean over the frames of a recording.
-        feature_extractor: Of the model; that of its folder by default, or one with the model's sampling rate.
-        device: Where to encode, as torch names it; by default a GPU if there is one, else the CPU.
+        feature_extractor: Feature extractor; by default that of the model's folder, or one with the model's sampling
+            rate.
+        device: Device to encode on; by default a GPU if available, otherwise the CPU.
         precision: "fp32", or "bf16" for convolutions in half precision, which is faster on GPUs and newer CPUs.
         average_channels: Average the channels of stereo recordings; otherwise these are an error.
         axes: "own": the channels of the module. "temporal": the components in `axes.safetensors` of the model's folder
-            or Hub id, which `modeling-sim axes` makes; or another folder with such a file; or a transform of frames of
+            or Hub id, written by `modeling-sim axes`; or another folder with such a file; or a transform of frames of
             the module.
 
     Attributes:
@@ -134,7 +135,7 @@ class SimEmbedder:
         if pool not in ("mean", "none"):
             raise ValueError(f"`pool` is {pool!r}; choose 'mean' or 'none'.")
         if precision not in _DTYPES:
-            raise ValueError(f"`precision` is {precision!r}; choose of {', '.join(_DTYPES)}.")
+            raise ValueError(f"`precision` is {precision!r}; choose one of {', '.join(_DTYPES)}.")
         model = getattr(model, "sim", model)  # of a model with a head
         if not isinstance(model, (SimModel, str, Path)):
             raise TypeError(f"`model` is a {type(model).__name__}; give a SIM model, or a folder or Hub id of one.")
@@ -144,7 +145,7 @@ class SimEmbedder:
             model = load_encoder(source)
         elif feature_extractor is None and source:
             has_one = Path(source, FEATURE_EXTRACTOR_NAME).is_file()
-            with contextlib.nullcontext() if has_one else contextlib.suppress(OSError):  # or a folder that is gone
+            with contextlib.nullcontext() if has_one else contextlib.suppress(OSError):  # or the folder was removed
                 feature_extractor = feature_extractor_of(source)
         self.config = model.config
         self.module = module_number(self.config, str(module))
@@ -155,7 +156,7 @@ class SimEmbedder:
         )
         self.reader = RecordingReader(feature_extractor, average_channels=average_channels)
         folded = fold(model, self.module, dtype=_DTYPES[precision])
-        self.encoder = SimModel.to(folded, self.device)  # a copied model may have accelerate's `to`
+        self.encoder = SimModel.to(folded, self.device)  # a copied model may have the `to` of accelerate
         self.channels = self.config.num_channels(self.module)
         self.axes = "given" if not isinstance(axes, str) else "own" if axes == "own" else "temporal"
         self.transform = None if axes == "own" else self._transform(axes, source, model)
@@ -169,13 +170,13 @@ class SimEmbedder:
 
             folder = source if axes == "temporal" else axes
             if axes == "temporal" and not source:
-                raise ValueError("`axes` is 'temporal', but `model` is not of a checkpoint; give a transform.")
+                raise ValueError("`axes` is 'temporal', but `model` has no checkpoint; give a transform.")
             if axes != "temporal" and not (axes and Path(axes).is_dir()):
                 raise ValueError(f"`axes` is {axes!r}; choose 'own', 'temporal' or a folder with axes.safetensors.")
             transforms, _ = read_temporal_axes(folder, weights_fingerprint(model), model=source)
             name = self.config.module_names[self.module]
             if name not in transforms:
-                raise ValueError(f"The axes in {folder} are of {', '.join(transforms)}, and not of {name}.")
+                raise ValueError(f"The axes in {folder} are for {', '.join(transforms)}, not for {name}.")
             axes = transforms[name]
         if len(axes.matrix) != self.channels:
             raise ValueError(f"`axes` is a transform of {len(axes.matrix)} channels; the module has {self.channels}.")
@@ -186,10 +187,11 @@ class SimEmbedder:
 
         Args:
             audio: A recording in any form of `as_recording`.
-            sampling_rate: Of samples, which are resampled if it is another than the model's; the model's by default.
+            sampling_rate: Sampling rate of samples, which are resampled if it differs from the model's; by default the
+                model's.
 
         Returns:
-            Float32 `(channels,)` for the mean, else `(frames, channels)`; for a list, a list of them.
+            Float32 `(channels,)` for the mean, otherwise `(frames, channels)`; a list of these for a list.
 
         Raises:
             AudioError: A recording cannot be read, or is stereo without `average_channels`.
@@ -201,7 +203,7 @@ class SimEmbedder:
         return self._of_row(self._row(audio, sampling_rate))
 
     def _of_row(self, row: Mapping[str, Any]) -> Any:
-        """Embeddings of a row as `_row` gives it."""
+        """Embeddings of a row from `_row`."""
         if is_long(row):
             pieces = list(self.pieces(row))
             return pieces[0] if self.pool == "mean" else np.concatenate(pieces)
@@ -211,8 +213,8 @@ class SimEmbedder:
         """Embeddings of a batch of a data set, for `Dataset.map(embedder.of_batch, batched=True)`.
 
         Args:
-            batch: Columns of a data set, of which `column` has recordings as `__call__` takes them.
-            column: The column.
+            batch: Columns of a data set, of which `column` has recordings in any form that `__call__` accepts.
+            column: Name of the column.
 
         Returns:
             The column `embedding`.
@@ -230,7 +232,7 @@ class SimEmbedder:
         }
 
     def _row(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
-        """A recording as a row of a corpus; samples in place of `audio` where these were given."""
+        """A recording as a row of a corpus; if samples are given, they take the place of `audio`."""
         recording = as_recording(audio, sampling_rate)
         if "array" not in recording:
             header = read_header(recording)
@@ -241,7 +243,7 @@ class SimEmbedder:
         return {"audio": samples, "num_samples": len(samples), "sampling_rate": self.reader.rate}
 
     def encode(self, batch: Mapping[str, Any]) -> list[np.ndarray]:
-        """Embeddings of a batch that the feature extractor made, one array per recording, as `__call__` gives them."""
+        """Embeddings of a batch from the feature extractor, one array per recording, like those of `__call__`."""
         inputs, mask = (torch.as_tensor(batch[name]) for name in ("input_values", "attention_mask"))
         lengths = self.encoder.config.num_frames(mask.sum(dim=1))
         with torch.inference_mode():
@@ -264,7 +266,7 @@ class SimEmbedder:
         """Embeddings of a long recording, read and encoded piece by piece: its mean, or pieces of its frames."""
         length = resampled_length(row["num_samples"], row["sampling_rate"], self.reader.rate)
         shift, scale = 0.0, 1.0
-        if getattr(self.reader.extractor, "do_normalize", False):  # as the extractor does with all samples in memory
+        if getattr(self.reader.extractor, "do_normalize", False):  # as the extractor does
             shift = sum(float(samples.sum(dtype=np.float64)) for samples in self.reader.pieces(row)) / length
             squares = (np.square(samples - shift, dtype=np.float64) for samples in self.reader.pieces(row))
             scale = 1 / math.sqrt(sum(float(square.sum()) for square in squares) / length + 1e-7)

@@ -41,11 +41,11 @@ _SHARDS = "embeddings-*.parquet"
 _KIND = "set of embeddings"
 _META = b"modeling_sim"
 
-# Bytes of frames that a shard holds at most, unless one recording has more, and that are written at a time.
+# Maximum bytes of frames per shard, unless one recording has more, and bytes that are written at a time.
 _SHARD_BYTES, _GROUP_BYTES = 2**27, 2**25
-# Seconds of audio per shard of means, which is what a kill can lose at most.
+# Seconds of audio per shard of means, the most that an interruption can lose.
 _SECONDS_OF_MEANS = 7200
-# Seconds of audio per utterance that a batch may hold.
+# Maximum seconds of audio in a batch, per utterance.
 _SECONDS_PER_ROW = 20
 
 
@@ -62,18 +62,18 @@ def open_data(
     on_bad_audio: Literal["raise", "skip"] = "raise",
     bad_audio_list: str | Path | None = None,
 ) -> Dataset | IterableDataset:
-    """The recordings that a word names: a corpus, a folder, a manifest, an audio file, or a data set.
+    """Opens recordings: a corpus, a folder, a manifest, an audio file, or a data set.
 
     Args:
-        data: Name of a corpus of this package; else a manifest (.csv, .tsv, .jsonl) or an audio file; else a folder
-            that `save_to_disk` wrote, or of a data set's own files (Parquet, ...), or of audio files; else the id of
-            a data set on the Hub.
+        data: Name of a corpus of this package; a manifest (.csv, .tsv, .jsonl) or an audio file; a folder written by
+            `save_to_disk`, of files of a data set (Parquet, ...), or of audio files; or the id of a data set on the
+            Hub. The first that matches is used.
         split: A split, or "all".
         data_dir: Folder of a corpus, or base folder of a manifest's paths; the manifest's own folder by default.
         corpus_settings: Further settings of the corpus; see `modeling_sim.data.corpora`.
         streaming: Read a data set as it is used, without a copy on disk.
-        on_bad_audio: As in `load_corpus`.
-        bad_audio_list: As in `load_corpus`.
+        on_bad_audio: See `load_corpus`.
+        bad_audio_list: See `load_corpus`.
 
     Raises:
         FileNotFoundError: `data` is none of these.
@@ -108,7 +108,7 @@ def open_data(
 
 
 def data_name(data: str, *, data_dir: str | None = None, corpus_settings: Mapping[str, Any] | None = None) -> str:
-    """A public name of what `open_data` opens: a corpus, a Hub id, or the last part of a path."""
+    """A public name of the data of `open_data`: a corpus, a Hub id, or the last part of a path."""
     if data in corpus_names():
         return hub_dataset(data, data_dir, corpus_settings or {}) or data
     return hub_id(data) or Path(data).resolve().name
@@ -128,7 +128,7 @@ def as_corpus(
     on_bad_audio: Literal["raise", "skip"] = "raise",
     bad_audio_list: str | Path | None = None,
 ) -> Dataset | IterableDataset:
-    """Any data set with a column `audio`, with the columns that a corpus has; a corpus as it is.
+    """Adds the columns of a corpus to a data set with a column `audio`; a corpus is unchanged.
 
     Without a column `id`, ids are the names of the files, or the numbers of the rows.
     """
@@ -151,7 +151,7 @@ def as_corpus(
 
 @dataclass
 class _Shard:
-    """Rows of a data set that follow one another, from `start` on; what is counted goes into the file's metadata."""
+    """Consecutive rows of a data set, from `start` on; the counts are written to the file's metadata."""
 
     number: int
     start: int
@@ -166,7 +166,7 @@ class _Shard:
 
 
 class _Waveforms(torch.utils.data.Dataset[tuple[int, np.ndarray | str]]):
-    """Places of rows, and their waveforms or why they cannot be read."""
+    """Positions of rows, with their waveforms, or the reason why they cannot be read."""
 
     def __init__(self, reader: RecordingReader, rows: Sequence[Mapping[str, Any]]) -> None:
         self.reader, self.rows = reader, rows
@@ -178,14 +178,14 @@ class _Waveforms(torch.utils.data.Dataset[tuple[int, np.ndarray | str]]):
             return place, str(error)
 
     def collate(self, items: list[tuple[int, np.ndarray | str]]) -> dict[str, Any]:
-        """Padded inputs of those that can be read, their places, and the errors of the others by place."""
+        """Padded inputs of the readable rows, their positions, and the errors of the others by position."""
         read = {place: samples for place, samples in items if not isinstance(samples, str)}
         batch: dict[str, Any] = self.reader.batch(list(read.values())) if read else {}
         return {**batch, "places": list(read), "errors": {place: error for place, error in items if place not in read}}
 
 
 def _shards(rows: Iterable[Mapping[str, Any]], shard_seconds: float) -> Iterator[_Shard]:
-    """Rows in shards of at most so many seconds of audio, unless one row has more."""
+    """Yields rows in shards of at most `shard_seconds` of audio, unless one row has more."""
     shard = _Shard(0, 0, [])
     total = 0.0
     for row in rows:
@@ -200,7 +200,7 @@ def _shards(rows: Iterable[Mapping[str, Any]], shard_seconds: float) -> Iterator
 
 
 def _batches_of(rows: Sequence[Mapping[str, Any]], rate: int, batch_size: int) -> list[list[int]]:
-    """Places of rows that are not long, in batches of similar length, the longest first."""
+    """Positions of the rows that are not long, in batches of similar length, longest first."""
     lengths = {
         place: resampled_length(row["num_samples"], row["sampling_rate"], rate)
         for place, row in enumerate(rows)
@@ -239,7 +239,7 @@ class _Writer:
         self.writer.close()
 
     def add(self, name: str, seconds: float, values: np.ndarray) -> None:
-        """Adds the embeddings of a recording; of a long one, those that follow what was added before."""
+        """Adds the embeddings of a recording; for a long recording, the next ones."""
         self.start = self.start if name == self.last else 0
         row = {"id": name, "seconds": seconds, "start": self.start, "embedding": values}
         for column, added in self.columns.items():
@@ -267,7 +267,7 @@ class _Writer:
         self.bytes = 0
 
     def close(self, meta: Mapping[str, Any]) -> None:
-        """Completes the file with what was counted."""
+        """Completes the file with metadata."""
         self.flush()
         self.writer.add_key_value_metadata({_META: json.dumps(meta)})
 
@@ -279,7 +279,7 @@ class _ShardWriter:
         embedder: Makes the embeddings.
         batch_size: Recordings per batch.
         num_workers: Processes that read ahead.
-        skip_bad_audio: Leave out recordings that cannot be read, instead of an error.
+        skip_bad_audio: Skip unreadable recordings instead of raising an error.
         progress: Counts seconds of audio.
     """
 
@@ -290,7 +290,7 @@ class _ShardWriter:
         self.skip_bad_audio, self.progress = skip_bad_audio, progress
 
     def write(self, shard: _Shard, source: Any, path: Path) -> None:
-        """Embeds the rows of a shard, which `source` has with their audio, and writes them in their order."""
+        """Embeds the rows of a shard, whose audio is in `source`, and writes them in order."""
         found, problems = self._short(shard, source)
         with replacing(path) as temporary, _Writer(temporary, self.embedder) as writer:
             for place, row in enumerate(shard.rows):
@@ -311,7 +311,7 @@ class _ShardWriter:
             writer.close({"utterances": len(shard.rows) - len(shard.skipped), **counts})
 
     def _short(self, shard: _Shard, source: Any) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-        """Embeddings of the rows that are not long, and why others cannot be read, by place in the shard."""
+        """Embeddings of the rows that are not long, and the errors of unreadable ones, by position in the shard."""
         rows, waveforms = shard.rows, _Waveforms(self.embedder.reader, source)
         loader: DataLoader[Any] = DataLoader(
             waveforms,
@@ -334,7 +334,7 @@ class _ShardWriter:
         return found, problems
 
     def _long(self, writer: _Writer, row: Mapping[str, Any]) -> None:
-        """Embeds a long row piece by piece, after a look at all of it: what is written cannot be taken back."""
+        """Embeds a long row piece by piece, after checking all of it, because written rows cannot be removed."""
         self.embedder.reader.check(row)
         seconds = row["num_samples"] / row["sampling_rate"]
         for piece in self.embedder.pieces(row):
@@ -374,25 +374,25 @@ def embed(
     rewrites missing or damaged ones. Data sets are identified by the ids, lengths and content of their recordings,
     streams by the first 20 ids and lengths.
 
-    Memory is bounded by one file, however long recordings are: those of more than a minute are read and encoded piece
-    by piece, and their frames make several rows, of which `start` is the number of the first frame.
+    Memory is limited to that of one file for recordings of any length: those of more than a minute are read and encoded
+    piece by piece, and their frames are stored in several rows, in which `start` is the number of the first frame.
 
     Args:
         model: The encoder, its folder or Hub id; or a `SimEmbedder`, and then `module` to `axes` are ignored.
         dataset: A corpus, any data set with a column `audio`, or the first argument of `open_data`; or a function that
-            gives a data set, called with `on_bad_audio` and `bad_audio_list` once the folder is known to be free.
+            returns a data set, called with `on_bad_audio` and `bad_audio_list` after the folder was checked.
         output_dir: The folder.
-        module: As in `SimEmbedder`.
-        pool: As in `SimEmbedder`.
-        device: As in `SimEmbedder`.
-        precision: As in `SimEmbedder`.
-        average_channels: As in `SimEmbedder`.
-        axes: As in `SimEmbedder`.
+        module: See `SimEmbedder`.
+        pool: See `SimEmbedder`.
+        device: See `SimEmbedder`.
+        precision: See `SimEmbedder`.
+        average_channels: See `SimEmbedder`.
+        axes: See `SimEmbedder`.
         batch_size: Maximum number of recordings per batch, for an average length of 20 seconds.
-        num_workers: Processes that read ahead; 0 reads in this one.
+        num_workers: Processes that read ahead; 0 reads in this process.
         on_bad_audio: "raise" stops at an unreadable recording; "skip" lists it in `skipped.tsv`.
-        shard_seconds: Seconds of audio per file; by default as many as make 128 MB of frames, or two hours for means.
-        overwrite_output_dir: Replace embeddings that the folder holds.
+        shard_seconds: Seconds of audio per file; by default 128 MB of frames, or two hours of audio for means.
+        overwrite_output_dir: Replace existing embeddings in the folder.
 
     Returns:
         The manifest. `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")` reads the embeddings: columns
@@ -401,8 +401,8 @@ def embed(
     Raises:
         FileExistsError: The folder holds other files, or embeddings of another model, module, data set or setting.
         FileNotFoundError: There is no such model or data set, or no file of axes.
-        AudioError: A recording cannot be read, or is stereo without `average_channels`, under "raise".
-        BadAudioError: The same, found by its header.
+        AudioError: A recording cannot be read, or is stereo without `average_channels`, with "raise".
+        BadAudioError: The same, if its header shows it.
         BlockingIOError: Another process writes to the folder.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -448,7 +448,7 @@ def embed(
 
 @contextlib.contextmanager
 def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite_output_dir: bool) -> Iterator[None]:
-    """Keeps the folder for this process, after a look at what it holds."""
+    """Locks the folder for this process, after checking its content."""
     with locked_folder(folder):
         claim_folder(
             folder,
@@ -460,28 +460,28 @@ def _claimed(folder: Path, description: Mapping[str, Any], *, overwrite_output_d
         if overwrite_output_dir:
             clear_folder(folder, _KIND)
         _refuse_others(folder, _read_manifest(folder), description)
-        for path in folder.glob(f".{_SHARDS}.*"):  # of a process that was killed
+        for path in folder.glob(f".{_SHARDS}.*"):  # left by a killed process
             path.unlink()
         yield
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
-    return {"axes": "own", **read_json(path)} if path.is_file() else {}  # those of earlier versions have no other
+    return {"axes": "own", **read_json(path)} if path.is_file() else {}  # earlier versions only had these
 
 
 def _refuse_others(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses a folder whose embeddings are of another model, data set or setting."""
+    """Raises if the embeddings in a folder are of another model, data set or setting."""
     different = [name for name in now if name in then and name != "complete" and then[name] != now[name]]
     if different:
         raise FileExistsError(
-            f"`output_dir` {folder} holds embeddings with another `{'`, `'.join(different)}`; give another folder, or "
+            f"`output_dir` {folder} has embeddings with another `{'`, `'.join(different)}`; give another folder, or "
             "set `overwrite_output_dir` to replace them."
         )
 
 
 def _data_fingerprint(dataset: Dataset | IterableDataset, *, skip: bool) -> str:
-    """Digest of the recordings; of a stream, whose content comes only once, of the first ids and lengths."""
+    """Digest of the recordings; for a stream, which can only be read once, of the first ids and lengths."""
     if not isinstance(dataset, IterableDataset):
         return corpus_fingerprint(dataset, skip_unreadable=skip)
     columns = ["id", "num_samples", "sampling_rate"]
@@ -489,16 +489,16 @@ def _data_fingerprint(dataset: Dataset | IterableDataset, *, skip: bool) -> str:
 
 
 def _lost_shards(folder: Path, written: Sequence[str]) -> list[str]:
-    """Names of shards that cannot be read to their end, and of those of `written` that are missing."""
+    """Names of shards that cannot be read completely, and of missing ones of `written`."""
     there = {path.name: _is_intact(path) for path in folder.glob(_SHARDS)}
     return sorted(name for name in {*there, *written} if not there.get(name))
 
 
 def _is_intact(shard: Path) -> bool:
-    """Whether all of a shard can be read and equals what was written, by its checksums."""
+    """Whether a shard can be read completely and matches its checksums."""
     with contextlib.suppress(OSError, ValueError, TypeError, pa.ArrowException):
         file = pq.ParquetFile(shard, page_checksum_verification=True)
-        for group in range(file.num_row_groups):  # one at a time, as they were written
+        for group in range(file.num_row_groups):  # one at a time, to limit memory
             file.read_row_group(group)
         return _META in file.metadata.metadata
     return False
@@ -514,7 +514,7 @@ def _write_shards(
     *,
     skip: bool,
 ) -> None:
-    """Writes the shards that are not there yet."""
+    """Writes the missing shards."""
     is_stream = isinstance(dataset, IterableDataset)
     lengths = ["id", "num_samples", "sampling_rate"]
     dataset = dataset.with_format(None).select_columns([*lengths, "audio"])
@@ -537,7 +537,7 @@ def _write_shards(
 
 
 def _totals(folder: Path) -> dict[str, Any]:
-    """What all shards hold; recordings that were skipped are added to the list of those with unreadable headers."""
+    """Totals over all shards; skipped recordings are added to the list of those with unreadable headers."""
     shards = sorted(folder.glob(_SHARDS))
     metas = [json.loads(pq.read_metadata(shard).metadata[_META]) for shard in shards]
     listed = folder / SKIPPED_NAME

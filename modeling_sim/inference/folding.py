@@ -1,4 +1,4 @@
-"""Encoders for inference alone, with weights that are prepared once: faster, with the same frames up to rounding."""
+"""Encoders for inference with weights that are prepared once: faster, with the same frames up to rounding."""
 
 import copy
 from typing import Any, cast
@@ -20,7 +20,8 @@ from modeling_sim.layers_sim import (
 )
 from modeling_sim.modeling_sim import SimConvModule, SimModel
 
-# Channels that are added to a module's last layer for the one that is always 1; a multiple of a vector's length.
+# Number of channels added to a module's last layer for the one that is always 1: a multiple of the vector length of
+# CPUs.
 _ONES = 16
 
 
@@ -28,7 +29,7 @@ class FoldedConvLayer(SimConvLayer):
     """A convolution without batch norm, and its ReLU, with the weight in the layout of `row_products`.
 
     Args:
-        layer: The layer whose sizes it has.
+        layer: The layer to replace, which determines the sizes.
         weight: `(out_channels, in_channels, kernel)`.
         bias: `(out_channels,)`.
         dtype: Data type of the matrix products.
@@ -82,21 +83,21 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
     heads are carried by an extra channel that is 1 at real frames.
 
     Args:
-        model: The encoder, which is not changed. One with hooks, adapters or other layers than its own is copied
-            without folding, and calls the same hooks.
-        module: The module whose frames are wanted, counted from 0; `None` for all, with log-variances.
+        model: The encoder, which is not changed. A model with hooks, adapters or replaced layers is copied without
+            folding, and calls the same hooks.
+        module: The last module to compute, counted from 0; `None` for all, with log-variances.
         dtype: Data type of the convolutions, by default that of `model`. A GRU on a CPU keeps its own, because the
             products of one frame are too small to gain.
 
     Returns:
-        A `SimModel` in evaluation mode, on the device of `model`, whose last module is the one that is wanted.
+        A `SimModel` in evaluation mode, on the device of `model`, that ends with `module`.
     """
     config = model.config if module is None else _ending_at(model.config, module)
     if not all(_is_foldable(part) for part in model.modules()):
         return _copy(model, config, dtype)
     dtype = dtype or model.dtype
     folded = _empty(config)
-    carried: SimLatentHead | None = None  # the head of the module below, if it becomes part of the next product
+    carried: SimLatentHead | None = None  # the head of the module below, if it is merged into the next convolution
     for number, target in enumerate(cast("list[SimConvModule]", list(folded.conv_modules))):
         source = cast("SimConvModule", model.conv_modules[number])
         layers = cast("list[SimConvLayer]", list(source.layers))
@@ -125,7 +126,7 @@ def fold(model: SimModel, module: int | None = None, *, dtype: torch.dtype | Non
 
 
 def _ending_at(config: SimConfig, module: int) -> SimConfig:
-    """The configuration of a model that ends at a module and gives its means."""
+    """The configuration of a model that ends with a module and returns its means."""
     ending = copy.deepcopy(config)
     module %= config.num_modules
     for name in ("conv_kernel", "conv_stride", "conv_padding"):
@@ -142,7 +143,7 @@ def _copy(model: SimModel, config: SimConfig, dtype: torch.dtype | None) -> SimM
     parts = list(model.modules())
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooks = [hook for part in parts for name in names for hook in getattr(part, name).values()]
-    # Copies of hooks that are methods or partial functions would write to copies of what they are bound to.
+    # Copies of hooks that are methods or partial functions would be bound to copies of their objects.
     memo: dict[int, Any] = {id(hook): hook for hook in hooks if not isinstance(hook, nn.Module)}
     # Pruning keeps a product of parameters as an attribute, which cannot be copied with its gradient.
     computed = [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]
@@ -153,7 +154,7 @@ def _copy(model: SimModel, config: SimConfig, dtype: torch.dtype | None) -> SimM
     if not config.context_size:
         copied.context = None
     if dtype is not None:
-        SimModel.to(copied, dtype)  # accelerate gives a model its own method `to`, whose copy changes the model
+        SimModel.to(copied, dtype)  # accelerate replaces the method `to` of a model; its copy would change the model
     return copied.eval()
 
 
@@ -165,13 +166,13 @@ def _empty(config: SimConfig) -> SimModel:
 
 
 def _is_foldable(part: nn.Module) -> bool:
-    """Whether a part of a model is one that this package knows, and nothing watches it."""
+    """Whether a part of a model is of a class of this package, without hooks."""
     known = (SimModel, nn.ModuleList, SimConvModule, SimConvLayer, SimConv1d, SimBatchNorm, SimLatentHead, nn.GRU)
     return any(is_own(part, own_class) for own_class in known)
 
 
 def _mean_head(head: SimLatentHead, num_latents: int) -> SimLatentHead:
-    """The part of a head that makes means, in float64."""
+    """The part of a head that computes means, in float64."""
     mean = SimLatentHead(head.in_features, num_latents).double()
     mean.load_state_dict({name: value[:num_latents] for name, value in head.state_dict().items()})
     return mean

@@ -20,16 +20,16 @@ class Headline(NamedTuple):
 
     Args:
         question: What the number answers.
-        measure: Its name.
-        sentence: What the measure means.
+        measure: Name of the measure.
+        sentence: Explanation of the measure.
         value: The number.
         control: Name of the control.
         control_value: Value of the control.
         difference: Value minus control, with its interval.
         light: "better" or "worse" than the control if the interval excludes 0, else "undecided".
         basis: How many models agree; empty for one.
-        share: Length of the bar: the value as a share of 1, or of the largest number if that is above 1.
-        control_share: The same for the control.
+        share: Length of the bar: the value divided by 1, or by the largest number if that is above 1.
+        control_share: Length of the bar of the control.
         lower_is_better: Whether a lower value is better.
     """
 
@@ -60,7 +60,7 @@ _Find = Callable[[Results, str, str], _Found | None]
 
 
 class _Subject(NamedTuple):
-    """A possible headline: its question, the measure that answers it, the control in words, and where to find both."""
+    """A possible headline: question, measure, name of the control, and a function that finds both values."""
 
     question: str
     measure: str
@@ -93,7 +93,7 @@ def headlines(results: Results) -> tuple[str, list[Headline]]:
 
 
 def headline_module(results: Results, models: Sequence[str]) -> str:
-    """The first module with a decoder, else the last one before the context; empty if there is none."""
+    """The first module with a decoder, otherwise the last one before the context; empty if there is none."""
     decoded = [entry["module"] for entry in results.reconstruction_quality if entry["representation"] in models]
     measured = list(dict.fromkeys(row.module for row in results.rows if row.representation in models))
     latent = [module for module in measured if module != "context"] or measured
@@ -109,7 +109,7 @@ def _subjects(results: Results) -> Iterator[_Subject]:
     yield _Subject(
         f"Does it contain more about {label} than the spectrum?", probe, "log-mel spectrum", _against(LOG_MEL)
     )
-    yield _Subject("Do single dimensions mean something?", best, "random axes", _gap(best, f"{best}_gap"))
+    yield _Subject("Are single dimensions meaningful?", best, "random axes", _gap(best, f"{best}_gap"))
     yield _Subject("Can its latents be decoded to sound?", "log_mel", "silence", _null("log_mel"))
     yield _Subject(
         "Does a dimension change only one property of the sound?", selectivity, "random axes", _null(selectivity)
@@ -161,7 +161,7 @@ def _gap(measure: str, gap: str) -> _Find:
 
 
 def _null(measure: str) -> _Find:
-    """Reads a measure with its interval, and its null value, which counts as exact."""
+    """Reads a measure with its interval, and its null value, which is treated as exact."""
 
     def find(results: Results, name: str, module: str) -> _Found | None:
         own = _row(results, name, module, measure)
@@ -181,7 +181,7 @@ def _row(results: Results, name: str, module: str, measure: str) -> Row | None:
 
 
 def light_of(found: Sequence[tuple[float, float]], *, lower_is_better: bool) -> Light:
-    """The verdict that all intervals `(low, high)` of a difference share; "undecided" if they disagree."""
+    """The common verdict of all intervals `(low, high)` of a difference; "undecided" if they disagree."""
     lights = {_light(*bounds, lower_is_better=lower_is_better) for bounds in found}
     return lights.pop() if len(lights) == 1 else "undecided"
 

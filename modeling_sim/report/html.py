@@ -39,13 +39,13 @@ _MEDIA_GROUPS = {
         "From one utterance to another, a few dimensions",
         "Only k dimensions change; the others keep the values of the first utterance.",
     ),
-    "traversal": ("One dimension at a time", "One dimension is changed in all frames; the others stay as they are."),
+    "traversal": ("One dimension at a time", "One dimension is changed in all frames; the others are unchanged."),
     "moments": (
         "Extremes of one dimension",
         (
             "Speech around the frames in which a dimension is largest or smallest. A line in the spectrogram marks the "
-            "frame; its value is in standard deviations from the mean. The dimensions are those that follow a property "
-            "most closely, with their rank correlation or correlation ratio."
+            "frame; its value is in standard deviations from the mean. Dimensions have the highest rank correlation "
+            "(for classes, correlation ratio) with a property."
         ),
     ),
     "prior": (
@@ -64,7 +64,7 @@ def read_analysis(output_dir: str | Path) -> Results:
     """
     path = Path(output_dir) / ANALYSIS_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; give the output folder of `modeling-sim evaluate`.")
+        raise FileNotFoundError(f"{path} does not exist; give the output folder of `modeling-sim evaluate`.")
     return Results.read(path, with_curves=True)
 
 
@@ -72,17 +72,17 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
     """Sounds by group. A group without items is skipped.
 
     Raises:
-        FileNotFoundError: The analysis names sounds, and `media.npz` is not there.
+        FileNotFoundError: The analysis lists sounds, but `media.npz` does not exist.
         ValueError: A group is unknown, the file is damaged, or a clip cannot be used.
     """
     if not analysis.media:
         return []
     path = Path(output_dir) / MEDIA_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there, but {ANALYSIS_NAME} names sounds in it.")
+        raise FileNotFoundError(f"{path} does not exist, but {ANALYSIS_NAME} lists sounds in it.")
     unknown = {item["group"] for item in analysis.media} - set(_MEDIA_GROUPS)
     if unknown:
-        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; it is one of {list(_MEDIA_GROUPS)}.")
+        raise ValueError(f"`media` of {ANALYSIS_NAME} has group {min(unknown)!r}; known: {list(_MEDIA_GROUPS)}.")
     if not _is_intact(path):
         raise ValueError(f"{path} is damaged; run `modeling-sim evaluate` again.")
     sounds = []
@@ -104,7 +104,7 @@ def _is_intact(path: Path) -> bool:
 
 
 def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
-    """The text of the report.
+    """The report as HTML.
 
     Args:
         analysis: Return value of `read_analysis`.
@@ -152,7 +152,7 @@ def render(analysis: Results, media: list[Sounds], plots: list[Plot]) -> str:
 
 
 def facts_text(facts: ModelFacts) -> dict[str, str]:
-    """Description of a model by heading, without what is not known."""
+    """Description of a model by heading; unknown facts are skipped."""
     size = f"{facts.parameters:,} parameters in {counted(facts.modules, 'module')}"
     if facts.dims is not None and facts.frame_rate is not None:
         size += f"; {counted(facts.dims, 'dimension')}, {facts.frame_rate:g} frames per second"
@@ -163,13 +163,13 @@ def facts_text(facts: ModelFacts) -> dict[str, str]:
 
 
 def _variables(colors: Sequence[str]) -> str:
-    """Variables of the style sheet that pictures take their colors from: gray, then the palette."""
+    """CSS variables for the colors of pictures: gray, then the palette."""
     names = ["--gray", *(f"--c{number}" for number in range(len(colors) - 1))]
     return " ".join(f"{name}: {color};" for name, color in zip(names, colors, strict=True))
 
 
 def _shown(value: Any) -> Any:
-    """A value as the page shows it: names may hold control characters; `autoescape` does the rest."""
+    """A value for the page, with control characters of names escaped; `autoescape` escapes HTML."""
     return printable(value) if type(value) is str else value
 
 
@@ -178,10 +178,10 @@ def write_report(output_dir: str | Path, *, figure_format: str | None = None) ->
 
     Args:
         output_dir: The folder.
-        figure_format: Write every picture to a file of its own, too: "png", "svg" or "pdf".
+        figure_format: Also write every picture to a separate file: "png", "svg" or "pdf".
 
     Raises:
-        FileNotFoundError: The analysis, or the sounds that it names, are not there.
+        FileNotFoundError: The analysis, or the file of its sounds, does not exist.
         ValueError: One of them cannot be used; the message names the field.
     """
     analysis = read_analysis(output_dir)

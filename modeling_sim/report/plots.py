@@ -1,6 +1,6 @@
 """Figures of the report as inline SVG: small panels without a background, in the color of the page's text.
 
-Panels are narrow, so that a phone shows them at their own size, and the page draws the legends.
+Panels are narrow, so that they fit on a phone without scaling; the page draws the legends.
 """
 
 import io
@@ -25,7 +25,7 @@ from modeling_sim.plots import GRAY, PALETTE, plot_text, save_figure, style_of
 from modeling_sim.report.tables import Entry, belongs, modules_of
 from modeling_sim.text import decimal, percent, printable
 
-# Replaced by the color of the text once the SVG is on the page.
+# Replaced by the color of the text when the SVG is added to the page.
 _INK = "#010203"
 
 
@@ -52,12 +52,12 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-# Inches; 72 units of the SVG each.
+# In inches, of 72 SVG units each.
 _SIZE, _SQUARE, _GRID = (4.4, 2.9), (4.4, 3.7), (4.4, 1.5)
 
 
-# Few levels, which a PNG packs well. Signed values are transparent at 0, and their color
-# grows faster than they do, so that correlations of 0.1 are visible.
+# Few levels, which a PNG compresses well. Signed values are transparent at 0, and opacity increases faster than values,
+# so that correlations of 0.1 are visible.
 _BLUE, _ORANGE = (0, 0.447, 0.698), (0.835, 0.369, 0)
 
 
@@ -69,7 +69,7 @@ SIGNED = ListedColormap(
 _POSITIVE = mpl.colormaps["viridis"].resampled(48)
 
 
-# Curves of a decoder: what each shows, its dashes, and whether it has the model's color or is gray, as a control.
+# Curves of a decoder: description, dashes, and whether the curve has the model's color or is gray, as a control.
 _CONTROLS = {
     "dimensions": ("own dimensions", "", True),
     "oracle": ("own dimensions, ranked by decoding each alone", "7 2 1.5 2", True),
@@ -83,7 +83,7 @@ _CONTROLS = {
 }
 
 
-# Dashes of the controls of a model, whose color is the model's, and of a control of its own.
+# Dashes of a model's controls, which have the color of the model, and of other controls.
 _DASHES = {
     " untrained": "1.2 2.4",
     " + PCA": "5 3",
@@ -97,7 +97,7 @@ _DASHES = {
 _OTHER_DASHES = "3 3"
 
 
-# Marker of a kind in other axes, by the end of its name, and what it says.
+# Marker of a kind in other axes, by the suffix of its name, and its explanation.
 _MARKERS = {
     "": ("o", "dots are own axes"),
     " untrained": ("x", "crosses the untrained network"),
@@ -117,12 +117,12 @@ class Key(NamedTuple):
 
     @property
     def css(self) -> str:
-        """The color on a page, which may be light or dark."""
+        """The CSS color, for light and dark pages."""
         return _css_color(self.color)
 
 
 class Panel(NamedTuple):
-    """A picture, what it shows, and a description for readers who do not see it."""
+    """A picture, a note on it, and a description for screen readers."""
 
     caption: str
     figure: Figure
@@ -146,11 +146,11 @@ class Plot(NamedTuple):
 
 
 def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Kind]) -> list[Plot]:
-    """A plot for every curve that is there; an entry without values is skipped.
+    """A plot for every available curve; entries without values are skipped.
 
     Args:
         curves: `curves` of the analysis.
-        kinds: `kinds` of the analysis; their order gives them their colors.
+        kinds: `kinds` of the analysis; their order determines their colors.
     """
     plots = []
     for name, subject in _SUBJECTS.items():
@@ -179,7 +179,7 @@ def make_plots(curves: Mapping[str, Sequence[Entry]], kinds: Sequence[Kind]) -> 
 
 
 def save_panels(plots: Sequence[Plot], folder: Path, prefix: str, figure_format: str) -> None:
-    """Writes every panel as a file with a legend of its own; it has that legend from then on.
+    """Writes every panel to a file, after adding a legend to it.
 
     Args:
         plots: Return value of `make_plots`.
@@ -223,7 +223,7 @@ def kind_style(kinds: Sequence[Kind], name: str) -> tuple[str, str]:
 
 
 def _root(name: str, trained: Sequence[str]) -> str:
-    """The kind that a control is of, by its name: a trained one, or a spectrum in other axes; else itself."""
+    """The trained kind, or spectrum, that a control belongs to by its name; other kinds return themselves."""
     if name in trained:
         return name
     of_other_axes = (name.removesuffix(ending) for ending in _DASHES if name.endswith(ending))
@@ -231,7 +231,7 @@ def _root(name: str, trained: Sequence[str]) -> str:
 
 
 def _control(control: str, color: str) -> Key:
-    """What a curve of a decoder shows, and its style if the model has a color."""
+    """Legend entry of a curve of a decoder, with the given color of its model."""
     label, dashes, is_own = _CONTROLS.get(control, (control, _OTHER_DASHES, False))
     return Key(label, color if is_own else GRAY, dashes)
 
@@ -245,7 +245,7 @@ def _kind_legend(_: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind
 
 
 def _control_legend(entries: Sequence[Entry], kinds: Sequence[Kind], shown: Sequence[Kind]) -> list[Key]:
-    """Own dimensions are drawn in the color of their model, and without one where there are several."""
+    """Own dimensions have the color of their model, or a neutral color if there are several models."""
     color = kind_style(kinds, shown[0].name)[0] if len(shown) == 1 else "currentColor"
     present = {entry["control"] for entry in entries}
     ordered = [name for name in _CONTROLS if name in present] + sorted(present - set(_CONTROLS))
@@ -288,7 +288,7 @@ def _reconstruction_panels(entries: Sequence[Entry], kinds: Sequence[Kind], modu
                 areas.append(f"{name} {decimal(sum(measured) / len(measured))}")
         _logarithmic(axis, [k for entry in own for k in entry["ks"]])
         axis.set_ylim(0, 1.05 * ceiling)
-        note = f" Area, lower is faster: {', '.join(areas)}." if areas else ""
+        note = f" Area (lower is faster): {', '.join(areas)}." if areas else ""
         text = f"Reconstruction by dimensions of {kind} in {module}. {' '.join(summaries)}"
         yield Panel(f"{kind}.{note}", figure, f"reconstruction-{kind}-{module}", text)
 
@@ -313,7 +313,7 @@ def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[s
     color, dashes = style
     line: dict[str, Any] = {"color": color, "linestyle": _linestyle(dashes)}
     curves = [(tuple(entry["ks"]), np.array(entry["values"], dtype=float)) for entry in entries]
-    # Models of other widths have other numbers of dimensions: their curves have no common mean.
+    # Models of different widths have different numbers of dimensions, so their curves have no common mean.
     ks, values = curves[0]
     if len({each for each, _ in curves}) == 1:
         values = np.mean([each for _, each in curves], axis=0)
@@ -330,7 +330,7 @@ def _draw_curves(axis: Axes, name: str, entries: Sequence[Entry], style: tuple[s
 
 
 def _logarithmic(axis: Axes, ks: Sequence[int]) -> None:
-    """A scale of powers of 2, which also holds 0."""
+    """Sets a scale of powers of 2 that includes 0."""
     if not ks:
         return
     if min(ks) > 0:
@@ -421,7 +421,7 @@ def _histogram_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: s
 def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str) -> Iterator[Panel]:
     for kind, entry in _first_models(entries, kinds):
         weights = np.nan_to_num(np.array(entry["values"], dtype=float))
-        # Dimensions of one class are adjacent: blocks along the diagonal where a dimension serves one class.
+        # Dimensions of one class are adjacent: if each is used for one class, there are blocks along the diagonal.
         weights = weights[:, np.lexsort((-weights.max(axis=0), weights.argmax(axis=0)))]
         figure, axis = _axes("dimension, by the class it weighs most for", "", _SQUARE)
         picture = axis.imshow(weights, cmap=_POSITIVE, vmin=0, aspect="auto", interpolation="nearest")
@@ -434,7 +434,7 @@ def _weight_panels(entries: Sequence[Entry], kinds: Sequence[Kind], module: str)
 
 
 def _class_ticks(axis: Axes, classes: Sequence[Any]) -> None:
-    """Names of classes, as many as can be read."""
+    """Sets the names of classes as ticks, as many as are legible."""
     step = -(-len(classes) // 24)
     axis.set_yticks(range(0, len(classes), step), [plot_text(name) for name in classes[::step]])
     axis.tick_params(left=False)
@@ -485,12 +485,12 @@ def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = _SIZE) -> tuple[
     return figure, axis
 
 
-# A color in a tag of an SVG, but not the start of a reference.
+# A color in an SVG tag, but not the start of a reference.
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
 
 
 def _css_color(color: str) -> str:
-    """A color of a figure as the page's style sheet has it, for light and for dark pages."""
+    """Converts a color of a figure to a CSS variable, for light and dark pages."""
     if color == _INK:
         return "currentColor"
     if color == GRAY:
@@ -499,12 +499,12 @@ def _css_color(color: str) -> str:
 
 
 def _inline(figure: Figure, name: str, text: str) -> Markup:
-    """A figure as an `svg` element that names itself to screen readers and shares no id with another.
+    """A figure as an `svg` element with a description for screen readers and unique ids.
 
     Args:
         figure: The figure.
         name: Name of the figure, unique in the report.
-        text: Description for readers who do not see it.
+        text: Description for screen readers.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -514,7 +514,7 @@ def _inline(figure: Figure, name: str, text: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
-    # Inside tags alone: what is between them may be the name of a class.
+    # Only inside tags: text between them may be the name of a class.
     svg = re.sub(
         r"<[^>]*>",
         lambda tag: _HEX.sub(
@@ -548,7 +548,7 @@ _ONE_MODEL = "The first model of each method is shown."
 _SUBJECTS = {
     "accuracy_by_dimensions": _Subject(
         "Accuracy by number of dimensions",
-        "Accuracy of a probe that sees only k dimensions. Thick lines are means over models, thin lines single models. "
+        "Accuracy of a probe of only k dimensions. Thick lines are means over models, thin lines single models. "
         "Controls are dashed.",
         _accuracy_panels,
         _kind_legend,
@@ -556,7 +556,7 @@ _SUBJECTS = {
     "best_dimensions": _Subject(
         "Best dimension for each property",
         "Largest rank correlation of one dimension with a property of the sound, for classes the correlation ratio of "
-        "ranks. Axes mean something if dots lie to the right of the bar of random rotations.",
+        "ranks. Axes are meaningful if dots are to the right of the bar of random rotations.",
         _best_panels,
     ),
     "probe_weights": _Subject(

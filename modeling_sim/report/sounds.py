@@ -1,6 +1,6 @@
-"""Sounds of the report: WAV files and spectrograms as data URIs, with one gain and color scale where clips compare.
+"""Sounds of the report: WAV files and spectrograms as data URIs; clips to compare share gain and color scale.
 
-A gain for each clip would make a silent reconstruction sound like a loud one, so the clips of an item share one.
+With a separate gain per clip, a quiet reconstruction would sound as loud as a loud one.
 """
 
 import base64
@@ -23,35 +23,35 @@ _PEAK = 0.9
 _SILENCE = 0.01
 
 
-# Samples of a window of `log_mel`; a shorter clip is padded to it.
+# Window of `log_mel` in samples; shorter clips are padded to this length.
 _WINDOW = 400
 
 
-# Change of level, in dB, that is just heard in speech and noise, at any loudness of speech (Moore, An Introduction to
-# the Psychology of Hearing, chapter 4: 0.5 to 1 dB). A change counts where it is largest, in this share of the moments
-# and bands; what is this many dB below the loudest is masked by it.
+# Just noticeable difference of level in dB, for speech and noise of any loudness (Moore, An Introduction to the
+# Psychology of Hearing, chapter 4: 0.5 to 1 dB). A change is measured in the fraction of frames and bands where it is
+# largest; anything this many dB below the loudest is masked.
 _AUDIBLE_DB, _WHERE_LARGEST, _MASKED_DB = 1.0, 0.05, 50
 
 
-# Groups whose clips are changes of one unchanged clip: its place, as a share of the row.
+# Groups whose clips are changes of one unchanged clip: its relative position in the row.
 _CHANGES_OF = {"traversal": 0.5, "interpolation": 0.0, "interpolation_k": 0.0}
 
 
-# Range of colors below the loudest cell, which counts as at least as loud as a tone at the edge of silence, so that
-# silence is dark.
+# Color range in dB below the loudest cell, which is set to at least the level of a barely audible tone, so that silence
+# is dark.
 _RANGE_DB, _QUIETEST_TOP_DB = 65, -26
 
 
-# Few levels, which a PNG packs well.
+# Few levels, which a PNG compresses well.
 _COLORS = mpl.colormaps["magma"].resampled(64)
 
 
-# Color of the line at a marked moment, which no level of `_COLORS` has.
+# Color of the line at a marked time, different from all levels of `_COLORS`.
 _MARK = (64, 224, 255, 255)
 
 
 class Clip(NamedTuple):
-    """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its share of the item's longest clip.
+    """A sound to play: label, seconds, WAV and spectrogram as data URIs, and its length relative to the longest clip.
 
     `note` explains why nothing is audible: silence, or no change.
     """
@@ -65,7 +65,7 @@ class Clip(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Clips to compare; `gain` says in a phrase how they were scaled, and `note` where none of them differs audibly."""
+    """Clips to compare; `gain` describes their scaling, and `note` says if none of them differs audibly."""
 
     title: str
     kind: str
@@ -95,7 +95,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
     """Encodes the clips of one entry of `media`.
 
     Raises:
-        ValueError: A clip's array is not there, is empty, not of one dimension, or contains NaN or infinite samples.
+        ValueError: A clip's array is missing, empty, not one-dimensional, or contains NaN or infinite samples.
     """
     waveforms = [_waveform(item["id"], clip["array"], arrays) for clip in item["clips"]]
     rate = item["sampling_rate"]
@@ -116,7 +116,7 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
 
 _NO_CHANGE, _SILENT = "no audible change", "silent"
 _NOTHING = (
-    "Nothing audible changes: no spectrum differs from that of the unchanged clip by 1 dB, even where it differs most."
+    "Nothing audible changes: every spectrum differs from that of the unchanged clip by less than 1 dB everywhere."
 )
 
 
@@ -132,11 +132,11 @@ def _notes(group: str, waveforms: Sequence[np.ndarray], rate: int, gain: float) 
 
 
 def level_change(first: np.ndarray, second: np.ndarray, sampling_rate: int) -> float:
-    """Change of level between two sounds in dB, where it is largest: mean over a twentieth of the moments and bands.
+    """Difference of level between two sounds in dB: mean over the twentieth of frames and bands where it is largest.
 
-    Moments and bands in which both are 50 dB below the loudest are skipped, as they are masked. The time that both
-    last is compared. Bands are those of `log_mel`; a change of a harmonic's frequency that moves no band by 1 dB,
-    such as one of the pitch by less than a tenth of a semitone, does not count.
+    Frames and bands in which both are 50 dB below the loudest are masked and therefore skipped. Sounds are compared up
+    to the end of the shorter one. Bands are those of `log_mel`; a change of a harmonic's frequency that changes no band
+    by 1 dB, such as a change of pitch by less than a tenth of a semitone, is ignored.
 
     Args:
         first: Waveform, `(samples,)`.
@@ -155,7 +155,7 @@ def _levels(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 
 def common_gain(waveforms: Sequence[np.ndarray]) -> float:
-    """The factor that brings the loudest of some clips to a peak of 0.9; 1 if all of them are silent."""
+    """The factor that scales the loudest of some clips to a peak of 0.9; 1 if all of them are silent."""
     peak = max((float(np.abs(samples).max()) for samples in waveforms), default=0.0)
     return 1.0 if peak < _SILENCE else _PEAK / peak
 
@@ -169,7 +169,7 @@ def _describe(gain: float, waveforms: Sequence[np.ndarray]) -> str:
 
 def _waveform(item: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if name not in arrays:
-        raise ValueError(f"media.npz has no array {name!r}, which `media` entry {item!r} of analysis.json names.")
+        raise ValueError(f"media.npz has no array {name!r}, which `media` entry {item!r} of analysis.json refers to.")
     samples = np.asarray(arrays[name], dtype=np.float32)
     if samples.ndim != 1 or len(samples) == 0:
         raise ValueError(f"array {name!r} of media.npz has shape {samples.shape}; give (samples,), at least one.")
@@ -185,7 +185,7 @@ def _wav(samples: np.ndarray, rate: int) -> str:
 
 
 def _spectrograms(waveforms: Sequence[np.ndarray], rate: int, marks: Sequence[float | None]) -> list[str]:
-    """Log-mel spectrograms, low bands at the bottom, on one color scale, with a line at the marked second."""
+    """Log-mel spectrograms, low bands at the bottom, with one color scale and a line at the marked time."""
     mels = [_levels(samples, rate) for samples in waveforms]
     top = max([_QUIETEST_TOP_DB, *(float(np.percentile(each, 99.8)) for each in mels)])
     pictures = []
@@ -200,5 +200,5 @@ def _spectrograms(waveforms: Sequence[np.ndarray], rate: int, marks: Sequence[fl
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """A file as a URI that holds all of it."""
+    """A file as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

@@ -26,9 +26,9 @@ _OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
 
 
 class Cell(NamedTuple):
-    """A score: the value, its range, its own control if it has one, and whether its kind is the best.
+    """A score: the value, its range, its control if it has one, and whether its kind is the best.
 
-    The best is the trained kind that won its comparisons.
+    The best kind is the trained kind that won all of its comparisons.
     """
 
     value: str
@@ -55,9 +55,9 @@ class ScoreTable(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Outcomes of comparisons, seen from the kind that comes first.
+    """Outcomes of comparisons, from the perspective of the first kind.
 
-    Without comparisons that seeds allow, nothing is counted.
+    Comparisons without enough seeds are not counted.
     """
 
     wins: int
@@ -78,7 +78,7 @@ class Difference(NamedTuple):
 
 
 class ModuleScores(NamedTuple):
-    """All scores of a module, and the first kind's outcomes against the others in it."""
+    """All scores of a module, and the outcomes of the first kind against the others in this module."""
 
     name: str
     tables: list[ScoreTable]
@@ -110,7 +110,7 @@ class Quality(NamedTuple):
 
 
 class EffectCell(NamedTuple):
-    """The change by a move; `share` in [0, 1] is its size over the factor's spread, relative to the table's largest."""
+    """A change of a factor; `share` in [0, 1] is its size over the factor's spread, relative to the largest one."""
 
     value: str
     share: float
@@ -118,7 +118,7 @@ class EffectCell(NamedTuple):
 
 
 class EffectTable(NamedTuple):
-    """Effects of moving single dimensions, how utterances differ, and how much of that the decoder conveys."""
+    """Effects of changing single dimensions, spread of utterances, and how much of it the decoder reproduces."""
 
     kind: str
     model: str
@@ -135,9 +135,9 @@ class EffectTable(NamedTuple):
 
 
 def modules_of(places: Iterable[tuple[str, str]], controls: Iterable[str]) -> list[str]:
-    """Modules in the order they appear: those of trained kinds, or of all kinds where only controls are there.
+    """Modules in order of appearance: those of trained kinds, or of all kinds if there are only controls.
 
-    A control without modules of its own, such as log-mel, does not make a module: see `belongs`.
+    A control without modules, such as log-mel, does not add a module: see `belongs`.
 
     Args:
         places: Kind and module of every entry.
@@ -149,7 +149,7 @@ def modules_of(places: Iterable[tuple[str, str]], controls: Iterable[str]) -> li
 
 
 def belongs(own: str, module: str, modules: Sequence[str]) -> bool:
-    """Whether a row of module `own` is shown with `module`: with itself, or with all if it is none of `modules`."""
+    """Whether a row of module `own` is shown with `module`: if both are equal, or `own` is not in `modules`."""
     return own == module or own not in modules
 
 
@@ -157,13 +157,13 @@ def belongs(own: str, module: str, modules: Sequence[str]) -> bool:
 
 
 def digits_for(values: Iterable[float | None]) -> int:
-    """Decimals that give the largest of some numbers three significant digits, at most 6."""
+    """Number of decimals, at most 6, with which the largest of some numbers has three significant digits."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
     return 3 if largest == 0 else min(6, max(0, 2 - math.floor(math.log10(largest))))
 
 
 def write_value(value: float | None, form: str, digits: int = 3) -> str:
-    """A score as its measure is written: a percentage, an integer, or a number with some decimals."""
+    """Formats a score like its measure: as a percentage, an integer, or a number with some decimals."""
     if value is None:
         return MISSING
     if form == "percent":
@@ -172,7 +172,7 @@ def write_value(value: float | None, form: str, digits: int = 3) -> str:
 
 
 def _digits(form: str, values: Sequence[float | None]) -> int:
-    # A mean of integers over models need not be an integer.
+    # A mean of integers over models is not always an integer.
     return 1 if form == "integer" else digits_for(values)
 
 
@@ -220,7 +220,7 @@ def _score_tables(analysis: Results, rows: Sequence[Row], comparisons: Sequence[
 
 
 def _table_rows(kind: Kind, rows: Sequence[Row], measures: Sequence[Measure]) -> list[TableRow]:
-    """Rows of a kind: one, or several where it has several sets of features in place of modules."""
+    """Rows of a kind: one, or several if it has several sets of features instead of modules."""
     own = [row for row in rows if row.kind == kind.name]
     lines = []
     places = list(dict.fromkeys(row.module for row in own))
@@ -287,7 +287,7 @@ def best_kind(
 
 
 def seen_from(kind: str, comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """The comparisons that a kind takes part in, turned so that it is the first."""
+    """The comparisons of a kind, with this kind as the first."""
     seen = []
     for each in comparisons:
         if each.first == kind:
@@ -298,14 +298,14 @@ def seen_from(kind: str, comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def tally(comparisons: Sequence[Comparison], analysis: Results) -> Tally:
-    """Counts of verdicts, of comparisons that seeds allow."""
+    """Counts of verdicts over the comparisons with enough seeds."""
     compared = [each for each in comparisons if has_seeds(each, analysis)]
     counts = Counter(each.verdict for each in compared)
     return Tally(counts["win"], counts["loss"], counts["undecided"], has_seeds=bool(compared))
 
 
 def has_seeds(comparison: Comparison, analysis: Results) -> bool:
-    """Whether a comparison has the models to decide anything: two of each kind, or one of a spectrum, without seeds."""
+    """Whether a comparison has enough models: two of each kind; one is enough for a spectrum, which has no seeds."""
     if comparison.low is not None:
         return True
     models = {kind.name: len(kind.representations) for kind in analysis.kinds}
@@ -314,7 +314,7 @@ def has_seeds(comparison: Comparison, analysis: Results) -> bool:
 
 
 def opponents(analysis: Results) -> tuple[list[str], list[Opponent]]:
-    """Groups of measures that were compared, and the first kind's outcomes against each other kind in them."""
+    """Groups of measures with comparisons, and the outcomes of the first kind against each other kind, by group."""
     if not analysis.kinds:
         return [], []
     group_of = {measure.key: measure.group for measure in analysis.measures}
@@ -351,7 +351,7 @@ def _difference(comparison: Comparison, measure: Measure, analysis: Results) -> 
 
 
 def quality_rows(entries: Sequence[Entry]) -> list[Quality]:
-    """Reconstruction quality of every decoder next to the score of silence."""
+    """Reconstruction quality of every decoder, and the score of silence."""
     rows = []
     for entry in entries:
         score = _interval(entry.get("log_mel"))
@@ -373,7 +373,7 @@ def quality_rows(entries: Sequence[Entry]) -> list[Quality]:
 
 
 def _interval(score: Any) -> dict[str, float | None]:
-    """A score that is a number, none, or a mapping with `value` and perhaps bounds."""
+    """Converts a score to a mapping: a number, `None`, or a mapping with `value` and optionally bounds."""
     if isinstance(score, Mapping):
         return {name: score.get(name) for name in ("value", "low", "high")}
     return {"value": score, "low": None, "high": None}
@@ -385,10 +385,10 @@ def _quality_cell(score: Mapping[str, float | None], digits: int = 2) -> Cell:
 
 
 def effect_tables(entries: Sequence[Entry]) -> list[EffectTable]:
-    """Effects of traversals; a cell's share is that of how its factor varies between utterances, 1 at most."""
+    """Effects of traversals; a cell's share is relative to its factor's spread between utterances, at most 1."""
     tables = []
     for entry in entries:
-        # Decimals of each factor by how it varies: an effect too small for them is none that counts.
+        # The number of decimals follows from the variation of the factor: effects that round to 0 are negligible.
         digits = [digits_for([value]) for value in entry["spread"]]
         tables.append(
             EffectTable(

@@ -131,22 +131,22 @@ def read_kept(path: Path, output_dir: Path) -> Checkpoint:
     if path.resolve().is_relative_to(output_dir.resolve()):
         raise ValueError(
             f"`resume` is {path}, which `overwrite_output_dir` would remove; copy the checkpoint to another folder, or "
-            "leave out one of the two settings."
+            "remove one of the two settings."
         )
     return read_checkpoint(path)
 
 
 def check_is_last(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Checks that a folder has no checkpoints of later steps, which would be taken for newer ones.
+    """Checks that a folder has no checkpoints of later steps, which would be used as the newest ones.
 
     Raises:
-        FileExistsError: It has.
+        FileExistsError: It has some.
     """
     newest = max((_step_of(path) for path in own_checkpoints(output_dir)), default=-1)
     if newest > checkpoint.numbers["step"]:
         raise FileExistsError(
-            f"`resume` is {checkpoint.path}, but `output_dir` {output_dir} has checkpoints up to step {newest}; leave "
-            "out `resume` to resume from the newest, choose another folder, or remove the later ones."
+            f"`resume` is {checkpoint.path}, but `output_dir` {output_dir} has checkpoints up to step {newest}; remove "
+            "`resume` to resume from the newest, choose another folder, or delete the later ones."
         )
 
 

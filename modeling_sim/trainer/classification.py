@@ -73,7 +73,7 @@ class ClassificationTask(CropTask):
         self.cells: dict[str, np.ndarray] = {}
 
     def comparable_config(self) -> dict[str, Any]:
-        """Adds the label and its classes to the fields that must match on resume."""
+        """Adds the label and its classes to the fields that must match when a run is resumed."""
         return {
             **super().comparable_config(),
             "label": self.label,
@@ -92,7 +92,8 @@ class ClassificationTask(CropTask):
         if not isinstance(values[0], list):
             return send(torch.tensor(values), self.accelerator.device)
         config, module = self.model.config, self.model.probe_module
-        # A token's label frame starts with it; an audio frame's is the window of 25 ms with the nearest center.
+        # The label frame of a token starts with the token; that of an audio frame is the 25 ms window with the nearest
+        # center.
         offset = 0.0 if config.input_kind == "waveform" else _TOKEN_OFFSET
         centers = config.frame_centers(int(config.num_frames(batch["input_values"].shape[1], module)), module)
         starts = batch.get("start", torch.zeros(len(values))).tolist()
@@ -231,8 +232,8 @@ def encoder_config(arguments: ClassifierArguments) -> tuple[SimConfig, Any]:
 def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Classifier:
     """A classifier of frames or utterances, with the weights of a checkpoint if `path` is given.
 
-    The checkpoint's own classifier is kept if it tells the same classes apart, from the same module; else a line says
-    that it is replaced.
+    The checkpoint's own classifier is kept if it has the same classes and reads the same module; otherwise a message
+    says that it is replaced.
 
     Raises:
         ValueError: The checkpoint lacks weights of the encoder; see `load_model`.
@@ -251,7 +252,7 @@ def build_classifier(path: str | None, config: SimConfig, *, frames: bool) -> Cl
 
 
 def _task_of(config: SimConfig) -> tuple[Any, ...]:
-    """What a classifier tells apart, and in which module."""
+    """Classes of a classifier, and the module that it reads."""
     problem_type = config.problem_type or "single_label_classification"
     return problem_type, config.id2label, config.probe_module % config.num_modules
 

@@ -19,7 +19,7 @@ from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME
 
-# What each line of a log has.
+# Fields of each line of a log.
 _FIELDS = {"step", "split", "title", "chance", "modules"}
 
 # Quantities with a panel, if the log has them.
@@ -40,7 +40,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no log.
-        ValueError: The file is not UTF-8 text, or a line is not valid JSON, or not of a log.
+        ValueError: The file is not UTF-8 text, or a line is not valid JSON or lacks fields of a log.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,7 +53,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: invalid JSON ({error})") from error
         if not isinstance(found, dict) or _FIELDS - found.keys():
             raise ValueError(
-                f"{path}, line {number}: no line of a training log, which has {', '.join(sorted(_FIELDS))}."
+                f"{path}, line {number}: not a line of a training log, which has {', '.join(sorted(_FIELDS))}."
             )
         lines.append(found)
     return lines
@@ -69,7 +69,7 @@ def draw_curves(log: list[dict[str, Any]], *, chance: float | None, title: str =
     """
     logged = {quantity for line in log for module in line["modules"] for quantity in module}
     panels = [(quantity, label) for quantity, label in _PANELS.items() if quantity in logged]
-    columns = {1: 1, 3: 3}.get(len(panels), 2)  # as many as leave no place empty
+    columns = {1: 1, 3: 3}.get(len(panels), 2)  # without empty panels
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3 + 4 * columns, 3.5 * rows), layout="constrained", dpi=120)
     figure.suptitle(plot_text(title), fontsize=12)

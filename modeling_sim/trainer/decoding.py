@@ -31,8 +31,8 @@ from modeling_sim.trainer.task import CropTask
 
 # Utterances to estimate the standardization of latents from; estimates converge with far fewer.
 _STANDARDIZED_ON = 256
-# Crops to fit the pitch on, seconds from one frame to the next, and the weight of the penalty relative to the variance
-# of a latent.
+# For the pitch: number of crops to fit it on, hop of frames in seconds, and weight of the penalty relative to the
+# variance of a latent.
 _PITCH_FITTED_ON, _PITCH_HOP, _RIDGE = 1024, 0.01, 1e-3
 
 
@@ -42,7 +42,7 @@ class DecodingTask(CropTask):
     Args:
         encoder: The frozen encoder: in evaluation mode, without gradients; this task does not save it.
         decoder: The decoder to train, on the accelerator's device like the encoder. Its configuration determines
-            whether it decodes means or samples, which are drawn anew in each step, and how much noise is added.
+            whether it decodes means or samples, which are drawn again in each step, and how much noise is added.
         extractor: Feature extractor of the encoder.
         accelerator: Provides processes and mixed precision.
         data: Settings of the data.
@@ -86,17 +86,17 @@ class DecodingTask(CropTask):
         return [Part(list(self.model.parameters()), [])]
 
     def begin(self) -> None:
-        """Sets what the decoder reads from the training data: its standardization and its pitch."""
+        """Fits the decoder's standardization and pitch to the training data."""
         self.standardize()
         if self.model.config.architecture == "source_filter":
             self.fit_pitch()
 
     def state_dict(self) -> dict[str, Any]:
-        """The relative noise, which the decoder does not hold."""
+        """The relative noise, which is not part of the decoder's state."""
         return {"relative_noise": self.relative_noise}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a `state_dict`; it is empty in checkpoints of earlier versions, and then measured again."""
+        """Restores a `state_dict`; if it is empty, as in earlier versions, the noise is measured again."""
         if state:
             self.relative_noise = state["relative_noise"]
         else:

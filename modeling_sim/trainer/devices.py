@@ -26,7 +26,7 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def to_device(batch: dict[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Copies samples and mask of a batch to the device; returns no mask without padding, which is faster."""
     attention_mask = batch["attention_mask"]
-    if attention_mask.all():  # still on the CPU, so there is no synchronization
+    if attention_mask.all():  # it is on the CPU, so there is no synchronization
         return send(batch["input_values"], device), None
     return send(batch["input_values"], device), send(attention_mask, device)
 
@@ -125,7 +125,7 @@ def what_to_set(settings: RunArguments, precision: str, *, in_evaluation: bool) 
     if settings.batch_size > 1:
         half = -(-settings.batch_size // 2)
         accumulated = 2 * settings.gradient_accumulation_steps
-        advice.append(f"--batch_size {half} --gradient_accumulation_steps {accumulated} (as many crops per step)")
+        advice.append(f"--batch_size {half} --gradient_accumulation_steps {accumulated} (same crops per step)")
     if precision == "no":
         advice.append("--mixed_precision bf16")
     advice.append("fewer --crop_samples")

@@ -49,7 +49,7 @@ def evaluate(
     config, was_training = model.config, model.training
     model.eval()
     device, modules = accelerator.device, range(config.num_modules)
-    # Sums of: loss, contrastive loss, accuracy (by utterances), KL, 1 (by frames), utterances.
+    # Sums of: loss, contrastive loss, accuracy (over utterances), KL, 1 (over frames), and the number of utterances.
     sums = torch.zeros(config.num_modules, 6, dtype=torch.float64, device=device)
     widths = [config.num_latents] * config.num_conv_modules + [config.context_size] * (config.context_size > 0)
     first_moments = [torch.zeros(width, dtype=torch.float64, device=device) for width in widths]

@@ -1,7 +1,7 @@
 """`sequential` execution: one module after the other, optionally with latents of finished modules cached on disk.
 
 Each utterance has one crop, that of its first epoch. The cache stores mean and log-variance in float32, and latents are
-sampled whenever they are read; latents of the modules further below were sampled once, when the cache was written.
+sampled whenever they are read; latents of lower modules were sampled once, when the cache was written.
 """
 
 import shutil

@@ -101,12 +101,12 @@ class Log:
         self, path: Path, accelerator: Accelerator, *, title: str, row_names: Sequence[str], chance: float | None
     ) -> None:
         self.path, self.accelerator = path, accelerator
-        self.title = utf8_name(title)  # may hold a path, and is drawn and published
+        self.title = utf8_name(title)  # may contain a path, and appears in figures and published files
         self.row_names, self.chance = list(row_names), chance
         self.started = time.perf_counter()
 
     def keep_until(self, step: int) -> None:
-        """Removes the lines of later steps, which a resumed run writes again."""
+        """Removes the lines of later steps, which the resumed run will write again."""
         if not self.accelerator.is_main_process or not self.path.exists():
             return
         lines = [line for line in self._lines() if _step_of(line) <= step]

@@ -1,4 +1,4 @@
-"""The training loop of all commands: steps, logging, evaluation, checkpoints, early and regular ends.
+"""The training loop of all commands: steps, logging, evaluation, checkpoints, and (early) stopping.
 
 A `Task` defines what is trained: rows of scores (one per module), parts with their own optimizers, batches, and a
 backward pass. Its `Schedule` defines the order and the processes of the training. A `Callback` adds what happens around
@@ -341,7 +341,7 @@ def train(run: Run) -> list[Scores]:
             save(run)
         return score(run)
     except (ReaderError, AudioError, BadAudioError):
-        # Other processes are waiting in the middle of a step, so a state that is spread over them cannot be saved.
+        # Other processes are waiting within a step, so a state that is distributed over them cannot be saved.
         if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
             save(run)
         raise

@@ -78,7 +78,7 @@ class PretrainingTask(Task):
         self.active_units: dict[int, torch.Tensor] = {}
 
     def comparable_config(self) -> dict[str, Any]:
-        """Adds the objective to the fields that must match on resume."""
+        """Adds the objective to the fields that must match when a run is resumed."""
         return {**super().comparable_config(), "objective": INFONCE}
 
     def parts(self) -> list[Part]:

@@ -146,7 +146,7 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     trackers = [name.strip() for name in settings.report_to.split(",") if name.strip() not in ("", "none")]
     check_trackers(trackers)
     prepare_cuda()
-    # `Accelerator` takes over this state, whose processes on CPUs are only found if it is asked for CPUs.
+    # `Accelerator` reuses this state, which only detects several processes on CPUs if `cpu` is set.
     on_cpu = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
@@ -211,7 +211,7 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         f"to evaluate on, {counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device.type}"
     )
     if accelerator.mixed_precision != "no":
-        reason = "; --mixed_precision no gives float32" if settings.mixed_precision is None else ""
+        reason = "; --mixed_precision no for float32" if settings.mixed_precision is None else ""
         log.say(f"matrix products in {accelerator.mixed_precision}{reason}")
     for sentence in task.schedule.notes():
         log.say(sentence)
@@ -291,7 +291,7 @@ def _what_is_kept(run: Run) -> str:
     """How to resume after an error."""
     newest = own_checkpoints(run.folder.path)
     if not newest and run.settings.named_checkpoint is not None:
-        return f"rerun the same command to begin again from {run.settings.named_checkpoint}"
+        return f"rerun the same command to restart from {run.settings.named_checkpoint}"
     if not newest:
         return "there is no checkpoint to resume from"
     return f"rerun {run.settings.command_to_resume} to resume from {newest[0].name}"
@@ -324,7 +324,7 @@ def load_data(
     `on_bad_audio` "skip", skipped recordings are listed in the output folder.
 
     Raises:
-        ValueError: The corpus has other signals than the model's `input_kind`, for example images and not audio.
+        ValueError: The data of the corpus does not match the model's `input_kind`, for example images instead of audio.
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:

@@ -124,7 +124,7 @@ def claim_folder(
     different = ""
     if settings is not None:
         settings, then = json.loads(json.dumps(settings)), commands.get(kind) or {}
-        # Settings that only one of two versions of this package has do not count.
+        # Settings that only one of the two versions of this package has are ignored.
         changed = sorted(name for name in {*then} & {*settings} if then[name] != settings[name])
         resume = resume or (bool(then) and not changed)
         different = f" with different `{'`, `'.join(changed)}`" if changed else ""

@@ -117,7 +117,7 @@ class RunArguments:
 
     @property
     def command_to_resume(self) -> str:
-        """What to rerun after an interruption, for messages: the command without settings that would begin it again."""
+        """The command to rerun after an interruption, for messages, without settings that would restart the run."""
         changed = {"resume": self.resume != "auto", "overwrite_output_dir": self.overwrite_output_dir}
         left_out = " and ".join(f"`{name}`" for name, is_changed in changed.items() if is_changed)
         return f"the command without {left_out}" if left_out else "the same command"
@@ -153,7 +153,7 @@ class PretrainingArguments(Mappings, RunArguments):
     objective: str = setting(
         INFONCE,
         "Training objective. 'infonce': the model's own (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', 'lejepa', "
-        "'dino': train the same encoder to represent two views of a crop alike; `contrastive_modules` and "
+        "'dino': train the same encoder for similar latents of two views; `contrastive_modules` and "
         "`gradient_isolation` of the model determine whether every module has the loss or only the last one. Or the "
         "import path of a subclass of `modeling_sim.trainer.objectives.contract.Objective`: "
         "'my_package.my_module:MyObjective'.",
@@ -231,7 +231,7 @@ class DecoderArguments:
     loss: Literal["waveform", "stft", "log_mel"] = setting(
         "waveform",
         "'waveform': mean squared error of samples (the paper); 'stft' or 'log_mel': distance of magnitude spectra. "
-        "With 'log_mel' decoded speech hums at the rate of frames; use 'stft' to hear the pitch.",
+        "Decoded speech hums at the frame rate with 'log_mel'; use 'stft' to hear the pitch.",
     )
     architecture: Literal["convolutions", "source_filter"] = setting(
         "convolutions",

@@ -48,7 +48,7 @@ class Schedule:
         return range(self.num_rows)
 
     def latents(self, trained: range, **share: int) -> Iterable[dict[str, Any]] | None:
-        """Batches of latents of the modules below `trained`, if another process or a cache has them; else `None`.
+        """Batches of latents of the modules below `trained`, if another process or a cache provides them; else `None`.
 
         Args:
             trained: Rows to train.
@@ -133,7 +133,7 @@ class Task(ABC):
         """Parts of the model, each with its own optimizer."""
 
     def share(self, position: int) -> dict[str, int]:
-        """Arguments of `crop_batches` that say which crops this process reads from a position of the stream on."""
+        """Arguments of `crop_batches` for the crops that this process reads from a position of the stream on."""
         return {
             "batch_size": self.settings.batch_size,
             "seed": self.settings.seed,
@@ -199,7 +199,7 @@ class Task(ABC):
         return {}
 
     def begin(self) -> None:  # noqa: B027 - most tasks need nothing
-        """Called once before a new run; what it sets in the model or in `state_dict`, a resumed run loads."""
+        """Called once before a new run; a resumed run loads its effects on the model or on `state_dict`."""
 
     def begin_stage(self, stage: int, finished: int) -> list[int]:
         """Prepares to train the rows of a stage from `finished` on; returns the indices of the parts to optimize."""
@@ -207,11 +207,11 @@ class Task(ABC):
         return list(range(len(self.parts())))
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimizer step, with the share of the stage's steps that are done."""
+        """Called after every optimizer step, with the fraction of the stage's steps that are finished."""
         del progress
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers, besides the model's, that a resumed run needs."""
+        """Tensors and numbers that a resumed run needs in addition to the model's."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""What each part of SIM does: sampling, the KL term, independent noise, batch normalization.
+"""The effect of each part of SIM: sampling, the KL term, independent noise, batch normalization.
 
     python studies/ablation/run.py --budget 8h
 
 The rows are settings of the same model, from GIM to SIM. Those of sampling and KL come first, with all seeds, so that a
 part of the study already compares them; then shared noise and batch normalization, variant by variant. The preset with
-readable axes, which differs in several settings, is there for comparison. The last rows try other learning rates
-with and without batch normalization. Give the same command again after any interruption; `--plan` lists the rows.
+readable axes, which differs in several settings, is included for comparison. The last rows use other learning rates
+with and without batch normalization. Rerun the same command after an interruption; `--plan` lists the rows.
 """
 
 from dataclasses import replace
@@ -17,8 +17,8 @@ from studies.runner import Place, Study, StudyRow, main
 
 SEEDS = (0, 1, 2)
 
-# A Gaussian head without sampling and KL is no row: from equal weights it trains as GIM to the bit, which a test in
-# tests/test_modeling_sim.py shows, so it would be one more seed of GIM.
+# There is no row for a Gaussian head without sampling and KL: from equal weights its training is bit-identical to GIM,
+# as a test in tests/test_modeling_sim.py shows, so it would be one more seed of GIM.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SIM": ("sim-small", {}),
     "GIM": ("gim-small", {}),
@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 _FIRST = ("SIM", "GIM", "sampling, no KL", "KL, no sampling")
 
-# Next to the default, 0.001: with and without batch normalization, another one may be the best.
+# In addition to the default, 0.001: with and without batch normalization, another learning rate may be best.
 _LEARNING_RATES = (0.0003, 0.003)
 
 
@@ -75,7 +75,7 @@ _DRAWN = str.split(
 
 
 def page(place: Place) -> None:
-    """Tables and pictures of whatever rows are done."""
+    """Writes tables and pictures of all finished rows."""
     write_page(
         place,
         "What each part of SIM does",

@@ -1,4 +1,4 @@
-"""Which dimensions two seeds of a model share: matched correlations of each one, next to random axes and a linear map.
+"""Which dimensions two seeds of a model share: correlations of matched dimensions, random axes, and a linear map.
 
     python studies/axes/agreement.py runs/sim-seed0 runs/sim-seed1 runs/gim-seed0 runs/gim-seed1 --output agreement.json
     python studies/axes/agreement.py --draw agreement.json agreement.png
@@ -7,8 +7,8 @@
 
 Models whose names differ after `-seed` are seeds of one method, and each pair of them is compared, on all frames of
 test utterances. The theorem of docs/theory.md fixes the axes of dimensions whose autocorrelations differ from those of
-others; so dimensions are listed by falling autocorrelation. With `--temporal`, temporal components (SOBI) are compared
-in place of dimensions; each model's are found on training utterances, and hold 99 % of the variance.
+others; so dimensions are sorted by decreasing autocorrelation. With `--temporal`, temporal components (SOBI) are
+compared instead of dimensions; those of each model are found on training utterances, with 99 % of the variance.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def frames_of(path: str, dataset: Any, module: str) -> tuple[np.ndarray, list[in
 
 
 def of_pair(first: np.ndarray, second: np.ndarray, lengths: list[int]) -> dict[str, Any]:
-    """Agreement of all dimensions, and of each one of the first model, by falling autocorrelation.
+    """Agreement of all dimensions, and of each one of the first model, by decreasing autocorrelation.
 
     Args:
         first: `(frames, channels)`.
-        second: The same frames by the other model.
+        second: The same frames, encoded by the other model.
         lengths: Frames of each utterance.
     """
     outcome = seed_consistency(first, second)
@@ -86,12 +86,12 @@ def lines(pair: dict[str, Any]) -> list[str]:
 
 
 def method_of(name: str) -> str:
-    """The method that a model is a seed of."""
+    """The method of a model: its name without the seed."""
     return name.rsplit("-seed", 1)[0]
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """A panel per method: a point per dimension and pair, next to random axes and what a linear map reaches."""
+    """A panel per method: a point per dimension and pair, next to random axes and the best linear map."""
     pairs, drawn = results["pairs"], "temporal component" if results.get("axes") == "temporal" else "dimension"
     methods = list(dict.fromkeys(method_of(pair["model"]) for pair in pairs))
     figure = Figure(figsize=(4.6 * len(methods), 4), layout="constrained", dpi=120)
@@ -119,11 +119,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="folders of saved models, as 'sim-seed0'")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--corpus", default="synthetic_syllables", help="test utterances come from it")
+    parser.add_argument("--corpus", default="synthetic_syllables", help="corpus of the test utterances")
     parser.add_argument("--data_dir", help="folder of the corpus, if it is read from disk")
     parser.add_argument("--lists", help="folder with train.txt and test.txt, as in `--corpus_settings`")
     parser.add_argument("--module", default="module 2")
-    parser.add_argument("--utterances", type=int, default=256, help="of each split")
+    parser.add_argument("--utterances", type=int, default=256, help="number of utterances per split")
     parser.add_argument("--temporal", action="store_true", help="compare temporal components")
     parser.add_argument("--draw", nargs=2, type=Path, metavar=("RESULTS", "PICTURE"), help="only draw these results")
     arguments = parser.parse_args()

@@ -1,16 +1,17 @@
-"""Where a decoder takes the pitch from, and what else changes when a dimension moves the pitch.
+"""Which latents determine the pitch of decoded sound, and what else changes when a dimension changes the pitch.
 
     python studies/axes/decoded_pitch.py runs/sim runs/decoder runs/sim runs/decoder-stft --output decoded_pitch.json
 
 Utterances are synthetic syllables of the test split. Four questions are asked of a decoder of a convolutional module:
 is the pitch of the decoded sound that of the utterance; how do the properties of the sound change when the axis that
-follows the pitch most is moved by 1 and by 3 standard deviations; whose pitch is heard when the slowest dimensions are
-replaced by their means in another utterance, that of the utterance or that of the other one; and is the pitch still
-there when all but the slowest dimensions are constant? The axes are the model's own, its temporal components, and
-random rotations of both.
+correlates most with the pitch is changed by 1 and by 3 standard deviations; if the slowest dimensions are replaced by
+their means in another utterance, is the pitch that of the utterance or of the other one; and is the pitch preserved if
+all but the slowest dimensions are constant? The axes are the model's own, its temporal components, and random rotations
+of both.
 
-The synthesizer of the syllables knows the answer to the second question: it speaks the same utterances with another
-pitch and nothing else changed, since the properties, as they are estimated, are not independent of each other.
+The synthesizer of the syllables knows the answer to the second question: it synthesizes the same utterances with
+another pitch and nothing else changed. This is needed because the estimates of the properties are not independent of
+each other.
 """
 
 import argparse
@@ -40,13 +41,13 @@ from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_decoder, load_encoder
 
 _PITCH = PROPERTIES.index("pitch, semitones")
-# Semitones up to which two pitches are the same, and from which two utterances have different ones.
+# Semitones up to which two pitches count as equal, and above which two utterances count as different.
 _SAME, _DIFFERENT = 1.0, 3.0
-# Moves of an axis in standard deviations, and random rotations that are moved for comparison.
+# Changes of an axis in standard deviations, and number of random rotations for comparison.
 _DEVIATIONS, _ROTATIONS = (1.0, 3.0), 10
-# Training utterances by which the axis that follows the pitch is chosen.
+# Number of training utterances for choosing the axis that correlates most with the pitch.
 _KNOWN = 256
-# Numbers of the slowest dimensions that are replaced, and of those that alone are kept.
+# Numbers of slowest dimensions that are replaced, and that are kept alone.
 _REPLACED, _KEPT = (0, 1, 4, 8, 16, 32), 8
 
 
@@ -88,7 +89,7 @@ def measured(model: str, decoder: SimDecoder, utterances: int) -> dict[str, Any]
     voiced = np.isfinite(decoded)
 
     def moves(coordinates: torch.Tensor, directions: torch.Tensor) -> dict[str, Any]:
-        """Changes when the axis that follows the pitch most is moved; see `_changes`.
+        """Changes when the axis that correlates most with the pitch is changed; see `_changes`.
 
         Args:
             coordinates: `(training utterances, axes)`, in standard deviations.
@@ -139,7 +140,7 @@ def _mixed(
     slowest: np.ndarray,
     heard: Callable[[torch.Tensor], float],
 ) -> dict[str, Any]:
-    """Whose pitch is heard when the slowest dimensions are another utterance's, or all others are constant."""
+    """Pitch if the slowest dimensions are those of another utterance, or if all others are constant."""
     pairs = [(first, first + 1) for first in np.flatnonzero(np.abs(np.diff(pitch)) >= _DIFFERENT)]
     replaced = []
     for count in _REPLACED:
@@ -186,10 +187,10 @@ def _utterances(split: str, count: int, **settings: Any) -> Any:
 
 
 def _changes(changes: np.ndarray, spread: np.ndarray) -> dict[str, Any]:
-    """Median changes of each property, and the share of the changes, by the properties' spread, that is the pitch's.
+    """Median change of each property, and the pitch's share of all changes (in units of `spread`).
 
     Args:
-        changes: `(moves, utterances, properties)`, NaN where a sound does not have a property.
+        changes: `(moves, utterances, properties)`, NaN if a sound does not have a property.
         spread: `(properties,)`.
     """
     medians = np.nanmedian(changes, axis=1)

@@ -1,9 +1,9 @@
-"""How informative single dimensions of saved models are: own axes next to PCA, SOBI and random ones.
+"""How informative single dimensions of saved models are: own axes, PCA, SOBI and random axes.
 
     python studies/axes/measure.py runs/gim runs/sim-seed0 runs/sim-seed1 --output axes.json
 
 Models read the test utterances of synthetic syllables, whose factors are known; axes are found and probes fitted on
-training utterances. One row per model, module and axes is printed and written as it is measured.
+training utterances. Each row, of one model, module and axes, is printed and written when it is measured.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from modeling_sim.settings import chosen_numbers
 
 AMOUNTS = ("pitch", "tract", "gain")
 CLASSES = ("vowel", "syllable", "speaker")
-# `error_of_few` keeps one dimension for so many channels of the model.
+# `error_of_few` keeps one dimension per this number of channels of the model.
 CHANNELS_PER_DIMENSION = 8
 # Label frames, of 10 ms, from one item to the next.
 FRAME_STEP = 4
@@ -42,7 +42,7 @@ LOG_MEL = "log-mel"
 
 
 class Encoded:
-    """Modules of a model on a split: all frames, and those at moments in voiced vowels with their factors.
+    """Modules of a model on a split: all frames, and those in voiced vowels with their factors.
 
     Args:
         name: Folder of the model, or "log-mel" for spectra.
@@ -79,7 +79,7 @@ Encoder = Callable[[dict[str, Any]], dict[str, tuple[TimedFrames, np.ndarray | N
 
 
 def encoder(path: str, modules: list[str] | None) -> tuple[Encoder, SimFeatureExtractor]:
-    """Gives the means and log-variances of a batch for each module of a saved model."""
+    """A function that returns the means and log-variances of a batch for each module of a saved model."""
     model, extractor = load_encoder(path), feature_extractor_of(path)
     representation = SimModules(path, model, extractor)
     chosen = chosen_numbers(representation.modules, "all" if modules is None else ",".join(modules))
@@ -100,7 +100,7 @@ def encoder(path: str, modules: list[str] | None) -> tuple[Encoder, SimFeatureEx
 
 
 def spectra() -> tuple[Encoder, SimFeatureExtractor]:
-    """Gives the log-mel frames of a batch."""
+    """A function that returns the log-mel frames of a batch."""
     representation = Spectra()
     return lambda batch: {SPECTRUM_MODULE: (representation.encode(batch)[LOG_MEL], None)}, representation.extractor
 
@@ -109,7 +109,7 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
     """Seconds at which an utterance has a voiced vowel, every 40 ms, and its factors there."""
     phones, pitch = np.array(row["phones"]), np.array(row["f0_track"])
     of_vowel = np.isin(phones, vowels)
-    # Vowels do not touch, one per syllable: their number is that of their syllable.
+    # Vowels are not adjacent, one per syllable, so a vowel has the number of its syllable.
     number = np.cumsum(np.diff(of_vowel, prepend=False) & of_vowel) - 1
     chosen = np.flatnonzero(of_vowel & (pitch > 0))
     chosen = chosen[chosen % FRAME_STEP == 0]
@@ -128,7 +128,7 @@ def moments(row: dict[str, Any], vowels: list[int]) -> tuple[np.ndarray, dict[st
 def of_space(
     codes: np.ndarray, asked: np.ndarray, factors: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """What linear read-outs of training codes find in test codes: R² of amounts, accuracies of classes."""
+    """Test scores of linear models fitted to training codes: R² of amounts, accuracies of classes."""
     weights, questions = ridge(codes, asked, np.stack([factors[amount] for amount in AMOUNTS], axis=1))
     row = {}
     for number, amount in enumerate(AMOUNTS):
@@ -149,7 +149,7 @@ def ridge(codes: np.ndarray, asked: np.ndarray, targets: np.ndarray) -> tuple[np
 
 
 def error_of_few(codes: np.ndarray, asked: np.ndarray, spectrum: np.ndarray, kept: int) -> float:
-    """How far the output of a linear decoder is from that of all dimensions if it reads only a few.
+    """Error of a linear decoder that uses only a few dimensions, relative to its output with all dimensions.
 
     A ridge regression from training codes to log-mel frames is the decoder. The dimensions that change its output most
     are kept, and the others are replaced by their means. The squared distance to the output of all dimensions is
@@ -172,8 +172,8 @@ def of_model(
 ) -> list[dict[str, Any]]:
     """Rows of one module: own axes, principal and temporal components, and random rotations of own and temporal ones.
 
-    Components are white, so random axes of temporal ones are the control of principal ones too. `spectrum` is
-    `(items, bands)`, log-mel frames at the moments of the training codes.
+    Components are white, so random axes of temporal components are also the control of principal components. `spectrum`
+    is `(items, bands)`, log-mel frames at the times of the training codes.
     """
     frames, lengths = np.concatenate(train.frames[module]), [len(part) for part in train.frames[module]]
     factors = test.factors
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help="folders of saved models, or log-mel")
     parser.add_argument("--output", type=Path, help="JSON file to write; it is written again after each model")
     parser.add_argument("--modules", nargs="+", help="names of modules, as 'module 2' or 'context'; all by default")
-    parser.add_argument("--utterances", type=int, default=256, help="of each split")
+    parser.add_argument("--utterances", type=int, default=256, help="number of utterances per split")
     parser.add_argument("--rotations", type=int, default=5)
     arguments = parser.parse_args()
     splits = {

@@ -21,7 +21,7 @@ CRITICS = Path(__file__).parents[2] / "benchmarks" / "results" / "critics.json"
 _OWN, _TEMPORAL = style_of(0), style_of(1)
 
 _LOG_MEL = "log-mel frames"
-# Each model of synthetic syllables: what the tables call it, what its name in the results starts with, its steps.
+# Each model of synthetic syllables: name in tables, prefix of its name in results, number of steps.
 _SYLLABLES = (
     ("SIM", "sim-small-seed", 1500),
     ("GIM", "gim-small-seed", 1500),
@@ -123,7 +123,7 @@ def _scores(name: str) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def _librispeech() -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Scores of the checkpoints; the later file has random axes for temporal components too."""
+    """Scores of the checkpoints; the later file also has random axes of temporal components."""
     later = _scores("librispeech_temporal")
     renamed = {(kind.replace("SIM #2", "readable SIM"), *place): row for (kind, *place), row in later.items()}
     return _scores("librispeech_release_phones") | renamed
@@ -185,15 +185,15 @@ def syllables_table() -> str:
     return markdown_table(["model", "steps", *_FACTORS.values(), "DCI completeness", *of_space], rows)
 
 
-# Thresholds that were set before measuring: of the best dimension, and of gaps over random axes.
+# Thresholds that were set before measuring: for the best dimension, and for gaps over random axes.
 _THRESHOLDS = {"pitch": 0.75, "tract": 0.45, "gain": 0.7, "vowel": 0.7}
 _GAP_THRESHOLDS = {"dci_completeness": 0.15, "dci_disentanglement": 0.1}
-# Points of a linear probe that may be lost, compared with SIM.
+# Acceptable loss of a linear probe in points, compared with SIM.
 _MAY_LOSE = {"vowel": 1.0, "syllable": 1.0, "speaker": 0.0}
 
 
 def thresholds_table() -> str:
-    """What was asked of axes and what they reach, from the smallest to the largest seed; bold if all seeds reach it."""
+    """Thresholds and values of axes, from the smallest to the largest seed; bold if all seeds reach the threshold."""
     lines = {(line.label, line.temporal): line for line in lines_of_syllables()}
     shown = {
         "SIM": lines["SIM", False],
@@ -269,7 +269,7 @@ def draw_syllables() -> Figure:
 def draw_best(
     lines: Sequence[tuple[str, bool, dict[str, list[tuple[float, float]]]]], panels: dict[str, str]
 ) -> Figure:
-    """Best dimensions: a row per model and a panel per property; filled points are axes, hollow ones random rotations.
+    """Draws best dimensions: a row per model and a panel per property; points of random rotations are hollow.
 
     Args:
         lines: Model, whether the axes are temporal components, and pairs of these and random axes by score.
@@ -310,7 +310,7 @@ def _points(
 
 
 def critics_table() -> str:
-    """Parameters and time of a training step with each critic, of `benchmarks/critics.py`."""
+    """Parameters and time of a training step with each critic, from `benchmarks/critics.py`."""
     presets = read_json(CRITICS)["presets"]
     rows = [
         [name, *(cell for found in presets.values() for cell in _of_critic(found[name]))] for name in presets["sim"]
@@ -457,7 +457,7 @@ def price_table() -> str:
 
 
 def selectivity_table(name: str) -> str:
-    """Selectivity of moving one axis, of all decoders in a CSV file."""
+    """Selectivity of changing one axis, for all decoders in a CSV file."""
     found = {(row["representation"], row["decoder"], row["measure"]): row for row in _rows(name)}
     rows = []
     for model, decoder in dict.fromkeys((model, decoder) for model, decoder, _ in found):
@@ -493,14 +493,14 @@ def _decoders() -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def _decoded_model(name: str) -> str:
-    """What tables call the model of a decoder."""
+    """Name of a decoder's model in tables."""
     if name.startswith("sim-small") and "librispeech" not in name:
         return "SIM, KL weight 0.001"  # the only one of SIM whose decoders were trained on syllables
     return code(name.removesuffix("-1500-seed1"))
 
 
 def pitch_table() -> str:
-    """Where each decoder takes the pitch from: what moving, replacing and keeping dimensions does to it."""
+    """Effect of changing, replacing and keeping dimensions on the decoded pitch, for each decoder."""
     rows = []
     for (model, architecture, loss), found in _decoders().items():
         pairs = {row["dimensions"]: row for row in found["replaced"]}
@@ -530,7 +530,7 @@ def pitch_table() -> str:
 
 
 def changes_table() -> str:
-    """What else changes with the pitch, through source-filter decoders."""
+    """Other changes when the pitch changes, for source-filter decoders."""
     decoders, synthesizer = _decoders(), _read("decoded_pitch")["synthesizer"]
     spread = next(iter(decoders.values()))["spread"]
 
@@ -549,7 +549,7 @@ def changes_table() -> str:
 
 
 def draw_pitch() -> Figure:
-    """How many of the pitches are right, and how far one axis moves them, for each decoder."""
+    """Draws the fraction of correct pitches, and the effect of one axis on the pitch, for each decoder."""
     decoders = _decoders()
     figure = Figure(figsize=(10.5, 3.6), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, sharey=True)

@@ -1,16 +1,16 @@
-r"""What the explorer says of a model: how many of its labels are right, and what the loudest moments have in common.
+r"""Evaluates the explorer: how many labels are correct, and what the extreme frames of a dimension have in common.
 
     python studies/explorer/measure.py labels studies/explorer/results/labels.json CHECKPOINT [CHECKPOINT ...]
     python studies/explorer/measure.py moments studies/explorer/results/moments_readable_own.json CHECKPOINT \
         --data_dir LibriSpeech
 
-`labels`: labels are given on the test split of `synthetic_syllables`, as the page gives them, to every dimension of
-every module on its own axes, and judged on fresh utterances by the rule in `modeling_sim/explore/evidence.py`. Networks
-of the shape of the first checkpoint without training get theirs in the same way.
+`labels`: every dimension of every module, on its own axes, is labeled on the test split of `synthetic_syllables`, as on
+the page, and labels are judged on new utterances by the rule in `modeling_sim/explore/evidence.py`. Untrained networks
+with the architecture of the first checkpoint are labeled in the same way.
 
-`moments`: of the ten dimensions of module 2 that the page shows first, on its own axes or those of `--axes`, the 20
-largest and the 20 smallest moments on speakers of LibriSpeech that were not trained on, by their phones, speakers and
-acoustics. See `compare`.
+`moments`: describes the 20 largest and the 20 smallest frames of the first ten dimensions of module 2 on the page, on
+its own axes or those of `--axes`, by phones, speakers and acoustics, on LibriSpeech speakers that were not trained on.
+See `compare`.
 """
 
 import math
@@ -43,7 +43,7 @@ _UNTRAINED, _FRESH_SEED = 2, 1
 
 
 def judged(model: str, cache_dir: str) -> list[dict[str, Any]]:
-    """Labels of every module, and which of them are right."""
+    """Labels of every module, and which of them are correct."""
     explorer, fresh = (
         Explorer(
             ExploreArguments(model=model, cache_dir=cache_dir, corpus_settings={} if seed is None else {"seed": seed})
@@ -116,8 +116,8 @@ def write_labels(path: str, checkpoints: Sequence[str]) -> None:
 
 NUM_DIMENSIONS, NUM_MOMENTS = 10, 20
 
-# Words need as much: of a class, three moments and 1.5 times its share of all moments, with half of the moments in such
-# classes; of an amount, a median in the outer quarter of all moments.
+# Conditions for a description: a class needs three frames and 1.5 times its fraction of all frames, and half of the
+# frames must be in such classes; an amount needs a median in the outer quarter of all frames.
 _FEWEST, _TIMES, _MOST_OF_THEM, _OUTER = 3, 1.5, 0.5, 0.25
 
 _LEVEL = 0.05  # false discovery rate
@@ -129,10 +129,10 @@ UNITS = {"pitch": "Hz", "level": "dB", "F1": "Hz", "F2": "Hz"}
 
 
 class Property:
-    """A property of all moments, and what some of them have in common in it.
+    """A property of all frames, and what a subset of them has in common.
 
     Args:
-        values: `(moments,)`: integers are classes, floats amounts with NaN where there is none.
+        values: `(frames,)`: integers are classes, floats are amounts, NaN if missing.
         names: Names of the classes.
     """
 
@@ -147,10 +147,10 @@ class Property:
             self.places[has] = (rankdata(values[has]) - 0.5) / has.sum()
 
     def distance(self, chosen: np.ndarray) -> float:
-        """How far some moments are from a random draw of all.
+        """How much a subset of frames differs from a random subset.
 
-        For classes this is the log-likelihood ratio `sum k ln(k / n p)` of their counts, for amounts the mean of their
-        places among all from 0 to 1, as a z-score without its sign.
+        For classes this is the log-likelihood ratio `sum k ln(k / n p)` of their counts, for amounts the absolute
+        z-score of their mean relative rank, from 0 to 1.
         """
         if self.is_class:
             counts = np.bincount(self.values[chosen], minlength=len(self.names))
@@ -161,7 +161,7 @@ class Property:
         return float(abs(places.sum() - 0.5 * len(places)) * math.sqrt(12 / max(1, len(places))))
 
     def summary(self, chosen: np.ndarray) -> dict[str, Any]:
-        """Classes that are more frequent in some moments and their share, or the median; next to all moments."""
+        """More frequent classes and their fraction, or the median, in a subset and in all frames."""
         if self.is_class:
             counts = np.bincount(self.values[chosen], minlength=len(self.names))
             frequent = (counts >= _FEWEST) & (counts >= _TIMES * len(chosen) * self.shares)
@@ -179,7 +179,7 @@ class Property:
         }
 
     def words(self, name: str, chosen: np.ndarray) -> str | None:
-        """What some moments have in common, with the share or median in them and in all; `None` if too little."""
+        """Describes what a subset of frames has in common, with its and the overall numbers; `None` if too little."""
         found = self.summary(chosen)
         if self.is_class:
             numbers = f"{100 * found['share']:.0f} %; {100 * found['of_all']:.0f} %"
@@ -194,7 +194,7 @@ class Property:
 
 
 def moments_of(codes: np.ndarray, utterances: np.ndarray, seconds: np.ndarray) -> Iterable[np.ndarray]:
-    """Positions of the loudest moments of each column of codes `(moments, dims)`, `(20,)` each."""
+    """Positions of the largest frames of each column of codes `(frames, dims)`, `(20,)` each."""
     position = {place: number for number, place in enumerate(zip(utterances.tolist(), seconds.tolist(), strict=True))}
     for column in codes.T:
         loudest = loudest_moments(column, utterances, seconds, count=NUM_MOMENTS)
@@ -209,27 +209,27 @@ def compare(
     properties: Mapping[str, Property],
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What the loudest moments of some dimensions, and of their negatives, have in common.
+    """What the largest frames of some dimensions, and of their negatives, have in common.
 
-    The p-value of a property is the share of the axes of random rotations whose loudest moments are at least as far
-    from a random draw of all (`Property.distance`). A property is put into words if it passes at a false discovery rate
-    of 5 % over all dimensions, signs and properties (Benjamini-Hochberg), and is common enough (`Property.words`). Ten
-    times as many random axes go through the same as a control.
+    The p-value of a property is the fraction of axes of random rotations whose largest frames differ at least as much
+    from a random subset (`Property.distance`). A property is described if it is significant at a false discovery rate
+    of 5 % over all dimensions, signs and properties (Benjamini-Hochberg), and common enough (`Property.words`). As a
+    control, the same is done for ten times as many random axes.
 
     Args:
-        codes: `(moments, dims)`.
+        codes: `(frames, dims)`.
         dims: Dimensions to describe.
-        utterances: `(moments,)`, names.
-        seconds: `(moments,)`, places in the utterances.
-        properties: By name.
+        utterances: `(frames,)`, names.
+        seconds: `(frames,)`, times in the utterances.
+        properties: Properties by name.
         seed: Seed of the rotations.
 
     Returns:
-        "ends", the largest and smallest moments of each dimension, and the "control".
+        "ends", the largest and smallest frames of each dimension, and the "control".
     """
     generator, points = generator_of(seed, "moments"), standardized(codes)
     tests = 2 * len(dims) * len(properties)
-    num_rotations = math.ceil(tests / _LEVEL / points.shape[1])  # so many that the smallest p-value passes
+    num_rotations = math.ceil(tests / _LEVEL / points.shape[1])  # enough for the smallest p-value to be significant
 
     def distances(chosen: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([[each.distance(moments) for each in properties.values()] for moments in chosen])
@@ -299,7 +299,7 @@ def _usual(summaries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def properties_of(explorer: Explorer, items: Items) -> dict[str, Property]:
-    """What is known of the moments: phone, speaker and sex by the corpus, the others by the sound."""
+    """Properties of the frames: phone, speaker and sex from the corpus, the others measured from the sound."""
     dataset = explorer.dataset
     names = {column: class_label(dataset, column).names for column in (explorer.label, "speaker_id")}
     pitch, level, _, first, second = sound_at(dataset, items).T
@@ -317,7 +317,7 @@ def properties_of(explorer: Explorer, items: Items) -> dict[str, Property]:
 
 
 def write_moments(path: str, checkpoint: str, data_dir: str, axes: str, feature: str = "module 2") -> None:
-    """Describes loudest moments and writes the result."""
+    """Describes the extreme frames and writes the result."""
     with tempfile.TemporaryDirectory() as temporary:
         settings = {"split_by": "speaker", "test_fraction": 0.33}
         explorer = Explorer(
@@ -364,8 +364,8 @@ def main() -> None:
     """Runs the command."""
     parser = ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    labels = commands.add_parser("labels", help="how many labels are right")
-    moments = commands.add_parser("moments", help="what the loudest moments have in common")
+    labels = commands.add_parser("labels", help="how many labels are correct")
+    moments = commands.add_parser("moments", help="what the extreme frames have in common")
     for command in (labels, moments):
         command.add_argument("output", help="file of the result")
     labels.add_argument("checkpoints", nargs="+", help="folders of models")

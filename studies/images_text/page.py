@@ -38,7 +38,7 @@ def runs_of(task: str) -> Runs:
 
 
 def score(method: dict[str, Any], features: str) -> float | None:
-    """Test accuracy with features of the module that is best in validation; of a control, which has one, as it is."""
+    """Test accuracy with features of the module that is best in validation; controls have only one."""
     if "rows" not in method:
         return method["test"] if features == "pooled" else None
     rows = [row for name, row in method["rows"].items() if name.endswith(features)]
@@ -84,7 +84,7 @@ def accuracies() -> str:
 
 
 def neighbors() -> str:
-    """Shares of the nearest training items that have the class of the test item."""
+    """Fraction of the nearest training items with the class of the test item."""
     found = {task: runs[0]["neighbors_of_the_same_class"] for task in _TASKS if (runs := runs_of(task))}
     names = dict.fromkeys(name for shares in found.values() for name in shares)
     rows = [[name, *(_cell([shares.get(name)]) for shares in found.values())] for name in names]
@@ -98,14 +98,14 @@ def sprites() -> str:
         best = [run["methods"][name]["best"] for run in runs if name in run["methods"]]
         cells = [f"{np.mean([b[f] for b in best]):.2f} ({min(b[f] for b in best):.2f})" for f in _ORDER]
         rows.append([name, *cells, str(len(best))])
-    amount = np.linspace(0, 1, 3000, endpoint=False)  # ranks of a latent, in thirds that are the classes
+    amount = np.linspace(0, 1, 3000, endpoint=False)  # ranks of a latent whose thirds are the classes
     ceiling = best_dimensions(amount[:, None], {"shape": np.floor(3 * amount)}).correlation["shape"]
     rows.append(["a latent that follows the factor exactly", *["1.00"] * (len(_ORDER) - 1), f"{ceiling:.2f}", ""])
     return markdown_table(["", *_ORDER, "seeds"], rows)
 
 
 def axes() -> str:
-    """Own axes next to axes that are turned at random: means over seeds."""
+    """Own axes next to randomly rotated axes: means over seeds."""
     titles = {
         "dci_disentanglement": "DCI disentanglement",
         "dci_completeness": "DCI completeness",

@@ -8,8 +8,8 @@ Each task and seed is one JSON file, written when it is complete; existing files
 - digits, mnist, stress, grammar: linear probes of every module, fitted on training items with the penalty chosen on a
   fifth of them. The reported module is the one that is best on that fifth. Frames are averaged over an image or a word
   ("pooled"), or over each quarter of an image ("quarters").
-- sprites: how far one dimension follows each factor, next to the same latents turned at random, and what a decoder
-  draws when one dimension moves.
+- sprites: correlation of one dimension with each factor, next to randomly rotated latents, and what a decoder
+  draws when one dimension changes.
 """
 
 import argparse
@@ -64,7 +64,7 @@ SPRITE_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "untrained": ("gim-small", {}),
     "supervised": ("gim-small", {"num_labels": len(FACTORS), "problem_type": "regression"}),
 }
-# Steps of training and items per step, where they are not 300 and 32.
+# Steps of training and items per step, if they differ from 300 and 32.
 TRAINING = {"sprites": (2400, 16), "mnist": (150, 32)}
 _RATE = 1.0e-3
 _QUERIES = 10  # test items whose nearest neighbors are kept
@@ -150,7 +150,7 @@ def config_of(corpus: str, preset: str, fields: dict[str, Any]) -> SimConfig:
 
 
 def n_grams(splits: list[Data], size: int) -> list[np.ndarray]:
-    """Counts of the runs of up to `size` symbols that at least 5 training items have, `(items, runs)` of each split."""
+    """Counts of n-grams of up to `size` symbols in at least 5 training items, `(items, n-grams)` per split."""
 
     def runs(word: list[int]) -> list[tuple[int, ...]]:
         sizes = range(1, size + 1)
@@ -221,7 +221,7 @@ def run_probes(task: str, seed: int, steps: int, batch_size: int) -> dict[str, A
     for name in ("supervised", *list(result["methods"])[len(METHODS) + 2 :]):
         print(f"{task} seed {seed}: {name} {result['methods'][name]['test']:.3f}", flush=True)
     if seed == 0:
-        queries = np.linspace(0, len(labels[1]) - 1, _QUERIES).astype(int)  # the items may be in order of their class
+        queries = np.linspace(0, len(labels[1]) - 1, _QUERIES).astype(int)  # items may be sorted by class
         result |= {
             "queries": queries.tolist(),
             "neighbors": {name: found[queries].tolist() for name, found in neighbors.items()},
@@ -243,7 +243,7 @@ def nearest(train_features: np.ndarray, test_features: np.ndarray) -> np.ndarray
 
 
 def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size: int, picture: Path | None) -> None:
-    """How far single dimensions follow the factors, on test films; writes a file after each method that it lacks."""
+    """Correlations of single dimensions with the factors, on test films; writes the file after each missing method."""
     splits = [load_corpus("sprites", split) for split in ("train", "test")]
     base = config_of("sprites", "gim-small", {})
     data = [Data(split, base) for split in splits]
@@ -284,7 +284,7 @@ def run_sprites(path: Path, chosen: list[str], seed: int, steps: int, batch_size
 
 @torch.no_grad()
 def _frames(model: Any, data: Data) -> np.ndarray:
-    """Means of the last module, or what a supervised model says, `(frames of all films, channels)`."""
+    """Means of the last module, or predictions of a supervised model, `(frames of all films, channels)`."""
 
     def outputs(films: torch.Tensor) -> torch.Tensor:
         is_supervised = isinstance(model, SimForAudioFrameClassification)
@@ -296,7 +296,7 @@ def _frames(model: Any, data: Data) -> np.ndarray:
 def draw_traversals(
     codes: list[np.ndarray], frames: list[torch.Tensor], dimensions: dict[str, int], path: Path, seed: int
 ) -> float:
-    """Trains a decoder of frames, draws what moving one dimension does, and returns its unexplained variance."""
+    """Trains a decoder of frames, draws traversals of single dimensions, and returns its unexplained variance."""
     torch.manual_seed(seed)
     size = frames[0].shape[-1]
     decoder = nn.Sequential(

@@ -1,10 +1,10 @@
-"""The KL weight across depths: accuracy against readability of each module, from no KL term to one that is too strong.
+"""The KL weight per depth: accuracy and interpretability of each module, from no KL term to one that is too strong.
 
     python studies/kl_weight/run.py --budget 8h
 
 The weight is that of all modules, or of one module while the others keep theirs. Further rows start the posterior at
-the prior, as the paper does, or leave some nats of each dimension without a penalty (`free_bits`), a target for the KL.
-Give the same command again after any interruption; `--plan` lists the rows.
+the prior, like the paper, or do not penalize some nats of each dimension (`free_bits`), a target for the KL. Rerun the
+same command after an interruption; `--plan` lists the rows.
 """
 
 import re
@@ -31,7 +31,7 @@ _PRESET = "sim-small"
 _FIRST = "all modules, 0.001"
 # A decoder of full size costs more than the encoder, and each row has one per module.
 _DECODERS = {"decoder_hidden_size": 64, "batch_size": 8}
-# A module has lost what a weight costs it when its accuracy is this far below its best.
+# A weight is too large for a module if its accuracy is this much below its best.
 _TOLERANCE = 0.02
 
 
@@ -68,7 +68,7 @@ def _row(kind: str, settings: dict[str, object], seed: int = 0) -> StudyRow:
 
 _LINE = re.compile(r"(.+), ([\d.e-]+)")
 
-# The smallest weight that is written next to its point.
+# The smallest weight that is labeled in the picture.
 _NAMED_FROM = 0.01
 
 
@@ -104,7 +104,8 @@ def curves(place: Place) -> tuple[Curves, Curves, tuple[float, float] | None]:
 def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> Figure:
     """Accuracy on one axis and readability on the other: a point per weight, a line per module, a panel per line.
 
-    Larger points are larger weights. Most weights below 0.01 give nearly the same point, so only the others are named.
+    Larger points are larger weights. Most weights below 0.01 have nearly the same point, so only the others are
+    labeled.
     """
     names = list(dict.fromkeys(name for name, _ in own))
     rank = {weight: number for number, weight in enumerate(sorted({each[0] for line in own.values() for each in line}))}
@@ -135,7 +136,7 @@ def draw(own: Curves, temporal: Curves, control: tuple[float, float] | None) -> 
 
 
 def _draw_line(axis: Axes, own: Curves, temporal: Curves, name: str, rank: Mapping[float, int]) -> None:
-    """Draws a line's points of each module, own axes and temporal components."""
+    """Draws the points of a line for each module, with own axes and temporal components."""
     modules = list(dict.fromkeys(module for _, module in own))
     for number, module in enumerate(modules):
         color = style_of(number).color
@@ -151,7 +152,7 @@ def _draw_line(axis: Axes, own: Curves, temporal: Curves, name: str, rank: Mappi
 
 
 def sentences(own: Curves, temporal: Curves) -> list[str]:
-    """For each module, the weights that keep accuracy, and the weights that are most readable."""
+    """For each module, the weights that preserve accuracy, and those with the largest gap of the best dimension."""
     found = []
     for (name, module), points in own.items():
         if name == "all modules" and len(points) > 1:
@@ -171,7 +172,7 @@ def sentences(own: Curves, temporal: Curves) -> list[str]:
 
 
 def page(place: Place) -> None:
-    """Tables, pictures and sentences of whatever rows are done."""
+    """Writes tables, pictures and sentences of all finished rows."""
     own, temporal, control = curves(place)
     extra = []
     if own:

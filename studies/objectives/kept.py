@@ -1,17 +1,17 @@
-"""What module 2 and the context keep of the sound now, and of the phone before: why objectives differ.
+"""What module 2 and the context encode about the current sound and the previous phone: why objectives differ.
 
     python studies/objectives/kept.py runs/.../sim-0 runs/.../sim-1 runs/.../simclr-0 --output kept.json
 
 The models are those of final rows of `run.py` on synthetic syllables. The page of the study has a table of the output.
-The log-mel spectrum and the untrained first model are measured next to them. Per model and module:
+The log-mel spectrum and the untrained first model are also measured. Per model and module:
 
-- `R2`: of a linear regression of properties of the sound at voiced moments, cross-validated over utterances;
-- `phone_before`: accuracy of a linear probe that predicts the vowel before from the last frame of a consonant,
+- `R2`: of a linear regression of properties of the sound in voiced frames, cross-validated over utterances;
+- `phone_before`: accuracy of a linear probe that predicts the previous vowel from the last frame of a consonant,
   cross-validated over utterances; chance is one in three;
 - `vowels`, `consonants`, `mixed`: ABX errors within speakers, of pairs of vowels, pairs of consonants, and pairs of one
   of each;
-- `distance_before`: ABX error within speakers of the vowel before, among consonants: low if consonants are nearest to
-  others that follow the same vowel.
+- `distance_before`: ABX error within speakers of the previous vowel, among consonants: low if consonants are closest to
+  others after the same vowel.
 """
 
 from argparse import ArgumentParser
@@ -34,7 +34,7 @@ from modeling_sim.settings import HelpFormatter
 from modeling_sim.text import decimal
 
 FILE_NAME = "kept.json"
-"""Name of the output in the folder of the study's results, whose page then has the table."""
+"""Name of the output in the folder of the study's results, whose page then contains the table."""
 
 MODULES = ("module 2", "context")
 
@@ -50,7 +50,7 @@ _CONTROLS = ("spectrum", "untrained")
 
 
 def of_module(task: LabelTask, representation: Representation, module: str) -> dict[str, Any]:
-    """What a module, or a spectrum, keeps.
+    """Measures a module, or a spectrum.
 
     Args:
         task: Phones of synthetic syllables.
@@ -76,9 +76,9 @@ def of_module(task: LabelTask, representation: Representation, module: str) -> d
 def _phone_before(
     features: np.ndarray, tokens: Tokens, before: np.ndarray, chosen: np.ndarray, utterances: np.ndarray
 ) -> float:
-    """Accuracy of the phone before, from the last frames of chosen tokens, cross-validated over utterances."""
+    """Accuracy for the previous phone, from the last frames of chosen tokens, cross-validated over utterances."""
     inputs, labels = np.asarray(features[tokens.ends[chosen] - 1]), before[chosen]
-    # Shuffled: the speaker follows from the number of an utterance.
+    # Shuffled, because speakers are in the order of utterances.
     folds = GroupKFold(5, shuffle=True, random_state=0).split(inputs, labels, utterances[chosen])
     right = 0
     for train, test in folds:
@@ -88,7 +88,7 @@ def _phone_before(
 
 
 def _errors(features: np.ndarray, tokens: Tokens, is_vowel: np.ndarray) -> dict[str, float]:
-    """ABX errors by the sort of pair. That of mixed pairs is what is left of the error of all pairs."""
+    """ABX errors by type of pair. That of mixed pairs is computed from the error of all pairs and the other two."""
     vowels = is_vowel[tokens.phones]
     own = {"vowels": vowels, "consonants": ~vowels}
     parts = {name: _score(features, tokens, tokens.phones, chosen) for name, chosen in own.items()}
@@ -99,7 +99,7 @@ def _errors(features: np.ndarray, tokens: Tokens, is_vowel: np.ndarray) -> dict[
 
 
 def _score(features: np.ndarray, tokens: Tokens, classes: np.ndarray, chosen: np.ndarray) -> AbxScore:
-    """ABX within speakers of all chosen tokens: a random choice would differ between sorts of pairs."""
+    """ABX within speakers of all chosen tokens: a random choice would differ between types of pairs."""
     segments = [features[start:end] for start, end in zip(tokens.starts[chosen], tokens.ends[chosen], strict=True)]
     return abx(segments, classes[chosen].tolist(), tokens.speakers[chosen].tolist(), max_tokens=len(features))
 
@@ -109,7 +109,7 @@ def table(path: Path, names_of_kinds: Mapping[str, str]) -> str:
 
     Args:
         path: The output.
-        names_of_kinds: What to write for kinds; others are written as they are.
+        names_of_kinds: Names of kinds in the table; other kinds keep their names.
     """
     models = read_json(path)["models"]
     names = [

@@ -4,14 +4,15 @@
     python studies/objectives/run.py --corpus librispeech --data_dir LibriSpeech --scale paper --processes 8
 
 All methods train the same layers at equal seconds of audio through the encoder: methods that read two views of each
-crop take half of the steps. For each, the best of 8 short runs of one seed on a development split gives the settings of
-its final runs, of three seeds. Rows with a loss per module ("greedy") have the settings that were best end to end. The
-changes of crops that make two views are crossed with the method in SIM + augmentation and CPC + augmentation. Controls
-are the log-mel spectrum, the untrained encoder, and the same encoder trained on phones.
+crop take half of the steps. For each, the best of 8 short runs of one seed on a development split determines the
+settings of its final runs of three seeds. Rows with a loss per module ("greedy") use the settings that were best end to
+end. The effect of augmentation, which makes the two views, is tested separately in SIM + augmentation and CPC +
+augmentation. Controls are the log-mel spectrum, the untrained encoder, and the same encoder trained on phones.
 
-Positives are frames. Objectives whose positives are utterances would lose phones by construction, and are not here.
+Positives are frames. Objectives whose positives are utterances would discard phones by construction, and are not
+included.
 
-Give the same command again after any interruption. `--plan` lists the rows.
+Rerun the same command after an interruption. `--plan` lists the rows.
 """
 
 from collections import Counter
@@ -32,16 +33,16 @@ SEEDS = (0, 1, 2)
 
 # One gradient and one loss, at the last module.
 _END_TO_END = {"gradient_isolation": False, "contrastive_modules": "context"}
-# A loss at every module, and no gradient between modules.
+# A loss at every module, without gradients between modules.
 _PER_MODULE = {"gradient_isolation": True, "contrastive_modules": "all"}
 _RATES = (1e-3, 3e-4, 3e-3, 1e-4)
 
-# Momentum rises to 1 within a run. In the 150 steps of a tuning run, the momentum network would keep 74 % of its random
-# first weights at DINO's default of 0.996; from 0.99 it keeps 47 %, from 0.96 5 %.
+# The momentum increases to 1 within a run. In the 150 steps of a tuning run, the momentum network would keep 74 % of
+# its random initial weights at DINO's default of 0.996; with 0.99 it keeps 47 %, with 0.96 5 %.
 _MOMENTA: list[dict[str, Any]] = [{"objective_settings": {"momentum": momentum}} for momentum in (0.99, 0.96)]
 
-# Settings of each method, and what is tuned next to the learning rate, its start value first. In the order of rows:
-# controls and methods that answer most come first.
+# Settings of each method, and the setting that is tuned in addition to the learning rate, default first. In the order
+# of rows: controls and the most informative methods come first.
 _METHODS: tuple[tuple[str, dict[str, Any], list[dict[str, Any]]], ...] = (
     (
         "SIM",
@@ -86,7 +87,7 @@ def rows() -> list[StudyRow]:
 
 
 def _full(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a method with the encoder of all objectives, GIM's."""
+    """Settings of a method with the common encoder, that of GIM."""
     if "objective" not in settings:
         return settings
     return {"preset": "gim-small", **settings, "model_settings": _END_TO_END}
@@ -139,7 +140,7 @@ _OVERVIEW = {
 
 
 def page(place: Place) -> None:
-    """Tables and pictures of whatever rows are done, and the table of `kept.py` if there is its output."""
+    """Writes tables and pictures of all finished rows, and the table of `kept.py` if its output exists."""
     extra = ["## Overview", "", "Means over seeds, module 2 / context.", "", overview(place)]
     if kept_table := what_is_kept(place):
         text = "Made by `python studies/objectives/kept.py`, which says what the columns are."
@@ -162,7 +163,7 @@ def page(place: Place) -> None:
 
 
 def overview(place: Place) -> str:
-    """A Markdown table of the kinds that are done: means over seeds, module 2 / context."""
+    """A Markdown table of the finished kinds: means over seeds, module 2 / context."""
     kinds = list(dict.fromkeys([*(row.kind for row in place.rows), *_CONTROLS]))
     labels = dict.fromkeys(label for label, _, _ in _OVERVIEW.values())
     results = {label: results_of(place, label, kinds, _CONTROLS) for label in labels}

@@ -1,4 +1,4 @@
-"""Which of the paper's claims hold: tables and pictures of the scorecards in `results/`.
+"""Tests the claims of the paper: tables and pictures of the scorecards in `results/`.
 
     python studies/paper_claims/make.py           # writes studies/paper_claims/results/claims.md and its pictures
     python studies/paper_claims/make.py --check   # fails if claims.md does not match the results
@@ -56,7 +56,7 @@ MEASURES = (
 )
 
 
-# Measures with a null value of each model's own, without which their values mean nothing.
+# Measures whose values are meaningless without the null value of each model.
 NULLS = {"traversal_selectivity": "The same, random axes"}
 
 
@@ -77,7 +77,7 @@ _DRAWN = (
 )
 
 
-# The color of a model is that of its controls, which are hollow.
+# Controls have the color of their model, and are hollow.
 _COLORS = {kind: style_of(KINDS.index(kind.split(" + ")[0])).color for kind in KINDS if kind != "log-mel"}
 
 

@@ -1,15 +1,15 @@
-"""Trains the models of `checkpoints/` from nothing: three encoders, their decoders and a classifier, on LibriSpeech.
+"""Trains the models of `checkpoints/` from scratch: three encoders, their decoders and a classifier, on LibriSpeech.
 
     python studies/release/run.py --data_dir LibriSpeech                     # all of them
     python studies/release/run.py --data_dir LibriSpeech --only gim-small-librispeech
 
-Every step is a command of the package, which resumes or skips what an earlier call has done: rerun after an
-interruption. The test set is a third of the speakers, of either sex, who are never trained on. The development set,
-where all choices are made, is a fifth of the utterances of the others.
+Every step is a command of the package, which resumes or skips finished work: rerun after an interruption. The test set
+is a third of the speakers of each sex, who are never trained on. The development set, for all choices, is a fifth of
+the utterances of the others.
 
-Each new model is compared with the one in `checkpoints/`, which only `--replace` replaces, with a card from these
-measurements. Runs are bit-equal on the same machine and versions of libraries; elsewhere the comparison says how far
-apart they are.
+Each new model is compared with the one in `checkpoints/`, which is only replaced with `--replace`, together with a card
+from these measurements. Runs are bit-identical on the same machine with the same versions of libraries; otherwise the
+comparison reports the differences.
 """
 
 import os
@@ -54,7 +54,7 @@ MODELS = (*PRESETS, *(f"{name}-decoder" for name in PRESETS), CLASSIFIER)
 # Ten times the steps of `training/configs/small/librispeech_small.yaml`.
 _STEPS = 14_000
 _MEASURED_STEPS = (2000, 6000, _STEPS)
-# Items per split that probes read: more cost minutes and change tenths of a point.
+# Items per split for probes: more items take minutes and change scores by tenths of a point.
 _PROBE_ITEMS = 20_000
 
 
@@ -62,7 +62,7 @@ _PROBE_ITEMS = 20_000
 
 
 def write_lists(data_dir: str, folder: Path) -> None:
-    """Writes the lists of the three sets, and once more the development set as the test set of probes."""
+    """Writes the lists of the three sets, and of the development set as the test set of probes."""
 
     def ids(split: str, **settings: Any) -> list[str]:
         return list(load_corpus("librispeech", split, data_dir=data_dir, **settings)["id"])
@@ -106,7 +106,7 @@ def commands(name: str, runs: Path, data_dir: str) -> Iterator[list[str]]:
             *("probe", "--model", *saved, "--modules", "2,context", *phones, *data(lists / "development")),
             *("--output_dir", str(runs / f"{name}-steps")),
         ]
-        corpus = data(lists)[1:]  # its name comes without a flag
+        corpus = data(lists)[1:]  # the name of the corpus has no flag
         yield ["axes", str(runs / name), *corpus, "--split", "train", "--overwrite_output_dir"]
         yield [
             *("probe", "--model", str(runs / name), *phones, *data(lists)),
@@ -143,7 +143,7 @@ def run(command: Sequence[str]) -> None:
         raise SystemExit(f"`modeling-sim {command[0]}` failed; rerun to resume.")
 
 
-# ---------------------------------------------------------------------- what came out
+# ---------------------------------------------------------------------- results
 
 
 def draw_steps(runs: Path, *, replace: bool) -> None:
@@ -180,7 +180,7 @@ def draw_steps(runs: Path, *, replace: bool) -> None:
 
 
 def stage(name: str, runs: Path, folder: Path, repo_id: str) -> None:
-    """Writes the folder that the Hub would hold, except the log: the curves show it."""
+    """Writes the folder as on the Hub, without the log, which the curves show."""
     measures = [path for path in (runs / f"{name}-phones", runs / f"{name}-dimensions") if path.is_dir()]
     with TemporaryDirectory() as temporary:
         stage_run(runs / name, Path(temporary), repo_id=repo_id, measures=measures)
@@ -208,7 +208,7 @@ def first_outputs(folder: Path) -> dict[str, list[float]]:
 
 
 def compare(name: str, folder: Path, kept: dict[str, Any]) -> str:
-    """Says how far the outputs of a new model are from those of the one in `checkpoints/`."""
+    """Describes the differences between the outputs of a new model and those of the one in `checkpoints/`."""
     if name not in kept:
         return f"{name}: new"
     distances = {

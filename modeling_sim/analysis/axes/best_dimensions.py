@@ -1,4 +1,4 @@
-"""How much a single dimension tells about each property, next to random axes."""
+"""How well a single dimension predicts each property, compared with random axes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class BestDimensions:
     """Outcome of `best_dimensions`, by property.
 
     Args:
-        dimension: The dimension whose ranks follow the property most.
-        correlation: How much they do, from 0 to 1.
-        correlations: `(dims,)`, of every dimension.
+        dimension: The dimension whose ranks correlate most with the property.
+        correlation: Correlation of that dimension, from 0 to 1.
+        correlations: `(dims,)`, correlation of every dimension.
     """
 
     dimension: dict[str, int]
@@ -31,23 +31,24 @@ class BestDimensions:
 
 
 def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> BestDimensions:
-    """For each property the dimension that follows it most, by ranks.
+    """For each property, the dimension with the largest rank correlation.
 
-    An amount is compared by Spearman's |rank correlation|, classes by the correlation ratio of ranks: the root of the
-    share of a dimension's variance, in ranks, between classes. For two classes both are the same number.
+    For amounts it is the absolute value of Spearman's rank correlation. For classes it is the correlation ratio of
+    ranks: the square root of the fraction of the variance of a dimension's ranks that is between classes. For two
+    classes both are equal.
 
-    The best of many dimensions follows anything a little: compare with random axes, as `axis_gaps` does.
+    The best of many dimensions correlates with anything by chance: compare with random axes, as `axis_gaps` does.
 
     Args:
         codes: `(items, dims)`.
-        factors: `(items,)` under each name: floats are amounts, whose NaN are skipped; anything else is classes.
+        factors: `(items,)` by name: floats are amounts, of which NaN are skipped; other types are classes.
 
     Raises:
-        ValueError: A code is not finite, lengths disagree, a property is the same everywhere, or has more classes than
-            half of the items: any dimension would follow it.
+        ValueError: A code is not finite, lengths disagree, a property is constant, or it has more classes than half the
+            number of items, so that any dimension would correlate with it.
     """
     codes = checked_points(codes, "codes")
-    ranks: dict[bytes, np.ndarray] = {}  # by the items that factors have: several have the same
+    ranks: dict[bytes, np.ndarray] = {}  # by the items without NaN, which several factors share
     found = {}
     for name, factor in factors.items():
         values = np.asarray(factor)
@@ -66,7 +67,7 @@ def best_dimensions(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> Bes
 def _agreement(ranks: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
     """Correlation `(dims,)` of ranks, of mean 0 and length 1 in each column, with amounts or classes."""
     if len(values) < 3 or (values == values[0]).all():
-        raise ValueError(f"factor {name!r} is the same for all of {len(values)} items; remove it.")
+        raise ValueError(f"factor {name!r} is the same for all {len(values)} items; remove it.")
     if values.dtype.kind == "f":
         return np.abs(_unit(rankdata(values)[:, None])[:, 0] @ ranks)
     _, classes, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -92,7 +93,7 @@ def axis_scores(
     groups: np.ndarray | None = None,
     properties: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
-    """The numbers of a code that depend on its axes, by name.
+    """The scores of a code that depend on its axes, by name.
 
     These are "dci_disentanglement", "dci_completeness", "mutual_information_gap",
     "separated_attribute_predictability", "best_NAME" of each factor and property, and their mean, "best_dimension".
@@ -101,8 +102,8 @@ def axis_scores(
         codes: `(items, dims)`.
         factors: At least 2, as in `best_dimensions`, without NaN.
         groups: `(items,)`, utterances, as in `disentanglement`.
-        properties: What only the best dimension is measured of: properties that depend on the factors, for example a
-            formant on the vowel.
+        properties: Properties for which only the best dimension is measured, because they depend on the factors, as a
+            formant depends on the vowel.
 
     Raises:
         ValueError: See `dci`.
@@ -127,10 +128,10 @@ def axis_gaps(
     num_rotations: int = 5,
     seed: int = 0,
 ) -> dict[str, RotationGap]:
-    """`axis_scores` of a code and of its random rotations, and the lead of its own axes.
+    """`axis_scores` of a code and of its random rotations, and the difference between them.
 
-    Values do not compare between codes: a redundant one is disentangled on any axes, as each property has many copies.
-    The gap does.
+    Scores are not comparable between codes: a redundant code is disentangled on any axes, because it has many copies of
+    each property. The differences are comparable.
 
     Args:
         codes: `(items, dims)`.

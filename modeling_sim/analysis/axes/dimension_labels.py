@@ -1,4 +1,4 @@
-"""Names for single dimensions: what each follows more closely than axes of random rotations do."""
+"""Labels for single dimensions: the property that each correlates with more than random axes do."""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class DimensionLabels:
         labels: `(dims,)`, the property that each dimension is named after; `None` for no label.
         correlations: `(dims,)` by property, from 0 to 1; see `best_dimensions`.
         random_axes: Correlation of the best dimension of a random rotation, averaged over rotations, by property.
-        limits: Correlation that must be exceeded to count as more than chance, by property.
-        num_rotations: Random rotations.
+        limits: Correlation above which a dimension is significant, by property.
+        num_rotations: Number of random rotations.
     """
 
     labels: list[str | None]
@@ -31,7 +31,7 @@ class DimensionLabels:
 
     @property
     def leads(self) -> dict[str, np.ndarray]:
-        """`correlations` minus `limits`: how far a dimension is ahead of random axes, `(dims,)` by property."""
+        """`correlations` minus `limits`, `(dims,)` by property; positive if significant."""
         return {name: values - self.limits[name] for name, values in self.correlations.items()}
 
 
@@ -43,21 +43,21 @@ def dimension_labels(
     smallest: float = 0.5,
     seed: int = 0,
 ) -> DimensionLabels:
-    """Names each dimension after the property that it follows further ahead of random axes than any other.
+    """Labels each dimension with the property whose correlation exceeds its limit most.
 
-    The p-value of a dimension and a property is the share of the dimensions of random rotations of the same
-    standardized space that follow the property as closely. Over all dimensions and properties, the false discovery rate
-    is held at `level` (Benjamini & Hochberg 1995): in a space whose axes are like random ones, the probability of any
-    label is about `level`, and of the labels of another space, about that share is due to chance at most. Rotations
-    share the items with the space, so it does not matter how many utterances there are and how items depend on each
-    other.
+    The p-value of a dimension and a property is the fraction of the dimensions of random rotations of the same
+    standardized space that correlate with the property at least as much. Over all dimensions and properties, the false
+    discovery rate is held at `level` (Benjamini & Hochberg 1995): in a space whose axes are like random ones, the
+    probability of any label is about `level`; in any other space, at most about that fraction of the labels is due to
+    chance. Rotations use the same items as the space, so the test holds for any number of utterances and any dependence
+    between items.
 
     Args:
         codes: `(items, dims)`, of utterances that the model was not trained on.
         properties: `(items,)` by name: floats are amounts, integers classes; amounts may be NaN.
         level: False discovery rate.
-        smallest: Least correlation of a label: a weaker one may be real, but names less than a quarter of what a
-            dimension does, and something else may lead it.
+        smallest: Minimum correlation of a label. A weaker correlation may be significant, but it explains less than a
+            quarter of the variance of the dimension, and something else may explain more.
         seed: Seed of the rotations.
 
     Raises:
@@ -69,7 +69,7 @@ def dimension_labels(
         )
     correlations = best_dimensions(codes, properties).correlations
     names, dims = list(properties), np.shape(codes)[1]
-    # So many that the smallest p-value, 1 / (rotations * dims + 1), passes the strictest test, level / tests.
+    # Enough rotations that the smallest p-value, 1 / (rotations * dims + 1), passes the strictest test, level / tests.
     num_rotations = math.ceil(len(names) / level)
     generator, points = generator_of(seed, "rotations"), standardized(np.asarray(codes))
     null = np.empty((len(names), num_rotations, dims))

@@ -2,33 +2,34 @@
 
 import torch
 
-# Axes of the blocks that are turned in pairs, small enough for a processor's cache.
+# Number of axes of the blocks that are rotated in pairs, small enough for a processor's cache.
 _BLOCK = 16
 
 
 def joint_diagonalization(
     matrices: torch.Tensor, *, tolerance: float = 1e-3, max_sweeps: int = 100
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rotation that makes symmetric matrices as nearly diagonal as one can, by Jacobi's angles.
+    """The rotation that makes symmetric matrices as diagonal as possible, by Jacobi rotations.
 
-    Each step turns the plane of two axes by the angle that leaves the least squares off the diagonals of all matrices
-    (Cardoso & Souloumiac 1996). Steps in planes that share no axis are taken together, and matrices of more than a few
-    dozen axes are cut into blocks, of which pairs are turned by themselves first: the order of the planes differs, the
-    steps do not. It starts from the eigenvectors of the matrices' sum.
+    Each step rotates the plane of two axes by the angle that minimizes the sum of squares off the diagonals of all
+    matrices (Cardoso & Souloumiac 1996). Steps in planes without a common axis are computed at the same time, and
+    matrices with more than a few dozen axes are divided into blocks, whose pairs are processed one by one: this only
+    changes the order of the planes. The initial rotation consists of the eigenvectors of the matrices' sum.
 
     Args:
         matrices: `(matrices, dims, dims)`.
-        tolerance: It ends once a sweep over all planes takes less than this share of the squares off the diagonals.
-        max_sweeps: It ends after as many sweeps at the latest.
+        tolerance: Stop when a sweep over all planes reduces the squares off the diagonals by less than this fraction.
+        max_sweeps: Maximum number of sweeps.
 
     Returns:
-        The rotation `(dims, dims)`, an axis a column, and the diagonals `(matrices, dims)` that it leaves.
+        The rotation `(dims, dims)`, one axis per column, and the diagonals `(matrices, dims)` of the rotated matrices.
     """
     dims = matrices.shape[1]
     start = torch.linalg.eigh(matrices.sum(dim=0))[1]
     blocks = 2 * -(-dims // (2 * _BLOCK)) if dims > 2 * _BLOCK else 1
     size = -(-dims // blocks)
-    # Further axes, 0 in all matrices, make halves of one size. The angle with one of them is 0: they are never turned.
+    # Axes that are 0 in all matrices are added to make both halves equally large. Their angles are 0, so they are never
+    # rotated.
     missing = blocks * size - dims if blocks > 1 else dims % 2
     turned = torch.nn.functional.pad(start.T @ matrices @ start, (0, missing, 0, missing))
     rotation = torch.nn.functional.pad(start.T, (0, 0, 0, missing))
@@ -49,9 +50,10 @@ def _off_diagonal(matrices: torch.Tensor) -> float:
 
 
 def _rounds(count: int, device: torch.device) -> torch.Tensor:
-    """A permutation of an even number of players that, again and again, brings each against each other one.
+    """The permutation of a round-robin tournament for an even number of players.
 
-    After each round player i of the first half meets player i of the second; one stays, the others go round.
+    Applied repeatedly, it pairs each player with every other one. In each round player i of the first half meets player
+    i of the second half; one player stays in place, the others rotate.
     """
     half = count // 2
     first, second = torch.arange(half, device=device), torch.arange(half, count, device=device)
@@ -61,7 +63,7 @@ def _rounds(count: int, device: torch.device) -> torch.Tensor:
 
 
 def _sweep(matrices: torch.Tensor, rotation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turns every plane once in each of `(batch, matrices, dims, dims)`; rows of `rotation` are axes."""
+    """Rotates every plane once in each of `(batch, matrices, dims, dims)`; rows of `rotation` are axes."""
     half = matrices.shape[-1] // 2
     order = _rounds(2 * half, matrices.device)
 
@@ -87,11 +89,11 @@ def _sweep(matrices: torch.Tensor, rotation: torch.Tensor) -> tuple[torch.Tensor
 
 
 def _sweep_of_blocks(matrices: torch.Tensor, rotation: torch.Tensor, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turns the planes of every pair of blocks of axes, `(matrices, dims, dims)`; rows of `rotation` are axes."""
+    """Rotates the planes of every pair of blocks of axes, `(matrices, dims, dims)`; rows of `rotation` are axes."""
     count, dims, _ = matrices.shape
     half, size = blocks // 2, dims // blocks
     places = torch.arange(dims, device=matrices.device).view(blocks, size)
-    # From a round's order to the blocks that meet side by side, and from there to the next round's order.
+    # Permutes blocks from a round's order so that pairs are adjacent, and from there to the next round's order.
     meeting = places.view(2, half, size).transpose(0, 1).flatten()
     back = meeting.argsort().view(blocks, size)[_rounds(blocks, matrices.device)].flatten()
 

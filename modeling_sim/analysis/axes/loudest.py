@@ -1,4 +1,4 @@
-"""The moments at which a dimension is largest or smallest."""
+"""The frames where a dimension is largest or smallest."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame: its utterance, its place there in seconds, and the dimension's value."""
+    """A frame: its utterance, its time in seconds, and the dimension's value."""
 
     utterance: str
     seconds: float
@@ -26,12 +26,12 @@ def loudest_moments(
     """Frames with the largest values of one dimension, the largest first.
 
     Args:
-        values: `(frames,)`, of the dimension.
-        utterances: `(frames,)`, names.
-        seconds: `(frames,)`, from the start of the utterance.
-        count: Most moments.
-        apart: Fewest seconds between two moments of one utterance: neighbors of a loud frame are loud, too.
-        smallest: The smallest values instead, the smallest first.
+        values: `(frames,)`, values of the dimension.
+        utterances: `(frames,)`, name of each frame's utterance.
+        seconds: `(frames,)`, time of each frame from the start of its utterance.
+        count: Maximum number of frames.
+        apart: Minimum number of seconds between two frames of one utterance: neighbors of a large value are large, too.
+        smallest: Return the smallest values instead, the smallest first.
 
     Raises:
         ValueError: Lengths disagree, a value is not finite, or `count` or `apart` is out of range.

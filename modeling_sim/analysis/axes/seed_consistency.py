@@ -1,4 +1,4 @@
-"""Do two models have the same axes? Matched correlations of dimensions, next to what any linear map can match."""
+"""Do two models have the same axes? Correlations of matched dimensions, and their upper bound for any linear map."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class MatchedDimensions:
 
     Args:
         value: Mean of `correlations`: 1 if every dimension has a counterpart, up to sign and scale.
-        first: `(matches,)`, dimensions of the first code, in rising order.
+        first: `(matches,)`, dimensions of the first code, ascending.
         second: `(matches,)`, their counterparts in the second.
         correlations: `(matches,)`, |correlation| of each pair.
     """
@@ -34,9 +34,9 @@ class SeedConsistency:
 
     Args:
         matched: Mean |correlation| of matched dimensions.
-        rotated: `(rotations, matches)`, |correlations| with matched random axes of the second code: what the choice
-            among many dimensions reaches by chance.
-        pairs: The match.
+        rotated: `(rotations, matches)`, |correlations| with matched random axes of the second code: the level that
+            matching many dimensions reaches by chance.
+        pairs: The matched dimensions.
         multiple: `(2, matches)`, multiple correlations of `pairs.first` with all dimensions of the second code, and of
             `pairs.second` with all of the first.
     """
@@ -48,27 +48,27 @@ class SeedConsistency:
 
     @property
     def linear(self) -> float:
-        """Mean of `multiple`, the upper bound of `matched`: what both codes hold, on whatever axes."""
+        """Mean of `multiple`, the upper bound of `matched`: the information that both codes share, on any axes."""
         return float(self.multiple.mean())
 
     @property
     def share(self) -> float:
-        """`matched` by `linear`: 1 if axes agree as far as the codes do; 0 where the codes share nothing."""
+        """`matched` divided by `linear`: 1 if the axes agree as much as the codes do; 0 if the codes share nothing."""
         return self.matched / self.linear if self.linear > 0 else 0.0
 
 
 def mean_correlation_coefficient(first: np.ndarray, second: np.ndarray) -> MatchedDimensions:
     """Mean |correlation| of the dimensions of two codes under the best one-to-one match (Hungarian algorithm).
 
-    With known sources as one of the codes it is the MCC of nonlinear independent component analysis. Constant
-    dimensions correlate with nothing.
+    If one of the codes is the known sources, it is the MCC of nonlinear independent component analysis. Constant
+    dimensions have correlation 0.
 
     Args:
         first: `(items, dims)`.
-        second: `(items, other dims)`, of the same items; of unlike numbers of dims, the fewer are matched.
+        second: `(items, other dims)`, of the same items. If the numbers of dims differ, the smaller number is matched.
 
     Raises:
-        ValueError: A value is not finite, or the items are not as many.
+        ValueError: A value is not finite, or the numbers of items differ.
     """
     first, second = _checked(first, second)
     correlations = np.abs(standardized(first).T @ standardized(second)) / len(first)
@@ -80,22 +80,23 @@ def mean_correlation_coefficient(first: np.ndarray, second: np.ndarray) -> Match
 def seed_consistency(
     first: np.ndarray, second: np.ndarray, *, num_rotations: int = 5, seed: int = 0
 ) -> SeedConsistency:
-    """Whether two models, as of two seeds, have the same axes: a test that needs no labels.
+    """Whether two models, for example of two seeds, have the same axes; needs no labels.
 
-    Models may encode the same information on different axes. So the mean |correlation| of matched dimensions is given
-    next to the multiple correlations of the same dimensions with the other code (the root of R^2, both ways), which no
-    rotation of that code changes. Redundant codes match well on any axes: compare with `rotated`. Give many times more
-    items than dims, as multiple correlations are of the items that they are fitted on.
+    Models may encode the same information on different axes. Therefore the mean |correlation| of matched dimensions is
+    returned with the multiple correlations of the same dimensions with the other code (the square root of R^2, in both
+    directions), which do not depend on a rotation of that code. Redundant codes match well on any axes: compare with
+    `rotated`. Give many times more items than dims, because multiple correlations are computed on the items that they
+    are fitted on.
 
     Args:
         first: `(items, dims)`.
         second: `(items, other dims)`, of the same items.
-        num_rotations: Random rotations of the second code.
+        num_rotations: Number of random rotations of the second code.
         seed: Seed of the rotations.
 
     Raises:
-        ValueError: See `mean_correlation_coefficient`; or there are no more items than dims, so that a linear map of
-            one code gives anything.
+        ValueError: See `mean_correlation_coefficient`; or there are not more items than dims, so that a linear map of
+            one code fits anything.
     """
     first, second = _checked(first, second)
     for name, codes in (("first", first), ("second", second)):
@@ -116,7 +117,7 @@ def seed_consistency(
 
 
 def _multiple_correlations(targets: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Correlation `(dims,)` of each target with the best linear read-out of the codes."""
+    """Correlation `(dims,)` of each target with its best linear prediction from the codes."""
     points = torch.from_numpy(standardized(codes))
     axes, variances = principal_axes(points)
     varying = variances > 1e-9 * variances[0]

@@ -1,8 +1,8 @@
 """Other axes for latents: principal, independent, temporal and slow components, random ones.
 
-A measure that depends on axes says little until it is compared with the same measure on axes that anyone can compute
-without training. Those that follow from time, `temporal_components` and `slow_features`, are the hardest to beat: what
-a model's latents hold usually differs in how fast it changes.
+Compare a measure that depends on axes with the same measure on axes that need no training. The strongest baselines are
+those based on time, `temporal_components` and `slow_features`: properties that latents encode usually differ in how
+fast they change.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from modeling_sim.analysis._arrays import ROUNDING, principal_axes_of, random_ro
 from modeling_sim.analysis.axes.joint_diagonalization import joint_diagonalization
 
 LAGS = (1, 2, 4, 8, 16, 32, 64)
-# Components whose variance is a smaller share of the largest one hold rounding alone.
+# Components whose variance is a smaller fraction of the largest one contain only rounding errors.
 _RANK = 1e-6
-# Frames of utterances that are added together: fewer cost more additions of matrices than products.
+# Number of frames that are added at a time: with fewer, adding matrices would take more time than the products.
 _TOGETHER = 8192
 
 Frames = TypeVar("Frames", np.ndarray, torch.Tensor)
@@ -27,9 +27,9 @@ Frames = TypeVar("Frames", np.ndarray, torch.Tensor)
 
 @dataclass(frozen=True)
 class LinearTransform:
-    """Coordinates `(frames - center) @ matrix`, and back `coordinates @ inverse + center`.
+    """A linear map to coordinates, `(frames - center) @ matrix`, and its inverse, `coordinates @ inverse + center`.
 
-    With fewer components than dims, the way back gives the projection onto their span.
+    With fewer components than dims, the inverse returns the projection onto their span.
 
     Args:
         matrix: `(dims, components)`.
@@ -42,7 +42,7 @@ class LinearTransform:
     center: torch.Tensor
 
     def apply(self, frames: Frames) -> Frames:
-        """Coordinates `(..., components)` of frames `(..., dims)`, of the frames' precision and device."""
+        """Coordinates `(..., components)` of frames `(..., dims)`, with the frames' dtype and device."""
         if isinstance(frames, np.ndarray):
             return self.apply(torch.from_numpy(np.require(frames, requirements="W"))).numpy()
         return (frames - self.center.to(frames)) @ self.matrix.to(frames)
@@ -54,7 +54,7 @@ class LinearTransform:
         return coordinates @ self.inverse.to(coordinates) + self.center.to(coordinates)
 
     def fingerprint(self) -> str:
-        """Digest of the numbers."""
+        """Digest of the transform's numbers."""
         digest = hashlib.sha256()
         for value in vars(self).values():
             digest.update(value.cpu().numpy().tobytes())
@@ -62,18 +62,18 @@ class LinearTransform:
 
 
 class FrameMoments:
-    """Sums over frames that principal, temporal and slow components follow from.
+    """Sums over frames, from which principal, temporal and slow components are computed.
 
-    They need dims squared per lag in memory, however many frames there are. The functions below that find such
-    components take one in place of frames.
+    Memory is `dims ** 2` numbers per lag, for any number of frames. The functions below accept such moments in place of
+    frames.
 
     Args:
-        lags: Lags in frames at which covariances are kept. A pair of frames counts if both are of one utterance.
+        lags: Lags of the covariances in frames. Only pairs of frames of the same utterance are counted.
     """
 
     def __init__(self, lags: Sequence[int] = LAGS) -> None:
         if not all(isinstance(lag, (int, np.integer)) and lag >= 1 for lag in lags):
-            raise ValueError(f"`lags` are {list(lags)}; give whole numbers of frames of at least 1.")
+            raise ValueError(f"`lags` are {list(lags)}; give integers of at least 1, in frames.")
         self.lags = tuple(sorted(set(lags)))
         self.count = 0
         self.pairs = dict.fromkeys(self.lags, 0)
@@ -88,7 +88,7 @@ class FrameMoments:
         """
         values, sizes = _checked(frames, lengths)
         if not self.count:
-            # Sums are of differences from a point among the frames: a mean far from 0 would cost digits.
+            # Sum differences from a point among the frames: a mean far from 0 would cause rounding errors.
             self._origin = values.mean(dim=0)
             self._sum = torch.zeros_like(self._origin, dtype=torch.float64)
             self._largest = torch.zeros_like(self._origin)
@@ -116,12 +116,12 @@ class FrameMoments:
             self._products[lag] += second_moment(before, after)
             for total, end in zip(self._ends[lag], (before, after), strict=True):
                 total.add_(end.sum(dim=0, dtype=torch.float64))
-            if lag == 1:  # by itself: as a difference of products, a slow step would be lost in their rounding
+            if lag == 1:  # separately: computed from the products, small steps would be lost to rounding
                 steps = after - before
                 self._steps += second_moment(steps, steps)
 
     def _mean_offset(self) -> torch.Tensor:
-        """Mean of the differences from the origin, `(dims,)`; a ValueError if there are no frames."""
+        """Mean of the differences from the origin, `(dims,)`; raises a ValueError if there are no frames."""
         if not self.count:
             raise ValueError("`frames` are moments of no frame; `add` some first.")
         return self._sum / self.count
@@ -133,14 +133,14 @@ class FrameMoments:
 
     @property
     def scale(self) -> torch.Tensor:
-        """Standard deviations `(dims,)`; 1 where a dimension is constant but for rounding."""
+        """Standard deviations `(dims,)`; 1 where a dimension is constant up to rounding."""
         scale = torch.diagonal(self.covariance()).clamp(min=0).sqrt()
         return torch.where(scale > ROUNDING * self._largest.double().clamp(min=1e-30), scale, 1.0)
 
     def covariance(self, lag: int = 0) -> torch.Tensor:
         """Covariance `(dims, dims)` of frames with those a lag later, made symmetric.
 
-        It is a sum over pairs by the number of frames: a lag that few pairs have weighs little.
+        The sum over pairs is divided by the number of all frames, so that lags with few pairs get a low weight.
         """
         offset = self._mean_offset()
         if lag == 0:
@@ -156,11 +156,11 @@ class FrameMoments:
 
 
 def lag_profiles(moments: FrameMoments, transform: LinearTransform | None = None) -> tuple[list[int], np.ndarray]:
-    """Lags in frames that utterances are long enough for, and autocorrelations of each dimension, `(dims, lags)`.
+    """Lags with at least one pair of frames, and autocorrelations of each dimension at these, `(dims, lags)`.
 
     Args:
         moments: Sums over frames.
-        transform: Axes of the dimensions; `None` for those of the frames.
+        transform: Axes of the dimensions; `None` for the axes of the frames.
     """
     lags = [lag for lag in moments.lags if moments.pairs[lag]]
 
@@ -187,18 +187,18 @@ def _checked(frames: np.ndarray | torch.Tensor, lengths: Sequence[int] | None) -
         raise ValueError("`frames` must be floating point numbers without NaN or infinity.")
     if values.ndim == 3:
         if lengths is not None:
-            raise ValueError("`lengths` are of (frames, dims); (utterances, frames, dims) have their own.")
+            raise ValueError("`lengths` can only be given with (frames, dims), not with (utterances, frames, dims).")
         lengths, values = [values.shape[1]] * len(values), values.flatten(0, 1)
     sizes = np.array([len(values)] if lengths is None else lengths)
     if sizes.dtype.kind not in "iu" or (sizes < 0).any():
-        raise ValueError(f"`lengths` are {sizes.tolist()}; give whole numbers of frames of at least 0.")
+        raise ValueError(f"`lengths` are {sizes.tolist()}; give non-negative integers, in frames.")
     if sizes.sum() != len(values):
         raise ValueError(f"`lengths` sum to {sizes.sum()}; there are {len(values)} `frames`.")
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values, sizes
 
 
 def _groups(values: torch.Tensor, sizes: np.ndarray) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-    """Consecutive utterances, as many together as have some thousands of frames, and their lengths."""
+    """Groups of consecutive utterances with some thousands of frames in total, and their lengths."""
     number = np.cumsum(sizes) // _TOGETHER
     for of_group in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(number)) + 1):
         start = sizes[: of_group[0]].sum()
@@ -225,13 +225,13 @@ def random_axes(frames: Observed, seed: int, *, standardize: bool = True) -> Lin
 
 
 def principal_components(frames: Observed, *, standardize: bool = True, keep: float = 1.0) -> LinearTransform:
-    """Rotation to principal components over all frames, that of the largest variance first.
+    """Rotation to principal components over all frames, largest variance first.
 
     Args:
         frames: `(frames, dims)` or `(utterances, frames, dims)`, or their moments.
-        standardize: Whether dimensions are first brought to standard deviation 1.
-        keep: Share of the variance that the components are to hold, as few of them as do; 1 for as many as dims, those
-            without variance included, so that the way back is exact.
+        standardize: Whether dimensions are first scaled to standard deviation 1.
+        keep: Minimum fraction of the variance, reached with as few components as possible. 1 keeps all dims, including
+            those without variance, so that the inverse is exact.
 
     Raises:
         ValueError: Frames are not finite or of another shape, or `keep` is not in (0, 1].
@@ -249,15 +249,15 @@ def independent_components(
 ) -> LinearTransform:
     """Transform to independent components by FastICA (Hyvärinen 1999).
 
-    ICA leaves the size of a component open. It is fixed so that a unit of each moves the latents by a unit: large
-    components are ranked first, as with principal ones. Directions in which the latents do not vary stay as they are.
-    It ends after 100 steps at most: of Gaussian latents, which have no independent components, it never would.
+    ICA does not determine the scale of a component. It is set so that a unit of each component changes the latents by a
+    unit, and components are sorted by variance, like principal components. Directions in which the latents do not vary
+    are unchanged. There are at most 100 iterations, because it does not converge for Gaussian latents.
 
     Args:
         frames: `(frames, dims)` or `(utterances, frames, dims)`.
         standardize: See `principal_components`.
-        max_frames: Most frames to fit on, drawn at random.
-        seed: Seed of this draw and of where FastICA starts.
+        max_frames: Maximum number of frames to fit on, drawn at random.
+        seed: Seed of this draw and of the initialization of FastICA.
 
     Raises:
         ValueError: See `principal_components`.
@@ -287,26 +287,27 @@ def temporal_components(
 ) -> LinearTransform:
     """Components that are uncorrelated at all lags in time: SOBI (Belouchrani et al. 1997).
 
-    The whitened principal components are turned so that their covariances at all `lags`, made symmetric, are as nearly
-    diagonal as one rotation can make them. Sources that are uncorrelated with each other are found, whatever their
-    distribution, where no two have the same autocorrelation at these lags; principal components find none of one
-    variance, and ICA none that are Gaussian. Components come in the order of their squared autocorrelations, summed
-    over lags, the most predictable first, and point to where the dimension that they move most rises.
+    The whitened principal components are rotated so that their symmetrized covariances at all `lags` are as diagonal as
+    possible. This finds uncorrelated sources of any distribution if no two of them have the same autocorrelations at
+    these lags. In contrast, principal components cannot separate sources of equal variance, and ICA cannot separate
+    Gaussian sources. Components are sorted by their squared autocorrelations, summed over lags, most predictable first.
+    Their sign is such that the dimension that they change most increases.
 
-    A covariance is a sum over all pairs of frames that lie a lag apart in one utterance, by the number of frames: a lag
-    that few pairs have weighs little.
+    A covariance is the sum over all pairs of frames of one utterance at that lag, divided by the number of all frames,
+    so that lags with few pairs get a low weight.
 
     Args:
-        frames: `(frames, dims)`, utterances one after the other, `(utterances, frames, dims)`, or moments at `lags`.
+        frames: `(frames, dims)`, concatenated utterances, `(utterances, frames, dims)`, or moments at `lags`.
         lengths: Frames of each utterance of `(frames, dims)`; one utterance by default.
-        lags: In frames.
-        keep: Share of the variance that the whitened components hold, as few of them as do. Whitening brings noise in
-            the directions that hardly vary to the size of what matters.
-        complete: Append the principal components that `keep` drops, so that the way back is exact.
+        lags: Lags in frames.
+        keep: Minimum fraction of the variance, reached with as few whitened components as possible. With all of them,
+            whitening would amplify noise in directions with little variance.
+        complete: Append the principal components that `keep` drops, so that the inverse is exact.
         standardize: See `principal_components`; it only affects what `keep` drops.
 
     Returns:
-        A unit of each component moves the (standardized) frames by a unit, as with principal components.
+        The transform. A unit of each component changes the (standardized) frames by a unit, as with principal
+        components.
 
     Raises:
         ValueError: See `principal_components`; `lengths` do not sum to the frames, a lag is below 1, or no utterance is
@@ -337,8 +338,8 @@ def slow_features(
 ) -> LinearTransform:
     """Linear slow feature analysis (Wiskott & Sejnowski 2002): components that change least from frame to frame.
 
-    Of all components of variance 1 that are uncorrelated, the first has the smallest mean squared difference between
-    consecutive frames, and so on. It looks at one lag where `temporal_components` looks at several.
+    Among uncorrelated components of variance 1, the first has the smallest mean squared difference between consecutive
+    frames, and so on. It uses one lag, `temporal_components` several.
 
     Args:
         frames: See `temporal_components`.
@@ -348,7 +349,7 @@ def slow_features(
         standardize: See `temporal_components`.
 
     Returns:
-        The slowest component first; size and sign as in `temporal_components`.
+        The transform, slowest component first; scale and sign as in `temporal_components`.
 
     Raises:
         ValueError: See `temporal_components`.
@@ -362,7 +363,7 @@ def slow_features(
 
 
 class _Standardized:
-    """Covariances of frames whose dimensions are brought to mean 0 and, if `standardize`, standard deviation 1."""
+    """Covariances of frames after scaling dimensions to mean 0 and, if `standardize`, standard deviation 1."""
 
     def __init__(self, frames: Observed, lengths: Sequence[int] | None, lags: Sequence[int], standardize: bool) -> None:
         self.moments = frames if isinstance(frames, FrameMoments) else FrameMoments(lags).add(frames, lengths)
@@ -372,22 +373,22 @@ class _Standardized:
         self.scale = self.moments.scale if standardize else torch.ones_like(self.center)
 
     def principal(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Principal axes `(dims, dims)`, an axis a column, and variances `(dims,)`, the largest first."""
+        """Principal axes `(dims, dims)`, one per column, and variances `(dims,)`, largest first."""
         return principal_axes_of(self.scaled(self.moments.covariance()))
 
     def scaled(self, matrix: torch.Tensor) -> torch.Tensor:
-        """A covariance of the frames as one of standardized frames."""
+        """Converts a covariance of the frames to that of standardized frames."""
         return matrix / torch.outer(self.scale, self.scale)
 
     def transform(self, matrix: torch.Tensor, inverse: torch.Tensor) -> LinearTransform:
-        """A transform of standardized frames as one of the frames they were."""
+        """Converts a transform of standardized frames to one of the original frames."""
         return LinearTransform(matrix / self.scale[:, None], inverse * self.scale, self.center)
 
 
 def _num_kept(variances: torch.Tensor, keep: float) -> int:
-    """How many of the variances, the largest first, hold a share of them; of those that are not rounding."""
+    """Number of the largest variances that reach a fraction of their sum; those of pure rounding errors are ignored."""
     if not 0 < keep <= 1:
-        raise ValueError(f"`keep` is {keep}; give a share of the variance, above 0 and up to 1.")
+        raise ValueError(f"`keep` is {keep}; give a fraction of the variance in (0, 1].")
     varying = int((variances > _RANK * variances[0]).sum())
     if not varying:
         raise ValueError("`frames` are all the same; there are no components.")
@@ -398,7 +399,7 @@ def _num_kept(variances: torch.Tensor, keep: float) -> int:
 def _of_white(
     found: _Standardized, keep: float, complete: bool, rotation_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> LinearTransform:
-    """Whitens, and turns by what `rotation_of` finds for the map `(dims, kept)` from frames to white components."""
+    """Whitens, then rotates by `rotation_of`, a function of the map `(dims, kept)` from frames to white components."""
     axes, variances = found.principal()
     kept = _num_kept(variances, keep)
     sizes = variances[:kept].sqrt()
@@ -409,13 +410,13 @@ def _of_white(
 def _with_rest(
     found: _Standardized, axes: torch.Tensor, unmixing: torch.Tensor, mixing: torch.Tensor, *, complete: bool
 ) -> LinearTransform:
-    """A transform within the first principal axes, sizes and signs fixed.
+    """The transform to components of the first principal axes, with scales and signs normalized.
 
     Args:
         found: The frames.
-        axes: `(dims, dims)`, an axis a column.
+        axes: `(dims, dims)`, one axis per column.
         unmixing: `(kept, kept)`, from scores on the first axes to components.
-        mixing: `(kept, kept)`, back.
+        mixing: `(kept, kept)`, from components to scores.
         complete: Append the other axes.
     """
     kept = len(unmixing)

@@ -66,7 +66,7 @@ def corpus_settings(name: str) -> list[str]:
 
 
 def explain_settings(name: str) -> str:
-    """Help text of a corpus: the docstring of its `load`, with defaults other than nothing."""
+    """Help text of a corpus: the docstring of its `load`, with defaults that are not empty."""
     load = _corpus(name).load
     about, _, settings = inspect.cleandoc(load.__doc__).partition("\nArgs:\n")
     settings = re.sub(r"^    split: .*\n(        .*\n)*", "", settings.partition("\n\n")[0])  # a flag of its own

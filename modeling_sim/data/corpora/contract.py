@@ -46,7 +46,7 @@ def signal_columns(kind: str, values: Sequence[Any], lengths: Sequence[int], spl
         kind: "image" or "text".
         values: The files of `png`, or the texts.
         lengths: Heights in pixels, or numbers of symbols.
-        split: Begins the ids.
+        split: Prefix of the ids.
     """
     return {
         "id": [f"{split}-{number:06d}" for number in range(len(values))],
@@ -169,11 +169,11 @@ class CorpusInfo:
         hub_id: Hub id of the data set, if it is on the Hub.
         num_utterances: Size of the complete corpus, if it is fixed.
         language: Language code of the Hub, if there is one language.
-        generated: Whether the audio is synthesized rather than read.
+        generated: Whether the data is generated rather than read from files.
         defaults: Settings of training commands to use unless others are given, for corpora that the defaults, which are
             those of speech, do not fit.
         path_settings: Settings whose value can only be a file or a folder. Before publication their values are
-            shortened to the last part of the path. Excludes `dataset_id`, which may be a Hub id.
+            shortened to the last part of the path. `dataset_id` is not one of them, because it may be a Hub id.
         splits: Names of all splits, if they do not depend on the settings; a wrong name is then reported at once.
     """
 
@@ -203,11 +203,11 @@ def size_of_split(corpus: str, split: str, *, num_train: int, num_test: int) -> 
 
 
 def find_speaker_column(columns: Collection[str], source: str) -> str | None:
-    """The column that names the speakers by one of the usual names, `speaker_id` first; a line says which it is.
+    """The column that names the speakers by one of the usual names, `speaker_id` first; prints which one is used.
 
     Args:
         columns: Names of the columns.
-        source: What has them, for the line.
+        source: Name of the data set in that message.
     """
     found = {re.sub(r"[^a-z]", "", column.lower()): column for column in reversed([*columns])}
     if "speaker_id" in columns:
@@ -319,7 +319,7 @@ def as_class_label(dataset: Dataset, name: str, source: str) -> Dataset:
     Args:
         dataset: A data set with this column.
         name: The column.
-        source: What has it, for the line that reports missing values.
+        source: Name of the data set in the message about missing values.
     """
     if class_label(dataset, name) is not None:
         return dataset
@@ -343,12 +343,12 @@ def class_label(dataset: Dataset, name: str) -> ClassLabel | None:
 
 
 def known_classes(values: Iterable[Any], column: str, source: str) -> list[str | None]:
-    """Values as names of classes, `None` for missing ones; a line says how many of them are not empty.
+    """Values as names of classes, `None` for missing ones; prints how many of the missing values are not empty cells.
 
     Args:
         values: One value per row.
-        column: Name of the column, for the line.
-        source: What has it, for the line.
+        column: Name of the column in the message.
+        source: Name of the data set in the message.
     """
     names = ["" if value is None else str(value) for value in values]
     for name, number in Counter(name for name in names if name and name in MISSING).items():

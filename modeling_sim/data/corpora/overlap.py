@@ -33,7 +33,7 @@ def say_shared_recordings(train: Dataset, test: Dataset) -> None:
 
 
 def _content(row: dict[str, Any]) -> Hashable:
-    """A key of a recording: its bytes, or its file whatever the path."""
+    """A key of a recording: its bytes, or its file, the same for all paths to it."""
     audio = row["audio"]
     return audio["bytes"] if audio["bytes"] is not None else file_key(audio["path"])
 

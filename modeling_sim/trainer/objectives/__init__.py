@@ -1,1 +1,1 @@
-"""Objectives other than the model's own InfoNCE: one file per idea, see `contract.py`."""
+"""Objectives other than the model's own InfoNCE: one file per objective, see `contract.py`."""

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al. 2020): predict the momentum network's projection of a frame's other view, without negatives."""
+"""BYOL (Grill et al. 2020): predict the momentum network's projection of another view, without negatives."""
 
 from collections.abc import Mapping
 
@@ -27,9 +27,9 @@ class BYOL(FrameObjective):
     """Distance between the prediction from one view and the momentum network's projection of the other.
 
     Args:
-        channels: As in `Objective`.
-        momentum: Share of its weights that the momentum network keeps in the first step; it rises to 1.
-        num_frames: As in `FrameObjective`.
+        channels: See `Objective`.
+        momentum: Momentum of the momentum network's weights in the first step; it increases to 1.
+        num_frames: See `FrameObjective`.
     """
 
     metrics = ("target_spread",)
@@ -54,7 +54,7 @@ class BYOL(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """Mean distance in both directions, and the targets' spread over frames: 0 if collapsed, 1 if isotropic."""
+        """Returns the mean distance of both directions, and the targets' spread: 0 if collapsed, 1 if isotropic."""
         assert targets is not None  # noqa: S101 - of the momentum network, which BYOL has
         directions = F.normalize(targets[0], dim=1)
         spread = (directions.var(dim=0, unbiased=False).sum()).sqrt()

@@ -1,8 +1,8 @@
-"""What an objective is: a loss of one or more views of the same crops, with parameters of its own.
+"""Interface of an objective: a loss of one or more views of the same crops, which may have parameters.
 
-An objective trains a `SimModel`, which does not know it. Heads, queues and momentum networks belong to the objective:
-they are saved in the checkpoints of a run, but not with the model. The setting `objective` names one of `OBJECTIVES`,
-or any subclass of `Objective` by its import path, `my_package.my_module:MyObjective`.
+An objective trains a `SimModel`, which does not depend on it. Heads, queues and momentum networks belong to the
+objective: they are saved in the checkpoints of a run, but not with the model. The setting `objective` names one of
+`OBJECTIVES`, or any subclass of `Objective` by its import path, `my_package.my_module:MyObjective`.
 """
 
 import copy
@@ -34,7 +34,7 @@ OBJECTIVES = {
 
 
 class Range(NamedTuple):
-    """Finite numbers that a setting of an objective may have; part of the annotation of the argument."""
+    """Range of a setting of an objective; part of the annotation of the argument."""
 
     least: float
     most: float = math.inf
@@ -48,7 +48,7 @@ class Range(NamedTuple):
         return f"above {self.least:g}" if self.is_open else f"of at least {self.least:g}"
 
     def __contains__(self, value: object) -> bool:
-        """Whether a number is in the range; infinity and NaN never are."""
+        """Whether a number is in the range; infinity and NaN are not."""
         return (
             isinstance(value, int | float)
             and self.least <= value <= self.most
@@ -68,9 +68,9 @@ class View(NamedTuple):
     """One module's output for one view of the crops of a batch."""
 
     latents: torch.Tensor
-    """`(batch, frames, channels)`: samples of Gaussian latents, or the latents of a deterministic module."""
+    """`(batch, frames, channels)`: samples of Gaussian latents, or deterministic latents."""
     target: torch.Tensor | None
-    """The same of the momentum network, without gradient and without sampling; `None` if there is no such network."""
+    """Latents of the momentum network, without gradient and sampling; `None` if there is no such network."""
 
 
 class ObjectiveOutput(NamedTuple):
@@ -89,12 +89,12 @@ class Objective(nn.Module):
             `Positive` or `Share`, are checked.
 
     Attributes:
-        num_views: Views of each crop, changed independently by the setting `augmentation`.
+        num_views: Number of views of each crop, augmented independently (setting `augmentation`).
         metrics: Names of the metrics of `loss`, for the log.
-        changed_settings: Further arguments that differ from their defaults, which must be the same in a resumed run.
+        changed_settings: Further arguments that differ from their defaults; they must be the same in a resumed run.
         shared_generator: Random generator of draws that must be the same in all processes, set before each `loss`.
-        momentum: Share of its weights that the momentum network keeps in a step, at the start and at the end of the
-            training; `None` for no momentum network.
+        momentum: Momentum of the momentum network's weights at the start and at the end of the training; `None` for no
+            momentum network.
         heads: Networks and buffers of each module, `heads[str(module)]`, trained together with it. The momentum network
             has its own, `target_heads`, with averaged parameters and independent buffers.
     """
@@ -115,20 +115,20 @@ class Objective(nn.Module):
     def loss(
         self, module: int, views: Sequence[View], frame_mask: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The loss of one module. In training mode it may update buffers, such as a queue; in evaluation mode not.
+        """Returns the loss of one module. It may update buffers, such as a queue, only in training mode.
 
-        With `gradient_accumulation_steps` it is called for each batch of a step, so that buffers move per batch.
+        With `gradient_accumulation_steps` it is called for each batch of a step, so buffers are updated per batch.
 
         Args:
             module: Number of the module.
-            views: Its output for each view; frame t of all views covers the same samples.
+            views: The module's output for each view; frame t of all views covers the same samples.
             frame_mask: `(batch, frames)` bool, true where a frame is real; `None` if all are.
-            generator: Random generator of draws, another one in each process.
+            generator: Random generator, different in each process.
         """
         raise NotImplementedError
 
     def attach(self, model: SimModel) -> None:
-        """Makes the momentum network, if there is one; called once before training, in the state of a new model."""
+        """Creates the momentum network, if there is one; called once before training, with a new model."""
         if self.momentum is None:
             return
         self.target_network = copy.deepcopy(model).requires_grad_(False)
@@ -136,9 +136,9 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def after_step(self, model: SimModel, progress: float) -> None:
-        """Called after each optimizer step with the share of the steps that are done; updates the momentum network.
+        """Called after each optimizer step with the fraction of finished steps; updates the momentum network.
 
-        Momentum rises from its start to its end along half a cosine (Grill et al. 2020).
+        The momentum has a cosine schedule from its start to its end (Grill et al. 2020).
         """
         if self.momentum is None or self.target_network is None:
             return
@@ -161,12 +161,12 @@ class Objective(nn.Module):
 class FrameObjective(Objective):
     """An objective of single frames: a positive pair is the same frame of two views; frames are drawn from the batch.
 
-    A subclass defines `frame_loss`. The frames of a batch make large problems of some losses: 32 crops of 0.64 s have
-    16,000 frames in module 0, and SimCLR compares each with each. So a fixed number is drawn for each module.
+    A subclass defines `frame_loss`. A batch has too many frames for some losses: 32 crops of 0.64 s have 16,000 frames
+    in module 0, and SimCLR compares all pairs. Therefore a fixed number of frames is drawn for each module.
 
     Args:
-        channels: As in `Objective`.
-        num_frames: Frames drawn from a batch, the same ones of both views.
+        channels: See `Objective`.
+        num_frames: Number of frames drawn from a batch, the same frames for both views.
     """
 
     def __init__(self, channels: Mapping[int, int], *, num_frames: Several = 1024) -> None:
@@ -211,12 +211,12 @@ class FrameObjective(Objective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The loss of projected frames.
+        """Returns the loss of projected frames and the values of `metrics`.
 
         Args:
             module: Number of the module.
-            outputs: `(2, frames, size)` float32, what `project` returns.
-            targets: `(2, frames, size)` float32, what `project_targets` returns; `None` without a momentum network.
+            outputs: `(2, frames, size)` float32, the output of `project`.
+            targets: `(2, frames, size)` float32, the output of `project_targets`; `None` without a momentum network.
             generator: Random generator of all draws.
         """
         raise NotImplementedError
@@ -237,14 +237,14 @@ class Projector(nn.Sequential):
 
 
 def projectors(channels: Mapping[int, int], size: int | None = None) -> nn.ModuleDict:
-    """A projector for each module, with a hidden layer of 4 times the channels, to `size`, by default the channels."""
+    """A projector for each module, with 4 times the channels in the hidden layer; `size` defaults to the channels."""
     return nn.ModuleDict({str(module): Projector(own, 4 * own, size or own) for module, own in channels.items()})
 
 
 def chosen_frames(
     latents: torch.Tensor, frame_mask: torch.Tensor | None, count: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Indices of `count` different real frames of a batch, or of all if there are fewer, into the flattened batch."""
+    """Indices of `count` different real frames in the flattened batch, or of all real frames if there are fewer."""
     priority = torch.rand(latents.shape[0] * latents.shape[1], generator=generator, device=generator.device)
     priority = priority.to(latents.device)
     if frame_mask is not None:
@@ -259,7 +259,7 @@ def chosen_frames(
 def gathered(tensor: torch.Tensor) -> torch.Tensor:
     """The rows of all processes, in their order, so that a queue is the same in all of them; without gradient.
 
-    Crops with padding have different numbers of frames: as many rows are taken of each process as the fewest have.
+    Processes may have different numbers of rows because of padding: the smallest number is taken from each.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return tensor
@@ -291,8 +291,8 @@ def load_objective(name: str, channels: Mapping[int, int], settings: Mapping[str
         settings: Further arguments of the objective.
 
     Raises:
-        ValueError: The name or a setting is unknown, a setting has the wrong type or is out of its range, or what the
-            path names is not a subclass of `Objective`.
+        ValueError: The name or a setting is unknown, a setting has the wrong type or is out of its range, or the import
+            path does not name a subclass of `Objective`.
     """
     if name not in OBJECTIVES and ":" not in name:
         raise ValueError(

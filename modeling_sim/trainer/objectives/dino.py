@@ -1,4 +1,4 @@
-"""DINO (Caron et al. 2021): give a frame the momentum network's distribution over prototypes of its other view."""
+"""DINO (Caron et al. 2021): predict the momentum network's distribution over prototypes for a frame's other view."""
 
 from collections.abc import Mapping
 
@@ -18,12 +18,12 @@ from modeling_sim.trainer.objectives.contract import (
 
 
 def distillation(outputs: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean cross-entropy of scores with the distributions of the other view, both `(frames, prototypes)`."""
+    """Mean cross-entropy between scores and the distributions of the other view, both `(frames, prototypes)`."""
     return -(targets * F.log_softmax(outputs / temperature, dim=1)).sum(dim=1).mean()
 
 
 class _PrototypeHead(nn.Module):
-    """A projector, prototypes that its output is compared with, and the center of the targets' scores."""
+    """A projector, the prototypes to compare its output with, and the center of the targets' scores."""
 
     center: torch.Tensor
 
@@ -47,15 +47,15 @@ class DINO(FrameObjective):
     """Cross-entropy between the two networks' distributions over prototypes for different views, in both directions.
 
     Args:
-        channels: As in `Objective`.
-        num_prototypes: Prototypes of each module.
-        target_temperature: Of the momentum network's softmax; lower than `temperature`, which sharpens its targets.
-        temperature: Of the trained network's softmax.
-        centering: Share of its value that the center keeps for each batch, so in a step once for each of
-            `gradient_accumulation_steps`; it is subtracted from the momentum network's scores, so that no prototype
-            takes all frames.
-        momentum: Share of its weights that the momentum network keeps in the first step; it rises to 1.
-        num_frames: As in `FrameObjective`.
+        channels: See `Objective`.
+        num_prototypes: Number of prototypes of each module.
+        target_temperature: Temperature of the momentum network's softmax; lower than `temperature`, which sharpens its
+            targets.
+        temperature: Temperature of the trained network's softmax.
+        centering: Momentum of the center, which is updated for every batch, also within `gradient_accumulation_steps`.
+            It is subtracted from the momentum network's scores, so that no prototype dominates.
+        momentum: Momentum of the momentum network's weights in the first step; it increases to 1.
+        num_frames: See `FrameObjective`.
     """
 
     metrics = ("target_entropy", "prototypes_used")
@@ -81,11 +81,11 @@ class DINO(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The cross-entropy, the mean entropy of targets in nats, and the share of prototypes that some frame has."""
+        """Returns the cross-entropy, the mean entropy of targets in nats, and the fraction of prototypes in use."""
         assert targets is not None  # noqa: S101 - of the momentum network, which DINO has
         head: _PrototypeHead = self.heads[str(module)]  # type: ignore[assignment]
         target_head: _PrototypeHead = self.target_heads[str(module)]  # type: ignore[assignment]
-        # In float32: a softmax at the temperature of targets makes 25 times as much of an error.
+        # In float32: a softmax at the temperature of targets amplifies an error 25 times.
         outputs, targets = head.scores(outputs), target_head.scores(targets)
         wanted = F.softmax((targets - head.center) / self.target_temperature, dim=2)
         loss = torch.stack([distillation(outputs[view], wanted[1 - view], self.temperature) for view in (0, 1)]).mean()

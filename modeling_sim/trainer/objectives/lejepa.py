@@ -1,4 +1,4 @@
-"""LeJEPA (Balestriero and LeCun 2025): equal views, and SIGReg, which makes embeddings an isotropic Gaussian."""
+"""LeJEPA (Balestriero and LeCun 2025): invariance to views, and SIGReg, which makes embeddings isotropic Gaussian."""
 
 from collections.abc import Mapping
 
@@ -14,12 +14,12 @@ def sigreg(
     """Mean over directions of the Epps-Pulley statistic of normality, 0-dim.
 
     For projections x_n it is `N * integral |mean_n exp(i t x_n) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt`, by the
-    trapezoidal rule over `[-largest, largest]`, of whose integrand, which is even in t, one half is computed.
+    trapezoidal rule over `[-largest, largest]`. The integrand is even in t, so only one half is computed.
 
     Args:
         embeddings: `(frames, size)`.
         directions: `(size, directions)`, unit vectors.
-        knots: Values of t from 0 to `largest`.
+        knots: Number of values of t from 0 to `largest`.
         largest: Largest t.
     """
     t = torch.linspace(0, largest, knots, device=embeddings.device)
@@ -33,14 +33,14 @@ class LeJEPA(FrameObjective):
     """`(1 - weight) * invariance + weight * SIGReg` of projected frames.
 
     Each process computes SIGReg of its own frames, and gradients are averaged. SIGReg is proportional to the number of
-    frames of a process, not of all: with several processes, `weight` means the same as with one.
+    frames of one process, so `weight` has the same meaning for any number of processes.
 
     Args:
-        channels: As in `Objective`.
+        channels: See `Objective`.
         weight: Weight of SIGReg.
-        num_slices: Random directions, drawn anew for each batch, the same in all processes.
-        num_frames: As in `FrameObjective`; fewer than for other objectives, as SIGReg computes
-            `17 * num_frames * num_slices` sines and cosines.
+        num_slices: Number of random directions, drawn for each batch, the same in all processes.
+        num_frames: See `FrameObjective`; by default fewer than for other objectives, because SIGReg computes `17 *
+            num_frames * num_slices` sines and cosines.
     """
 
     metrics = ("invariance", "sigreg")
@@ -54,7 +54,7 @@ class LeJEPA(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The weighted sum, and its terms; the invariance is the mean squared distance to the mean of the views."""
+        """Returns the weighted sum and its terms; invariance is the mean squared distance to the mean of the views."""
         shared = self.shared_generator
         directions = torch.randn(outputs.shape[2], self.num_slices, generator=shared, device=shared.device)
         directions = F.normalize(directions.to(outputs.device), dim=0)

@@ -1,4 +1,4 @@
-"""MoCo (He et al. 2020): recognize a frame's other view among a queue of frames of earlier batches."""
+"""MoCo (He et al. 2020): identify a frame's other view among a queue of frames of earlier batches."""
 
 from collections.abc import Mapping
 
@@ -17,14 +17,14 @@ from modeling_sim.trainer.objectives.contract import (
     gathered,
 )
 
-# Cosine similarities of equal vectors differ by less.
+# Cosine similarities of equal vectors differ by less than this.
 _ROUNDING = 1e-5
 
 
 def queue_info_nce(
     queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of picking each query's key among it and the queue, and how often it is the most similar.
+    """Cross-entropy of picking each query's key among the key and the queue, and the accuracy.
 
     Args:
         queries: `(frames, size)`.
@@ -64,12 +64,12 @@ class MoCo(FrameObjective):
     """InfoNCE between a frame and the momentum network's projection of its other view, in both directions.
 
     Args:
-        channels: As in `Objective`.
-        queue_size: Negatives: the latest frames that the momentum network has projected, of all processes. Frames of a
-            batch enter before the next batch, also within a step (`gradient_accumulation_steps`).
-        momentum: Share of its weights that the momentum network keeps in a step.
-        temperature: Of the softmax.
-        num_frames: As in `FrameObjective`.
+        channels: See `Objective`.
+        queue_size: Number of negatives: the latest frames that the momentum network has projected, from all processes.
+            The queue is updated after every batch, also within `gradient_accumulation_steps`.
+        momentum: Momentum of the momentum network's weights.
+        temperature: Temperature of the softmax.
+        num_frames: See `FrameObjective`.
     """
 
     metrics = ("accuracy",)
@@ -90,7 +90,7 @@ class MoCo(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """Mean of both directions; in training the keys of the first view then enter the queue."""
+        """Returns the mean of both directions; in training, then adds the keys of the first view to the queue."""
         assert targets is not None  # noqa: S101 - of the momentum network, which MoCo has
         head: _QueuedProjector = self.heads[str(module)]  # type: ignore[assignment]
         keys, queue = F.normalize(targets, dim=2), head.queue.clone()

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): recognize a frame's other view among all other frames of the batch."""
+"""SimCLR (Chen et al. 2020): identify a frame's other view among all other frames of the batch."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from modeling_sim.trainer.objectives.contract import FrameObjective, ObjectiveOu
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of picking the other view by cosine similarity, and how often it is the most similar.
+    """Cross-entropy of picking the other view by cosine similarity, and the accuracy.
 
     Args:
         first: `(frames, size)`.
@@ -25,13 +25,13 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> tu
 class SimCLR(FrameObjective):
     """NT-Xent of projected frames.
 
-    Each process compares its own frames only, so several processes make the gradient less noisy, but give no frame more
+    Each process only compares its own frames: more processes reduce the noise of the gradient, but do not add
     negatives.
 
     Args:
-        channels: As in `Objective`.
-        temperature: Of the softmax.
-        num_frames: As in `FrameObjective`; all other frames, of both views, are negatives.
+        channels: See `Objective`.
+        temperature: Temperature of the softmax.
+        num_frames: See `FrameObjective`; all other frames, of both views, are negatives.
     """
 
     metrics = ("accuracy",)
@@ -43,6 +43,6 @@ class SimCLR(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """NT-Xent, and the accuracy of recognizing the other view."""
+        """Returns NT-Xent, and the accuracy of identifying the other view."""
         loss, accuracy = nt_xent(outputs[0], outputs[1], self.temperature)
         return ObjectiveOutput(loss, {"accuracy": accuracy})

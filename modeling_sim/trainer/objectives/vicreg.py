@@ -1,4 +1,4 @@
-"""VICReg (Bardes et al. 2022): equal views, channels that vary, and channels that are uncorrelated."""
+"""VICReg (Bardes et al. 2022): invariance to views, variance of channels, and no covariance between channels."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class VICRegTerms(NamedTuple):
     invariance: torch.Tensor
     """Mean squared difference of the two views."""
     variance: torch.Tensor
-    """How far the standard deviations of channels are below 1: mean over channels and views."""
+    """Hinge loss `max(0, 1 - standard deviation)` of channels: mean over channels and views."""
     covariance: torch.Tensor
     """Sum of the squared covariances of different channels, per channel; sum over the views."""
 
@@ -38,15 +38,15 @@ def vicreg_terms(first: torch.Tensor, second: torch.Tensor, epsilon: float = 1e-
 class VICReg(FrameObjective):
     """Weighted sum of the terms for projected frames.
 
-    Each process computes variances and covariances of its own frames, and gradients are averaged. So several processes
-    do not make these estimates more precise; `num_frames` does.
+    Each process computes variances and covariances of its own frames, and gradients are averaged. More processes
+    therefore do not make these estimates more precise; a larger `num_frames` does.
 
     Args:
-        channels: As in `Objective`.
+        channels: See `Objective`.
         invariance_weight: Weight of the difference between views.
-        variance_weight: Weight of channels that do not vary.
-        covariance_weight: Weight of correlated channels.
-        num_frames: As in `FrameObjective`.
+        variance_weight: Weight of the variance term.
+        covariance_weight: Weight of the covariance term.
+        num_frames: See `FrameObjective`.
     """
 
     metrics = ("invariance", "variance", "covariance")
@@ -67,7 +67,7 @@ class VICReg(FrameObjective):
     def frame_loss(
         self, module: int, outputs: torch.Tensor, targets: torch.Tensor | None, generator: torch.Generator
     ) -> ObjectiveOutput:
-        """The weighted sum, and the terms."""
+        """Returns the weighted sum, and the terms."""
         terms = vicreg_terms(outputs[0], outputs[1])
         loss = torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
         return ObjectiveOutput(loss, terms._asdict())

@@ -1,4 +1,4 @@
-"""The task of pretraining with an objective of its own, which compares views of the same crops."""
+"""The task of pretraining with an `Objective`, which compares views of the same crops."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from modeling_sim.trainer.optimization import Part
 from modeling_sim.trainer.settings import DataArguments, PretrainingArguments
 from modeling_sim.trainer.task import CropTask, Schedule
 
-# Step that keys the draws of evaluation, which the training never reaches; views are those of seed 0.
+# Step number for the random draws of evaluation, which training never reaches; views use seed 0.
 _EVALUATION = 0
 
 
@@ -31,7 +31,7 @@ class _ModuleResult(NamedTuple):
 
     module: int
     loss: torch.Tensor | None
-    """0-dim, with the weighted KL; `None` for a module without a loss."""
+    """0-dim, including the weighted KL; `None` for a module without a loss."""
     metrics: dict[str, torch.Tensor]
     mean: torch.Tensor
     """`(batch, frames, channels)`, detached, of all views."""
@@ -42,8 +42,8 @@ class _ModuleResult(NamedTuple):
 class ViewTask(CropTask):
     """Trains the encoder with an `Objective`; has one row of scores per module.
 
-    The model's configuration says where losses are: at every module, or at the last one (`contrastive_modules`), with
-    or without gradients between modules (`gradient_isolation`). The KL term is added as in SIM.
+    The model's configuration determines whether every module or only the last one has a loss (`contrastive_modules`),
+    and whether gradients flow between modules (`gradient_isolation`). The KL term is added as in SIM.
 
     Args:
         model: The model, on the accelerator's device; its predictors are not used.
@@ -91,7 +91,7 @@ class ViewTask(CropTask):
         self.collapsed: set[int] = set()
 
     def comparable_config(self) -> dict[str, Any]:
-        """Adds the objective to the fields that must match on resume."""
+        """Adds the objective to the fields that must match when a run is resumed."""
         own = {"objective": self.settings.objective, "objective_settings": self.objective.changed_settings}
         return {**super().comparable_config(), **own}
 
@@ -134,7 +134,7 @@ class ViewTask(CropTask):
     # ------------------------------------------------------------------ a step
 
     def backward(self, batch: dict[str, Any], step: int, *, loss_scale: float, accumulating: bool) -> torch.Tensor:
-        """Losses and gradients of a batch; those of a module right after its forward pass if modules are isolated."""
+        """Losses and gradients of a batch; isolated modules run backward right after their forward pass."""
         results = self._run(
             batch,
             batch["position"].tolist(),
@@ -186,7 +186,7 @@ class ViewTask(CropTask):
         target: tuple[torch.Tensor, torch.Tensor | None] = hidden_states, lengths
         for module in range(self.num_rows):
             generator = module_generator(seed, step, module, self.placement.replica, device)
-            # With a number that no process has.
+            # With a process number that does not exist.
             objective.shared_generator = module_generator(seed, step, module, self.placement.num_replicas, device)
             with self.accelerator.autocast():
                 with torch.set_grad_enabled(torch.is_grad_enabled() and module in self.trained):
@@ -219,7 +219,7 @@ class ViewTask(CropTask):
         lengths: torch.Tensor | None,
         generator: torch.Generator,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss and metrics of the objective for the views that are stacked along the batch."""
+        """Loss and metrics of the objective for the views, which are stacked along the batch axis."""
         num_views = self.objective.num_views
         latents = hidden_states.chunk(num_views)
         has_targets = self.objective.target_network is not None
@@ -286,7 +286,7 @@ class ViewTask(CropTask):
         return ", ".join([*parts, "active " + " ".join(or_dash(row["active_units"], ".0f") for row in scores)])
 
     def warnings(self, scores: list[Scores], step: int) -> list[str]:
-        """Reports once when none of a module's units varies any more."""
+        """Reports once that none of a module's units varies any more."""
         now = {row for row, score in enumerate(scores) if score["active_units"] == 0}
         new = sorted(now - self.collapsed)
         self.collapsed = now
@@ -297,7 +297,7 @@ class ViewTask(CropTask):
         ]
 
     def results(self) -> dict[str, Any]:
-        """The objective and its changes of crops."""
+        """The objective and its augmentation."""
         settings = self.settings
         return {
             "objective": settings.objective,
@@ -316,7 +316,7 @@ def check_views(config: SimConfig, settings: PretrainingArguments) -> None:
     name = settings.objective
     if settings.execution in ("sequential", "pipeline"):
         raise ValueError(
-            f"`execution` {settings.execution!r} passes on the latents of one view, which `objective` {name!r} cannot "
+            f"`execution` {settings.execution!r} passes on latents of one view only, which `objective` {name!r} cannot "
             "use; choose 'per_module' or 'joint'."
         )
     if settings.gather_negatives:
