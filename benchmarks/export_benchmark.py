@@ -3,9 +3,9 @@
     python -m benchmarks.export_benchmark runs/librispeech-small LibriSpeech benchmarks/results/export.json
 
 Linear probes predict phones from the frames of each module on the test split. "retrained" probes are fitted to the
-frames of the exported encoder, "unchanged" ones to those of PyTorch: the loss of an existing classifier. Losses are
-differences of accuracy from PyTorch, with 95 % bootstrap intervals over utterances. The calibration recordings of
-"int8, static" are from the training split.
+frames of the exported encoder, "unchanged" ones to those of PyTorch: they show how much accuracy an existing
+classifier loses. Losses are PyTorch's accuracy minus that of the export, with 95 % bootstrap intervals over
+utterances. The calibration recordings of "int8, static" are from the training split.
 """
 
 import statistics
@@ -164,9 +164,9 @@ def main() -> None:
     parser.add_argument("model", help="Checkpoint, a folder or Hub id.")
     parser.add_argument("data_dir", help="Folder of LibriSpeech with alignments.")
     parser.add_argument("output", type=output_file, help="File for the results.")
-    parser.add_argument("--train_utterances", type=int, default=1000, help="Maximum for fitting probes.")
-    parser.add_argument("--test_utterances", type=int, default=1000, help="Maximum for scoring probes.")
-    parser.add_argument("--max_items", type=int, default=40_000, help="Number of frames to fit each probe to.")
+    parser.add_argument("--train_utterances", type=int, default=1000, help="Maximum utterances to fit probes.")
+    parser.add_argument("--test_utterances", type=int, default=1000, help="Maximum utterances to score probes.")
+    parser.add_argument("--max_items", type=int, default=40_000, help="Maximum frames to fit a probe.")
     parser.add_argument("--repeats", type=whole_number(1), default=20, help="Timings of each encoder.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="Numbers of threads to time.")
     parser.add_argument("--steps", type=whole_number(11), default=1000, help="Steps of a stream to time.")

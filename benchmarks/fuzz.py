@@ -4,13 +4,12 @@ Every damaged file is in a folder with two intact neighbors. The folder is loade
 "raise", and crops of it are read. Counted errors are:
 
 - crash: a process that dies, or any exception except `AudioError` and `BadAudioError`, or one that does not name the
-file;
+  file;
 - hang: more than 60 seconds, or more than 4 GB of memory, for a process of 50 files;
 - lost: a complete neighbor that is not read, or an undamaged file that is rejected;
 - silent: a file that is accepted and then returns, without an error, a different number of samples than in its header
-when
-  it was scanned, samples outside [-1, 1] or not finite, fewer samples than libsndfile decodes from end to end, or as
-  many as if nothing had been cut off or joined on. Samples that are changed but plausible, such as one bit of a PCM
+  when it was scanned, samples outside [-1, 1] or not finite, fewer samples than libsndfile decodes from end to end, or
+  as many as if nothing had been cut off or joined on. Samples that are changed but plausible, such as one bit of a PCM
   sample, cannot be detected, and are not counted.
 
 Exits with 1 if any count is not 0. The same seed makes the same files.

@@ -8,8 +8,8 @@ file of its newest checkpoint is flipped. Then it is resumed until it ends. Coun
     crashes   a process ended with a traceback, or with a code that is neither 0 nor that of its signal
     hangs     a process did not end in time
     lost      a run did not end with 0, or started further back than its newest intact checkpoint
-    silent    the final weights are not those, bit by bit, of an undisturbed run left      temporary files stayed in the
-    output folder of a run that ended
+    silent    the final weights are not those, bit by bit, of an undisturbed run
+    left      temporary files stayed in the output folder of a run that ended
 
 The exit code is 1 if there is any error. Runs are forked from one process that has imported everything, which saves
 seconds per run; otherwise each is the real command in a separate process.
@@ -63,7 +63,7 @@ class Ended(NamedTuple):
 
 
 def train(output_dir: Path, *, number: int = 0, after: float = TIME_OUT) -> Ended:
-    """Runs the command in a fork; if it still runs `after` some seconds, it gets the signal `number`."""
+    """Runs the command in a fork; after `after` seconds it gets the signal `number`, unless 0."""
     output = output_dir.with_suffix(".out")
     child = os.fork()
     if child == 0:

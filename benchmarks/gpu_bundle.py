@@ -43,7 +43,7 @@ LIBRISPEECH_TEXTS = ("*.txt", "*.TXT", "alignments/*")
 
 
 def closure(requirements: Sequence[str], without: set[str]) -> dict[str, str]:
-    """Versions of installed packages and their dependencies, without some and their own dependencies."""
+    """Versions by name of installed packages and their dependencies, except `without` and what only those require."""
     found: dict[str, str] = {}
     waiting = [canonical(name) for name in requirements]
     while waiting:

@@ -73,7 +73,7 @@ RUNS = [
 
 
 PARALLEL = 3
-"""Number of runs at a time on one GPU: a step takes about as long on one CPU core as on the GPU."""
+"""Number of runs at a time on one GPU: per step, one CPU core works about as long as the GPU."""
 
 
 _MINIATURE = ["--eval_steps", "0", "--save_steps", "2", "--logging_steps", "2", "--batch_size", "4"]
@@ -131,7 +131,7 @@ class Training:
         return [sys.executable, "-m", "benchmarks.gpu_runs", "train", choice, *flags]
 
     def has_data(self, run: PaperRun) -> bool:
-        """Whether the audio of a run is available; a rehearsal generates its speech."""
+        """Whether the audio of a run is available; a rehearsal generates artificial speech."""
         own = self.miniature and run.corpus == "artificial_speech"
         return own or (self.bundle / "data" / run.corpus).is_dir()
 

@@ -23,7 +23,8 @@ def crop_against_file(audio: dict[str, Any], *, crop_samples: int = 20_480, repe
         repeats: Number of repetitions; medians are returned, on which other programs have little effect.
 
     Returns:
-        `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds` and `share`, their ratio.
+        `file_seconds` (its length), `crop_milliseconds`, `file_milliseconds`, and `share`, the first time
+        divided by the second.
     """
     header = read_header(audio)
     length = len(read_audio(audio, sampling_rate=_RATE))

@@ -131,7 +131,7 @@ def plain_step(config: SimConfig, inputs: torch.Tensor) -> tuple[torch.nn.Module
 
 
 def peak_megabytes(step: Callable[[], Any], device: torch.device) -> float:
-    """Peak memory of a call beyond that in use before it; NaN without CUDA or Linux."""
+    """Peak memory of a call beyond that in use before it; NaN if neither CUDA nor Linux reports it."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

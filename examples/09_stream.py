@@ -42,7 +42,7 @@ def of_microphone(rate: int) -> Iterator[np.ndarray]:
 
 
 def encoded(stream: SimStream, chunks: Iterator[np.ndarray]) -> Iterator[SimModelOutput]:
-    """Yields the frames that each chunk completes, then the last frames, which include the padding at the end."""
+    """Yields the frames that each chunk completes, then the last ones, whose receptive field includes padding."""
     yield from map(stream.feed, chunks)
     yield stream.finish()
 
@@ -52,7 +52,7 @@ def main(checkpoint: str, audio_file: str | None, *, fast: bool, microphone: boo
     model = AutoModelForAudioFrameClassification.from_pretrained(checkpoint).eval()
     config, stream = model.config, SimStream(model)
     name = config.module_names[model.probe_module]
-    print(f"{name}: latency of {stream.latency[name]:.0f} ms from the first sample of a frame")
+    print(f"{name}: a frame is complete {stream.latency[name]:.0f} ms after the first sample of its receptive field")
     if not microphone and audio_file is None:
         raise SystemExit("give a file, or --microphone")
     rate = config.sampling_rate

@@ -308,7 +308,7 @@ def _print_plan(place: Place) -> None:
 
 
 def _run_all(place: Place, given: Namespace) -> None:
-    """Runs the unfinished rows, several at a time, and after their tuning rows."""
+    """Runs the unfinished rows, several at a time; rows with tuning rows start after these."""
     started, running, busy, kills = time.monotonic(), dict[str, _Running](), set[str](), Counter[str]()
     if given.retry:
         for row in place.rows:

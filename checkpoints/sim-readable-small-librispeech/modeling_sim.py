@@ -474,7 +474,8 @@ class SimModel(SimPreTrainedModel):
             input_values: `(batch, samples)`, at the configuration's `sampling_rate`, in [-1, 1]; of any length, 0 too.
             state: State from the last call, or `initial_state`. For a convolution it contains the last input frames,
                 fewer than the kernel size; always the same number after a multiple of `config.hop_length()` samples.
-            last: Whether the audio ends here, which completes the frames that include the padding at its end.
+            last: Whether the audio ends here, which completes the frames whose receptive field includes the padding at
+                its end.
 
         Returns:
             The output of each module, the context last, `(batch, frames, channels)`, with 0 frames if none is complete

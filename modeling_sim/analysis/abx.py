@@ -70,8 +70,8 @@ def abx(
     _check(segments, phones, speakers, contexts, mode)
     generator = np.random.default_rng(seed)
     tokens = _tokens(phones, speakers, contexts, max_tokens, generator)
-    # In float64: frames of an untrained network have almost equal directions, and float32 cannot represent a distance 1
-    # - cosine of 1e-8.
+    # In float64: frames of an untrained network have almost equal directions, and a distance `1 - cosine` of 1e-8 is
+    # lost in float32.
     units = [_unit_rows(segment.astype(np.float64)) for segment in segments]
     blocks = [
         _Block(by_speaker[speaker], by_speaker[other], (speaker, other))

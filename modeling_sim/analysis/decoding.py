@@ -14,8 +14,7 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 class LogMel:
     """Differentiable log-mel spectra: natural logarithm of the power in triangular filters on the mel scale.
 
-    Unlike distances between waveforms, distances between them are small for sounds that differ only in phase, which is
-    inaudible.
+    Log-mel distances of sounds that differ only in phase, which is inaudible, are small, unlike distances of waveforms.
 
     Args:
         sampling_rate: Samples per second of the waveforms.

@@ -310,9 +310,9 @@ def separated_attribute_predictability(
     """Separated attribute predictability (Kumar et al. 2018): the best single dimension's score minus the second's.
 
     The score of a continuous factor is the R^2 of a linear regression. The score of a discrete factor is the balanced
-    accuracy on test items, scaled so that chance is 0: (accuracy - 1 / K) / (1 - 1 / K). Kumar's unscaled gap is (1 - 1
-    / K) times this one. The classifier predicts the class with the highest density in the item's bin of the dimension.
-    Unlike the linear classifier of Kumar et al., it also recognizes a class that lies between others.
+    accuracy on test items, scaled so that chance is 0: (accuracy - 1 / K) / (1 - 1 / K). Kumar's unscaled gap is
+    (1 - 1 / K) times this one. The classifier predicts the class with the highest density in the item's bin of the
+    dimension. Unlike the linear classifier of Kumar et al., it also recognizes a class that lies between others.
 
     Args:
         codes: `(items, dims)`, at least 2 dimensions.

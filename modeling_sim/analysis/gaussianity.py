@@ -202,7 +202,7 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
 
 
 def checked_points(points: np.ndarray, name: str) -> np.ndarray:
-    """Returns the points if they are at least 2 and `(items, dims)`, all finite; otherwise raises a ValueError."""
+    """Returns finite points `(items, dims)` of at least 2 items; otherwise raises a ValueError with their `name`."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(f"`{name}` has shape {points.shape}; expected (items, dims).")

@@ -24,7 +24,7 @@ class Interval:
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Fraction of `(..., classes, classes)` counts on the diagonal; the true class is the first axis."""
+    """Fraction of the counts `(..., true classes, predicted classes)` that are on the diagonal."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1)).clip(min=1)
 
 

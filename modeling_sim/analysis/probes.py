@@ -136,7 +136,7 @@ def choose_l2(
     else:
         raise ValueError(
             "choosing `l2` needs held-out training groups (utterances or speakers), and two classes in the others; "
-            "set it instead."
+            "set `l2` instead."
         )
     best, best_accuracy = grid[0], -1.0
     for l2 in grid:
@@ -266,7 +266,7 @@ def knn_predictions(
         features: `(items, features)` of the training items.
         labels: `(items,)`.
         queries: `(queries, features)`.
-        num_neighbors: Number of neighbors that vote, at most the number of items.
+        num_neighbors: Number of neighbors that vote, reduced to the number of items if there are fewer.
     """
     from sklearn.neighbors import KNeighborsClassifier  # noqa: PLC0415 - of the extra `analysis`
 

@@ -37,7 +37,7 @@ class Measure:
         title: Name for readers.
         sentence: Explanation.
         direction: Which direction is better; "none" if neither is.
-        null: Value without any effect, for example chance.
+        null: Value if there is nothing to find, for example chance.
         format: Format of values.
     """
 
@@ -62,7 +62,7 @@ class Row:
         value: The number; `None` if it is not defined.
         low: Lower bound of its 95 % interval, if it has one.
         high: Upper bound.
-        null: Value without any effect, if it was measured.
+        null: Value if there is nothing to find, if that was measured.
     """
 
     kind: str

@@ -94,7 +94,7 @@ def most_telling(coordinates: np.ndarray, properties: np.ndarray) -> tuple[np.nd
 
     Returns:
         Indices of coordinates `(properties,)`, -1 for a property that does not vary or that fewer than 3 items have,
-        and their Spearman correlations `(properties,)`, then NaN.
+        and their Spearman correlations `(properties,)`, NaN for these properties.
 
     Raises:
         ValueError: The numbers of items differ, or a coordinate is NaN.

@@ -53,8 +53,8 @@ class SimDataCollator:
         """A batch of rows; crops are drawn with torch's global generator, which `Trainer` seeds and restores."""
         if self.column not in rows[0]:
             raise KeyError(
-                f"rows have no column {self.column!r} but {', '.join(rows[0]) or 'none'}; name theirs with "
-                "`column`, and set `remove_unused_columns=False` in `TrainingArguments`."
+                f"rows have no column {self.column!r} but {', '.join(rows[0]) or 'none'}; set `column` to that of the "
+                "waveforms, and `remove_unused_columns=False` in `TrainingArguments`."
             )
         rate = self.feature_extractor.sampling_rate
         batch = self.feature_extractor(  # type: ignore[operator]

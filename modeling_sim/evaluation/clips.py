@@ -247,7 +247,7 @@ def upsampled(layer: torch.nn.ConvTranspose1d, frames: torch.Tensor) -> torch.Te
     if outputs < channels // 2:  # sums of products need less memory than the frames
         products = frames @ taps.permute(0, 2, 3, 1).reshape(channels, -1)
         shifted = products.view(batch, count, reach, -1).unbind(2)
-        # Not in place: `torch.func.linearize` computes wrong derivatives of in-place sums.
+        # Not in place: `torch.func.linearize` computes wrong derivatives of in-place sums into a slice.
         found = sum(F.pad(part, (0, 0, number, reach - 1 - number)) for number, part in enumerate(shifted))
     else:
         padded = F.pad(frames, (0, 0, reach - 1, reach - 1))

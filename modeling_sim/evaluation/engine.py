@@ -138,7 +138,7 @@ def _check(arguments: AnalysisArguments) -> None:
     arguments.groups()
     arguments.other_axes()
     if arguments.num_utterances < 4 or arguments.num_pairs < 4:
-        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two paths between two utterances.")
+        raise ValueError("`num_utterances` and `num_pairs` must be at least 4: two paths between different utterances.")
     if arguments.steps < 1 or arguments.max_frames < 2:
         raise ValueError("`steps` must be at least 1 and `max_frames` at least 2.")
     arguments.chosen_dims()

@@ -54,7 +54,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of a measure between two representations in one module on the same items, with a 95 % interval."""
+    """Value of `representation` minus that of `against` in one module on the same items, with a 95 % interval."""
 
     representation: str
     against: str

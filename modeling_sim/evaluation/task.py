@@ -70,7 +70,7 @@ class LabelTask:
         self._labels: list[np.ndarray] | None = None
 
     def check_utterance(self) -> None:
-        """Raises a ValueError if the test split does not have the setting `utterance`."""
+        """Raises a ValueError if the utterance of the setting `utterance` is not in the test split."""
         name = self.arguments.utterance
         if name and name not in (ids := self.splits["test"]["id"][:] if self.splits else []):
             raise ValueError(f"`utterance` {name!r} is not in the test split{nearest(name, ids)}")

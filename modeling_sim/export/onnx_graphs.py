@@ -97,14 +97,14 @@ def encoder_graph(
     A step of a stream also takes the state, inputs named `past.*`, and returns the next state, outputs `present.*`. The
     first state is zeros. `sequence_length` must be a multiple of `config.hop_length()`; every step returns
     `sequence_length / config.hop_length(m)` frames of module m. The first `stream_delays(config)[m]` of them are before
-    the audio. Steps whose mask is 0 return the last frames, which include the padding at the end.
+    the audio. Steps whose mask is 0 return the last frames, whose receptive field includes the padding.
 
     Args:
         model: The encoder; its batch normalization is that of evaluation mode.
         normalize: Shift and scale each utterance to mean 0 and variance 1 first, like `SimFeatureExtractor` with
             `do_normalize`; it does not change an utterance that is already normalized.
         streaming: Build the graph of a step of a stream.
-        metadata: Metadata to save in the file.
+        metadata: Texts by name to save in the file.
 
     Raises:
         ValueError: Both `normalize` and `streaming`: mean and variance of an utterance are unknown before its end.
@@ -163,7 +163,7 @@ class _Frames(NamedTuple):
 
 def _continued(graph: _Graph, waveform: str, lengths: str, hop: int) -> tuple[str, str, str]:
     """Waveform of a step, lengths of the utterances so far, and start position of the step."""
-    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # else an error
+    waveform = graph.add("Reshape", graph.add("Reshape", waveform, [0, -1, hop]), [0, -1])  # fails at other lengths
     position = graph.input("past.position", TensorProto.INT64, ["batch_size"])
     lengths = graph.add("Add", graph.input("past.length", TensorProto.INT64, ["batch_size"]), lengths)
     samples = graph.add("Gather", graph.add("Shape", waveform), 1)

@@ -1,4 +1,7 @@
-"""ONNX graphs in float16 and int8. Inputs, outputs, the GRU, and the layer that reads the waveform stay float32."""
+"""ONNX graphs in float16 and int8.
+
+Inputs, outputs, the normalization of the waveform and the GRU stay float32, with int8 also the first convolution.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

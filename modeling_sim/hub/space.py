@@ -55,7 +55,7 @@ def stage_space(
         FileNotFoundError: A file of a model is missing.
         ValueError: A file is damaged, a decoder belongs to another model, or the stated license is less strict than
             that of the model or a decoder.
-        ImportError: Gradio is not installed; the Space uses its installed version.
+        ImportError: Gradio is not installed; the Space requires the version that is installed here.
     """
     title = repo_id.rsplit("/", maxsplit=1)[-1]
     fingerprint = weights_fingerprint(load_encoder(str(folder)))
@@ -67,7 +67,7 @@ def stage_space(
     places = [f"decoders/{number}" for number in range(len(decoders))]
     for path, place in zip((folder, *decoders), (model, *places), strict=True):
         if path != folder and load_decoder(str(path)).config.encoder_fingerprint != fingerprint:
-            raise ValueError(f"decoder {path} was trained on another model than {folder}; give its decoders.")
+            raise ValueError(f"decoder {path} was trained on another model than {folder}; give decoders of {folder}.")
         (staged / place).mkdir(parents=True)
         stage_model(path, staged / place, os.symlink)
     if (folder / AXES_NAME).is_file():

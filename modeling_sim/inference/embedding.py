@@ -266,7 +266,7 @@ class SimEmbedder:
         """Embeddings of a long recording, read and encoded piece by piece: its mean, or pieces of its frames."""
         length = resampled_length(row["num_samples"], row["sampling_rate"], self.reader.rate)
         shift, scale = 0.0, 1.0
-        if getattr(self.reader.extractor, "do_normalize", False):  # as the extractor does
+        if getattr(self.reader.extractor, "do_normalize", False):  # over all samples, like the extractor
             shift = sum(float(samples.sum(dtype=np.float64)) for samples in self.reader.pieces(row)) / length
             squares = (np.square(samples - shift, dtype=np.float64) for samples in self.reader.pieces(row))
             scale = 1 / math.sqrt(sum(float(square.sum()) for square in squares) / length + 1e-7)

@@ -102,7 +102,7 @@ class SimStream:
         return self._step(samples, last=False)
 
     def finish(self) -> SimModelOutput:
-        """Returns the last frames, which include the padding at the end of the audio; `reset` restarts the streams."""
+        """Returns the last frames, whose receptive field includes padding; `reset` restarts the streams."""
         return self._step(torch.zeros(self.batch_size, 0), last=True)
 
     @torch.inference_mode()

@@ -116,7 +116,8 @@ def load_item(item: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Item
 
 _NO_CHANGE, _SILENT = "no audible change", "silent"
 _NOTHING = (
-    "Nothing audible changes: every spectrum differs from that of the unchanged clip by less than 1 dB everywhere."
+    "Nothing audible changes: even in the 5 % of frames and bands that differ most, spectra differ from that of the "
+    "unchanged clip by less than 1 dB on average."
 )
 
 

@@ -28,7 +28,7 @@ _OPPOSITE = {"win": "loss", "loss": "win", "undecided": "undecided"}
 class Cell(NamedTuple):
     """A score: the value, its range, its control if it has one, and whether its kind is the best.
 
-    The best kind is the trained kind that won all of its comparisons.
+    The best kind is the trained kind that won against every other trained kind.
     """
 
     value: str

@@ -125,7 +125,7 @@ def what_to_set(settings: RunArguments, precision: str, *, in_evaluation: bool) 
     if settings.batch_size > 1:
         half = -(-settings.batch_size // 2)
         accumulated = 2 * settings.gradient_accumulation_steps
-        advice.append(f"--batch_size {half} --gradient_accumulation_steps {accumulated} (same crops per step)")
+        advice.append(f"--batch_size {half} --gradient_accumulation_steps {accumulated} (as many crops per step)")
     if precision == "no":
         advice.append("--mixed_precision bf16")
     advice.append("fewer --crop_samples")

@@ -39,7 +39,7 @@ class Optimization:
             for optimizer in self.optimizers
         ]
         self.scaler = accelerator.scaler  # of fp16; `None` otherwise
-        # One row per part: number of skipped steps in total, and of the latest consecutive ones.
+        # One row per part: number of skipped steps in total, and in a row up to the latest step.
         self.skipped_steps = torch.zeros(len(self.parts), 2, dtype=torch.long, device=accelerator.device)
         self._buffers: dict[int, list[torch.Tensor]] = {}
 

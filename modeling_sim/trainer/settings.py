@@ -153,7 +153,7 @@ class PretrainingArguments(Mappings, RunArguments):
     objective: str = setting(
         INFONCE,
         "Training objective. 'infonce': the model's own (SIM, GIM, CPC). 'simclr', 'moco', 'byol', 'vicreg', 'lejepa', "
-        "'dino': train the same encoder for similar latents of two views; `contrastive_modules` and "
+        "'dino': train the same encoder for similar latents of two views of a crop; `contrastive_modules` and "
         "`gradient_isolation` of the model determine whether every module has the loss or only the last one. Or the "
         "import path of a subclass of `modeling_sim.trainer.objectives.contract.Objective`: "
         "'my_package.my_module:MyObjective'.",

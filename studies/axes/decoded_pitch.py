@@ -41,7 +41,7 @@ from modeling_sim.files import write_json
 from modeling_sim.loading import feature_extractor_of, load_decoder, load_encoder
 
 _PITCH = PROPERTIES.index("pitch, semitones")
-# Semitones up to which two pitches count as equal, and above which two utterances count as different.
+# Semitones up to which two pitches count as equal, and from which the pitches of two utterances count as different.
 _SAME, _DIFFERENT = 1.0, 3.0
 # Changes of an axis in standard deviations, and number of random rotations for comparison.
 _DEVIATIONS, _ROTATIONS = (1.0, 3.0), 10

@@ -150,7 +150,7 @@ class Property:
         """How much a subset of frames differs from a random subset.
 
         For classes this is the log-likelihood ratio `sum k ln(k / n p)` of their counts, for amounts the absolute
-        z-score of their mean relative rank, from 0 to 1.
+        z-score of their mean rank, with ranks scaled to [0, 1].
         """
         if self.is_class:
             counts = np.bincount(self.values[chosen], minlength=len(self.names))

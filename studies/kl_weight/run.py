@@ -1,4 +1,4 @@
-"""The KL weight per depth: accuracy and interpretability of each module, from no KL term to one that is too strong.
+"""The KL weight per depth: accuracy and readability of each module, from no KL term to one that is too strong.
 
     python studies/kl_weight/run.py --budget 8h
 

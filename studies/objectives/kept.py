@@ -78,7 +78,7 @@ def _phone_before(
 ) -> float:
     """Accuracy for the previous phone, from the last frames of chosen tokens, cross-validated over utterances."""
     inputs, labels = np.asarray(features[tokens.ends[chosen] - 1]), before[chosen]
-    # Shuffled, because speakers are in the order of utterances.
+    # Shuffled, because the speaker of an utterance follows from its number.
     folds = GroupKFold(5, shuffle=True, random_state=0).split(inputs, labels, utterances[chosen])
     right = 0
     for train, test in folds:

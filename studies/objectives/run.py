@@ -41,8 +41,8 @@ _RATES = (1e-3, 3e-4, 3e-3, 1e-4)
 # its random initial weights at DINO's default of 0.996; with 0.99 it keeps 47 %, with 0.96 5 %.
 _MOMENTA: list[dict[str, Any]] = [{"objective_settings": {"momentum": momentum}} for momentum in (0.99, 0.96)]
 
-# Settings of each method, and the setting that is tuned in addition to the learning rate, default first. In the order
-# of rows: controls and the most informative methods come first.
+# Settings of each method, and the choices that are tuned in addition to the learning rate (`{}`: the default). In the
+# order of rows: controls and the most informative methods come first.
 _METHODS: tuple[tuple[str, dict[str, Any], list[dict[str, Any]]], ...] = (
     (
         "SIM",

