@@ -1,6 +1,7 @@
 """Imports point one way: every unit imports from its own layer or from those above it in this list."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,13 @@ def imported_units(path):
                 yield parts[0]
             elif parts[0] == "modeling_sim":
                 yield parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
+
+
+def test_the_design_page_lists_every_part_in_this_order():
+    page = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    listed = [name for row in re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sorted(LEVEL)
+    assert [LEVEL[name] for name in listed] == sorted(LEVEL.values())
 
 
 def test_no_import_points_upwards():

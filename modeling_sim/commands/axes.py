@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             near = int(np.abs(np.subtract(axes.lags, _SHOWN_LAG)).argmin())
             first = ", ".join(f"{value:.2f}" for value in axes.autocorrelations[:5, near])
             print(
-                f"{name}: {counted(len(axes.autocorrelations), 'component')}; the first correlate with themselves "
-                f"{1000 * axes.lags[near]:g} ms later by {first}"
+                f"{name}: {counted(len(axes.autocorrelations), 'component')}; autocorrelation of the first at a lag of "
+                f"{1000 * axes.lags[near]:g} ms: {first}"
             )
         print(f"found on {duration(facts['minutes'])} of {facts['data']}; axes in {path}")
