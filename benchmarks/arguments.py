@@ -19,6 +19,8 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 def output_file(word: str) -> Path:
     """The path of a file to write, whose folder is made."""
     path = Path(word)
+    if path.is_dir():
+        raise ArgumentTypeError(f"{word!r} is a folder; give a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

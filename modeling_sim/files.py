@@ -1,5 +1,6 @@
 """Writes files and folders completely or not at all, with the permissions of the umask."""
 
+import codecs
 import contextlib
 import difflib
 import itertools
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from modeling_sim.text import printable
 
 
 @contextlib.contextmanager
@@ -66,12 +69,9 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-MODEL_NAMES = (
+CONFIGURATION_NAMES = (
     "config.json",
     "preprocessor_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
     "configuration_sim*.py",
     "modeling_sim*.py",
     "layers_sim.py",
@@ -80,6 +80,15 @@ MODEL_NAMES = (
     "processing_sim.py",
     "tokenizer_config.json",
     "vocabulary.json",
+)
+"""Names of the files of a saved model, except its weights."""
+
+
+MODEL_NAMES = (
+    *CONFIGURATION_NAMES,
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
 )
 """Names of the files of a saved model."""
 
@@ -93,8 +102,8 @@ def check_output_dir(output_dir: str | Path, names: Sequence[str], *, overwrite_
         overwrite_output_dir: Whether an earlier folder with these files may be replaced.
 
     Raises:
-        OSError: It is a file, or a folder that is not empty and may not be replaced, or holds files that were not
-            written by the same command.
+        OSError: It is a file, or a folder that is not empty and may not be replaced, has other files, or no model of
+            this package.
     """
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and not output_dir.is_dir():
@@ -234,6 +243,30 @@ def read_results(path: Path, *, schema: int = SCHEMA) -> dict[str, Any]:
             "measure again with this version."
         )
     return results
+
+
+def read_text(path: str | Path) -> str:
+    r"""Text of a file in UTF-8, or in UTF-16 with a byte order mark; without such marks, and with "\n" as line ends.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It has another encoding.
+    """
+    return decode_text(Path(path).read_bytes(), path)
+
+
+def decode_text(content: bytes, path: str | Path) -> str:
+    """Decodes the bytes of a file like `read_text`."""
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    try:
+        text = content.decode(encoding)
+        reason = "it has zero bytes" if "\0" in text else None
+    except UnicodeDecodeError as error:
+        text, reason = "", str(error)
+    if reason is not None:
+        raise ValueError(f"{printable(path)} is not UTF-8 text ({reason}); save it in that encoding")
+    # Concatenated files have byte order marks in the middle.
+    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

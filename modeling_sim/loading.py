@@ -189,10 +189,10 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
             f"{weights} has tensors of other shapes than those of the configuration: {_some(other)}; correct "
             "config.json, or the settings that change it."
         )
-    broken = [name for name in required if not tensors[name].isfinite().all()]
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{weights} has NaN or infinity in {_some(broken)}; its training has diverged, train it again."
+            f"{weights} has NaN or infinity in {_some(broken)}; perhaps its training diverged; train it again."
         )
     return model.float().eval()
 

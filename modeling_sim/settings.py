@@ -31,8 +31,7 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from modeling_sim.data.corpora import check_corpus_settings, corpus_info, corpus_names, explain_settings
 from modeling_sim.data.corpora import corpus_settings as settings_of
-from modeling_sim.data.corpora.tree import read_text
-from modeling_sim.files import nearest, read_json
+from modeling_sim.files import nearest, read_json, read_text
 from modeling_sim.text import in_one_line
 
 Preset = Literal[
@@ -242,6 +241,10 @@ def at_least(minimum: float, maximum: float = math.inf) -> Callable[[str, float]
             raise ValueError(f"`{name}` is {value}; it must be at least {minimum:g} {limit}.")
 
     return check
+
+
+check_seed = at_least(0, 2**32 - 1)
+"""A check of `setting` that a seed is in NumPy's range."""
 
 
 def check_folder(name: str, value: str) -> None:

@@ -191,6 +191,7 @@ def test_whitening_skips_directions_without_variance():
     for constant in (2.0, 0.1, 3.3):  # the mean of the last two is rounded
         with pytest.raises(ValueError, match="`points`"):
             whitened(np.full((50, 5), constant))
+    assert whitened(normal_points(50, 3) + 1e7).shape == (50, 3)
 
 
 @pytest.mark.parametrize(

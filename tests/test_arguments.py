@@ -211,8 +211,9 @@ def test_a_file_on_top_of_another_keeps_its_words(tmp_path):
     ("kind", "flags"),
     [(AnalysisArguments, []), (AxesArguments, ["--data", "synthetic_syllables"]), (ExploreArguments, [])],
 )
-def test_a_negative_seed_is_refused_by_its_name(kind, flags):
-    settings = measuring("--model", str(CHECKPOINT), "--seed", "-1", *flags, kind=kind)
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused_by_its_name(kind, flags, seed):
+    settings = measuring("--model", str(CHECKPOINT), "--seed", str(seed), *flags, kind=kind)
     with pytest.raises(ValueError, match="`seed`"):
         check([settings])
 

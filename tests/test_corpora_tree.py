@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from modeling_sim.data.corpora.tree import audio_files, file_key, read_text, visible_files
+from modeling_sim.data.corpora.tree import audio_files, file_key, visible_files
+from modeling_sim.files import read_text
 from modeling_sim.text import printable, say, say_once, utf8_name
 
 

@@ -228,6 +228,35 @@ def test_two_processes_score_the_model_that_they_save(two_processes, tmp_path):
         assert score["kl"] == pytest.approx(expected["kl"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_a_reader_that_dies_in_one_of_two_processes_ends_the_run_after_a_save(tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text(
+        """
+import os
+import sys
+from modeling_sim.commands import pretrain
+from modeling_sim.data.batches import ReaderError
+from modeling_sim.trainer import task
+
+crop_batches = task.crop_batches
+
+def breaking(*arguments, **options):
+    for number, batch in enumerate(crop_batches(*arguments, **options)):
+        if number == 4 and os.environ["RANK"] == "0":
+            raise ReaderError("a reader process died")
+        yield batch
+
+task.crop_batches = breaking
+pretrain.main(sys.argv[1:])
+"""
+    )
+    with pytest.raises(AssertionError, match="a reader process died"):
+        launch(2, script, *TINY, "--output_dir", tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+
+
+@pytest.mark.slow
 def test_two_processes_resume_on_the_same_finished_modules(tmp_path):
     """Batch normalization of finished modules has the statistics of one process, as after a resumption."""
     flags = ["--execution", "sequential", "--save_total_limit", "9"]

@@ -143,7 +143,12 @@ def test_streams_are_copied_and_reset(noise):
 
 @pytest.mark.parametrize(
     ("samples", "error"),
-    [(np.zeros(5, np.int16), TypeError), (np.zeros((2, 5)), ValueError), (np.array([0.0, np.nan]), ValueError)],
+    [
+        (np.zeros(5, np.int16), TypeError),
+        (np.zeros((2, 5)), ValueError),
+        (np.array([0.0, np.nan]), ValueError),
+        (np.array([1e39]), ValueError),
+    ],
 )
 def test_a_stream_refuses_other_inputs(samples, error):
     with pytest.raises(error, match="samples"):

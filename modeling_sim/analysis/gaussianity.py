@@ -12,7 +12,7 @@ import torch
 
 from modeling_sim.text import counted
 
-from ._arrays import ROUNDING, principal_axes
+from ._arrays import principal_axes
 from .probes import _standardization
 
 # Variance over frames above which a dimension is active (Burda et al. 2016), as in the training logs.
@@ -192,11 +192,10 @@ def whitened(points: np.ndarray, *, tolerance: float = 1e-6) -> np.ndarray:
         ValueError: Every dimension is constant.
     """
     points = checked_points(points, "points").astype(np.float64)
-    rounding = ROUNDING * np.abs(points).max()
+    if (points == points[0]).all():
+        raise ValueError("`points` are all the same; there is nothing to whiten.")
     points -= points.mean(axis=0)
     directions, variances = (part.numpy() for part in principal_axes(torch.from_numpy(points)))
-    if np.sqrt(variances[0]) <= rounding:
-        raise ValueError("`points` are all the same; there is nothing to whiten.")
     kept = variances > tolerance * variances[0]
     return points @ (directions[:, kept] / np.sqrt(variances[kept]))
 

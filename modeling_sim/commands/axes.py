@@ -20,7 +20,7 @@ from pathlib import Path
 
 from modeling_sim.commands.command import command
 from modeling_sim.commands.embed import EncodingArguments
-from modeling_sim.settings import at_least, setting
+from modeling_sim.settings import at_least, check_seed, setting
 from modeling_sim.text import counted, duration
 
 # Lag in seconds of the autocorrelations that are printed: every module has one near it.
@@ -36,7 +36,7 @@ class AxesArguments(EncodingArguments):
 
     output_dir: str | None = setting(None, "Folder for axes.safetensors; by default that of the model.")
     minutes: float = setting(20.0, "Approximate minutes of recordings to draw.")
-    seed: int = setting(0, "Seed of the draw.", check=at_least(0))
+    seed: int = setting(0, "Seed of the draw.", check=check_seed)
     batch_size: int = setting(8, "Recordings per batch, of 20 seconds on average.", check=at_least(1))
     overwrite_output_dir: bool = setting(False, "Replace axes.safetensors in `output_dir`.")
 

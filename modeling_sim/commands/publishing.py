@@ -131,7 +131,7 @@ def _repo_type(settings: PublishArguments) -> RepoType:
 def publish_all(settings: PublishArguments) -> None:
     """Publishes every model of a folder with its measures, and lists all in a collection.
 
-    An encoder NAME with a decoder NAME-decoder also gets a Space, NAME-explorer. Everything is checked before the first
+    An encoder NAME with a decoder NAME-decoder also gets a Space, NAME-explorer. All files are checked before the first
     upload.
 
     Raises:

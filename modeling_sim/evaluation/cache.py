@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -131,7 +132,7 @@ class AnalysisParts:
             return False
         try:
             read_part(path, part)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             tqdm.write(f"{path} cannot be read and is measured again: {error}")
             return False
         return True

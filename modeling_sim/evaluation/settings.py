@@ -14,6 +14,7 @@ from modeling_sim.settings import (
     FigureFormat,
     at_least,
     check_checkpoint,
+    check_seed,
     chosen_numbers,
     setting,
 )
@@ -57,7 +58,7 @@ class MeasuringArguments(CorpusArguments):
     )
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.", check=at_least(1))
-    seed: int = setting(0, "Seed of the untrained networks and of all random choices.", check=at_least(0))
+    seed: int = setting(0, "Seed of the untrained networks and of all random choices.", check=check_seed)
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features and partial results; anything in it can be deleted.",

@@ -9,6 +9,7 @@ from modeling_sim.settings import (
     CorpusArguments,
     at_least,
     check_checkpoint,
+    check_seed,
     setting,
 )
 
@@ -30,7 +31,7 @@ class ExploreArguments(CorpusArguments):
     minutes: float = setting(5.0, "Approximate minutes of the split to collect evidence from.")
     device: str = setting("cpu", "Device, such as cpu or cuda:1.")
     batch_size: int = setting(8, "Utterances per batch.", check=at_least(1))
-    seed: int = setting(0, "Seed of all random choices.", check=at_least(0))
+    seed: int = setting(0, "Seed of all random choices.", check=check_seed)
     cache_dir: str = setting(
         str(Path(HF_HOME) / "modeling_sim" / "features"),
         "Folder for cached features, evidence and uploads; anything in it can be deleted.",

@@ -10,10 +10,10 @@ from transformers import SequenceFeatureExtractor
 
 from modeling_sim import SimModel
 from modeling_sim.export.torch_program import convolutions_program
-from modeling_sim.files import replacing_folder
+from modeling_sim.files import CONFIGURATION_NAMES, replacing_folder
 
 ENCODER, STEP, PROGRAM = "model.onnx", "streaming.onnx", "model.pt2"
-EXPORTED_NAMES = (ENCODER, STEP, PROGRAM, "config.json", "preprocessor_config.json", "*_sim.py")
+EXPORTED_NAMES = (ENCODER, STEP, PROGRAM, *CONFIGURATION_NAMES)
 """Names of the files of an export."""
 
 Format = Literal["onnx", "torch-export"]

@@ -15,10 +15,9 @@ from jinja2 import UndefinedError
 from safetensors import SafetensorError, safe_open
 
 from modeling_sim import SimConfig
-from modeling_sim.data.corpora.tree import read_text
 from modeling_sim.evaluation.axes import AXES_NAME, save_axes
 from modeling_sim.evaluation.results import ANALYSIS_NAME, Results
-from modeling_sim.files import read_json, read_results, write_json
+from modeling_sim.files import read_json, read_results, read_text, write_json
 from modeling_sim.hub.card import is_task, own_name, render_card, render_task_card
 from modeling_sim.hub.card_check import check_card
 from modeling_sim.hub.scrubbing import scrub, scrub_file

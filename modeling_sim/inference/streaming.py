@@ -97,8 +97,6 @@ class SimStream:
             )
         if not samples.is_floating_point():
             raise TypeError(f"`samples` is {samples.dtype}; give floats in [-1, 1], of int16 by dividing by 32768.")
-        if not samples.isfinite().all():  # the GRU would keep it to the end of the stream
-            raise ValueError("`samples` contains NaN or infinity.")
         return self._step(samples, last=False)
 
     def finish(self) -> SimModelOutput:
@@ -110,6 +108,8 @@ class SimStream:
         if self._is_finished:
             raise ValueError("`finish` was called; call `reset` to restart.")
         samples = samples.to(self._state[0])
+        if not samples.isfinite().all():  # the GRU would keep it to the end of the stream
+            raise ValueError("`samples` contains NaN or infinity.")
         if self._short_steps is None or last or samples.shape[1] > MAX_SAMPLES:
             modules, self._state = self.model.step(samples, self._state, last=last)
         else:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from modeling_sim.data.corpora.tree import read_text
+from modeling_sim.files import read_text
 from modeling_sim.plots import GRAY, plot_text, save_figure, style_of
 from modeling_sim.text import in_one_line
 from modeling_sim.trainer.loop import Callback

@@ -270,16 +270,17 @@ def check_resumable(task: Task, settings: RunArguments, checkpoint: Checkpoint) 
     task.schedule.check_resumable(numbers["settings"])
 
 
-def save(run: Run) -> None:
+def save(run: Run, *, together: bool = True) -> None:
     """Writes a checkpoint unless this step has one; a full disk is only reported, and training continues.
 
-    All processes must call it.
+    All processes must call it, unless `together` is False; each then needs the complete model.
     """
     if run.saved_step == run.counts.step:
         return
     run.saved_step = run.counts.step
     schedule = run.task.schedule
-    share_model(run)
+    if together:
+        share_model(run)
     optimization = schedule.gather_optimization(run.optimization.state_dict())
     means = run.means.state_dict(schedule.gather_rows)
     if not run.accelerator.is_main_process:
@@ -343,7 +344,7 @@ def train(run: Run) -> list[Scores]:
     except (ReaderError, AudioError, BadAudioError):
         # Other processes are waiting within a step, so a state that is distributed over them cannot be saved.
         if counts.step and task.schedule.placement.num_replicas == run.accelerator.num_processes:
-            save(run)
+            save(run, together=False)
         raise
 
 

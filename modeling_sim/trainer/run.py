@@ -223,7 +223,8 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
         raise RunIsFinishedError(f"the run in {folder.path} is finished")
     for name in ("model", "init_from"):
         base = all_settings.get(name)
-        if settings.overwrite_output_dir and base and Path(base).resolve().is_relative_to(folder.path.resolve()):
+        is_inside = base and Path(base).exists() and Path(base).resolve().is_relative_to(folder.path.resolve())
+        if settings.overwrite_output_dir and is_inside:
             raise FileExistsError(
                 f"`{name}` {base} is in `output_dir`, which would be replaced; choose another folder."
             )

@@ -11,6 +11,7 @@ from modeling_sim.settings import (
     Preset,
     YamlMapping,
     at_least,
+    check_seed,
     check_sim_checkpoint,
     setting,
 )
@@ -139,7 +140,7 @@ class RunArguments:
         for least, names in ((1, positive), (0, not_negative)):
             for name in names.split():
                 at_least(least)(name, getattr(self, name))
-        at_least(0, 2**32 - 1)("seed", self.seed)  # NumPy's range
+        check_seed("seed", self.seed)
         if not 0 < self.learning_rate < math.inf:  # NaN as well
             raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be above 0 and finite.")
         if self.early_stopping_patience and not self.eval_steps:

@@ -22,7 +22,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from modeling_sim.data.corpora.contract import IGNORED, replace_column
-from modeling_sim.data.corpora.tree import decode_text, read_text, visible_files
+from modeling_sim.data.corpora.tree import visible_files
+from modeling_sim.files import decode_text, read_text
 from modeling_sim.text import counted, say_once
 
 LABEL_RATE = 16_000  # Hz; the sampling rate of the next two

@@ -26,8 +26,8 @@ from modeling_sim.data.corpora.contract import (
     plain_array,
 )
 from modeling_sim.data.corpora.splits import SplitRule, say_division, split_ids
-from modeling_sim.data.corpora.tree import audio_files, file_key, read_text
-from modeling_sim.files import nearest
+from modeling_sim.data.corpora.tree import audio_files, file_key
+from modeling_sim.files import nearest, read_text
 from modeling_sim.text import counted, printable, say_once, utf8_name
 
 INFO = CorpusInfo(

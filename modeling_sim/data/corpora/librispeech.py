@@ -11,7 +11,8 @@ from modeling_sim.data.corpora.alignments import find_alignments, with_phones
 from modeling_sim.data.corpora.contract import CorpusInfo, as_class_label, as_text, class_names, make_dataset
 from modeling_sim.data.corpora.hub import choose_columns, complete_stream, divide, divide_stream, open_source
 from modeling_sim.data.corpora.splits import SplitRule, find_list, split_ids
-from modeling_sim.data.corpora.tree import read_text, visible_files
+from modeling_sim.data.corpora.tree import visible_files
+from modeling_sim.files import read_text
 from modeling_sim.text import say_once, utf8_name
 
 INFO = CorpusInfo(

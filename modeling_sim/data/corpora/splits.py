@@ -9,8 +9,7 @@ from unicodedata import normalize
 import numpy as np
 
 from modeling_sim.data.corpora.contract import UNKNOWN_SPEAKER
-from modeling_sim.data.corpora.tree import read_text
-from modeling_sim.files import nearest
+from modeling_sim.files import nearest, read_text
 from modeling_sim.text import counted, say_once
 
 SplitRule = Literal["list", "utterance", "speaker"]

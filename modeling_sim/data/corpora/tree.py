@@ -1,6 +1,5 @@
-"""Lists the visible files of a folder, each once, and reads text files of any program."""
+"""Lists the visible files of a folder, each once."""
 
-import codecs
 import os
 from collections import Counter
 from collections.abc import Collection, Hashable
@@ -108,30 +107,6 @@ def file_key(path: str | Path) -> Hashable:
         return place
     # Inode numbers are not unique on every network file system, so use them only for files with several names.
     return (status.st_dev, status.st_ino) if status.st_nlink > 1 else os.path.realpath(place)
-
-
-def read_text(path: str | Path) -> str:
-    r"""Text of a file in UTF-8, or in UTF-16 with a byte order mark; without such marks, and with "\n" as line ends.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It has another encoding.
-    """
-    return decode_text(Path(path).read_bytes(), path)
-
-
-def decode_text(content: bytes, path: str | Path) -> str:
-    """Decodes the bytes of a file like `read_text`."""
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
-    try:
-        text = content.decode(encoding)
-        reason = "it has zero bytes" if "\0" in text else None
-    except UnicodeDecodeError as error:
-        text, reason = "", str(error)
-    if reason is not None:
-        raise ValueError(f"{printable(path)} is not UTF-8 text ({reason}); save it in that encoding")
-    # Concatenated files have byte order marks in the middle.
-    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _is_visible(name: str) -> bool:
