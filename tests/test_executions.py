@@ -251,7 +251,7 @@ task.crop_batches = breaking
 pretrain.main(sys.argv[1:])
 """
     )
-    with pytest.raises(AssertionError, match="a reader process died"):
+    with pytest.raises(AssertionError):  # of the exit status
         launch(2, script, *TINY, "--output_dir", tmp_path / "run")
     assert (tmp_path / "run" / "checkpoint-4").is_dir()
 
