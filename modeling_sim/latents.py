@@ -51,7 +51,7 @@ def encode(
 @torch.no_grad()
 def decode(decoder: SimDecoder, latents: torch.Tensor, num_samples: int | None = None) -> torch.Tensor:
     """Decodes latents `(batch, frames, channels)` to waveforms `(batch, samples)`, with `num_samples` if given."""
-    return decoder(latents, num_samples).waveforms
+    return decoder(latents, num_samples, return_dict=True).waveforms
 
 
 def points_between(start: torch.Tensor, end: torch.Tensor, places: torch.Tensor, path: Path) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AddedToken, PreTrainedTokenizer
 from transformers.image_processing_backends import PilBackend
 
-from .configuration_sim import POSITION_RATE, SimConfig
+from .configuration_sim import POSITION_RATE, SimConfig, check_vocabulary
 from .feature_extraction_sim import SimFeatureExtractor
 
 
@@ -69,6 +69,9 @@ class SimTokenizer(PreTrainedTokenizer):
         vocab_file: File of the symbols, as `save_pretrained` writes it; replaces `vocabulary`.
         kwargs: Further arguments of `PreTrainedTokenizer`.
 
+    Raises:
+        ValueError: A symbol is empty or there twice, or has a space although symbols are separated by spaces.
+
     Example:
         >>> from modeling_sim import SimTokenizer
         >>> SimTokenizer(vocabulary=["HH", "AH", "L", "OW"])("HH AH L OW")["input_ids"]
@@ -89,6 +92,7 @@ class SimTokenizer(PreTrainedTokenizer):
         self.vocab_file = vocab_file
         if vocab_file is not None:
             vocabulary = json.loads(Path(vocab_file).read_text(encoding="utf-8"))
+        check_vocabulary(vocabulary)
         self.is_bytes, self.has_spaces = not vocabulary, any(len(symbol) > 1 for symbol in vocabulary)
         self.symbols = [str(pad_token), *(vocabulary or map(chr, range(256)))]
         self.ids = {symbol: number for number, symbol in enumerate(self.symbols)}

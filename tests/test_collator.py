@@ -67,6 +67,31 @@ def test_labels_of_utterances_and_of_frames():
     assert several["labels"].tolist() == [[1, 2, 3], [4, -100, -100]]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ((None, 1), [-100, 1]),
+        ((None, 0.5), [np.nan, 0.5]),
+        ((np.uint8([1, 1, 1]), np.uint8([1])), [[1, 1, 1], [1, -100, -100]]),
+        (([True, False], [True]), [[1, 0], [1, -100]]),
+        (([1, None], [2]), [[1, -100], [2, -100]]),
+        ((None, [1, 2]), [[-100, -100], [1, 2]]),
+    ],
+)
+def test_missing_and_padded_labels_are_ignored_whatever_their_type(labels, expected):
+    collate, audio = SimDataCollator(SimFeatureExtractor()), waveforms(900, 600)
+    batch = collate([{"audio": samples, "labels": label} for samples, label in zip(audio, labels, strict=True)])
+    np.testing.assert_array_equal(batch["labels"], expected)
+    rows = [{"audio": audio[0]}, {"audio": audio[1], "labels": 2}]
+    assert collate(rows)["labels"].tolist() == [-100, 2]
+
+
+@pytest.mark.parametrize(("rows", "name"), [([], "rows"), ([{"audio": np.zeros(900), "labels": "AA"}], "labels")])
+def test_batches_without_rows_and_names_of_classes_are_refused(rows, name):
+    with pytest.raises(ValueError, match=name):
+        SimDataCollator(SimFeatureExtractor())(rows)
+
+
 def test_waveforms_come_in_several_forms(tmp_path):
     collate, (samples,) = SimDataCollator(SimFeatureExtractor(), column="speech"), waveforms(700)
     forms = [samples, torch.from_numpy(samples), {"array": samples, "sampling_rate": 16000, "path": None}]

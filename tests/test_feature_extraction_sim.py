@@ -94,6 +94,7 @@ def test_half_precision_is_read(dtype, extractor, waveform):
         ({"padding": True, "pad_to_multiple_of": 160}, 1120),
         ({"padding": True, "max_length": 800, "truncation": True}, 800),
         ({"padding": "max_length", "max_length": 900, "truncation": True}, 900),
+        ({"padding": True, "max_length": 800, "truncation": True, "pad_to_multiple_of": 160}, 800),
     ],
 )
 def test_padding_and_truncation_mark_what_is_audio(settings, samples, extractor, waveform):
@@ -103,6 +104,13 @@ def test_padding_and_truncation_mark_what_is_audio(settings, samples, extractor,
     assert mask.sum(1).tolist() == [min(1000, samples), 600]
     assert torch.equal(values[1, :600], torch.from_numpy(waveform[:600]))
     assert not values[mask == 0].any()
+
+
+def test_no_more_than_the_maximum_length_is_audio_in_a_multiple(extractor, waveform):
+    settings = {"padding": True, "max_length": 750, "truncation": True, "pad_to_multiple_of": 160}
+    batch = extractor(waveform, sampling_rate=RATE, return_tensors="pt", **settings)
+    assert batch["attention_mask"].shape == (1, 800)
+    assert batch["attention_mask"].sum() == 750
 
 
 def test_without_padding_each_waveform_keeps_its_length(extractor, waveform):

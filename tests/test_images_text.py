@@ -242,6 +242,12 @@ def test_tokens_are_bytes_or_characters(vocabulary, text):
     assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.parametrize("vocabulary", [["a b", "c"], ["ch", " "], ["a", "a"], [""]])
+def test_symbols_that_no_text_could_give_are_refused(vocabulary):
+    with pytest.raises(ValueError, match="`vocabulary`"):
+        SimTokenizer(vocabulary=vocabulary)
+
+
 # ---------------------------------------------------------------------- corpora
 
 

@@ -9,6 +9,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from transformers import (
     AutoModel,
@@ -34,7 +35,7 @@ from modeling_sim import (
 from modeling_sim.configuration_sim import num_output_frames
 from modeling_sim.data.audio import read_audio
 from modeling_sim.layers_sim import SimBatchNorm, SimConv1d, SimConvLayer
-from modeling_sim.modeling_sim import SimPredictor
+from modeling_sim.modeling_sim import LONG_SECONDS, SimPredictor
 from modeling_sim.objectives_sim import covariance_penalty, independence_penalty, lagged_covariance_penalty
 
 AUTO_CLASSES = {
@@ -896,6 +897,24 @@ def test_the_trainer_of_transformers_scales_accumulated_gradients(make, tmp_path
 
 
 # ---------------------------------------------------------------------- classification heads
+
+
+@pytest.mark.parametrize("settings", [{"probe_module": 4}, {"log_variance_clamp": [2, -10]}, {"kl_weight": -1.0}])
+@pytest.mark.parametrize("head", CLASSIFIERS)
+def test_settings_are_checked_when_a_checkpoint_is_loaded_with_others(settings, head, make, tmp_path):
+    make(head, num_labels=3).save_pretrained(tmp_path)
+    (name,) = settings
+    with pytest.raises(StrictDataclassClassValidationError, match=name):
+        head.from_pretrained(tmp_path, **settings)
+
+
+def test_an_empty_batch_and_long_padding(make):
+    model = make(SimModel).eval()
+    with pytest.raises(ValueError, match="`input_values`"):
+        model(torch.zeros(0, 4000))
+    padding = torch.zeros(1, (LONG_SECONDS + 1) * model.config.sampling_rate)
+    with torch.no_grad():
+        assert not model(padding, torch.zeros_like(padding)).last_hidden_state.any()
 
 
 @pytest.mark.parametrize("probe_module", [0, 1, 2, 3, -1, -2])

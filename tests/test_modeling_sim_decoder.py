@@ -57,6 +57,7 @@ def test_padded_utterances_are_decoded_as_alone(architecture):
     model = decoder(architecture=architecture)
     model.config.return_dict = False
     frames, latents = [12, 30], torch.randn(2, 30, 6)
+    assert torch.equal(decode(model, latents), model(latents)[0])
     latents[0, frames[0] :] = 0.0
     lengths = [model.config.num_samples(count) - 7 for count in frames]
     waveforms = model(latents, lengths, return_dict=True).waveforms
@@ -78,7 +79,17 @@ def test_frames_after_an_utterance_are_0_and_left_out(tiny_config):
     torch.testing.assert_close(model(batch, lengths).waveforms[0, :1239], model(alone, 1239).waveforms[0])
 
 
-@pytest.mark.parametrize("lengths", [torch.tensor([100]), torch.tensor([[100, 100]]), [1, 2, 3]])
+@pytest.mark.parametrize("architecture", ["convolutions", "source_filter"])
+def test_latents_are_converted_to_the_weights_and_empty_ones_refused(architecture):
+    model, latents = decoder(architecture=architecture), torch.randn(2, 9, 6)
+    expected = model(latents).waveforms
+    torch.testing.assert_close(model(latents.double()).waveforms, expected)
+    assert model.bfloat16()(latents).waveforms.shape == expected.shape
+    with pytest.raises(ValueError, match="`latents`"):
+        model(latents[:0])
+
+
+@pytest.mark.parametrize("lengths", [-5, torch.tensor([100]), torch.tensor([[100, 100]]), [1, 2, 3]])
 def test_there_is_one_length_per_utterance(lengths):
     with pytest.raises(ValueError, match="`num_samples`"):
         decoder()(torch.randn(2, 4, 6), lengths)

@@ -311,6 +311,10 @@ class SimPreTrainedModel(PreTrainedModel):
     # Set by the package: the class of a saved folder for each Auto class.
     auto_map: dict[str, str] = {}
 
+    def __init__(self, config: SimConfig) -> None:
+        config.validate()  # `from_pretrained` sets fields after the configuration has validated itself
+        super().__init__(config)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """PyTorch's default initialization, as in the paper."""
@@ -381,7 +385,7 @@ class SimModel(SimPreTrainedModel):
             TypeError: `input_values` or `attention_mask` is not a tensor, or `input_values` is integer where floats are
                 expected, or the reverse, or float64 while the weights have lower precision. Other floats are converted
                 to the weights' dtype.
-            ValueError: `input_values` has another shape or is too short for one frame of the last module, or
+            ValueError: `input_values` has another shape, no rows, or is too short for one frame of the last module, or
                 `attention_mask` has padding before or within the audio (see `require` for accelerators).
         """
         for name, given in (("input_values", input_values), ("attention_mask", attention_mask)):
@@ -403,6 +407,8 @@ class SimModel(SimPreTrainedModel):
                 f"`input_values` has shape {shape}; it must be (batch, samples), or for `input_kind` 'patches' (batch, "
                 "`image_channels`, height, width)."
             )
+        if shape[0] == 0:
+            raise ValueError("`input_values` has no rows; give a batch of at least 1.")
         length = shape[2 if kind == "patches" else 1]
         if self.config.num_frames(length) < 1 or (kind == "patches" and shape[3] < self.config.patch_size):
             raise ValueError(
@@ -533,6 +539,9 @@ class SimModel(SimPreTrainedModel):
                     if log_variance is not None:
                         cast("torch.Tensor", kept[module].log_variance)[rows, place] = log_variance
                     done[module] = place.stop
+        if not kept:  # all rows are padding
+            found = enumerate(self.module_latents(input_values, attention_mask))
+            return {module: latents for module, latents in found if module in wanted}
         return kept
 
     def takes_chunks(self, input_values: torch.Tensor) -> bool:

@@ -111,8 +111,10 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
             )
 
         waveforms = [self._check(waveform, place) for place, waveform in enumerate(_as_batch(raw_speech))]
+        if truncation and max_length:  # `pad` would keep samples up to a multiple of `pad_to_multiple_of`
+            waveforms = [waveform[:max_length] for waveform in waveforms]
         if self.do_normalize:
-            waveforms = [_normalize(_truncate(waveform, max_length, truncation)) for waveform in waveforms]
+            waveforms = [_normalize(waveform) for waveform in waveforms]
         return self.pad(
             BatchFeature({"input_values": waveforms}),
             padding=padding,
@@ -208,11 +210,6 @@ def _to_array(waveform: Any) -> np.ndarray:
     if isinstance(waveform, np.ndarray) and waveform.dtype == object:
         waveform = waveform.tolist()
     return np.asarray(waveform)
-
-
-def _truncate(waveform: np.ndarray, max_length: int | None, truncation: bool) -> np.ndarray:
-    """Truncates a waveform before normalization, so that only samples that the model reads enter the statistics."""
-    return waveform[:max_length] if truncation and max_length else waveform
 
 
 def _normalize(waveform: np.ndarray) -> np.ndarray:

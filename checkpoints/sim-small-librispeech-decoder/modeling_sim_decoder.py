@@ -63,6 +63,7 @@ class SimDecoder(PreTrainedModel):
     pitch_bias: torch.Tensor
 
     def __init__(self, config: SimDecoderConfig) -> None:
+        config.validate()  # `from_pretrained` sets fields after the configuration has validated itself
         super().__init__(config)
         self.register_buffer("mean", torch.zeros(config.latent_size))
         self.register_buffer("scale", torch.ones(config.latent_size))
@@ -156,7 +157,8 @@ class SimDecoder(PreTrainedModel):
         """Decodes latents.
 
         Args:
-            latents: `(batch, frames, channels)` of the module that the decoder was trained on.
+            latents: `(batch, frames, channels)` of the module that the decoder was trained on. They are converted to
+                the dtype of the weights.
             num_samples: Length of every utterance; waveforms are truncated or padded with zeros. Or one length each,
                 `(batch,)`, if latents are padded with frames of 0, as encoders pad them: these are skipped. `None`:
                 the length of the layers' output, `config.num_samples(frames)`.
@@ -164,21 +166,25 @@ class SimDecoder(PreTrainedModel):
 
         Raises:
             TypeError: `latents` is not a tensor.
-            ValueError: `latents` is not `(batch, frames, channels)` with the configuration's channels; `num_samples`
-                is neither a number nor one per utterance; or `torch.export` exports a source-filter decoder for any
-                number of frames.
+            ValueError: `latents` is empty, or not `(batch, frames, channels)` with the configuration's channels;
+                `num_samples` is negative, or neither a number nor one per utterance; or `torch.export` exports a
+                source-filter decoder for any number of frames.
         """
         if not isinstance(latents, torch.Tensor):
             raise TypeError(f"`latents` is a {type(latents).__name__}; give a tensor: `torch.as_tensor(latents)`.")
-        if latents.ndim != 3 or latents.shape[2] != self.config.latent_size or latents.shape[1] < 1:
+        if latents.ndim != 3 or latents.shape[2] != self.config.latent_size or latents.numel() == 0:
             raise ValueError(
-                f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size})."
+                f"`latents` has shape {tuple(latents.shape)}; it must be (batch, frames, {self.config.latent_size}), "
+                "and not empty."
             )
+        latents = latents.to(self.mean.dtype)
         if num_samples is not None and not isinstance(num_samples, int):
             lengths = torch.as_tensor(num_samples)
             if lengths.ndim:
                 return SimDecoderOutput(waveforms=self._decoded_apart(latents, lengths))
             num_samples = int(lengths)
+        if num_samples is not None and num_samples < 0:
+            raise ValueError(f"`num_samples` is {num_samples}; give a length of at least 0.")
         frames: Any = latents.shape[1]
         if self.config.architecture == "source_filter" and isinstance(frames, torch.SymInt):
             raise ValueError(

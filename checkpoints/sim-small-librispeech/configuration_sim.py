@@ -29,7 +29,7 @@ def plain_numbers(value: Any) -> Any:
 def takes_numpy_numbers(config_class: type[Config]) -> type[Config]:
     """Class decorator that converts values before `@strict` checks them, as it accepts only Python's own numbers.
 
-    A sweep over `np.array([64, 128])` gives `np.int64`. Tuples become lists, so that a config equals its reloaded copy.
+    A sweep over `np.array([64, 128])` gives `np.int64`. Tuples become lists, as in the reloaded copy of a config.
     """
     strict_setattr = config_class.__setattr__
 
@@ -180,12 +180,18 @@ class SimConfig(PreTrainedConfig):
             raise ValueError(
                 f"`context_size` is {self.context_size}; give the channels of the context module, or 0 for none."
             )
-        if not self.batch_norm_eps > 0:  # NaN as well
-            raise ValueError(f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0, for example 1e-5.")
+        if not 0 < self.batch_norm_eps < math.inf:  # NaN as well
+            raise ValueError(
+                f"`batch_norm_eps` is {self.batch_norm_eps}; it must be above 0 and finite, for example 1e-5."
+            )
         if not 0 < self.batch_norm_momentum <= 1:
             raise ValueError(f"`batch_norm_momentum` is {self.batch_norm_momentum}; it must be in (0, 1].")
         if self.loss_window < 2:
             raise ValueError(f"`loss_window` is {self.loss_window}; give at least 2 frames: a context and its target.")
+
+    def validate_vocabulary(self) -> None:
+        """The symbols of a text can be told apart."""
+        check_vocabulary(self.vocabulary)
 
     def validate_convolutions(self) -> None:
         """Kernels, strides and paddings describe the same layers."""
@@ -231,7 +237,7 @@ class SimConfig(PreTrainedConfig):
         if self.initial_log_variance is not None and not math.isfinite(self.initial_log_variance):
             raise ValueError(f"`initial_log_variance` is {self.initial_log_variance}; give a finite number, or None.")
         clamp = self.log_variance_clamp
-        if clamp is not None and (len(clamp) != 2 or clamp[0] >= clamp[1]):
+        if clamp is not None and (len(clamp) != 2 or not clamp[0] < clamp[1]):
             raise ValueError(
                 f"`log_variance_clamp` is {clamp}; give the lowest and the highest value, for example [-10, 10], or "
                 "None."
@@ -297,7 +303,8 @@ class SimConfig(PreTrainedConfig):
             overrides: Fields to set differently.
 
         Raises:
-            ValueError: The name is unknown, or an override is invalid.
+            ValueError: The name, or that of an override, is unknown.
+            StrictDataclassError: The value of an override is invalid.
         """
         if name not in _PRESETS:
             raise ValueError(f"no preset {name!r}{_nearest(name, _PRESETS)} Choose one of {', '.join(_PRESETS)}.")
@@ -427,6 +434,22 @@ class SimConfig(PreTrainedConfig):
             )
             for layer in zip(kernels, strides, paddings, strict=True)
         ]
+
+
+def check_vocabulary(vocabulary: Iterable[str]) -> None:
+    """Checks that every symbol of a text has one id; see `SimConfig.vocabulary`.
+
+    Raises:
+        ValueError: A symbol is empty or there twice, or has a space although symbols are separated by spaces.
+    """
+    symbols = list(vocabulary)
+    separated = any(len(symbol) > 1 for symbol in symbols)
+    for symbol in symbols:
+        if not symbol or symbols.count(symbol) > 1 or (separated and symbol.split() != [symbol]):
+            raise ValueError(
+                f"`vocabulary` has the symbol {symbol!r}, which is empty, there twice, or has a space although symbols "
+                "of several characters are separated by spaces."
+            )
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

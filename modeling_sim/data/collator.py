@@ -25,8 +25,8 @@ class SimDataCollator:
 
     Raises:
         KeyError: When called: a row has no such column.
-        ValueError: `crop_samples` is too short for a frame. When called: the audio has another rate, or
-            `SimFeatureExtractor` does not accept it.
+        ValueError: `crop_samples` is too short for a frame. When called: there are no rows, the audio has another rate,
+            `SimFeatureExtractor` does not accept it, or `labels` are not numbers.
 
     Example:
         >>> import numpy as np
@@ -51,6 +51,8 @@ class SimDataCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """A batch of rows; crops are drawn with torch's global generator, which `Trainer` seeds and restores."""
+        if not rows:
+            raise ValueError("the batch has no rows.")
         if self.column not in rows[0]:
             raise KeyError(
                 f"rows have no column {self.column!r} but {', '.join(rows[0]) or 'none'}; set `column` to that of the "
@@ -65,8 +67,8 @@ class SimDataCollator:
             return_tensors="pt",
         )
         tensors = dict(batch)
-        if "labels" in rows[0]:
-            tensors["labels"] = _stacked([np.asarray(row["labels"]) for row in rows])
+        if any("labels" in row for row in rows):
+            tensors["labels"] = _stacked([np.asarray(row.get("labels")) for row in rows])
         return tensors
 
     def _crop(self, samples: Any) -> Any:
@@ -78,10 +80,25 @@ class SimDataCollator:
 
 
 def _stacked(labels: Sequence[np.ndarray]) -> torch.Tensor:
-    """Labels of a batch; frame labels of shorter utterances are padded with -100."""
-    if labels[0].ndim == 0:
+    """Labels of a batch. Missing ones (`None`) are -100, or NaN next to floats; frame labels are padded with -100."""
+    if any(label.dtype == object for label in labels):
+        given = [value for label in labels for value in label.flat if value is not None]
+        missing = np.nan if any(isinstance(value, float | np.floating) for value in given) else -100
+        labels = [
+            np.array([missing if value is None else value for value in label.flat]).reshape(label.shape)
+            for label in labels
+        ]
+    kinds = {label.dtype.kind for label in labels}
+    if not kinds <= set("biuf"):
+        raise ValueError("`labels` are not numbers; `dataset.class_encode_column` converts names of classes.")
+    if kinds <= set("biu"):
+        labels = [label.astype(np.int64) for label in labels]  # the others cannot be -100
+    of_frames = [label for label in labels if label.ndim]
+    if not of_frames:
         return torch.from_numpy(np.stack(labels))
-    longest, more = max(map(len, labels)), [(0, 0)] * (labels[0].ndim - 1)
+    none = np.empty((0, *of_frames[0].shape[1:]), of_frames[0].dtype)
+    labels = [label if label.ndim else none for label in labels]
+    longest, more = max(map(len, labels)), [(0, 0)] * (none.ndim - 1)
     padded = [np.pad(label, [(0, longest - len(label)), *more], constant_values=-100) for label in labels]
     return torch.from_numpy(np.stack(padded))
 

@@ -219,7 +219,7 @@ def decoded_in_parts(decoder: SimDecoder, latents: torch.Tensor, num_samples: in
     """
     layered = isinstance(decoder, SimDecoder) and decoder.config.architecture == "convolutions"
     if latents.device.type != "cpu" or not layered:
-        return torch.cat([decoder(part, num_samples).waveforms for part in latents.split(32)])
+        return torch.cat([decoder(part, num_samples, return_dict=True).waveforms for part in latents.split(32)])
     few = max(1, _DECODED_FRAMES // latents.shape[1])
     return torch.cat([_decoded(decoder, part, num_samples) for part in latents.split(few)])
 
