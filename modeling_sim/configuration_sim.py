@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
@@ -442,10 +443,10 @@ def check_vocabulary(vocabulary: Iterable[str]) -> None:
     Raises:
         ValueError: A symbol is empty or there twice, or has a space although symbols are separated by spaces.
     """
-    symbols = list(vocabulary)
+    symbols = Counter(vocabulary)
     separated = any(len(symbol) > 1 for symbol in symbols)
-    for symbol in symbols:
-        if not symbol or symbols.count(symbol) > 1 or (separated and symbol.split() != [symbol]):
+    for symbol, count in symbols.items():
+        if not symbol or count > 1 or (separated and symbol.split() != [symbol]):
             raise ValueError(
                 f"`vocabulary` has the symbol {symbol!r}, which is empty, there twice, or has a space although symbols "
                 "of several characters are separated by spaces."

@@ -192,7 +192,7 @@ def load_model(model_class: Any, path: str, config: PreTrainedConfig, *, may_be_
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise ValueError(
-            f"{weights} has NaN or infinity in {_some(broken)}; perhaps its training diverged; train it again."
+            f"{weights} has NaN or infinity in {_some(broken)}; perhaps its training diverged. Train it again."
         )
     return model.float().eval()
 

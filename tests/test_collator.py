@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 from processes import launch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
@@ -75,6 +76,7 @@ def test_labels_of_utterances_and_of_frames():
         ((np.uint8([1, 1, 1]), np.uint8([1])), [[1, 1, 1], [1, -100, -100]]),
         (([True, False], [True]), [[1, 0], [1, -100]]),
         (([1, None], [2]), [[1, -100], [2, -100]]),
+        (([], [1, None]), [[-100, -100], [1, -100]]),
         ((None, [1, 2]), [[-100, -100], [1, 2]]),
     ],
 )
@@ -86,7 +88,32 @@ def test_missing_and_padded_labels_are_ignored_whatever_their_type(labels, expec
     assert collate(rows)["labels"].tolist() == [-100, 2]
 
 
-@pytest.mark.parametrize(("rows", "name"), [([], "rows"), ([{"audio": np.zeros(900), "labels": "AA"}], "labels")])
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "known"),
+    [
+        ("multi_label_classification", ([1.0, None], [0.0, 1.0]), [[True, False], [True, True]]),
+        ("regression", (None, [0.5, 1.5]), [[False, False], [True, True]]),
+    ],
+)
+def test_missing_labels_do_not_enter_losses(problem_type, labels, known, tiny_config):
+    config = tiny_config(num_labels=2, problem_type=problem_type)
+    head = SimForSequenceClassification(config).eval()
+    rows = [{"audio": samples, "labels": label} for samples, label in zip(waveforms(900, 900), labels, strict=True)]
+    output = head(**SimDataCollator(SimFeatureExtractor())(rows))
+    loss = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
+    wanted = torch.tensor([label or [0.0, 0.0] for label in [[each or 0.0 for each in row or ()] for row in labels]])
+    known = torch.tensor(known)
+    torch.testing.assert_close(output.loss, loss(output.logits[known], wanted[known]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [
+        ([], "rows"),
+        ([{"audio": np.zeros(900), "labels": "AA"}], "labels"),
+        ([{"audio": np.zeros(900), "labels": label} for label in (1, [1, 2])], "labels"),
+    ],
+)
 def test_batches_without_rows_and_names_of_classes_are_refused(rows, name):
     with pytest.raises(ValueError, match=name):
         SimDataCollator(SimFeatureExtractor())(rows)

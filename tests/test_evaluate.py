@@ -325,7 +325,7 @@ def tones():
 
 def test_a_decoder_that_is_no_better_than_silence_has_its_quality_alone(capsys):
     class Silent(_Tones):
-        def forward(self, latents, num_samples):
+        def forward(self, latents, num_samples, **_):
             return SimpleNamespace(waveforms=0 * super().forward(latents, num_samples).waveforms)
 
     analysis = decoded(Silent())
@@ -606,7 +606,7 @@ class _Tones(torch.nn.Module):
     class config:  # noqa: N801 - as a model's
         sampling_rate = 16_000
 
-    def forward(self, latents, num_samples):
+    def forward(self, latents, num_samples, **_):
         seconds = torch.arange(num_samples) / 16_000
         pitch = 130 * 2 ** latents[..., 0].mean(dim=1, keepdim=True)
         level = 0.05 * 10 ** (latents[..., 1].mean(dim=1, keepdim=True) / 2)
@@ -631,7 +631,7 @@ class _TurnedTones(_Tones):
 
     turn = torch.tensor([[2.0, -2.0, 1.0], [2.0, 1.0, -2.0], [1.0, 2.0, 2.0]]) / 3
 
-    def forward(self, latents, num_samples):
+    def forward(self, latents, num_samples, **_):
         return super().forward(latents @ self.turn.T, num_samples)
 
 

@@ -540,8 +540,8 @@ class SimModel(SimPreTrainedModel):
                         cast("torch.Tensor", kept[module].log_variance)[rows, place] = log_variance
                     done[module] = place.stop
         if not kept:  # all rows are padding
-            found = enumerate(self.module_latents(input_values, attention_mask))
-            return {module: latents for module, latents in found if module in wanted}
+            latents = list(self.module_latents(input_values, attention_mask))
+            return {module: latents[module] for module in wanted}
         return kept
 
     def takes_chunks(self, input_values: torch.Tensor) -> bool:
@@ -880,8 +880,8 @@ class SimClassifier(SimPreTrainedModel):
 
         Args:
             logits: `(..., num_labels)`.
-            labels: Single label: `(...)` integers, -100 for none. Multi-label: `(..., num_labels)`, 0 or 1, -100 for
-                none. Regression: `(..., num_labels)`, or `(...)` for a single label, NaN for none.
+            labels: Single label: `(...)` integers, -100 for none. Multi-label: `(..., num_labels)`, 0 or 1, -100 or
+                NaN for none. Regression: `(..., num_labels)`, or `(...)` for a single label, NaN for none.
             mask: `(...)`, 0 where labels are ignored; `None` to ignore none.
 
         Raises:
@@ -916,7 +916,8 @@ class SimClassifier(SimPreTrainedModel):
             return total / (labels != _IGNORED).sum().clamp(min=1)  # 0 without a label
         labels = labels.float()
         is_regression = problem_type == "regression"
-        known = counts[..., None] & (~labels.isnan() if is_regression else labels != _IGNORED)
+        missing = labels.isnan() if is_regression else labels.isnan() | (labels == _IGNORED)
+        known = counts[..., None] & ~missing
         loss = F.mse_loss if is_regression else F.binary_cross_entropy_with_logits
         losses = loss(logits, labels.masked_fill(~known, 0.0), reduction="none")
         return (losses * known).sum() / known.sum().clamp(min=1)

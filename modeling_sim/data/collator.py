@@ -14,8 +14,8 @@ class SimDataCollator:
     """Makes a padded batch of rows: `input_values` and `attention_mask`, and `labels` where rows have them.
 
     A row is a dict with a waveform in `column`, in any form of `as_recording`. Files are read and resampled; samples
-    must have the model's rate. All columns except this and `labels` are ignored. Set `remove_unused_columns=False` in
-    `TrainingArguments`: otherwise `Trainer` removes the waveforms.
+    must have the model's rate. All columns except this and `labels` are ignored. Amounts must be floats. Set
+    `remove_unused_columns=False` in `TrainingArguments`: otherwise `Trainer` removes the waveforms.
 
     Args:
         feature_extractor: Checks, scales and pads the waveforms.
@@ -68,7 +68,7 @@ class SimDataCollator:
         )
         tensors = dict(batch)
         if any("labels" in row for row in rows):
-            tensors["labels"] = _stacked([np.asarray(row.get("labels")) for row in rows])
+            tensors["labels"] = _stacked([row.get("labels") for row in rows])
         return tensors
 
     def _crop(self, samples: Any) -> Any:
@@ -79,27 +79,34 @@ class SimDataCollator:
         return samples[start : start + self.crop_samples]
 
 
-def _stacked(labels: Sequence[np.ndarray]) -> torch.Tensor:
-    """Labels of a batch. Missing ones (`None`) are -100, or NaN next to floats; frame labels are padded with -100."""
-    if any(label.dtype == object for label in labels):
-        given = [value for label in labels for value in label.flat if value is not None]
-        missing = np.nan if any(isinstance(value, float | np.floating) for value in given) else -100
-        labels = [
-            np.array([missing if value is None else value for value in label.flat]).reshape(label.shape)
-            for label in labels
-        ]
-    kinds = {label.dtype.kind for label in labels}
+def _stacked(labels: Sequence[Any]) -> torch.Tensor:
+    """Labels of a batch, int64 or float32.
+
+    Missing labels (`None`), and the padding of frame labels, are -100, or NaN in a batch of floats; losses ignore both.
+    """
+    rows = [np.asarray(label) for label in labels]
+    kinds = {row.dtype.kind for row in rows if row.size and row.dtype != object}
+    kinds |= {
+        np.asarray(value).dtype.kind for row in rows if row.dtype == object for value in row.flat if value is not None
+    }
     if not kinds <= set("biuf"):
         raise ValueError("`labels` are not numbers; `dataset.class_encode_column` converts names of classes.")
-    if kinds <= set("biu"):
-        labels = [label.astype(np.int64) for label in labels]  # the others cannot be -100
-    of_frames = [label for label in labels if label.ndim]
-    if not of_frames:
-        return torch.from_numpy(np.stack(labels))
-    none = np.empty((0, *of_frames[0].shape[1:]), of_frames[0].dtype)
-    labels = [label if label.ndim else none for label in labels]
-    longest, more = max(map(len, labels)), [(0, 0)] * (none.ndim - 1)
-    padded = [np.pad(label, [(0, longest - len(label)), *more], constant_values=-100) for label in labels]
+    dtype, missing = (np.float32, np.nan) if "f" in kinds else (np.int64, -100)
+    rows = [
+        np.array([missing if value is None else value for value in row.flat], dtype).reshape(row.shape)
+        if row.dtype == object
+        else row.astype(dtype)
+        for row in rows
+    ]
+    lists = [row for row in rows if row.ndim]
+    if not lists:
+        return torch.from_numpy(np.stack(rows))
+    if any(row.ndim == 0 and label is not None for row, label in zip(rows, labels, strict=True)):
+        raise ValueError("`labels` are numbers in some rows and lists in others; give the same in all rows.")
+    none = np.empty((0, *max((row.shape[1:] for row in lists), key=len)), dtype)
+    rows = [row if row.size else none for row in (row if row.ndim else none for row in rows)]
+    longest, more = max(map(len, rows)), [(0, 0)] * (none.ndim - 1)
+    padded = [np.pad(row, [(0, longest - len(row)), *more], constant_values=missing) for row in rows]
     return torch.from_numpy(np.stack(padded))
 
 

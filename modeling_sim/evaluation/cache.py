@@ -1,8 +1,6 @@
 """A cache of the parts of an evaluation: after an interruption, or with a further model, only the rest is measured."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,7 +15,7 @@ from modeling_sim.analysis.scorecard import Row
 from modeling_sim.data.digests import key_name
 from modeling_sim.evaluation.clips import Media
 from modeling_sim.evaluation.settings import AnalysisArguments
-from modeling_sim.files import replacing
+from modeling_sim.files import ARCHIVE_ERRORS, replacing
 from modeling_sim.provenance import versions
 
 # Settings that parts do not depend on: paths, the choice of models, and settings in the key of a part.
@@ -132,7 +130,7 @@ class AnalysisParts:
             return False
         try:
             read_part(path, part)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except ARCHIVE_ERRORS as error:
             tqdm.write(f"{path} cannot be read and is measured again: {error}")
             return False
         return True

@@ -6,8 +6,6 @@ Weights, recordings, labels and settings are identified by their content, never 
 
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.data.digests import key_name
+from modeling_sim.files import ARCHIVE_ERRORS
 
 _META = "meta.json"
 
@@ -100,7 +99,7 @@ def stored_items(cache_dir: Path, key: Mapping[str, Any], write: Callable[[Featu
     if (folder / _META).is_file():
         try:
             return _read(folder)
-        except (ValueError, KeyError, EOFError, FileNotFoundError, zipfile.BadZipFile, zlib.error) as error:
+        except ARCHIVE_ERRORS as error:
             tqdm.write(f"the features in {folder} cannot be read and are computed again: {error}")
             shutil.rmtree(folder)
     cache_dir.mkdir(parents=True, exist_ok=True)

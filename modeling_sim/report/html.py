@@ -6,11 +6,9 @@ It is made only from `analysis.json`, `curves.json` and `media.npz`, which `mode
 output folder: a number that is not in those files is not in the report.
 """
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -18,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
 from modeling_sim.evaluation.results import ANALYSIS_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, ModelFacts, Results
-from modeling_sim.files import replacing
+from modeling_sim.files import ARCHIVE_ERRORS, replacing
 from modeling_sim.plots import GRAY, GRAY_ON_DARK, PALETTE, PALETTE_ON_DARK
 from modeling_sim.report.headlines import headlines
 from modeling_sim.report.plots import Plot, make_plots, save_panels
@@ -86,7 +84,7 @@ def read_media(output_dir: str | Path, analysis: Results) -> list[Sounds]:
     try:
         with np.load(path) as file:
             arrays = dict(file)
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+    except ARCHIVE_ERRORS as error:
         raise ValueError(f"{path} is damaged; run `modeling-sim evaluate` again.") from error
     sounds = []
     for group, (title, sentence) in _MEDIA_GROUPS.items():

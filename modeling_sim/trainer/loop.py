@@ -322,8 +322,9 @@ def train(run: Run) -> list[Scores]:
         SystemExit: SIGTERM, SIGINT or SIGUSR1 was received; the state is saved, and the exit code is 128 plus the
             number of the signal.
         FloatingPointError: The gradients of `max_skipped_steps` consecutive steps were not finite.
-        ReaderError: A reader process died or hangs; the state is saved.
-        AudioError, BadAudioError: A recording is unreadable; the state is saved.
+        ReaderError: A reader process died or hangs.
+        AudioError, BadAudioError: A recording is unreadable. As after a `ReaderError`, the state is saved, if it is the
+            main process that failed.
     """
     counts, task = run.counts, run.task
     if getattr(run.settings, "torch_compile", False):
