@@ -1,4 +1,4 @@
-"""Writes files and folders completely or not at all, with the permissions of the umask."""
+"""Reads text and JSON, and writes files and folders completely or not at all, with the permissions of the umask."""
 
 import codecs
 import contextlib
@@ -10,9 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -270,13 +267,6 @@ def decode_text(content: bytes, path: str | Path) -> str:
         raise ValueError(f"{printable(path)} is not UTF-8 text ({reason}); save it in that encoding")
     # Concatenated files have byte order marks in the middle.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
-
-
-ARCHIVE_ERRORS = (
-    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
-)
-"""Errors of reading a damaged `.npz` file."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

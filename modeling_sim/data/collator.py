@@ -85,10 +85,9 @@ def _stacked(labels: Sequence[Any]) -> torch.Tensor:
     Missing labels (`None`), and the padding of frame labels, are -100, or NaN in a batch of floats; losses ignore both.
     """
     rows = [np.asarray(label) for label in labels]
+    given = [value for row in rows if row.dtype == object for value in row.flat if value is not None]
     kinds = {row.dtype.kind for row in rows if row.size and row.dtype != object}
-    kinds |= {
-        np.asarray(value).dtype.kind for row in rows if row.dtype == object for value in row.flat if value is not None
-    }
+    kinds |= {np.asarray(given).dtype.kind} if given else set()
     if not kinds <= set("biuf"):
         raise ValueError("`labels` are not numbers; `dataset.class_encode_column` converts names of classes.")
     dtype, missing = (np.float32, np.nan) if "f" in kinds else (np.int64, -100)
@@ -104,7 +103,7 @@ def _stacked(labels: Sequence[Any]) -> torch.Tensor:
     if any(row.ndim == 0 and label is not None for row, label in zip(rows, labels, strict=True)):
         raise ValueError("`labels` are numbers in some rows and lists in others; give the same in all rows.")
     none = np.empty((0, *max((row.shape[1:] for row in lists), key=len)), dtype)
-    rows = [row if row.size else none for row in (row if row.ndim else none for row in rows)]
+    rows = [row if row.ndim and row.size else none for row in rows]
     longest, more = max(map(len, rows)), [(0, 0)] * (none.ndim - 1)
     padded = [np.pad(row, [(0, longest - len(row)), *more], constant_values=missing) for row in rows]
     return torch.from_numpy(np.stack(padded))

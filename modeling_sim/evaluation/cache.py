@@ -14,8 +14,9 @@ from modeling_sim.analysis import LinearTransform
 from modeling_sim.analysis.scorecard import Row
 from modeling_sim.data.digests import key_name
 from modeling_sim.evaluation.clips import Media
+from modeling_sim.evaluation.feature_store import ARCHIVE_ERRORS
 from modeling_sim.evaluation.settings import AnalysisArguments
-from modeling_sim.files import ARCHIVE_ERRORS, replacing
+from modeling_sim.files import replacing
 from modeling_sim.provenance import versions
 
 # Settings that parts do not depend on: paths, the choice of models, and settings in the key of a part.

@@ -6,6 +6,9 @@ Weights, recordings, labels and settings are identified by their content, never 
 
 import json
 import shutil
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from modeling_sim.data.digests import key_name
-from modeling_sim.files import ARCHIVE_ERRORS
+
+ARCHIVE_ERRORS = (
+    *(ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # NumPy parses headers as Python
+)
+"""Errors of reading a damaged `.npy` or `.npz` file."""
+
 
 _META = "meta.json"
 

@@ -166,7 +166,7 @@ def _empty(config: SimConfig) -> SimModel:
 
 
 def _is_foldable(part: nn.Module) -> bool:
-    """Whether a part of a model is of a class of this package, without hooks."""
+    """Whether a module has a class of this package, and no hooks."""
     known = (SimModel, nn.ModuleList, SimConvModule, SimConvLayer, SimConv1d, SimBatchNorm, SimLatentHead, nn.GRU)
     return any(is_own(part, own_class) for own_class in known)
 

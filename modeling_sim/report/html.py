@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from modeling_sim.analysis.scorecard import DIRECTION_WORDS
 from modeling_sim.data.licenses import license_name
+from modeling_sim.evaluation.feature_store import ARCHIVE_ERRORS
 from modeling_sim.evaluation.results import ANALYSIS_NAME, FIGURES, MEDIA_NAME, REPORT_NAME, ModelFacts, Results
-from modeling_sim.files import ARCHIVE_ERRORS, replacing
+from modeling_sim.files import replacing
 from modeling_sim.plots import GRAY, GRAY_ON_DARK, PALETTE, PALETTE_ON_DARK
 from modeling_sim.report.headlines import headlines
 from modeling_sim.report.plots import Plot, make_plots, save_panels

@@ -221,17 +221,17 @@ def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Ru
     all_settings = {**as_dict([*groups[:-1], settings]), "num_processes": accelerator.num_processes}
     if not settings.overwrite_output_dir and folder.is_finished(all_settings, resume=settings.resume):
         raise RunIsFinishedError(f"the run in {folder.path} is finished")
-    for name in ("model", "init_from"):
-        base = all_settings.get(name)
-        is_inside = base and Path(base).exists() and Path(base).resolve().is_relative_to(folder.path.resolve())
-        if settings.overwrite_output_dir and is_inside:
-            raise FileExistsError(
-                f"`{name}` {base} is in `output_dir`, which would be replaced; choose another folder."
-            )
-    if settings.overwrite_output_dir and settings.named_checkpoint is not None:
-        check_resumable(task, settings, read_kept(settings.named_checkpoint, folder.path))
-    if accelerator.is_main_process and settings.overwrite_output_dir:  # only after all settings are checked
-        folder.clear()
+    if settings.overwrite_output_dir:
+        for name in ("model", "init_from"):
+            base = all_settings.get(name)
+            if base and Path(base).exists() and Path(base).resolve().is_relative_to(folder.path.resolve()):
+                raise FileExistsError(
+                    f"`{name}` {base} is in `output_dir`, which would be replaced; choose another folder."
+                )
+        if settings.named_checkpoint is not None:
+            check_resumable(task, settings, read_kept(settings.named_checkpoint, folder.path))
+        if accelerator.is_main_process:  # only after all settings are checked
+            folder.clear()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         folder.reopen()
