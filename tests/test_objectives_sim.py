@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modeling_sim import SimConfig, info_nce, kl_to_standard_normal
+from modeling_sim import SimConfig, info_nce, kl_to_standard_normal, objectives_sim
 from modeling_sim.objectives_sim import (
     autocorrelations,
     count_active_units,
@@ -104,6 +104,36 @@ def test_info_nce_equals_its_definition_in_value_and_gradient(shape, case):
     torch.testing.assert_close(output.accuracy, accuracy)
     for gradient, expected in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("anchors", [3, 64])
+def test_scores_in_blocks_equal_those_of_the_complete_batch(anchors, dtype, noise, monkeypatch):
+    monkeypatch.setattr(objectives_sim, "_ANCHORS_PER_BLOCK", anchors)
+    generator = torch.Generator().manual_seed(0)
+    targets, negatives = (torch.randint(24, (2, 8, number), generator=generator) for number in (4, 5))
+    predictions, candidates = noise(2, 8, 4, 6).to(dtype).requires_grad_(), noise(24, 6, seed=1).requires_grad_()
+    gradients = noise(2, 8, 4, seed=2), noise(2, 8, 4, 5, seed=3)
+    found = []
+    for scores in (objectives_sim._BlockScores.apply, objectives_sim._bilinear_scores):
+        outputs = scores(predictions, candidates, targets, negatives)
+        found.append((*outputs, *torch.autograd.grad(outputs, (predictions, candidates), gradients)))
+    for blocks, complete in zip(*found, strict=True):
+        assert blocks.dtype == complete.dtype
+        torch.testing.assert_close(blocks, complete)
+
+
+@pytest.mark.parametrize("names", [("context", "latents", "weight"), ("context", "weight"), ("latents",)], ids=str)
+def test_info_nce_has_second_derivatives(names, case):
+    arguments = case()
+    for name in {"context", "latents", "weight"} - {*names}:
+        getattr(arguments, name).requires_grad_(False)
+    leaves, found = [getattr(arguments, name) for name in names], []
+    for loss in (info_nce(**vars(arguments)).loss, naive_info_nce(**vars(arguments))[0]):
+        slopes = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), leaves))
+    for ours, naive in zip(*found, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("offsets", [None, [1, 3], [2, 4, 7], [1, 20]], ids=str)

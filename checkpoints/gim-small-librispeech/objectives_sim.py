@@ -1,6 +1,6 @@
 """Terms of the Smooth InfoMax loss, as pure functions of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,6 +20,9 @@ _LARGEST_CORRELATION = 0.99
 
 # Values are clamped to this distance from 0 before a polynomial, so that outliers do not dominate a moment.
 _LARGEST_DEVIATION = 3.0
+
+# Anchors per block of `_BlockScores`: with 512 channels, their predictions and candidates fit into a processor's cache.
+_ANCHORS_PER_BLOCK = 64
 
 NegativeSource = Literal["any", "not_positive", "same_utterance", "other_utterances"]
 NegativeSharing = Literal["anchor", "batch"]
@@ -139,22 +142,24 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
     if not is_gaussian:
         predictions = F.linear(context, weight[: len(used_offsets)].flatten(0, 1))
     with full_precision(device):
-        candidates = all_latents.float().reshape(-1, channels)
+        candidates, target_frames = all_latents.float().reshape(-1, channels), window_frames[:, target]
         # `embedding` gathers rows like an index does, with a backward pass that runs in parallel on a CPU.
-        window_latents = F.embedding(window_frames, candidates)
-        bank = F.embedding(negative_frames, candidates)  # ([batch, anchors,] negatives, channels)
         if is_gaussian:
-            correlations = weight[: len(used_offsets)].float()
+            correlations, window_latents = weight[: len(used_offsets)].float(), F.embedding(window_frames, candidates)
+            bank = F.embedding(negative_frames, candidates)
             positive, negative = _gaussian_scores(context.float(), correlations, window_latents, used_offsets, bank)
         else:
-            predictions = predictions.float().unflatten(-1, (len(used_offsets), channels))
-            positive, negative = _bilinear_scores(predictions, window_latents, used_offsets, bank)
+            predictions = predictions.unflatten(-1, (len(used_offsets), channels))
+            # Shared negatives are one matrix product, which needs no blocks.
+            in_blocks = device.type == "cpu" and not is_shared and not in_graph()
+            scores = _BlockScores.apply if in_blocks else _bilinear_scores
+            positive, negative = scores(predictions, candidates, target_frames, negative_frames)
         # cross-entropy of the positive among all = softplus(logsumexp(negatives) - positive)
         loss = _mean_of_steps(F.softplus(negative.logsumexp(dim=-1) - positive), valid, pairs)
         with torch.no_grad():
             # Equal candidates (the target itself, frames of silence) tie, even if their scores are rounded differently.
             rounding = max(_ROUNDING, _ROUNDING_OF_HALF * torch.finfo(latents.dtype).eps)
-            is_equal = _are_equal(candidates, negative_frames, window_frames[:, target], rounding)
+            is_equal = _are_equal(candidates, negative_frames, target_frames, rounding)
             lead = (negative - positive[..., None]).masked_fill_(is_equal, 0.0)
             highest, ties = (lead <= 0).all(dim=-1), (lead == 0).sum(dim=-1)
             accuracy = _mean_of_steps(highest / (1.0 + ties), valid, pairs)
@@ -201,22 +206,69 @@ def _usable_offsets(
 
 
 def _bilinear_scores(
-    predictions: torch.Tensor, latents: torch.Tensor, offsets: Sequence[int], bank: torch.Tensor
+    predictions: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, negatives: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of targets `(batch, anchors, steps)` and negatives `(batch, anchors, steps, negatives)`.
+    """Scores of targets `(batch, anchors, steps)` and negatives `(batch, anchors, steps, negatives)`, in float32.
 
     Args:
         predictions: `(batch, anchors, steps, channels)`, W_k applied to the context.
-        latents: `(batch, window, channels)`, the latents of the window.
-        offsets: `(steps,)`.
-        bank: `(negatives, channels)`, or `(batch, anchors, negatives, channels)`.
+        candidates: `(rows, channels)`, float32.
+        targets: `(batch, anchors, steps)`, rows of each anchor's targets.
+        negatives: `([batch, anchors,] negatives)`, rows of each anchor's negatives.
     """
-    first, span = offsets[0], offsets[-1] - offsets[0]
-    # A view of the frames from the first offset to the last, without a copy per step.
-    targets = F.pad(latents[:, first:], (0, 0, 0, span)).unfold(1, span + 1, 1).transpose(2, 3)
-    if len(offsets) != span + 1:
-        targets = torch.stack([targets[:, :, offset - first] for offset in offsets], dim=2)
-    return (predictions * targets).sum(dim=-1), predictions @ bank.transpose(-1, -2)
+    predictions = predictions.float()
+    positive = (predictions * F.embedding(targets, candidates)).sum(dim=-1)
+    return positive, predictions @ F.embedding(negatives, candidates).transpose(-1, -2)
+
+
+class _BlockScores(torch.autograd.Function):
+    """`_bilinear_scores` of a few anchors at a time, for negatives per anchor on a CPU.
+
+    There, reading and writing the gathered candidates and their gradients limits the speed. A block of them stays in
+    the cache, and is gathered again in the backward pass instead of being saved; that takes half of the time.
+    """
+
+    @staticmethod
+    def forward(
+        predictions: torch.Tensor, candidates: torch.Tensor, targets: torch.Tensor, negatives: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        positive = candidates.new_empty(targets.shape)
+        negative = candidates.new_empty(*targets.shape, negatives.shape[-1])
+        for predicted, target, drawn, score, scores in _blocks(predictions, targets, negatives, positive, negative):
+            values = predicted.float()
+            torch.sum(F.embedding(target, candidates).mul_(values), dim=-1, out=score)
+            torch.bmm(values, F.embedding(drawn, candidates).transpose(1, 2), out=scores)
+        return positive, negative
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004 - torch's interface
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_positive: torch.Tensor, grad_negative: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        predictions, candidates, targets, negatives = ctx.saved_tensors
+        if torch.is_grad_enabled():  # `create_graph`: autograd differentiates the single operations
+            inputs = [tensor for tensor in (predictions, candidates) if tensor.requires_grad]
+            outputs = _bilinear_scores(predictions, candidates, targets, negatives)
+            found = iter(torch.autograd.grad(outputs, inputs, (grad_positive, grad_negative), create_graph=True))
+            return *(next(found) if tensor.requires_grad else None for tensor in (predictions, candidates)), None, None
+        grad_predictions = predictions.new_empty(predictions.shape)
+        grad_candidates = torch.zeros_like(candidates)
+        tensors = predictions, targets, negatives, grad_positive[..., None], grad_negative, grad_predictions
+        for predicted, target, drawn, to_score, to_scores, grad_predicted in _blocks(*tensors):
+            values = predicted.float()
+            of_target, of_drawn = F.embedding(target, candidates), F.embedding(drawn, candidates)
+            grad_predicted.copy_(of_target.mul_(to_score).baddbmm_(to_scores, of_drawn))
+            torch.mul(values, to_score, out=of_target)
+            torch.bmm(to_scores.transpose(1, 2), values, out=of_drawn)
+            grad_candidates.index_add_(0, target.flatten(), of_target.flatten(0, 1))
+            grad_candidates.index_add_(0, drawn.flatten(), of_drawn.flatten(0, 1))
+        return grad_predictions, grad_candidates, None, None
+
+
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Parts `(anchors, ...)` of `(batch, anchors, ...)` tensors, a few anchors at a time."""
+    return zip(*(tensor.flatten(0, 1).split(_ANCHORS_PER_BLOCK) for tensor in tensors), strict=True)
 
 
 def _gaussian_scores(
@@ -231,9 +283,9 @@ def _gaussian_scores(
     Args:
         context: `(batch, anchors, channels)`.
         correlations: `(steps, channels)`.
-        latents: See `_bilinear_scores`.
-        offsets: See `_bilinear_scores`.
-        bank: See `_bilinear_scores`.
+        latents: `(batch, window, channels)`, the latents of the window.
+        offsets: `(steps,)`.
+        bank: `([batch, anchors,] negatives, channels)`, the latents of the negatives.
     """
     anchors, window = context.shape[1], latents.shape[1]
     linear = correlations / (1 - correlations.square())  # coefficient of c z
@@ -582,6 +634,11 @@ def is_autocast(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
+def in_graph() -> bool:
+    """Whether a graph is being compiled, exported or traced."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 def require(condition: torch.Tensor, message: str) -> None:
     """Raises if a 0-dim tensor is false, without a synchronization between host and accelerator.
 
@@ -608,6 +665,7 @@ __all__ = [
     "draw_negatives",
     "draw_window_start",
     "full_precision",
+    "in_graph",
     "independence_penalty",
     "info_nce",
     "kl_to_standard_normal",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_sim import SimConfig, num_output_frames
-from .objectives_sim import full_precision, is_autocast, require
+from .objectives_sim import full_precision, in_graph, is_autocast, require
 
 # Device types on which convolutions are computed as matrix products; all others use torch's own convolution.
 # `benchmarks/gpu_benchmark.py` measures which is faster.
@@ -406,11 +406,6 @@ def _takes_row_products(device: torch.device) -> bool:
     return device.type in ROW_PRODUCT_DEVICES and not in_graph()
 
 
-def in_graph() -> bool:
-    """Whether a graph is being compiled, exported or traced."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-
-
 def is_own(module: nn.Module, own_class: type[nn.Module]) -> bool:
     """Whether a layer is unmodified: no adapter, parametrization, hook or replaced `forward`."""
     return (
@@ -501,7 +496,6 @@ __all__ = [
     "front",
     "gru_frames",
     "gru_weights",
-    "in_graph",
     "is_own",
     "row_products",
     "run_gru",

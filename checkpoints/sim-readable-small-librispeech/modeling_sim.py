@@ -33,11 +33,12 @@ if __name__ == "modeling_sim":
     __package__ = "modeling_sim"
 
 from .configuration_sim import SimConfig
-from .layers_sim import SimConvLayer, SimLatentHead, front, in_graph, run_gru
+from .layers_sim import SimConvLayer, SimLatentHead, front, run_gru
 from .objectives_sim import (
     autocorrelations,
     covariance_penalty,
     draw_window_start,
+    in_graph,
     independence_penalty,
     info_nce,
     kl_to_standard_normal,
