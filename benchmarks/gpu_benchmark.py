@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from benchmarks.gpu import read, write
 from benchmarks.gpu_runs import artificial_data
 from benchmarks.reading import crops_per_second
-from benchmarks.training_step import package_step, peak_megabytes, plain_step, seconds_of
+from benchmarks.training_step import (
+    accelerator_of,
+    has_bf16,
+    package_step,
+    peak_megabytes,
+    plain_step,
+    seconds_of,
+)
 from modeling_sim import SimConfig, SimFeatureExtractor, SimModel, layers_sim
 from modeling_sim.data.corpora import load_corpus
 from modeling_sim.trainer.greedy import EXECUTIONS
@@ -58,8 +63,7 @@ class Benchmark:
         self.batch_sizes = (2, 4) if miniature else (8, 64)
         self.most_crops = 8 if miniature else 65_536
         self.seconds = 0.05 if miniature else 0.6
-        bf16 = self.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        self.precisions = [name for name in PRECISIONS if bf16 or name != "bf16"]
+        self.precisions = [name for name in PRECISIONS if name != "bf16" or has_bf16(self.device)]
 
     def measurements(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Names and functions of all figures; a function may use earlier figures."""
@@ -143,17 +147,17 @@ class Benchmark:
         before = set(layers_sim.ROW_PRODUCT_DEVICES)
         if form == "torch convolutions":
             layers_sim.ROW_PRODUCT_DEVICES.discard(self.device.type)
-        AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - a precision of its own per step
-        accelerator = Accelerator(mixed_precision="bf16" if name == "bf16" else "no", cpu=self.device.type == "cpu")
+        mixed_precision = "bf16" if name == "bf16" else "no"
         try:
             if form == "plain":
                 _, bare = plain_step(self.config, inputs)
+                accelerator = accelerator_of(mixed_precision, self.device)
 
                 def step() -> None:
                     with accelerator.autocast():
                         bare()
             else:
-                model, step = package_step(self.config, inputs, execution, accelerator)
+                model, step = package_step(self.config, inputs, execution, mixed_precision)
                 if form == "compiled":
                     for module in model.sim.conv_modules:
                         module.compile(backend="eager" if self.miniature else "inductor")

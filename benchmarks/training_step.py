@@ -5,7 +5,8 @@
 Both take the same input and do a complete step: forward, backward, Adam. They alternate, so that changes of the
 machine's speed affect both; quote the ratio. "Saved" is the peak memory that autograd saves for the backward pass,
 without parameters; "peak" is the memory of the step beyond that at its start: allocated memory on a GPU, resident
-memory on Linux. The bound is the time of the step's matrix products at the rate of one large product.
+memory on Linux. The bound is the time of the step's matrix products at the rate of one large product of the same
+precision. All but "bf16", which is `per_module` in bfloat16, are in float32.
 
 `sequential` trains every module for one step, each on the output of the finished modules below, which is the same
 amount of training as a step of the others. `pipeline` runs in separate processes that share the CPU threads, or use one
@@ -33,6 +34,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -44,6 +46,7 @@ from modeling_sim.data.corpora import load_corpus
 from modeling_sim.files import write_json
 from modeling_sim.settings import HelpFormatter
 from modeling_sim.trainer import pretraining as pretrain
+from modeling_sim.trainer.devices import prepare_cpu
 from modeling_sim.trainer.greedy import EXECUTIONS, Execution, backward_step, train_only
 from modeling_sim.trainer.loop import training_step
 from modeling_sim.trainer.pipeline import measure_costs
@@ -94,11 +97,22 @@ class _Saved:
                 self.memory.bytes -= self.tensor.untyped_storage().nbytes()
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has bfloat16; on a CPU it always works, if not always fast."""
+    return device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def accelerator_of(precision: str, device: torch.device) -> Accelerator:
+    """An accelerator with a mixed precision of its own: "no" or "bf16"."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - accelerators of a process share it
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
 def package_step(
-    config: SimConfig, inputs: torch.Tensor, execution: Execution, accelerator: Accelerator | None = None
+    config: SimConfig, inputs: torch.Tensor, execution: Execution, precision: str = "no"
 ) -> tuple[torch.nn.Module, Callable[[], Any]]:
     """A model of this package and its training step."""
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator_of(precision, inputs.device)
     model = SimForPreTraining(config).to(inputs.device).train()
     modules = range(config.num_modules)
     optimizers = [torch.optim.AdamW(model.module_parameters(m), lr=2e-4, weight_decay=0.0, fused=True) for m in modules]
@@ -163,9 +177,11 @@ def seconds_of(step: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def matrix_product_rate(device: torch.device, size: int = 3072, repeats: int = 5) -> float:
-    """Floating-point operations per second of a large float32 matrix product, the best of several."""
-    left, right = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+def matrix_product_rate(
+    device: torch.device, dtype: torch.dtype = torch.float32, size: int = 3072, repeats: int = 5
+) -> float:
+    """Floating-point operations per second of a large matrix product, the best of several."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right
     return max(2 * size**3 / seconds_of(lambda: left @ right, device) for _ in range(repeats))
 
@@ -179,11 +195,16 @@ def benchmark(
     steps: int,
     device: str,
 ) -> dict[str, Any]:
-    """Runs all steps and returns their results, one dict per execution, the plain implementation first."""
+    """Runs all steps and returns their results, one dict per execution, the plain implementation first.
+
+    With `per_module` among the executions, "bf16" is its step in bfloat16, where the device has it.
+    """
     torch.manual_seed(0)
     inputs = 0.1 * torch.randn(batch_size, crop_samples, device=device)
     ways: dict[str, tuple[torch.nn.Module, Callable[[], Any]]] = {"plain": plain_step(config, inputs)}
     ways |= {execution: package_step(config, inputs, execution) for execution in executions}
+    if "per_module" in executions and has_bf16(inputs.device):
+        ways["bf16"] = package_step(config, inputs, "per_module", "bf16")
 
     saved, peak, seconds = {}, {}, {way: [] for way in ways}
     with FlopCounterMode(display=False) as counter:
@@ -193,13 +214,16 @@ def benchmark(
             step()
         saved[way] = memory.peak
         peak[way] = peak_megabytes(step, inputs.device)
-    rates = []
+    if inputs.device.type == "cpu":
+        prepare_cpu()  # as the trainer does; only now, as the peaks would include memory that earlier steps freed
+    rates: dict[torch.dtype, list[float]] = {torch.float32: []} | ({torch.bfloat16: []} if "bf16" in ways else {})
     for _ in tqdm(range(steps), desc="rounds"):
         for way, (_, step) in ways.items():
             seconds[way].append(seconds_of(step, inputs.device))
-        rates.append(matrix_product_rate(inputs.device))
+        for dtype, measured in rates.items():
+            measured.append(matrix_product_rate(inputs.device, dtype))
 
-    flops, rate = counter.get_total_flops(), statistics.median(rates)
+    flops, rate = counter.get_total_flops(), {dtype: statistics.median(measured) for dtype, measured in rates.items()}
     rows = {}
     for way in ways:
         median = statistics.median(seconds[way])
@@ -212,10 +236,10 @@ def benchmark(
             "saved_megabytes": saved[way] / 1e6,
             "saved_against_plain": saved[way] / saved["plain"],
             "peak_megabytes": peak[way],
-            "share_of_bound": flops / rate / median,
+            "share_of_bound": flops / rate[torch.bfloat16 if way == "bf16" else torch.float32] / median,
         }
-    model = SimForPreTraining(config).to(inputs.device)
-    costs = measure_costs(model, Accelerator(), batch_size=batch_size, crop_samples=crop_samples)
+    model, accelerator = SimForPreTraining(config).to(inputs.device), accelerator_of("no", inputs.device)
+    costs = measure_costs(model, accelerator, batch_size=batch_size, crop_samples=crop_samples)
     return {
         "module_share": {name: cost / sum(costs) for name, cost in zip(config.module_names, costs, strict=True)},
         "device": str(inputs.device),
@@ -223,8 +247,9 @@ def benchmark(
         "batch_size": batch_size,
         "crop_samples": crop_samples,
         "gigaflop_per_sample": flops / batch_size / 1e9,
-        "matrix_product_gigaflops": rate / 1e9,
-        "bound_samples_per_second": batch_size * rate / flops,
+        "matrix_product_gigaflops": rate[torch.float32] / 1e9,
+        "bf16_matrix_product_gigaflops": rate[torch.bfloat16] / 1e9 if "bf16" in ways else None,
+        "bound_samples_per_second": batch_size * rate[torch.float32] / flops,
         "ways": rows,
     }
 
@@ -264,7 +289,7 @@ def benchmark_trainer(preset: str, data_dir: str, *, batch_size: int, crop_sampl
             DataArguments(corpus="librispeech", data_dir=data_dir, corpus_settings={}, crop_samples=crop_samples),
             PretrainingArguments(output_dir=folder, batch_size=batch_size, max_steps=steps + 1),
         )
-        run = prepare(Accelerator(), groups, pretrain.build)
+        run = prepare(accelerator_of("no", torch.device("cpu")), groups, pretrain.build)
         run.trained_parts = run.task.begin_stage(0, 0)
         batches = iter(run.task.batches(0))
         device, ratios = run.accelerator.device, []
@@ -306,9 +331,11 @@ def table(figures: dict[str, Any]) -> str:
     run = f"{figures['device']}, {figures['threads']} threads, batch {figures['batch_size']} of"
     arithmetic = f"{figures['gigaflop_per_sample']:.1f} GFLOP per sample"
     rate = f"{figures['matrix_product_gigaflops']:.0f} GFLOP/s"
+    if figures["bf16_matrix_product_gigaflops"]:
+        rate += f" (bf16: {figures['bf16_matrix_product_gigaflops']:.0f})"
     memory_header = f"{'saved MB':>10}{'x plain':>9}{'peak MB':>9}"
     lines = [
-        f"{run} {figures['crop_samples']} samples, float32",
+        f"{run} {figures['crop_samples']} samples",
         f"{arithmetic} at the {rate} of a large matrix product: {figures['bound_samples_per_second']:.2f} samples/s",
         "",
         f"{'':<12}{'s/step':>8}{'samples/s':>11}{'x plain':>9}{memory_header}{'of bound':>10}",

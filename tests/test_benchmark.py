@@ -68,11 +68,12 @@ def test_the_plain_formulation_has_as_many_parameters_and_starts_at_a_like_loss(
 def test_it_reports_every_way_to_run_the_step():
     config = SimConfig(hidden_size=32, context_size=16)
     figures = benchmark(config, batch_size=2, crop_samples=10240, steps=1, device="cpu")
-    assert list(figures["ways"]) == ["plain", "joint", "per_module", "sequential"]
+    assert list(figures["ways"]) == ["plain", "joint", "per_module", "sequential", "bf16"]
     rows = figures["ways"]
     assert rows["plain"]["throughput_against_plain"] == 1
     assert rows["per_module"]["saved_megabytes"] < rows["joint"]["saved_megabytes"] < rows["plain"]["saved_megabytes"]
     assert rows["sequential"]["saved_megabytes"] <= rows["per_module"]["saved_megabytes"]
+    assert rows["bf16"]["saved_megabytes"] < rows["per_module"]["saved_megabytes"]  # what autocast saves is in bfloat16
     assert sum(figures["module_share"].values()) == pytest.approx(1)
     assert "per_module" in table(figures)
 

@@ -1,6 +1,8 @@
 """The device of a run: copies to it, checks that it works, and advice when its memory is full."""
 
+import ctypes
 import os
+import sys
 from typing import Any
 
 import torch
@@ -37,6 +39,23 @@ def prepare_cuda() -> None:
     cuDNN's recurrent layers are only deterministic with a workspace of fixed size, which cuBLAS reads when it starts.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+# Constants of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def prepare_cpu() -> None:
+    """Makes training on a CPU faster, for the rest of the process.
+
+    - glibc reuses the memory of large tensors instead of returning it to the kernel, which clears it each time. A step
+      takes 4 to 10 % less time, but the process keeps its peak memory. Without glibc nothing changes.
+    - Denormal numbers become 0: gradients of unlikely candidates are denormal, and their products are 20 times as slow.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    torch.set_flush_denormal(True)
 
 
 def check_device(accelerator: Accelerator) -> None:
@@ -132,4 +151,4 @@ def what_to_set(settings: RunArguments, precision: str, *, in_evaluation: bool) 
     return f"out of GPU memory with `batch_size` {settings.batch_size}; set {', or '.join(advice)}"
 
 
-__all__ = ["check_device", "prepare_cuda", "send", "to_device", "what_to_set"]
+__all__ = ["check_device", "prepare_cpu", "prepare_cuda", "send", "to_device", "what_to_set"]

@@ -4,8 +4,6 @@ A command is a function that builds a `Task` from its settings; `run_command` do
 """
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +28,7 @@ from modeling_sim.provenance import git_revision, hardware, held_out_speakers, h
 from modeling_sim.settings import as_dict, errors_in_one_line
 from modeling_sim.text import counted, in_one_line
 from modeling_sim.trainer.checkpoints import own_checkpoints, read_kept
-from modeling_sim.trainer.devices import check_device, prepare_cuda, what_to_set
+from modeling_sim.trainer.devices import check_device, prepare_cpu, prepare_cuda, what_to_set
 from modeling_sim.trainer.greedy import broadcast
 from modeling_sim.trainer.log import Log, Scores, prepare_output
 from modeling_sim.trainer.loop import (
@@ -149,28 +147,12 @@ def make_accelerator(settings: RunArguments) -> Accelerator:
     # `Accelerator` reuses this state, which only detects several processes on CPUs if `cpu` is set.
     on_cpu = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device.type == "cpu"
     if on_cpu:
-        keep_freed_memory()
-        # Gradients of unlikely candidates are denormal, and products of denormals are 20 times as slow.
-        torch.set_flush_denormal(True)
+        prepare_cpu()
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision, log_with=trackers or None, project_dir=settings.output_dir
     )
     check_device(accelerator)
     return accelerator
-
-
-# Constants of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc reuse the memory of large tensors instead of returning it to the kernel, which clears it each time.
-
-    A step takes 4 to 10 % less time, but the process keeps its peak memory. Has no effect without glibc.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 def prepare(accelerator: Accelerator, groups: Sequence[Any], build: Build) -> Run:
