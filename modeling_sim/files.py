@@ -72,8 +72,10 @@ def temporary_folder(path: str | Path) -> Iterator[Path]:
 CONFIGURATION_NAMES = (
     "config.json",
     "preprocessor_config.json",
-    "configuration_sim*.py",
-    "modeling_sim*.py",
+    "configuration_sim.py",
+    "configuration_sim_decoder.py",
+    "modeling_sim.py",
+    "modeling_sim_decoder.py",
     "layers_sim.py",
     "objectives_sim.py",
     "feature_extraction_sim.py",
@@ -87,10 +89,10 @@ CONFIGURATION_NAMES = (
 MODEL_NAMES = (
     *CONFIGURATION_NAMES,
     "model.safetensors",
-    "model-*-of-*.safetensors",
+    "model-[0-9]*-of-[0-9]*.safetensors",
     "model.safetensors.index.json",
 )
-"""Names of the files of a saved model."""
+"""Names of the files of a saved model, as `fnmatch` patterns."""
 
 
 def check_output_dir(output_dir: str | Path, names: Sequence[str], *, overwrite_output_dir: bool) -> None:

@@ -294,9 +294,26 @@ def main(study: Study, argv: Sequence[str] | None = None) -> None:
         _print_plan(place)
         return
     if not given.page:
+        with errors_in_one_line(f"{study.name}/{study.script.name}"):
+            _check_data(place)
         _run_all(place, given)
     study.write_page(place)
     print(f"tables and pictures in {place.results}")
+
+
+def _check_data(place: Place) -> None:
+    """Finds the corpus before any row starts, as each row without it would be recorded as failed.
+
+    Raises:
+        ValueError: `data_dir` is missing or not a folder, or has nothing to train or to test on.
+        OSError: The data cannot be read.
+    """
+    if place.corpus == "synthetic_syllables":
+        return
+    from modeling_sim.data.corpora import load_corpus  # noqa: PLC0415 - slow to import
+
+    for split in ("train", "test"):
+        load_corpus(place.corpus, split, data_dir=place.data_dir, **place.scale.corpus_settings.get(place.corpus, {}))
 
 
 def _print_plan(place: Place) -> None:

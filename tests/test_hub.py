@@ -1,11 +1,14 @@
 """Effects of an upload on a repository with files, and when it is refused."""
 
 import json
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 from hub_server import Fault
 
+import modeling_sim
+from modeling_sim.files import MODEL_NAMES
 from modeling_sim.hub.upload import MODEL_MESSAGE, HubError, check_repo_id, plan_upload, sort_files, upload
 
 SIM = {"model_type": "sim", "architectures": ["SimForPreTraining"]}
@@ -46,11 +49,13 @@ def push(api, folder, **more):
 OURS = (
     "model.safetensors model-00001-of-00002.safetensors model.safetensors.index.json modeling_sim.py "
     "configuration_sim_decoder.py results.json training_settings.json log.jsonl curves.png probe_phones_frame.json "
-    "abx.png analysis.json checkpoint-20/trainer.pt checkpoint-20/model.safetensors"
+    "abx.png analysis.json checkpoint-20/trainer.pt checkpoint-20/model.safetensors processing_sim.py "
+    "tokenizer_config.json vocabulary.json checkpoint-20/vocabulary.json"
 )
 OTHERS = (
     "pytorch_model.bin optimizer.safetensors my_results.json docs/results.json train_sim.py figures/curves.png "
-    "checkpoint-20/optimizer.bin checkpoint-best/model.safetensors notes.md"
+    "checkpoint-20/optimizer.bin checkpoint-best/model.safetensors notes.md modeling_simple.py "
+    "model-best-of-three.safetensors"
 )
 
 
@@ -58,6 +63,11 @@ OTHERS = (
 def test_a_file_of_an_earlier_upload_goes(name):
     assert sort_files([name, "config.json"], ["config.json"]) == (["config.json"], [name], [])
     assert sort_files([name], [name]) == ([name], [], [])
+
+
+def test_code_of_every_model_is_a_file_of_a_model():
+    code = {path.name for path in Path(modeling_sim.__file__).parent.glob("*_sim*.py")}
+    assert {name for name in MODEL_NAMES if name.endswith(".py")} == code
 
 
 @pytest.mark.parametrize("name", OTHERS.split())

@@ -250,6 +250,18 @@ def test_a_budget_of_zero_starts_no_row(tiny, monkeypatch):
     assert run_command(tiny, monkeypatch, lambda _: 0, "--budget", "0s") == []
 
 
+@pytest.mark.parametrize("data_dir", ["nothing", "empty"])
+def test_data_that_is_not_there_fails_no_row(data_dir, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(runner, "_start", lambda *_: pytest.fail("a row was started"))
+    study = Study(tmp_path / "tiny" / "run.py", "Tiny.", tiny_rows(), lambda _place: None)
+    flags = ["--scale", "tiny", "--corpus", "librispeech", "--runs", str(tmp_path / "runs")]
+    flags += ["--results", str(tmp_path / "results"), "--data_dir", str(tmp_path / data_dir)]
+    with pytest.raises(SystemExit, match=data_dir):
+        runner.main(study, flags)
+    assert not [*(tmp_path / "results").iterdir()]
+
+
 @pytest.mark.parametrize(("inherited", "seen"), [(None, "1"), ("2,5,7", "5"), ("GPU-a,GPU-b", "GPU-b")])
 def test_rows_share_the_gpus_of_the_command(inherited, seen, tiny, monkeypatch):
     monkeypatch.setattr(runner, "_num_gpus", lambda: 2)

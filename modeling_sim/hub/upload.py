@@ -1,6 +1,7 @@
 """Uploads to the Hub: all files in one commit, and errors of one line."""
 
 import contextlib
+import fnmatch
 import re
 import textwrap
 import time
@@ -20,7 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from modeling_sim import SimConfig, SimDecoderConfig
-from modeling_sim.files import read_json
+from modeling_sim.files import MODEL_NAMES, read_json
 from modeling_sim.text import in_one_line
 from modeling_sim.trainer.run_folder import CURVES_NAME, LOG_NAME, RESULTS_NAME, SETTINGS_NAME
 
@@ -43,10 +44,7 @@ _NOTHING_TO_LOSE = (".gitattributes", CARD_NAME)
 
 
 # Names of uploaded files except the card: model and code (also in a training state), run, measures.
-_MODEL_FILE = (
-    r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
-    r"(configuration|modeling|layers|objectives|feature_extraction)_sim(_decoder)?\.py"
-)
+_MODEL_FILE = "|".join(map(fnmatch.translate, MODEL_NAMES))
 
 
 _RUN_FILE = "|".join(map(re.escape, RUN_FILES))
