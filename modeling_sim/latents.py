@@ -107,7 +107,8 @@ def interpolate(
         path: "linear", or "slerp" or "norm_corrected", which keep the norms of the data; see `points_between`.
 
     Raises:
-        ValueError: The shapes differ or hold several utterances, there are fewer than 2 steps, or `path` is unknown.
+        ValueError: The shapes differ or hold several utterances, there are fewer than 2 steps, there is no such
+            channel, or `path` is unknown.
     """
     start, end = _utterance(start, "start"), _utterance(end, "end")
     if start.shape != end.shape:
@@ -117,7 +118,7 @@ def interpolate(
         )
     if steps < 2:
         raise ValueError(f"`steps` is {steps}; give at least 2, the ends of the path.")
-    moving = list(range(start.shape[1])) if dims is None else list(dims)
+    moving = list(range(start.shape[1])) if dims is None else _channels("dims", dims, start)
     share = torch.linspace(0, 1, steps, device=start.device, dtype=start.dtype)[:, None, None]
     points = start.repeat(steps, 1, 1)
     points[..., moving] = points_between(start[:, moving], end[:, moving], share, path)
@@ -136,8 +137,7 @@ def traverse(latents: torch.Tensor, dim: int, values: Sequence[float] | torch.Te
         ValueError: There is no such channel, or there are several utterances.
     """
     latents = _utterance(latents, "latents")
-    if not 0 <= dim < latents.shape[1]:
-        raise ValueError(f"`dim` is {dim}; the latents have channels 0 to {latents.shape[1] - 1}.")
+    _channels("dim", [dim], latents)
     values = torch.as_tensor(values, dtype=latents.dtype, device=latents.device)
     moved = latents.repeat(len(values), 1, 1)
     moved[..., dim] = values[:, None]
@@ -153,6 +153,18 @@ def _utterance(latents: torch.Tensor, name: str) -> torch.Tensor:
     return latents.reshape(latents.shape[-2:])
 
 
+def _channels(name: str, dims: Sequence[int], latents: torch.Tensor) -> list[int]:
+    """The channels as a list.
+
+    Raises:
+        ValueError: `latents`, `(..., channels)`, do not have them.
+    """
+    for dim in dims:
+        if not 0 <= dim < latents.shape[-1]:
+            raise ValueError(f"`{name}` has {dim}; the latents have channels 0 to {latents.shape[-1] - 1}.")
+    return list(dims)
+
+
 def swap(first: torch.Tensor, second: torch.Tensor, dims: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Exchanges channels between two latents; returns copies.
 
@@ -162,13 +174,13 @@ def swap(first: torch.Tensor, second: torch.Tensor, dims: Sequence[int]) -> tupl
         dims: Channels to exchange.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or there is no such channel.
     """
     if first.shape != second.shape:
         raise ValueError(
             f"`first` has shape {tuple(first.shape)} and `second` {tuple(second.shape)}; they must be the same."
         )
-    dims = list(dims)
+    dims = _channels("dims", dims, first)
     swapped_first, swapped_second = first.clone(), second.clone()
     swapped_first[..., dims], swapped_second[..., dims] = second[..., dims], first[..., dims]
     return swapped_first, swapped_second

@@ -265,9 +265,10 @@ def test_slow_factors_need_groups_for_their_null():
         ({"model": "boosting"}, "`model`"),
     ],
 )
-def test_bad_input_is_reported_by_name(change, words, perfect, factors):
+@pytest.mark.parametrize("measure", [dci, disentanglement])
+def test_bad_input_is_reported_by_name(measure, change, words, perfect, factors):
     with pytest.raises(ValueError, match=words):
-        dci(**{"codes": perfect, "factors": factors, **change})
+        measure(**{"codes": perfect, "factors": factors, **change})
 
 
 def test_a_speaker_cannot_be_told_from_others_speech(perfect):

@@ -177,6 +177,14 @@ def test_a_span_outside_the_recording_is_an_error(write):
         read_audio(audio, num_samples=0)
 
 
+def test_a_sampling_rate_of_the_result_is_a_positive_integer(write):
+    audio = write(speech_like(0.1, 16_000))
+    assert np.array_equal(read_audio(audio, sampling_rate=8_000.0), read_audio(audio, sampling_rate=8_000))
+    for rate in (0, -8_000, 8_000.5):
+        with pytest.raises(ValueError, match="`sampling_rate`"):
+            read_audio(audio, sampling_rate=rate)
+
+
 def test_resampled_length_is_the_length(write):
     for rate in RATES:
         for length in (1_001, 12_156, 44_101):

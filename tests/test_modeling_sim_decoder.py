@@ -388,6 +388,8 @@ def test_latents_become_audio():
         (lambda: interpolate(torch.zeros(3, 2), torch.zeros(3, 2), path="arc"), "'slerp'"),
         (lambda: traverse(torch.zeros(3, 2), 2, [0.0]), "`dim`"),
         (lambda: swap(torch.zeros(3, 2), torch.zeros(3, 3), [0]), "`second`"),
+        (lambda: swap(torch.zeros(3, 2), torch.zeros(3, 2), [0, -1]), "`dims`"),
+        (lambda: interpolate(torch.zeros(3, 2), torch.zeros(3, 2), dims=[2]), "`dims`"),
         (lambda: interpolate(torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)), "`start`"),
         (lambda: traverse(torch.zeros(2, 3, 2), 0, [0.0]), "`latents`"),
     ],

@@ -166,6 +166,7 @@ def disentanglement(
         ValueError: See the measures.
     """
     group = _groups(groups, len(codes))
+    _checked(codes, factors, min_factors=2)  # before permuting items
     columns = _factor_columns(factors)
 
     def measured(of: Mapping[str, np.ndarray], permuted: Disentanglement | None) -> Disentanglement:

@@ -149,8 +149,12 @@ def read_audio(
     Raises:
         AudioError: The recording cannot be decoded, is truncated or empty, differs from `found`, or has samples that
             are NaN, infinite or far out of range.
-        ValueError: `start` is outside the recording, or `num_samples` is below 1.
+        ValueError: `start` is outside the recording, `num_samples` is below 1, or `sampling_rate` is not a positive
+            integer.
     """
+    if sampling_rate != int(sampling_rate) or sampling_rate < 1:
+        raise ValueError(f"`sampling_rate` is {sampling_rate}; give a positive integer, in Hz.")
+    sampling_rate = int(sampling_rate)
     with _open(audio) as file:
         own_rate = file.samplerate
         if file.channels > 1 and not average_channels:
