@@ -48,9 +48,10 @@ _FINAL = 3.0  # seconds of the budget for the last summary
 def commands(device: str, work: Path, out: Path, bundle: Path) -> dict[str, list[str]]:
     """The command of every part."""
     options = "-o addopts=--strict-markers -v -p no:cacheprovider"
+    passed = [f"--deselect={name}" for name in tests_of(work / "logs" / "tests.log")["passed"]]
     settings = ["--device", device, "--work", str(work), "--out", str(out), "--bundle", str(bundle)]
     return {
-        "tests": [sys.executable, "-m", "pytest", *options.split(), "-m", "gpu", "tests/test_gpu.py"],
+        "tests": [sys.executable, "-m", "pytest", *options.split(), *passed, "-m", "gpu", "tests/test_gpu.py"],
         "benchmark": [sys.executable, "-m", "benchmarks.gpu_benchmark", *settings],
         "runs": [sys.executable, "-m", "benchmarks.gpu_runs", "runs", *settings],
         "probes": [sys.executable, "-m", "benchmarks.gpu_runs", "probes", *settings],
@@ -232,13 +233,14 @@ def write(path: Path, value: Any) -> None:
 
 
 def tests_of(log: Path) -> dict[str, Any]:
-    """Outcomes of the tests in the log of pytest, the latest of each."""
+    """Names of the tests in the log of pytest by their latest outcome, and the number of tests that did not end."""
     text = log.read_text(errors="replace") if log.is_file() else ""
     outcomes = dict(re.findall(r"^(tests/\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR)", text, re.MULTILINE))
+    collected = max(map(int, re.findall(r"collected (\d+) item", text)), default=0)
+    names = {"passed": ("PASSED",), "skipped": ("SKIPPED",), "failed": ("FAILED", "ERROR")}
     return {
-        "passed": sum(outcome == "PASSED" for outcome in outcomes.values()),
-        "skipped": sum(outcome == "SKIPPED" for outcome in outcomes.values()),
-        "failed": sorted(name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")),
+        **{state: sorted(name for name in outcomes if outcomes[name] in words) for state, words in names.items()},
+        "not_run": max(0, collected - len(outcomes)),
     }
 
 
@@ -271,7 +273,8 @@ def summary(results: Mapping[str, Any]) -> str:
     lines = [f"# {results['device']}", "", "| part | state | seconds |", "| --- | --- | --- |"]
     lines += [f"| {name} | {part['state']} | {part['seconds']} |" for name, part in results["parts"].items()]
     tests = results["tests"]
-    lines += ["", f"Tests: {tests['passed']} passed, {tests['skipped']} skipped, {len(tests['failed'])} failed."]
+    counts = [f"{len(tests[state])} {state}" for state in ("passed", "skipped", "failed")]
+    lines += ["", f"Tests: {', '.join(counts)}, {tests['not_run']} not run."]
     lines += [f"- {name}" for name in tests["failed"]]
     for title, table in (
         ("Benchmark", _benchmark_lines(results["benchmark"])),

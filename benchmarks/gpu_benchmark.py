@@ -78,11 +78,12 @@ class Benchmark:
         yield "loader, crops per second", self.loader
         yield f"peak MB, batch {self.batch_sizes[-1]}, tf32", self.peaks
         yield "encoding, seconds of audio per second", self.encoding
-        yield "largest batch, tf32", self.largest_batch
-        yield "step at the largest batch, tf32", self.largest_step
         for precision in self.precisions[1:]:
             batch_size = self.batch_sizes[-1]
             yield step_name("compiled", precision, batch_size), self.step("compiled", precision, batch_size)
+        # Last, as an error of the device in a full memory can end all later measurements of this process.
+        yield "largest batch, tf32", self.largest_batch
+        yield "step at the largest batch, tf32", self.largest_step
 
     def card(self) -> dict[str, Any]:
         """The hardware and software."""
@@ -213,6 +214,10 @@ class Benchmark:
                     if self.device.type == "cuda":
                         torch.cuda.synchronize()
             except torch.OutOfMemoryError:
+                return False
+            except RuntimeError:  # cuBLAS and cuDNN have errors of their own for a full memory
+                if batch_size <= self.batch_sizes[-1]:
+                    raise
                 return False
             finally:
                 free_memory(self.device)

@@ -275,12 +275,12 @@ def probe_all(device: str, work: Path, bundle: Path) -> None:
     else:
         settings |= {"num_syllables": 1}
     tasks = [("artificial", label, corpus, settings, {}) for label in ("vowel", "syllable")]
-    tasks += [
-        ("artificial", f"{label} paper", corpus, settings, {"protocol": "paper"}) for label in ("vowel", "syllable")
-    ]
     librispeech = bundle / "data" / "librispeech"
     if librispeech.is_dir() and not miniature:
         tasks.append(("librispeech", "phones", "librispeech", {"data_dir": str(librispeech)}, {}))
+    tasks += [
+        ("artificial", f"{label} paper", corpus, settings, {"protocol": "paper"}) for label in ("vowel", "syllable")
+    ]
     probes = read(work / "probes.json")
     for source, title, name, corpus_settings, more in tasks:
         folders = {run.name: trained_folder(work / "runs" / run.name) for run in RUNS if source in run.name}

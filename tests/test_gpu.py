@@ -173,18 +173,6 @@ def test_per_module_has_the_gradients_of_joint(device, precision, padded):
         torch.testing.assert_close(found["per_module"][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="torch.compile needs a C compiler")
-@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_compiled_modules_have_the_same_losses_and_gradients(device, precision, padded):
-    precision("float32")
-    inputs, mask = batch(padded=padded)
-    expected = losses_and_gradients(make(), device, inputs, mask)
-    model = make().to(device)
-    for module in model.sim.conv_modules:
-        module.compile()
-    assert_like(losses_and_gradients(model, device, inputs, mask), expected, "float32")
-
-
 def test_the_feature_extractor_takes_audio_from_the_device(device):
     extractor, audio = SimFeatureExtractor(), batch()[0][0]
     expected = extractor(audio, sampling_rate=16000, return_tensors="pt")
@@ -277,11 +265,6 @@ def test_no_fp16_step_waits_for_the_device(cuda, tmp_path, strict_steps):
     train(tmp_path, "--mixed_precision", "fp16", "--max_grad_norm", "1.0")
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="torch.compile needs a C compiler")
-def test_no_compiled_step_waits_for_the_device(cuda, tmp_path, strict_steps):
-    train(tmp_path, "--torch_compile", "True")
-
-
 def test_no_step_of_a_classifier_or_decoder_waits_for_the_device(device, tmp_path, strict_steps):
     train(tmp_path / "encoder")
     model = ["--model", str(tmp_path / "encoder")]
@@ -327,10 +310,10 @@ def test_reading_a_value_would_be_noticed(cuda):
 # Both processes take the first GPU under gloo, and one each under NCCL, which refuses to share.
 PROCESS = """
 import functools, sys
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import PartialState
 from modeling_sim.commands import pretrain
 from modeling_sim.trainer import run
-run.Accelerator = functools.partial(Accelerator, kwargs_handlers=[InitProcessGroupKwargs(backend=sys.argv.pop(1))])
+run.PartialState = functools.partial(PartialState, backend=sys.argv.pop(1))  # the accelerator shares its state
 pretrain.main(sys.argv[1:])
 """
 
@@ -366,3 +349,23 @@ def test_two_processes_end_with_one_model(device, tmp_path, backend):
     log = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line["split"] == "train"]
     assert len(log) == 3
     assert SimModel.from_pretrained(tmp_path / "run").device.type == "cpu"
+
+
+# ---------------------------------------------------------------------- compiled: last, as compilers take a minute each
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="torch.compile needs a C compiler")
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_compiled_modules_have_the_same_losses_and_gradients(device, precision, padded):
+    precision("float32")
+    inputs, mask = batch(padded=padded)
+    expected = losses_and_gradients(make(), device, inputs, mask)
+    model = make().to(device)
+    for module in model.sim.conv_modules:
+        module.compile()
+    assert_like(losses_and_gradients(model, device, inputs, mask), expected, "float32")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="torch.compile needs a C compiler")
+def test_no_compiled_step_waits_for_the_device(cuda, tmp_path, strict_steps):
+    train(tmp_path, "--torch_compile", "True")

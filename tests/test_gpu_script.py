@@ -1,5 +1,6 @@
 """What `make gpu` promises: budgets, resuming, results that come as they are made; and all of it on a CPU."""
 
+import contextlib
 import json
 import os
 import signal
@@ -92,8 +93,9 @@ def test_a_part_that_ignores_the_end_of_its_time_is_killed_with_all_that_it_star
 def test_the_summary_has_what_is_there_and_the_logs_fit_in_a_file(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "tests.log").write_text(
-        "tests/test_gpu.py::test_a[tf32 x] PASSED [ 50%]\ntests/test_gpu.py::test_b FAILED [ 75%]\n"
-        "tests/test_gpu.py::test_c SKIPPED (one GPU) [100%]\n"
+        "collecting ... collected 5 items\n"
+        "tests/test_gpu.py::test_a[tf32 x] PASSED [ 20%]\ntests/test_gpu.py::test_b FAILED [ 40%]\n"
+        "tests/test_gpu.py::test_c SKIPPED (one GPU) [ 60%]\ntests/test_gpu.py::test_d "
     )
     row = {"seconds": 0.01, "crops_per_second": 6400.0, "share_of_matrix_rate": 0.5, "peak_megabytes": 100.0}
     gpu.write(tmp_path / "benchmark.json", {"card": {"name": "A card"}, "step batch 64, tf32, plain": row})
@@ -105,11 +107,31 @@ def test_the_summary_has_what_is_there_and_the_logs_fit_in_a_file(tmp_path):
     gpu.collect(tmp_path, out, "A card")
     gpu.collect_logs(tmp_path, out)
     results = json.loads((out / "results.json").read_text())
-    assert results["tests"] == {"passed": 1, "skipped": 1, "failed": ["tests/test_gpu.py::test_b"]}
+    passed, failed, skipped = (f"tests/test_gpu.py::test_{name}" for name in ("a[tf32 x]", "b", "c"))
+    assert results["tests"] == {"passed": [passed], "skipped": [skipped], "failed": [failed], "not_run": 2}
+    again = gpu.commands("cuda", tmp_path, out, tmp_path)["tests"]
+    assert [flag for flag in again if "deselect" in flag] == [f"--deselect={passed}"]
     summary = (out / "summary.md").read_text()
     assert "| batch 64, tf32, plain | 10.00 | 6400 | 50% | 100 |" in summary
     assert "| sim | stopped | 50 of 100 | - | 0.500 |" in summary
     assert (out / "logs.tar.gz").stat().st_size < gpu.FILE_LIMIT
+
+
+@pytest.mark.parametrize(("most", "expected"), [(5, 4), (2, None)])
+def test_a_full_memory_that_a_library_reports_ends_the_search(most, expected, tmp_path, monkeypatch):
+    benchmark = Benchmark("cpu", tmp_path, miniature=True, figures={})
+
+    def step_of(_form, _name, batch_size):
+        if batch_size > most:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return contextlib.nullcontext(lambda: None)
+
+    monkeypatch.setattr(benchmark, "made_step", step_of)
+    if expected is None:  # a batch that the figures before needed
+        with pytest.raises(RuntimeError, match="CUBLAS"):
+            benchmark.largest_batch()
+    else:
+        assert expected <= benchmark.largest_batch() <= most
 
 
 def test_the_largest_batch_is_found_with_few_trials():

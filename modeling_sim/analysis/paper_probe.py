@@ -88,13 +88,13 @@ def paper_predictions(
         torch.nn.init.zeros_(layer.bias)
     layer.to(device)
     optimizer = torch.optim.Adam(layer.parameters(), lr=settings.learning_rate)
-    inputs = torch.from_numpy(np.array(features, dtype=np.float32))
-    targets = torch.from_numpy(labels.astype(np.int64))
+    inputs = torch.from_numpy(np.array(features, dtype=np.float32)).to(device)
+    targets = torch.from_numpy(labels.astype(np.int64)).to(device)
     for _ in inner_bar(range(settings.epochs), desc="the paper's probe"):
-        order = torch.randperm(len(inputs), generator=generator)
+        order = torch.randperm(len(inputs), generator=generator).to(device)
         full = len(order) // settings.batch_size * settings.batch_size or len(order)
         for batch in order[:full].split(settings.batch_size):
-            loss = F.cross_entropy(layer(inputs[batch].to(device)), targets[batch].to(device))
+            loss = F.cross_entropy(layer(inputs[batch]), targets[batch])
             optimizer.zero_grad()
             loss.backward()
             if settings.max_grad_norm is not None:
