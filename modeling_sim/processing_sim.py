@@ -26,7 +26,7 @@ class SimImageProcessor(PilBackend):
     model_input_names = ["pixel_values", "attention_mask"]
     sampling_rate = POSITION_RATE
     num_channels = 3
-    resample = 2  # bilinear
+    resample = 3  # bicubic, as the corpus `hub` resizes images
     do_rescale = do_normalize = True
     image_mean = image_std = 0.5
 
@@ -148,8 +148,14 @@ class SimTokenizer(PreTrainedTokenizer):
 
 
 def new_processor(config: SimConfig) -> "SimFeatureExtractor | SimImageProcessor | SimTokenizer":
-    """The processor that converts the inputs of a new model."""
+    """The processor that converts the inputs of a new model.
+
+    Raises:
+        ValueError: `image_channels` are neither those of gray images nor those of color images.
+    """
     if config.input_kind == "patches":
+        if config.image_channels not in (1, 3):
+            raise ValueError(f"`image_channels` is {config.image_channels}; the image processor gives 1 or 3.")
         return SimImageProcessor(num_channels=config.image_channels)  # type: ignore[call-arg]
     if config.input_kind == "tokens":
         return SimTokenizer(vocabulary=config.vocabulary)

@@ -9,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from transformers import (
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -198,6 +199,8 @@ def saved(request, tmp_path):
 
 def test_models_of_audio_are_not_those_of_images_and_text(saved):
     assert type(feature_extractor_of(saved)) in (SimImageProcessor, SimTokenizer)
+    with pytest.raises((ValueError, OSError)):
+        AutoFeatureExtractor.from_pretrained(saved)
     with pytest.raises(ValueError, match="input_kind"):
         load_encoder(saved)
 
@@ -374,10 +377,25 @@ def test_images_of_every_mode_are_read(tmp_path):
         assert np.abs(levels - np.asarray(gray.resize((8, 8))).astype(float)).max() <= 257
 
 
+def test_images_of_every_mode_are_resized_alike(tmp_path):
+    gray = Pillow.fromarray((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8))
+    transparent = Pillow.new("RGBA", (64, 64), (255, 255, 255, 0))
+    images = [gray, *(gray.convert(mode) for mode in ("P", "1", "LA", "RGB", "RGBA")), transparent]
+    Dataset.from_dict({"img": images}, features=Features({"img": Image()})).save_to_disk(tmp_path / "images")
+    found = load_corpus("hub", dataset_id=str(tmp_path / "images"), image_column="img", image_size=24)
+    processor = SimImageProcessor(num_channels=1, do_resize=True, size={"height": 24, "width": 24})
+    expected = processor(images, return_tensors="np")["pixel_values"]
+    for row, pixels in zip(found, expected, strict=True):
+        resized = processor([Image().decode_example(row["image"])], return_tensors="np")["pixel_values"][0]
+        assert np.abs(resized - expected[len(expected) - 1 if (pixels == 1).all() else 0]).max() < 0.02
+        assert np.abs(resized - pixels).max() < 0.02
+
+
 @pytest.mark.parametrize(
     ("kind", "feature", "cells", "names"),
     [
         ("text", Value("string"), ["a", None], r"line.*\b1\b"),
+        ("text", Value("string"), ["a", ""], r"line.*\b1\b"),
         ("text", Value("int64"), [1, 2], "line"),
         ("text", Value("binary"), [b"a", b"b"], "line"),
         ("image", Image(), [Pillow.new("L", (8, 8)), None], r"line.*\b1\b"),
@@ -416,6 +434,75 @@ def test_batches_of_images_and_texts():
     crop = next(iter(crop_batches(texts, tokenizer, crop_samples=10, batch_size=2, seed=0)))
     for ids, start, index in zip(crop["input_values"], crop["start"], crop["index"], strict=True):
         assert tokenizer.decode(ids) == texts[int(index)]["text"][int(start) :][:10]
+
+
+@pytest.mark.parametrize("keep_in_memory", [False, True])
+@pytest.mark.parametrize(("symbol", "vocabulary"), [("HH ", ["HH", "AH"]), ("ы", ["ы"]), ("ы", [])])
+def test_crops_of_texts_are_counted_in_tokens(symbol, vocabulary, keep_in_memory, tmp_path):
+    tokenizer, text = SimTokenizer(vocabulary=vocabulary), symbol * 12
+    Dataset.from_dict({"line": [text] * 40}).save_to_disk(tmp_path / "texts")
+    corpus = load_corpus("hub", dataset_id=str(tmp_path / "texts"), text_column="line")
+    sizes = {"crop_samples": 8, "batch_size": 200, "seed": 0, "keep_in_memory": keep_in_memory}
+    batch = next(iter(crop_batches(corpus, tokenizer, **sizes)))
+    assert batch["attention_mask"].all()
+    assert (batch["input_values"] > 0).all()
+    num_tokens = len(tokenizer(text)["input_ids"])
+    assert set(batch["start"].tolist()) == set(range(num_tokens - 8 + 1))
+    with pytest.raises(ValueError, match="`crop_samples`"):  # more than the longest text and its padding
+        crop_batches(corpus, tokenizer, **{**sizes, "crop_samples": 1000})
+
+
+def images_on_disk(folder):
+    pixels = np.random.default_rng(0).integers(255, size=(8, 20, 24, 3), dtype=np.uint8)
+    images = {"img": [Pillow.fromarray(image) for image in pixels]}
+    Dataset.from_dict(images, features=Features({"img": Image()})).save_to_disk(folder)
+    return images["img"]
+
+
+def pretrain_on(folder, corpus_settings, model_settings, *, crop_samples=16):
+    """Trains for a step on the rows of `folder`; returns the folder of the run."""
+    settings = {"dataset_id": str(folder), **corpus_settings}
+    flags = ["--corpus", "hub", "--train_split", "train", "--eval_split", "train", "--max_steps", "1"]
+    flags += ["--crop_samples", str(crop_samples), "--batch_size", "4", "--corpus_settings", json.dumps(settings)]
+    flags += ["--model_settings", json.dumps({**SMALL, **model_settings}), "--output_dir", str(folder / "run")]
+    pretrain(flags)
+    return folder / "run"
+
+
+PATCHES = {"input_kind": "patches", "patch_size": 4, "patch_stride": 2, "prediction_offsets": [2, 3]}
+
+
+def test_a_processor_resizes_as_the_corpus_did(tmp_path):
+    images = images_on_disk(tmp_path)
+    settings = {"image_column": "img", "image_size": 16}
+    processor = AutoImageProcessor.from_pretrained(pretrain_on(tmp_path, settings, PATCHES))
+    raw = processor(images, return_tensors="pt")["pixel_values"]
+    corpus = load_corpus("hub", dataset_id=str(tmp_path), **settings)
+    batch = next(iter(utterance_batches(corpus, processor, batch_size=8)))
+    # Up to what bicubic overshoots lose when they are clipped before or after the conversion to gray.
+    torch.testing.assert_close(raw[batch["index"]], batch["input_values"], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_settings", "image_size", "crop_samples", "name"),
+    [
+        ({}, 16, 3, "`crop_samples`"),
+        ({"patch_size": 20}, 16, 64, "`patch_size`"),
+        ({"image_channels": 2}, 16, 16, "`image_channels`"),
+        ({}, 0, 16, "`image_size`"),
+    ],
+)
+def test_images_that_a_model_cannot_read_are_refused(model_settings, image_size, crop_samples, name, tmp_path):
+    images_on_disk(tmp_path)
+    settings = {"image_column": "img", "image_size": image_size}
+    with pytest.raises(SystemExit, match=name):
+        pretrain_on(tmp_path, settings, {**PATCHES, **model_settings}, crop_samples=crop_samples)
+
+
+def test_a_vocabulary_without_a_symbol_of_the_texts_is_refused(tmp_path):
+    Dataset.from_dict({"line": ["HH AH L OW"] * 8}).save_to_disk(tmp_path)
+    with pytest.raises(SystemExit, match="`vocabulary`"):
+        pretrain_on(tmp_path, {"text_column": "line"}, {"input_kind": "tokens", "vocabulary": ["hh", "ah"]})
 
 
 @pytest.mark.parametrize(

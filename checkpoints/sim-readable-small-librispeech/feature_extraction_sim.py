@@ -58,6 +58,18 @@ class SimFeatureExtractor(SequenceFeatureExtractor):
         self.min_samples = min_samples
         self.return_attention_mask = return_attention_mask
 
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A feature extractor with saved settings.
+
+        Raises:
+            ValueError: They are those of an image processor, whose file has the same name.
+        """
+        if "image_processor_type" in feature_extractor_dict:
+            saved = feature_extractor_dict["image_processor_type"]
+            raise ValueError(f"preprocessor_config.json holds settings of {saved}; use `AutoImageProcessor`.")
+        return super().from_dict(feature_extractor_dict, **kwargs)
+
     def __call__(
         self,
         raw_speech: Any,

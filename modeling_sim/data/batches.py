@@ -258,7 +258,7 @@ def crop_batches(
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     _check_process(process_index, num_processes)
     if not streamed:
-        longest = max(_lengths(dataset, feature_extractor.sampling_rate))
+        longest = max(_lengths(dataset, feature_extractor))
         if crop_samples > max(_MOST_PADDING * longest, _SHORT_CROP * feature_extractor.sampling_rate):
             raise ValueError(
                 f"`crop_samples` is {crop_samples}, but the longest recording has {longest} samples and the rest would "
@@ -374,7 +374,7 @@ def utterance_batches(
     rate = feature_extractor.sampling_rate
     pieces = [
         (number if piece.num_samples is None else piece.num_samples, piece)
-        for index, number in enumerate(_lengths(dataset, rate))
+        for index, number in enumerate(_lengths(dataset, feature_extractor))
         for piece in (_pieces(index, number, rate) if cut else [Piece(index)])
     ]
     batches: list[list[Piece]] = [[]]
@@ -408,10 +408,12 @@ def _rows(dataset: Dataset | IterableDataset, columns: Sequence[str] = ()) -> Da
     return rows if signal == "audio" else rows.rename_column(signal, "audio")
 
 
-def _lengths(dataset: Dataset, rate: int) -> list[int]:
-    """Length of every utterance in samples at a sampling rate."""
+def _lengths(dataset: Dataset, feature_extractor: SequenceFeatureExtractor) -> list[int]:
+    """Length of every utterance in samples of the feature extractor, or in tokens of the tokenizer."""
+    if signal_column(dataset) == "text":
+        return [len(positions(text, feature_extractor)) for text in dataset["text"][:]]
     return [
-        resampled_length(num_samples, own_rate, rate)
+        resampled_length(num_samples, own_rate, feature_extractor.sampling_rate)
         for num_samples, own_rate in zip(dataset["num_samples"][:], dataset["sampling_rate"][:], strict=True)
     ]
 
@@ -516,7 +518,11 @@ class _Crops(torch.utils.data.Dataset[dict[str, Any]]):
 
     def crop(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any]:
         """The crop of a row in an epoch."""
-        length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
+        if is_audio(self.feature_extractor):
+            length = resampled_length(row["num_samples"], row["sampling_rate"], self.feature_extractor.sampling_rate)
+        else:
+            row = {**row, "audio": _samples(row, self.feature_extractor)}
+            length = len(row["audio"])
         # Uniform over every start of a complete crop, including the first and the last.
         starts = max(0, length - self.crop_samples) + 1
         start = int(np.random.default_rng([self.seed, epoch, index, _START]).integers(starts))

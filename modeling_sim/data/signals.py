@@ -25,7 +25,8 @@ def positions(signal: Any, processor: Any) -> np.ndarray:
         return np.asarray(processor(signal)["input_ids"], dtype=np.int64)
     image = processor.process_image(Image().decode_example(signal))
     if processor.do_resize:
-        image = processor.resize(image, SizeDict(**processor.size), resample=processor.resample)
+        size = processor.size if isinstance(processor.size, SizeDict) else SizeDict(**processor.size)
+        image = processor.resize(image, size, resample=processor.resample)
     return np.moveaxis(image, 0, -1)
 
 

@@ -201,7 +201,7 @@ def build(
     if data.corpus_settings.get("streaming"):
         raise ValueError("finetuning must count classes first; load the corpus without `streaming`.")
     config, extractor = encoder_config(arguments)
-    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings, config.input_kind))
+    train_data, test_data = with_same_classes(*load_data(accelerator, data, settings, config, extractor))
     classes = label_classes(train_data, arguments.label)
     train_data, test_data = (with_label(dataset, arguments.label) for dataset in (train_data, test_data))
     check_classes(train_data, arguments.label, classes)

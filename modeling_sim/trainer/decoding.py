@@ -269,7 +269,7 @@ def build(
     if arguments.decoder_hidden_size:
         decoder_settings["hidden_size"] = arguments.decoder_hidden_size
     decoder = SimDecoder(SimDecoderConfig.for_module(encoder.config, module, **decoder_settings))
-    train_data, test_data = load_data(accelerator, data, settings, encoder.config.input_kind)
+    train_data, test_data = load_data(accelerator, data, settings, encoder.config, extractor)
     task = DecodingTask(
         encoder.to(accelerator.device),
         decoder.to(accelerator.device),

@@ -286,7 +286,7 @@ def build(
     check_execution(model.config, data, settings, accelerator)
     check_objective(model.config, settings)
     model.to(accelerator.device)
-    train_data, test_data = load_data(accelerator, data, settings, model.config.input_kind)
+    train_data, test_data = load_data(accelerator, data, settings, model.config, extractor)
     if settings.objective == INFONCE:
         check_negatives(model.config, data, settings, len(test_data))
     build_task = PretrainingTask if settings.objective == INFONCE else ViewTask

@@ -16,6 +16,7 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, IterableDataset
 from transformers import set_seed
 
+from modeling_sim.configuration_sim import SimConfig
 from modeling_sim.data.audio import AudioError
 from modeling_sim.data.batches import ReaderError
 from modeling_sim.data.corpora import corpus_info, load_corpus
@@ -23,6 +24,7 @@ from modeling_sim.data.corpora.contract import check_signal
 from modeling_sim.data.corpora.overlap import say_shared_recordings
 from modeling_sim.data.corpora.scan import BadAudioError
 from modeling_sim.data.licenses import license_of_model, strictest
+from modeling_sim.data.signals import positions
 from modeling_sim.files import finite_or_none, nearest, save_results
 from modeling_sim.provenance import git_revision, hardware, held_out_speakers, hours, hub_dataset, hub_id, versions
 from modeling_sim.settings import as_dict, errors_in_one_line
@@ -298,16 +300,22 @@ def check_trackers(names: Sequence[str]) -> None:
             raise ValueError(f"`report_to` names {name!r}, whose package is not installed; `pip install {name}`.")
 
 
+# Texts in which a symbol of the vocabulary must appear.
+_CHECKED_TEXTS = 1000
+
+
 def load_data(
-    accelerator: Accelerator, data: DataArguments, settings: RunArguments, input_kind: str
+    accelerator: Accelerator, data: DataArguments, settings: RunArguments, config: SimConfig, processor: Any
 ) -> tuple[Dataset | IterableDataset, Dataset]:
     """Claims the output folder, and loads the splits to train and to evaluate on.
 
     Streams are shuffled, and only used for training. The main process reads first, so that only it fills caches. With
-    `on_bad_audio` "skip", skipped recordings are listed in the output folder.
+    `on_bad_audio` "skip", skipped recordings are listed in the output folder. An image processor is set to resize
+    images to the size to which the corpus resizes them.
 
     Raises:
-        ValueError: The data of the corpus does not match the model's `input_kind`, for example images instead of audio.
+        ValueError: The data does not match the model: images instead of audio, images or crops without a patch or a
+            frame, or texts without a symbol of the vocabulary.
     """
     with accelerator.main_process_first():
         if accelerator.is_main_process:
@@ -315,8 +323,31 @@ def load_data(
             folder.claim(resume=settings.resume, overwrite_output_dir=settings.overwrite_output_dir)
         train_data, test_data = _load_splits(data, settings)
     for dataset in (train_data, test_data):
-        check_signal(data.corpus, dataset, input_kind)
+        check_signal(data.corpus, dataset, config.input_kind)
+    if config.input_kind != "waveform":
+        _fit_processor(processor, data, train_data, config)
     return train_data, test_data
+
+
+def _fit_processor(processor: Any, data: DataArguments, dataset: Dataset, config: SimConfig) -> None:
+    """Fits an image processor or a tokenizer to a corpus; see `load_data`."""
+    if config.input_kind == "patches" and data.corpus == "hub" and not processor.do_resize:
+        side = dataset[0]["num_samples"]
+        processor.do_resize, processor.size = True, {"height": side, "width": side}
+    if config.num_frames(data.crop_samples) < 1:
+        raise ValueError(
+            f"`crop_samples` is {data.crop_samples}, too few for one frame of the last module; give at least "
+            f"{config.receptive_field()}."
+        )
+    if config.input_kind == "patches":
+        height, width, _ = positions(dataset[0]["image"], processor).shape
+        if min(height, width) < config.patch_size:
+            raise ValueError(f"`patch_size` is {config.patch_size}, but images have {height} x {width} pixels.")
+    elif not any(positions(text, processor).any() for text in dataset["text"][:_CHECKED_TEXTS]):
+        raise ValueError(
+            f"`vocabulary` has no symbol of the texts, for example {dataset[0]['text']!r:.60}; symbols of "
+            "several characters are separated by spaces."
+        )
 
 
 def _load_splits(data: DataArguments, settings: RunArguments) -> tuple[Dataset | IterableDataset, Dataset]:

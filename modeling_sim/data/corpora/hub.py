@@ -25,6 +25,7 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError
+from PIL.Image import Resampling
 
 from modeling_sim.data.corpora.alignments import with_phones
 from modeling_sim.data.corpora.audio_file import AudioFile, holds_audio
@@ -55,9 +56,9 @@ INFO = CorpusInfo(
 _STRINGS = ("string", "large_string", "string_view")
 
 
-# Modes that PNG has. Others are converted: those of 16 bits in another byte order, which Pillow resizes wrongly, and
-# other forms of color.
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+# Modes to which images are converted before they are resized. Pillow does not interpolate palettes and single bits, and
+# makes transparent pixels black, which the image processor does not.
+_MODES = {"1": "L", "L": "L", "LA": "L", "I;16": "I;16"}
 
 
 def load(
@@ -170,9 +171,11 @@ def measured(source: Dataset | IterableDataset, column: str, image_size: int) ->
         image_size: Height and width in pixels.
 
     Raises:
-        ValueError: The rows are a stream; the column holds neither images nor texts; or a row is null, cannot be read,
-            or has an image of 32 bits.
+        ValueError: `image_size` is below 1; the rows are a stream; the column holds neither images nor texts; or a row
+            is null or empty, cannot be read, or has an image of 32 bits.
     """
+    if image_size < 1:
+        raise ValueError(f"`image_size` is {image_size}; give at least 1.")
     kind = signal_column(source)
     feature = source.features[kind]
     if isinstance(source, IterableDataset):
@@ -186,8 +189,9 @@ def measured(source: Dataset | IterableDataset, column: str, image_size: int) ->
         lengths = [image_size] * len(source)
     else:
         texts = source["text"][:]
-        if None in texts:
-            raise ValueError(f"`text_column` {column!r}: row {texts.index(None)} has no text; remove the row.")
+        empty = next((number for number, text in enumerate(texts) if not text), None)
+        if empty is not None:
+            raise ValueError(f"`text_column` {column!r}: row {empty} has no text; remove the row.")
         lengths = [len(text.encode()) for text in texts]
     source = source.add_column("num_samples", lengths)
     return source.add_column("sampling_rate", [POSITION_RATE] * len(source))
@@ -203,9 +207,9 @@ def _resized(row: dict[str, Any], number: int, *, column: str, size: tuple[int, 
         raise ValueError(f"{where} has an image that cannot be read ({error}); repair or remove it.") from error
     if image.mode in ("I", "F"):
         raise ValueError(f"{where} has an image of mode {image.mode}, of unknown range; convert it to 8 or 16 bits.")
-    if image.mode not in _PNG_MODES:
-        image = image.convert("I").convert("I;16") if image.mode.startswith("I;16") else image.convert("RGB")
-    return {"image": png(image.resize(size))}
+    if image.mode.startswith("I;16") and image.mode != "I;16":  # another byte order, which Pillow resizes wrongly
+        image = image.convert("I").convert("I;16")
+    return {"image": png(image.convert(_MODES.get(image.mode, "RGB")).resize(size, Resampling.BICUBIC))}
 
 
 def open_source(
