@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from modeling_sim import SimConfig, SimForPreTraining
 from modeling_sim.files import write_json
+from modeling_sim.trainer.devices import prepare_cpu
 from modeling_sim.trainer.greedy import GradientAverages, backward_modules
 from modeling_sim.trainer.pipeline import Pipeline, measure_costs, share_out
 
@@ -28,6 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        prepare_cpu()
     torch.manual_seed(0)
     model = SimForPreTraining(SimConfig.preset(arguments.preset)).to(accelerator.device).train()
     sizes = {"batch_size": arguments.batch_size, "crop_samples": arguments.crop_samples}

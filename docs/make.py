@@ -301,7 +301,9 @@ def _speed_table(speed: dict[str, Any]) -> str:
         stages = f", {len(way['stages'])} processes" if "stages" in way else ""
         rows.append(
             [
-                "plain implementation" if name == "plain" else Markdown(f"{code(name)}{stages}"),
+                {"plain": "plain implementation", "bf16": Markdown(f"{code('per_module')}, bfloat16")}.get(
+                    name, Markdown(f"{code(name)}{stages}")
+                ),
                 decimal(way["samples_per_second"]),
                 f"{way['throughput_against_plain']:.2f} x",
                 f"{way['saved_megabytes']:.0f} MB" if "saved_megabytes" in way else "-",
