@@ -215,8 +215,8 @@ class Benchmark:
                         torch.cuda.synchronize()
             except torch.OutOfMemoryError:
                 return False
-            except RuntimeError:  # cuBLAS and cuDNN have errors of their own for a full memory
-                if batch_size <= self.batch_sizes[-1]:
+            except RuntimeError as error:  # cuBLAS and cuDNN have errors of their own for a full memory
+                if "ALLOC_FAILED" not in str(error) and "out of memory" not in str(error):
                     raise
                 return False
             finally:

@@ -6,8 +6,9 @@ Both take the same input and do a complete step: forward, backward, Adam. They a
 machine's speed affect both; quote the ratio. "Saved" is the peak memory that autograd saves for the backward pass,
 without parameters; "peak" is the memory of the step beyond that at its start: allocated memory on a GPU, resident
 memory on Linux. The bound is the time of the step's matrix products at the rate of one large product of the same
-precision. All but "bf16", which is `per_module` in bfloat16, are in float32. On a CPU all have the memory settings of
-the trainer, which help the plain implementation more; the ratio without them is reported too.
+precision. All but "bf16", which is `per_module` in bfloat16, are in float32. On a CPU, times are measured with the
+settings of the trainer for memory and denormal numbers, which help the plain implementation more; the ratio without
+them is reported too, and memory is measured without them.
 
 `sequential` trains every module for one step, each on the output of the finished modules below, which is the same
 amount of training as a step of the others. `pipeline` runs in separate processes that share the CPU threads, or use one
@@ -215,12 +216,12 @@ def benchmark(
             step()
         saved[way] = memory.peak
         peak[way] = peak_megabytes(step, inputs.device)
-    with_default_memory = None
+    without_settings = None
     if inputs.device.type == "cpu":
         if "per_module" in ways:
             pairs = [[seconds_of(ways[way][1], inputs.device) for way in ("plain", "per_module")] for _ in range(steps)]
-            with_default_memory = statistics.median(plain / own for plain, own in pairs)
-        prepare_cpu()  # as the trainer does; only now, as the peaks would include memory that earlier steps freed
+            without_settings = statistics.median(plain / own for plain, own in pairs)
+        prepare_cpu()  # as the trainer does
     rates: dict[torch.dtype, list[float]] = {torch.float32: []} | ({torch.bfloat16: []} if "bf16" in ways else {})
     for _ in tqdm(range(steps), desc="rounds"):
         for way, (_, step) in ways.items():
@@ -254,7 +255,7 @@ def benchmark(
         "gigaflop_per_sample": flops / batch_size / 1e9,
         "matrix_product_gigaflops": rate[torch.float32] / 1e9,
         "bf16_matrix_product_gigaflops": rate[torch.bfloat16] / 1e9 if "bf16" in ways else None,
-        "per_module_against_plain_with_default_memory": with_default_memory,
+        "per_module_against_plain_without_settings": without_settings,
         "bound_samples_per_second": batch_size * rate[torch.float32] / flops,
         "ways": rows,
     }
@@ -361,8 +362,8 @@ def table(figures: dict[str, Any]) -> str:
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["module_share"].items())
     fastest = 1 / max(figures["module_share"].values())
-    ratio = figures["per_module_against_plain_with_default_memory"]
-    lines += ["", f"with glibc's defaults for memory, per_module is {ratio:.2f} x plain"] if ratio else []
+    ratio = figures["per_module_against_plain_without_settings"]
+    lines += ["", f"without the settings of the trainer, per_module is {ratio:.2f} x plain"] if ratio else []
     lines += ["", f"time by module: {shares}; one process per module is at most {fastest:.1f} x as fast"]
     for way, row in figures["ways"].items():
         if "stages" in row:

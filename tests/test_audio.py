@@ -180,7 +180,7 @@ def test_a_span_outside_the_recording_is_an_error(write):
 def test_a_sampling_rate_of_the_result_is_a_positive_integer(write):
     audio = write(speech_like(0.1, 16_000))
     assert np.array_equal(read_audio(audio, sampling_rate=8_000.0), read_audio(audio, sampling_rate=8_000))
-    for rate in (0, -8_000, 8_000.5):
+    for rate in (0, -8_000, 8_000.5, np.inf, np.nan):
         with pytest.raises(ValueError, match="`sampling_rate`"):
             read_audio(audio, sampling_rate=rate)
 

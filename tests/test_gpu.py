@@ -17,6 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from modeling_sim import SimConfig, SimFeatureExtractor, SimForPreTraining, SimModel
 from modeling_sim.commands import finetune, pretrain, train_decoder
+from modeling_sim.layers_sim import run_gru
 from modeling_sim.trainer import loop
 from modeling_sim.trainer.curves import read_log
 from modeling_sim.trainer.devices import prepare_cuda
@@ -171,6 +172,16 @@ def test_per_module_has_the_gradients_of_joint(device, precision, padded):
         found[execution] = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, gradient in found["joint"].items():
         torch.testing.assert_close(found["per_module"][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_a_gru_in_float32(device, dtype):
+    gru, frames = torch.nn.GRU(8, 4, batch_first=True).to(device), torch.randn(2, 5, 8, device=device)
+    expected, _ = run_gru(gru, frames)
+    with torch.autocast(device.type, dtype=dtype):
+        found, state = run_gru(gru, frames.to(dtype))
+    assert found.dtype == state.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
 
 
 def test_the_feature_extractor_takes_audio_from_the_device(device):

@@ -199,7 +199,7 @@ def saved(request, tmp_path):
 
 def test_models_of_audio_are_not_those_of_images_and_text(saved):
     assert type(feature_extractor_of(saved)) in (SimImageProcessor, SimTokenizer)
-    with pytest.raises((ValueError, OSError)):
+    with pytest.raises((ValueError, OSError), match=r"AutoImageProcessor|preprocessor_config"):
         AutoFeatureExtractor.from_pretrained(saved)
     with pytest.raises(ValueError, match="input_kind"):
         load_encoder(saved)
@@ -396,6 +396,7 @@ def test_images_of_every_mode_are_resized_alike(tmp_path):
     [
         ("text", Value("string"), ["a", None], r"line.*\b1\b"),
         ("text", Value("string"), ["a", ""], r"line.*\b1\b"),
+        ("text", Value("string"), ["a", " \n"], r"line.*\b1\b"),
         ("text", Value("int64"), [1, 2], "line"),
         ("text", Value("binary"), [b"a", b"b"], "line"),
         ("image", Image(), [Pillow.new("L", (8, 8)), None], r"line.*\b1\b"),

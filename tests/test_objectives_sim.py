@@ -123,6 +123,21 @@ def test_scores_in_blocks_equal_those_of_the_complete_batch(anchors, dtype, nois
         torch.testing.assert_close(blocks, complete)
 
 
+def test_what_scores_in_blocks_cannot_be_transformed_to_is_an_error(case):
+    arguments = vars(case())
+
+    def loss(context):
+        return info_nce(**{**arguments, "context": context}).loss
+
+    context = arguments["context"].detach()
+    expected = torch.autograd.grad(loss(arguments["context"]), arguments["context"])[0]
+    torch.testing.assert_close(torch.func.grad(loss)(context), expected)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(loss)(context[None])
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(loss, (context,), (context,))
+
+
 @pytest.mark.parametrize("names", [("context", "latents", "weight"), ("context", "weight"), ("latents",)], ids=str)
 def test_info_nce_has_second_derivatives(names, case):
     arguments = case()

@@ -64,7 +64,7 @@ def info_nce(  # noqa: PLR0915 - one computation, read from top to bottom
       see `docs/theory.md`.
 
     Anchors and targets lie in a window of each utterance; negatives are drawn from the complete batch, with
-    replacement.
+    replacement. On a CPU, the bilinear critic has second derivatives, but no rules for `torch.func.vmap` and `jvp`.
 
     Args:
         context: `(batch, window, context_channels)`, the context of the window's frames.
@@ -225,7 +225,8 @@ class _BlockScores(torch.autograd.Function):
     """`_bilinear_scores` of a few anchors at a time, for negatives per anchor on a CPU.
 
     There, reading and writing the gathered candidates and their gradients limits the speed. A block of them stays in
-    the cache, and is gathered again in the backward pass instead of being saved; that takes half of the time.
+    the cache, and is gathered again in the backward pass instead of being saved; on one thread that takes half of the
+    time.
     """
 
     @staticmethod

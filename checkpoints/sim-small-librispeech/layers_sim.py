@@ -463,16 +463,16 @@ def run_gru(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames of a GRU, `(batch, frames, hidden_size)`, and its state after them, `(1, batch, hidden_size)`.
 
-    Autocast is off: the products of one frame are too small to gain from half precision, on a GPU it means float16 for
-    a GRU even where it means bfloat16 for all else, and small gradients would be lost. A CPU computes in float32 at
-    least, also with weights in half precision, as bfloat16 takes several times as long; the state stays in float32.
+    Autocast is off, as on a GPU it would compute a GRU in float16 even where it is set to bfloat16. Outside graphs, a
+    CPU computes in float32 at least, also with weights in half precision: the products of one frame are too small to
+    gain from it, and bfloat16 takes several times as long. The state then stays in float32.
     """
     on_cpu, dtype = hidden_states.device.type == "cpu", next(gru.parameters()).dtype
     with full_precision(hidden_states.device):
         if on_cpu and is_own(gru, nn.GRU) and not in_graph():
             frames, state = gru_frames(gru_weights(gru), hidden_states, state)
             return frames.to(dtype), state
-        hidden_states = hidden_states.to(dtype)
+        hidden_states, state = hidden_states.to(dtype), None if state is None else state.to(dtype)
         # cuDNN only supports the backward pass in training mode; without dropout the mode changes nothing else.
         was_training = gru.training
         gru.training = was_training or torch.is_grad_enabled()

@@ -152,7 +152,7 @@ def read_audio(
         ValueError: `start` is outside the recording, `num_samples` is below 1, or `sampling_rate` is not a positive
             integer.
     """
-    if sampling_rate != int(sampling_rate) or sampling_rate < 1:
+    if not float(sampling_rate).is_integer() or sampling_rate < 1:
         raise ValueError(f"`sampling_rate` is {sampling_rate}; give a positive integer, in Hz.")
     sampling_rate = int(sampling_rate)
     with _open(audio) as file:

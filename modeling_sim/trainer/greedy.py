@@ -12,7 +12,7 @@ all executions give the same result, and a resumed run is identical to an uninte
                  activations and optimizer of its modules; the slowest process limits the speed; see `pipeline.py`.
 
 For speed, use data parallelism: the first module takes about 60 % of the computation, so a pipeline of four processes
-is at most about 1.6 times as fast as one process.
+is at most about 1.7 times as fast as one process.
 """
 
 from collections.abc import Iterable, Iterator

@@ -4,6 +4,7 @@ A command is a function that builds a `Task` from its settings; `run_command` do
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -334,10 +335,10 @@ def _fit_processor(processor: Any, data: DataArguments, dataset: Dataset, config
     if config.input_kind == "patches" and data.corpus == "hub" and not processor.do_resize:
         side = dataset[0]["num_samples"]
         processor.do_resize, processor.size = True, {"height": side, "width": side}
-    if config.num_frames(data.crop_samples) < 1:
+    least = next(length for length in itertools.count(1) if config.num_frames(length) >= 1)
+    if data.crop_samples < least:
         raise ValueError(
-            f"`crop_samples` is {data.crop_samples}, too few for one frame of the last module; give at least "
-            f"{config.receptive_field()}."
+            f"`crop_samples` is {data.crop_samples}, too few for one frame of the last module; give at least {least}."
         )
     if config.input_kind == "patches":
         height, width, _ = positions(dataset[0]["image"], processor).shape

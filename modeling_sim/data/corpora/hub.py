@@ -172,7 +172,7 @@ def measured(source: Dataset | IterableDataset, column: str, image_size: int) ->
 
     Raises:
         ValueError: `image_size` is below 1; the rows are a stream; the column holds neither images nor texts; or a row
-            is null or empty, cannot be read, or has an image of 32 bits.
+            is null or blank, cannot be read, or has an image of 32 bits.
     """
     if image_size < 1:
         raise ValueError(f"`image_size` is {image_size}; give at least 1.")
@@ -184,12 +184,13 @@ def measured(source: Dataset | IterableDataset, column: str, image_size: int) ->
         raise ValueError(f"`{kind}_column` {column!r} is a column of {feature}; give a column of {kind}s.")
     if kind == "image":
         features = Features({**source.features, "image": Image(decode=False)})
-        resize = partial(_resized, column=column, size=(image_size, image_size))
+        # Part of the name of the cache, which does not see changes of the function.
+        resize = partial(_resized, column=column, size=(image_size, image_size), resampling=Resampling.BICUBIC)
         source = source.cast_column("image", Image(decode=False)).map(resize, with_indices=True, features=features)
         lengths = [image_size] * len(source)
     else:
         texts = source["text"][:]
-        empty = next((number for number, text in enumerate(texts) if not text), None)
+        empty = next((number for number, text in enumerate(texts) if not (text and text.strip())), None)
         if empty is not None:
             raise ValueError(f"`text_column` {column!r}: row {empty} has no text; remove the row.")
         lengths = [len(text.encode()) for text in texts]
@@ -197,7 +198,9 @@ def measured(source: Dataset | IterableDataset, column: str, image_size: int) ->
     return source.add_column("sampling_rate", [POSITION_RATE] * len(source))
 
 
-def _resized(row: dict[str, Any], number: int, *, column: str, size: tuple[int, int]) -> dict[str, Any]:
+def _resized(
+    row: dict[str, Any], number: int, *, column: str, size: tuple[int, int], resampling: Resampling
+) -> dict[str, Any]:
     where = f"`image_column` {column!r}: row {number}"
     if row["image"] is None:
         raise ValueError(f"{where} has no image; remove the row.")
@@ -209,7 +212,7 @@ def _resized(row: dict[str, Any], number: int, *, column: str, size: tuple[int, 
         raise ValueError(f"{where} has an image of mode {image.mode}, of unknown range; convert it to 8 or 16 bits.")
     if image.mode.startswith("I;16") and image.mode != "I;16":  # another byte order, which Pillow resizes wrongly
         image = image.convert("I").convert("I;16")
-    return {"image": png(image.convert(_MODES.get(image.mode, "RGB")).resize(size, Resampling.BICUBIC))}
+    return {"image": png(image.convert(_MODES.get(image.mode, "RGB")).resize(size, resampling))}
 
 
 def open_source(
