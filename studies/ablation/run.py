@@ -5,7 +5,8 @@
 The rows are settings of the same model, from GIM to SIM. Those of sampling and KL come first, with all seeds, so that a
 part of the study already compares them; then shared noise and batch normalization, variant by variant. The preset with
 readable axes, which differs in several settings, is included for comparison. The last rows use other learning rates
-with and without batch normalization. Rerun the same command after an interruption; `--plan` lists the rows.
+with and without batch normalization, and matrix products in bfloat16. Rerun the same command after an interruption;
+`--plan` lists the rows.
 """
 
 from dataclasses import replace
@@ -40,7 +41,7 @@ _LEARNING_RATES = (0.0003, 0.003)
 
 
 def rows() -> list[StudyRow]:
-    """The variants of sampling and KL, seed by seed, each of the others with all seeds, then other learning rates."""
+    """The variants of sampling and KL, seed by seed, each of the others with all seeds, learning rates, precision."""
     first = [(kind, seed) for seed in SEEDS for kind in _FIRST]
     others = [(kind, seed) for kind in VARIANTS if kind not in _FIRST for seed in SEEDS]
     variants = [
@@ -55,7 +56,7 @@ def rows() -> list[StudyRow]:
         for kind, seed in first + others
         for preset, settings in [VARIANTS[kind]]
     ]
-    return variants + [
+    learning_rates = [
         replace(
             row,
             name=f"{row.name}-learning-rate-{rate}",
@@ -67,6 +68,18 @@ def rows() -> list[StudyRow]:
         for rate in _LEARNING_RATES
         if row.kind in ("GIM", "GIM, no batch norm") and row.seed == 0
     ]
+    in_bfloat16 = [
+        replace(
+            row,
+            name=f"sim-bfloat16-{row.seed}",
+            kind="SIM, bfloat16",
+            settings={**row.settings, "mixed_precision": "bf16"},
+            has_controls=False,
+        )
+        for row in variants
+        if row.kind == "SIM"
+    ]
+    return [*variants, *learning_rates, *in_bfloat16]
 
 
 _DRAWN = str.split(
