@@ -296,14 +296,12 @@ def _encoding_table(measured: list[dict[str, Any]]) -> str:
 
 
 def _speed_table(speed: dict[str, Any]) -> str:
-    rows = []
+    rows, names = [], {"plain": "plain implementation", "bf16": Markdown(f"{code('per_module')}, bfloat16")}
     for name, way in speed["ways"].items():
         stages = f", {len(way['stages'])} processes" if "stages" in way else ""
         rows.append(
             [
-                {"plain": "plain implementation", "bf16": Markdown(f"{code('per_module')}, bfloat16")}.get(
-                    name, Markdown(f"{code(name)}{stages}")
-                ),
+                names.get(name, Markdown(f"{code(name)}{stages}")),
                 decimal(way["samples_per_second"]),
                 f"{way['throughput_against_plain']:.2f} x",
                 f"{way['saved_megabytes']:.0f} MB" if "saved_megabytes" in way else "-",

@@ -166,24 +166,24 @@ def disentanglement(
         ValueError: See the measures.
     """
     group = _groups(groups, len(codes))
-    _checked(codes, factors, min_factors=2)  # before permuting items
     columns = _factor_columns(factors)
 
-    def measured(of: Mapping[str, np.ndarray], permuted: Disentanglement | None) -> Disentanglement:
+    def measured(of: Mapping[str, np.ndarray]) -> Disentanglement:
         split: dict[str, Any] = {"groups": group, "test_share": test_share, "seed": seed}
         return Disentanglement(
             dci(codes, of, model=model, device=device, **split),
             mutual_information_gap(codes, of, bins),
             separated_attribute_predictability(codes, of, bins=bins, **split),
             modularity_explicitness(codes, of, bins=bins, device=device, **split),
-            permuted,
+            None,
             {},
         )
 
+    complete = measured(columns)  # first, as it checks the items that are permuted next
     # A separate random stream: with an order that `modularity_explicitness` also draws, no dimension would be
     # informative.
     order = permuted_items(group, np.random.default_rng([seed, 1]))
-    complete = measured(columns, measured({name: column[order] for name, column in columns.items()}, None))
+    complete = replace(complete, permuted=measured({name: column[order] for name, column in columns.items()}))
     if resamples == 0:
         return complete
     statistics: dict[str, Callable[[MutualInformationGap], float]] = {
